@@ -1,0 +1,1 @@
+"""What is done with a model: fit, deblend, report, the command line."""

@@ -1,0 +1,1 @@
+"""What a blend is: observations, rendering, sources, NumPyro models."""

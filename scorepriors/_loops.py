@@ -1,0 +1,43 @@
+"""Long loops: compiled blocks driven from the host, so that Ctrl-C loses nothing."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Interrupt:
+    """Whether the user has asked to stop; truth value of the object."""
+
+    def __init__(self):
+        self._asked = False
+
+    def __bool__(self):
+        return self._asked
+
+    def ask(self):
+        """Record the wish to stop."""
+        self._asked = True
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Interrupt]:
+    """Turn the first Ctrl-C into a flag that the loop reads between blocks.
+
+    A second Ctrl-C raises KeyboardInterrupt at once.  Outside the main thread, where
+    Python delivers no signals, the flag simply stays false.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def first(signum, frame):
+        interrupt.ask()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,341 @@
+"""Denoising score matching of a `WienerEnergy`: resumable, atomic, watched."""
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ._files import atomic_path
+from ._loops import deferred_interrupt
+from .errors import InputError
+from .networks import ModeNetwork, WienerEnergy, dihedral, principal_modes
+from .recipe import Recipe
+from .stretch import LogStretch
+from .training_sets import iter_simulated, read_images
+
+#: Edges in sigma of the bins in which progress reports the loss.
+LOSS_BINS = (0.025, 0.1, 0.4, 1.6, 6.4, 25.6)
+
+
+class TrainingState(NamedTuple):
+    """What a checkpoint holds: the trained network, its average, the optimiser."""
+
+    network: ModeNetwork
+    average: ModeNetwork
+    optimiser: optax.OptState
+
+
+@dataclass
+class TrainingResult:
+    """Outcome of `train`.
+
+    Attributes
+    ----------
+    energy
+        The energy with the averaged weights.
+    step, num_steps
+        Steps done and wanted; fewer done after an interruption.
+    seconds
+        Time spent in optimisation, all resumed runs together.
+    history
+        Loss per block and noise bin, ``[blocks, bins]``, NaN where a bin got no image.
+    """
+
+    energy: WienerEnergy
+    step: int
+    num_steps: int
+    seconds: float
+    history: np.ndarray
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step of the recipe was done."""
+        return self.step >= self.num_steps
+
+
+def training_images(recipe: Recipe, directory: Path, progress: Callable | None = None):
+    """The images of a recipe, stored in `directory` so that a run can be repeated.
+
+    Returns
+    -------
+    train, held_out
+        ``[N, n, n]`` float32 with a peak of one; disjoint.
+    """
+    data = recipe.data
+    stored = directory / "images.npz"
+    identity = json.dumps(recipe.as_dict()["data"], sort_keys=True)
+    if stored.exists():
+        with np.load(stored, allow_pickle=False) as archive:
+            if str(archive["recipe"]) == identity:
+                return archive["train"], archive["held_out"]
+        raise InputError(
+            f"{stored} was made from another [data] table; train in a new directory."
+        )
+    if data.set is not None:
+        images = _simulate_parallel(recipe, progress)
+    else:
+        images = read_images(data.path, box=data.box)
+        images = np.random.default_rng(data.seed).permutation(images)
+        # User sets are as large as they are: keep the held-out share of the recipe.
+        share = data.num_held_out / (data.num_images + data.num_held_out)
+        held = max(1, round(share * len(images)))
+        if len(images) - held < 2:
+            raise InputError(f"{len(images)} images are too few to train on.")
+        held_out, train = images[:held], images[held : held + data.num_images]
+    if data.set is not None:
+        held_out, train = images[data.num_images :], images[: data.num_images]
+    with atomic_path(stored) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, train=train, held_out=held_out, recipe=identity)
+    return train, held_out
+
+
+def _simulate_chunk(task):
+    name, start, stop, box, seed = task
+    return np.stack(list(iter_simulated(name, range(start, stop), box=box, seed=seed)))
+
+
+def _simulate_parallel(recipe: Recipe, progress: Callable | None) -> np.ndarray:
+    data = recipe.data
+    total, chunk = data.num_images + data.num_held_out, 500
+    tasks = [
+        (data.set, start, min(start + chunk, total), data.box, data.seed)
+        for start in range(0, total, chunk)
+    ]
+    images = []
+    # Spawned, because JAX's threads do not survive a fork.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for part in pool.map(_simulate_chunk, tasks):
+            images.append(part)
+            if progress is not None:
+                progress(sum(map(len, images)), total)
+    return np.concatenate(images)
+
+
+def initial_energy(recipe: Recipe, train: np.ndarray) -> WienerEnergy:
+    """Wiener filter of the training images with an untrained network behind it."""
+    stretch = LogStretch(recipe.stretch.softening, recipe.stretch.scale)
+    # The covariance needs thousands of images, not all of them.
+    z = np.asarray(stretch.inv(train[:20_000]))
+    mean, basis, values, tail = principal_modes(z, recipe.network.modes)
+    net = recipe.network
+    network = ModeNetwork(
+        net.modes, net.width, net.inner, net.depth, key=jr.key(recipe.training.seed)
+    )
+    arrays = (jnp.asarray(a, jnp.float32) for a in (mean, basis, values, tail))
+    return WienerEnergy(*arrays, network)
+
+
+def mode_coordinates(recipe: Recipe, energy: WienerEnergy, images: np.ndarray) -> np.ndarray:
+    """Leading coordinates ``[8 N, m]`` of the images in all eight orientations."""
+    stretch = LogStretch(recipe.stretch.softening, recipe.stretch.scale)
+    z = np.asarray(stretch.inv(images))
+    mean, basis = np.asarray(energy.mean), np.asarray(energy.basis)
+    return np.concatenate([(t.reshape(len(z), -1) - mean) @ basis for t in dihedral(z)])
+
+
+def denoising_loss(energy: WienerEnergy, clean, sigma, noise):
+    """Squared error of the denoised modes, in units of the Wiener filter's expected one.
+
+    Parameters
+    ----------
+    clean, noise
+        ``[batch, m]``, mode coordinates and unit normal deviates.
+    sigma
+        ``[batch]``.
+
+    Returns
+    -------
+    Array
+        ``[batch]``.  The score-matching loss (Sampson et al. 2024, eq. 7) with the
+        weight that makes every noise level count alike: one is the Wiener filter.
+    """
+    a = clean + sigma[:, None] * noise
+    gradient = jax.vmap(jax.grad(energy.mode_energy))(a, sigma)
+    denoised = a - sigma[:, None] ** 2 * gradient
+    variance = sigma[:, None] ** 2
+    wiener = (energy.eigenvalues * variance / (energy.eigenvalues + variance)).sum(1)
+    return ((denoised - clean) ** 2).sum(1) / wiener
+
+
+def train(
+    recipe: Recipe,
+    directory: str | Path,
+    *,
+    progress: Callable | None = None,
+    simulate_progress: Callable | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> TrainingResult:
+    """Train a prior; continue from the checkpoint in `directory` if there is one.
+
+    Parameters
+    ----------
+    recipe
+        From `read_recipe`.
+    directory
+        Holds the stored images and the checkpoint; made if missing.
+    progress
+        Called after every block as ``progress(step, num_steps, losses [bins])``.
+    simulate_progress
+        Called as ``simulate_progress(done, total)`` while images are made.
+    checkpoint_seconds
+        At least this long between checkpoints.  One is always written at the end and
+        after Ctrl-C; each replaces the last atomically, so kill -9 is safe too.
+
+    Returns
+    -------
+    TrainingResult
+        Unfinished after Ctrl-C.  The randomness of step i depends on the seed and i
+        only: a resumed run gives the weights of an uninterrupted one.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint belongs to another recipe, or the loss is no longer finite.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    images, _ = training_images(recipe, directory, simulate_progress)
+    energy = initial_energy(recipe, images)
+    config = recipe.training
+    optimiser = make_optimiser(recipe)
+    state = TrainingState(energy.network, energy.network, optimiser.init(energy.network))
+    checkpoint = directory / "checkpoint.npz"
+    identity = json.dumps(
+        {k: v for k, v in recipe.as_dict().items() if k in ("data", "stretch", "network", "training")},
+        sort_keys=True,
+    )
+    step, seconds, history = 0, 0.0, []
+    if checkpoint.exists():
+        state, step, seconds, history = _read_checkpoint(checkpoint, state, identity)
+
+    coordinates = jnp.asarray(mode_coordinates(recipe, energy, images), jnp.float32)
+    block = _compile_block(energy, optimiser, recipe, coordinates)
+    key = jr.key(config.seed)
+    saved = time.monotonic()
+    with deferred_interrupt() as interrupt:
+        while step < config.steps and not interrupt:
+            started = time.monotonic()
+            count = min(config.block, config.steps - step)
+            after, sigmas, losses = block(state, key, step, count)
+            losses = np.asarray(losses)
+            if not np.isfinite(losses).all():
+                raise InputError(
+                    f"the loss is not finite after step {step}; lower `training.learning_rate` "
+                    f"and resume from the last checkpoint."
+                )
+            state, step = after, step + count
+            seconds += time.monotonic() - started
+            history.append(_binned(np.asarray(sigmas), losses))
+            if progress is not None:
+                progress(step, config.steps, history[-1])
+            if time.monotonic() - saved > checkpoint_seconds:
+                _write_checkpoint(checkpoint, state, step, seconds, history, identity)
+                saved = time.monotonic()
+    _write_checkpoint(checkpoint, state, step, seconds, history, identity)
+    trained = eqx.tree_at(lambda e: e.network, energy, state.average)
+    return TrainingResult(trained, step, config.steps, seconds, np.asarray(history))
+
+
+def make_optimiser(recipe: Recipe) -> optax.GradientTransformation:
+    """Clipped Adam with warm-up and cosine decay."""
+    config = recipe.training
+    warmup = min(config.warmup, max(1, config.steps // 10))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup, max(config.steps, warmup + 1)
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(schedule))
+
+
+def _compile_block(energy, optimiser, recipe, coordinates):
+    config = recipe.training
+    mesh = Mesh(np.asarray(jax.devices()[: config.devices]), ("batch",))
+    by_image = NamedSharding(mesh, PartitionSpec("batch"))
+
+    def loss_fn(network, clean, sigma, noise):
+        model = eqx.tree_at(lambda e: e.network, energy, network)
+        losses = denoising_loss(model, clean, sigma, noise)
+        return losses.mean(), losses
+
+    def one(state, key, coordinates):
+        key_image, key_sigma, key_noise = jr.split(key, 3)
+        pick = jr.randint(key_image, (config.batch,), 0, len(coordinates))
+        clean = coordinates[pick]
+        # Stratified over the batch: every step sees the whole range of noise.
+        strata = (jnp.arange(config.batch) + jr.uniform(key_sigma, (config.batch,))) / config.batch
+        low, high = jnp.log(config.sigma_min), jnp.log(config.sigma_max)
+        sigma = jnp.exp(low + strata * (high - low))
+        noise = jr.normal(key_noise, clean.shape)
+        if config.devices > 1:
+            clean, sigma, noise = jax.lax.with_sharding_constraint(
+                (clean, sigma, noise), by_image
+            )
+        (_, losses), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.network, clean, sigma, noise
+        )
+        updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.network)
+        network = optax.apply_updates(state.network, updates)
+        average = optax.incremental_update(network, state.average, 1 - config.ema)
+        return TrainingState(network, average, optimiser_state), sigma, losses
+
+    def body(carry, step):
+        state, key, coordinates = carry
+        state, sigma, losses = one(state, jr.fold_in(key, step), coordinates)
+        return (state, key, coordinates), (sigma, losses)
+
+    @eqx.filter_jit
+    def run(state, key, coordinates, steps):
+        (state, _, _), (sigma, losses) = jax.lax.scan(body, (state, key, coordinates), steps)
+        return state, sigma, losses
+
+    if config.devices > 1:
+        coordinates = jax.device_put(coordinates, NamedSharding(mesh, PartitionSpec()))
+    return lambda state, key, start, count: run(
+        state, key, coordinates, jnp.arange(start, start + count)
+    )
+
+
+def _binned(sigmas: np.ndarray, losses: np.ndarray) -> list[float]:
+    which = np.digitize(sigmas.ravel(), LOSS_BINS) - 1
+    flat = losses.ravel()
+    return [
+        float(flat[which == i].mean()) if (which == i).any() else float("nan")
+        for i in range(len(LOSS_BINS) - 1)
+    ]
+
+
+def _write_checkpoint(path, state, step, seconds, history, identity):
+    leaves = jax.tree.leaves(eqx.filter(state, eqx.is_array))
+    arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.savez(
+            handle, step=step, seconds=seconds, history=np.asarray(history),
+            recipe=identity, **arrays,
+        )  # fmt: skip
+
+
+def _read_checkpoint(path, state, identity):
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            stored = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"the checkpoint {path} cannot be read ({error}); delete it.") from error
+    if str(stored["recipe"]) != identity:
+        raise InputError(
+            f"the checkpoint {path} belongs to another recipe; use a new output directory."
+        )
+    leaves, structure = jax.tree.flatten(state)
+    loaded = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
+    state = jax.tree.unflatten(structure, loaded)
+    return state, int(stored["step"]), float(stored["seconds"]), list(stored["history"])
