@@ -1,0 +1,145 @@
+"""A model and its data as functions of unconstrained parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.infer import init_to_median
+from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
+
+from scorepriors.errors import InputError
+
+
+class Posterior(eqx.Module):
+    """Log-density of any NumPyro model in its unconstrained space; a pytree.
+
+    Parameters u are a dictionary of arrays by site name.  A morphology's
+    unconstrained space is ``log(x + softening)``: the stretched space of its prior up
+    to a shift and a scale, which is where modes are taken.
+
+    Attributes
+    ----------
+    arrays
+        Array leaves of the model's arguments: traced, so other data of the same
+        shapes reuse the compiled program.
+    static
+        Everything else (Python scalars, strings, functions).
+    model
+        The model itself.
+    """
+
+    arrays: Any
+    static: Any = eqx.field(static=True)
+    model: Callable = eqx.field(static=True)
+
+    @property
+    def arguments(self) -> tuple[tuple, dict]:
+        """Positional and keyword arguments of the model."""
+        leaves, structure = self.static
+        whole = eqx.combine(self.arrays, jax.tree.unflatten(structure, leaves))
+        return whole
+
+    def potential_fn(self, u: dict) -> jax.Array:
+        """Minus the log-density; works as ``numpyro.infer.NUTS(potential_fn=...)``."""
+        args, kwargs = self.arguments
+        return potential_energy(self.model, args, kwargs, u)
+
+    def log_density(self, u: dict) -> jax.Array:
+        """Log of the joint density at u, Jacobians of the transforms included."""
+        return -self.potential_fn(u)
+
+    def constrain(self, u: dict, *, deterministics: bool = True) -> dict:
+        """Values of the sites (and deterministic sites) at u."""
+        args, kwargs = self.arguments
+        return constrain_fn(self.model, args, kwargs, u, return_deterministic=deterministics)
+
+    def unconstrain(self, values: dict) -> dict:
+        """Parameters u of given site values."""
+        args, kwargs = self.arguments
+        names = self.sites()
+        return unconstrain_fn(self.model, args, kwargs, {n: values[n] for n in names})
+
+    def sites(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the latent sites."""
+        args, kwargs = self.arguments
+        seeded = handlers.seed(self.model, jax.random.key(0))
+        trace = handlers.trace(handlers.block(seeded, hide=[])).get_trace(*args, **kwargs)
+        return {
+            name: jnp.shape(site["value"])
+            for name, site in trace.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
+
+    def start(self, values: dict | None = None, *, key) -> dict:
+        """Parameters u to start from.
+
+        Parameters
+        ----------
+        values
+            Constrained values of some or all sites.
+        key
+            For the sites without a value, which start at the median of prior draws.
+
+        Raises
+        ------
+        InputError
+            If a value has an unknown name, the wrong shape, or lies outside the support.
+        """
+        values = {} if values is None else dict(values)
+        args, kwargs = self.arguments
+        key_trace, key_median = jax.random.split(key)
+        strategy = init_to_median(num_samples=15)
+        seeded = handlers.substitute(
+            handlers.seed(self.model, key_median), substitute_fn=strategy
+        )
+        trace = handlers.trace(handlers.substitute(seeded, data=values)).get_trace(*args, **kwargs)
+        latent = {
+            name: site
+            for name, site in trace.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
+        unknown = sorted(set(values) - set(latent))
+        if unknown:
+            raise InputError(
+                f"`init` names {unknown[0]!r}, which is no latent site of the model; "
+                f"its sites are {', '.join(latent)}."
+            )
+        u = {}
+        for name, site in latent.items():
+            shape = np.shape(jax.eval_shape(lambda s=site: s["fn"].sample(jax.random.key(0))))
+            if name in values and jnp.shape(values[name]) != shape:
+                raise InputError(
+                    f"`init[{name!r}]` has shape {jnp.shape(values[name])}, the site {shape}."
+                )
+            u[name] = biject_to(site["fn"].support).inv(site["value"])
+            if name in values and not bool(jnp.all(jnp.isfinite(u[name]))):
+                raise InputError(f"`init[{name!r}]` holds values outside the site's support.")
+        return u
+
+
+def posterior(
+    model: Callable | Posterior, *model_args, model_kwargs: dict | None = None
+) -> Posterior:
+    """Bind a NumPyro model to its arguments.
+
+    Parameters
+    ----------
+    model
+        Any NumPyro model, or a `Posterior`, which is returned as it is.
+    *model_args, model_kwargs
+        Its arguments.  Arrays are traced; Python numbers and strings are static.
+    """
+    if isinstance(model, Posterior):
+        if model_args or model_kwargs:
+            raise InputError("a Posterior already holds its arguments; give it alone.")
+        return model
+    whole = (model_args, dict(model_kwargs or {}))
+    whole = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, whole)
+    arrays, static = eqx.partition(whole, eqx.is_array)
+    leaves, structure = jax.tree.flatten(static, is_leaf=lambda x: x is None)
+    return Posterior(arrays, (tuple(leaves), structure), model)

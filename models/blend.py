@@ -1,0 +1,195 @@
+"""The ready-made NumPyro model of a blend; read it, copy it, change it."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Bool, Float
+from numpyro.handlers import scope
+
+from scorepriors.distribution import ScorePrior
+
+from .rendering import ImageData
+from .sources import Morphologies, Sources, bulge_disk, free_form, point_sources
+from .spectra import SpectrumPrior, spectrum_posterior
+
+
+def blend(
+    data: ImageData,
+    prior: ScorePrior | None = None,
+    galaxies: Sources | None = None,
+    stars: Sources | None = None,
+    profiles: Sources | None = None,
+    *,
+    spectra: str = "marginal",
+    box: int = 32,
+    star_box: int = 15,
+    psf_sigma: float = 0.7,
+    center_error: float = 0.3,
+) -> None:
+    """Sources of up to three kinds in one multi-band image.
+
+    Parameters
+    ----------
+    data
+        From `image_data`.
+    prior
+        Of free-form morphologies; needed with `galaxies`.
+    galaxies, stars, profiles
+        Groups of free-form sources, point sources and bulge-plus-disk sources.
+    spectra
+        ``"marginal"``: integrated out exactly (the default, for sampling and modes).
+        ``"profiled"``: maximised exactly.  ``"sampled"``: a site like any other.
+    box, star_box
+        Sides of the boxes of `profiles` and `stars` (that of `galaxies` is the prior's).
+    psf_sigma
+        Standard deviation in pixels of the model PSF, as given to `image_data`.
+    center_error
+        Standard deviation in pixels of the positions of stars and profiles.
+
+    Notes
+    -----
+    Sites are those of the groups (``galaxies/morphology``, ``stars/offset``, ...; no
+    prefix if there is one group), ``brightness [K]`` (log of the flux summed over the
+    bands), ``spectrum [K, B]`` and the deterministic ``flux [K, B]`` with
+    ``flux_error``.  K runs over the groups in the order of the arguments.
+
+    One colour per source is the assumption behind "spectrum x morphology".
+    """
+    groups = {}
+    if galaxies is not None:
+        groups["galaxies"] = lambda: free_form(prior, galaxies)
+    if stars is not None:
+        groups["stars"] = lambda: point_sources(
+            stars, box=star_box, psf_sigma=psf_sigma, center_error=center_error
+        )
+    if profiles is not None:
+        groups["profiles"] = lambda: bulge_disk(
+            profiles, box=box, psf_sigma=psf_sigma, center_error=center_error
+        )
+    drawn = []
+    for name, draw in groups.items():
+        if len(groups) == 1:
+            drawn.append(draw())
+        else:
+            with scope(prefix=name, divider="/"):
+                drawn.append(draw())
+    observe(data, drawn, spectra=spectra)
+
+
+def observe(
+    data: ImageData, morphologies: Sequence[Morphologies], *, spectra: str = "marginal"
+) -> None:
+    """Give sources spectra, render them, and compare with the data.
+
+    The second half of every blend model: what comes before is how the morphologies
+    were drawn.  Sites: see `blend`.
+
+    Parameters
+    ----------
+    data
+        From `image_data`.
+    morphologies
+        One entry per group of sources.
+    spectra
+        ``"marginal"``, ``"profiled"`` or ``"sampled"``.
+
+    Raises
+    ------
+    ValueError
+        For another value of `spectra`.
+    """
+    renderings = jnp.concatenate([data.render(m.image, m.corner) for m in morphologies])
+    area = jnp.concatenate([m.image.sum((-2, -1)) for m in morphologies])
+    mask = jnp.concatenate([m.mask for m in morphologies])
+    renderings *= mask[:, None, None, None]
+    # An image whose pixels sum to nothing has no flux to speak of; it stays finite.
+    area = jnp.maximum(area, 1e-3)
+    prior = flux_prior(data, area)
+    if spectra == "sampled":
+        with numpyro.plate("spectra", len(area)):
+            spectrum = numpyro.sample(
+                "spectrum", dist.MultivariateNormal(prior.mean, prior.covariance)
+            )
+        model = jnp.einsum("kb,kbyx->byx", spectrum, renderings)
+        numpyro.sample("pixels", data.likelihood(model), obs=data.images)
+        numpyro.deterministic("flux", spectrum * area[:, None])
+        return
+    if spectra not in ("marginal", "profiled"):
+        raise ValueError(
+            f"`spectra` must be 'marginal', 'profiled' or 'sampled', got {spectra!r}."
+        )
+    solved = spectrum_posterior(renderings, data.images, data.weights, prior)
+    log_density = solved.log_marginal if spectra == "marginal" else solved.log_profiled
+    numpyro.factor("pixels", log_density)
+    numpyro.deterministic("spectrum", solved.mean)
+    numpyro.deterministic("flux", solved.mean * area[:, None])
+    variance = jnp.einsum("kbkb->kb", solved.covariance())
+    numpyro.deterministic("flux_error", jnp.sqrt(variance) * area[:, None])
+
+
+def flux_prior(
+    data: ImageData,
+    area: Float[Array, " K"],
+    *,
+    scatter: float = 0.6,
+    correlation: float = 2.0,
+) -> SpectrumPrior:
+    r"""A proper prior on spectra: one flux per source, colours Gaussian given the flux.
+
+    A flat prior is not neutral with many bands: marginalised, flat in amplitude favours
+    compact shapes and flat in flux extended ones, to the power of the number of bands.
+    Here a site ``brightness`` holds :math:`\log F_k`, and given it the flux in band b
+    is Gaussian about a spectrum flat in f_nu with a relative scatter; neighbouring
+    bands scatter together.
+
+    Parameters
+    ----------
+    data
+        For the number of bands, the flat spectrum and the noise level.
+    area
+        ``[K]``, sums of the morphologies, which turn fluxes into amplitudes.
+    scatter
+        Relative scatter of the flux in a band about the mean colour.
+    correlation
+        Bands over which the scatter stays correlated.
+    """
+    with numpyro.plate("fluxes", len(area)):
+        # Number counts are steep, but wide here on purpose: four decades either way.
+        brightness = numpyro.sample("brightness", dist.Normal(jnp.log(data.noise_flux) + 4.0, 4.0))
+    flux = jnp.exp(brightness)[:, None] * data.mean_spectrum / area[:, None]
+    steps = jnp.arange(data.num_bands)
+    smooth = jnp.exp(-0.5 * ((steps[:, None] - steps) / correlation) ** 2)
+    relative = scatter**2 * (0.95 * smooth + 0.05 * jnp.eye(data.num_bands))
+    covariance = flux[:, :, None] * flux[:, None, :] * relative
+    return SpectrumPrior(flux, covariance)
+
+
+def scene_images(
+    data: ImageData,
+    morphology: Float[Array, "K n n"],
+    sources: Sources,
+    spectrum: Float[Array, "K B"],
+) -> Float[Array, "K B H W"]:
+    """PSF-convolved image of every source in every band; padding is zero."""
+    rendered = data.render(morphology, sources.corner)
+    return rendered * (spectrum * sources.mask[:, None])[:, :, None, None]
+
+
+def footprint_chi2(
+    data: ImageData, images: Float[Array, "K B H W"], mask: Bool[Array, " K"]
+) -> Float[Array, " K"]:
+    """Mean squared residual in units of the noise, where each source is seen.
+
+    Each pixel counts by the source's share of the model there times its own
+    significance, so empty sky around a source does not dilute the figure.
+    """
+    total = images.sum(0)
+    residual = (data.images - total) ** 2 * data.weights
+    weight = jnp.maximum(images, 0.0) * (data.weights > 0)
+    return jnp.where(
+        mask,
+        (residual * weight).sum((1, 2, 3)) / jnp.maximum(weight.sum((1, 2, 3)), 1e-30),
+        jnp.nan,
+    )

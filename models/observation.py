@@ -1,0 +1,590 @@
+"""Images of one field in several bands, with weights, PSFs and what they mean on the sky."""
+
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_area
+
+from scorepriors._files import atomic_path
+from scorepriors.errors import InputError
+
+from . import readers
+
+#: AB magnitude of one nanojansky, exactly: 2.5 log10(3631e9).
+_NANOJANSKY_ZERO_POINT = float(2.5 * np.log10(3631e9))
+
+#: Conventional rounding of the same, which zero points of 31.4 mean by one nanojansky.
+_ZERO_POINT_OF_ONE = 31.4
+
+#: Largest disagreement in magnitudes between a unit and a zero point, one per cent.
+_ZERO_POINT_TOLERANCE = 0.01
+
+#: A PSF further off than this is a mistake, not a sub-pixel shift, pixels.
+_MAX_PEAK_OFFSET = 2.0
+
+#: Centroid offsets above this visibly shift every source, pixels.
+_MAX_CENTROID_OFFSET = 0.1
+
+#: Relative error of a PSF's sum that is more than rounding or a cut wing.
+_MAX_SUM_ERROR = 0.01
+
+
+class PSFWarning(UserWarning):
+    """A PSF image was used, but it is not quite what it should be."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """Images of one field, one per band, checked once and never changed.
+
+    The arrays are read-only copies.  Pixel order is (row, column); row 0 is the first
+    row of the array, which FITS viewers show at the bottom.  Build one with
+    `from_arrays`, `from_nddata`, `from_fits`, `from_npz` or `read`.
+
+    Attributes
+    ----------
+    images
+        ``[B, H, W]`` float32, in `unit`; zero where the weight is zero.
+    weights
+        ``[B, H, W]`` float32, inverse variances; zero means masked.
+    psfs
+        ``[B, P, P]`` float32, P odd, sums of one, centred on pixel ``P // 2``.  Effective
+        PSFs, the pixel's response included.
+    bands
+        Names, all different.
+    wcs
+        Celestial, two axes, shared by all bands; or None.
+    unit
+        Of one unit of a pixel's value; or None.
+    zero_point
+        AB magnitude of one image unit in each band; or None.  A number stands for all.
+    name
+        For titles and file names.
+    catalog
+        Positions that came with the images, as found there; or None.
+
+    Raises
+    ------
+    InputError
+        If anything is inconsistent; the message names it and the mend.
+
+    Warns
+    -----
+    PSFWarning
+        If a PSF's sum is off by more than 1 % (it is normalised), or its centroid by
+        more than 0.1 pixel (it is used as it is).
+    """
+
+    images: np.ndarray
+    weights: np.ndarray
+    psfs: np.ndarray
+    bands: tuple[str, ...]
+    wcs: WCS | None = None
+    unit: units.UnitBase | None = None
+    zero_point: tuple[float, ...] | None = None
+    name: str = ""
+    catalog: Table | None = None
+
+    def __post_init__(self):
+        images = readers.numeric(self.images, "images")
+        _check_image_shape(images)
+        bands = _check_bands(self.bands, len(images))
+        images, weights = _check_pixels(images, readers.numeric(self.weights, "weights"), bands)
+        psfs = _check_psfs(readers.numeric(self.psfs, "psfs"), bands)
+        unit = readers.parse_unit(self.unit)
+        checked = {
+            "images": _freeze(images),
+            "weights": _freeze(weights),
+            "psfs": _freeze(psfs),
+            "bands": bands,
+            "wcs": _check_wcs(self.wcs),
+            "unit": unit,
+            "zero_point": _check_zero_point(self.zero_point, unit, len(bands)),
+            "name": str(self.name),
+        }
+        for field, value in checked.items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def num_bands(self) -> int:
+        """Number of bands, B."""
+        return len(self.bands)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.images.shape[1:]
+        return height, width
+
+    @property
+    def num_pixels(self) -> int:
+        """Number of unmasked pixel values, over all bands."""
+        return int(np.count_nonzero(self.weights))
+
+    @property
+    def pixel_scale(self) -> float | None:
+        """Side of a pixel in arcseconds (square root of its area); None without a WCS."""
+        if self.wcs is None:
+            return None
+        return float(np.sqrt(proj_plane_pixel_area(self.wcs)) * 3600)
+
+    @property
+    def flux_unit(self) -> tuple[units.UnitBase, np.ndarray]:
+        """Unit of fluxes in tables, and the factor ``[B]`` that takes image units to it.
+
+        Nanojansky if the zero points or the unit tell how; else the image's own unit.
+        """
+        if self.zero_point is not None:
+            zero_point = np.array(self.zero_point)
+            return units.nJy, 10 ** ((_ZERO_POINT_OF_ONE - zero_point) / 2.5)
+        if self.unit is not None and self.unit.is_equivalent(units.nJy):
+            return units.nJy, np.full(self.num_bands, self.unit.to(units.nJy))
+        return self.unit or units.dimensionless_unscaled, np.ones(self.num_bands)
+
+    def magnitudes(self, flux) -> np.ndarray | None:
+        """AB magnitudes of fluxes in image units.
+
+        Parameters
+        ----------
+        flux
+            ``[..., B]``, in the unit of the pixels (not yet times the factor of
+            `flux_unit`).
+
+        Returns
+        -------
+        numpy.ndarray or None
+            ``[..., B]``, NaN where the flux is not positive; None if neither a zero point
+            nor a unit of flux density is known.
+        """
+        unit, factor = self.flux_unit
+        if unit != units.nJy:
+            return None
+        flux = readers.numeric(flux, "flux").astype(np.float64)
+        if flux.ndim == 0 or flux.shape[-1] != self.num_bands:
+            raise InputError(
+                f"flux has the shape {flux.shape}; its last axis must be the {self.num_bands} "
+                "band(s)."
+            )
+        zero = _ZERO_POINT_OF_ONE if self.zero_point is not None else _NANOJANSKY_ZERO_POINT
+        nanojansky = np.where(flux > 0, flux, np.nan) * factor
+        return zero - 2.5 * np.log10(nanojansky)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images,
+        *,
+        weights=None,
+        variance=None,
+        mask=None,
+        psfs,
+        bands: Sequence[str] | None = None,
+        wcs: WCS | None = None,
+        unit: units.UnitBase | str | None = None,
+        zero_point: float | Sequence[float] | None = None,
+        name: str = "",
+        catalog: Table | None = None,
+    ) -> "Observation":
+        """Build an observation from arrays.
+
+        Parameters
+        ----------
+        images
+            ``[B, H, W]``; an astropy Quantity brings its unit, a masked array its mask.
+        weights, variance
+            Inverse variances, or variances (infinite means masked); exactly one of them.
+        mask
+            ``[B, H, W]`` or ``[H, W]``, nonzero where a pixel must not be used.  Reduce
+            bit masks to the bits that matter first: ``mask & bits``.
+        psfs
+            ``[B, P, P]``, or ``[P, P]`` for all bands.  An even P is padded by a row and
+            a column of zeros.
+        bands
+            Names; ``band0``, ``band1``, ... if not given.
+        wcs, unit, zero_point, name, catalog
+            See the class.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> obs = Observation.from_arrays(
+        ...     np.ones((2, 8, 8)), variance=np.ones((2, 8, 8)), psfs=np.ones((1, 1)),
+        ...     bands=("g", "r"), zero_point=27.0,
+        ... )
+        >>> obs.shape, obs.bands, obs.num_pixels
+        ((8, 8), ('g', 'r'), 128)
+        """
+        if (weights is None) == (variance is None):
+            given = "neither" if weights is None else "both"
+            raise InputError(f"give weights or variance: exactly one of them, not {given}.")
+        images, unit = _strip_unit(images, readers.parse_unit(unit), 1, "images")
+        noise_name, power = ("variance", 2) if weights is None else ("weights", -2)
+        noise = variance if weights is None else weights
+        noise, _ = _strip_unit(noise, unit, power, noise_name)
+        values = readers.numeric(images, "images")
+        _check_image_shape(values)
+        masked = np.zeros(values.shape, bool)
+        for array in (images, noise):
+            if np.ma.isMaskedArray(array) and array.shape == values.shape:
+                masked |= np.ma.getmaskarray(array)
+        if mask is not None:
+            given_mask = readers.numeric(mask, "mask") != 0
+            if given_mask.shape not in (values.shape, values.shape[1:]):
+                raise InputError(
+                    f"mask has the shape {given_mask.shape} but the images have "
+                    f"{values.shape}; give {values.shape} or {values.shape[1:]}."
+                )
+            masked |= given_mask
+        if bands is None:
+            bands = [f"band{number}" for number in range(len(values))]
+        elif isinstance(bands, str):
+            bands = (bands,)  # not its letters
+        if weights is None:
+            noise = readers.weights_from_variance(noise, masked)
+        else:
+            noise = readers.numeric(noise, "weights")
+            if noise.shape == masked.shape:
+                noise = np.where(masked, 0, noise)
+        zero_point = _check_zero_point(zero_point, unit, len(values))
+        return cls(values, noise, psfs, tuple(bands), wcs, unit, zero_point, name, catalog)
+
+    @classmethod
+    def from_nddata(cls, images: Sequence, psfs, bands=None) -> "Observation":
+        """Build an observation from one astropy NDData or CCDData per band.
+
+        Each needs an uncertainty (standard deviation, variance or inverse variance); mask,
+        WCS and unit are honoured.  Band names come from `bands`, or from FILTER or BAND in
+        the metadata.
+        """
+        return cls.from_arrays(**readers.read_nddata(images, psfs, bands))
+
+    @classmethod
+    def from_fits(cls, path, psf=None) -> "Observation":
+        """Read one multi-extension FITS file, or a list of files, one per band.
+
+        Parameters
+        ----------
+        path
+            The layout stands in the docstring of `scorepriors.models.readers`.
+        psf
+            A FITS, npz or npy file (or one per band, or an array), in place of the PSF
+            extensions.
+        """
+        return cls._build(readers.read_fits(path, psf), path)
+
+    @classmethod
+    def from_npz(cls, path, index: int | None = None, psf=None) -> "Observation":
+        """Read an npz archive; `index` chooses one blend of a set.
+
+        The layouts stand in the docstring of `scorepriors.models.readers`.
+        """
+        return cls._build(readers.read_npz(path, index, psf), path)
+
+    @classmethod
+    def read(cls, path, psf=None, index: int | None = None) -> "Observation":
+        """Read FITS or npz by the ending of the name: `from_fits` or `from_npz`."""
+        if not isinstance(path, str | os.PathLike):
+            paths = list(path)
+            if len(paths) == 1:
+                return cls.read(paths[0], psf, index)
+            if any(str(p).lower().endswith(readers.NPZ_ENDINGS) for p in paths):
+                raise InputError("an npz file holds all bands; give one npz file, not a list.")
+            path = paths
+        else:
+            endings = (*readers.FITS_ENDINGS, *readers.NPZ_ENDINGS)
+            readers.check_file(path, endings, "image file")
+            if str(path).lower().endswith(readers.NPZ_ENDINGS):
+                return cls.from_npz(path, index, psf)
+        if index is not None:
+            raise InputError(f"FITS files hold one blend, not a set; leave out index={index}.")
+        return cls.from_fits(path, psf)
+
+    @classmethod
+    def _build(cls, arguments: dict[str, Any], path) -> "Observation":
+        """`from_arrays`, with the file's name before every message."""
+        try:
+            return cls.from_arrays(**arguments)
+        except InputError as error:
+            single = isinstance(path, str | os.PathLike)
+            name = Path(path if single else path[0]).name
+            raise InputError(f"{name}{'' if single else ' ...'}: {error}") from error
+
+    def to_fits(self, path: str | os.PathLike, overwrite: bool = False) -> None:
+        """Write one multi-extension FITS file that `from_fits` reads, whole or not at all.
+
+        Extensions: IMAGE, WEIGHT (inverse variances, zero where masked), PSF and, if there
+        is one, CATALOG.
+
+        Raises
+        ------
+        InputError
+            If the file exists and `overwrite` is false, its folder does not, or its name
+            does not end in ``.fits``, ``.fit`` or ``.fits.gz``.
+        """
+        path = Path(path)
+        endings = (".fits", ".fit", ".fits.gz")
+        if not path.name.lower().endswith(endings):
+            raise InputError(f"cannot write {path.name!r}: name it {' or '.join(endings)}.")
+        if path.exists() and not overwrite:
+            raise InputError(f"{str(path)!r} exists; choose another name or overwrite=True.")
+        if not path.parent.is_dir():
+            raise InputError(f"the folder {str(path.parent)!r} does not exist; make it first.")
+        hdus = fits.HDUList([fits.PrimaryHDU()])
+        hdus.append(fits.ImageHDU(self.images, self._header(), name="IMAGE"))
+        hdus.append(fits.ImageHDU(self.weights, name="WEIGHT"))
+        hdus.append(fits.ImageHDU(self.psfs, name="PSF"))
+        if self.catalog is not None:
+            hdus.append(_table_hdu(self.catalog))
+        with atomic_path(path) as temporary:
+            hdus.writeto(temporary, overwrite=True)
+
+    def _header(self) -> fits.Header:
+        header = fits.Header() if self.wcs is None else self.wcs.to_header(relax=True)
+        if not all(band.isascii() and band.isprintable() for band in self.bands):
+            raise InputError(f"FITS headers hold plain ASCII only; rename the bands {self.bands}.")
+        if any("," in band for band in self.bands):
+            header.update({f"BAND{i}": band for i, band in enumerate(self.bands, 1)})
+        else:
+            header["BANDS"] = ",".join(self.bands)
+        if self.unit is not None:
+            header["BUNIT"] = self.unit.to_string()
+        if self.zero_point is not None:
+            header.update({f"MAGZERO{i}": zero for i, zero in enumerate(self.zero_point, 1)})
+        if self.name and self.name.isascii() and self.name.isprintable():
+            header["OBJECT"] = self.name
+        return header
+
+
+def _table_hdu(table: Table) -> fits.BinTableHDU:
+    """Table as an HDU, by way of the writer that also knows columns such as SkyCoord."""
+    buffer = io.BytesIO()
+    table.write(buffer, format="fits")
+    with fits.open(io.BytesIO(buffer.getvalue()), memmap=False) as hdus:
+        hdu = hdus[1].copy()
+    hdu.name = "CATALOG"
+    return hdu
+
+
+def _freeze(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array
+
+
+def _strip_unit(array, unit: units.UnitBase | None, power: int, what: str):
+    """Take the unit off a Quantity, converted to ``unit**power``; returns the unit too."""
+    if not isinstance(array, units.Quantity):
+        return array, unit
+    if unit is None and power == 1:
+        return array.value, array.unit
+    target = units.dimensionless_unscaled if unit is None else unit**power
+    try:
+        return array.to_value(target), unit
+    except units.UnitConversionError as error:
+        raise InputError(
+            f"{what} has the unit {array.unit}, which does not go with images in "
+            f"{unit or 'no unit'}; convert it to {target or 'plain numbers'}."
+        ) from error
+
+
+def _check_image_shape(images: np.ndarray) -> None:
+    if images.ndim != 3:
+        hint = "; a single band is images[None]" if images.ndim == 2 else ""
+        raise InputError(f"images have the shape {images.shape}; give [B, H, W]{hint}.")
+    if images.size == 0:
+        raise InputError(f"images have the shape {images.shape}: there is no pixel in them.")
+
+
+def _check_bands(bands, num_bands: int) -> tuple[str, ...]:
+    bands = (bands,) if isinstance(bands, str) else tuple(str(band) for band in bands)
+    if len(bands) != num_bands:
+        raise InputError(
+            f"{len(bands)} band name(s) {bands} for {num_bands} image(s); give one for each."
+        )
+    if len(set(bands)) < num_bands:
+        twice = next(band for band in bands if bands.count(band) > 1)
+        raise InputError(f"the band {twice!r} is named twice in {bands}; names must differ.")
+    return bands
+
+
+def _check_pixels(
+    images: np.ndarray, weights: np.ndarray, bands: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return checked float32 images and weights; images are zero under weight zero."""
+    if weights.shape != images.shape:
+        raise InputError(
+            f"weights have the shape {weights.shape} but the images have {images.shape}; "
+            "they must agree."
+        )
+    weights = weights.astype(np.float64)
+    for problem, bad in {
+        "NaN or infinite": ~np.isfinite(weights),
+        "negative": weights < 0,
+    }.items():
+        if bad.any():
+            raise InputError(
+                f"{bad.sum()} weight(s) are {problem}, {readers.where_first(bad, bands)}; "
+                "set them to 0 to mask those pixels."
+            )
+    used = weights > 0
+    if not used.any():
+        raise InputError("all pixels of all bands are masked; there is nothing to fit.")
+    bad = used & ~np.isfinite(images)
+    if bad.any():
+        raise InputError(
+            f"{bad.sum()} pixel(s) are NaN or infinite under positive weight, "
+            f"{readers.where_first(bad, bands)}; set their weight to 0."
+        )
+    images = np.where(used, images, 0).astype(np.float64)
+    limits = np.finfo(np.float32)
+    # Below `tiny` single precision has denormals only, which accelerators flush to zero.
+    small, large = weights[used].min(), max(weights.max(), np.abs(images).max())
+    if small < limits.tiny or large > limits.max:
+        raise InputError(
+            f"pixels or weights do not fit single precision (smallest weight {small:.3g}, "
+            f"largest value {large:.3g}); choose another unit for the images."
+        )
+    return images.astype(np.float32), weights.astype(np.float32)
+
+
+def _check_psfs(psfs: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
+    """Return checked float32 PSFs ``[B, P, P]``, P odd, normalised."""
+    if psfs.ndim == 2:
+        psfs = np.broadcast_to(psfs, (len(bands), *psfs.shape))
+    if psfs.ndim != 3 or psfs.size == 0:
+        raise InputError(f"psfs have the shape {psfs.shape}; give [B, P, P], or [P, P] for all.")
+    if len(psfs) != len(bands):
+        raise InputError(
+            f"there are {len(psfs)} PSFs for {len(bands)} band(s); give one for each, or one "
+            "[P, P] for all."
+        )
+    if psfs.shape[1] != psfs.shape[2]:
+        raise InputError(f"psfs have the shape {psfs.shape}; their images must be square.")
+    psfs = psfs.astype(np.float64)
+    sums = psfs.sum(axis=(1, 2))
+    for band, psf, total in zip(bands, psfs, sums):
+        if not np.isfinite(psf).all():
+            raise InputError(
+                f"the PSF of band {band!r} has {(~np.isfinite(psf)).sum()} NaN or infinite "
+                "pixel(s); replace them, by 0 in the wings."
+            )
+        if not total > 0:
+            raise InputError(
+                f"the PSF of band {band!r} has the sum {total:.3g}; it must be positive."
+            )
+    psfs = _pad_to_odd(psfs)
+    off = [f"{band} {total:.4g}" for band, total in zip(bands, sums) if _sum_is_off(total)]
+    if off:
+        warnings.warn(
+            f"PSFs do not sum to one, so they were normalised: {', '.join(off)}.",
+            PSFWarning,
+            stacklevel=4,
+        )
+    psfs = psfs / psfs.sum(axis=(1, 2), keepdims=True)
+    _check_centres(psfs, bands)
+    return psfs.astype(np.float32)
+
+
+def _sum_is_off(total: float) -> bool:
+    return abs(total - 1) > _MAX_SUM_ERROR
+
+
+def _centroids(psfs: np.ndarray) -> np.ndarray:
+    """Centroids ``[B, 2]`` (row, column) of the pixels above 1 % of each peak.
+
+    The cut keeps the noise of measured PSFs out, which far wings would multiply.
+    """
+    bright = np.where(psfs > 0.01 * psfs.max(axis=(1, 2), keepdims=True), psfs, 0)
+    flux = bright.sum(axis=(1, 2))
+    pixel = np.arange(psfs.shape[-1])
+    rows = (bright.sum(axis=2) @ pixel) / flux
+    columns = (bright.sum(axis=1) @ pixel) / flux
+    return np.stack([rows, columns], axis=1)
+
+
+def _pad_to_odd(psfs: np.ndarray) -> np.ndarray:
+    """Add a row and a column of zeros on the side that puts even PSFs on ``P // 2``."""
+    size = psfs.shape[-1]
+    if size % 2:
+        return psfs
+    middle = (size - 1) / 2
+    # One side for all bands: padding must not shift bands against each other.
+    before = (_centroids(psfs).mean(axis=0) < middle - 1e-6).astype(int)
+    pads = [(0, 0), *((int(b), 1 - int(b)) for b in before)]
+    return np.pad(psfs, pads)
+
+
+def _check_centres(psfs: np.ndarray, bands: tuple[str, ...]) -> None:
+    centre = psfs.shape[-1] // 2
+    for band, psf in zip(bands, psfs):
+        row, column = np.unravel_index(np.argmax(psf), psf.shape)
+        if np.hypot(row - centre, column - centre) > _MAX_PEAK_OFFSET:
+            raise InputError(
+                f"the PSF of band {band!r} peaks at (row {row}, column {column}), far from its "
+                f"central pixel ({centre}, {centre}); cut it out around its peak."
+            )
+    offsets = _centroids(psfs) - centre
+    off = [
+        f"{band} ({row:+.2f}, {column:+.2f})"
+        for band, (row, column) in zip(bands, offsets)
+        if np.hypot(row, column) > _MAX_CENTROID_OFFSET
+    ]
+    if off:
+        warnings.warn(
+            "PSFs are not centred on their central pixel, which shifts sources by as much; "
+            f"offsets in (row, column): {', '.join(off)}.",
+            PSFWarning,
+            stacklevel=5,
+        )
+
+
+def _check_wcs(wcs) -> WCS | None:
+    if wcs is None:
+        return None
+    if not isinstance(wcs, WCS):
+        raise InputError(
+            f"wcs is of the type {type(wcs).__name__}; give an astropy.wcs.WCS or None."
+        )
+    if wcs.naxis > 2:
+        # Not `.celestial`: it would reorder the pixel axes of a (Dec, RA) header.
+        wcs = wcs.sub([1, 2])
+    if not wcs.has_celestial:
+        raise InputError(
+            f"wcs has the axes {list(wcs.wcs.ctype)}, which are not a position on the sky; "
+            "give a celestial WCS or None."
+        )
+    return wcs
+
+
+def _check_zero_point(
+    zero_point, unit: units.UnitBase | None, num_bands: int
+) -> tuple[float, ...] | None:
+    if zero_point is None:
+        return None
+    values = readers.numeric(zero_point, "zero_point").astype(np.float64)
+    if values.ndim == 0:
+        values = np.full(num_bands, values)
+    if values.shape != (num_bands,):
+        raise InputError(
+            f"{values.size} zero point(s) for {num_bands} band(s); give one for each, or one "
+            "number for all."
+        )
+    if not np.isfinite(values).all():
+        raise InputError(f"zero_point is {values.tolist()}; give finite AB magnitudes or None.")
+    if unit is not None and unit.is_equivalent(units.nJy):
+        meant = _NANOJANSKY_ZERO_POINT - 2.5 * np.log10(unit.to(units.nJy))
+        if np.abs(values - meant).max() > _ZERO_POINT_TOLERANCE:
+            raise InputError(
+                f"the unit {unit} means a zero point of {meant:.2f}, but zero_point is "
+                f"{values.tolist()}; give one of the two."
+            )
+    return tuple(values.tolist())

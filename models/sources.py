@@ -1,0 +1,193 @@
+"""Kinds of sources, each a group of K side by side: free-form, point, parametric.
+
+A group is a pytree of arrays (where the sources are) and a building block is a
+function with NumPyro sites that returns `Morphologies`: boxes of pixels, ready to be
+rendered.  Groups are padded to a common K; padded slots have ``mask`` False, keep
+their prior, and never touch the image.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Bool, Float, Int
+
+from scorepriors.distribution import ScorePrior
+from scorepriors.errors import InputError
+
+from .profiles import gaussian_mixture_image, sersic_mixture
+
+
+class Morphologies(NamedTuple):
+    """Boxes at the model's resolution, and where they sit in the image.
+
+    Attributes
+    ----------
+    image
+        ``[K, n, n]``.
+    corner
+        ``[K, 2]``, (row, column) of the first pixel.
+    mask
+        ``[K]``, False for padding.
+    """
+
+    image: Float[Array, "K n n"]
+    corner: Int[Array, "K 2"]
+    mask: Bool[Array, " K"]
+
+
+class Sources(eqx.Module):
+    """Positions of a group of sources, padded to K.
+
+    Attributes
+    ----------
+    center
+        ``[K, 2]``, (row, column), pixel centres at integers.
+    corner
+        ``[K, 2]``, first pixel of each source's box.
+    mask
+        ``[K]``, False for padding.
+    """
+
+    center: Float[Array, "K 2"]
+    corner: Int[Array, "K 2"]
+    mask: Bool[Array, " K"]
+
+
+def place_sources(center, *, box: int, size: int | None = None) -> Sources:
+    """Boxes of `box` pixels about positions, padded to `size` sources.
+
+    Parameters
+    ----------
+    center
+        ``[K, 2]``, (row, column).
+    box
+        Side of the boxes.  The centre of an even box lies between pixels, so a source
+        ends up within half a pixel of it.
+    size
+        Padded number of sources; K by default.
+
+    Raises
+    ------
+    InputError
+        If there are more than `size` sources.
+    """
+    center = np.asarray(center, float).reshape(-1, 2)
+    size = len(center) if size is None else size
+    if len(center) > size:
+        raise InputError(f"{len(center)} sources do not fit a scene padded to {size}.")
+    corner = np.round(center - (box - 1) / 2).astype(int)
+    # Padding sits in the corner of the image, where its box is a legal one.
+    padded_center = np.full((size, 2), (box - 1) / 2)
+    padded_corner = np.zeros((size, 2), int)
+    padded_center[: len(center)], padded_corner[: len(center)] = center, corner
+    return Sources(
+        jnp.asarray(padded_center, jnp.float32),
+        jnp.asarray(padded_corner, jnp.int32),
+        jnp.arange(size) < len(center),
+    )
+
+
+def free_form(prior: ScorePrior, sources: Sources) -> Morphologies:
+    """Every pixel free, under a learned prior.  Site ``morphology [K, n, n]``."""
+    with numpyro.plate("source", len(sources.corner)):
+        image = numpyro.sample("morphology", prior)
+    return Morphologies(image, sources.corner, sources.mask)
+
+
+def point_sources(
+    sources: Sources, *, box: int = 15, psf_sigma: float = 0.7, center_error: float = 0.3
+) -> Morphologies:
+    """Stars: the model PSF at a free position.  Site ``offset [K, 2]``, in pixels.
+
+    Parameters
+    ----------
+    sources
+        Positions; the corners are those of boxes of `box` pixels.
+    box
+        Side of the boxes that hold the model PSF.
+    psf_sigma
+        Standard deviation of the model's Gaussian PSF, pixels.
+    center_error
+        Standard deviation of the positions per axis, pixels.
+    """
+    from jax.scipy.special import erf
+
+    with numpyro.plate("source", len(sources.corner)):
+        offset = numpyro.sample("offset", dist.Normal(0.0, center_error).expand([2]).to_event(1))
+    place = sources.center + offset - sources.corner
+    edges = jnp.arange(box + 1) - 0.5
+    steps = jnp.diff(erf((edges - place[..., None]) / (jnp.sqrt(2.0) * psf_sigma))) / 2
+    image = steps[:, 0, :, None] * steps[:, 1, None, :]
+    return Morphologies(image, sources.corner, sources.mask)
+
+
+def bulge_disk(
+    sources: Sources, *, box: int = 32, psf_sigma: float = 0.7, center_error: float = 0.3
+) -> Morphologies:
+    """Exponential disk plus de Vaucouleurs bulge, one colour.
+
+    Sites, all ``[K]`` or ``[K, 2]`` and real: ``offset`` (pixels), ``log_radius`` (of
+    the disk, pixels), ``ellipticity`` (see `shear_matrix`), ``bulge_logit`` (of the
+    bulge's share of the flux), ``bulge_log_ratio`` (bulge to disk radius) and
+    ``bulge_ellipticity``.  Their priors are wide Gaussians that keep faint sources
+    galaxy-like and leave bright ones to the data.
+    """
+    with numpyro.plate("source", len(sources.corner)):
+        offset = numpyro.sample("offset", dist.Normal(0.0, center_error).expand([2]).to_event(1))
+        log_radius = numpyro.sample("log_radius", dist.Normal(np.log(1.5), 0.7))
+        shape = numpyro.sample("ellipticity", dist.Normal(0.0, 0.3).expand([2]).to_event(1))
+        logit = numpyro.sample("bulge_logit", dist.Normal(-2.0, 1.5))
+        log_ratio = numpyro.sample("bulge_log_ratio", dist.Normal(np.log(0.6), 0.5))
+        round_ = numpyro.sample(
+            "bulge_ellipticity", dist.Normal(0.0, 0.15).expand([2]).to_event(1)
+        )
+    disk = _mixture(1.0)
+    bulge = _mixture(4.0)
+    fraction = jax.nn.sigmoid(logit)
+    place = sources.center + offset - sources.corner
+
+    def image(mixture, radius, ellipticity):
+        return jax.vmap(
+            lambda r, e, c: gaussian_mixture_image(*mixture, r, e, c, box=box, psf_sigma=psf_sigma)
+        )(radius, ellipticity, place)
+
+    # A floor on the radius: below a twentieth of a pixel all sources are points.
+    disk_radius = jnp.exp(log_radius) + 0.05
+    disks = image(disk, disk_radius, shape)
+    bulges = image(bulge, disk_radius * jnp.exp(log_ratio) + 0.05, round_)
+    f = fraction[:, None, None]
+    return Morphologies((1 - f) * disks + f * bulges, sources.corner, sources.mask)
+
+
+def sersic(
+    sources: Sources,
+    *,
+    index: float = 1.0,
+    box: int = 32,
+    psf_sigma: float = 0.7,
+    center_error: float = 0.3,
+) -> Morphologies:
+    """A single Sersic profile of fixed index n.
+
+    Sites: ``offset [K, 2]``, ``log_radius [K]`` and ``ellipticity [K, 2]``, as for
+    `bulge_disk`.  The index is static: each value is a mixture of its own.
+    """
+    with numpyro.plate("source", len(sources.corner)):
+        offset = numpyro.sample("offset", dist.Normal(0.0, center_error).expand([2]).to_event(1))
+        log_radius = numpyro.sample("log_radius", dist.Normal(np.log(1.5), 0.7))
+        shape = numpyro.sample("ellipticity", dist.Normal(0.0, 0.3).expand([2]).to_event(1))
+    place = sources.center + offset - sources.corner
+    mixture = _mixture(float(index))
+    image = jax.vmap(
+        lambda r, e, c: gaussian_mixture_image(*mixture, r, e, c, box=box, psf_sigma=psf_sigma)
+    )(jnp.exp(log_radius) + 0.05, shape, place)
+    return Morphologies(image, sources.corner, sources.mask)
+
+
+def _mixture(index: float):
+    return tuple(jnp.asarray(a, jnp.float32) for a in sersic_mixture(index))
