@@ -1,96 +1,127 @@
 """Start values and widths, from a quick look at the data: what makes fits short."""
 
+import math
+from collections.abc import Sequence
+
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scorepriors.distribution import ScorePrior
 from scorepriors.models.rendering import ImageData
-from scorepriors.models.sources import Sources
+from scorepriors.models.sources import Morphologies, Sources
 from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
 
 
-def linear_fluxes(
-    data: ImageData,
-    morphology: Float[Array, "K n n"],
-    corner: Int[Array, "K 2"],
-    mask: Float[Array, " K"],
-):
+def linear_fluxes(data: ImageData, groups: Sequence[Morphologies]):
     """Fluxes ``[K, B]`` and errors by least squares for fixed morphologies.
 
-    Regularised only by a Gaussian of a million times the noise, which matters to none
+    Regularised only by a Gaussian of a thousand times the noise, which matters to none
     but padding and sources without data.
     """
     num_bands = data.num_bands
-    area = jnp.maximum(morphology.sum((-2, -1)), 1e-3)
-    unit = morphology / area[:, None, None]
-    renderings = data.render(unit, corner) * mask[:, None, None, None]
-    wide = jnp.full((len(area), 1, 1), (1e3 * data.noise_flux) ** 2) * jnp.eye(num_bands)
+    unit = [m.image / jnp.maximum(m.image.sum((-2, -1), keepdims=True), 1e-3) for m in groups]
+    mask = jnp.concatenate([m.mask for m in groups])
+    renderings = jnp.concatenate([data.render(i, m.corner) for i, m in zip(unit, groups)])
+    renderings *= mask[:, None, None, None]
+    wide = jnp.full((len(mask), 1, 1), (1e3 * data.noise_flux) ** 2) * jnp.eye(num_bands)
     solved = spectrum_posterior(
         renderings, data.images, data.weights,
-        SpectrumPrior(jnp.zeros((len(area), num_bands)), wide),
+        SpectrumPrior(jnp.zeros((len(mask), num_bands)), wide),
     )  # fmt: skip
     error = jnp.sqrt(jnp.einsum("kbkb->kb", solved.covariance()))
     return solved.mean, error
 
 
 @eqx.filter_jit
-def profile_start(data: ImageData, sources: Sources, *, box: int, psf_sigma: float = 0.7):
-    """Start values and widths of a bulge-and-disk scene.
+def profile_start(
+    data: ImageData,
+    stars: Sources | None,
+    profiles: Sources | None,
+    *,
+    box: int = 32,
+    star_box: int = 15,
+    psf_sigma: float = 0.7,
+):
+    """Start values and widths of a scene of stars and bulge-and-disk galaxies.
 
-    Every source starts as a small round disk at its catalogue position with its
-    least-squares flux, so faint and blended ones get a usable start as well.
+    Every source starts at its catalogue position, galaxies as small round disks, with
+    its least-squares flux: faint and blended ones get a usable start as well.
 
     Returns
     -------
     init, scale
-        For `fit_map` with the model `blend(..., profiles=sources)`.
+        For `fit_map` with ``blend(data, None, None, stars, profiles)``.
     """
-    count = len(sources.mask)
-    row = jnp.arange(box)
-    place = sources.center - sources.corner
-    squared = (row[:, None] - place[:, 0, None, None]) ** 2 + (row - place[:, 1, None, None]) ** 2
-    variance = psf_sigma**2 + 1.5**2
-    blobs = jnp.exp(-squared / (2 * variance))
-    flux, error = linear_fluxes(data, blobs, sources.corner, sources.mask)
-    weight = jnp.where(error > 0, data.mean_spectrum / error**2, 0.0)
-    noise = 1 / jnp.sqrt(jnp.sum(data.mean_spectrum * weight, -1))
-    # Flat-spectrum flux by matched weights: one number with the best signal to noise.
-    total = jnp.sum(flux * weight, -1) * noise**2
-    total = jnp.where(sources.mask, jnp.maximum(total, noise), 10 * noise)
-    snr = total / noise
-    zeros = jnp.zeros(count)
-    init = {
-        "offset": jnp.zeros((count, 2)),
-        "log_radius": zeros + jnp.log(1.5),
-        "ellipticity": jnp.zeros((count, 2)),
-        "bulge_logit": zeros - 2.0,
-        "bulge_log_ratio": zeros + jnp.log(0.6),
-        "bulge_ellipticity": jnp.zeros((count, 2)),
-        "brightness": jnp.log(total),
-    }
-    # What the data leave of each prior width, by the usual 1/SNR scaling of shapes.
-    widths = {
-        "offset": (0.3, 0.7), "log_radius": (0.7, 0.5), "ellipticity": (0.3, 0.5),
-        "bulge_logit": (1.5, 0.05), "bulge_log_ratio": (0.5, 0.02),
-        "bulge_ellipticity": (0.15, 0.02), "brightness": (0.6, 0.5),
-    }  # fmt: skip
-    scale = {}
-    for name, (prior, strength) in widths.items():
-        width = 1 / jnp.sqrt(1 / prior**2 + jnp.minimum(strength * snr, 300.0) ** 2)
-        if name == "brightness":  # the scatter of colours keeps it wide, however bright
-            width = jnp.full(count, 0.3)
-        scale[name] = width[:, None] * jnp.ones(2) if init[name].ndim == 2 else width
+    groups = []
+    if stars is not None:
+        groups.append(Morphologies(_blobs(stars, star_box, psf_sigma), stars.corner, stars.mask))
+    if profiles is not None:
+        width = (psf_sigma**2 + 1.5**2) ** 0.5
+        groups.append(Morphologies(_blobs(profiles, box, width), profiles.corner, profiles.mask))
+    total, snr = _flat_spectrum_flux(data, groups)
+    several = len(groups) > 1
+    init = {"brightness": jnp.log(total)}
+    # The scatter of colours keeps the brightness wide, however bright the source.
+    scale = {"brightness": jnp.full(len(total), 0.3)}
+    first = 0
+    if stars is not None:
+        prefix, count = "stars/" if several else "", len(stars.mask)
+        init[prefix + "offset"] = jnp.zeros((count, 2))
+        scale[prefix + "offset"] = _width(snr[:count], 0.3, 0.7)[:, None]
+        first = count
+    if profiles is not None:
+        prefix, count = "profiles/" if several else "", len(profiles.mask)
+        for name, (start, size, prior, strength) in _PROFILE_SITES.items():
+            width = _width(snr[first:], prior, strength)
+            shape = (count, 2)[: size]
+            init[prefix + name] = jnp.full(shape, start)
+            scale[prefix + name] = width[:, None] if size == 2 else width
     return init, scale
+
+
+# Site: start value, number of axes, prior width, and information per unit of SNR; the
+# last are rough (shapes are known to about 1/SNR, bulges far less).
+_PROFILE_SITES = {
+    "offset": (0.0, 2, 0.3, 0.7),
+    "log_radius": (math.log(1.5), 1, 0.7, 0.5),
+    "ellipticity": (0.0, 2, 0.3, 0.5),
+    "bulge_logit": (-2.0, 1, 1.5, 0.05),
+    "bulge_log_ratio": (math.log(0.6), 1, 0.5, 0.02),
+    "bulge_ellipticity": (0.0, 2, 0.15, 0.02),
+}
+
+
+def _width(snr, prior, strength):
+    return 1 / jnp.sqrt(1 / prior**2 + jnp.minimum(strength * snr, 300.0) ** 2)
+
+
+def _blobs(sources: Sources, box: int, sigma: float):
+    """Round Gaussians ``[K, box, box]`` at the positions of sources."""
+    pixels = jnp.arange(box)
+    place = sources.center - sources.corner
+    rows = (pixels - place[:, 0, None]) ** 2
+    columns = (pixels - place[:, 1, None]) ** 2
+    return jnp.exp(-(rows[:, :, None] + columns[:, None, :]) / (2 * sigma**2))
+
+
+def _flat_spectrum_flux(data: ImageData, groups):
+    """Band-summed flux ``[K]`` by matched weights, at least its noise, and its SNR."""
+    flux, error = linear_fluxes(data, groups)
+    mask = jnp.concatenate([m.mask for m in groups])
+    weight = data.mean_spectrum / error**2
+    noise = 1 / jnp.sqrt(jnp.sum(data.mean_spectrum * weight, -1))
+    total = jnp.sum(flux * weight, -1) * noise**2
+    total = jnp.where(mask, jnp.maximum(total, noise), 10 * data.noise_flux)
+    return total, jnp.where(mask, total / noise, 10.0)
 
 
 @eqx.filter_jit
 def free_form_start(
     data: ImageData,
     prior: ScorePrior,
-    morphology: Float[Array, "K n n"],
-    sources: Sources,
+    galaxies: Morphologies,
+    stars: Morphologies | None = None,
 ):
     """Start values and widths of free-form morphologies from other ones.
 
@@ -100,34 +131,36 @@ def free_form_start(
         The observation.
     prior
         Gives the scale (peak one), the support and the noise level.
-    morphology
-        ``[K, n, n]`` on the boxes of `sources`, any positive scale.
-    sources
-        Where the boxes are.
+    galaxies
+        Morphologies on the boxes where the free-form ones will be, any positive scale.
+    stars
+        Other sources of the scene.
 
     Returns
     -------
     init, scale
-        For `fit_map` with the model `blend(..., galaxies=sources)`.  The widths are
-        those of a Gaussian with the curvature of the likelihood's diagonal plus the
-        prior's noise floor, in the unconstrained space.
+        For `fit_map` with ``blend(data, prior, galaxies, stars)``, without the sites of
+        the stars.  The widths are those of a Gaussian with the curvature of the
+        likelihood's diagonal plus the prior's noise floor, in the unconstrained space.
     """
     softening = prior.stretch.softening
-    peak = morphology.max((-2, -1), keepdims=True)
-    image = jnp.maximum(morphology / peak, -0.5 * softening)
-    flux, _ = linear_fluxes(data, image, sources.corner, sources.mask)
-    area = image.sum((-2, -1))
-    total = jnp.maximum(flux.sum(-1), 0.5 * data.noise_flux)
-    amplitude = jnp.where(sources.mask[:, None], flux / area[:, None], 0.0)
-    information = pixel_information(data, amplitude, sources.corner, image.shape[-1])
+    peak = galaxies.image.max((-2, -1), keepdims=True)
+    image = jnp.maximum(galaxies.image / peak, -0.5 * softening)
+    groups = [Morphologies(image, galaxies.corner, galaxies.mask)]
+    groups += [] if stars is None else [stars]
+    flux, _ = linear_fluxes(data, groups)
+    count = len(galaxies.mask)
+    total, _ = _flat_spectrum_flux(data, groups)
+    amplitude = flux[:count] / image.sum((-2, -1))[:, None]
+    amplitude = jnp.where(galaxies.mask[:, None], amplitude, 0.0)
+    information = pixel_information(data, amplitude, galaxies.corner, image.shape[-1])
     # u = log(x + s) = c z + log s, so du/dz = c and dx/du = x + s.
-    curvature = information * (image + softening) ** 2 + 1 / (
-        prior.stretch.scale * prior.sigma
-    ) ** 2
-    count = len(sources.mask)
+    floor = 1 / (prior.stretch.scale * prior.sigma) ** 2
+    curvature = information * (image + softening) ** 2 + floor
+    prefix = "" if stars is None else "galaxies/"
     return (
-        {"morphology": image, "brightness": jnp.log(total)},
-        {"morphology": 1 / jnp.sqrt(curvature), "brightness": jnp.full(count, 0.3)},
+        {prefix + "morphology": image, "brightness": jnp.log(total)},
+        {prefix + "morphology": 1 / jnp.sqrt(curvature), "brightness": jnp.full(len(total), 0.3)},
     )
 
 

@@ -65,7 +65,7 @@ def iter_simulated(
         raise InputError(
             "simulating training images needs GalSim: pip install 'scorepriors[simulation]'."
         ) from error
-    populations = {"lsst": _lsst_profile, "ztf": _ztf_profile}
+    populations = {"lsst": lsst_galaxy, "ztf": ztf_galaxy}
     if name not in populations:
         raise InputError(
             f"unknown training set {name!r}; built in are {', '.join(sorted(populations))}."
@@ -83,7 +83,7 @@ def iter_simulated(
         yield peak_normalise(image[None])[0]
 
 
-def _lsst_profile(galsim, rng, index):
+def lsst_galaxy(galsim, rng, index=0):
     """Bulge plus disk of a faint LSST galaxy (i of 22 to 27).
 
     Distributions chosen to resemble the galaxies of public LSST image simulations:
@@ -108,7 +108,7 @@ def _lsst_profile(galsim, rng, index):
     return profile
 
 
-def _ztf_profile(galsim, rng, index):
+def ztf_galaxy(galsim, rng, index=0):
     """Sersic n = 1 (even indices) or n = 4 (odd): nearby hosts, about 1 to 8 arcsec."""
     radius = np.clip(2.5 * np.exp(0.5 * rng.standard_normal()), 0.8, 9.0)
     ratio = rng.uniform(0.25, 1.0)
