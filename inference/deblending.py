@@ -111,6 +111,7 @@ def deblend(
     positions: Positions | None = None,
     *,
     prior: ScorePrior | str = "lsst-32",
+    spectra: str = "marginal",
     key=None,
     max_iterations: int = 300,
     tolerance: float = 0.01,
@@ -126,6 +127,8 @@ def deblend(
         Where the sources are; detected on the sum of the bands if not given.
     prior
         A prior or the name of one.
+    spectra
+        How spectra are treated, ``"marginal"`` or ``"profiled"``: see `blend`.
     key
         Random key; the fits draw nothing from it unless a start value is missing.
     max_iterations
@@ -160,10 +163,11 @@ def deblend(
 
     clock = time.monotonic()
     options = {"box": box, "star_box": STAR_BOX, "psf_sigma": psf_sigma}
+    fit_options = {**options, "spectra": spectra}
     label = partial(_label, progress)
     init, scale = profile_start(data, stars, galaxies, **options)
     parametric = fit_map(
-        blend, data, None, None, stars, galaxies, key=key, model_kwargs=options, init=init,
+        blend, data, None, None, stars, galaxies, key=key, model_kwargs=fit_options, init=init,
         scale=scale, max_iterations=max_iterations, tolerance=tolerance * len(center),
         progress=label("profiles"),
     )  # fmt: skip
@@ -186,7 +190,7 @@ def deblend(
             # Groups run galaxies, stars here and stars, profiles before; `free_form_start`
             # has put the brightness in the new order already.
         final = fit_map(
-            blend, data, prior, moved, stars, key=key, model_kwargs=options, init=init,
+            blend, data, prior, moved, stars, key=key, model_kwargs=fit_options, init=init,
             scale=scale, max_iterations=max_iterations, tolerance=tolerance * len(center),
             progress=label("free-form"),
         )  # fmt: skip

@@ -87,7 +87,7 @@ class _State(eqx.Module):
     iteration: Any
     converged: Any
     failed: Any
-    finite: Any
+    misses: Any
 
     @property
     def done(self):
@@ -341,7 +341,7 @@ def _begin(bound, origin, widths, optimizer, batch):
         return _State(
             v, state, _CURVATURE.init(v), value, gradient, v, value, gradient, infinite,
             infinite, jnp.asarray(0), jnp.asarray(0), jnp.asarray(False), jnp.asarray(False),
-            jnp.asarray(True),
+            jnp.asarray(0),
         )  # fmt: skip
 
     return _mapped(one, batch, _axes(batch), 0, 0)(bound.arrays, origin, widths)
@@ -381,6 +381,7 @@ def _iterate(objective, optimizer, state: _State, tolerance) -> _State:
     step, watched = _CURVATURE.update(gradient, state.curvature, v)
     curvature = jax.tree.map(lambda new, old: jnp.where(finite, new, old), watched, state.curvature)
     gain = 0.5 * jnp.vdot(step, gradient)
+    misses = jnp.where(finite, 0, state.misses + 1)
     better = finite & (value <= state.best_value)
     pick = lambda new, old: jnp.where(better, new, old)  # noqa: E731
     # Calm: little left to gain, and the potential has stopped falling.  The second test
@@ -403,9 +404,10 @@ def _iterate(objective, optimizer, state: _State, tolerance) -> _State:
         calm=calm,
         iteration=state.iteration + 1,
         converged=calm >= 3,
-        # A line search recovers from a point outside the support; others are stopped by it.
-        failed=state.failed | (~finite & ~state.finite),
-        finite=finite,
+        # A line search steps back from points outside the support; an optimiser that
+        # cannot would stay there for ever.
+        misses=misses,
+        failed=misses >= 10,
     )
 
 
