@@ -114,7 +114,7 @@ def deblend(
     spectra: str = "marginal",
     key=None,
     max_iterations: int = 300,
-    tolerance: float = 0.01,
+    tolerance: float = 1.0,
     progress: bool | Callable = False,
 ) -> Deblended:
     """Take a blend apart.
@@ -134,7 +134,9 @@ def deblend(
     max_iterations
         Of each of the two fits.
     tolerance
-        Expected remaining gain per source at which a fit ends, nats.
+        Expected remaining gain per source at which a fit ends, nats.  One nat is far
+        below the posterior's own spread; running on to the exact mode of so many
+        dimensions costs iterations and, measured on simulated blends, accuracy.
     progress
         True for progress bars.
 

@@ -77,7 +77,6 @@ class _State(eqx.Module):
     optimizer: Any
     curvature: Any
     value: Any
-    gradient: Any
     best_v: Any
     best_value: Any
     best_gradient: Any
@@ -182,12 +181,7 @@ def fit_map(
     else:
         origin = _batched_start(bound, batch, init, key)
     widths = _widths(origin, scale)
-    state = _begin(bound, origin, widths, optimizer, batch)
-    if not np.isfinite(np.asarray(state.value)).all():
-        raise InputError(
-            "the model's log-density is not finite at the start values; give `init` for the "
-            "sites with hard bounds, or check the data for NaN."
-        )
+    state = _begin(bound, origin, optimizer, batch)
     history, interrupted, done = [], False, 0
     with fit_progress(progress, max_iterations) as report, deferred_interrupt() as interrupt:
         while done < max_iterations and not np.asarray(state.done).all():
@@ -198,6 +192,11 @@ def fit_map(
             )  # fmt: skip
             history.append(np.moveaxis(np.asarray(values), -1, 0)[:count])
             done += count
+            if not np.isfinite(history[0][0]).all():
+                raise InputError(
+                    "the model's log-density is not finite at the start values; give `init` for "
+                    "the sites with hard bounds, or check the data for NaN."
+                )
             report(
                 int(np.max(state.iteration)), float(np.sum(state.best_value)),
                 float(np.max(state.gain)),
@@ -331,20 +330,20 @@ def _objective(bound, arrays, origin, widths):
 
 
 @eqx.filter_jit
-def _begin(bound, origin, widths, optimizer, batch):
-    def one(arrays, origin, widths):
-        objective, _, _ = _objective(bound, arrays, origin, widths)
+def _begin(bound, origin, optimizer, batch):
+    """State before the first evaluation; it evaluates nothing, so it compiles fast."""
+
+    def one(arrays, origin):
         v = jnp.zeros_like(ravel_pytree(origin)[0])
-        value, gradient = jax.value_and_grad(objective)(v)
-        state = optimizer.init(v)
-        infinite = jnp.asarray(jnp.inf, value.dtype)
+        infinite = jnp.asarray(jnp.inf, v.dtype)
+        zero, no = jnp.asarray(0), jnp.asarray(False)
         return _State(
-            v, state, _CURVATURE.init(v), value, gradient, v, value, gradient, infinite,
-            infinite, jnp.asarray(0), jnp.asarray(0), jnp.asarray(False), jnp.asarray(False),
-            jnp.asarray(0),
+            v=v, optimizer=optimizer.init(v), curvature=_CURVATURE.init(v), value=infinite,
+            best_v=v, best_value=infinite, best_gradient=v, best_gain=infinite, gain=infinite,
+            calm=zero, iteration=zero, converged=no, failed=no, misses=zero,
         )  # fmt: skip
 
-    return _mapped(one, batch, _axes(batch), 0, 0)(bound.arrays, origin, widths)
+    return _mapped(one, batch, _axes(batch), 0)(bound.arrays, origin)
 
 
 @eqx.filter_jit
@@ -371,11 +370,8 @@ def _advance(bound, origin, widths, state, count, tolerance, optimizer, block, b
 
 
 def _iterate(objective, optimizer, state: _State, tolerance) -> _State:
-    updates, optimizer_state = optimizer.update(
-        state.gradient, state.optimizer, state.v,
-        value=state.value, grad=state.gradient, value_fn=objective,
-    )  # fmt: skip
-    v = optax.apply_updates(state.v, updates)
+    """Evaluate the current point, judge it, and choose the next."""
+    v = state.v
     value, gradient = jax.value_and_grad(objective)(v)
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
     step, watched = _CURVATURE.update(gradient, state.curvature, v)
@@ -387,15 +383,19 @@ def _iterate(objective, optimizer, state: _State, tolerance) -> _State:
     # Calm: little left to gain, and the potential has stopped falling.  The second test
     # catches modes at infinity, where curvature vanishes and the first can be fooled.
     # Rounding of a potential of 1e5 in float32 is 0.01: it must not keep a fit from ending.
+    usable = jnp.where(finite, gradient, 0.0)
+    updates, optimizer_state = optimizer.update(
+        usable, state.optimizer, v,
+        value=jnp.where(finite, value, jnp.inf), grad=usable, value_fn=objective,
+    )  # fmt: skip
     rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
     settled = jnp.abs(state.value - value) <= 0.1 * tolerance + rounding
     calm = jnp.where(finite & (gain >= 0) & (gain < tolerance) & settled, state.calm + 1, 0)
     return _State(
-        v=v,
+        v=optax.apply_updates(v, updates),
         optimizer=optimizer_state,
         curvature=curvature,
         value=value,
-        gradient=gradient,
         best_v=pick(v, state.best_v),
         best_value=pick(value, state.best_value),
         best_gradient=pick(gradient, state.best_gradient),

@@ -1,0 +1,143 @@
+"""From a fitted scene to a table: fluxes with units, positions, shapes, flags."""
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable
+
+from scorepriors import __version__
+
+from .deblending import Deblended, Scene
+
+#: Closer to the border than this, in pixels, the light of a source leaves the image.
+EDGE = 8
+
+
+def catalogue(result: Deblended, *, seed: int = 0) -> QTable:
+    """Table of the deblended sources, in the order of the input positions.
+
+    Parameters
+    ----------
+    result
+        From `deblend`.
+    seed
+        Recorded in the metadata.
+
+    Returns
+    -------
+    astropy.table.QTable
+        ``x``, ``y`` are 0-based (astropy's convention), ``flux_err`` holds the shapes
+        fixed, shapes are second moments at the model's resolution, and columns
+        ``profile_*`` are those of the parametric scene.  Writes to and reads from ECSV.
+    """
+    obs, scene = result.observation, result.free_form
+    unit, factor = obs.flux_unit
+    row, column = result.center.T
+    table = QTable()
+    table["id"] = np.asarray(result.positions.ids)
+    table["x"] = column
+    table["y"] = row
+    if obs.wcs is not None:
+        sky = obs.wcs.pixel_to_world(column, row).icrs
+        table["ra"], table["dec"] = sky.ra.to(u.deg), sky.dec.to(u.deg)
+    magnitudes = obs.magnitudes(scene.flux)
+    for b, band in enumerate(obs.bands):
+        table[f"flux_{band}"] = scene.flux[:, b] * factor[b] * unit
+        table[f"flux_err_{band}"] = scene.flux_error[:, b] * factor[b] * unit
+        if magnitudes is not None:
+            table[f"mag_{band}"] = magnitudes[:, b]
+    size, e1, e2 = moments(scene.morphology)
+    table["size"] = size * u.pix
+    if obs.pixel_scale is not None:
+        table["size_arcsec"] = size * obs.pixel_scale * u.arcsec
+    table["e1"], table["e2"] = e1, e2
+    table["ellipticity"] = np.hypot(e1, e2)
+    table["chi2"] = scene.source_chi2
+    table["flags"] = flags(result)
+    for b, band in enumerate(obs.bands):
+        table[f"profile_flux_{band}"] = result.parametric.flux[:, b] * factor[b] * unit
+    if result.profile:
+        shape = result.profile
+        table["profile_radius"] = (np.exp(shape["log_radius"]) + 0.05) * u.pix
+        table["profile_bulge_fraction"] = 1 / (1 + np.exp(-shape["bulge_logit"]))
+        table["profile_e1"], table["profile_e2"] = shape["ellipticity"].T
+    for name, text in _DESCRIPTIONS.items():
+        if name in table.colnames:
+            table[name].info.description = text
+    table.meta.update(
+        prior=result.prior.name, sigma0=float(result.prior.sigma), chi2=scene.chi2,
+        converged=result.converged, scorepriors=__version__, seed=seed,
+    )  # fmt: skip
+    return table
+
+
+_DESCRIPTIONS = {
+    "x": "column, 0-based pixel",
+    "y": "row, 0-based pixel",
+    "size": "second-moment radius at the model's resolution",
+    "e1": "(Ixx - Iyy) / (Ixx + Iyy)",
+    "e2": "2 Ixy / (Ixx + Iyy)",
+    "chi2": "mean squared residual over noise where the source is seen",
+    "profile_radius": "half-light radius of the disk, parametric scene",
+}
+
+
+def moments(images: np.ndarray):
+    """Second-moment radius (pixels) and the two ellipticities of images ``[K, H, W]``.
+
+    Weighted by a Gaussian of 6 px about the centroid, so that faint noise far out does
+    not decide; negative pixels count as none.
+    """
+    rows, columns = np.indices(images.shape[1:])
+    size, e1, e2 = np.full((3, len(images)), np.nan)
+    for k, image in enumerate(np.maximum(images, 0.0)):
+        total = image.sum()
+        if not total > 0:
+            continue
+        y, x = (image * rows).sum() / total, (image * columns).sum() / total
+        weighted = image * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * 6.0**2))
+        total = weighted.sum()
+        yy = (weighted * (rows - y) ** 2).sum() / total
+        xx = (weighted * (columns - x) ** 2).sum() / total
+        xy = (weighted * (rows - y) * (columns - x)).sum() / total
+        size[k] = np.sqrt(xx + yy)
+        e1[k], e2[k] = (xx - yy) / (xx + yy), 2 * xy / (xx + yy)
+    return size, e1, e2
+
+
+def flags(result: Deblended) -> list[str]:
+    """Comma-separated words per source; empty is good.
+
+    edge: within 8 px of the border.  masked: a fifth of its light on masked pixels.
+    faint: total signal to noise below 5.  negative: no positive flux.  moved: more than
+    1 px from its catalogue position.  point: modelled as a star.  not_converged.
+    """
+    obs, scene = result.observation, result.free_form
+    height, width = obs.shape
+    moved = np.linalg.norm(result.center - result.positions.row_column, axis=1) > 1
+    signal = _signal_to_noise(scene)
+    lost = np.array([_masked_share(image, obs.weights) for image in scene.convolved])
+    words = []
+    for k, (row, column) in enumerate(result.center):
+        near = min(row, column, height - 1 - row, width - 1 - column) < EDGE
+        tests = {
+            "edge": near,
+            "masked": lost[k] > 0.2,
+            "faint": signal[k] < 5,
+            "negative": scene.flux[k].sum() <= 0,
+            "moved": moved[k],
+            "point": bool(result.positions.is_point[k]),
+            "not_converged": not result.converged,
+        }
+        words.append(",".join(name for name, true in tests.items() if true))
+    return words
+
+
+def _signal_to_noise(scene: Scene) -> np.ndarray:
+    error = np.where(scene.flux_error > 0, scene.flux_error, np.inf)
+    return np.sqrt(np.sum((scene.flux / error) ** 2, axis=1))
+
+
+def _masked_share(image: np.ndarray, weights: np.ndarray) -> float:
+    light = np.maximum(image, 0)
+    total = light.sum()
+    return float(light[weights <= 0].sum() / total) if total > 0 else 0.0

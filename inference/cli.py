@@ -1,0 +1,289 @@
+"""The command line: deblend, train, validate, list priors.
+
+Heavy imports happen inside the commands, so that ``--help`` and mistakes in the
+arguments answer at once.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from scorepriors import __version__
+from scorepriors.errors import InputError
+
+#: Exit codes: bad input, a fit that has not converged, Ctrl-C.
+BAD_INPUT, NOT_CONVERGED, INTERRUPTED = 2, 3, 130
+
+
+class _Group(click.Group):
+    """Turns every expected error into one line and an exit code of its own."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"scorepriors: {error}", err=True)
+            ctx.exit(BAD_INPUT)
+        except KeyboardInterrupt:
+            click.echo("scorepriors: interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main():
+    """Learned galaxy priors: take blended galaxies apart."""
+
+
+def _prepare_jax(devices: int = 1) -> None:
+    """Keep compiled programs between runs, and be quiet about it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import jax
+
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors" / "xla"
+    cache = Path(os.environ.get("SCOREPRIORS_CACHE", default))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a read-only home costs compilation time, not the result
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
+@main.command()
+@click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]...")
+@click.option("--example", is_flag=True, help="Use the embedded blend instead of a file.")
+@click.option("--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec.")
+@click.option("--psf", type=click.Path(), help="PSF images, if the file has none.")
+@click.option("--index", type=int, help="Which blend of a stacked npz set.")
+@click.option("--prior", "prior_name", default="lsst-32", show_default=True,
+              help="Name or .safetensors file.")
+@click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
+@click.option("--output", type=click.Path(), default="deblended", show_default=True,
+              help="Folder for the results.")
+@click.option("--force", is_flag=True, help="Replace existing results.")
+@click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def deblend(files, example, catalog, psf, index, prior_name, sigma, output, force,
+            max_iterations, seed, quiet):  # fmt: skip
+    """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
+
+    Writes catalogue.ecsv, sources.fits, report.png and summary.json to the output
+    folder.  Exit codes: 0 done, 2 bad input, 3 not converged (results are written).
+    """
+    started = time.monotonic()
+    if example == bool(files):
+        raise InputError("give either FILE or --example.")
+    _prepare_jax()
+    from .outputs import check_target, write_outputs
+
+    check_target(output, force=force)
+    import jax
+
+    from scorepriors.models.example import load_example
+    from scorepriors.models.observation import Observation
+    from scorepriors.models.positions import read_positions
+    from scorepriors.zoo import load_prior
+
+    from .deblending import deblend as run
+
+    prior = load_prior(prior_name, sigma=sigma)
+    if example:
+        obs, truth = load_example()
+    else:
+        obs = Observation.read(files[0] if len(files) == 1 else list(files), psf=psf, index=index)
+        truth = None
+    source = catalog if catalog is not None else obs.catalog
+    positions = None if source is None else read_positions(source, obs)
+    result = run(
+        obs, positions, prior=prior, key=jax.random.key(seed), max_iterations=max_iterations,
+        progress=not quiet and sys.stderr.isatty(),
+    )  # fmt: skip
+    paths = write_outputs(
+        result, output, force=force, seed=seed, total_seconds=time.monotonic() - started
+    )
+    _print_table(result, truth)
+    for path in paths:
+        click.echo(str(path))
+    fit = result.free_form.fit
+    if fit.interrupted:
+        click.echo("scorepriors: interrupted; the results are those reached so far.", err=True)
+        sys.exit(INTERRUPTED)
+    if not result.converged:
+        click.echo(
+            f"scorepriors: not converged after {int(fit.num_iterations)} iterations (about "
+            f"{float(fit.expected_gain):.2g} nats to gain); raise --max-iterations.",
+            err=True,
+        )
+        sys.exit(NOT_CONVERGED)
+
+
+def _print_table(result, truth=None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    obs = result.observation
+    unit, factor = obs.flux_unit
+    table = Table(title=f"{len(result.positions.ids)} sources, flux in {unit}")
+    for name in ("id", "x", "y", *obs.bands, "chi2"):
+        table.add_column(name, justify="right")
+    if truth is not None:
+        table.add_column("total / truth", justify="right")
+    scene = result.free_form
+    for k, identity in enumerate(result.positions.ids):
+        flux, error = scene.flux[k] * factor, scene.flux_error[k] * factor
+        cells = [f"{f:.4g} ± {e:.2g}" for f, e in zip(flux, error, strict=True)]
+        row, column = result.center[k]
+        cells = [identity, f"{column:.2f}", f"{row:.2f}", *cells, f"{scene.source_chi2[k]:.2f}"]
+        if truth is not None:
+            cells.append(f"{scene.flux[k].sum() / truth.flux[k].sum():.3f}")
+        table.add_row(*cells)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    fit = scene.fit
+    state = "converged" if result.converged else "NOT converged"
+    console.print(
+        f"{state} in {int(fit.num_iterations)} iterations, chi2 per pixel {scene.chi2:.3f}; "
+        f"prior {result.prior.name}, sigma0 = {float(result.prior.sigma):.3g}; "
+        f"errors hold the shapes fixed",
+        highlight=False,
+    )
+
+
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option("--output", type=click.Path(), help="Run folder.  [default: runs/NAME]")
+def train(config, output):
+    """Train a prior as the TOML file CONFIG says; resumes a run it finds.
+
+    Writes images.npz (the training set), checkpoint.npz, NAME.safetensors, loss.png
+    and samples.png to the run folder.  Ctrl-C saves a checkpoint and ends.
+    """
+    from scorepriors.recipe import read_recipe
+
+    recipe = read_recipe(config)
+    _prepare_jax(recipe.training.devices)
+    import jax
+    import numpy as np
+
+    from scorepriors.cards import loss_curve_figure, sample_grid_figure
+    from scorepriors.training import LOSS_BINS, train, training_images
+    from scorepriors.zoo import load_prior, save_prior
+
+    from ._progress import bar
+
+    folder = Path(output) if output else Path("runs") / recipe.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {str(folder)!r}: {error.strerror}.") from error
+    if recipe.data.set is not None and not (folder / "images.npz").exists():
+        total = recipe.data.num_images + recipe.data.num_held_out
+        with bar("simulating", total) as update:
+            images, _ = training_images(recipe, folder, lambda done, total: update(done))
+    with bar(recipe.name, recipe.training.steps) as update:
+
+        def report(step, total, losses):
+            centres = np.sqrt(np.asarray(LOSS_BINS[:-1]) * np.asarray(LOSS_BINS[1:]))
+            text = "  ".join(f"{s:.2g}: {v:.3f}" for s, v in zip(centres, losses, strict=True))
+            update(step, f"loss at sigma {text}")
+
+        result = train(recipe, folder, progress=report)
+    loss_curve_figure(result.history, recipe.training.block, folder / "loss.png")
+    if not result.finished:
+        click.echo(f"stopped at step {result.step}; the same command resumes from {folder}.")
+        sys.exit(INTERRUPTED)
+    weights = save_prior(
+        folder / f"{recipe.name}.safetensors", result.energy, recipe,
+        training={"seconds": round(result.seconds), "steps": result.step,
+                  "jax": jax.__version__, "scorepriors": __version__},
+    )  # fmt: skip
+    images, _ = training_images(recipe, folder)
+    prior = load_prior(weights)
+    samples = np.asarray(prior.sample(jax.random.key(recipe.training.seed), (64,)))
+    sample_grid_figure(samples, images, folder / "samples.png", softening=recipe.stretch.softening)
+    click.echo(str(weights))
+
+
+@main.command()
+def priors():
+    """List the priors that come with the package."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from scorepriors.zoo import list_priors
+
+    table = Table()
+    for name in ("name", "box", "sigma0", "pixel", "licence", "description"):
+        table.add_column(name)
+    for info in list_priors():
+        pixel = "" if info.pixel_scale is None else f'{info.pixel_scale:g}"'
+        table.add_row(
+            info.name, f"{info.box} x {info.box}", f"{info.sigma0:g}", pixel, info.licence,
+            info.description,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+@main.command("validate-prior")
+@click.argument("name")
+@click.option("--num", type=click.IntRange(50), default=2000, show_default=True,
+              help="Samples and held-out images.")
+@click.option("--images", type=click.Path(), help="images.npz of the run; simulated if built in.")
+@click.option("--output", type=click.Path(), help="Folder.  [default: validation-NAME]")
+@click.option("--seed", type=int, default=0, show_default=True)
+def validate_prior_command(name, num, images, output, seed):
+    """Compare samples of a prior with held-out images; write its model card."""
+    _prepare_jax()
+    import json
+
+    import jax
+    import numpy as np
+
+    from scorepriors._files import atomic_write
+    from scorepriors.cards import sample_grid_figure, write_card
+    from scorepriors.training_sets import simulate
+    from scorepriors.validation import draw_clean_samples, validate_prior
+    from scorepriors.zoo import load_prior, prior_recipe
+
+    from ._progress import console
+
+    prior, recipe = load_prior(name), prior_recipe(name)
+    data = recipe.data
+    if images is not None:
+        try:
+            with np.load(images, allow_pickle=False) as archive:
+                train_images, held_out = archive["train"], archive["held_out"]
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(f"{images} is no images.npz of a training run: {error}.") from error
+    elif data.set is not None:
+        console.print("simulating the training and held-out images again ...")
+        everything = simulate(data.set, data.num_images + data.num_held_out,
+                              box=data.box, seed=data.seed)  # fmt: skip
+        train_images, held_out = everything[: data.num_images], everything[data.num_images :]
+    else:
+        raise InputError("this prior was trained on your own images; give --images RUN/images.npz.")
+    folder = Path(output) if output else Path(f"validation-{recipe.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    key = jax.random.key(seed)
+    report = validate_prior(
+        prior, train_images, held_out, key=key, num=num,
+        progress=lambda part: console.print(f"  {part}"),
+    )  # fmt: skip
+    atomic_write(folder / f"{recipe.name}.json", json.dumps(report, indent=1))
+    samples = np.asarray(draw_clean_samples(prior, 64, key=key))
+    sample_grid_figure(samples, train_images, folder / f"{recipe.name}-samples.png",
+                       softening=recipe.stretch.softening)  # fmt: skip
+    card = folder / f"{recipe.name}.md"
+    write_card(card, name, report)
+    click.echo(str(card))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Result files, written whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import numpyro
+from astropy.io import fits
+
+from scorepriors import __version__
+from scorepriors.errors import InputError
+
+from .catalogue import catalogue
+from .deblending import Deblended
+from .report import report_figure
+
+#: Names of the result files.
+NAMES = ("catalogue.ecsv", "sources.fits", "report.png", "summary.json")
+
+
+def check_target(directory: str | Path, *, force: bool = False) -> Path:
+    """Make sure that results can be written to `directory`, before any work is done.
+
+    Raises
+    ------
+    InputError
+        If it is a file, cannot be written to, or holds results and `force` is False.
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"the output {str(directory)!r} is a file; give a folder.")
+    existing = [name for name in NAMES if (directory / name).exists()]
+    if existing and not force:
+        raise InputError(
+            f"{directory / existing[0]} exists; use --force to replace it, or another --output."
+        )
+    parent = directory
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {str(directory)!r}: {parent} is not a writable folder.")
+    return directory
+
+
+def write_outputs(
+    result: Deblended,
+    directory: str | Path,
+    *,
+    force: bool = False,
+    seed: int = 0,
+    total_seconds: float | None = None,
+) -> list[Path]:
+    """Write catalogue, source images, report and summary; all of them or none.
+
+    Returns
+    -------
+    list of pathlib.Path
+        ``catalogue.ecsv``, ``sources.fits``, ``report.png``, ``summary.json``.
+
+    Raises
+    ------
+    InputError
+        See `check_target`.
+    """
+    directory = check_target(directory, force=force)
+    fresh = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # Built inside the target, so that the final moves are renames on one disk.
+        staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
+    except OSError as error:
+        raise InputError(f"cannot write to {str(directory)!r}: {error.strerror}.") from error
+    done = False
+    try:
+        catalogue(result, seed=seed).write(staging / NAMES[0], format="ascii.ecsv")
+        source_images(result).writeto(staging / NAMES[1])
+        report_figure(result).savefig(staging / NAMES[2], dpi=110)
+        text = json.dumps(summary(result, seed=seed, total_seconds=total_seconds), indent=2)
+        (staging / NAMES[3]).write_text(text + "\n")
+        for name in NAMES:
+            os.replace(staging / name, directory / name)
+        done = True
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if fresh and not done:
+            shutil.rmtree(directory, ignore_errors=True)
+    return [directory / name for name in NAMES]
+
+
+def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = None) -> dict:
+    """The run in numbers, ready for JSON."""
+    fit, first = result.free_form.fit, result.parametric.fit
+    data = fit.posterior.arguments[0][0]
+    seconds = {name: round(value, 2) for name, value in result.seconds.items()}
+    if total_seconds is not None:
+        seconds["total"] = round(total_seconds, 2)
+    return {
+        "converged": result.converged,
+        "iterations": int(fit.num_iterations),
+        "expected_gain": _number(fit.expected_gain),
+        "chi2": _number(result.free_form.chi2),
+        "num_sources": len(result.positions.ids),
+        "bands": list(result.observation.bands),
+        "prior": result.prior.name,
+        "sigma0": float(result.prior.sigma),
+        "seed": seed,
+        "parametric": {
+            "converged": bool(first.converged),
+            "iterations": int(first.num_iterations),
+            "chi2": _number(result.parametric.chi2),
+        },
+        "kernel_error": _number(np.max(data.kernel_error)),
+        "seconds": seconds,
+        "versions": {
+            "scorepriors": __version__, "jax": jax.__version__, "numpyro": numpyro.__version__,
+        },
+    }  # fmt: skip
+
+
+def source_images(result: Deblended) -> fits.HDUList:
+    """Two cubes per source, ``[B, H, W]``: the model's own and as observed; residual last."""
+    obs, scene = result.observation, result.free_form
+    primary = fits.PrimaryHDU()
+    primary.header["PRIOR"] = (result.prior.name, "learned prior")
+    primary.header["SIGMA0"] = (float(result.prior.sigma), "noise level of the prior")
+    primary.header["CONVERGD"] = (result.converged, "whether the fit converged")
+    primary.header["CHI2"] = (scene.chi2, "per unmasked pixel")
+    header = fits.Header() if obs.wcs is None else obs.wcs.to_header(relax=True)
+    header["BANDS"] = ",".join(obs.bands)
+    if obs.unit is not None:
+        header["BUNIT"] = obs.unit.to_string()
+    hdus = [primary]
+    for k, identity in enumerate(result.positions.ids):
+        model = scene.morphology[k] * scene.flux[k][:, None, None]
+        for kind, cube in (("MODEL", model), ("SOURCE", scene.convolved[k])):
+            named = header.copy()
+            named["SOURCEID"] = identity
+            hdus.append(
+                fits.ImageHDU(cube.astype(np.float32), named, name=f"{kind}_{identity}"[:60])
+            )
+    residual = np.where(obs.weights > 0, obs.images - scene.convolved.sum(0), 0)
+    hdus.append(fits.ImageHDU(residual.astype(np.float32), header, name="RESIDUAL"))
+    return fits.HDUList(hdus)
+
+
+def _number(value) -> float | None:
+    """A float that JSON knows; None for NaN and infinities."""
+    value = float(value)
+    return value if np.isfinite(value) else None

@@ -1,0 +1,157 @@
+"""The report: observed, model, residual, and each source with its spectrum."""
+
+import numpy as np
+from astropy.visualization import make_lupton_rgb
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .deblending import Deblended
+
+_INK, _SOFT = "#222222", "#8a8a8a"
+#: Okabe and Ito's colours, told apart by everyone.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a5195", "#666666")
+
+
+def colour_composer(images: np.ndarray, noise: np.ndarray):
+    """A function from cubes ``[B, H, W]`` to colours ``[H, W, 3]``, scaled by one image.
+
+    Three bands spread over those available (reddest in red); fewer than three make
+    grey.  The same scaling serves every panel, so that they can be compared.
+
+    Parameters
+    ----------
+    images
+        The observed cube, which sets the stretch.
+    noise
+        ``[B]``, standard deviation of the sky.
+    """
+    num = len(images)
+    picks = [num - 1, num // 2, 0] if num < 5 else [num - 2, num // 2, 1]
+    # Scale bands to a common brightness: a galaxy of mean colour comes out white.
+    level = np.array([np.percentile(image, 99.5) for image in images])
+    level = np.where(level > 0, level, 1.0)
+    floor = float(np.median(noise / level))
+
+    def compose(cube):
+        scaled = cube / level[:, None, None]
+        if num < 3:
+            channels = [scaled.mean(0)] * 3
+        else:
+            channels = [scaled[p] for p in picks]
+        with np.errstate(invalid="ignore"):  # astropy divides 0 by 0 in empty pixels
+            return make_lupton_rgb(*channels, stretch=max(6 * floor, 0.12), Q=5)
+
+    return compose
+
+
+def report_figure(result: Deblended) -> Figure:
+    """Draw the report of a deblended scene.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not tied to any window; ``figure.savefig(path)`` writes it.
+    """
+    obs, scene = result.observation, result.free_form
+    num_sources = len(result.positions.ids)
+    pages = 1 if num_sources <= 6 else 2
+    rows = -(-num_sources // pages)
+    width = 10.5 if pages == 1 else 17.0
+    figure = Figure(figsize=(width, 4.1 + 1.55 * rows), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    top, bottom = figure.subfigures(2, 1, height_ratios=[3.8, 1.55 * rows])
+    noise = np.array([1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0
+                      for w in obs.weights])  # fmt: skip
+    compose = colour_composer(obs.images, noise)
+    total = scene.convolved.sum(0)
+    _scene_row(top, result, compose, total)
+    grid = bottom.subplots(
+        rows, 3 * pages, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 2.6] * pages}
+    )
+    for axis in grid.ravel():
+        axis.axis("off")
+    for k in range(num_sources):
+        page, row = divmod(k, rows)
+        _source_row(grid[row, 3 * page : 3 * page + 3], result, k, compose, first=row == 0)
+    return figure
+
+
+def _scene_row(figure, result: Deblended, compose, total) -> None:
+    obs, scene = result.observation, result.free_form
+    axes = figure.subplots(1, 3)
+    axes[0].imshow(compose(obs.images), origin="lower", interpolation="nearest")
+    axes[0].set_title("observed", color=_INK)
+    for k, (identity, (row, column)) in enumerate(
+        zip(result.positions.ids, result.center, strict=True)
+    ):
+        colour = _COLOURS[k % len(_COLOURS)]
+        axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
+        axes[0].annotate(
+            identity, (column, row), (5, 4), textcoords="offset points", color="white",
+            fontsize=8, bbox={"boxstyle": "round,pad=0.12", "fc": colour, "ec": "none"},
+        )  # fmt: skip
+    axes[1].imshow(compose(total), origin="lower", interpolation="nearest")
+    axes[1].set_title(f"model: {result.prior.name}, $\\sigma_0$ = {float(result.prior.sigma):.3g}",
+                      color=_INK)  # fmt: skip
+    # Residuals of all bands in one significance: their sum in units of its noise.
+    seen = obs.weights > 0
+    pulls = (obs.images - total) * np.sqrt(obs.weights)
+    combined = pulls.sum(0) / np.sqrt(np.maximum(seen.sum(0), 1))
+    shown = axes[2].imshow(combined, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4,
+                           interpolation="nearest")  # fmt: skip
+    axes[2].set_title(f"residual / noise,  $\\chi^2$ per pixel {scene.chi2:.3f}", color=_INK)
+    bar = figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, color=_SOFT, labelcolor=_INK)
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+
+
+def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> None:
+    obs, scene = result.observation, result.free_form
+    colour = _COLOURS[k % len(_COLOURS)]
+    unit, factor = obs.flux_unit
+    for axis in axes:
+        axis.axis("on")
+    seen, model, spectrum = axes
+    seen.imshow(compose(scene.convolved[k]), origin="lower", interpolation="nearest")
+    seen.set_ylabel(result.positions.ids[k], color="white", fontsize=9, rotation=0, labelpad=12,
+                    va="center", bbox={"boxstyle": "round,pad=0.2", "fc": colour, "ec": "none"})  # fmt: skip
+    image = scene.morphology[k]
+    peak = max(float(image.max()), 1e-30)
+    model.imshow(np.arcsinh(image / (0.02 * peak)), origin="lower", cmap="magma",
+                 interpolation="nearest", vmin=0)  # fmt: skip
+    row, column = result.center[k]
+    half = 14
+    model.set(xlim=(column - half, column + half), ylim=(row - half, row + half))
+    for axis in (seen, model):
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    bands = np.arange(len(obs.bands))
+    spectrum.plot(bands, result.parametric.flux[k] * factor, "s", color=_SOFT, markersize=6,
+                  fillstyle="none", label="bulge + disk")  # fmt: skip
+    spectrum.errorbar(bands, scene.flux[k] * factor, scene.flux_error[k] * factor, fmt="o-",
+                      color=colour, markersize=4, linewidth=1.2, capsize=2,
+                      label="learned prior")  # fmt: skip
+    highest = max(float((scene.flux[k] * factor).max()), float((result.parametric.flux[k] * factor).max()))
+    lowest = min(0.0, float(((scene.flux[k] - scene.flux_error[k]) * factor).min()))
+    if highest > lowest:
+        spectrum.set_ylim(lowest - 0.02 * (highest - lowest), 1.18 * highest)
+    spectrum.set_xlim(-0.4, len(bands) - 0.6)
+    spectrum.set_xticks(bands, obs.bands)
+    spectrum.tick_params(labelsize=8, color=_SOFT, labelcolor=_INK)
+    spectrum.axhline(0, color=_SOFT, linewidth=0.5)
+    spectrum.grid(axis="y", color="#eeeeee")
+    spectrum.set_axisbelow(True)
+    for side in ("top", "right"):
+        spectrum.spines[side].set_visible(False)
+    label = unit.to_string() if unit is not None else ""
+    spectrum.set_ylabel(f"flux [{label}]" if label else "flux", fontsize=8, color=_INK)
+    if first:
+        seen.set_title("as observed", fontsize=9, color=_INK)
+        model.set_title("model, zoomed", fontsize=9, color=_INK)
+        spectrum.legend(fontsize=7, frameon=False, ncols=2, loc="upper left",
+                        bbox_to_anchor=(0, 1.3))  # fmt: skip
