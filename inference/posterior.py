@@ -59,21 +59,14 @@ class Posterior(eqx.Module):
         return constrain_fn(self.model, args, kwargs, u, return_deterministic=deterministics)
 
     def unconstrain(self, values: dict) -> dict:
-        """Parameters u of given site values."""
+        """Parameters u of given site values; every latent site needs one."""
         args, kwargs = self.arguments
-        names = self.sites()
-        return unconstrain_fn(self.model, args, kwargs, {n: values[n] for n in names})
+        return unconstrain_fn(self.model, args, kwargs, {n: values[n] for n in self.sites()})
 
     def sites(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the latent sites."""
-        args, kwargs = self.arguments
-        seeded = handlers.seed(self.model, jax.random.key(0))
-        trace = handlers.trace(handlers.block(seeded, hide=[])).get_trace(*args, **kwargs)
-        return {
-            name: jnp.shape(site["value"])
-            for name, site in trace.items()
-            if site["type"] == "sample" and not site["is_observed"]
-        }
+        # Abstractly: running the model eagerly would compile it operation by operation.
+        return {n: v.shape for n, v in jax.eval_shape(lambda p: _draw(p, {}), self).items()}
 
     def start(self, values: dict | None = None, *, key) -> dict:
         """Parameters u to start from.
@@ -90,36 +83,52 @@ class Posterior(eqx.Module):
         InputError
             If a value has an unknown name, the wrong shape, or lies outside the support.
         """
-        values = {} if values is None else dict(values)
-        args, kwargs = self.arguments
-        key_trace, key_median = jax.random.split(key)
-        strategy = init_to_median(num_samples=15)
-        seeded = handlers.substitute(
-            handlers.seed(self.model, key_median), substitute_fn=strategy
-        )
-        trace = handlers.trace(handlers.substitute(seeded, data=values)).get_trace(*args, **kwargs)
-        latent = {
-            name: site
-            for name, site in trace.items()
-            if site["type"] == "sample" and not site["is_observed"]
-        }
-        unknown = sorted(set(values) - set(latent))
-        if unknown:
-            raise InputError(
-                f"`init` names {unknown[0]!r}, which is no latent site of the model; "
-                f"its sites are {', '.join(latent)}."
-            )
-        u = {}
-        for name, site in latent.items():
-            shape = np.shape(jax.eval_shape(lambda s=site: s["fn"].sample(jax.random.key(0))))
-            if name in values and jnp.shape(values[name]) != shape:
+        values = {} if values is None else {n: jnp.asarray(v) for n, v in values.items()}
+        shapes = self.sites()
+        for name, value in values.items():
+            if name not in shapes:
                 raise InputError(
-                    f"`init[{name!r}]` has shape {jnp.shape(values[name])}, the site {shape}."
+                    f"`init` names {name!r}, which is no latent site of the model; "
+                    f"its sites are {', '.join(shapes)}."
                 )
-            u[name] = biject_to(site["fn"].support).inv(site["value"])
-            if name in values and not bool(jnp.all(jnp.isfinite(u[name]))):
+            if value.shape != shapes[name]:
+                raise InputError(
+                    f"`init[{name!r}]` has shape {value.shape}, the site {shapes[name]}."
+                )
+        u = _start(self, values, key)
+        for name in values:
+            if not bool(jnp.isfinite(u[name]).all()):
                 raise InputError(f"`init[{name!r}]` holds values outside the site's support.")
         return u
+
+
+def _latent(bound: Posterior, values: dict, key):
+    """Trace of the model with `values` put in; other sites at the median of prior draws."""
+    args, kwargs = bound.arguments
+    median = init_to_median(num_samples=15)
+
+    def fill(site):
+        return None if site["name"] in values else median(site)
+
+    model = handlers.substitute(handlers.seed(bound.model, key), substitute_fn=fill)
+    trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*args, **kwargs)
+    return {
+        name: site
+        for name, site in trace.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    }
+
+
+def _draw(bound: Posterior, values: dict) -> dict:
+    return {n: site["value"] for n, site in _latent(bound, values, jax.random.key(0)).items()}
+
+
+@eqx.filter_jit
+def _start(bound: Posterior, values: dict, key) -> dict:
+    return {
+        name: biject_to(site["fn"].support).inv(site["value"])
+        for name, site in _latent(bound, values, key).items()
+    }
 
 
 def posterior(

@@ -1,0 +1,120 @@
+"""Configuration of the documentation.
+
+The build needs no network::
+
+    sphinx-build -W -b html docs docs/_build/html
+
+Links into the documentation of other projects need their inventories.  They are
+fetched only if the environment variable ``SCOREPRIORS_DOCS_ONLINE`` is set to ``1``;
+without it the same names stand as plain text.  Formulas are typeset in the reader's
+browser by MathJax from its public address; set ``SCOREPRIORS_MATHJAX`` to a path below
+``_static`` (``tex-svg.js`` of the npm package ``mathjax@3``) for pages read offline.
+"""
+
+import os
+import shutil
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+# ---- the project -------------------------------------------------------------------
+
+project = "scorepriors"
+author = "The scorepriors developers"
+copyright = author
+release = installed_version("scorepriors")
+version = release
+
+# ---- pages -------------------------------------------------------------------------
+
+extensions = [
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+]
+exclude_patterns = ["_build", "Thumbs.db", ".DS_Store", "cards/*", "recipes/*", "**/.jupyter_cache"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath"]
+myst_heading_anchors = 3
+
+# ---- executed pages ----------------------------------------------------------------
+
+# Pages that are notebooks run once per change of their code.  A change of the package
+# is invisible to the cache: SCOREPRIORS_DOCS_RERUN=1 runs every page again.
+nb_execution_mode = "force" if os.environ.get("SCOREPRIORS_DOCS_RERUN") == "1" else "cache"
+nb_execution_cache_path = str(HERE / "_build" / ".jupyter_cache")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+# ---- reference ---------------------------------------------------------------------
+
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings say shapes and units, which types cannot
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+default_role = "autolink"  # single backquotes in docstrings: a link if the name is known
+
+# ---- links to other projects -------------------------------------------------------
+
+intersphinx_timeout = 5
+if os.environ.get("SCOREPRIORS_DOCS_ONLINE") == "1":
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "astropy": ("https://docs.astropy.org/en/stable", None),
+        "jax": ("https://docs.jax.dev/en/latest", None),
+        "numpyro": ("https://num.pyro.ai/en/stable", None),
+        "optax": ("https://optax.readthedocs.io/en/latest", None),
+    }
+else:
+    intersphinx_mapping = {}
+
+# ---- look --------------------------------------------------------------------------
+
+html_theme = "furo"
+html_title = f"scorepriors {release}"
+html_static_path = ["_static"]
+html_css_files = ["scorepriors.css"]
+html_show_sphinx = False
+if os.environ.get("SCOREPRIORS_MATHJAX"):
+    mathjax_path = os.environ["SCOREPRIORS_MATHJAX"]
+
+
+# ---- model cards -------------------------------------------------------------------
+
+
+def collect_cards(app) -> None:
+    """Copy the model cards beside the pages and list them in one page to include.
+
+    The cards belong to the weights and live in the package.  One level is added to
+    their headings, so that they fit below the headings of `priors.md`.
+    """
+    weights = HERE.parent / "scorepriors" / "weights"
+    target = HERE / "cards"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    parts = []
+    for card in sorted(weights.glob("*.md")):
+        inside_code = False
+        for line in card.read_text().splitlines():
+            if line.startswith("```"):
+                inside_code = not inside_code
+            heading = line.startswith("#") and not inside_code
+            parts.append(f"#{'#' if not heading else ''}{line}"[0 if heading else 2 :])
+        parts.append("")
+        for picture in weights.glob(f"{card.stem}*.png"):
+            shutil.copy(picture, target / picture.name)
+    if not parts:
+        parts = ["No card has been written yet for the weights of this checkout."]
+    (target / "all.md").write_text("\n".join(parts) + "\n")
+
+
+def setup(app) -> None:
+    """Tie the model cards to the build."""
+    app.connect("builder-inited", collect_cards)
