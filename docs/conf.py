@@ -36,7 +36,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
 ]
-exclude_patterns = ["_build", "Thumbs.db", ".DS_Store", "cards/*", "recipes/*", "**/.jupyter_cache"]
+exclude_patterns = ["_build", "Thumbs.db", ".DS_Store", "recipes"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
@@ -90,29 +90,27 @@ if os.environ.get("SCOREPRIORS_MATHJAX"):
 
 
 def collect_cards(app) -> None:
-    """Copy the model cards beside the pages and list them in one page to include.
+    """Copy the model cards to where `priors.md` includes them.
 
-    The cards belong to the weights and live in the package.  One level is added to
-    their headings, so that they fit below the headings of `priors.md`.
+    The cards belong to the weights and live in the package.  Their headings go down two
+    levels, to fit below that of the page.
     """
     weights = HERE.parent / "scorepriors" / "weights"
-    target = HERE / "cards"
+    target = HERE / "_build" / "cards"
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    parts = []
+    target.mkdir(parents=True)
+    lines = []
     for card in sorted(weights.glob("*.md")):
         inside_code = False
         for line in card.read_text().splitlines():
-            if line.startswith("```"):
-                inside_code = not inside_code
-            heading = line.startswith("#") and not inside_code
-            parts.append(f"#{'#' if not heading else ''}{line}"[0 if heading else 2 :])
-        parts.append("")
-        for picture in weights.glob(f"{card.stem}*.png"):
-            shutil.copy(picture, target / picture.name)
-    if not parts:
-        parts = ["No card has been written yet for the weights of this checkout."]
-    (target / "all.md").write_text("\n".join(parts) + "\n")
+            inside_code ^= line.startswith("```")
+            lines.append(f"##{line}" if line.startswith("#") and not inside_code else line)
+        lines.append("")
+    for picture in weights.glob("*.png"):
+        shutil.copy(picture, target)
+    if not lines:
+        lines = ["No card has been written for the weights of this checkout."]
+    (target / "all.md").write_text("\n".join(lines) + "\n")
 
 
 def setup(app) -> None:

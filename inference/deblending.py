@@ -112,9 +112,11 @@ def deblend(
     *,
     prior: ScorePrior | str = "lsst-32",
     spectra: str = "marginal",
+    center_error: float = 0.3,
     key=None,
     max_iterations: int = 300,
     tolerance: float = 1.0,
+    padding: int = PADDING,
     progress: bool | Callable = False,
 ) -> Deblended:
     """Take a blend apart.
@@ -129,6 +131,8 @@ def deblend(
         A prior or the name of one.
     spectra
         How spectra are treated, ``"marginal"`` or ``"profiled"``: see `blend`.
+    center_error
+        Standard deviation in pixels of the given positions, per axis.
     key
         Random key; the fits draw nothing from it unless a start value is missing.
     max_iterations
@@ -137,6 +141,9 @@ def deblend(
         Expected remaining gain per source at which a fit ends, nats.  One nat is far
         below the posterior's own spread; running on to the exact mode of so many
         dimensions costs iterations and, measured on simulated blends, accuracy.
+    padding
+        Sources are padded to a multiple of this; blends of one padded size (and image
+        and PSF shape) share their compiled programs.
     progress
         True for progress bars.
 
@@ -160,17 +167,17 @@ def deblend(
     data = image_data(obs, box=max(box, STAR_BOX), model_psf_sigma=prior.model_psf_sigma)
     is_point = np.asarray(positions.is_point)
     center = positions.row_column
-    galaxies = _group(center[~is_point], box)
-    stars = _group(center[is_point], STAR_BOX)
+    galaxies = _group(center[~is_point], box, padding)
+    stars = _group(center[is_point], STAR_BOX, padding)
 
     clock = time.monotonic()
     options = {"box": box, "star_box": STAR_BOX, "psf_sigma": psf_sigma}
-    fit_options = {**options, "spectra": spectra}
+    fit_options = {**options, "spectra": spectra, "center_error": center_error}
     label = partial(_label, progress)
     init, scale = profile_start(data, stars, galaxies, **options)
     parametric = fit_map(
         blend, data, None, None, stars, galaxies, key=key, model_kwargs=fit_options, init=init,
-        scale=scale, max_iterations=max_iterations, tolerance=tolerance * len(center),
+        scale=scale, max_iterations=max_iterations, tolerance=0.1 * tolerance * len(center),
         progress=label("profiles"),
     )  # fmt: skip
     groups = _morphologies(data, stars, galaxies, parametric, options)
@@ -182,7 +189,7 @@ def deblend(
     final_groups, final = groups, parametric
     if galaxies is not None:
         # The fitted centre decides where the box goes: a prior is strict about centring.
-        moved = _group(fitted[~is_point], box)
+        moved = _group(fitted[~is_point], box, padding)
         start = _profile_images(moved, galaxies, parametric, options, stars is not None)
         star_group = groups[0] if stars is not None else None
         init, scale = free_form_start(data, prior, start, star_group)
@@ -213,10 +220,10 @@ def _label(progress, name):
     return name if progress is True else progress
 
 
-def _group(center: np.ndarray, box: int) -> Sources | None:
+def _group(center: np.ndarray, box: int, padding: int) -> Sources | None:
     if not len(center):
         return None
-    size = -(-len(center) // PADDING) * PADDING
+    size = -(-len(center) // padding) * padding
     return place_sources(center, box=box, size=size)
 
 

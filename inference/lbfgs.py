@@ -57,7 +57,7 @@ def flat_lbfgs(
         nothing = jnp.zeros_like(flat)
         return LBFGSState(
             flat, infinite, nothing, nothing, jnp.ones((), flat.dtype), zeros, zeros,
-            jnp.zeros(memory_size, flat.dtype), jnp.asarray(0),
+            jnp.zeros(memory_size, flat.dtype), jnp.zeros((), jnp.int32),
         )  # fmt: skip
 
     def _accept(state, point, gradient, value, slope, finite):
@@ -73,7 +73,7 @@ def flat_lbfgs(
         steps = keep(moved, state.steps)
         differences = keep(change, state.differences)
         inverse = keep(1 / jnp.where(useful, product, 1.0), state.inverse_products)
-        count = state.count + useful
+        count = state.count + useful.astype(jnp.int32)
         newton = -_two_loop(gradient, steps, differences, inverse, count, memory_size)
         start = -gradient * first_step / jnp.maximum(jnp.max(jnp.abs(gradient)), first_step)
         direction = jnp.where(count > 0, newton, start)

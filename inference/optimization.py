@@ -180,6 +180,7 @@ def fit_map(
         origin = bound.start(init, key=key)
     else:
         origin = _batched_start(bound, batch, init, key)
+    origin = jax.tree.map(lambda u: jax.lax.convert_element_type(u, u.dtype), origin)
     widths = _widths(origin, scale)
     state = _begin(bound, origin, optimizer, batch)
     history, interrupted, done = [], False, 0
@@ -187,7 +188,8 @@ def fit_map(
         while done < max_iterations and not np.asarray(state.done).all():
             count = min(block, max_iterations - done)
             state, values = _advance(
-                bound, origin, widths, state, jnp.asarray(count), jnp.asarray(tolerance),
+                bound, origin, widths, state, np.asarray(count, np.int32),
+                np.asarray(tolerance, np.float32),
                 optimizer, block, batch,
             )  # fmt: skip
             history.append(np.moveaxis(np.asarray(values), -1, 0)[:count])
@@ -336,7 +338,8 @@ def _begin(bound, origin, optimizer, batch):
     def one(arrays, origin):
         v = jnp.zeros_like(ravel_pytree(origin)[0])
         infinite = jnp.asarray(jnp.inf, v.dtype)
-        zero, no = jnp.asarray(0), jnp.asarray(False)
+        # Explicit types: a weak one would compile the loop a second time.
+        zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         return _State(
             v=v, optimizer=optimizer.init(v), curvature=_CURVATURE.init(v), value=infinite,
             best_v=v, best_value=infinite, best_gradient=v, best_gain=infinite, gain=infinite,

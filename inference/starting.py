@@ -16,7 +16,7 @@ from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
 def linear_fluxes(data: ImageData, groups: Sequence[Morphologies]):
     """Fluxes ``[K, B]`` and errors by least squares for fixed morphologies.
 
-    Regularised only by a Gaussian of a thousand times the noise, which matters to none
+    Regularised only by a Gaussian of 100,000 times the noise, which matters to none
     but padding and sources without data.
     """
     num_bands = data.num_bands
@@ -24,7 +24,7 @@ def linear_fluxes(data: ImageData, groups: Sequence[Morphologies]):
     mask = jnp.concatenate([m.mask for m in groups])
     renderings = jnp.concatenate([data.render(i, m.corner) for i, m in zip(unit, groups)])
     renderings *= mask[:, None, None, None]
-    wide = jnp.full((len(mask), 1, 1), (1e3 * data.noise_flux) ** 2) * jnp.eye(num_bands)
+    wide = jnp.full((len(mask), 1, 1), (1e5 * data.noise_flux) ** 2) * jnp.eye(num_bands)
     solved = spectrum_posterior(
         renderings, data.images, data.weights,
         SpectrumPrior(jnp.zeros((len(mask), num_bands)), wide),

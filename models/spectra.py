@@ -109,7 +109,11 @@ def spectrum_posterior(
     precision = precision.reshape(size, size)
     # Equilibrate before factoring: bright and faint sources differ by 1e6 in curvature.
     balance = 1 / jnp.sqrt(jnp.diagonal(precision))
-    lower = jnp.linalg.cholesky(precision * balance[:, None] * balance[None, :])
+    # Unit diagonal plus the rounding of a float32 factorisation of this size: two sources
+    # of almost one shape would otherwise make it fail.
+    ridge = 4 * size * jnp.finfo(precision.dtype).eps
+    balanced = precision * balance[:, None] * balance[None, :] + ridge * jnp.eye(size)
+    lower = jnp.linalg.cholesky(balanced)
     right = (projected * width).reshape(size) * balance
     solution = (balance * jsl.cho_solve((lower, True), right)).reshape(num_sources, num_bands)
     # The minimum as a sum of squares: residuals at the solution plus the prior's share.

@@ -1,0 +1,56 @@
+"""Shared fixtures: small blends whose programs are compiled once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scorepriors import LogStretch, ScorePrior
+from scorepriors.models.observation import Observation
+from scorepriors.models.psf import gaussian_psf
+from scorepriors.networks import GaussianEnergy, ModeNetwork, WienerEnergy
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+def small_energy(box=8, modes=6, *, seed=0, trained=True):
+    """A small `WienerEnergy`; `trained` gives its network random instead of zero outputs."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.normal(size=(box**2, modes)))[0]
+    network = ModeNetwork(modes, 16, 16, 2, key=jax.random.key(seed))
+    if trained:
+        leaves, structure = jax.tree.flatten(network)
+        leaves = [
+            leaf + 0.1 * jax.random.normal(jax.random.key(i), leaf.shape)
+            for i, leaf in enumerate(leaves)
+        ]
+        network = jax.tree.unflatten(structure, leaves)
+    arrays = rng.normal(size=box**2), basis, np.geomspace(5, 0.5, modes), np.asarray(0.01)
+    return WienerEnergy(*(jnp.asarray(a, jnp.float32) for a in arrays), network)
+
+
+def gaussian_prior(box=8):
+    """A prior whose every property is known in closed form."""
+    row = np.arange(box) - (box - 1) / 2
+    blob = np.exp(-(row[:, None] ** 2 + row**2) / 8)
+    mean = jnp.asarray(np.log1p(blob / 0.05) / 0.44, jnp.float32)
+    return ScorePrior(
+        GaussianEnergy(mean, jnp.asarray(0.2)), LogStretch(), 0.3, sigma_max=5.0, name="gaussian"
+    )
+
+
+def small_observation(centers, *, shape=(24, 24), bands=3, seed=0, flux=300.0):
+    """Round Gaussian galaxies with flat spectra, unmatched Gaussian PSFs, unit noise."""
+    rng = np.random.default_rng(seed)
+    psfs = np.stack([gaussian_psf(1.3 + 0.15 * b, 15) for b in range(bands)])
+    rows, columns = np.indices(shape)
+    images = rng.normal(size=(bands, *shape))
+    for b in range(bands):
+        variance = (1.3 + 0.15 * b) ** 2 + 1.5
+        for row, column in centers:
+            squared = (rows - row) ** 2 + (columns - column) ** 2
+            images[b] += flux * np.exp(-squared / 2 / variance) / (2 * np.pi * variance)
+    return Observation.from_arrays(images, variance=np.ones_like(images), psfs=psfs)

@@ -1,0 +1,184 @@
+"""The command line: the example, and twenty ways to get it wrong."""
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from click.testing import CliRunner
+
+from scorepriors.inference.cli import BAD_INPUT, NOT_CONVERGED, main
+from scorepriors.models.example import load_example
+from scorepriors.zoo import prior_path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch):
+    """Leave the compilation cache of the process as it is: other tests count on it."""
+    import scorepriors.inference.cli as cli
+
+    monkeypatch.setattr(cli, "_prepare_jax", lambda devices=1: None)
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def blend(tmp_path):
+    path = tmp_path / "blend.fits"
+    load_example()[0].to_fits(path)
+    return path
+
+
+def rewrite(path, change):
+    with fits.open(path) as hdus:
+        copies = {hdu.name or "PRIMARY": hdu.copy() for hdu in hdus}
+    change(copies)
+    fits.HDUList(list(copies.values())).writeto(path, overwrite=True)
+    return path
+
+
+def set_data(name, function):
+    def change(hdus):
+        hdus[name].data = function(np.array(hdus[name].data))
+
+    return change
+
+
+def nan_pixel(array):
+    array[0, 5, 5] = np.nan
+    return array
+
+
+def negative(array):
+    array[0, 5, 5] = -1
+    return array
+
+
+def positions(tmp_path, **columns):
+    path = tmp_path / "positions.csv"
+    Table(columns).write(path, overwrite=True)
+    return path
+
+
+def corrupt_weights(tmp_path):
+    raw = bytearray(prior_path("lsst-32").read_bytes())
+    raw[-5] ^= 1
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(bytes(raw))
+    return path
+
+
+def written(path, content):
+    path.write_bytes(content)
+    return path
+
+
+MISTAKES = {
+    "missing file": lambda b, t: [t / "nothing.fits"],
+    "truncated FITS": lambda b, t: [written(t / "t.fits", b.read_bytes()[:9000])],
+    "empty file": lambda b, t: [written(t / "e.fits", b"")],
+    "folder": lambda b, t: [t],
+    "not FITS": lambda b, t: [written(t / "x.fits", b"hello" * 1000)],
+    "unknown ending": lambda b, t: [written(t / "x.jpg", b"hello")],
+    "bad npz": lambda b, t: [written(t / "x.npz", b"hello")],
+    "no file": lambda b, t: [],
+    "file and example": lambda b, t: [b, "--example"],
+    "NaN pixel": lambda b, t: [rewrite(b, set_data("IMAGE", nan_pixel))],
+    "negative weight": lambda b, t: [rewrite(b, set_data("WEIGHT", negative))],
+    "all masked": lambda b, t: [rewrite(b, set_data("WEIGHT", np.zeros_like))],
+    "shapes disagree": lambda b, t: [rewrite(b, set_data("WEIGHT", lambda a: a[:, :-1]))],
+    "too few PSFs": lambda b, t: [rewrite(b, set_data("PSF", lambda a: a[:-1]))],
+    "PSF off centre": lambda b, t: [rewrite(b, set_data("PSF", lambda a: np.roll(a, 9, 1)))],
+    "no PSF": lambda b, t: [rewrite(b, lambda hdus: hdus.pop("PSF"))],
+    "catalogue outside": lambda b, t: [b, "--catalog", positions(t, x=[500.0], y=[3.0])],
+    "catalogue empty": lambda b, t: [b, "--catalog", positions(t, x=[], y=[])],
+    "catalogue columns": lambda b, t: [b, "--catalog", positions(t, left=[1.0], up=[3.0])],
+    "catalogue twice": lambda b, t: [b, "--catalog", positions(t, x=[9.0, 9], y=[9.0, 9])],
+    "unknown prior": lambda b, t: [b, "--prior", "hubble-512"],
+    "corrupt weights": lambda b, t: [b, "--prior", corrupt_weights(t)],
+    "bad sigma": lambda b, t: [b, "--sigma", "-1"],
+    "output is a file": lambda b, t: [b, "--output", written(t / "out", b"x")],
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_get_one_sentence_and_leave_nothing(name, blend, tmp_path):
+    arguments = MISTAKES[name](blend, tmp_path)
+    if "--output" not in arguments:
+        arguments += ["--output", tmp_path / "results"]
+    outcome = run("deblend", *arguments)
+    assert outcome.exit_code == BAD_INPUT, outcome.output
+    lines = outcome.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("scorepriors: ")
+    assert lines[0].endswith(".")
+    assert "Traceback" not in outcome.output
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_example_and_its_files(tmp_path):
+    target = tmp_path / "results"
+    outcome = run("deblend", "--example", "--output", target)
+    assert outcome.exit_code == 0, outcome.output
+    table = Table.read(target / "catalogue.ecsv")
+    assert len(table) == 4
+    assert str(table["flux_r"].unit) == "nJy"
+    assert np.isfinite(table["ra"]).all()
+    summary = json.loads((target / "summary.json").read_text())
+    assert summary["converged"]
+    assert summary["prior"] == "lsst-32"
+    assert 0.9 < summary["chi2"] < 1.1
+    with fits.open(target / "sources.fits") as hdus:
+        cubes = [hdu for hdu in hdus if hdu.name.startswith("SOURCE_")]
+        assert len(cubes) == 4
+        assert cubes[0].data.shape == (6, 64, 64)
+        assert cubes[0].header["CTYPE1"] == "RA---TAN"
+    assert (target / "report.png").read_bytes()[:4] == b"\x89PNG"
+    # Nothing is replaced without being told to.
+    before = (target / "catalogue.ecsv").read_bytes()
+    again = run("deblend", "--example", "--output", target)
+    assert again.exit_code == BAD_INPUT
+    assert "--force" in again.stderr
+    assert (target / "catalogue.ecsv").read_bytes() == before
+
+
+def test_not_converged_has_a_code_of_its_own_and_keeps_results(tmp_path):
+    target = tmp_path / "results"
+    outcome = run("deblend", "--example", "--output", target, "--max-iterations", 2)
+    assert outcome.exit_code == NOT_CONVERGED
+    assert "not converged" in outcome.stderr
+    assert not json.loads((target / "summary.json").read_text())["converged"]
+
+
+def test_priors_are_listed():
+    outcome = run("priors")
+    assert outcome.exit_code == 0
+    assert "lsst-32" in outcome.output
+    assert "ztf-32" in outcome.output
+
+
+def test_train_refuses_a_bad_recipe(tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("name = 'x'\n[data]\nset = 'lsst'\ncolour = 3\n")
+    outcome = run("train", recipe)
+    assert outcome.exit_code == BAD_INPUT
+    assert "data.colour" in outcome.stderr
+
+
+def test_train_writes_weights_and_pictures(tmp_path):
+    rows, columns = np.indices((8, 8)) - 3.5
+    width = np.linspace(1, 2.5, 120)[:, None, None]
+    np.savez(tmp_path / "set.npz", images=np.exp(-(rows**2 + columns**2) / 2 / width**2))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        "name = 'mine'\n[data]\npath = 'set.npz'\nbox = 8\n"
+        "[network]\nmodes = 8\nwidth = 16\ninner = 16\ndepth = 1\n"
+        "[training]\nsteps = 20\nblock = 10\nbatch = 16\n"
+    )
+    outcome = run("train", recipe, "--output", tmp_path / "run")
+    assert outcome.exit_code == 0, outcome.output
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"mine.safetensors", "loss.png", "samples.png", "checkpoint.npz"} <= names

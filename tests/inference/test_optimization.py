@@ -1,0 +1,143 @@
+"""MAP fits of models that have nothing to do with galaxies, and of blends."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from scipy.optimize import minimize
+
+from scorepriors import InputError
+from scorepriors.inference.optimization import fit_map
+from scorepriors.inference.posterior import posterior
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(50, 3)).astype(np.float32)
+Y = (X @ np.array([1.0, 2.0, 3.0]) + 0.1 * RNG.normal(size=50)).astype(np.float32)
+SCHOOLS = np.array([28.0, 8, -3, 7, -1, 1, 18, 12], np.float32)
+ERRORS = np.array([15.0, 10, 16, 11, 9, 11, 10, 18], np.float32)
+
+
+def linear(x, y):
+    w = numpyro.sample("w", dist.Normal(0.0, 10.0).expand([3]).to_event(1))
+    numpyro.sample("y", dist.Normal(x @ w, 0.1).to_event(1), obs=y)
+
+
+def eight_schools(num, errors, y=None, centred=False):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
+    with numpyro.plate("school", num):
+        if centred:
+            theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        else:
+            theta = mu + tau * numpyro.sample("z", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(theta, errors), obs=y)
+
+
+def closed_form(x, y):
+    x, y = x.astype(float), y.astype(float)
+    return np.linalg.solve(x.T @ x / 0.01 + np.eye(3) / 100, x.T @ y / 0.01)
+
+
+def test_linear_regression_is_the_closed_form(key):
+    best = fit_map(linear, X, Y, key=key)
+    assert best.converged
+    np.testing.assert_allclose(best.values["w"], closed_form(X, Y), rtol=1e-5)
+    assert 0 <= best.expected_gain < 0.01
+    assert len(best.loss_history) == best.num_iterations
+    assert np.isfinite(best.loss_history).all()
+
+
+def test_any_optax_optimiser(key):
+    best = fit_map(linear, X, Y, key=key, optimizer=optax.adam(0.05), max_iterations=2000)
+    assert best.converged
+    np.testing.assert_allclose(best.values["w"], closed_form(X, Y), atol=0.01)
+
+
+def test_noncentred_eight_schools_agrees_with_scipy(key):
+    best = fit_map(
+        eight_schools, 8, ERRORS, key=key, model_kwargs={"y": SCHOOLS}, tolerance=1e-4
+    )
+    assert best.converged
+    bound = posterior(eight_schools, 8, ERRORS, model_kwargs={"y": SCHOOLS})
+    flat, unravel = jax.flatten_util.ravel_pytree(bound.start(key=key))
+    value = jax.jit(jax.value_and_grad(lambda v: bound.potential_fn(unravel(v))))
+    found = minimize(
+        lambda v: tuple(np.asarray(a, float) for a in value(jnp.asarray(v, jnp.float32))),
+        flat, jac=True, method="BFGS",
+    )  # fmt: skip
+    np.testing.assert_allclose(best.potential, found.fun, atol=1e-3)
+    scipy_tau = np.exp(unravel(jnp.asarray(found.x, jnp.float32))["tau"])
+    np.testing.assert_allclose(best.values["tau"], scipy_tau, rtol=0.05)
+
+
+def test_a_mode_at_infinity_is_not_called_converged(key):
+    best = fit_map(
+        eight_schools, 8, ERRORS, key=key, model_kwargs={"y": SCHOOLS, "centred": True},
+        max_iterations=300,
+    )  # fmt: skip
+    assert not best.converged
+
+
+def test_a_batch_side_by_side_equals_one_by_one(key):
+    xs, ys = np.stack([X, 2 * X]), np.stack([Y, Y])
+    best = fit_map(linear, xs, ys, key=key, in_axes=(0, 0))
+    assert best.converged.all()
+    for i in range(2):
+        np.testing.assert_allclose(best.values["w"][i], closed_form(xs[i], ys[i]), rtol=1e-4)
+
+
+def test_progress_and_interruption_keep_the_best(key):
+    import os
+    import signal
+
+    seen = []
+
+    def progress(iteration, potential, gain):
+        seen.append(iteration)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    best = fit_map(linear, X, Y, key=key, block=2, progress=progress)
+    assert seen == [2]
+    assert best.interrupted
+    assert not best.converged
+    assert np.isfinite(best.potential)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init": {"nothing": 1.0}}, "no latent site"),
+        ({"init": {"w": np.ones(4)}}, "shape"),
+        ({"scale": {"nothing": 1.0}}, "no latent site"),
+        ({"scale": {"w": np.ones(4)}}, "does not fit"),
+        ({"max_iterations": 0}, "max_iterations"),
+        ({"tolerance": -1.0}, "tolerance"),
+        ({"in_axes": (0,)}, "in_axes"),
+    ],
+)
+def test_mistakes(options, message, key):
+    with pytest.raises(InputError, match=message):
+        fit_map(linear, X, Y, key=key, **options)
+
+
+def test_data_with_nan_are_noticed(key):
+    with pytest.raises(InputError, match="not finite"):
+        fit_map(linear, X, np.full_like(Y, np.nan), key=key)
+
+
+def test_a_posterior_is_a_potential_for_numpyro(key):
+    from numpyro.infer import MCMC, NUTS
+
+    bound = posterior(linear, X, Y)
+    u = bound.unconstrain({"w": jnp.ones(3)})
+    np.testing.assert_allclose(bound.log_density(u), -bound.potential_fn(u))
+    np.testing.assert_allclose(bound.constrain(u)["w"], 1.0, rtol=1e-6)
+    chain = MCMC(NUTS(potential_fn=bound.potential_fn), num_warmup=200, num_samples=300,
+                 progress_bar=False)  # fmt: skip
+    chain.run(key, init_params=u)
+    draws = chain.get_samples()["w"]
+    error = np.sqrt(np.diag(np.linalg.inv(X.T @ X / 0.01)))
+    np.testing.assert_allclose(draws.mean(0), closed_form(X, Y), atol=5 * error.max() / 10)
