@@ -61,11 +61,17 @@ def _prepare_jax(devices: int = 1) -> None:
 @click.option("--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec.")
 @click.option("--psf", type=click.Path(), help="PSF images, if the file has none.")
 @click.option("--index", type=int, help="Which blend of a stacked npz set.")
-@click.option("--prior", "prior_name", default="lsst-32", show_default=True,
-              help="Name or .safetensors file.")
+@click.option(
+    "--prior", "prior_name", default="lsst-32", show_default=True, help="Name or .safetensors file."
+)
 @click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
-@click.option("--output", type=click.Path(), default="deblended", show_default=True,
-              help="Folder for the results.")
+@click.option(
+    "--output",
+    type=click.Path(),
+    default="deblended",
+    show_default=True,
+    help="Folder for the results.",
+)
 @click.option("--force", is_flag=True, help="Replace existing results.")
 @click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -233,8 +239,13 @@ def priors():
 
 @main.command("validate-prior")
 @click.argument("name")
-@click.option("--num", type=click.IntRange(50), default=2000, show_default=True,
-              help="Samples and held-out images.")
+@click.option(
+    "--num",
+    type=click.IntRange(50),
+    default=2000,
+    show_default=True,
+    help="Samples and held-out images.",
+)
 @click.option("--images", type=click.Path(), help="images.npz of the run; simulated if built in.")
 @click.option("--output", type=click.Path(), help="Folder.  [default: validation-NAME]")
 @click.option("--seed", type=int, default=0, show_default=True)

@@ -211,9 +211,7 @@ def deblend(
     galaxies_first = galaxies is not None
     free_form = _scene(obs, data, final_groups, final, is_point, galaxies_first=galaxies_first)
     profile = _profile_values(parametric, is_point, galaxies, stars is not None)
-    return Deblended(
-        obs, positions, prior, free_form, parametric_scene, fitted, profile, seconds
-    )
+    return Deblended(obs, positions, prior, free_form, parametric_scene, fitted, profile, seconds)
 
 
 def _label(progress, name):
@@ -242,7 +240,9 @@ def _profile_images(sources, original, fit: MAPResult, options, several) -> Morp
     values = _strip(fit.values, "profiles/" if several else "")
     # Same place in the image, other corner: `center` moves with the sources.
     values = {**values, "offset": values["offset"] + original.center - sources.center}
-    return _draw(bulge_disk, sources, values, {"box": options["box"], "psf_sigma": options["psf_sigma"]})
+    return _draw(
+        bulge_disk, sources, values, {"box": options["box"], "psf_sigma": options["psf_sigma"]}
+    )
 
 
 def _star_images(stars, fit: MAPResult, options, prefix) -> Morphologies:
@@ -278,7 +278,13 @@ def _profile_values(fit, is_point, galaxies, several) -> dict:
         return {}
     values = _strip(fit.values, "profiles/" if several else "")
     out = {}
-    for name in ("log_radius", "ellipticity", "bulge_logit", "bulge_log_ratio", "bulge_ellipticity"):
+    for name in (
+        "log_radius",
+        "ellipticity",
+        "bulge_logit",
+        "bulge_log_ratio",
+        "bulge_ellipticity",
+    ):
         value = np.asarray(values[name])
         full = np.full((len(is_point), *value.shape[1:]), np.nan)
         full[~is_point] = value[: (~is_point).sum()]
@@ -331,7 +337,11 @@ def _on_image(images, corners, shape) -> np.ndarray:
         rows = slice(max(row, 0), min(row + size, shape[0]))
         columns = slice(max(column, 0), min(column + size, shape[1]))
         if rows.start < rows.stop and columns.start < columns.stop:
-            target[rows, columns] = image[
-                rows.start - row : rows.stop - row, columns.start - column : columns.stop - column
-            ] / image.sum()
+            target[rows, columns] = (
+                image[
+                    rows.start - row : rows.stop - row,
+                    columns.start - column : columns.stop - column,
+                ]
+                / image.sum()
+            )
     return out

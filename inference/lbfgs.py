@@ -33,7 +33,7 @@ _ARMIJO = 1e-4
 
 
 def flat_lbfgs(
-    memory_size: int = 20, first_step: float = 0.1
+    memory_size: int = 20, first_step: float = 0.1, max_step: float = 10.0
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS (Nocedal & Wright 2006, algorithm 7.4) with backtracking across updates.
 
@@ -43,6 +43,9 @@ def flat_lbfgs(
         Pairs of steps and gradient differences kept.
     first_step
         Largest change of any parameter in the first, gradient-descent step.
+    max_step
+        Largest change of any parameter in every other one: curvature learned near one
+        point says little about far ones, where densities overflow.
 
     Returns
     -------
@@ -75,6 +78,7 @@ def flat_lbfgs(
         inverse = keep(1 / jnp.where(useful, product, 1.0), state.inverse_products)
         count = state.count + useful.astype(jnp.int32)
         newton = -_two_loop(gradient, steps, differences, inverse, count, memory_size)
+        newton *= max_step / jnp.maximum(jnp.max(jnp.abs(newton)), max_step)
         start = -gradient * first_step / jnp.maximum(jnp.max(jnp.abs(gradient)), first_step)
         direction = jnp.where(count > 0, newton, start)
         state = LBFGSState(

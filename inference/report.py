@@ -136,7 +136,9 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     spectrum.errorbar(bands, scene.flux[k] * factor, scene.flux_error[k] * factor, fmt="o-",
                       color=colour, markersize=4, linewidth=1.2, capsize=2,
                       label="learned prior")  # fmt: skip
-    highest = max(float((scene.flux[k] * factor).max()), float((result.parametric.flux[k] * factor).max()))
+    highest = max(
+        float((scene.flux[k] * factor).max()), float((result.parametric.flux[k] * factor).max())
+    )
     lowest = min(0.0, float(((scene.flux[k] - scene.flux_error[k]) * factor).min()))
     if highest > lowest:
         spectrum.set_ylim(lowest - 0.02 * (highest - lowest), 1.18 * highest)

@@ -74,7 +74,7 @@ def profile_start(
         prefix, count = "profiles/" if several else "", len(profiles.mask)
         for name, (start, size, prior, strength) in _PROFILE_SITES.items():
             width = _width(snr[first:], prior, strength)
-            shape = (count, 2)[: size]
+            shape = (count, 2)[:size]
             init[prefix + name] = jnp.full(shape, start)
             scale[prefix + name] = width[:, None] if size == 2 else width
     return init, scale
@@ -93,7 +93,9 @@ _PROFILE_SITES = {
 
 
 def _width(snr, prior, strength):
-    return 1 / jnp.sqrt(1 / prior**2 + jnp.minimum(strength * snr, 300.0) ** 2)
+    # Capped: positions may be off by far more than a bright source's error, and steps of
+    # a hundred widths are a worse search than a somewhat ill-conditioned one.
+    return 1 / jnp.sqrt(1 / prior**2 + jnp.minimum(strength * snr, 30.0) ** 2)
 
 
 def _blobs(sources: Sources, box: int, sigma: float):

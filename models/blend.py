@@ -117,9 +117,7 @@ def observe(
         numpyro.deterministic("flux", spectrum * area[:, None])
         return
     if spectra not in ("marginal", "profiled"):
-        raise ValueError(
-            f"`spectra` must be 'marginal', 'profiled' or 'sampled', got {spectra!r}."
-        )
+        raise ValueError(f"`spectra` must be 'marginal', 'profiled' or 'sampled', got {spectra!r}.")
     solved = spectrum_posterior(renderings, data.images, data.weights, prior)
     log_density = solved.log_marginal if spectra == "marginal" else solved.log_profiled
     numpyro.factor("pixels", log_density)

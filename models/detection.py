@@ -65,7 +65,9 @@ def detect(obs: Observation, *, threshold: float = 3.0, min_area: int = 4) -> Po
     found = found[np.argsort(-found["flux"])]
     # Windowed centroids of blended sources drift towards the neighbour: take the peak,
     # refined by a parabola through the pixels beside it.
-    places = np.stack([_peak(image, int(y), int(x)) for y, x in zip(found["ypeak"], found["xpeak"])])
+    places = np.stack(
+        [_peak(image, int(y), int(x)) for y, x in zip(found["ypeak"], found["xpeak"])]
+    )
     return Positions(
         tuple(str(i + 1) for i in range(len(found))), places, np.zeros(len(found), bool)
     )

@@ -45,9 +45,7 @@ def gaussian_psf(sigma: float, size: int, offset=(0.0, 0.0)) -> np.ndarray:
         ``[size, size]``, total flux of one (less what falls outside).
     """
     edges = np.arange(size + 1) - size // 2 - 0.5
-    row, column = (
-        np.diff(erf((edges - shift) / (np.sqrt(2) * sigma))) / 2 for shift in offset
-    )
+    row, column = (np.diff(erf((edges - shift) / (np.sqrt(2) * sigma))) / 2 for shift in offset)
     return row[:, None] * column[None, :]
 
 

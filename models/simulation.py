@@ -113,9 +113,7 @@ def simulate_blend(
     variance = sigma[:, None, None] ** 2 * (1 + np.maximum(total, 0) / 25.0)
     noise = rng.standard_normal(total.shape) * np.sqrt(variance)
     stamp = 41
-    psf_images = np.stack(
-        [psfs[b].drawImage(nx=stamp, ny=stamp, scale=scale).array for b in bands]
-    )
+    psf_images = np.stack([psfs[b].drawImage(nx=stamp, ny=stamp, scale=scale).array for b in bands])
     psf_images /= psf_images.sum((1, 2), keepdims=True)
     wcs = WCS(naxis=2)
     wcs.wcs.crpix = [(width + 1) / 2, (height + 1) / 2]
@@ -143,7 +141,9 @@ def _apart(rng, count: int, spread: float) -> np.ndarray:
 
 def _colours(rng, count: int, bands: str) -> np.ndarray:
     """Magnitudes relative to i: one number from blue to red, and some scatter."""
-    wave = np.array([{"u": 367, "g": 483, "r": 622, "i": 755, "z": 869, "y": 971}[b] for b in bands])
+    wave = np.array(
+        [{"u": 367, "g": 483, "r": 622, "i": 755, "z": 869, "y": 971}[b] for b in bands]
+    )
     slope = rng.uniform(0.2, 2.2, (count, 1))
     return slope * (755 / wave - 1) * 1.2 + rng.normal(0, 0.08, (count, len(bands)))
 

@@ -143,9 +143,7 @@ def bulge_disk(
         shape = numpyro.sample("ellipticity", dist.Normal(0.0, 0.3).expand([2]).to_event(1))
         logit = numpyro.sample("bulge_logit", dist.Normal(-2.0, 1.5))
         log_ratio = numpyro.sample("bulge_log_ratio", dist.Normal(np.log(0.6), 0.5))
-        round_ = numpyro.sample(
-            "bulge_ellipticity", dist.Normal(0.0, 0.15).expand([2]).to_event(1)
-        )
+        round_ = numpyro.sample("bulge_ellipticity", dist.Normal(0.0, 0.15).expand([2]).to_event(1))
     disk = _mixture(1.0)
     bulge = _mixture(4.0)
     fraction = jax.nn.sigmoid(logit)

@@ -127,6 +127,4 @@ def spectrum_posterior(
     log_profiled = -0.5 * chi2 - 0.5 * log_det_prior - log_det_width - norm
     log_marginal = -0.5 * chi2 - 0.5 * (log_det_prior + log_det)
     to_precision = (1 / (balance * width.reshape(size)))[:, None]
-    return SpectrumPosterior(
-        prior.mean + step, lower * to_precision, log_profiled, log_marginal
-    )
+    return SpectrumPosterior(prior.mean + step, lower * to_precision, log_profiled, log_marginal)

@@ -179,9 +179,7 @@ class ModeNetwork(eqx.Module):
         self.frequencies = jnp.asarray(np.geomspace(0.25, 20.0, embedding // 2), jnp.float32)
         self.embed = eqx.nn.Linear(embedding, embedding, key=keys[0])
         self.enter = eqx.nn.Linear(2 * modes, width, key=keys[1])
-        self.blocks = tuple(
-            _Block(width, inner, embedding, key=k) for k in keys[2 : 2 + depth]
-        )
+        self.blocks = tuple(_Block(width, inner, embedding, key=k) for k in keys[2 : 2 + depth])
         self.leave = _zeros(eqx.nn.Linear(width, modes, key=keys[-1]))
 
     def __call__(self, modes, wiener, log_sigma):

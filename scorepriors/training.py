@@ -80,9 +80,7 @@ def training_images(recipe: Recipe, directory: Path, progress: Callable | None =
         with np.load(stored, allow_pickle=False) as archive:
             if str(archive["recipe"]) == identity:
                 return archive["train"], archive["held_out"]
-        raise InputError(
-            f"{stored} was made from another [data] table; train in a new directory."
-        )
+        raise InputError(f"{stored} was made from another [data] table; train in a new directory.")
     if data.set is not None:
         images = _simulate_parallel(recipe, progress)
     else:
@@ -213,7 +211,11 @@ def train(
     state = TrainingState(energy.network, energy.network, optimiser.init(energy.network))
     checkpoint = directory / "checkpoint.npz"
     identity = json.dumps(
-        {k: v for k, v in recipe.as_dict().items() if k in ("data", "stretch", "network", "training")},
+        {
+            k: v
+            for k, v in recipe.as_dict().items()
+            if k in ("data", "stretch", "network", "training")
+        },
         sort_keys=True,
     )
     step, seconds, history = 0, 0.0, []
@@ -278,9 +280,7 @@ def _compile_block(energy, optimiser, recipe, coordinates):
         sigma = jnp.exp(low + strata * (high - low))
         noise = jr.normal(key_noise, clean.shape)
         if config.devices > 1:
-            clean, sigma, noise = jax.lax.with_sharding_constraint(
-                (clean, sigma, noise), by_image
-            )
+            clean, sigma, noise = jax.lax.with_sharding_constraint((clean, sigma, noise), by_image)
         (_, losses), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
             state.network, clean, sigma, noise
         )

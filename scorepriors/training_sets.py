@@ -95,9 +95,7 @@ def lsst_galaxy(galsim, rng, index=0):
     disk_ratio = np.sqrt(0.2**2 + (1 - 0.2**2) * rng.uniform() ** 2)
     kind = rng.uniform()
     bulge_fraction = 0.0 if kind < 0.5 else rng.beta(0.8, 3.0) if kind < 0.9 else rng.beta(4, 1)
-    bulge_radius = np.clip(
-        0.6 * disk_radius * np.exp(0.6 * rng.standard_normal()), 0.04, 0.8
-    )
+    bulge_radius = np.clip(0.6 * disk_radius * np.exp(0.6 * rng.standard_normal()), 0.04, 0.8)
     bulge_ratio = 0.45 + 0.55 * rng.beta(2, 1.3)
     twist = angle + 10 * rng.standard_normal() * galsim.degrees
     disk = galsim.Exponential(half_light_radius=disk_radius, flux=1 - bulge_fraction)
@@ -138,8 +136,10 @@ def read_images(path: str | Path, *, box: int | None = None) -> np.ndarray:
     if not path.exists():
         raise InputError(f"no training images at {str(path)!r}: the path does not exist.")
     endings = (".fits", ".fit", ".fits.gz", ".npz")
-    files = [path] if path.is_file() else sorted(
-        f for f in path.iterdir() if f.name.lower().endswith(endings)
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(f for f in path.iterdir() if f.name.lower().endswith(endings))
     )
     stacks = [stack for file in files for stack in _read_stacks(file, box)]
     if not stacks:

@@ -57,9 +57,7 @@ def test_any_optax_optimiser(key):
 
 
 def test_noncentred_eight_schools_agrees_with_scipy(key):
-    best = fit_map(
-        eight_schools, 8, ERRORS, key=key, model_kwargs={"y": SCHOOLS}, tolerance=1e-4
-    )
+    best = fit_map(eight_schools, 8, ERRORS, key=key, model_kwargs={"y": SCHOOLS}, tolerance=1e-4)
     assert best.converged
     bound = posterior(eight_schools, 8, ERRORS, model_kwargs={"y": SCHOOLS})
     flat, unravel = jax.flatten_util.ravel_pytree(bound.start(key=key))

@@ -60,7 +60,9 @@ def test_against_galsim():
     for fwhm in (0.7, 0.9):
         atmosphere = galsim.Kolmogorov(fwhm=fwhm)
         psfs.append(atmosphere.drawImage(nx=41, ny=41, scale=scale).array)
-        wanted.append(galsim.Convolve(profile, atmosphere).drawImage(nx=48, ny=48, scale=scale).array)
+        wanted.append(
+            galsim.Convolve(profile, atmosphere).drawImage(nx=48, ny=48, scale=scale).array
+        )
     from scorepriors.models.observation import Observation
 
     obs = Observation.from_arrays(

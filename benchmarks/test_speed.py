@@ -1,0 +1,101 @@
+"""Network calls, MAP iterations and thirty blends, as multiples of the arithmetic."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scorepriors import load_prior
+from scorepriors.inference.deblending import deblend
+from scorepriors.inference.posterior import posterior
+from scorepriors.inference.starting import profile_start
+from scorepriors.models.blend import blend
+from scorepriors.models.example import load_example
+from scorepriors.models.positions import read_positions
+from scorepriors.models.rendering import image_data
+from scorepriors.models.simulation import simulate_blend
+from scorepriors.models.sources import place_sources
+
+
+@pytest.fixture(scope="session")
+def flops_per_second():
+    """Rate of a 1024 x 1024 float32 matrix product, the best of ten."""
+    a = jnp.ones((1024, 1024))
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        product(a).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * 1024**3 / min(times)
+
+
+def network_flops(prior, images):
+    """Multiply-adds of value and gradient: the forward pass and as much again."""
+    matrices = sum(leaf.size for leaf in jax.tree.leaves(prior.params) if leaf.ndim == 2)
+    return 2 * 2 * matrices * images
+
+
+@pytest.mark.parametrize("images", [5, 64])
+def test_network_call(benchmark, flops_per_second, images):
+    prior = load_prior("lsst-32")
+    x = prior.sample(jax.random.key(0), (images,))
+    call = jax.jit(jax.value_and_grad(lambda x: prior.log_prob(x).sum()))
+    jax.block_until_ready(call(x))
+    benchmark(lambda: jax.block_until_ready(call(x)))
+    arithmetic = network_flops(prior, images) / flops_per_second
+    benchmark.extra_info["times_arithmetic"] = benchmark.stats["min"] / arithmetic
+
+
+def test_share_of_the_network_in_a_gradient(benchmark):
+    obs, truth = load_example()
+    prior = load_prior("lsst-32")
+    data = image_data(obs, box=32)
+    sources = place_sources(truth.center, box=32, size=8)
+    bound = posterior(blend, data, prior, sources)
+    u = bound.start(
+        {"morphology": prior.sample(jax.random.key(0), (8,)), "brightness": jnp.full(8, 6.0)},
+        key=jax.random.key(1),
+    )
+    whole = jax.jit(jax.value_and_grad(lambda b, u: b.potential_fn(u), argnums=1))
+    network = jax.jit(jax.value_and_grad(lambda x: prior.log_prob(x).sum()))
+    x = jnp.exp(u["morphology"]) - 0.05
+    jax.block_until_ready((whole(bound, u), network(x)))
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        jax.block_until_ready(network(x))
+        times.append(time.perf_counter() - start)
+    benchmark(lambda: jax.block_until_ready(whole(bound, u)))
+    benchmark.extra_info["network_share"] = min(times) / benchmark.stats["min"]
+
+
+def test_thirty_blends_with_compilation(benchmark, flops_per_second):
+    rng = np.random.default_rng(0)
+    blends = [
+        simulate_blend(int(rng.integers(2, 9)), seed=100 + i, spread=9.0)[0] for i in range(30)
+    ]
+    prior = load_prior("lsst-32")
+    images = []
+
+    def run():
+        jax.clear_caches()
+        images.clear()
+        for obs in blends:
+            result = deblend(obs, read_positions(obs.catalog, obs), prior=prior, padding=8)
+            images.append(8 * int(result.free_form.fit.num_iterations))
+
+    benchmark.pedantic(run, rounds=1)
+    arithmetic = network_flops(prior, sum(images)) / flops_per_second
+    benchmark.extra_info["times_arithmetic"] = benchmark.stats["min"] / arithmetic
+
+
+def test_profile_start(benchmark):
+    obs, truth = load_example()
+    data = image_data(obs, box=32)
+    sources = place_sources(truth.center, box=32, size=8)
+    jax.block_until_ready(profile_start(data, None, sources))
+    benchmark(lambda: jax.block_until_ready(profile_start(data, None, sources)))
