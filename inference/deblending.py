@@ -189,7 +189,7 @@ def deblend(
     final_groups, final = groups, parametric
     if galaxies is not None:
         # The fitted centre decides where the box goes: a prior is strict about centring.
-        moved = _group(fitted[~is_point], box, padding)
+        moved = place_sources(fitted[~is_point], box=box, size=len(galaxies.mask))
         start = _profile_images(moved, galaxies, parametric, options, stars is not None)
         star_group = groups[0] if stars is not None else None
         init, scale = free_form_start(data, prior, start, star_group)
@@ -225,7 +225,7 @@ def _group(center: np.ndarray, box: int, padding: int) -> Sources | None:
     return place_sources(center, box=box, size=size)
 
 
-@partial(eqx.filter_jit)
+@eqx.filter_jit
 def _draw(block, sources, values, options):
     """Images of a parametric group for given site values."""
     return substitute(seed(lambda: block(sources, **options), 0), data=values)()

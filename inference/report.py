@@ -1,5 +1,7 @@
 """The report: observed, model, residual, and each source with its spectrum."""
 
+from typing import Any
+
 import numpy as np
 from astropy.visualization import make_lupton_rgb
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -59,7 +61,8 @@ def report_figure(result: Deblended) -> Figure:
     width = 10.5 if pages == 1 else 17.0
     figure = Figure(figsize=(width, 4.1 + 1.55 * rows), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3.8, 1.55 * rows])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[3.8, 1.55 * rows])
+    top, bottom = parts
     noise = np.array([1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0
                       for w in obs.weights])  # fmt: skip
     compose = colour_composer(obs.images, noise)
@@ -78,7 +81,7 @@ def report_figure(result: Deblended) -> Figure:
 
 def _scene_row(figure, result: Deblended, compose, total) -> None:
     obs, scene = result.observation, result.free_form
-    axes = figure.subplots(1, 3)
+    axes: Any = figure.subplots(1, 3)
     axes[0].imshow(compose(obs.images), origin="lower", interpolation="nearest")
     axes[0].set_title("observed", color=_INK)
     for k, (identity, (row, column)) in enumerate(

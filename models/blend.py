@@ -1,6 +1,6 @@
 """The ready-made NumPyro model of a blend; read it, copy it, change it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpyro
@@ -57,8 +57,10 @@ def blend(
 
     One colour per source is the assumption behind "spectrum x morphology".
     """
-    groups = {}
+    groups: dict[str, Callable] = {}
     if galaxies is not None:
+        if prior is None:
+            raise ValueError("free-form `galaxies` need a `prior`.")
         groups["galaxies"] = lambda: free_form(prior, galaxies)
     if stars is not None:
         groups["stars"] = lambda: point_sources(

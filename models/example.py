@@ -7,6 +7,7 @@ needs nothing but astropy.
 import sys
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -18,7 +19,7 @@ from .observation import Observation
 from .simulation import Truth, simulate_blend
 
 #: What `main` simulates: four galaxies whose light overlaps, the faintest near 24.5.
-EXAMPLE = {"num_sources": 4, "seed": 13, "spread": 4.5, "magnitudes": (21.8, 24.6)}
+EXAMPLE: dict[str, Any] = {"num_sources": 4, "seed": 13, "spread": 4.5, "magnitudes": (21.8, 24.6)}
 
 
 def example_path() -> Path:

@@ -5,6 +5,8 @@ and the result is added to the image where the box sits.  Corners are arrays: mo
 source, or rendering another blend, runs the same compiled program.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -114,7 +116,7 @@ def place(image: Float[Array, "... h w"], corner: Int[Array, " 2"], shape: tuple
     height, width = shape
     margin = ((0, 0),) * (image.ndim - 2) + ((height, height), (width, width))
     padded = jnp.pad(image, margin)
-    start = (*(0,) * (image.ndim - 2), height - corner[0], width - corner[1])
+    start: Any = (*(0,) * (image.ndim - 2), height - corner[0], width - corner[1])
     return jax.lax.dynamic_slice(padded, start, (*image.shape[:-2], height, width))
 
 

@@ -151,7 +151,9 @@ def bulge_disk(
 
     def image(mixture, radius, ellipticity):
         return jax.vmap(
-            lambda r, e, c: gaussian_mixture_image(*mixture, r, e, c, box=box, psf_sigma=psf_sigma)
+            lambda r, e, c: gaussian_mixture_image(
+                mixture[0], mixture[1], r, e, c, box=box, psf_sigma=psf_sigma
+            )
         )(radius, ellipticity, place)
 
     # A floor on the radius: below a twentieth of a pixel all sources are points.
@@ -182,7 +184,9 @@ def sersic(
     place = sources.center + offset - sources.corner
     mixture = _mixture(float(index))
     image = jax.vmap(
-        lambda r, e, c: gaussian_mixture_image(*mixture, r, e, c, box=box, psf_sigma=psf_sigma)
+        lambda r, e, c: gaussian_mixture_image(
+            mixture[0], mixture[1], r, e, c, box=box, psf_sigma=psf_sigma
+        )
     )(jnp.exp(log_radius) + 0.05, shape, place)
     return Morphologies(image, sources.corner, sources.mask)
 

@@ -46,8 +46,8 @@ def sample_flow(
     *,
     key: PRNGKeyArray,
     num: int,
-    sigma_max: float,
-    sigma_min: float,
+    sigma_max: float | Array,
+    sigma_min: float | Array,
     num_steps: int = 30,
 ) -> Float[Array, "num n n"]:
     r"""Draw from the density smoothed by `sigma_min` along the probability-flow ODE.
@@ -102,8 +102,8 @@ def sample_reverse_sde(
     *,
     key: PRNGKeyArray,
     num: int,
-    sigma_max: float,
-    sigma_min: float,
+    sigma_max: float | Array,
+    sigma_min: float | Array,
     num_steps: int = 100,
 ) -> Float[Array, "num n n"]:
     """Draw from the density smoothed by `sigma_min` by the reverse diffusion.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -86,7 +87,7 @@ class ScorePrior(dist.Distribution):
 
     def __init__(
         self,
-        energy: Callable,
+        energy: Any,
         stretch: Transform | None = None,
         sigma: float = 0.15,
         *,

@@ -100,9 +100,9 @@ class LineEnergy(eqx.Module):
 
     def __call__(self, z, sigma):
         """Minus the line integral of the score from the reference to `z`."""
-        nodes, weights = np.polynomial.legendre.leggauss(self.num_nodes)
-        nodes = jnp.asarray((nodes + 1) / 2, z.dtype)
-        weights = jnp.asarray(weights / 2, z.dtype)
+        roots, quadrature = np.polynomial.legendre.leggauss(self.num_nodes)
+        nodes = jnp.asarray((roots + 1) / 2, z.dtype)
+        weights = jnp.asarray(quadrature / 2, z.dtype)
         step = z - self.reference
         points = self.reference + nodes[:, None, None] * step
         scores = jax.vmap(self.score_network, (0, None))(points, sigma)

@@ -4,6 +4,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
@@ -126,7 +127,7 @@ def _fill(kind, table: dict, prefix: str):
                 raise InputError(f"`{key}` in the recipe must be a table, [{key}].")
             values[key] = _fill(nested, value, f"{key}.")
             continue
-        wanted = fields[key].type
+        wanted: Any = fields[key].type
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         allowed = {int: int, float: float, str: str}.get(wanted, str)

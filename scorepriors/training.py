@@ -83,7 +83,7 @@ def training_images(recipe: Recipe, directory: Path, progress: Callable | None =
         raise InputError(f"{stored} was made from another [data] table; train in a new directory.")
     if data.set is not None:
         images = _simulate_parallel(recipe, progress)
-    else:
+    elif data.path is not None:
         images = read_images(data.path, box=data.box)
         images = np.random.default_rng(data.seed).permutation(images)
         # User sets are as large as they are: keep the held-out share of the recipe.
@@ -131,8 +131,8 @@ def initial_energy(recipe: Recipe, train: np.ndarray) -> WienerEnergy:
     network = ModeNetwork(
         net.modes, net.width, net.inner, net.depth, key=jr.key(recipe.training.seed)
     )
-    arrays = (jnp.asarray(a, jnp.float32) for a in (mean, basis, values, tail))
-    return WienerEnergy(*arrays, network)
+    mean, basis, values, tail = (jnp.asarray(a, jnp.float32) for a in (mean, basis, values, tail))
+    return WienerEnergy(mean, basis, values, tail, network)
 
 
 def mode_coordinates(recipe: Recipe, energy: WienerEnergy, images: np.ndarray) -> np.ndarray:
@@ -319,10 +319,11 @@ def _write_checkpoint(path, state, step, seconds, history, identity):
     leaves = jax.tree.leaves(eqx.filter(state, eqx.is_array))
     arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.savez(
-            handle, step=step, seconds=seconds, history=np.asarray(history),
-            recipe=identity, **arrays,
-        )  # fmt: skip
+        arrays |= {
+            "step": np.asarray(step), "seconds": np.asarray(seconds),
+            "history": np.asarray(history), "recipe": np.asarray(identity),
+        }  # fmt: skip
+        np.savez(handle, **arrays)  # type: ignore[arg-type]
 
 
 def _read_checkpoint(path, state, identity):

@@ -121,7 +121,8 @@ def validate_prior(
     noisy = timed("noisy samples", draw_samples, prior, JUDGED_SIGMA, num, key=next(keys))
     clean = timed("noise-free samples", draw_clean_samples, prior, num, key=next(keys))
 
-    samples, control = {}, {}
+    samples: dict[str, dict] = {}
+    control: dict[str, dict] = {}
     pairs = (
         ("samples", samples, "noisy", noisy, noisy_held),
         ("samples", samples, "noise_free", clean, held),
@@ -147,7 +148,7 @@ def validate_prior(
             "sigma": sigma0,
             "kappa": timed(
                 "jacobian", jacobian_asymmetry, Partial(score, energy),
-                add_white_noise(z_held[:8], sigma0, key=next(keys)), sigma0, key=next(keys),
+                add_white_noise(jnp.asarray(z_held[:8]), sigma0, key=next(keys)), sigma0, key=next(keys),
             ),
         },
         "ring": timed("ring", ring_test, energy, z_clean[:256]),
@@ -439,14 +440,14 @@ def linear_part(
     """
     if isinstance(energy, WienerEnergy):
         last = energy.network.leave
-        zeros = jnp.zeros_like(last.weight), jnp.zeros_like(last.bias)
+        zeros = jax.tree.map(jnp.zeros_like, (last.weight, last.bias))
         return eqx.tree_at(lambda e: (e.network.leave.weight, e.network.leave.bias), energy, zeros)
     z = np.asarray(stretch.inv(jnp.asarray(train_images[:20_000], jnp.float32)))
     modes = min(192, z[0].size)
     # An untrained network gives zero, so the smallest one will do.
     network = ModeNetwork(modes, 1, 1, 0, key=jr.key(0))
-    arrays = (jnp.asarray(a, jnp.float32) for a in principal_modes(z, modes))
-    return WienerEnergy(*arrays, network)
+    mean, basis, values, tail = (jnp.asarray(a, jnp.float32) for a in principal_modes(z, modes))
+    return WienerEnergy(mean, basis, values, tail, network)
 
 
 @eqx.filter_jit
@@ -506,14 +507,14 @@ def jacobian_asymmetry(
     """
     with jax.enable_x64(True):
         score_fn = jax.tree.map(_as_double, score_fn)
-        z, sigma = jnp.asarray(z, jnp.float64), jnp.asarray(sigma, jnp.float64)
+        z, level = jnp.asarray(z, jnp.float64), jnp.asarray(sigma, jnp.float64)
         probes = jr.normal(key, (num_probes, *z.shape), jnp.float64)
-        difference, total = _asymmetry(score_fn, z, sigma, probes)
+        difference, total = _asymmetry(score_fn, z, level, probes)
         return float(np.sqrt(float(difference) / float(total)))
 
 
 @eqx.filter_jit
-def _asymmetry(score_fn, z, sigma, probes):
+def _asymmetry(score_fn, z, level, probes):
     def at_one(one, probe):
         _, forward = jax.jvp(lambda x: score_fn(x, sigma), (one,), (probe,))
         _, pull = jax.vjp(lambda x: score_fn(x, sigma), one)

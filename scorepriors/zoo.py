@@ -206,7 +206,8 @@ def _verify_shipped(path: Path) -> None:
     sums = path.parent / "SHA256SUMS"
     if path.parent != _weights_folder() or not sums.is_file():
         return
-    known = dict(reversed(line.split()) for line in sums.read_text().splitlines() if line)
+    lines = [line.split() for line in sums.read_text().splitlines() if line]
+    known = {name: digest for digest, name in lines}
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
     if known.get(path.name) != actual:
         raise InputError(

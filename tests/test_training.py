@@ -21,7 +21,9 @@ def recipe(tmp_path):
         name="small",
         data=DataRecipe(path=str(tmp_path / "set.npz"), box=8),
         network=NetworkRecipe(modes=12, width=16, inner=16, depth=2),
-        training=TrainingRecipe(steps=60, batch=32, block=10, warmup=5, ema=0.9),
+        training=TrainingRecipe(
+            steps=400, batch=64, block=20, warmup=20, ema=0.9, learning_rate=3e-3
+        ),
     )
 
 
@@ -29,14 +31,14 @@ def test_loss_falls_and_a_resumed_run_is_bit_identical(recipe, tmp_path):
     whole = train(recipe, tmp_path / "whole")
     assert whole.finished
     # One is the Wiener filter, which is where the network starts.
-    assert np.nanmean(whole.history[-1]) < 0.97
+    assert np.nanmean(whole.history[-5:]) < 0.9
 
     def stop(step, total, losses):
-        if step == 30:
+        if step == 200:
             os.kill(os.getpid(), signal.SIGINT)
 
     part = train(recipe, tmp_path / "part", progress=stop)
-    assert (part.step, part.finished) == (30, False)
+    assert (part.step, part.finished) == (200, False)
     rest = train(recipe, tmp_path / "part")
     for a, b in zip(jax.tree.leaves(whole.energy), jax.tree.leaves(rest.energy), strict=True):
         np.testing.assert_array_equal(a, b)
