@@ -514,7 +514,7 @@ def jacobian_asymmetry(
 
 
 @eqx.filter_jit
-def _asymmetry(score_fn, z, level, probes):
+def _asymmetry(score_fn, z, sigma, probes):
     def at_one(one, probe):
         _, forward = jax.jvp(lambda x: score_fn(x, sigma), (one,), (probe,))
         _, pull = jax.vjp(lambda x: score_fn(x, sigma), one)
