@@ -306,7 +306,7 @@ def _density(report) -> str:
 - Asymmetry of the score's Jacobian at sigma = {jacobian["sigma"]:g}: {_show(jacobian["kappa"])}
   (float64).
 - A ring of amplitude {ring["amplitude"]:g} in z at {ring["radius"]:g} pixels, sigma =
-  {ring["sigma"]:g}: mean score {_show(ring["on_ring"])} on the ring, mean |score|
+  {ring["sigma"]:g}: mean score {_show(ring["on_ring"])} on the ring, mean absolute score
   {_show(ring["abs_elsewhere"])} elsewhere ({_show(ring["abs_elsewhere_without"])} without the
   ring); log p falls by {ring["drop"]:,.0f}.
 - Stein identity, {stein["chains"]} chains of {stein["draws"]} HMC draws at sigma =

@@ -189,7 +189,7 @@ def criteria(report: dict) -> dict[str, Criterion]:
         "kappa": Criterion("asymmetry of the score's Jacobian", report["jacobian"]["kappa"], "<=", 1e-5),
         "ring_sign": Criterion("mean score on a foreign ring", ring["on_ring"], "<", 0.0),
         "ring_contrast": Criterion(
-            "score on the ring over mean |score| elsewhere", ring["ratio"], ">=", 10.0
+            "score on the ring over the mean absolute one elsewhere", ring["ratio"], ">=", 10.0
         ),
         "stein": Criterion(
             "Stein identity, deviation in standard errors", stein["deviation"], "<=", 2.0
