@@ -1,0 +1,87 @@
+"""The ready-made model: its sites, its groups, and its three treatments of spectra."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import gaussian_prior, small_observation
+from numpyro import handlers
+
+from scorepriors import InputError
+from scorepriors.inference.posterior import posterior
+from scorepriors.models import blend, image_data, place_sources
+
+CENTERS = np.array([(8.0, 8.0), (15.0, 14.0)])
+
+
+@pytest.fixture(scope="module")
+def data():
+    return image_data(small_observation(CENTERS), box=16)
+
+
+def trace(model, *args, **kwargs):
+    return handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
+
+
+def test_sites_and_shapes_of_one_group_and_of_three(data):
+    prior = gaussian_prior(box=8)
+    one = trace(blend, data, prior, place_sources(CENTERS, box=8, size=4))
+    assert one["morphology"]["value"].shape == (4, 8, 8)
+    assert one["flux"]["value"].shape == (4, 3)
+    three = trace(
+        blend, data, prior, place_sources(CENTERS, box=8), place_sources(CENTERS[:1], box=15),
+        place_sources(CENTERS[1:], box=16), box=16,
+    )  # fmt: skip
+    assert {"galaxies/morphology", "stars/offset", "profiles/log_radius"} <= set(three)
+    assert three["flux"]["value"].shape == (4, 3)
+
+
+def test_padding_never_touches_the_data(data):
+    prior = gaussian_prior(box=8)
+    padded = place_sources(CENTERS, box=8, size=3)
+    bound = posterior(blend, data, prior, padded)
+    u = bound.start({}, key=jax.random.key(0))
+    other = {**u, "morphology": u["morphology"].at[2].add(0.1)}
+    # Moving a padded source changes its own prior and nothing else.
+    change = bound.log_density(other) - bound.log_density(u)
+    x = lambda u: jnp.exp(u["morphology"][2]) - 0.05  # noqa: E731
+    jacobian = (other["morphology"] - u["morphology"]).sum()
+    alone = prior.log_prob(x(other)) - prior.log_prob(x(u)) + jacobian
+    np.testing.assert_allclose(change, alone, atol=0.02)
+
+
+def test_marginal_spectra_integrate_the_sampled_ones(data):
+    """p(D | m) = p(D, A | m) / p(A | D, m) at any A: here at the mode."""
+    sources = place_sources(CENTERS, box=16)
+    marginal = posterior(blend, data, None, None, None, sources, model_kwargs={"box": 16})
+    kwargs = {"box": 16, "spectra": "sampled"}
+    sampled = posterior(blend, data, None, None, None, sources, model_kwargs=kwargs)
+    values = []
+    for brightness in ([5.5, 5.6], [5.9, 5.4]):
+        init = {
+            "offset": jnp.zeros((2, 2)), "log_radius": jnp.zeros(2),
+            "ellipticity": jnp.zeros((2, 2)), "bulge_logit": jnp.full(2, -2.0),
+            "bulge_log_ratio": jnp.zeros(2), "bulge_ellipticity": jnp.zeros((2, 2)),
+            "brightness": jnp.asarray(brightness),
+        }  # fmt: skip
+        u = marginal.unconstrain(init)
+        mode = marginal.constrain(u)["spectrum"]
+        joint = lambda s, u=u: sampled.log_density({**u, "spectrum": s})  # noqa: E731
+        precision = -jax.hessian(joint)(mode).reshape(6, 6)
+        half_log_det = 0.5 * np.linalg.slogdet(np.asarray(precision, float))[1]
+        values.append((float(marginal.log_density(u)), float(joint(mode)) - half_log_det))
+        # The mode of the joint density is where its gradient vanishes.
+        step = np.linalg.solve(np.asarray(precision, float), jax.grad(joint)(mode).ravel())
+        assert np.abs(step).max() < 1e-2 * np.abs(mode).max()
+    (a, b), (c, d) = values
+    np.testing.assert_allclose(a - c, b - d, atol=0.02)
+
+
+def test_mistakes(data):
+    sources = place_sources(CENTERS, box=8)
+    with pytest.raises(ValueError, match="need a `prior`"):
+        trace(blend, data, None, sources)
+    with pytest.raises(ValueError, match="'marginal', 'profiled' or 'sampled'"):
+        trace(blend, data, gaussian_prior(), sources, spectra="guessed")
+    with pytest.raises(InputError, match="do not fit a scene"):
+        place_sources(CENTERS, box=8, size=1)
