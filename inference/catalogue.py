@@ -1,6 +1,8 @@
 """From a fitted scene to a table: fluxes with units, positions, shapes, flags."""
 
+import jax
 import numpy as np
+import numpyro
 from astropy import units as u
 from astropy.table import QTable
 
@@ -11,8 +13,11 @@ from .deblending import Deblended, Scene
 #: Closer to the border than this, in pixels, the light of a source leaves the image.
 EDGE = 8
 
+#: A larger share of the flux than this beyond the border is worth a flag.
+BEYOND = 0.01
 
-def catalogue(result: Deblended, *, seed: int = 0) -> QTable:
+
+def catalogue(result: Deblended, *, seed: int | None = None) -> QTable:
     """Table of the deblended sources, in the order of the input positions.
 
     Parameters
@@ -20,7 +25,7 @@ def catalogue(result: Deblended, *, seed: int = 0) -> QTable:
     result
         From `deblend`.
     seed
-        Recorded in the metadata.
+        Recorded in the metadata if given.
 
     Returns
     -------
@@ -44,7 +49,7 @@ def catalogue(result: Deblended, *, seed: int = 0) -> QTable:
         table[f"flux_{band}"] = scene.flux[:, b] * factor[b] * unit
         table[f"flux_err_{band}"] = scene.flux_error[:, b] * factor[b] * unit
         if magnitudes is not None:
-            table[f"mag_{band}"] = magnitudes[:, b]
+            table[f"mag_{band}"] = magnitudes[:, b] * u.mag
     size, e1, e2 = moments(scene.morphology)
     table["size"] = size * u.pix
     if obs.pixel_scale is not None:
@@ -60,24 +65,50 @@ def catalogue(result: Deblended, *, seed: int = 0) -> QTable:
         table["profile_radius"] = (np.exp(shape["log_radius"]) + 0.05) * u.pix
         table["profile_bulge_fraction"] = 1 / (1 + np.exp(-shape["bulge_logit"]))
         table["profile_e1"], table["profile_e2"] = shape["ellipticity"].T
-    for name, text in _DESCRIPTIONS.items():
-        if name in table.colnames:
-            table[name].info.description = text
+    for name in table.colnames:
+        table[name].info.description = _description(name, obs.bands)
     table.meta.update(
         prior=result.prior.name, sigma0=float(result.prior.sigma), chi2=scene.chi2,
-        converged=result.converged, scorepriors=__version__, seed=seed,
+        converged=result.converged, scorepriors=__version__, jax=jax.__version__,
+        numpyro=numpyro.__version__,
     )  # fmt: skip
+    if seed is not None:
+        table.meta["seed"] = seed
     return table
 
 
+def _description(name: str, bands) -> str:
+    if name in _DESCRIPTIONS:
+        return _DESCRIPTIONS[name]
+    # A band may hold an underscore itself, so its name is not split off.
+    band = max((b for b in bands if name.endswith(f"_{b}")), key=len)
+    return f"{_BAND_DESCRIPTIONS[name[: -len(band) - 1]]}, band {band}"
+
+
+_BAND_DESCRIPTIONS = {
+    "flux": "flux under the learned prior",
+    "flux_err": "standard error of the flux, shapes held fixed",
+    "mag": "AB magnitude",
+    "profile_flux": "flux in the parametric scene",
+}
+
 _DESCRIPTIONS = {
+    "id": "name in the input catalogue",
+    "ra": "ICRS right ascension",
+    "dec": "ICRS declination",
     "x": "column, 0-based pixel",
     "y": "row, 0-based pixel",
     "size": "second-moment radius at the model's resolution",
-    "e1": "(Ixx - Iyy) / (Ixx + Iyy)",
-    "e2": "2 Ixy / (Ixx + Iyy)",
+    "size_arcsec": "the same on the sky",
+    "e1": "(Ixx - Iyy) / (Ixx + Iyy), free-form shape at the model's resolution",
+    "e2": "2 Ixy / (Ixx + Iyy), free-form shape at the model's resolution",
+    "ellipticity": "modulus of (e1, e2)",
+    "flags": "comma-separated words, or ok",
     "chi2": "mean squared residual over noise where the source is seen",
     "profile_radius": "half-light radius of the disk, parametric scene",
+    "profile_bulge_fraction": "share of the bulge in the flux, parametric scene",
+    "profile_e1": "ellipticity of the disk, parametric scene",
+    "profile_e2": "ellipticity of the disk, parametric scene",
 }
 
 
@@ -105,9 +136,11 @@ def moments(images: np.ndarray):
 
 
 def flags(result: Deblended) -> list[str]:
-    """Comma-separated words per source; empty is good.
+    """Comma-separated words per source; `ok` if there is none.
 
-    edge: within 8 px of the border.  masked: a fifth of its light on masked pixels.
+    (Not an empty string: ECSV files read those back as missing.)
+
+    edge: within 8 px of the border, or light of it lies beyond.  masked: a fifth of its light on masked pixels.
     faint: total signal to noise below 5.  negative: no positive flux.  moved: more than
     1 px from its catalogue position.  point: modelled as a star.  not_converged.
     """
@@ -116,11 +149,13 @@ def flags(result: Deblended) -> list[str]:
     moved = np.linalg.norm(result.center - result.positions.row_column, axis=1) > 1
     signal = _signal_to_noise(scene)
     lost = np.array([_masked_share(image, obs.weights) for image in scene.convolved])
+    # Shapes have a flux of one where the image holds all of them.
+    beyond = scene.morphology.sum((1, 2)) < 1 - BEYOND
     words = []
     for k, (row, column) in enumerate(result.center):
         near = min(row, column, height - 1 - row, width - 1 - column) < EDGE
         tests = {
-            "edge": near,
+            "edge": near or beyond[k],
             "masked": lost[k] > 0.2,
             "faint": signal[k] < 5,
             "negative": scene.flux[k].sum() <= 0,
@@ -128,7 +163,7 @@ def flags(result: Deblended) -> list[str]:
             "point": bool(result.positions.is_point[k]),
             "not_converged": not result.converged,
         }
-        words.append(",".join(name for name, true in tests.items() if true))
+        words.append(",".join(name for name, true in tests.items() if true) or "ok")
     return words
 
 

@@ -33,6 +33,9 @@ def check_target(directory: str | Path, *, force: bool = False) -> Path:
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise InputError(f"the output {str(directory)!r} is a file; give a folder.")
+    folders = [name for name in NAMES if (directory / name).is_dir()]
+    if folders:
+        raise InputError(f"{directory / folders[0]} is a folder; remove it, or another --output.")
     existing = [name for name in NAMES if (directory / name).exists()]
     if existing and not force:
         raise InputError(
@@ -53,8 +56,24 @@ def write_outputs(
     force: bool = False,
     seed: int = 0,
     total_seconds: float | None = None,
+    extra: dict | None = None,
 ) -> list[Path]:
     """Write catalogue, source images, report and summary; all of them or none.
+
+    Parameters
+    ----------
+    result
+        From `deblend`.
+    directory
+        Made if missing.
+    force
+        Replace results that are there.
+    seed
+        Recorded in catalogue and summary.
+    total_seconds
+        Wall time of everything, for the summary; the sum of the stages if not given.
+    extra
+        More entries of the summary.
 
     Returns
     -------
@@ -79,10 +98,10 @@ def write_outputs(
         catalogue(result, seed=seed).write(staging / NAMES[0], format="ascii.ecsv")
         source_images(result).writeto(staging / NAMES[1])
         report_figure(result).savefig(staging / NAMES[2], dpi=110)
-        text = json.dumps(summary(result, seed=seed, total_seconds=total_seconds), indent=2)
+        facts = summary(result, seed=seed, total_seconds=total_seconds) | (extra or {})
+        text = json.dumps(facts, indent=2, allow_nan=False)
         (staging / NAMES[3]).write_text(text + "\n")
-        for name in NAMES:
-            os.replace(staging / name, directory / name)
+        _move_all(staging, directory)
         done = True
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -91,13 +110,32 @@ def write_outputs(
     return [directory / name for name in NAMES]
 
 
+def _move_all(staging: Path, directory: Path) -> None:
+    """Move the result files into place; put the old ones back if one does not go."""
+    old = staging / "old"
+    old.mkdir()
+    moved = []
+    try:
+        for name in NAMES:
+            if (directory / name).exists():
+                os.replace(directory / name, old / name)
+            moved.append(name)
+            os.replace(staging / name, directory / name)
+    except BaseException:
+        for name in moved:
+            (directory / name).unlink(missing_ok=True)
+            if (old / name).exists():
+                os.replace(old / name, directory / name)
+        raise
+
+
 def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = None) -> dict:
     """The run in numbers, ready for JSON."""
     fit, first = result.free_form.fit, result.parametric.fit
     data = fit.posterior.arguments[0][0]
     seconds = {name: round(value, 2) for name, value in result.seconds.items()}
-    if total_seconds is not None:
-        seconds["total"] = round(total_seconds, 2)
+    total = sum(result.seconds.values()) if total_seconds is None else total_seconds
+    seconds["total"] = round(total, 2)
     return {
         "converged": result.converged,
         "iterations": int(fit.num_iterations),
@@ -125,12 +163,12 @@ def source_images(result: Deblended) -> fits.HDUList:
     """Two cubes per source, ``[B, H, W]``: the model's own and as observed; residual last."""
     obs, scene = result.observation, result.free_form
     primary = fits.PrimaryHDU()
-    primary.header["PRIOR"] = (result.prior.name, "learned prior")
+    primary.header["PRIOR"] = (_ascii(result.prior.name), "learned prior")
     primary.header["SIGMA0"] = (float(result.prior.sigma), "noise level of the prior")
     primary.header["CONVERGD"] = (result.converged, "whether the fit converged")
-    primary.header["CHI2"] = (scene.chi2, "per unmasked pixel")
+    primary.header["CHI2"] = (_number(scene.chi2), "per unmasked pixel")
     header = fits.Header() if obs.wcs is None else obs.wcs.to_header(relax=True)
-    header["BANDS"] = ",".join(obs.bands)
+    header["BANDS"] = _ascii(",".join(obs.bands))
     if obs.unit is not None:
         header["BUNIT"] = obs.unit.to_string()
     hdus = [primary]
@@ -138,13 +176,17 @@ def source_images(result: Deblended) -> fits.HDUList:
         model = scene.morphology[k] * scene.flux[k][:, None, None]
         for kind, cube in (("MODEL", model), ("SOURCE", scene.convolved[k])):
             named = header.copy()
-            named["SOURCEID"] = identity
-            hdus.append(
-                fits.ImageHDU(cube.astype(np.float32), named, name=f"{kind}_{identity}"[:60])
-            )
+            named["SOURCEID"] = _ascii(identity)
+            name = f"{kind}_{_ascii(identity)}"[:60]
+            hdus.append(fits.ImageHDU(cube.astype(np.float32), named, name=name))
     residual = np.where(obs.weights > 0, obs.images - scene.convolved.sum(0), 0)
     hdus.append(fits.ImageHDU(residual.astype(np.float32), header, name="RESIDUAL"))
     return fits.HDUList(hdus)
+
+
+def _ascii(text: str) -> str:
+    """Text that a FITS header can hold: printable ASCII, question marks for the rest."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in str(text))
 
 
 def _number(value) -> float | None:

@@ -6,6 +6,7 @@ import numpy as np
 from astropy.visualization import make_lupton_rgb
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .deblending import Deblended
 
@@ -58,10 +59,11 @@ def report_figure(result: Deblended) -> Figure:
     num_sources = len(result.positions.ids)
     pages = 1 if num_sources <= 6 else 2
     rows = -(-num_sources // pages)
-    width = 10.5 if pages == 1 else 17.0
-    figure = Figure(figsize=(width, 4.1 + 1.55 * rows), layout="constrained", facecolor="white")
+    width, height = (10.5, 3.8) if pages == 1 else (17.0, 5.6)
+    layout = ConstrainedLayoutEngine(w_pad=0.07)
+    figure = Figure(figsize=(width, height + 1.55 * rows), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    parts: Any = figure.subfigures(2, 1, height_ratios=[3.8, 1.55 * rows])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[height, 1.55 * rows])
     top, bottom = parts
     noise = np.array([1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0
                       for w in obs.weights])  # fmt: skip
@@ -69,7 +71,7 @@ def report_figure(result: Deblended) -> Figure:
     total = scene.convolved.sum(0)
     _scene_row(top, result, compose, total)
     grid = bottom.subplots(
-        rows, 3 * pages, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 2.6] * pages}
+        rows, 3 * pages, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 3.6] * pages}
     )
     for axis in grid.ravel():
         axis.axis("off")
@@ -79,19 +81,23 @@ def report_figure(result: Deblended) -> Figure:
     return figure
 
 
+def _tag(result: Deblended, k: int) -> str:
+    """The source's id if all are short enough for a marker, else its number from one."""
+    ids = result.positions.ids
+    return ids[k] if max(map(len, ids)) <= 3 else str(k + 1)
+
+
 def _scene_row(figure, result: Deblended, compose, total) -> None:
     obs, scene = result.observation, result.free_form
     axes: Any = figure.subplots(1, 3)
     axes[0].imshow(compose(obs.images), origin="lower", interpolation="nearest")
     axes[0].set_title("observed", color=_INK)
-    for k, (identity, (row, column)) in enumerate(
-        zip(result.positions.ids, result.center, strict=True)
-    ):
+    for k, (row, column) in enumerate(result.center):
         colour = _COLOURS[k % len(_COLOURS)]
         axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
         axes[0].annotate(
-            identity, (column, row), (5, 4), textcoords="offset points", color="white",
-            fontsize=8, bbox={"boxstyle": "round,pad=0.12", "fc": colour, "ec": "none"},
+            _tag(result, k), (column, row), (5, 4), textcoords="offset points", color="white",
+            fontsize=7, bbox={"boxstyle": "round,pad=0.12", "fc": colour, "ec": "none"},
         )  # fmt: skip
     axes[1].imshow(compose(total), origin="lower", interpolation="nearest")
     axes[1].set_title(f"model: {result.prior.name}, $\\sigma_0$ = {float(result.prior.sigma):.3g}",
@@ -120,14 +126,15 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
         axis.axis("on")
     seen, model, spectrum = axes
     seen.imshow(compose(scene.convolved[k]), origin="lower", interpolation="nearest")
-    seen.set_ylabel(result.positions.ids[k], color="white", fontsize=9, rotation=0, labelpad=12,
+    seen.set_ylabel(_tag(result, k), color="white", fontsize=9, rotation=0, labelpad=12,
                     va="center", bbox={"boxstyle": "round,pad=0.2", "fc": colour, "ec": "none"})  # fmt: skip
     image = scene.morphology[k]
     peak = max(float(image.max()), 1e-30)
-    model.imshow(np.arcsinh(image / (0.02 * peak)), origin="lower", cmap="magma",
+    model.imshow(np.arcsinh(image / (0.02 * peak)), origin="lower", cmap="gray",
                  interpolation="nearest", vmin=0)  # fmt: skip
     row, column = result.center[k]
     half = 14
+    model.set_facecolor("black")  # the zoom may reach beyond the image
     model.set(xlim=(column - half, column + half), ylim=(row - half, row + half))
     for axis in (seen, model):
         axis.set(xticks=[], yticks=[])
@@ -151,10 +158,12 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     spectrum.axhline(0, color=_SOFT, linewidth=0.5)
     spectrum.grid(axis="y", color="#eeeeee")
     spectrum.set_axisbelow(True)
-    for side in ("top", "right"):
+    for side in ("top", "right", "bottom"):  # the line of zero flux is at the bottom
         spectrum.spines[side].set_visible(False)
-    label = unit.to_string() if unit is not None else ""
+    label = unit.to_string()
     spectrum.set_ylabel(f"flux [{label}]" if label else "flux", fontsize=8, color=_INK)
+    if _tag(result, k) != result.positions.ids[k]:
+        spectrum.set_title(result.positions.ids[k], loc="right", fontsize=8, color=colour, pad=2)
     if first:
         seen.set_title("as observed", fontsize=9, color=_INK)
         model.set_title("model, zoomed", fontsize=9, color=_INK)

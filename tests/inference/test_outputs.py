@@ -1,0 +1,239 @@
+"""Catalogue, result files and report of a scene that no fit had to make."""
+
+import json
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import QTable
+from astropy.wcs import WCS
+
+from scorepriors import InputError
+from scorepriors.inference import outputs
+from scorepriors.inference.catalogue import catalogue, moments
+from scorepriors.inference.deblending import Deblended, Scene
+from scorepriors.inference.outputs import NAMES, write_outputs
+from scorepriors.inference.report import report_figure
+from scorepriors.models.observation import Observation
+from scorepriors.models.positions import Positions
+
+
+def sky():
+    wcs = WCS(naxis=2)
+    wcs.wcs.crpix, wcs.wcs.cdelt, wcs.wcs.crval = [20, 15], [-0.2 / 3600, 0.2 / 3600], [53, -28]
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    return wcs
+
+
+def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **of_image):
+    """A scene of round Gaussians, 2 px wide, exactly as the "fit" says."""
+    rng = np.random.default_rng(1)
+    center = np.stack([rng.uniform(10, 22, num), rng.uniform(10, 30, num)], axis=1)
+    rows, columns = np.indices(shape)
+    squared = (rows - center[:, :1, None]) ** 2 + (columns - center[:, 1:, None]) ** 2
+    morphology = np.exp(-squared / 8) / (8 * np.pi)
+    flux = np.arange(1.0, num + 1)[:, None] * np.linspace(500, 900, len(bands))
+    convolved = flux[:, :, None, None] * morphology[:, None]
+    images = convolved.sum(0) + rng.normal(size=(len(bands), *shape))
+    obs = Observation.from_arrays(
+        images, variance=np.ones_like(images), psfs=np.ones((1, 1)), bands=bands,
+        wcs=sky() if wcs else None, **of_image,
+    )  # fmt: skip
+    data = SimpleNamespace(kernel_error=np.array([1e-4, 3e-4]))
+    fit = SimpleNamespace(
+        converged=True, num_iterations=np.int32(40), expected_gain=np.float32(np.nan),
+        posterior=SimpleNamespace(arguments=((data,), {})),
+    )  # fmt: skip
+    scene = Scene(morphology, convolved, flux, 0.05 * flux, 1.01, np.ones(num), fit)
+    profile = {
+        "log_radius": np.zeros(num),
+        "ellipticity": np.full((num, 2), 0.1),
+        "bulge_logit": np.zeros(num),
+    }
+    names = tuple(map(str, range(num))) if ids is None else tuple(ids)
+    positions = Positions(names, center, np.zeros(num, bool))
+    prior = SimpleNamespace(name="lsst-32", sigma=0.1)
+    return Deblended(obs, positions, prior, scene, scene, center, profile, {"free_form": 2.0})
+
+
+def test_catalogue_has_units_and_the_shapes_of_the_scene():
+    result = made(zero_point=30.4)
+    table = catalogue(result)
+    np.testing.assert_allclose(table["x"], result.center[:, 1])
+    # A zero point one magnitude below that of a nanojansky: a factor of 10^0.4.
+    np.testing.assert_allclose(
+        table["flux_r"].to_value(u.nJy), result.free_form.flux[:, 1] * 10**0.4
+    )
+    np.testing.assert_allclose(
+        table["mag_r"].to_value(u.mag), 30.4 - 2.5 * np.log10(result.free_form.flux[:, 1])
+    )
+    there = result.observation.wcs.pixel_to_world(table["x"], table["y"])
+    np.testing.assert_allclose(table["ra"].to_value(u.deg), there.ra.deg)
+    np.testing.assert_allclose(table["size_arcsec"].value, 0.2 * table["size"].value, rtol=1e-6)
+    np.testing.assert_allclose(table["profile_radius"].value, 1.05)
+    np.testing.assert_allclose(table["profile_bulge_fraction"], 0.5)
+    assert list(table["flags"]) == ["ok"] * 3
+    assert all(table[name].info.description for name in table.colnames)
+    assert "seed" not in table.meta
+
+
+def test_a_plain_image_has_neither_sky_nor_magnitudes():
+    names = catalogue(made(wcs=False)).colnames
+    assert not {"ra", "dec", "size_arcsec", "mag_r"} & set(names)
+    assert {"flux_r", "flux_err_r", "profile_flux_r"} <= set(names)
+
+
+def test_catalogue_round_trips(tmp_path):
+    table = catalogue(made(unit="nJy", bands=("g_err", "r")), seed=7)
+    table.write(tmp_path / "t.ecsv", format="ascii.ecsv")
+    back = QTable.read(tmp_path / "t.ecsv", format="ascii.ecsv")
+    assert back.colnames == table.colnames
+    assert back.meta == table.meta
+    assert back.meta["seed"] == 7
+    for name in table.colnames:
+        assert getattr(back[name], "unit", None) == getattr(table[name], "unit", None)
+        assert (back[name] == table[name]).all()
+        assert back[name].info.description == table[name].info.description
+
+
+def test_moments_of_a_known_ellipse():
+    rows, columns = np.indices((61, 61)) - 30.0
+    # The Gaussian weight of 6 px narrows each axis: 1 / (1 / s^2 + 1 / 36).
+    image = np.exp(-(columns**2) / 2 / 4 - rows**2 / 2 / 2.25)
+    wide, high = 1 / (1 / 4 + 1 / 36), 1 / (1 / 2.25 + 1 / 36)
+    size, e1, e2 = (value[0] for value in moments(image[None]))
+    assert size == pytest.approx(np.sqrt(wide + high), rel=1e-3)
+    assert e1 == pytest.approx((wide - high) / (wide + high), rel=1e-3)
+    assert e2 == pytest.approx(0, abs=1e-9)
+    assert np.isnan(moments(np.zeros((1, 9, 9)))[0]).all()
+
+
+def test_every_flag_is_raised_by_its_cause():
+    result = made(6)
+    scene, obs = result.free_form, result.observation
+    center, flux, error = result.center.copy(), scene.flux.copy(), scene.flux_error.copy()
+    morphology = scene.morphology.copy()
+    center[0] = (3, 20)
+    morphology[1] *= 0.9  # a tenth of the light fell off the image
+    error[2] = 10 * flux[2]
+    flux[3] *= -1
+    center[4] += (1.5, 0)
+    weights = np.where(scene.convolved[5] > 0.05 * scene.convolved[5].max(), 0, obs.weights)
+    point = np.arange(6) == 5
+    result = replace(
+        result,
+        observation=replace(obs, weights=weights),
+        positions=replace(result.positions, is_point=point),
+        center=center,
+        free_form=replace(
+            scene, flux=flux, flux_error=error, morphology=morphology,
+            fit=SimpleNamespace(converged=False),
+        ),
+    )  # fmt: skip
+    found = [set(words.split(",")) for words in catalogue(result)["flags"]]
+    expected = ["edge", "edge", "faint", "negative", "moved", "masked"]
+    for words, word in zip(found, expected, strict=True):
+        assert {word, "not_converged"} <= words
+    assert ["point" in words for words in found] == point.tolist()
+
+
+def test_all_files_are_written_and_readable(tmp_path):
+    result = made(unit="nJy", ids=("a", "b", "é"))
+    paths = write_outputs(result, tmp_path / "new" / "out", seed=5, extra={"note": "x"})
+    assert [p.name for p in paths] == list(NAMES)
+    assert sorted(p.name for p in paths[0].parent.iterdir()) == sorted(NAMES)
+    with fits.open(paths[1]) as hdus:
+        assert hdus[0].header["PRIOR"] == "lsst-32"
+        assert hdus[0].header["SIGMA0"] == 0.1
+        assert hdus[0].header["CONVERGD"] is True
+        assert hdus[0].header["CHI2"] == 1.01
+        names = [hdu.name for hdu in hdus[1:]]
+        assert names == [f"{k}_{i}" for i in "AB?" for k in ("MODEL", "SOURCE")] + ["RESIDUAL"]
+        for hdu in hdus[1:]:
+            assert hdu.data.shape == (3, 32, 40)
+            assert hdu.header["BUNIT"] == "nJy"
+            assert hdu.header["BANDS"] == "g,r,i"
+            assert WCS(hdu.header, naxis=2).celestial.pixel_to_world(0, 0).ra.deg > 53
+        np.testing.assert_allclose(
+            hdus["MODEL_A"].data.sum((1, 2)), result.free_form.flux[0], rtol=1e-3
+        )
+        total = sum(hdus[f"SOURCE_{i}"].data for i in "AB?") + hdus["RESIDUAL"].data
+        np.testing.assert_allclose(total, result.observation.images, atol=1e-3)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    facts = json.loads(paths[3].read_text(), parse_constant=refuse)
+    assert facts["note"] == "x"
+    assert facts["seed"] == 5
+    assert facts["expected_gain"] is None
+    assert facts["kernel_error"] == pytest.approx(3e-4)
+    assert facts["seconds"] == {"free_form": 2.0, "total": 2.0}
+    assert facts["parametric"] == {"converged": True, "iterations": 40, "chi2": 1.01}
+
+
+def test_nothing_is_replaced_without_force(tmp_path):
+    (tmp_path / "report.png").write_text("mine")
+    with pytest.raises(InputError, match=r"report\.png exists; use --force"):
+        write_outputs(made(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.png"]
+    write_outputs(made(), tmp_path, force=True)
+    assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(list(tmp_path.iterdir())) == len(NAMES)
+
+
+@pytest.mark.parametrize("stage", ["report_figure", "summary"])
+def test_a_failure_leaves_nothing(stage, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(outputs, stage, fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        write_outputs(made(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_move_puts_the_old_files_back(tmp_path, monkeypatch):
+    for name in NAMES[:3]:
+        (tmp_path / name).write_text("old")
+    move = os.replace
+
+    def fail(source, target):
+        if source.name == "report.png" and source.parent.name.startswith(".partial-"):
+            raise OSError("disk")
+        move(source, target)
+
+    monkeypatch.setattr(outputs.os, "replace", fail)
+    with pytest.raises(OSError, match="disk"):
+        write_outputs(made(), tmp_path, force=True)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(NAMES[:3], "old")
+
+
+def test_targets_that_cannot_be_folders(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        write_outputs(made(), file)
+    with pytest.raises(InputError, match="cannot write"):
+        write_outputs(made(), file / "below")
+    (tmp_path / "summary.json").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        write_outputs(made(), tmp_path, force=True)
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="not a writable folder"):
+        write_outputs(made(), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("num", "bands"), [(1, "r"), (2, "gr"), (3, "gri"), (12, "ugrizy")])
+def test_report_draws_any_number_of_sources(num, bands):
+    figure = report_figure(made(num, tuple(bands), ids=[f"long-{k}" for k in range(num)]))
+    figure.canvas.draw()
+    assert len(figure.subfigs[1].axes) >= 3 * num
