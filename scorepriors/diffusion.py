@@ -38,6 +38,7 @@ def _flow(params, static, key, sigma_max, sigma_min, num, num_steps):
         return z + (then - now) * (first + second) / 2, None
 
     z = jax.vmap(lambda k: energy.start(k, sigma_max))(jr.split(key, num))
+    schedule = schedule.astype(z.dtype)  # under x64 a float level is wider than float32 weights
     return jax.lax.scan(heun, z, (schedule[:-1], schedule[1:]))[0]
 
 
@@ -93,6 +94,7 @@ def _reverse(params, static, key, sigma_max, sigma_min, num, num_steps):
         return clean + share * (z - clean) + then * jnp.sqrt(1 - share) * noise, None
 
     z = jax.vmap(lambda k: energy.start(k, sigma_max))(jr.split(key_start, num))
+    schedule = schedule.astype(z.dtype)
     keys = jr.split(key_noise, num_steps)
     return jax.lax.scan(ancestral, z, (schedule[:-1], schedule[1:], keys))[0]
 

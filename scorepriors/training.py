@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import equinox as eqx
 import jax
@@ -235,7 +236,7 @@ def train(
             if not np.isfinite(losses).all():
                 raise InputError(
                     f"the loss is not finite after step {step}; lower `training.learning_rate` "
-                    f"and resume from the last checkpoint."
+                    f"and train in a new directory."
                 )
             state, step = after, step + count
             seconds += time.monotonic() - started
@@ -328,9 +329,10 @@ def _write_checkpoint(path, state, step, seconds, history, identity):
 
 def _read_checkpoint(path, state, identity):
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             stored = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"the checkpoint {path} cannot be read ({error}); delete it.") from error
     if str(stored["recipe"]) != identity:
         raise InputError(

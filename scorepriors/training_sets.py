@@ -1,11 +1,16 @@
 """Images to train on: two GalSim populations, and the user's own FITS or npz files."""
 
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from .errors import InputError
+
+#: What NumPy and astropy raise for files cut short or damaged, besides OSError.
+_DAMAGED = (OSError, TypeError, ValueError, EOFError, BadZipFile, zlib.error)
 
 #: Standard deviation of the model's Gaussian PSF, in pixels, for every built-in set.
 MODEL_PSF_SIGMA = 0.7
@@ -176,9 +181,10 @@ def _read_stacks(file: Path, box: int | None) -> Iterator[np.ndarray]:
 def _read_arrays(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     if file.suffix == ".npz":
         try:
-            with np.load(file, allow_pickle=False) as archive:
+            # Opened here: NumPy leaves a damaged file open.
+            with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
                 yield from ((name, archive[name]) for name in archive.files)
-        except (OSError, ValueError) as error:
+        except _DAMAGED as error:
             raise InputError(f"{file.name} is not a readable npz archive: {error}.") from error
         return
     from astropy.io import fits
@@ -188,5 +194,5 @@ def _read_arrays(file: Path) -> Iterator[tuple[str, np.ndarray]]:
             for number, hdu in enumerate(hdus):
                 if getattr(hdu, "is_image", False) and hdu.data is not None:
                     yield f"{number}", np.asarray(hdu.data)
-    except (OSError, TypeError, ValueError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{file.name} is not a readable FITS file: {error}.") from error

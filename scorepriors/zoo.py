@@ -156,7 +156,14 @@ def save_prior(
         How it was made.
     training
         Facts of the run for the model card (seconds, steps, versions).
+
+    Raises
+    ------
+    InputError
+        If `path` has another ending, under which `load_prior` would not find a file.
     """
+    if Path(path).suffix != ".safetensors":
+        raise InputError(f"the weights file must end in .safetensors, got {str(path)!r}.")
     leaves = jax.tree.leaves(energy)
     arrays = {}
     for name, leaf in zip(_leaf_names(energy), leaves, strict=True):

@@ -1,7 +1,9 @@
 """One contract for all priors: what a NumPyro distribution has to do."""
 
 import pickle
+from functools import partial
 
+import blackjax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,10 @@ import optax
 import pytest
 from conftest import gaussian_prior, small_energy
 from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
-from numpyro.infer.autoguide import AutoNormal
+from numpyro.infer.autoguide import AutoDelta, AutoNormal
+from scipy.stats import norm
 
-from scorepriors import InputError, LogStretch, ScorePrior, load_prior
+from scorepriors import AsinhStretch, InputError, LogStretch, ScorePrior, list_priors, load_prior
 from scorepriors.networks import GaussianEnergy, LineEnergy, VarianceExploding, score
 
 
@@ -26,8 +29,8 @@ PRIORS = {
     "network": lambda: ScorePrior(small_energy(), LogStretch(), 0.3, sigma_max=5.0),
     "line": lambda: ScorePrior.from_score(_gaussian_score, jnp.zeros((8, 8)), LogStretch(), 0.3),
     "published": lambda: gaussian_prior().as_published(),
-    "lsst-32": lambda: load_prior("lsst-32"),
-    "ztf-32": lambda: load_prior("ztf-32"),
+    "asinh": lambda: ScorePrior(small_energy(), AsinhStretch(), 0.3, sigma_max=5.0),
+    **{info.name: partial(load_prior, info.name) for info in list_priors()},
 }
 
 
@@ -77,6 +80,82 @@ def _velocity(prior, x):
     return jnp.exp(prior.stretch.log_abs_det_jacobian(prior.stretch.inv(x), x))
 
 
+@pytest.mark.parametrize("name", ["gaussian", "network"])
+def test_score_agrees_with_forward_differentiation(name):
+    prior = PRIORS[name]()
+    x = _images(prior, 2)
+
+    @jax.jit
+    def both(p, x, towards):
+        return p.score(x), jax.jvp(p.log_prob, (x,), (towards,))[1]
+
+    towards = _images(prior, 2, seed=4) - x
+    scores, slope = both(prior, x, towards)
+    assert scores.shape == x.shape
+    np.testing.assert_allclose((scores * towards).sum((1, 2)), slope, rtol=1e-3, atol=1e-2)
+
+
+def test_the_gradient_of_another_density_does_not_integrate_to_log_prob():
+    # Negative control of the line integral above: the Jacobian is missing.
+    prior = gaussian_prior()
+    start, end = _images(prior, seed=1), _images(prior, seed=2)
+    z0, z1 = prior.stretch.inv(start), prior.stretch.inv(end)
+    nodes, weights = np.polynomial.legendre.leggauss(24)
+    points = prior.stretch(z0 + (nodes[:, None, None] + 1) / 2 * (z1 - z0))
+    scores = prior.as_published().score(points)
+    integral = ((scores * _velocity(prior, points) * (z1 - z0)).sum((1, 2)) * weights / 2).sum()
+    difference = prior.log_prob(end) - prior.log_prob(start)
+    assert abs(integral - difference) > 2e-3 * abs(difference) + 0.05
+
+
+def test_event_shape_and_repr(prior):
+    n = prior.energy.box
+    assert prior.event_shape == (n, n)
+    assert prior.batch_shape == ()
+    assert f"sigma0={float(prior.sigma):.4g}" in repr(prior)
+    assert repr(prior.stretch) in repr(prior)
+    assert f"{n}x{n}" in repr(prior)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "network"])
+def test_expanded_over_a_plate_adds_up(name):
+    prior = PRIORS[name]()
+    x = _images(prior, 3)
+    together, separate = jax.jit(
+        lambda p, x: (p.expand([3]).to_event(1).log_prob(x), p.log_prob(x))
+    )(prior, x)
+    np.testing.assert_allclose(together, separate.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "network"])
+def test_level_may_be_traced(name):
+    prior = PRIORS[name]()
+    x, shown = _images(prior), []
+
+    def value(sigma):
+        other = prior.at(sigma)
+        shown.append(repr(other))
+        return other.log_prob(x)
+
+    traced = jax.jit(jax.vmap(value))(jnp.asarray([0.2, 0.4]))
+    assert "sigma0=<" in shown[0]
+    for sigma, found in zip((0.2, 0.4), traced, strict=True):
+        np.testing.assert_allclose(found, prior.at(sigma).log_prob(x), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in PRIORS if name != "published"])
+def test_samples_lie_in_the_support_and_depend_on_the_key_only(name):
+    prior = PRIORS[name]()
+    first = prior.sample(jax.random.key(0), (1, 1), num_steps=3)
+    assert first.shape == (1, 1, *prior.event_shape)
+    assert np.isfinite(first).all()
+    assert prior.support(first).all()
+    again = prior.sample(jax.random.key(0), num_steps=3)
+    assert again.shape == prior.event_shape
+    np.testing.assert_array_equal(again, first[0, 0])
+    assert (prior.sample(jax.random.key(1), num_steps=3) != again).any()
+
+
 def test_another_level_compiles_nothing(prior):
     traces = []
 
@@ -101,14 +180,36 @@ def test_gaussian_log_prob_in_closed_form():
     np.testing.assert_allclose(prior.log_prob(x) + constant, exact, rtol=1e-5)
 
 
-def test_published_form_is_the_score_times_the_slope_of_the_stretch():
-    prior = gaussian_prior()
+@pytest.mark.parametrize("name", ["gaussian", "asinh"])
+def test_published_form_is_the_score_times_the_slope_of_the_stretch(name):
+    """Sampson et al. (2024), eq. 11."""
+    prior = PRIORS[name]()
     x = _images(prior)
     z = prior.stretch.inv(x)
     in_z = score(prior.energy, z, prior.sigma)
-    np.testing.assert_allclose(prior.as_published().score(x), in_z / _velocity(prior, x), rtol=1e-4)
+    expected = in_z / _velocity(prior, x)
+    published = prior.as_published()
+    atol = 1e-5 * float(abs(expected).max())
+    np.testing.assert_allclose(published.score(x), expected, rtol=1e-3, atol=atol)
+    assert "as published" in repr(published)
+    # The prior itself has the slope of the Jacobian too.
+    assert abs(prior.score(x) - expected).max() > 100 * atol
     with pytest.raises(InputError, match="cannot be sampled"):
-        prior.as_published().sample(jax.random.key(0))
+        published.sample(jax.random.key(0))
+
+
+def test_denoise_is_the_wiener_filter_in_the_stretched_space():
+    prior = gaussian_prior()
+    x = _images(prior, 2, 3)
+    z, mean = prior.stretch.inv(x), prior.energy.mean
+    expected = mean + 0.2 / (0.2 + 0.3**2) * (z - mean)
+    np.testing.assert_allclose(prior.stretch.inv(prior.denoise(x)), expected, atol=1e-4)
+
+
+def test_precision_follows_astype():
+    prior = gaussian_prior().astype(jnp.float16)
+    x = _images(gaussian_prior()).astype(jnp.float16)
+    assert prior.log_prob(x).dtype == jnp.float16
 
 
 def test_samples_have_the_mean_and_variance_of_the_smoothed_gaussian():
@@ -119,6 +220,12 @@ def test_samples_have_the_mean_and_variance_of_the_smoothed_gaussian():
     # Five standard errors, and 2 % for thirty steps of the integrator.
     assert abs(pull.mean()) < 5 / count**0.5 + 0.02
     assert abs(pull.var() - 1) < 5 * (2 / count) ** 0.5 + 0.02
+
+
+def test_samples_of_a_wrong_variance_are_told_apart():
+    # Negative control of the test above, on as many draws.
+    pull = np.random.default_rng(0).normal(0, np.sqrt(1.1), 400 * 64)
+    assert abs(pull.var() - 1) > 5 * (2 / pull.size) ** 0.5 + 0.02
 
 
 def test_lineenergy_equals_the_exact_energy_and_is_conservative():
@@ -182,11 +289,77 @@ def test_nuts_reproduces_the_variance_of_the_prior():
     assert abs(z.var(0).mean() / (0.2 + 0.3**2) - 1) < 0.12
 
 
-def test_bad_levels_and_values_outside_the_support_are_refused():
-    with pytest.raises(InputError, match="sigma"):
-        gaussian_prior().at(-1.0)
-    with pytest.raises(InputError, match="sigma"):
-        ScorePrior(small_energy(), sigma=0.0)
+def test_autodelta_finds_the_mode_of_the_prior():
+    prior = gaussian_prior(box=4)
+
+    def model():
+        numpyro.sample("x", prior)
+
+    guide = AutoDelta(model)
+    run = SVI(model, guide, optax.adam(3e-2), Trace_ELBO()).run(
+        jax.random.key(0), 300, progress_bar=False
+    )
+    z = prior.stretch.inv(guide.median(run.params)["x"])
+    # The mode of the density of x; AutoDelta adds no Jacobian of its own.
+    # In z: d/dz [-(z - m)^2 / 2 v - c z] = 0, at z = m - c v.
+    expected = prior.energy.mean - 0.44 * (0.2 + 0.3**2)
+    np.testing.assert_allclose(z, expected, atol=0.02)
+
+
+def test_metropolis_sampler_on_four_pixels_reproduces_mean_and_variance():
+    total = 0.5 + 0.3**2
+    energy = GaussianEnergy(jnp.asarray([[0.0, 1.0], [2.0, -1.0]]), jnp.asarray(0.5))
+    prior = ScorePrior(energy, LogStretch(), 0.3, sigma_max=5.0)
+
+    def log_density(z):  # of z, so the Jacobian of the stretch is put back
+        x = prior.stretch(z)
+        return prior.log_prob(x) + prior.stretch.log_abs_det_jacobian(z, x).sum()
+
+    def chain(key):
+        key_start, key_run = jax.random.split(key)
+        start = energy.start(key_start, jnp.asarray(0.3))
+        flat = blackjax.hmc(lambda v: log_density(v.reshape(2, 2)), 0.6, jnp.ones(4), 5)
+
+        def step(state, key_step):
+            state, info = flat.step(key_step, state)
+            return state, info.acceptance_rate
+
+        state, rate = jax.lax.scan(step, flat.init(start.ravel()), jax.random.split(key_run, 20))
+        return state.position, rate.mean()
+
+    # Independent chains, started in equilibrium: their ends are independent draws.
+    num = 3000
+    ends, rates = jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(0), num))
+    assert 0.6 < rates.mean() < 0.99  # the Metropolis test has work to do
+    ends = np.asarray(ends, float)
+    limit = norm.isf(1e-6 / (2 * 8))
+    assert np.abs(ends.mean(0) - np.ravel(energy.mean)).max() < limit * (total / num) ** 0.5
+    assert np.abs(ends.var(0) / total - 1).max() < limit * (2 / num) ** 0.5
+
+
+def test_validation_notices_values_below_the_support():
+    prior = gaussian_prior()
+    inside = _images(prior, 2)
+    below = inside.at[1, 0, 0].set(-0.06)
+    with numpyro.validation_enabled():
+        checked = gaussian_prior()
+        assert np.isfinite(checked.log_prob(inside)).all()
+        with pytest.warns(UserWarning, match="Out-of-support"):
+            found = checked.log_prob(below)
+    np.testing.assert_array_equal(np.isfinite(found), [True, False])
+    assert found[1] == -np.inf
+
+
+@pytest.mark.parametrize("value", [-1, 0.0, float("nan")])
+def test_levels_that_are_not_positive_are_refused(value):
+    with pytest.raises(InputError, match="`sigma` of a prior must be positive"):
+        gaussian_prior().at(value)
+    with pytest.raises(InputError, match="`sigma` of a prior must be positive"):
+        ScorePrior(small_energy(), sigma=value)
+
+
+def test_support_ends_at_minus_the_softening():
     checked = gaussian_prior()
     assert not checked.support(jnp.full((8, 8), -1.0))
     assert checked.support(jnp.full((8, 8), 0.0))
+    assert not checked.support(jnp.zeros((8, 8)).at[3, 4].set(-0.051))

@@ -1,24 +1,50 @@
+"""Weights files: written, read back, refused when anything about them is off."""
+
+import dataclasses
+import hashlib
+import json
+import pickle
 import shutil
 
 import jax
 import numpy as np
 import pytest
 from conftest import small_energy
+from safetensors.numpy import save_file
 
+import scorepriors.zoo as zoo
 from scorepriors import InputError, list_priors, load_prior, save_prior
 from scorepriors.recipe import DataRecipe, NetworkRecipe, Recipe
-from scorepriors.zoo import prior_path
+from scorepriors.zoo import prior_info, prior_path, prior_recipe, training_facts
+
+SHIPPED = [info.name for info in list_priors()]
+
+RECIPE = Recipe(
+    name="small",
+    sigma0=0.2,
+    description="for tests",
+    data=DataRecipe(path="images", box=8),
+    network=NetworkRecipe(modes=6, width=16, inner=16, depth=2),
+)
 
 
 @pytest.fixture
 def saved(tmp_path):
-    recipe = Recipe(
-        name="small",
-        data=DataRecipe(path="images", box=8),
-        network=NetworkRecipe(modes=6, width=16, inner=16, depth=2),
-    )
     energy = small_energy()
-    return energy, save_prior(tmp_path / "small.safetensors", energy, recipe)
+    facts = {"seconds": 1.5, "steps": 10}
+    return energy, save_prior(tmp_path / "small.safetensors", energy, RECIPE, training=facts)
+
+
+def rewrite_header(path, change):
+    """Change the JSON description inside a weights file and leave its arrays."""
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    described = json.loads(header["__metadata__"]["scorepriors"])
+    change(described)
+    header["__metadata__"]["scorepriors"] = json.dumps(described)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
 
 
 def test_round_trip(saved):
@@ -27,34 +53,117 @@ def test_round_trip(saved):
     z = jax.random.normal(jax.random.key(0), (8, 8))
     # The network is stored in half precision.
     np.testing.assert_allclose(prior.energy(z, 0.3), energy(z, 0.3), rtol=2e-3)
+    for name in ("mean", "basis", "eigenvalues", "tail"):
+        np.testing.assert_array_equal(getattr(prior.energy, name), getattr(energy, name))
+    frequencies = prior.energy.network.frequencies
+    np.testing.assert_allclose(frequencies, energy.network.frequencies, rtol=1e-6)
+    assert (prior.name, prior.event_shape) == ("small", (8, 8))
+    np.testing.assert_allclose(prior.sigma, 0.2)
+    np.testing.assert_allclose(load_prior(path, sigma=0.4).sigma, 0.4)
 
 
-def test_shipped_priors_are_small_listed_and_have_cards():
-    infos = list_priors()
-    assert [info.name for info in infos] == ["lsst-32", "ztf-32"]
-    for info in infos:
-        assert info.path.stat().st_size < 10e6
-        assert info.path.with_suffix(".md").exists()
-        assert load_prior(info.name).event_shape == (32, 32)
+def test_what_is_known_without_loading(saved):
+    _, path = saved
+    info = prior_info(path)
+    assert (info.name, info.box, info.sigma0, info.description) == ("small", 8, 0.2, "for tests")
+    assert info.pixel_scale is None
+    assert prior_recipe(path) == RECIPE
+    assert training_facts(path) == {"seconds": 1.5, "steps": 10}
 
 
-def test_damage_is_noticed(saved, tmp_path):
+def test_a_second_save_of_a_loaded_prior_changes_nothing(saved, tmp_path):
+    _, path = saved
+    again = save_prior(tmp_path / "again.safetensors", load_prior(path).energy, RECIPE)
+    z = jax.random.normal(jax.random.key(0), (8, 8))
+    np.testing.assert_array_equal(load_prior(again).energy(z, 0.3), load_prior(path).energy(z, 0.3))
+
+
+def test_a_failed_save_leaves_the_old_file(saved, tmp_path, monkeypatch):
+    energy, path = saved
+    before = path.read_bytes()
+
+    def half(arrays, target, metadata):
+        target.write_bytes(b"half of it")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(zoo, "save_file", half)
+    with pytest.raises(OSError, match="full"):
+        save_prior(path, energy, RECIPE)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_priors_are_small_described_and_checksummed(name):
+    info = prior_info(name)
+    assert info.path.stem == name
+    assert info.path.stat().st_size < 10e6
+    assert info.path.with_suffix(".md").exists()
+    sums = dict(
+        reversed(line.split())
+        for line in (info.path.parent / "SHA256SUMS").read_text().splitlines()
+    )
+    assert sums[info.path.name] == hashlib.sha256(info.path.read_bytes()).hexdigest()
+    prior = load_prior(name)
+    assert prior.event_shape == (info.box, info.box)
+    assert prior.pixel_scale == info.pixel_scale
+
+
+def test_checksums_are_of_shipped_files_only():
+    sums = (prior_path(SHIPPED[0]).parent / "SHA256SUMS").read_text().splitlines()
+    assert {line.split()[1] for line in sums} == {f"{name}.safetensors" for name in SHIPPED}
+    assert "lsst-32" in SHIPPED
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "no arrays", "last byte", "text"])
+def test_damage_is_noticed(saved, damage):
     _, path = saved
     whole = path.read_bytes()
-    path.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1, whole[-1]]))
-    with pytest.raises(InputError, match="damaged"):
+    path.write_bytes(
+        {
+            "empty": b"",
+            "short": whole[:200],
+            "no arrays": whole[:-500],
+            "last byte": whole[:-2] + bytes([whole[-2] ^ 1, whole[-1]]),
+            "text": b"not weights but a text that is longer than a header's length",
+        }[damage]
+    )
+    with pytest.raises(InputError, match=r"small.safetensors is damaged"):
         load_prior(path)
-    path.write_bytes(whole[:200])
-    with pytest.raises(InputError, match="damaged"):
+
+
+def test_a_changed_description_is_noticed(saved):
+    _, path = saved
+    rewrite_header(path, lambda header: None)  # control: rewriting alone is no damage
+    assert load_prior(path).name == "small"
+    rewrite_header(path, lambda header: header["recipe"].update(sigma0=0.9))
+    with pytest.raises(InputError, match="damaged: its checksum does not match"):
         load_prior(path)
-    path.write_bytes(b"")
-    with pytest.raises(InputError, match="damaged"):
+
+
+def test_other_formats_are_refused(saved):
+    _, path = saved
+    rewrite_header(path, lambda header: header.update(format=99))
+    with pytest.raises(InputError, match="has weights format 99, this version reads 1"):
+        load_prior(path)
+
+
+def test_weights_of_something_else_are_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"a": np.ones(3)}, path)
+    with pytest.raises(InputError, match="holds no scorepriors weights"):
+        load_prior(path)
+
+
+def test_weights_that_do_not_fit_their_recipe_are_refused(tmp_path):
+    deeper = dataclasses.replace(RECIPE.network, depth=3)
+    recipe = dataclasses.replace(RECIPE, network=deeper)
+    path = save_prior(tmp_path / "deep.safetensors", small_energy(), recipe)
+    with pytest.raises(InputError, match="does not hold the network it describes"):
         load_prior(path)
 
 
 def test_shipped_weights_are_compared_with_their_checksum(tmp_path, monkeypatch):
-    import scorepriors.zoo as zoo
-
     source = prior_path("lsst-32")
     shutil.copy(source, tmp_path)
     (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  lsst-32.safetensors\n")
@@ -63,8 +172,47 @@ def test_shipped_weights_are_compared_with_their_checksum(tmp_path, monkeypatch)
         load_prior("lsst-32")
 
 
-def test_unknown_priors_name_the_known_ones():
-    with pytest.raises(InputError, match="lsst-32, ztf-32"):
-        load_prior("hubble-128")
-    with pytest.raises(InputError, match="no weights file"):
+@pytest.mark.parametrize("name", ["hubble-128", "weights.npz", "../weights/lsst-32", ""])
+def test_unknown_priors_name_the_known_ones(name):
+    with pytest.raises(InputError, match=f"unknown prior .*shipped are {', '.join(SHIPPED)}"):
+        load_prior(name)
+
+
+def test_paths_that_are_no_weights_files(tmp_path):
+    with pytest.raises(InputError, match=r"no weights file at 'nowhere.safetensors'"):
         load_prior("nowhere.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(InputError, match="no weights file at"):
+        load_prior(tmp_path / "folder.safetensors")
+    with pytest.raises(InputError, match=r"must end in \.safetensors, got .*small\.npz"):
+        save_prior(tmp_path / "small.npz", small_energy(), RECIPE)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_weights_hold_arrays_and_text_only(name, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a weights file was unpickled")
+
+    for loader in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, loader, refuse)
+    path = prior_path(name)
+    load_prior(name)
+    # Safetensors: length, JSON, raw numbers; nothing that could be run.
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(length))
+    assert set(header.pop("__metadata__")) == {"scorepriors"}
+    assert {entry["dtype"] for entry in header.values()} == {"F16", "F32"}
+    size = max(entry["data_offsets"][1] for entry in header.values())
+    assert path.stat().st_size == 8 + length + size
+
+
+def test_a_pickle_under_the_name_of_weights_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (exec, ("raise AssertionError('the file was run')",))
+
+    path = tmp_path / "bomb.safetensors"
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(InputError, match="damaged"):
+        load_prior(path)

@@ -1,0 +1,110 @@
+"""Sampling by diffusion, against a Gaussian for which every step is known."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from scorepriors.diffusion import _flow, noise_schedule, sample_flow, sample_reverse_sde
+from scorepriors.networks import GaussianEnergy
+
+TOP, BOTTOM, NUM = 20.0, 0.2, 3000
+VARIANCE = np.geomspace(0.05, 4.0, 16).reshape(4, 4)
+MEAN = np.linspace(-1.0, 2.0, 16).reshape(4, 4)
+
+
+@pytest.fixture
+def energy():
+    return GaussianEnergy(jnp.asarray(MEAN, jnp.float32), jnp.asarray(VARIANCE, jnp.float32))
+
+
+def draw(sampler, energy, num=NUM, seed=0, **kwargs):
+    key = jax.random.key(seed)
+    z = sampler(energy, key=key, num=num, sigma_max=TOP, sigma_min=BOTTOM, **kwargs)
+    return np.asarray(z, float)
+
+
+def ancestral_variance(num_steps):
+    """Variance ``[4, 4]`` after the ancestral steps, each linear, without sampling."""
+    schedule = np.asarray(noise_schedule(TOP, BOTTOM, num_steps), float)
+    variance = VARIANCE + TOP**2
+    for now, then in pairwise(schedule):
+        share = (then / now) ** 2
+        factor = share + (1 - share) * VARIANCE / (VARIANCE + now**2)
+        variance = factor**2 * variance + then**2 * (1 - share)
+    return variance
+
+
+def heun_factor(num_steps):
+    """Factor ``[4, 4]`` by which Heun's steps shrink the distance from the mean."""
+    schedule = np.asarray(noise_schedule(TOP, BOTTOM, num_steps), float)
+    total = np.ones_like(VARIANCE)
+    for now, then in pairwise(schedule):
+        step, first = then - now, now / (VARIANCE + now**2)
+        total *= 1 + step / 2 * (first + then / (VARIANCE + then**2) * (1 + step * first))
+    return total
+
+
+def pulls(z, variance):
+    """Deviations ``[2, 16]`` of means and variances in their standard errors."""
+    mean = (z.mean(0) - MEAN) / np.sqrt(variance / len(z))
+    spread = (z.var(0) / variance - 1) / np.sqrt(2 / len(z))
+    return np.stack([mean.ravel(), spread.ravel()])
+
+
+LIMIT = norm.isf(1e-6 / (2 * 32))
+
+
+def test_schedule_falls_from_end_to_end_evenly_in_the_seventh_root():
+    schedule = np.asarray(noise_schedule(TOP, BOTTOM, 10), float)
+    np.testing.assert_allclose(schedule[[0, -1]], [TOP, BOTTOM], rtol=1e-5)
+    np.testing.assert_allclose(np.diff(schedule ** (1 / 7), 2), 0, atol=1e-5)
+    assert (np.diff(schedule) < 0).all()
+
+
+def test_flow_reproduces_mean_and_variance(energy):
+    z = draw(sample_flow, energy, num_steps=60)
+    assert np.abs(pulls(z, VARIANCE + BOTTOM**2)).max() < LIMIT
+    # Negative control: without the noise of sigma_min the variance is another.
+    assert np.abs(pulls(z, VARIANCE)).max() > LIMIT
+
+
+def test_flow_is_heuns_method(energy):
+    # The start is drawn from the same keys; each step is linear in it.
+    keys = jax.random.split(jax.random.key(0), 50)
+    start = np.asarray(jax.vmap(lambda k: energy.start(k, jnp.asarray(TOP)))(keys), float)
+    z = draw(sample_flow, energy, 50, num_steps=12)
+    np.testing.assert_allclose(z, MEAN + heun_factor(12) * (start - MEAN), atol=2e-4)
+
+
+def test_flow_converges_at_second_order():
+    exact = np.sqrt((VARIANCE + BOTTOM**2) / (VARIANCE + TOP**2))
+    errors = [np.abs(heun_factor(steps) / exact - 1).max() for steps in (30, 60)]
+    assert errors[0] < 0.02  # what thirty steps, the default, cost
+    assert 3 < errors[0] / errors[1] < 6
+
+
+def test_reverse_sde_reproduces_mean_and_variance(energy):
+    z = draw(sample_reverse_sde, energy, num_steps=100)
+    assert np.abs(pulls(z, ancestral_variance(100))).max() < LIMIT
+    # What a hundred steps of finite length cost, and that more steps cost less.
+    bias = [
+        np.abs(ancestral_variance(n) / (VARIANCE + BOTTOM**2) - 1).max() for n in (100, 200, 400)
+    ]
+    assert bias[0] < 0.1
+    assert bias[2] < 0.6 * bias[1] < 0.36 * bias[0] * 1.2
+
+
+@pytest.mark.parametrize("sampler", [sample_flow, sample_reverse_sde])
+def test_keys_decide_and_levels_compile_nothing(energy, sampler):
+    first, again, other = (draw(sampler, energy, 3, seed, num_steps=5) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).min() > 0
+    assert first.shape == (3, 4, 4)
+    if sampler is sample_flow:
+        before = _flow._cache_size()
+        sampler(energy, key=jax.random.key(0), num=3, sigma_max=9.0, sigma_min=0.5, num_steps=5)
+        assert _flow._cache_size() == before

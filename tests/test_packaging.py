@@ -1,0 +1,132 @@
+"""The built package holds exactly the source tree, and asks for what it imports."""
+
+import ast
+import importlib
+import importlib.metadata
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import scorepriors
+
+ROOT = Path(__file__).parents[1]
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = CONFIG["tool"]["setuptools"]
+FLOORS = {
+    "scorepriors": ROOT / "scorepriors",
+    "scorepriors.models": ROOT / "models",
+    "scorepriors.inference": ROOT / "inference",
+}
+
+
+def files(pattern):
+    """Files of the three real folders with the package of their floor; links not followed."""
+    for package, folder in FLOORS.items():
+        for path in sorted(folder.rglob(pattern)):
+            if path.is_file() and "__pycache__" not in path.parts:
+                inside = path.relative_to(folder).parts
+                if not (package == "scorepriors" and inside[0] in ("models", "inference")):
+                    yield package, folder, path
+
+
+def package_of(package, folder, path):
+    return ".".join((package, *path.parent.relative_to(folder).parts))
+
+
+def test_every_subpackage_is_listed_once():
+    found = {package_of(*found) for found in files("__init__.py")}
+    assert len(SETUPTOOLS["packages"]) == len(set(SETUPTOOLS["packages"]))
+    assert set(SETUPTOOLS["packages"]) == found
+
+
+def test_every_module_lies_in_a_listed_package():
+    outside = [
+        str(path)
+        for package, folder, path in files("*.py")
+        if package_of(package, folder, path) not in SETUPTOOLS["packages"]
+    ]
+    assert outside == []
+
+
+def test_every_package_has_its_folder():
+    directories = SETUPTOOLS["package-dir"]
+    assert {name: ROOT / folder for name, folder in directories.items()} == FLOORS
+    for package in SETUPTOOLS["packages"]:
+        # setuptools looks up the longest mapped parent and appends the rest.
+        parent = max((p for p in directories if f"{package}.".startswith(f"{p}.")), key=len)
+        rest = package[len(parent) :].strip(".").replace(".", "/")
+        assert (ROOT / directories[parent] / rest / "__init__.py").is_file(), package
+
+
+def test_every_data_file_is_packed_and_every_pattern_matches():
+    packed = set()
+    for package, patterns in SETUPTOOLS["package-data"].items():
+        for pattern in patterns:
+            matches = set(FLOORS[package].glob(pattern))
+            assert matches, (package, pattern)
+            packed |= matches
+    data = {path for *_, path in files("*") if path.suffix not in (".py", ".pyc")}
+    assert data == packed
+
+
+@pytest.mark.parametrize("name", ["models", "inference"])
+def test_upper_floors_are_linked_into_the_ground_floor(name):
+    link = ROOT / "scorepriors" / name
+    assert link.is_symlink()
+    assert os.readlink(link) == f"../{name}"  # relative, so that a clone has it too
+    assert link.resolve() == (ROOT / name).resolve()
+    module = importlib.import_module(f"scorepriors.{name}")
+    assert Path(module.__file__).samefile(ROOT / name / "__init__.py")
+
+
+def test_version_is_the_same_everywhere():
+    assert scorepriors.__version__ == CONFIG["project"]["version"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(rf"^version: \"?{re.escape(scorepriors.__version__)}\"?$", citation, re.M)
+
+
+def test_scripts_can_be_loaded():
+    for target in CONFIG["project"]["scripts"].values():
+        module, function = target.split(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def requirements(lines):
+    return {re.match(r"[\w.-]+", line)[0].lower() for line in lines}
+
+
+def test_everything_imported_is_a_dependency():
+    project = CONFIG["project"]
+    required = requirements(project["dependencies"])
+    optional = requirements(
+        line
+        for name in ("simulation", "validation")
+        for line in project["optional-dependencies"][name]
+    )
+    distributions = importlib.metadata.packages_distributions()
+
+    def imported(nodes):
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                yield from (alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                yield node.module.split(".")[0]
+
+    def asked_for(names):
+        third = set(names) - sys.stdlib_module_names - {"scorepriors"}
+        # A name that several distributions share counts as the one that is asked for.
+        options = [{d.lower() for d in distributions.get(name, [name])} for name in third]
+        return {min(some & (required | optional) or some) for some in options}
+
+    everywhere, at_import = set(), set()
+    for *_, path in files("*.py"):
+        tree = ast.parse(path.read_text())
+        everywhere |= set(imported(ast.walk(tree)))
+        at_import |= set(imported(tree.body))
+    assert asked_for(at_import) <= required
+    assert asked_for(everywhere) <= required | optional
+    assert not asked_for({"requests"}) <= required | optional  # negative control

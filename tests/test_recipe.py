@@ -1,0 +1,92 @@
+"""Recipes: the shipped ones are read, and every mistake is named."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from scorepriors import InputError
+from scorepriors.recipe import Recipe, read_recipe, recipe_from_dict
+
+SHIPPED = sorted((Path(__file__).parents[1] / "docs" / "recipes").glob("*.toml"))
+
+GOOD = "name = 'a'\n[data]\nset = 'lsst'\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "recipe.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_recipes(path):
+    recipe = read_recipe(path)
+    assert recipe.name == path.stem
+    assert recipe.data.box == 32
+    assert recipe_from_dict(recipe.as_dict()) == recipe
+
+
+def test_there_are_shipped_recipes():
+    assert {path.stem for path in SHIPPED} >= {"lsst-32", "ztf-32"}
+
+
+def test_what_is_not_said_has_its_default(write):
+    recipe = read_recipe(write(GOOD))
+    assert recipe == Recipe("a", data=dataclasses.replace(Recipe("a").data, set="lsst"))
+
+
+def test_a_whole_number_is_a_float_where_one_is_wanted(write):
+    recipe = read_recipe(write("sigma0 = 1\n" + GOOD))
+    assert (type(recipe.sigma0), recipe.sigma0) == (float, 1.0)
+
+
+def test_path_is_relative_to_the_recipe(write, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    recipe = read_recipe(write("name = 'a'\n[data]\npath = 'images'"))
+    assert Path(recipe.data.path) == tmp_path / "images"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = 1\n[data]\nset = 'lsst'", "`name` in the recipe must be str, got 1"),
+        (GOOD + "box = 32.0", "`data.box` in the recipe must be int, got 32.0"),
+        (GOOD + "box = true", "`data.box` in the recipe must be int, got True"),
+        (GOOD + "[training]\nsteps = 'many'", "`training.steps` in the recipe must be int"),
+        (GOOD + "[training]\nema = '0.9'", "`training.ema` in the recipe must be float"),
+        ("name = 'a'\ndata = 'lsst'", r"`data` in the recipe must be a table, \[data\]"),
+        (GOOD + "path = 'b'", "either `set` .* or `path`, and not both"),
+        ("name = 'a'", "either `set` .* or `path`, and not both"),
+        ("[data]\nset = 'lsst'", "needs a `name`"),
+        ("name = ''\n[data]\nset = 'lsst'", "needs a `name`"),
+        ("colour = 1\n" + GOOD, "unknown key `colour`.*known are name"),
+        (GOOD + "colour = 1", "unknown key `data.colour`.*known are set, path"),
+        (GOOD + "[training]\ndata = 1", "unknown key `training.data`"),
+        (GOOD + "[training]\nsteps = 0", "`training.steps` in the recipe must be positive, got 0"),
+        (GOOD + "[training]\nsigma_max = 0.01", "`training.sigma_max` must exceed"),
+        (GOOD + "[training]\nema = 1.0", r"`training.ema` must lie in \[0, 1\), got 1.0"),
+        (GOOD + "[training]\ndevices = 3", "must be a multiple of `training.devices`"),
+        (GOOD + "[stretch]\nscale = -0.1", "`stretch.scale` in the recipe must be positive"),
+        (GOOD + "[stretch]\nscale = nan", "`stretch.scale` in the recipe must be positive"),
+        (GOOD + "box = 8\n[network]\nmodes = 65", "`network.modes` = 65 exceeds the 64 pixels"),
+        ("name = ", "recipe.toml is not valid TOML"),
+    ],
+)
+def test_mistakes_are_named(write, text, message):
+    with pytest.raises(InputError, match=message):
+        read_recipe(write(text))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="is a folder; give the recipe's TOML file"):
+        read_recipe(tmp_path)
+    with pytest.raises(InputError, match=r"cannot read the recipe .*No such file"):
+        read_recipe(tmp_path / "missing.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not valid TOML"):
+        read_recipe(tmp_path / "binary.toml")
