@@ -78,9 +78,15 @@ def training_images(recipe: Recipe, directory: Path, progress: Callable | None =
     stored = directory / "images.npz"
     identity = json.dumps(recipe.as_dict()["data"], sort_keys=True)
     if stored.exists():
-        with np.load(stored, allow_pickle=False) as archive:
-            if str(archive["recipe"]) == identity:
-                return archive["train"], archive["held_out"]
+        try:
+            # Opened here: NumPy leaves a damaged file open.
+            with stored.open("rb") as source, np.load(source, allow_pickle=False) as archive:
+                if str(archive["recipe"]) == identity:
+                    return archive["train"], archive["held_out"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise InputError(
+                f"the stored images {stored} cannot be read ({error}); delete them."
+            ) from error
         raise InputError(f"{stored} was made from another [data] table; train in a new directory.")
     if data.set is not None:
         images = _simulate_parallel(recipe, progress)

@@ -186,3 +186,10 @@ def test_the_loss_of_an_untrained_network_is_one(recipe, tmp_path):
 def test_losses_are_averaged_within_their_noise_bins():
     sigmas, losses = np.asarray([[0.03, 0.09, 0.5], [7.0, 8.0, 9.0]]), np.arange(6.0).reshape(2, 3)
     np.testing.assert_array_equal(_binned(sigmas, losses), [0.5, np.nan, 2.0, np.nan, 4.0])
+
+
+def test_damaged_stored_images_are_named(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "images.npz").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be read"):
+        train(recipe, tmp_path / "run")
