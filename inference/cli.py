@@ -1,7 +1,7 @@
 """The command line: deblend, train, validate, list priors.
 
-Heavy imports happen inside the commands, so that ``--help`` and mistakes in the
-arguments answer at once.
+What a command does not need it does not import; what it refuses, it refuses before
+anything is compiled.
 """
 
 import os
@@ -39,8 +39,7 @@ def main():
 
 
 def _prepare_jax(devices: int = 1) -> None:
-    """Keep compiled programs between runs, and be quiet about it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    """Keep compiled programs between runs."""
     import jax
 
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors" / "xla"
@@ -258,7 +257,7 @@ def validate_prior_command(name, num, images, output, seed):
     import numpy as np
 
     from scorepriors._files import atomic_write
-    from scorepriors.cards import sample_grid_figure, write_card
+    from scorepriors.cards import denoising_figure, sample_grid_figure, write_card
     from scorepriors.training_sets import simulate
     from scorepriors.validation import draw_clean_samples, validate_prior
     from scorepriors.zoo import load_prior, prior_recipe
@@ -291,6 +290,7 @@ def validate_prior_command(name, num, images, output, seed):
     samples = np.asarray(draw_clean_samples(prior, 64, key=key))
     sample_grid_figure(samples, train_images, folder / f"{recipe.name}-samples.png",
                        softening=recipe.stretch.softening)  # fmt: skip
+    denoising_figure(report, folder / f"{recipe.name}-denoising.png")
     card = folder / f"{recipe.name}.md"
     write_card(card, name, report)
     click.echo(str(card))

@@ -37,6 +37,10 @@ from .starting import free_form_start, profile_start
 #: Sides of the boxes of stars, pixels: ten standard deviations of the model PSF.
 STAR_BOX = 15
 
+#: Model PSF, in pixels, of parametric sources beside a prior whose images carry none:
+#: narrow enough for the pixel to outweigh it.
+UNRESOLVED = 0.1
+
 #: Sources are padded to a multiple of this, so that few programs serve all blends.
 PADDING = 4
 
@@ -140,7 +144,8 @@ def deblend(
     tolerance
         Expected remaining gain per source at which a fit ends, nats.  One nat is far
         below the posterior's own spread; running on to the exact mode of so many
-        dimensions costs iterations and, measured on simulated blends, accuracy.
+        dimensions costs iterations and, measured on simulated blends, accuracy.  The
+        parametric fit, cheap and of few dimensions, goes on to a tenth of it.
     padding
         Sources are padded to a multiple of this; blends of one padded size (and image
         and PSF shape) share their compiled programs.
@@ -163,7 +168,7 @@ def deblend(
     if not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     box = prior.event_shape[-1]
-    psf_sigma = prior.model_psf_sigma or 0.7
+    psf_sigma = UNRESOLVED if prior.model_psf_sigma is None else prior.model_psf_sigma
     data = image_data(obs, box=max(box, STAR_BOX), model_psf_sigma=prior.model_psf_sigma)
     is_point = np.asarray(positions.is_point)
     center = positions.row_column

@@ -59,7 +59,9 @@ def profile_start(
     if profiles is not None:
         width = (psf_sigma**2 + 1.5**2) ** 0.5
         groups.append(Morphologies(_blobs(profiles, box, width), profiles.corner, profiles.mask))
-    total, snr = _flat_spectrum_flux(data, groups)
+    mask = jnp.concatenate([m.mask for m in groups])
+    flux, error = linear_fluxes(data, groups)
+    total, snr = _flat_spectrum_flux(data, flux, error, mask)
     several = len(groups) > 1
     init = {"brightness": jnp.log(total)}
     # The scatter of colours keeps the brightness wide, however bright the source.
@@ -107,10 +109,8 @@ def _blobs(sources: Sources, box: int, sigma: float):
     return jnp.exp(-(rows[:, :, None] + columns[:, None, :]) / (2 * sigma**2))
 
 
-def _flat_spectrum_flux(data: ImageData, groups):
+def _flat_spectrum_flux(data: ImageData, flux, error, mask):
     """Band-summed flux ``[K]`` by matched weights, at least its noise, and its SNR."""
-    flux, error = linear_fluxes(data, groups)
-    mask = jnp.concatenate([m.mask for m in groups])
     weight = data.mean_spectrum / error**2
     noise = 1 / jnp.sqrt(jnp.sum(data.mean_spectrum * weight, -1))
     total = jnp.sum(flux * weight, -1) * noise**2
@@ -150,9 +150,10 @@ def free_form_start(
     image = jnp.maximum(galaxies.image / peak, -0.5 * softening)
     groups = [Morphologies(image, galaxies.corner, galaxies.mask)]
     groups += [] if stars is None else [stars]
-    flux, _ = linear_fluxes(data, groups)
+    flux, error = linear_fluxes(data, groups)
     count = len(galaxies.mask)
-    total, _ = _flat_spectrum_flux(data, groups)
+    mask = jnp.concatenate([m.mask for m in groups])
+    total, _ = _flat_spectrum_flux(data, flux, error, mask)
     amplitude = flux[:count] / image.sum((-2, -1))[:, None]
     amplitude = jnp.where(galaxies.mask[:, None], amplitude, 0.0)
     information = pixel_information(data, amplitude, galaxies.corner, image.shape[-1])

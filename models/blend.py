@@ -166,17 +166,6 @@ def flux_prior(
     return SpectrumPrior(flux, covariance)
 
 
-def scene_images(
-    data: ImageData,
-    morphology: Float[Array, "K n n"],
-    sources: Sources,
-    spectrum: Float[Array, "K B"],
-) -> Float[Array, "K B H W"]:
-    """PSF-convolved image of every source in every band; padding is zero."""
-    rendered = data.render(morphology, sources.corner)
-    return rendered * (spectrum * sources.mask[:, None])[:, :, None, None]
-
-
 def footprint_chi2(
     data: ImageData, images: Float[Array, "K B H W"], mask: Bool[Array, " K"]
 ) -> Float[Array, " K"]:

@@ -1,10 +1,8 @@
 """The embedded example: a simulated LSST-like blend of four galaxies, with truth.
 
-Made by ``python -m scorepriors.models.example FILE``, which needs GalSim; reading it
-needs nothing but astropy.
+Made by `write_example`, which needs GalSim; reading it needs nothing but astropy.
 """
 
-import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from scorepriors._files import atomic_path
 from .observation import Observation
 from .simulation import Truth, simulate_blend
 
-#: What `main` simulates: four galaxies whose light overlaps, the faintest near 24.5.
+#: What `write_example` simulates: four galaxies whose light overlaps, the faintest near 24.5.
 EXAMPLE: dict[str, Any] = {"num_sources": 4, "seed": 13, "spread": 4.5, "magnitudes": (21.8, 24.6)}
 
 
@@ -60,7 +58,3 @@ def write_example(path: str | Path) -> Path:
             hdus.append(fits.ImageHDU(truth.morphology.astype(np.float32), name="TRUTH_MODEL"))
             hdus.append(fits.ImageHDU(unit.astype(np.float32), name="TRUTH_UNIT"))
     return Path(path)
-
-
-if __name__ == "__main__":
-    print(write_example(sys.argv[1] if len(sys.argv) > 1 else "example.fits"))

@@ -11,9 +11,10 @@ from scorepriors.training_sets import MODEL_PSF_SIGMA, PIXEL_SCALES, lsst_galaxy
 
 from .observation import Observation
 
-#: Ten-year LSST: 5 sigma point-source depth (AB) and seeing FWHM (arcsec) per band
-#: (Ivezic et al. 2019, ApJ 873, 111, table 2 and text).
+#: Ten-year LSST per band: 5 sigma point-source depth (AB), dark-sky brightness (AB per
+#: square arcsec) and seeing FWHM (arcsec); Ivezic et al. 2019, ApJ 873, 111.
 LSST_DEPTH = {"u": 26.1, "g": 27.4, "r": 27.5, "i": 26.8, "z": 26.1, "y": 24.9}
+LSST_SKY = {"u": 22.99, "g": 22.26, "r": 21.20, "i": 20.48, "z": 19.60, "y": 18.61}
 LSST_SEEING = {"u": 0.92, "g": 0.87, "r": 0.83, "i": 0.80, "z": 0.78, "y": 0.76}
 
 #: Pixel values of simulated images are nanojanskys.
@@ -108,9 +109,9 @@ def simulate_blend(
     convolved = unit * flux[:, :, None, None]
     total = convolved.sum(0)
     sigma = np.array([_pixel_noise(b, scale) for b in bands])
-    # Ten-year coadds are sky dominated; sources add their share of photon noise: the
-    # sky of a band is worth about as many photons as a source of 25 nJy per pixel.
-    variance = sigma[:, None, None] ** 2 * (1 + np.maximum(total, 0) / 25.0)
+    # Photon noise: the variance grows with all light in a pixel, sky and sources alike.
+    sky = np.array([_sky_flux(b, scale) for b in bands])
+    variance = (sigma**2 / sky)[:, None, None] * (sky[:, None, None] + np.maximum(total, 0))
     noise = rng.standard_normal(total.shape) * np.sqrt(variance)
     stamp = 41
     psf_images = np.stack([psfs[b].drawImage(nx=stamp, ny=stamp, scale=scale).array for b in bands])
@@ -154,3 +155,8 @@ def _pixel_noise(band: str, scale: float) -> float:
     # Effective pixels of an atmospheric PSF (LSST SRD convention).
     effective = 2.266 * (LSST_SEEING[band] / scale) ** 2
     return flux / 5 / np.sqrt(effective)
+
+
+def _sky_flux(band: str, scale: float) -> float:
+    """Flux of the dark sky in a pixel, nJy."""
+    return 10 ** (-0.4 * (LSST_SKY[band] - ZERO_POINT)) * scale**2

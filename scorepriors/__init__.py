@@ -2,7 +2,6 @@
 
 from .distribution import ScorePrior as ScorePrior
 from .errors import InputError as InputError
-from .errors import NotConvergedError as NotConvergedError
 from .stretch import AsinhStretch as AsinhStretch
 from .stretch import LogStretch as LogStretch
 from .zoo import list_priors as list_priors

@@ -49,7 +49,8 @@ class ScorePrior(dist.Distribution):
     pixel_scale
         Arcseconds per pixel of the training images, if known.
     model_psf_sigma
-        Standard deviation in pixels of the Gaussian PSF of the training images.
+        Standard deviation in pixels of the Gaussian PSF of the training images; None if
+        they are not convolved.
     jacobian
         False gives the density of Sampson et al. (2024), eq. 11; use `as_published`.
     validate_args

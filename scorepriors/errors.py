@@ -6,7 +6,3 @@ class InputError(ValueError):
 
     The command line prints the message as its only line and exits with status 2.
     """
-
-
-class NotConvergedError(RuntimeError):
-    """A computation stopped before its result could be trusted."""

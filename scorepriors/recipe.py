@@ -19,6 +19,10 @@ class DataRecipe:
     num_images: int = 44_000
     num_held_out: int = 2_000
     seed: int = 0
+    #: Of the user's own images: arcsec per pixel, and standard deviation in pixels of
+    #: their Gaussian PSF.  Without the latter they count as not convolved at all.
+    pixel_scale: float | None = None
+    model_psf_sigma: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,11 @@ def read_recipe(path: str | Path) -> Recipe:
     data = recipe.data
     if (data.set is None) == (data.path is None):
         raise InputError("[data] needs either `set` (lsst, ztf) or `path`, and not both.")
+    if data.set is not None and (data.pixel_scale or data.model_psf_sigma):
+        raise InputError(
+            "`data.pixel_scale` and `data.model_psf_sigma` describe images of your own; "
+            f"those of the set {data.set!r} are known, so leave them out."
+        )
     if data.path is not None:  # relative to the recipe, wherever it is run from
         moved = dataclasses.replace(data, path=str(path.parent / data.path))
         recipe = dataclasses.replace(recipe, data=moved)
@@ -128,6 +137,8 @@ def _fill(kind, table: dict, prefix: str):
             values[key] = _fill(nested, value, f"{key}.")
             continue
         wanted: Any = fields[key].type
+        if wanted == float | None:
+            wanted = float
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         allowed = {int: int, float: float, str: str}.get(wanted, str)
@@ -143,7 +154,7 @@ def _fill(kind, table: dict, prefix: str):
 
 def _check(recipe: Recipe) -> None:
     t, d = recipe.training, recipe.data
-    positive = {
+    positive: dict[str, float | None] = {
         "data.box": d.box, "data.num_images": d.num_images, "data.num_held_out": d.num_held_out,
         "stretch.softening": recipe.stretch.softening, "stretch.scale": recipe.stretch.scale,
         "network.modes": recipe.network.modes, "network.width": recipe.network.width,
@@ -152,8 +163,10 @@ def _check(recipe: Recipe) -> None:
         "training.learning_rate": t.learning_rate, "training.sigma_min": t.sigma_min,
         "training.devices": t.devices, "training.clip": t.clip, "sigma0": recipe.sigma0,
     }  # fmt: skip
+    positive["data.pixel_scale"] = d.pixel_scale
+    positive["data.model_psf_sigma"] = d.model_psf_sigma
     for name, value in positive.items():
-        if not value > 0:
+        if value is not None and not value > 0:
             raise InputError(f"`{name}` in the recipe must be positive, got {value}.")
     if not t.sigma_max > t.sigma_min:
         raise InputError("`training.sigma_max` must exceed `training.sigma_min`.")

@@ -169,11 +169,12 @@ def save_prior(
     for name, leaf in zip(_leaf_names(energy), leaves, strict=True):
         half = name.startswith("network") and "frequencies" not in name
         arrays[name] = np.asarray(leaf, np.float16 if half else np.float32)
+    data = recipe.data
     header = {
         "format": FORMAT,
         "recipe": recipe.as_dict(),
-        "pixel_scale": PIXEL_SCALES.get(recipe.data.set or ""),
-        "model_psf_sigma": MODEL_PSF_SIGMA if recipe.data.set else None,
+        "pixel_scale": PIXEL_SCALES[data.set] if data.set else data.pixel_scale,
+        "model_psf_sigma": MODEL_PSF_SIGMA if data.set else data.model_psf_sigma,
         "training": training or {},
     }
     header["digest"] = _digest(arrays, header)

@@ -90,3 +90,16 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not valid TOML"):
         read_recipe(tmp_path / "binary.toml")
+
+
+def test_images_of_users_are_described(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text("name = 'a'\n[data]\npath = 'b'\npixel_scale = 1\nmodel_psf_sigma = 0.9\n")
+    data = read_recipe(path).data
+    assert (data.pixel_scale, data.model_psf_sigma) == (1.0, 0.9)
+    path.write_text("name = 'a'\n[data]\nset = 'lsst'\npixel_scale = 0.3\n")
+    with pytest.raises(InputError, match="leave them out"):
+        read_recipe(path)
+    path.write_text("name = 'a'\n[data]\npath = 'b'\npixel_scale = -1.0\n")
+    with pytest.raises(InputError, match="pixel_scale"):
+        read_recipe(path)
