@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import small_observation
+from jax.test_util import check_grads
 from scipy.signal import convolve2d
 
 from scorepriors import InputError
 from scorepriors.models.psf import difference_kernels, gaussian_psf
-from scorepriors.models.rendering import image_data
+from scorepriors.models.rendering import image_data, place
 from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
 
 CORNERS = np.array([[3, 5], [-4, 2], [18, 20], [8, -6], [40, 3]])
@@ -42,6 +43,26 @@ def test_gradient_of_the_rendering():
     forward = jnp.vdot(weight, data.render(v, corner))
     backward = jnp.vdot(jax.grad(lambda s: jnp.vdot(weight, data.render(s, corner)))(s), v)
     np.testing.assert_allclose(forward, backward, rtol=1e-4)
+
+
+def test_placing_far_off_the_canvas_and_its_derivatives():
+    image = jax.random.normal(jax.random.key(0), (5, 2, 9, 7))
+    corners = np.array([[0, 0], [-4, 2], [18, 20], [-60, -6], [40, 90]])
+    margin = 100
+    for corner, one, placed in zip(
+        corners, image, place(image, jnp.asarray(corners), (16, 17)), strict=True
+    ):
+        canvas = np.zeros((2, 16 + 2 * margin, 17 + 2 * margin))
+        row, column = corner + margin
+        canvas[:, row : row + 9, column : column + 7] = one
+        np.testing.assert_array_equal(placed, canvas[:, margin:-margin, margin:-margin])
+    # First and second derivatives, mapped over a batch of corners that share the images.
+    many = jnp.asarray(np.stack([corners[:3], corners[:3] + 1]))
+
+    def cubed(image):
+        return (jax.vmap(lambda c: place(image, c, (16, 17)))(many) ** 3).sum()
+
+    check_grads(cubed, (image[:3],), order=2, modes=("fwd", "rev"), rtol=0.02)
 
 
 def test_boxes_must_fit_the_grid():
