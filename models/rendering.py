@@ -85,8 +85,10 @@ class ImageData(eqx.Module):
             )
         grid, height, width = self.grid, *self.images.shape[-2:]
         boxes = jnp.fft.rfft2(morphology, (grid, grid))
-        convolved = jnp.fft.irfft2(boxes[:, None] * self.transforms, (grid, grid))
-        return place(convolved, corner - self.kernel_size // 2, (height, width))
+        # Bands outermost, as the spectra want them; the swap at the end moves nothing.
+        convolved = jnp.fft.irfft2(boxes * self.transforms[:, None], (grid, grid))
+        first = jnp.broadcast_to(corner - self.kernel_size // 2, (self.num_bands, *corner.shape))
+        return jnp.swapaxes(place(convolved, first, (height, width)), 0, 1)
 
     def model(self, spectrum, morphology, corner) -> Float[Array, "B H W"]:
         """Sum of all sources: ``spectrum [K, B]`` times morphology, convolved (eq. 1)."""
@@ -100,22 +102,22 @@ class ImageData(eqx.Module):
 
 
 def place(
-    image: Float[Array, "K ... h w"], corner: Int[Array, "K 2"], shape: tuple[int, int]
-) -> Float[Array, "K ... H W"]:
-    """Put images onto canvases ``[K, ..., H, W]`` with their first pixels at `corner`.
+    image: Float[Array, "*K h w"], corner: Int[Array, "*K 2"], shape: tuple[int, int]
+) -> Float[Array, "*K H W"]:
+    """Put images onto canvases ``[..., H, W]`` with their first pixels at `corner`.
 
     Parameters
     ----------
     image
-        ``[K, ..., h, w]``.
+        ``[..., h, w]``.
     corner
-        ``[K, 2]``, (row, column); may be negative or beyond the canvas, what falls off
-        is cut.
+        ``[..., 2]``, (row, column); may be negative or beyond the canvas, what falls
+        off is cut.
     shape
         (H, W) of the canvas.
     """
-    flat = image.reshape(len(image), -1, *image.shape[-2:])
-    placed = _place_p.bind(flat, corner, shape=tuple(shape))
+    flat = image.reshape(-1, *image.shape[-2:]), corner.reshape(-1, 2)
+    placed = _place_p.bind(*flat, shape=tuple(shape))
     return placed.reshape(*image.shape[:-2], *shape)
 
 
@@ -127,20 +129,20 @@ _place_p = Primitive("place")
 
 def _place_windows(image, corner, *, shape):
     height, width = shape
-    padded = jnp.pad(image, ((0, 0), (0, 0), (height, height), (width, width)))
+    padded = jnp.pad(image, ((0, 0), (height, height), (width, width)))
     # Clipped to windows of zeros: a negative start would count from the other end.
     last = jnp.asarray([height + image.shape[-2], width + image.shape[-1]])
     start = jnp.clip(jnp.asarray(shape) - corner, 0, last)
 
     def window(one, at):
-        return jax.lax.dynamic_slice(one, (0, at[0], at[1]), (one.shape[0], height, width))
+        return jax.lax.dynamic_slice(one, (at[0], at[1]), (height, width))
 
     return jax.vmap(window)(padded, start)
 
 
 def _place_abstract(image, corner, *, shape):
     del corner
-    return image.update(shape=(*image.shape[:2], *shape))
+    return image.update(shape=(*image.shape[:1], *shape))
 
 
 def _place_jvp(primals, tangents, *, shape):

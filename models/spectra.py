@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 
@@ -90,41 +91,105 @@ def spectrum_posterior(
     SpectrumPosterior
     """
     num_sources, num_bands = renderings.shape[:2]
-    weighted = renderings * weights
-    normal = jnp.einsum("kbyx,lbyx->bkl", weighted, renderings)
+    size = num_sources * num_bands
+    # Bands outermost, pixels in one axis: every product below is then a plain one.
+    drawn = jnp.swapaxes(renderings, 0, 1).reshape(num_bands, num_sources, -1)
+    pixels, seen = (a.reshape(num_bands, -1) for a in (images, weights))
+    weighted = drawn * seen[:, None]
+    normal = weighted @ jnp.swapaxes(drawn, 1, 2)
     # The residual about the prior mean keeps float32 accurate where data decide little,
     # and makes chi^2 a sum of squares instead of a difference of large numbers.
-    residual = images - jnp.einsum("kb,kbyx->byx", prior.mean, renderings)
-    projected = jnp.einsum("kbyx,byx->kb", weighted, residual)
+    residual = pixels - (prior.mean.T[:, :, None] * drawn).sum(1)
+    projected = (weighted * residual[:, None]).sum(-1).T
     # Solve for coefficients in units of the prior's widths: float32 sees numbers near one.
     width = jnp.sqrt(jnp.diagonal(prior.covariance, axis1=1, axis2=2))
     correlation = prior.covariance / (width[:, :, None] * width[:, None, :])
     factor = jnp.linalg.cholesky(correlation)
-    inverse = jax.vmap(lambda f: jsl.cho_solve((f, True), jnp.eye(num_bands)))(factor)
-    eye_bands, eye_sources = jnp.eye(num_bands), jnp.eye(num_sources)
+    inverse = _inverse(factor)
     scaled = normal * width.T[:, :, None] * width.T[:, None, :]
-    precision = jnp.einsum("bkl,bc->kblc", scaled, eye_bands)
-    precision += jnp.einsum("kbc,kl->kblc", inverse, eye_sources)
-    size = num_sources * num_bands
+    precision = jnp.einsum("bkl,bc->kblc", scaled, jnp.eye(num_bands))
+    precision += jnp.einsum("kbc,kl->kblc", inverse, jnp.eye(num_sources))
     precision = precision.reshape(size, size)
     # Equilibrate before factoring: bright and faint sources differ by 1e6 in curvature.
     balance = 1 / jnp.sqrt(jnp.diagonal(precision))
+    balanced = precision * balance[:, None] * balance[None, :]
     # Unit diagonal plus the rounding of a float32 factorisation of this size: two sources
     # of almost one shape would otherwise make it fail.
     ridge = 4 * size * jnp.finfo(precision.dtype).eps
-    balanced = precision * balance[:, None] * balance[None, :] + ridge * jnp.eye(size)
-    lower = jnp.linalg.cholesky(balanced)
+    lower = jnp.linalg.cholesky(balanced + ridge * jnp.eye(size))
+    inverse_balanced = _inverse(lower)
     right = (projected * width).reshape(size) * balance
-    solution = (balance * jsl.cho_solve((lower, True), right)).reshape(num_sources, num_bands)
+    solution = inverse_balanced @ right
+    # One refinement takes the ridge out of the solution again.
+    solution += inverse_balanced @ (right - balanced @ solution)
+    solution = (balance * solution).reshape(num_sources, num_bands)
     # The minimum as a sum of squares: residuals at the solution plus the prior's share.
     step = solution * width
-    left = residual - jnp.einsum("kb,kbyx->byx", step, renderings)
-    chi2 = jnp.sum(weights * left**2) + jnp.einsum("kb,kbc,kc->", solution, inverse, solution)
-    log_det_prior = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)))
-    log_det_width = jnp.sum(jnp.log(width))
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower))) - 2 * jnp.sum(jnp.log(balance))
-    norm = size * math.log(2 * math.pi) / 2
-    log_profiled = -0.5 * chi2 - 0.5 * log_det_prior - log_det_width - norm
-    log_marginal = -0.5 * chi2 - 0.5 * (log_det_prior + log_det)
-    to_precision = (1 / (balance * width.reshape(size)))[:, None]
-    return SpectrumPosterior(prior.mean + step, lower * to_precision, log_profiled, log_marginal)
+    mode = prior.mean + step
+    left = residual - (step.T[:, :, None] * drawn).sum(1)
+    pull = jnp.einsum("kbc,kc->kb", inverse, solution)
+    chi2 = jnp.sum(seen * left**2) + jnp.sum(pull * solution)
+    to_precision = 1 / (balance * width.reshape(size))
+    log_det_prior = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2) * width))
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) * to_precision))
+    log_profiled = -0.5 * (chi2 + log_det_prior + size * math.log(2 * math.pi))
+    log_marginal = -0.5 * (chi2 + log_det_prior + log_det)
+    # Gradients in closed form.  At the mode its own motion changes nothing (the envelope
+    # theorem), and the determinant's part is the covariance times what moves it: much less
+    # to compute, and to compile, than the derivative of every step above.
+    pull /= width
+    pulled = seen * left
+    inverse /= width[:, :, None] * width[:, None, :]
+    covariance = inverse_balanced / (to_precision[:, None] * to_precision)
+    covariance = covariance.reshape(num_sources, num_bands, num_sources, num_bands)
+    between = jnp.einsum("kblb->bkl", covariance)
+    within = jnp.einsum("kbkc->kbc", covariance)
+    spread = between @ weighted
+    profiled = (
+        mode.T[:, :, None] * pulled[:, None],
+        -pulled,
+        -0.5 * left**2,
+        pull,
+        0.5 * (pull[:, :, None] * pull[:, None, :] - inverse),
+    )
+    marginal = (
+        profiled[0] - spread,
+        profiled[1],
+        profiled[2] - 0.5 * jnp.sum((between @ drawn) * drawn, 1),
+        profiled[3],
+        profiled[4] + 0.5 * inverse @ within @ inverse,
+    )
+    inputs = (drawn, pixels, seen, prior.mean, prior.covariance)
+    return SpectrumPosterior(
+        mode,
+        lower * to_precision[:, None],
+        _with_gradient(log_profiled, inputs, profiled),
+        _with_gradient(log_marginal, inputs, marginal),
+    )
+
+
+@jax.custom_jvp
+def _with_gradient(value, inputs, gradient):
+    """A value whose derivative with respect to `inputs` is known to be `gradient`."""
+    del inputs, gradient
+    return value
+
+
+def _with_gradient_jvp(primals, tangents):
+    value, _, gradient = primals
+    slope = jnp.zeros_like(value)
+    for tangent, part in zip(tangents[1], gradient, strict=True):
+        if not isinstance(tangent, SymbolicZero):
+            slope += jnp.vdot(part, tangent)
+    return value, slope
+
+
+_with_gradient.defjvp(_with_gradient_jvp, symbolic_zeros=True)
+
+
+def _inverse(lower):
+    """Inverse of L L', from L."""
+    half = jsl.solve_triangular(
+        lower, jnp.broadcast_to(jnp.eye(lower.shape[-1]), lower.shape), lower=True
+    )
+    return jnp.swapaxes(half, -1, -2) @ half

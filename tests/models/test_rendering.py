@@ -46,16 +46,16 @@ def test_gradient_of_the_rendering():
 
 
 def test_placing_far_off_the_canvas_and_its_derivatives():
-    image = jax.random.normal(jax.random.key(0), (5, 2, 9, 7))
+    image = jax.random.normal(jax.random.key(0), (5, 9, 7))
     corners = np.array([[0, 0], [-4, 2], [18, 20], [-60, -6], [40, 90]])
     margin = 100
     for corner, one, placed in zip(
         corners, image, place(image, jnp.asarray(corners), (16, 17)), strict=True
     ):
-        canvas = np.zeros((2, 16 + 2 * margin, 17 + 2 * margin))
+        canvas = np.zeros((16 + 2 * margin, 17 + 2 * margin))
         row, column = corner + margin
-        canvas[:, row : row + 9, column : column + 7] = one
-        np.testing.assert_array_equal(placed, canvas[:, margin:-margin, margin:-margin])
+        canvas[row : row + 9, column : column + 7] = one
+        np.testing.assert_array_equal(placed, canvas[margin:-margin, margin:-margin])
     # First and second derivatives, mapped over a batch of corners that share the images.
     many = jnp.asarray(np.stack([corners[:3], corners[:3] + 1]))
 
