@@ -6,6 +6,7 @@ batch wait for the slowest search.  Here a rejected trial point is an iteration 
 any other: the next update steps back along the same line.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,11 @@ from jax.flatten_util import ravel_pytree
 
 
 class LBFGSState(NamedTuple):
-    """State of `flat_lbfgs`: the last accepted point, its line, and past curvature."""
+    """State of `flat_lbfgs`: the last accepted point, its line, and past curvature.
+
+    ``gain`` is half of g' H^-1 g at that point, what a Newton step is expected to win;
+    ``accepted`` says whether the last update took its point.
+    """
 
     point: Any
     value: Any
@@ -25,7 +30,10 @@ class LBFGSState(NamedTuple):
     steps: Any
     differences: Any
     inverse_products: Any
-    count: Any
+    scale: Any
+    clock: Any
+    gain: Any
+    accepted: Any
 
 
 #: Sufficient decrease, as a share of what the slope promises (Nocedal & Wright, eq. 3.4).
@@ -40,7 +48,8 @@ def flat_lbfgs(
     Parameters
     ----------
     memory_size
-        Pairs of steps and gradient differences kept.
+        Pairs of steps and gradient differences kept: those of the last so many updates,
+        less the updates that stepped back.
     first_step
         Largest change of any parameter in the first, gradient-descent step.
     max_step
@@ -50,7 +59,9 @@ def flat_lbfgs(
     Returns
     -------
     optax.GradientTransformationExtraArgs
-        Its ``update(grad, state, params, value=...)`` needs the value at `params`.
+        Its ``update(grad, state, params, value=...)`` needs the value at `params`.  A
+        ``clock``, the number of the update, may be given too: under `vmap` one that all
+        fits share keeps the memories in place instead of copying them.
     """
 
     def init(params):
@@ -58,85 +69,88 @@ def flat_lbfgs(
         zeros = jnp.zeros((memory_size, flat.size), flat.dtype)
         infinite = jnp.asarray(jnp.inf, flat.dtype)
         nothing = jnp.zeros_like(flat)
+        one = jnp.ones((), flat.dtype)
         return LBFGSState(
-            flat, infinite, nothing, nothing, jnp.ones((), flat.dtype), zeros, zeros,
-            jnp.zeros(memory_size, flat.dtype), jnp.zeros((), jnp.int32),
+            flat, infinite, nothing, nothing, one, zeros, zeros,
+            jnp.zeros(memory_size, flat.dtype), jnp.zeros((), flat.dtype),
+            jnp.zeros((), jnp.int32), infinite, jnp.zeros((), bool),
         )  # fmt: skip
 
-    def _accept(state, point, gradient, value, slope, finite):
-        del slope, finite
-        first = ~jnp.isfinite(state.value)
-        moved, change = point - state.point, gradient - state.gradient
-        product = jnp.vdot(moved, change)
-        # Only pairs of clearly positive curvature keep the inverse Hessian definite.
-        floor = 1e-6 * jnp.linalg.norm(moved) * jnp.linalg.norm(change)
-        useful = ~first & (product > floor)
-        slot = state.count % memory_size
-        keep = lambda new, old: jnp.where(useful, old.at[slot].set(new), old)  # noqa: E731
-        steps = keep(moved, state.steps)
-        differences = keep(change, state.differences)
-        inverse = keep(1 / jnp.where(useful, product, 1.0), state.inverse_products)
-        count = state.count + useful.astype(jnp.int32)
-        newton = -_two_loop(gradient, steps, differences, inverse, count, memory_size)
-        newton *= max_step / jnp.maximum(jnp.max(jnp.abs(newton)), max_step)
-        start = -gradient * first_step / jnp.maximum(jnp.max(jnp.abs(gradient)), first_step)
-        direction = jnp.where(count > 0, newton, start)
-        state = LBFGSState(
-            point, value, gradient, direction, jnp.ones_like(state.step), steps, differences,
-            inverse, count,
-        )  # fmt: skip
-        return direction, state
-
-    def _retreat(state, point, gradient, value, slope, finite):
-        del gradient
-        # Minimum of the parabola through both values and the slope, kept within bounds.
-        excess = value - state.value - state.step * slope
-        parabola = -0.5 * slope * state.step / jnp.where(excess > 0, excess, 1.0)
-        share = jnp.where(finite & (excess > 0), jnp.clip(parabola, 0.1, 0.5), 0.1)
-        step = state.step * share
-        target = state.point + step * state.direction
-        return target - point, state._replace(step=step)
-
-    def update(updates, state, params=None, *, value=None, **extra):
+    def update(updates, state, params=None, *, value=None, clock=None, **extra):
         del extra
         if params is None or value is None:
             raise ValueError("flat_lbfgs needs `params` and `value` in its update.")
         gradient, unravel = ravel_pytree(updates)
         point, _ = ravel_pytree(params)
+        clock = state.clock if clock is None else clock
         slope = jnp.vdot(state.gradient, state.direction)
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
         # A step that changes the value by less than rounding can resolve is accepted.
         rounding = 2 * jnp.finfo(gradient.dtype).eps * jnp.abs(state.value)
         rounding = jnp.where(jnp.isfinite(rounding), rounding, 0.0)
+        first = ~jnp.isfinite(state.value)
         enough = value <= state.value + _ARMIJO * state.step * slope + rounding
-        accepted = finite & (enough | ~jnp.isfinite(state.value))
-        step, state = jax.lax.cond(
-            accepted, _accept, _retreat, state, point, gradient, value, slope, finite
-        )
-        return unravel(step), state
+        accepted = finite & (enough | first)
+
+        moved, change = point - state.point, gradient - state.gradient
+        product = jnp.vdot(moved, change)
+        # Only pairs of clearly positive curvature keep the inverse Hessian definite.
+        floor = 1e-6 * jnp.linalg.norm(moved) * jnp.linalg.norm(change)
+        useful = accepted & ~first & (product > floor)
+        # Every update writes its row, of zeros if there is nothing to learn: no branch,
+        # so a batch of fits moves no memory about.
+        steps = _write(state.steps, jnp.where(useful, moved, 0.0), clock)
+        differences = _write(state.differences, jnp.where(useful, change, 0.0), clock)
+        inverse = jnp.where(useful, 1 / jnp.where(useful, product, 1.0), 0.0)
+        inverse = _write(state.inverse_products, inverse, clock)
+        squared = jnp.vdot(change, change)
+        scale = jnp.where(useful, product / jnp.where(useful, squared, 1.0), state.scale)
+        newton = -_two_loop(gradient, steps, differences, inverse, scale, clock)
+        gain = -0.5 * jnp.vdot(newton, gradient)
+        newton *= max_step / jnp.maximum(jnp.max(jnp.abs(newton)), max_step)
+        start = -gradient * first_step / jnp.maximum(jnp.max(jnp.abs(gradient)), first_step)
+        onward = jnp.where(scale > 0, newton, start)
+
+        # Minimum of the parabola through both values and the slope, kept within bounds.
+        excess = value - state.value - state.step * slope
+        parabola = -0.5 * slope * state.step / jnp.where(excess > 0, excess, 1.0)
+        share = jnp.where(finite & (excess > 0), jnp.clip(parabola, 0.1, 0.5), 0.1)
+        shorter = state.step * share
+        back = state.point + shorter * state.direction - point
+
+        def pick(new, old):
+            return jnp.where(accepted, new, old)
+
+        state = LBFGSState(
+            pick(point, state.point), pick(value, state.value), pick(gradient, state.gradient),
+            pick(onward, state.direction), pick(jnp.ones_like(shorter), shorter),
+            steps, differences, inverse, scale, clock + 1, pick(gain, state.gain), accepted,
+        )  # fmt: skip
+        return unravel(pick(onward, back)), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _two_loop(gradient, steps, differences, inverse, count, size):
+def _write(memory, row, clock):
+    return jax.lax.dynamic_update_index_in_dim(memory, row, clock % len(memory), 0)
+
+
+def _two_loop(gradient, steps, differences, inverse, scale, clock):
     """Inverse Hessian times the gradient from the stored pairs, newest first."""
-    held = jnp.minimum(count, size)
+    size = len(steps)
+    read = partial(jax.lax.dynamic_index_in_dim, keepdims=False)
 
     def backward(i, carry):
         q, alphas = carry
-        slot = (count - 1 - i) % size
-        alpha = jnp.where(i < held, inverse[slot] * jnp.vdot(steps[slot], q), 0.0)
-        return q - alpha * differences[slot], alphas.at[slot].set(alpha)
+        slot = (clock - i) % size
+        alpha = read(inverse, slot) * jnp.vdot(read(steps, slot), q)
+        return q - alpha * read(differences, slot), _write(alphas, alpha, slot)
 
     q, alphas = jax.lax.fori_loop(0, size, backward, (gradient, jnp.zeros_like(inverse)))
-    newest = (count - 1) % size
-    squared = jnp.vdot(differences[newest], differences[newest])
-    gamma = 1 / jnp.where(held > 0, inverse[newest] * squared, 1.0)
-    r = jnp.where(held > 0, gamma, 1.0) * q
 
     def forward(i, r):
-        slot = (count - held + i) % size
-        beta = inverse[slot] * jnp.vdot(differences[slot], r)
-        return r + jnp.where(i < held, alphas[slot] - beta, 0.0) * steps[slot]
+        slot = (clock + 1 + i) % size
+        beta = read(inverse, slot) * jnp.vdot(read(differences, slot), r)
+        return r + (read(alphas, slot) - beta) * read(steps, slot)
 
-    return jax.lax.fori_loop(0, size, forward, r)
+    return jax.lax.fori_loop(0, size, forward, jnp.where(scale > 0, scale, 1.0) * q)

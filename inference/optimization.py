@@ -9,6 +9,7 @@ mode in x itself, which NumPyro's AutoDelta finds, weighs each pixel by dz/dx.)
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -22,7 +23,7 @@ from scorepriors._loops import deferred_interrupt
 from scorepriors.errors import InputError
 
 from ._progress import fit_progress
-from .lbfgs import flat_lbfgs
+from .lbfgs import LBFGSState, flat_lbfgs
 from .posterior import Posterior, posterior
 
 
@@ -30,7 +31,8 @@ from .posterior import Posterior, posterior
 class MAPResult:
     """Outcome of `fit_map`.
 
-    With ``in_axes``, every array (and `converged`) has a leading axis over the fits.
+    With ``in_axes``, every array (and `converged`) has a leading axis over the fits; a
+    fit that Ctrl-C kept from starting has no iterations and values of NaN.
 
     Attributes
     ----------
@@ -77,10 +79,7 @@ class _State(eqx.Module):
     optimizer: Any
     curvature: Any
     value: Any
-    best_v: Any
-    best_value: Any
-    best_gradient: Any
-    best_gain: Any
+    best: Any
     gain: Any
     calm: Any
     iteration: Any
@@ -93,8 +92,16 @@ class _State(eqx.Module):
         return self.converged | self.failed
 
 
+class _Best(eqx.Module):
+    params: Any
+    values: Any
+    value: Any
+    gradient_norm: Any
+    gain: Any
+
+
 _DEFAULT_OPTIMIZER = flat_lbfgs()
-# Watches the curvature of whatever optimiser runs, to say what is left to gain.
+# Watches the curvature of any other optimiser, to say what is left to gain.
 _CURVATURE = optax.scale_by_lbfgs(memory_size=20)
 
 
@@ -107,9 +114,10 @@ def fit_map(
     scale: dict | None = None,
     optimizer: optax.GradientTransformation | None = None,
     max_iterations: int = 500,
-    tolerance: float = 0.01,
+    tolerance: Any = 0.01,
     block: int = 10,
     in_axes: tuple | None = None,
+    side_by_side: int | None = None,
     progress: bool | Callable = False,
 ) -> MAPResult:
     """Find the mode of any NumPyro model.
@@ -136,15 +144,21 @@ def fit_map(
     tolerance
         In nats: converged when a Newton step is expected to gain less (and to gain
         something: at a saddle it is negative) and the potential falls by less than a
-        tenth of it per iteration, three times in a row.
+        tenth of it per iteration, three times in a row.  One number, or with ``in_axes``
+        one per fit.
     block
         Iterations per compiled call; between calls progress is shown and Ctrl-C read.
     in_axes
-        Fit a batch side by side, as in `jax.vmap`: one entry per positional argument,
-        0 for a leading batch axis, None for one shared by all.  `init` and `scale`
-        then carry the batch axis as well.
+        Fit a batch, as in `jax.vmap`: one entry per positional argument, 0 for a leading
+        batch axis, None for one shared by all.  `init` and `scale` then carry the batch
+        axis as well.
+    side_by_side
+        How many fits of a batch share each evaluation; all of them by default.  When one
+        ends, the next takes its place, so a long fit keeps no other waiting, and batches
+        of every length run the same compiled program.
     progress
-        True for a bar; or a function called as ``progress(iteration, potential, gain)``.
+        True for a bar (over iterations, or over the fits of a batch); or a function
+        called as ``progress(done, potential, gain)``.
 
     Returns
     -------
@@ -170,57 +184,157 @@ def fit_map(
     for name, number in (("max_iterations", max_iterations), ("block", block)):
         if number < 1:
             raise InputError(f"`{name}` must be at least 1, got {number}.")
-    if not tolerance > 0:
+    if not np.all(np.asarray(tolerance) > 0):
         raise InputError(f"`tolerance` must be positive, got {tolerance}.")
     optimizer = _DEFAULT_OPTIMIZER if optimizer is None else optimizer
     optimizer = optax.with_extra_args_support(optimizer)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
-    batch = None if in_axes is None else _batch_axes(bound, in_axes)
-    if batch is None:
+    if in_axes is None:
+        batch, num_fits, lanes = None, 1, 1
         origin = bound.start(init, key=key)
     else:
-        origin = _batched_start(bound, batch, init, key)
-    origin = jax.tree.map(lambda u: jax.lax.convert_element_type(u, u.dtype), origin)
-    widths = _widths(origin, scale)
-    state = _begin(bound, origin, optimizer, batch)
-    history, interrupted, done = [], False, 0
-    with fit_progress(progress, max_iterations) as report, deferred_interrupt() as interrupt:
-        while done < max_iterations and not np.asarray(state.done).all():
-            count = min(block, max_iterations - done)
-            state, values = _advance(
-                bound, origin, widths, state, np.asarray(count, np.int32),
-                np.asarray(tolerance, np.float32),
-                optimizer, block, batch,
-            )  # fmt: skip
-            history.append(np.moveaxis(np.asarray(values), -1, 0)[:count])
-            done += count
-            if not np.isfinite(history[0][0]).all():
-                raise InputError(
-                    "the model's log-density is not finite at the start values; give `init` for "
-                    "the sites with hard bounds, or check the data for NaN."
-                )
-            report(
-                int(np.max(state.iteration)), float(np.sum(state.best_value)),
-                float(np.max(state.gain)),
-            )  # fmt: skip
-            if interrupt:
-                interrupted = True
-                break
-    params, values = _finish(bound, origin, widths, state, batch)
-    loss = np.concatenate(history)
+        batch = _batch_axes(bound, in_axes)
+        num_fits = _batch_size(bound, batch)
+        lanes = num_fits if side_by_side is None else side_by_side
+        origin = _batched_start(bound, batch, init, key, num_fits, lanes)
+    problem = _Problem(bound, batch, origin, _widths(origin, scale), tolerance, num_fits, lanes)
+    results, losses = [None] * num_fits, [[] for _ in range(num_fits)]
+    total = max_iterations if batch is None else num_fits
+    with fit_progress(progress, total) as report, deferred_interrupt() as interrupt:
+        outcome = _run(
+            problem, optimizer, max_iterations, block, results, losses, report, interrupt
+        )
+        interrupted = bool(interrupt) and not outcome
+    best, state = _collect(results, batch)
+    loss = _histories(losses)
     return MAPResult(
-        params=params,
-        values=values,
-        converged=np.asarray(state.converged)[()],
-        num_iterations=np.asarray(state.iteration)[()],
-        potential=np.asarray(state.best_value)[()],
-        loss_history=loss[: int(np.max(state.iteration))],
-        gradient_norm=np.linalg.norm(np.asarray(state.best_gradient), axis=-1)[()],
-        expected_gain=np.asarray(state.best_gain)[()],
+        params=best.params,
+        values=best.values,
+        converged=state["converged"],
+        num_iterations=state["iteration"],
+        potential=best.value,
+        loss_history=loss if batch is not None else loss[:, 0],
+        gradient_norm=best.gradient_norm,
+        expected_gain=best.gain,
         seconds=time.monotonic() - started,
         interrupted=interrupted,
         posterior=bound,
     )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is fitted; with a batch, everything but shared arrays has a leading axis."""
+
+    bound: Posterior
+    batch: Any
+    origin: dict
+    widths: dict
+    tolerance: Any
+    num_fits: int
+    lanes: int
+
+    @property
+    def vmapped(self):
+        """Axes of the arrays inside one evaluation; None if it serves a single fit."""
+        return self.batch if self.lanes > 1 else None
+
+    def select(self, members: list[int]):
+        """The fits `members`, one per lane, as arguments of `_advance`."""
+        if self.batch is None:
+            tolerance = np.asarray(self.tolerance, np.float32)
+            return self.bound, self.origin, self.widths, tolerance
+        pick: Any = np.asarray(members) if self.lanes > 1 else members[0]
+        take = lambda leaf: np.asarray(leaf)[pick]  # noqa: E731
+        arrays = jax.tree.map(
+            lambda axis, leaf: leaf if axis is None else take(leaf),
+            self.batch.tree, self.bound.arrays, is_leaf=lambda x: x is None,
+        )  # fmt: skip
+        bound = eqx.tree_at(lambda p: p.arrays, self.bound, arrays, is_leaf=lambda x: x is None)
+        tolerance = np.broadcast_to(np.asarray(self.tolerance, np.float32), self.num_fits)
+        origin, widths = jax.tree.map(take, (self.origin, self.widths))
+        return bound, origin, widths, np.asarray(tolerance[pick])
+
+
+def _run(problem, optimizer, max_iterations, block, results, losses, report, interrupt) -> bool:
+    """Fill `results` and `losses`; returns whether all fits came to their ends."""
+    queue = list(range(problem.num_fits))[::-1]
+    lanes = problem.lanes
+    members = [queue.pop() if queue else None for _ in range(lanes)]
+    fresh = np.ones(lanes, bool)
+    arguments = problem.select([0 if m is None else m for m in members])
+    state = _begin(*arguments[:2], optimizer, problem.vmapped)
+    finished, clock = 0, 0
+    while True:
+        idle = np.array([m is None for m in members])
+        flags = (fresh, idle) if lanes > 1 else (fresh[0], idle[0])
+        state, values = _advance(
+            *arguments, state, flags, np.asarray(clock, np.int32),
+            np.asarray(max_iterations, np.int32), optimizer, block, problem.vmapped,
+        )  # fmt: skip
+        clock += block
+        lane = (lambda leaf, i: np.asarray(leaf)[i]) if lanes > 1 else (lambda leaf, i: leaf)
+        history = np.asarray(values).reshape(lanes, block)
+        iterations = np.asarray(state.iteration).reshape(lanes)
+        ended = np.asarray(state.done).reshape(lanes) | (iterations >= max_iterations)
+        finished += int((ended & ~idle).sum())
+        report(
+            int(iterations.max()) if problem.batch is None else finished,
+            float(np.asarray(state.best.value).reshape(lanes)[~idle].sum()),
+            float(np.asarray(state.gain).reshape(lanes)[~idle].max()),
+        )
+        for i, member in enumerate(members):
+            if member is None:
+                continue
+            if fresh[i] and not np.isfinite(history[i, 0]):
+                raise InputError(
+                    "the model's log-density is not finite at the start values; give `init` for "
+                    "the sites with hard bounds, or check the data for NaN."
+                )
+            losses[member].append(history[i])
+            fresh[i] = bool(ended[i])
+            if ended[i] or interrupt:
+                results[member] = jax.tree.map(
+                    partial(lane, i=i), (state.best, state.iteration, state.converged)
+                )
+                losses[member] = np.concatenate(losses[member])[: int(iterations[i])]
+                members[i] = queue.pop() if queue else None
+        active = [i for i, m in enumerate(members) if m is not None]
+        if interrupt or not active:
+            return finished == problem.num_fits
+        if fresh[active].any():
+            arguments = problem.select([0 if m is None else m for m in members])
+
+
+def _collect(results: list, batch):
+    """Best points and ends of all fits: as they are, or stacked along a leading axis."""
+    if batch is None:
+        best, iteration, converged = results[0]
+        host = jax.tree.map(lambda leaf: np.asarray(leaf)[()], (iteration, converged))
+        scalars = {"iteration": host[0], "converged": host[1]}
+        names = ("value", "gradient_norm", "gain")
+        plain = [np.asarray(getattr(best, name))[()] for name in names]
+        return _Best(best.params, best.values, *plain), scalars
+    known = next(r for r in results if r is not None)
+
+    def missing(leaf):
+        leaf = np.asarray(leaf)
+        return np.full_like(leaf, np.nan if np.issubdtype(leaf.dtype, np.floating) else 0)
+
+    nothing = jax.tree.map(missing, known)
+    full = [nothing if r is None else r for r in results]
+    best, iteration, converged = jax.tree.map(
+        lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *full
+    )
+    return best, {"iteration": iteration, "converged": converged}
+
+
+def _histories(losses: list) -> np.ndarray:
+    """Losses ``[iterations, fits]``, NaN after the end of each fit."""
+    out = np.full((max(len(loss) for loss in losses), len(losses)), np.nan, np.float32)
+    for column, loss in enumerate(losses):
+        out[: len(loss), column] = loss
+    return out
 
 
 def _batch_axes(bound: Posterior, in_axes: tuple):
@@ -259,7 +373,7 @@ def _slice(bound: Posterior, batch: _Static, index: int) -> Posterior:
     return eqx.tree_at(lambda p: p.arrays, bound, arrays, is_leaf=lambda x: x is None)
 
 
-def _batched_start(bound, batch, init, key):
+def _batch_size(bound: Posterior, batch: _Static) -> int:
     sizes = {
         leaf.shape[0]
         for axis, leaf in zip(
@@ -271,16 +385,34 @@ def _batched_start(bound, batch, init, key):
     }
     if len(sizes) != 1:
         raise InputError(f"batched arguments disagree on the size of the batch: {sorted(sizes)}.")
-    (size,) = sizes
-    sites = _slice(bound, batch, 0).sites()
+    return sizes.pop()
+
+
+def _batched_start(bound, batch, init, key, size, lanes):
+    first = _slice(bound, batch, 0)
     init = {} if init is None else init
-    if set(init) == set(sites):  # nothing to draw: map the values, compiled once
-        return _unconstrain_batch(bound, init, batch)
+    if set(init) == set(first.sites()):  # nothing to draw: map the values, compiled once
+        take = lambda leaf, i: np.asarray(leaf)[i]  # noqa: E731
+        # In groups of one size, so that batches of every length share the program.
+        parts = []
+        for start in range(0, size, lanes):
+            members = np.minimum(np.arange(start, start + lanes), size - 1)
+            group = _Problem(bound, batch, {}, {}, 1.0, size, lanes).select(list(members))[0]
+            pick = members if lanes > 1 else members[0]
+            u = _unconstrain(
+                group, {n: take(v, pick) for n, v in init.items()},
+                batch if lanes > 1 else None,
+            )  # fmt: skip
+            u = jax.tree.map(
+                lambda leaf: np.asarray(leaf).reshape(lanes, *leaf.shape[lanes > 1 :]), u
+            )
+            parts.append(jax.tree.map(lambda leaf, n=size - start: leaf[:n], u))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     starts = [
         _slice(bound, batch, i).start({n: v[i] for n, v in init.items()}, key=k)
         for i, k in enumerate(jax.random.split(key, size))
     ]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(u) for u in leaves]), *starts)
 
 
 def _widths(origin: dict, scale: dict | None) -> dict:
@@ -292,7 +424,7 @@ def _widths(origin: dict, scale: dict | None) -> dict:
         )
     try:
         return {
-            name: jnp.broadcast_to(jnp.asarray(scale.get(name, 1.0), u.dtype), u.shape)
+            name: np.broadcast_to(np.asarray(scale.get(name, 1.0), u.dtype), u.shape)
             for name, u in origin.items()
         }
     except ValueError as error:
@@ -311,98 +443,144 @@ def _axes(batch):
 
 
 @eqx.filter_jit
-def _unconstrain_batch(bound, values, batch):
+def _unconstrain(bound, values, batch):
     def one(arrays, values):
-        local = eqx.tree_at(lambda p: p.arrays, bound, arrays, is_leaf=lambda x: x is None)
-        return local.unconstrain(values)
+        return _with_arrays(bound, arrays).unconstrain(values)
 
-    return jax.vmap(one, in_axes=(_axes(batch), 0))(bound.arrays, values)
+    return _mapped(one, batch, _axes(batch), 0)(bound.arrays, values)
+
+
+def _with_arrays(bound, arrays):
+    return eqx.tree_at(lambda p: p.arrays, bound, arrays, is_leaf=lambda x: x is None)
 
 
 def _objective(bound, arrays, origin, widths):
-    """Potential as a function of the flat offset from the start, in widths."""
-    local = eqx.tree_at(lambda p: p.arrays, bound, arrays, is_leaf=lambda x: x is None)
+    """Potential and site values as functions of the flat offset from the start, in widths."""
+    local = _with_arrays(bound, arrays)
     flat, unravel = ravel_pytree(origin)
     width, _ = ravel_pytree(widths)
 
-    def place(v):
-        return unravel(flat + width * v)
+    def objective(v):
+        u = unravel(flat + width * v)
+        value, sites = local.potential_and_values(u)
+        return value, (u, sites)
 
-    return (lambda v: local.potential_fn(place(v))), place, local
+    return objective
 
 
 @eqx.filter_jit
 def _begin(bound, origin, optimizer, batch):
-    """State before the first evaluation; it evaluates nothing, so it compiles fast."""
+    """A state of the right shape; `_advance` puts in what a fit starts from."""
 
     def one(arrays, origin):
         v = jnp.zeros_like(ravel_pytree(origin)[0])
-        infinite = jnp.asarray(jnp.inf, v.dtype)
+        objective = _objective(bound, arrays, origin, origin)
+        shapes = jax.eval_shape(objective, v)[1]
+        params, values = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         # Explicit types: a weak one would compile the loop a second time.
+        inf = jnp.asarray(jnp.inf, v.dtype)
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        initial = optimizer.init(v)
+        curvature = None if isinstance(initial, LBFGSState) else _CURVATURE.init(v)
         return _State(
-            v=v, optimizer=optimizer.init(v), curvature=_CURVATURE.init(v), value=infinite,
-            best_v=v, best_value=infinite, best_gradient=v, best_gain=infinite, gain=infinite,
-            calm=zero, iteration=zero, converged=no, failed=no, misses=zero,
+            v=v, optimizer=initial, curvature=curvature, value=inf,
+            best=_Best(params, values, inf, inf, inf), gain=inf, calm=zero, iteration=zero,
+            converged=no, failed=no, misses=zero,
         )  # fmt: skip
 
     return _mapped(one, batch, _axes(batch), 0)(bound.arrays, origin)
 
 
 @eqx.filter_jit
-def _advance(bound, origin, widths, state, count, tolerance, optimizer, block, batch):
-    """At most `count` iterations; returns the state and the values, NaN where idle."""
+def _advance(
+    bound, origin, widths, tolerance, state, flags, clock, max_iterations, optimizer, block, batch
+):
+    """At most `block` iterations; returns the state and the values, NaN where idle.
 
-    def one(arrays, origin, widths, state):
-        objective, _, _ = _objective(bound, arrays, origin, widths)
+    One evaluation per iteration, and one copy of the model in the program.
+    """
 
-        def condition(carry):
-            state, _, i = carry
-            return (i < count) & ~state.done
+    def restart(state, fresh):
+        v = jnp.zeros_like(state.v)
+        inf = jnp.full_like(state.value, jnp.inf)
+        best = _Best(state.best.params, state.best.values, inf, inf, inf)
+        zero, no = jnp.zeros_like(state.calm), jnp.zeros_like(state.failed)
+        initial = optimizer.init(v)
+        curvature = None if state.curvature is None else _CURVATURE.init(v)
+        new = _State(v, initial, curvature, inf, best, inf, zero, zero, no, no, zero)
+        return jax.tree.map(lambda new, old: jnp.where(fresh, new, old), new, state)
 
-        def body(carry):
-            state, values, i = carry
-            state = _iterate(objective, optimizer, state, tolerance)
-            return state, values.at[i].set(state.value), i + 1
+    def one(arrays, origin, widths, tolerance, state, idle, clock):
+        objective = _objective(bound, arrays, origin, widths)
+        running = ~(idle | state.done | (state.iteration >= max_iterations))
+        new = _iterate(objective, optimizer, state, tolerance, clock)
+        # Everything stands still in a fit that has ended, but for the memories of the
+        # optimiser, which nobody reads again.
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(running, new, old),
+            eqx.tree_at(lambda s: (s.optimizer, s.curvature), new, (None, None),
+                        is_leaf=lambda x: x is None),
+            eqx.tree_at(lambda s: (s.optimizer, s.curvature), state, (None, None),
+                        is_leaf=lambda x: x is None),
+        )  # fmt: skip
+        kept = eqx.tree_at(lambda s: (s.optimizer, s.curvature), kept,
+                           (new.optimizer, new.curvature), is_leaf=lambda x: x is None)  # fmt: skip
+        return kept, jnp.where(running, new.value, jnp.nan)
 
-        values = jnp.full(block, jnp.nan, state.value.dtype)
-        state, values, _ = jax.lax.while_loop(condition, body, (state, values, 0))
-        return state, values
+    iterate = _mapped(one, batch, _axes(batch), 0, 0, 0, 0, 0, None)
+    fresh, idle = flags
+    state = _mapped(restart, batch, 0, 0)(state, fresh)
 
-    return _mapped(one, batch, _axes(batch), 0, 0, 0)(bound.arrays, origin, widths, state)
+    def condition(carry):
+        state, _, i = carry
+        active = ~(idle | state.done | (state.iteration >= max_iterations))
+        return (i < block) & active.any()
+
+    def body(carry):
+        state, values, i = carry
+        state, value = iterate(bound.arrays, origin, widths, tolerance, state, idle, clock + i)
+        values = jax.lax.dynamic_update_index_in_dim(values, value, i, 0)
+        return state, values, i + 1
+
+    values = jnp.full((block, *state.value.shape), jnp.nan, state.value.dtype)
+    state, values, _ = jax.lax.while_loop(condition, body, (state, values, jnp.int32(0)))
+    return state, values.T
 
 
-def _iterate(objective, optimizer, state: _State, tolerance) -> _State:
+def _iterate(objective, optimizer, state: _State, tolerance, clock) -> _State:
     """Evaluate the current point, judge it, and choose the next."""
     v = state.v
-    value, gradient = jax.value_and_grad(objective)(v)
+    (value, (params, sites)), gradient = jax.value_and_grad(objective, has_aux=True)(v)
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
-    step, watched = _CURVATURE.update(gradient, state.curvature, v)
-    curvature = jax.tree.map(lambda new, old: jnp.where(finite, new, old), watched, state.curvature)
-    gain = 0.5 * jnp.vdot(step, gradient)
     misses = jnp.where(finite, 0, state.misses + 1)
-    better = finite & (value <= state.best_value)
-    pick = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+    usable = jnp.where(finite, gradient, 0.0)
+    updates, optimizer_state = optimizer.update(
+        usable, state.optimizer, v, value=jnp.where(finite, value, jnp.inf), grad=usable,
+        clock=clock, value_fn=lambda v: objective(v)[0],
+    )  # fmt: skip
+    if state.curvature is None:
+        curvature, gain, judged = None, optimizer_state.gain, optimizer_state.accepted
+    else:
+        step, watched = _CURVATURE.update(gradient, state.curvature, v)
+        curvature = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), watched, state.curvature
+        )
+        gain, judged = 0.5 * jnp.vdot(step, gradient), finite
+    better = finite & (value <= state.best.value)
+    new_best = _Best(params, sites, value, jnp.linalg.norm(gradient), gain)
+    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new_best, state.best)
     # Calm: little left to gain, and the potential has stopped falling.  The second test
     # catches modes at infinity, where curvature vanishes and the first can be fooled.
     # Rounding of a potential of 1e5 in float32 is 0.01: it must not keep a fit from ending.
-    usable = jnp.where(finite, gradient, 0.0)
-    updates, optimizer_state = optimizer.update(
-        usable, state.optimizer, v,
-        value=jnp.where(finite, value, jnp.inf), grad=usable, value_fn=objective,
-    )  # fmt: skip
     rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
     settled = jnp.abs(state.value - value) <= 0.1 * tolerance + rounding
-    calm = jnp.where(finite & (gain >= 0) & (gain < tolerance) & settled, state.calm + 1, 0)
+    calm = jnp.where(judged & (gain >= 0) & (gain < tolerance) & settled, state.calm + 1, 0)
     return _State(
         v=optax.apply_updates(v, updates),
         optimizer=optimizer_state,
         curvature=curvature,
         value=value,
-        best_v=pick(v, state.best_v),
-        best_value=pick(value, state.best_value),
-        best_gradient=pick(gradient, state.best_gradient),
-        best_gain=pick(gain, state.best_gain),
+        best=best,
         gain=gain,
         calm=calm,
         iteration=state.iteration + 1,
@@ -412,13 +590,3 @@ def _iterate(objective, optimizer, state: _State, tolerance) -> _State:
         misses=misses,
         failed=misses >= 10,
     )
-
-
-@eqx.filter_jit
-def _finish(bound, origin, widths, state, batch):
-    def one(arrays, origin, widths, v):
-        _, place, local = _objective(bound, arrays, origin, widths)
-        u = place(v)
-        return u, local.constrain(u)
-
-    return _mapped(one, batch, _axes(batch), 0, 0, 0)(bound.arrays, origin, widths, state.best_v)

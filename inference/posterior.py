@@ -49,6 +49,24 @@ class Posterior(eqx.Module):
         args, kwargs = self.arguments
         return potential_energy(self.model, args, kwargs, u)
 
+    def potential_and_values(self, u: dict) -> tuple[jax.Array, dict]:
+        """`potential_fn` and `constrain` at once: what the evaluation comes by anyway."""
+        args, kwargs = self.arguments
+        sites: dict = {}
+
+        def watched(*args, **kwargs):
+            with handlers.trace() as trace:
+                self.model(*args, **kwargs)
+            sites.update(trace)
+
+        potential = potential_energy(watched, args, kwargs, u)
+        return potential, {
+            name: site["value"]
+            for name, site in sites.items()
+            if site["type"] == "deterministic"
+            or (site["type"] == "sample" and not site["is_observed"])
+        }
+
     def log_density(self, u: dict) -> jax.Array:
         """Log of the joint density at u, Jacobians of the transforms included."""
         return -self.potential_fn(u)
@@ -97,7 +115,7 @@ class Posterior(eqx.Module):
                 )
         u = _start(self, values, key)
         for name in values:
-            if not bool(jnp.isfinite(u[name]).all()):
+            if not np.isfinite(np.asarray(u[name])).all():
                 raise InputError(f"`init[{name!r}]` holds values outside the site's support.")
         return u
 
