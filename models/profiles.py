@@ -54,64 +54,70 @@ def sersic_mixture(index: float, num_components: int = 0) -> tuple[np.ndarray, n
     return fit[keep] / fit[keep].sum(), sigmas[keep]
 
 
-def shear_matrix(ellipticity: Float[Array, "... 2"]) -> Float[Array, "... 2 2"]:
-    r"""Area-preserving shear of an unbounded ellipticity.
+def ellipse(ellipticity: Float[Array, "... 2"], xp=jnp):
+    r"""Second moments (yy, xy, xx) of a unit circle under an unbounded ellipticity.
 
     The reduced shear is :math:`g = \tanh|e| \; e/|e|`, so every real pair is an
-    ellipse; axis ratio :math:`(1-|g|)/(1+|g|)`.  Component 0 stretches along columns
-    (x), component 1 along the diagonal x = y.
+    ellipse; axis ratio :math:`(1-|g|)/(1+|g|)`, determinant one.  Component 0 stretches
+    along columns (x), component 1 along the diagonal x = y.
+
+    Parameters
+    ----------
+    ellipticity
+        ``[..., 2]``.
+    xp
+        `jax.numpy` or `numpy`.
     """
-    size = jnp.sqrt(jnp.sum(ellipticity**2, -1, keepdims=True) + 1e-12)
-    g = ellipticity * jnp.tanh(size) / size
-    g1, g2 = g[..., 0], g[..., 1]
-    # rows: (row, column) = (y, x) order
-    matrix = jnp.stack([jnp.stack([1 - g1, g2], -1), jnp.stack([g2, 1 + g1], -1)], -2)
-    return matrix / jnp.sqrt(1 - g1**2 - g2**2)[..., None, None]
+    size = xp.sqrt(xp.sum(ellipticity**2, -1) + 1e-12)
+    # (1 + |g|^2) / (1 - |g|^2) and 2 g / (1 - |g|^2) are hyperbolic functions of 2|e|.
+    round_ = xp.cosh(2 * size)
+    along = xp.sinh(2 * size) / size
+    e1, e2 = ellipticity[..., 0], ellipticity[..., 1]
+    return round_ - along * e1, along * e2, round_ + along * e1
 
 
 def gaussian_mixture_image(
-    weights: Float[Array, " J"],
-    sigmas: Float[Array, " J"],
-    radius: Float[Array, ""],
-    ellipticity: Float[Array, " 2"],
-    center: Float[Array, " 2"],
+    weights: Float[Array, "... J"],
+    sigmas: Float[Array, "... J"],
+    moments: tuple,
+    center: Float[Array, "... 2"],
     *,
     box: int,
     psf_sigma: float,
-) -> Float[Array, "box box"]:
+    xp=jnp,
+) -> Float[Array, "... box box"]:
     """Image of a mixture of concentric ellipses, convolved with the model PSF and pixel.
 
     Parameters
     ----------
     weights, sigmas
-        From `sersic_mixture`.
-    radius
-        Half-light radius in pixels.
-    ellipticity
-        See `shear_matrix`.
+        From `sersic_mixture`; fluxes, and widths in pixels along a circle.
+    moments
+        Second moments (yy, xy, xx) of each ellipse in units of its width squared, each
+        broadcastable to the components: see `ellipse`.
     center
         (row, column) in the box, pixel centres at integers.
     box
         Side in pixels.
     psf_sigma
         Standard deviation of the model PSF; the pixel adds a variance of 1/12.
+    xp
+        `jax.numpy` or `numpy`: single images are not worth a compilation.
 
     Returns
     -------
     Array
-        ``[box, box]``, total flux of one (less what falls outside).
+        ``[..., box, box]``, total flux that of the weights (less what falls outside).
     """
-    shear = shear_matrix(ellipticity)
-    shape = shear @ shear.T * radius**2
-    noise = psf_sigma**2 + 1 / 12
-    covariance = sigmas[:, None, None] ** 2 * shape + noise * jnp.eye(2)
-    yy, xy, xx = covariance[:, 0, 0], covariance[:, 0, 1], covariance[:, 1, 1]
+    squared, noise = sigmas**2, psf_sigma**2 + 1 / 12
+    yy, xy, xx = squared * moments[0] + noise, squared * moments[1], squared * moments[2] + noise
     determinant = yy * xx - xy**2
-    row = jnp.arange(box) - center[0]
-    column = jnp.arange(box) - center[1]
-    inner = (xx / determinant)[:, None] * row**2
-    outer = (yy / determinant)[:, None] * column**2
-    cross = (xy / determinant)[:, None, None] * row[:, None] * column
-    exponent = inner[:, :, None] / 2 + outer[:, None, :] / 2 - cross
-    amplitude = weights / (2 * jnp.pi * jnp.sqrt(determinant))
-    return jnp.einsum("j,jyx->yx", amplitude, jnp.exp(-exponent))
+    pixels = xp.arange(box, dtype=squared.dtype)
+    row = (pixels - center[..., :1])[..., None, :]
+    column = (pixels - center[..., 1:])[..., None, :]
+    inner = (-0.5 * xx / determinant)[..., None] * row**2
+    outer = (-0.5 * yy / determinant)[..., None] * column**2
+    cross = (xy / determinant)[..., None] * row
+    amplitude = weights / (2 * np.pi * xp.sqrt(determinant))
+    exponent = inner[..., :, None] + outer[..., None, :] + cross[..., None] * column[..., None, :]
+    return (amplitude[..., None, None] * xp.exp(exponent)).sum(-3)

@@ -9,17 +9,18 @@ their prior, and never touch the image.
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax.scipy.special import erf as jax_erf
 from jaxtyping import Array, Bool, Float, Int
+from scipy.special import erf as scipy_erf
 
 from scorepriors.distribution import ScorePrior
 from scorepriors.errors import InputError
 
-from .profiles import gaussian_mixture_image, sersic_mixture
+from .profiles import ellipse, gaussian_mixture_image, sersic_mixture
 
 
 class Morphologies(NamedTuple):
@@ -115,15 +116,20 @@ def point_sources(
     center_error
         Standard deviation of the positions per axis, pixels.
     """
-    from jax.scipy.special import erf
-
     with numpyro.plate("source", len(sources.corner)):
         offset = numpyro.sample("offset", dist.Normal(0.0, center_error).expand([2]).to_event(1))
     place = sources.center + offset - sources.corner
-    edges = jnp.arange(box + 1) - 0.5
-    steps = jnp.diff(erf((edges - place[..., None]) / (jnp.sqrt(2.0) * psf_sigma))) / 2
-    image = steps[:, 0, :, None] * steps[:, 1, None, :]
-    return Morphologies(image, sources.corner, sources.mask)
+    return Morphologies(
+        point_image(place, box=box, psf_sigma=psf_sigma), sources.corner, sources.mask
+    )
+
+
+def point_image(place: Float[Array, "K 2"], *, box: int, psf_sigma: float, xp=jnp):
+    """The model PSF, integrated over pixels, at (row, column) in boxes ``[K, box, box]``."""
+    erf = jax_erf if xp is jnp else scipy_erf
+    edges = xp.arange(box + 1, dtype=place.dtype) - 0.5
+    steps = xp.diff(erf((edges - place[..., None]) / (2**0.5 * psf_sigma))) / 2
+    return steps[..., 0, :, None] * steps[..., 1, None, :]
 
 
 def bulge_disk(
@@ -132,7 +138,7 @@ def bulge_disk(
     """Exponential disk plus de Vaucouleurs bulge, one colour.
 
     Sites, all ``[K]`` or ``[K, 2]`` and real: ``offset`` (pixels), ``log_radius`` (of
-    the disk, pixels), ``ellipticity`` (see `shear_matrix`), ``bulge_logit`` (of the
+    the disk, pixels), ``ellipticity`` (see `ellipse`), ``bulge_logit`` (of the
     bulge's share of the flux), ``bulge_log_ratio`` (bulge to disk radius) and
     ``bulge_ellipticity``.  Their priors are wide Gaussians that keep faint sources
     galaxy-like and leave bright ones to the data.
@@ -144,24 +150,45 @@ def bulge_disk(
         logit = numpyro.sample("bulge_logit", dist.Normal(-2.0, 1.5))
         log_ratio = numpyro.sample("bulge_log_ratio", dist.Normal(np.log(0.6), 0.5))
         round_ = numpyro.sample("bulge_ellipticity", dist.Normal(0.0, 0.15).expand([2]).to_event(1))
-    disk = _mixture(1.0)
-    bulge = _mixture(4.0)
-    fraction = jax.nn.sigmoid(logit)
-    place = sources.center + offset - sources.corner
+    image = bulge_disk_image(
+        sources.center + offset - sources.corner, log_radius, shape, logit, log_ratio, round_,
+        box=box, psf_sigma=psf_sigma,
+    )  # fmt: skip
+    return Morphologies(image, sources.corner, sources.mask)
 
-    def image(mixture, radius, ellipticity):
-        return jax.vmap(
-            lambda r, e, c: gaussian_mixture_image(
-                mixture[0], mixture[1], r, e, c, box=box, psf_sigma=psf_sigma
-            )
-        )(radius, ellipticity, place)
 
+def bulge_disk_image(
+    place, log_radius, ellipticity, bulge_logit, bulge_log_ratio, bulge_ellipticity,
+    *, box: int, psf_sigma: float, xp=jnp,
+):  # fmt: skip
+    """Images ``[K, box, box]`` of `bulge_disk` for given values of its sites.
+
+    Parameters
+    ----------
+    place
+        ``[K, 2]``, (row, column) of the centres in the boxes.
+    log_radius, ellipticity, bulge_logit, bulge_log_ratio, bulge_ellipticity
+        See `bulge_disk`.
+    box, psf_sigma
+        See `bulge_disk`.
+    xp
+        `jax.numpy` or `numpy`.
+    """
+    disk, bulge = _mixture(1.0), _mixture(4.0)
+    # Disk and bulge are one mixture, each component with its own size and shape.
+    count = len(disk[0])
+    is_bulge = np.arange(count + len(bulge[0])) >= count
+    fraction = 1 / (1 + xp.exp(-bulge_logit[:, None]))
+    weights = np.concatenate([disk[0], bulge[0]]) * xp.where(is_bulge, fraction, 1 - fraction)
     # A floor on the radius: below a twentieth of a pixel all sources are points.
-    disk_radius = jnp.exp(log_radius) + 0.05
-    disks = image(disk, disk_radius, shape)
-    bulges = image(bulge, disk_radius * jnp.exp(log_ratio) + 0.05, round_)
-    f = fraction[:, None, None]
-    return Morphologies((1 - f) * disks + f * bulges, sources.corner, sources.mask)
+    disk_radius = xp.exp(log_radius) + 0.05
+    bulge_radius = disk_radius * xp.exp(bulge_log_ratio) + 0.05
+    radius = xp.where(is_bulge, bulge_radius[:, None], disk_radius[:, None])
+    shape = xp.where(is_bulge[:, None], bulge_ellipticity[:, None], ellipticity[:, None])
+    return gaussian_mixture_image(
+        weights, np.concatenate([disk[1], bulge[1]]) * radius, ellipse(shape, xp), place,
+        box=box, psf_sigma=psf_sigma, xp=xp,
+    )  # fmt: skip
 
 
 def sersic(
@@ -181,15 +208,13 @@ def sersic(
         offset = numpyro.sample("offset", dist.Normal(0.0, center_error).expand([2]).to_event(1))
         log_radius = numpyro.sample("log_radius", dist.Normal(np.log(1.5), 0.7))
         shape = numpyro.sample("ellipticity", dist.Normal(0.0, 0.3).expand([2]).to_event(1))
-    place = sources.center + offset - sources.corner
-    mixture = _mixture(float(index))
-    image = jax.vmap(
-        lambda r, e, c: gaussian_mixture_image(
-            mixture[0], mixture[1], r, e, c, box=box, psf_sigma=psf_sigma
-        )
-    )(jnp.exp(log_radius) + 0.05, shape, place)
+    weights, sigmas = _mixture(float(index))
+    image = gaussian_mixture_image(
+        weights, sigmas * (jnp.exp(log_radius) + 0.05)[:, None], ellipse(shape[:, None]),
+        sources.center + offset - sources.corner, box=box, psf_sigma=psf_sigma,
+    )  # fmt: skip
     return Morphologies(image, sources.corner, sources.mask)
 
 
 def _mixture(index: float):
-    return tuple(jnp.asarray(a, jnp.float32) for a in sersic_mixture(index))
+    return tuple(np.asarray(a, np.float32) for a in sersic_mixture(index))

@@ -6,7 +6,7 @@ import pytest
 from scipy.special import gammainc, gammaincinv
 
 from scorepriors import InputError
-from scorepriors.models.profiles import gaussian_mixture_image, sersic_mixture, shear_matrix
+from scorepriors.models.profiles import ellipse, gaussian_mixture_image, sersic_mixture
 
 
 @pytest.mark.parametrize("index", [1.0, 2.0, 4.0])
@@ -24,11 +24,13 @@ def test_index_out_of_range():
         sersic_mixture(9.0)
 
 
-def test_shear_keeps_the_area():
+def test_shear_keeps_the_area_and_its_axis_ratio():
     for ellipticity in ([0.0, 0.0], [0.3, 0.2], [2.0, -1.0]):
-        np.testing.assert_allclose(
-            np.linalg.det(shear_matrix(jnp.asarray(ellipticity))), 1, rtol=1e-4
-        )
+        yy, xy, xx = (float(m) for m in ellipse(jnp.asarray(ellipticity)))
+        np.testing.assert_allclose(yy * xx - xy**2, 1, rtol=1e-3)
+        g = np.tanh(np.hypot(*ellipticity))
+        values = np.linalg.eigvalsh([[yy, xy], [xy, xx]])
+        np.testing.assert_allclose(np.sqrt(values[0] / values[1]), (1 - g) / (1 + g), rtol=2e-3)
 
 
 @pytest.mark.parametrize("index", [1.0, 4.0])
@@ -37,9 +39,14 @@ def test_image_against_galsim(index, radius):
     galsim = pytest.importorskip("galsim")
     weights, sigmas = (jnp.asarray(a, jnp.float32) for a in sersic_mixture(index))
     image = gaussian_mixture_image(
-        weights, sigmas, jnp.asarray(radius), jnp.asarray([0.3, 0.2]), jnp.asarray([15.7, 15.2]),
+        weights, sigmas * radius, ellipse(jnp.asarray([0.3, 0.2])), jnp.asarray([15.7, 15.2]),
         box=32, psf_sigma=0.7,
     )  # fmt: skip
+    on_host = gaussian_mixture_image(
+        np.asarray(weights), np.asarray(sigmas) * radius, ellipse(np.array([0.3, 0.2]), np),
+        np.array([15.7, 15.2]), box=32, psf_sigma=0.7, xp=np,
+    )  # fmt: skip
+    np.testing.assert_allclose(image, on_host, atol=1e-6)
     size = np.hypot(0.3, 0.2)
     g1, g2 = np.tanh(size) / size * np.array([0.3, 0.2])
     profile = galsim.Sersic(n=index, half_light_radius=radius).shear(g1=g1, g2=g2)
