@@ -3,6 +3,7 @@
 from .catalogue import catalogue as catalogue
 from .deblending import Deblended as Deblended
 from .deblending import deblend as deblend
+from .deblending import deblend_many as deblend_many
 from .lbfgs import flat_lbfgs as flat_lbfgs
 from .optimization import MAPResult as MAPResult
 from .optimization import fit_map as fit_map

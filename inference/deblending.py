@@ -5,29 +5,26 @@ fit under the learned prior starts from it, and both results are kept.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from numpyro.handlers import seed, substitute
 
 from scorepriors.distribution import ScorePrior
 from scorepriors.errors import InputError
-from scorepriors.models.blend import blend, footprint_chi2
+from scorepriors.models.blend import blend
 from scorepriors.models.detection import detect
 from scorepriors.models.observation import Observation
 from scorepriors.models.positions import Positions
-from scorepriors.models.rendering import ImageData, image_data
+from scorepriors.models.rendering import ImageData, image_data, overlap
 from scorepriors.models.sources import (
     Morphologies,
     Sources,
-    bulge_disk,
+    bulge_disk_image,
     place_sources,
-    point_sources,
+    point_image,
 )
 from scorepriors.zoo import load_prior
 
@@ -43,6 +40,10 @@ UNRESOLVED = 0.1
 
 #: Sources are padded to a multiple of this, so that few programs serve all blends.
 PADDING = 4
+
+#: Free-form fits that share an evaluation of the network: beyond some 64 images a call
+#: takes longer in proportion, and the caches overflow.
+SIDE_BY_SIDE = 8
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Deblended:
     profile
         Parametric shapes by name, ``[K]`` or ``[K, 2]``; NaN for stars.
     seconds
-        Wall time per stage.
+        Wall time per stage; of a batch, each blend's share.
     """
 
     observation: Observation
@@ -161,192 +162,389 @@ def deblend(
     ------
     InputError
         If nothing is detected.
+
+    See Also
+    --------
+    deblend_many : Many blends, several times as fast per blend.
     """
-    key = jax.random.key(0) if key is None else key
-    prior = load_prior(prior) if isinstance(prior, str) else prior
+    prepared = _prepare(obs, positions, _load(prior))
+    (result,) = _deblend_alike(
+        [prepared], size=_padded_sizes([prepared], padding), side_by_side=1, chunk=1,
+        spectra=spectra, center_error=center_error, key=key, max_iterations=max_iterations,
+        tolerance=tolerance, progress=progress,
+    )  # fmt: skip
+    return result
+
+
+def deblend_many(
+    observations: Sequence[Observation],
+    positions: Sequence[Positions | None] | None = None,
+    *,
+    prior: ScorePrior | str = "lsst-32",
+    spectra: str = "marginal",
+    center_error: float = 0.3,
+    key=None,
+    max_iterations: int = 300,
+    tolerance: float = 1.0,
+    padding: int = PADDING,
+    side_by_side: int = SIDE_BY_SIDE,
+    chunk: int = 32,
+    progress: bool | Callable = False,
+) -> list[Deblended | None]:
+    """Take many blends apart, their free-form fits side by side.
+
+    The network sees the sources of several blends in one call, and all blends of one
+    shape (image, bands, PSF images) run the same compiled programs.  Each result is that
+    of `deblend`, up to rounding.
+
+    Parameters
+    ----------
+    observations
+        Blends; those of one shape are fitted together.
+    positions
+        One entry per blend, None where sources are to be detected.
+    prior, spectra, center_error, key, max_iterations, tolerance
+        As for `deblend`.
+    padding
+        All blends are padded to the largest number of sources, rounded up to a multiple
+        of this.
+    side_by_side
+        Free-form fits that share an evaluation.  When one ends the next takes its place.
+    chunk
+        Blends that go through both fits before the next ones begin: bounds the memory,
+        and what Ctrl-C loses.
+    progress
+        True for progress bars over the blends.
+
+    Returns
+    -------
+    list
+        In the order given; None for blends that Ctrl-C left unfinished.
+
+    Raises
+    ------
+    InputError
+        If in some blend nothing is detected, or for lists of different length.
+    """
+    given = [None] * len(observations) if positions is None else list(positions)
+    if len(given) != len(observations):
+        raise InputError(
+            f"there are {len(observations)} observations but {len(given)} entries of `positions`; "
+            "give one per observation, None where sources are to be detected."
+        )
+    for name, number in (("side_by_side", side_by_side), ("chunk", chunk)):
+        if number < 1:
+            raise InputError(f"`{name}` must be at least 1, got {number}.")
+    prior = _load(prior)
+    prepared = [_prepare(obs, where, prior) for obs, where in zip(observations, given, strict=True)]
+    alike: dict = {}
+    for index, blend_ in enumerate(prepared):
+        alike.setdefault(blend_.shape, []).append(index)
+    results: list[Deblended | None] = [None] * len(prepared)
+    for members in alike.values():
+        group = [prepared[i] for i in members]
+        done = _deblend_alike(
+            group, size=_padded_sizes(group, padding), side_by_side=side_by_side, chunk=chunk,
+            spectra=spectra, center_error=center_error, key=key, max_iterations=max_iterations,
+            tolerance=tolerance, progress=progress,
+        )  # fmt: skip
+        for index, result in zip(members, done, strict=True):
+            results[index] = result
+        if None in done:
+            break
+    return results
+
+
+def _load(prior) -> ScorePrior:
+    return load_prior(prior) if isinstance(prior, str) else prior
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A blend ready to be fitted."""
+
+    obs: Observation
+    positions: Positions
+    prior: ScorePrior
+    data: ImageData
+
+    @property
+    def is_point(self) -> np.ndarray:
+        return np.asarray(self.positions.is_point)
+
+    @property
+    def shape(self):
+        """Blends with equal shapes run the same programs."""
+        leaves, structure = jax.tree.flatten(self.data)
+        kinds = bool(self.is_point.any()), bool((~self.is_point).any())
+        return tuple(np.shape(leaf) for leaf in leaves), structure, kinds
+
+
+def _prepare(obs: Observation, positions: Positions | None, prior: ScorePrior) -> _Prepared:
     positions = detect(obs) if positions is None else positions
     if not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     box = prior.event_shape[-1]
-    psf_sigma = UNRESOLVED if prior.model_psf_sigma is None else prior.model_psf_sigma
     data = image_data(obs, box=max(box, STAR_BOX), model_psf_sigma=prior.model_psf_sigma)
-    is_point = np.asarray(positions.is_point)
-    center = positions.row_column
-    galaxies = _group(center[~is_point], box, padding)
-    stars = _group(center[is_point], STAR_BOX, padding)
+    return _Prepared(obs, positions, prior, data)
 
-    clock = time.monotonic()
-    options = {"box": box, "star_box": STAR_BOX, "psf_sigma": psf_sigma}
-    fit_options = {**options, "spectra": spectra, "center_error": center_error}
-    label = partial(_label, progress)
-    init, scale = profile_start(data, stars, galaxies, **options)
-    parametric = fit_map(
-        blend, data, None, None, stars, galaxies, key=key, model_kwargs=fit_options, init=init,
-        scale=scale, max_iterations=max_iterations, tolerance=0.1 * tolerance * len(center),
-        progress=label("profiles"),
+
+def _padded_sizes(blends: Sequence[_Prepared], padding: int) -> tuple[int, int]:
+    """Padded numbers of stars and of galaxies that hold every blend."""
+    stars = max(int(b.is_point.sum()) for b in blends)
+    galaxies = max(int((~b.is_point).sum()) for b in blends)
+    return -(-stars // padding) * padding, -(-galaxies // padding) * padding
+
+
+def _deblend_alike(
+    blends, *, size, side_by_side, chunk, spectra, center_error, key, max_iterations, tolerance,
+    progress,
+) -> list:  # fmt: skip
+    """Both fits of blends of one shape, in chunks."""
+    key = jax.random.key(0) if key is None else key
+    prior = blends[0].prior
+    psf_sigma = UNRESOLVED if prior.model_psf_sigma is None else prior.model_psf_sigma
+    options = {"box": prior.event_shape[-1], "star_box": STAR_BOX, "psf_sigma": psf_sigma}
+    fit = partial(
+        fit_map, blend, key=key, max_iterations=max_iterations,
+        model_kwargs={**options, "spectra": spectra, "center_error": center_error},
     )  # fmt: skip
-    groups = _morphologies(data, stars, galaxies, parametric, options)
-    seconds = {"parametric": time.monotonic() - clock}
-    parametric_scene = _scene(obs, data, groups, parametric, is_point)
+    results: list = [None] * len(blends)
+    for start in range(0, len(blends), chunk):
+        some = blends[start : start + chunk]
+        results[start : start + chunk] = _deblend_chunk(
+            some, fit, options, size, min(side_by_side, chunk), tolerance, partial(_label, progress)
+        )
+        if any(r is None or _stopped(r) for r in results[start : start + chunk]):
+            break
+    return results
 
-    clock = time.monotonic()
-    fitted = _fitted_centers(center, is_point, stars, galaxies, parametric)
-    final_groups, final = groups, parametric
-    if galaxies is not None:
-        # The fitted centre decides where the box goes: a prior is strict about centring.
-        moved = place_sources(fitted[~is_point], box=box, size=len(galaxies.mask))
-        start = _profile_images(moved, galaxies, parametric, options, stars is not None)
-        star_group = groups[0] if stars is not None else None
-        init, scale = free_form_start(data, prior, start, star_group)
-        if stars is not None:
-            init["stars/offset"] = parametric.values["stars/offset"]
-            scale["stars/offset"] = 0.02
-            # Groups run galaxies, stars here and stars, profiles before; `free_form_start`
-            # has put the brightness in the new order already.
-        final = fit_map(
-            blend, data, prior, moved, stars, key=key, model_kwargs=fit_options, init=init,
-            scale=scale, max_iterations=max_iterations, tolerance=tolerance * len(center),
-            progress=label("free-form"),
-        )  # fmt: skip
-        name = "galaxies/morphology" if stars is not None else "morphology"
-        final_groups = [Morphologies(final.values[name], moved.corner, moved.mask)]
-        if stars is not None:
-            final_groups.append(_star_images(stars, final, options, "stars/"))
-    seconds["free_form"] = time.monotonic() - clock
-    galaxies_first = galaxies is not None
-    free_form = _scene(obs, data, final_groups, final, is_point, galaxies_first=galaxies_first)
-    profile = _profile_values(parametric, is_point, galaxies, stars is not None)
-    return Deblended(obs, positions, prior, free_form, parametric_scene, fitted, profile, seconds)
+
+def _stopped(result: Deblended) -> bool:
+    return result.free_form.fit.interrupted
 
 
 def _label(progress, name):
     return name if progress is True else progress
 
 
-def _group(center: np.ndarray, box: int, padding: int) -> Sources | None:
-    if not len(center):
-        return None
-    size = -(-len(center) // padding) * padding
-    return place_sources(center, box=box, size=size)
+def _deblend_chunk(blends, fit, options, size, side_by_side, tolerance, label) -> list:
+    clock = time.monotonic()
+    stars = [_group(b.positions.row_column[b.is_point], STAR_BOX, size[0]) for b in blends]
+    galaxies = [
+        _group(b.positions.row_column[~b.is_point], options["box"], size[1]) for b in blends
+    ]
+    counts = np.array([len(b.positions.ids) for b in blends])
+    starts = [
+        profile_start(b.data, *groups, **options)
+        for b, *groups in zip(blends, stars, galaxies, strict=True)
+    ]
+    init, scale = _stacked(starts)
+    data = _stacked([b.data for b in blends])
+    # No network is in the parametric fit, so side by side would gain nothing and keep
+    # finished blends busy.
+    parametric = fit(
+        data, None, None, _stacked(stars), _stacked(galaxies), init=init, scale=scale,
+        tolerance=0.1 * tolerance * counts, in_axes=_axes(0, None, None, stars, galaxies),
+        side_by_side=1, progress=label("profiles"),
+    )  # fmt: skip
+    scenes = [
+        _Parametric(b, s, g, parametric[i], options)
+        for i, (b, s, g) in enumerate(zip(blends, stars, galaxies, strict=True))
+    ]
+    seconds = {"parametric": (time.monotonic() - clock) / len(blends)}
+    if len(blends) > 1 and parametric.interrupted.any():
+        return [None] * len(blends)
+    clock = time.monotonic()
+    if size[1]:
+        prior = blends[0].prior
+        init, scale = _stacked([scene.free_form_start() for scene in scenes])
+        # The fitted centre decides where the box goes: a prior is strict about centring.
+        final = fit(
+            data, prior, _stacked([scene.moved for scene in scenes]), _stacked(stars), init=init,
+            scale=scale, tolerance=tolerance * counts, in_axes=_axes(0, None, 0, stars),
+            side_by_side=side_by_side, progress=label("free-form"),
+        )  # fmt: skip
+    else:
+        final = parametric
+    seconds["free_form"] = (time.monotonic() - clock) / len(blends)
+    return [
+        None if len(blends) > 1 and final.interrupted[i] else scene.result(final[i], seconds)
+        for i, scene in enumerate(scenes)
+    ]
 
 
-@eqx.filter_jit
-def _draw(block, sources, values, options):
-    """Images of a parametric group for given site values."""
-    return substitute(seed(lambda: block(sources, **options), 0), data=values)()
+def _axes(*arguments):
+    """Batch axes of arguments: as given, or 0 for groups of sources that exist."""
+    return tuple(a if a is None or a == 0 else (None if a[0] is None else 0) for a in arguments)
+
+
+def _stacked(trees: list):
+    """Trees of arrays side by side, along a new leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+
+def _group(center: np.ndarray, box: int, size: int) -> Sources | None:
+    return place_sources(center, box=box, size=size) if size else None
 
 
 def _strip(values: dict, prefix: str) -> dict:
     return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
 
 
-def _profile_images(sources, original, fit: MAPResult, options, several) -> Morphologies:
-    """Fitted bulges and disks drawn on the boxes of `sources`, about the same centres."""
-    values = _strip(fit.values, "profiles/" if several else "")
-    # Same place in the image, other corner: `center` moves with the sources.
-    values = {**values, "offset": values["offset"] + original.center - sources.center}
-    return _draw(
-        bulge_disk, sources, values, {"box": options["box"], "psf_sigma": options["psf_sigma"]}
-    )
+_PROFILE_NAMES = (
+    "log_radius",
+    "ellipticity",
+    "bulge_logit",
+    "bulge_log_ratio",
+    "bulge_ellipticity",
+)
 
 
-def _star_images(stars, fit: MAPResult, options, prefix) -> Morphologies:
-    values = _strip(fit.values, prefix)
-    return _draw(
-        point_sources, stars, values,
-        {"box": options["star_box"], "psf_sigma": options["psf_sigma"]},
-    )  # fmt: skip
+class _Parametric:
+    """A fitted parametric scene, and the way from it to the free-form one."""
+
+    def __init__(self, prepared: _Prepared, stars, galaxies, fit: MAPResult, options: dict):
+        self.prepared, self.stars, self.galaxies = prepared, stars, galaxies
+        self.fit, self.options = fit, options
+        self.is_point = prepared.is_point
+        self.center = np.array(prepared.positions.row_column, float)
+        for which, group, kind in (
+            (self.is_point, stars, "stars"),
+            (~self.is_point, galaxies, "profiles"),
+        ):
+            if group is not None:
+                self.center[which] += self._values(kind)["offset"][: which.sum()]
+        # The fitted centre decides where the box goes: a prior is strict about centring.
+        self.moved = None
+        if galaxies is not None:
+            self.moved = place_sources(
+                self.center[~self.is_point], box=options["box"], size=len(galaxies.mask)
+            )
+
+    def _values(self, kind: str) -> dict:
+        several = self.stars is not None and self.galaxies is not None
+        return _strip(self.fit.values, f"{kind}/" if several else "")
+
+    def _profile_images(self, sources: Sources) -> Morphologies:
+        """Fitted bulges and disks on the boxes of `sources`, about the same centres."""
+        values = {n: np.asarray(v) for n, v in self._values("profiles").items()}
+        place = np.asarray(self.galaxies.center) + values["offset"] - np.asarray(sources.corner)
+        image = bulge_disk_image(
+            place, *(values[n] for n in _PROFILE_NAMES), box=self.options["box"],
+            psf_sigma=self.options["psf_sigma"], xp=np,
+        )  # fmt: skip
+        return Morphologies(image, sources.corner, sources.mask)
+
+    def _star_images(self, offset) -> Morphologies:
+        stars = self.stars
+        place = np.asarray(stars.center) + np.asarray(offset) - np.asarray(stars.corner)
+        image = point_image(
+            place, box=self.options["star_box"], psf_sigma=self.options["psf_sigma"], xp=np
+        )
+        return Morphologies(image, stars.corner, stars.mask)
+
+    def free_form_start(self):
+        """Start values and widths of the free-form fit."""
+        data, prior = self.prepared.data, self.prepared.prior
+        if self.stars is None:
+            return free_form_start(data, prior, self._profile_images(self.moved))
+        offset = np.asarray(self._values("stars")["offset"])
+        init, scale = free_form_start(
+            data, prior, self._profile_images(self.moved), self._star_images(offset)
+        )
+        # Groups run galaxies, stars here and stars, profiles before; `free_form_start`
+        # has put the brightness in the new order already.
+        init["stars/offset"] = offset
+        scale["stars/offset"] = np.full_like(offset, 0.02)
+        return init, scale
+
+    def result(self, final: MAPResult, seconds: dict) -> Deblended:
+        """Both scenes, with the free-form fit `final`."""
+        groups = []
+        if self.stars is not None:
+            groups.append(self._star_images(self._values("stars")["offset"]))
+        if self.galaxies is not None:
+            groups.append(self._profile_images(self.galaxies))
+        scene = partial(_scene, self.prepared, is_point=self.is_point)
+        parametric = free_form = scene(groups, self.fit)
+        if self.galaxies is not None:
+            name = "galaxies/morphology" if self.stars is not None else "morphology"
+            final_groups = [
+                Morphologies(np.asarray(final.values[name]), self.moved.corner, self.moved.mask)
+            ]
+            if self.stars is not None:
+                final_groups.append(self._star_images(final.values["stars/offset"]))
+            free_form = scene(final_groups, final, galaxies_first=True)
+        return Deblended(
+            self.prepared.obs, self.prepared.positions, self.prepared.prior, free_form, parametric,
+            self.center, self._profile(), seconds,
+        )  # fmt: skip
+
+    def _profile(self) -> dict:
+        if self.galaxies is None:
+            return {}
+        out, values = {}, self._values("profiles")
+        for name in _PROFILE_NAMES:
+            value = np.asarray(values[name])
+            full = np.full((len(self.is_point), *value.shape[1:]), np.nan)
+            full[~self.is_point] = value[: (~self.is_point).sum()]
+            out[name] = full
+        return out
 
 
-def _morphologies(data, stars, galaxies, fit, options) -> list[Morphologies]:
-    several = stars is not None and galaxies is not None
-    groups = []
-    if stars is not None:
-        groups.append(_star_images(stars, fit, options, "stars/" if several else ""))
-    if galaxies is not None:
-        groups.append(_profile_images(galaxies, galaxies, fit, options, several))
-    return groups
-
-
-def _fitted_centers(center, is_point, stars, galaxies, fit: MAPResult) -> np.ndarray:
-    several = stars is not None and galaxies is not None
-    fitted = np.array(center, float)
-    for which, name, group in ((is_point, "stars/", stars), (~is_point, "profiles/", galaxies)):
-        if group is not None:
-            offset = np.asarray(fit.values[(name if several else "") + "offset"])
-            fitted[which] += offset[: which.sum()]
-    return fitted
-
-
-def _profile_values(fit, is_point, galaxies, several) -> dict:
-    if galaxies is None:
-        return {}
-    values = _strip(fit.values, "profiles/" if several else "")
-    out = {}
-    for name in (
-        "log_radius",
-        "ellipticity",
-        "bulge_logit",
-        "bulge_log_ratio",
-        "bulge_ellipticity",
-    ):
-        value = np.asarray(values[name])
-        full = np.full((len(is_point), *value.shape[1:]), np.nan)
-        full[~is_point] = value[: (~is_point).sum()]
-        out[name] = full
-    return out
-
-
-@eqx.filter_jit
-def _rendered(data: ImageData, groups, spectrum):
-    convolved = jnp.concatenate([data.render(m.image, m.corner) for m in groups])
-    mask = jnp.concatenate([m.mask for m in groups])
-    convolved *= (spectrum * mask[:, None])[:, :, None, None]
-    residual = (data.images - convolved.sum(0)) ** 2 * data.weights
-    chi2 = residual.sum() / (data.weights > 0).sum()
-    return convolved, chi2, footprint_chi2(data, convolved, mask)
-
-
-def _scene(obs, data, groups, fit: MAPResult, is_point, *, galaxies_first=False) -> Scene:
+def _scene(prepared, groups, fit: MAPResult, *, is_point, galaxies_first=False) -> Scene:
     """Collect a fit's sources in the order of the catalogue, without padding."""
-    convolved, chi2, source_chi2 = _rendered(data, groups, fit.values["spectrum"])
-    mask = np.concatenate([np.asarray(m.mask) for m in groups])
-    real = np.flatnonzero(mask)
+    masks = [np.asarray(m.mask) for m in groups]
     # Groups hold the stars first in a parametric scene, the galaxies in a free-form one.
     catalogue = np.arange(len(is_point))
     parts = [catalogue[~is_point], catalogue[is_point]]
-    rank = np.concatenate(parts if galaxies_first else parts[::-1])
-    order = np.empty(len(is_point), int)
-    order[rank] = real
-    height, width = obs.shape
-    images = np.concatenate(
-        [_on_image(np.asarray(m.image), np.asarray(m.corner), (height, width)) for m in groups]
-    )
-    pick = lambda name: np.asarray(fit.values[name])[order]  # noqa: E731
+    order = np.argsort(np.concatenate(parts if galaxies_first else parts[::-1]))
+    real = np.concatenate(masks)
+    pick = lambda name: np.asarray(fit.values[name])[real][order]  # noqa: E731
+    images = [np.asarray(m.image)[mask] for m, mask in zip(groups, masks, strict=True)]
+    corners = [np.asarray(m.corner)[mask] for m, mask in zip(groups, masks, strict=True)]
+    data = prepared.data
+    unit = [data.render_on_host(i, c) for i, c in zip(images, corners, strict=True)]
+    convolved = np.concatenate(unit)[order] * pick("spectrum")[:, :, None, None]
+    placed = [_on_image(i, c, prepared.obs.shape) for i, c in zip(images, corners, strict=True)]
+    weights = np.asarray(data.weights)
+    squared = (np.asarray(data.images) - convolved.sum(0)) ** 2 * weights
     return Scene(
-        morphology=images[order],
-        convolved=np.asarray(convolved)[order],
+        morphology=np.concatenate(placed)[order],
+        convolved=convolved,
         flux=pick("flux"),
         flux_error=pick("flux_error"),
-        chi2=float(chi2),
-        source_chi2=np.asarray(source_chi2)[order],
+        chi2=float(squared.sum() / (weights > 0).sum()),
+        source_chi2=footprint_chi2(squared, weights > 0, convolved),
         fit=fit,
     )
+
+
+def footprint_chi2(squared: np.ndarray, seen: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Mean squared residual in units of the noise, where each source is seen.
+
+    Each pixel counts by the source's share of the model there times its own
+    significance, so empty sky around a source does not dilute the figure.
+
+    Parameters
+    ----------
+    squared
+        ``[B, H, W]``, squared residuals times weights.
+    seen
+        ``[B, H, W]``, False where masked.
+    images
+        ``[K, B, H, W]``, the sources as observed.
+    """
+    share = np.maximum(images, 0.0) * seen
+    return (squared * share).sum((1, 2, 3)) / np.maximum(share.sum((1, 2, 3)), 1e-30)
 
 
 def _on_image(images, corners, shape) -> np.ndarray:
     """Boxes placed on the image grid, each normalised to a total flux of one."""
     out = np.zeros((len(images), *shape), np.float32)
-    size = images.shape[-1]
-    for target, image, (row, column) in zip(out, images, corners, strict=True):
-        rows = slice(max(row, 0), min(row + size, shape[0]))
-        columns = slice(max(column, 0), min(column + size, shape[1]))
-        if rows.start < rows.stop and columns.start < columns.stop:
-            target[rows, columns] = (
-                image[
-                    rows.start - row : rows.stop - row,
-                    columns.start - column : columns.stop - column,
-                ]
-                / image.sum()
-            )
+    for target, image, corner in zip(out, images, corners, strict=True):
+        inside = overlap(corner, image.shape[-1], shape)
+        if inside is not None:
+            target[inside[0]] = image[inside[1]] / image.sum()
     return out

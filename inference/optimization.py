@@ -56,9 +56,12 @@ class MAPResult:
     seconds
         Wall time, compilation included.
     interrupted
-        Whether Ctrl-C ended the fit; the best iterate so far is kept.
+        Whether Ctrl-C ended the fit; the best iterate so far is kept.  With ``in_axes``
+        one per fit.
     posterior
         What was maximised.
+    axes
+        Of a batch: which arrays of `posterior` are mapped.
     """
 
     params: dict
@@ -70,8 +73,22 @@ class MAPResult:
     gradient_norm: Any
     expected_gain: Any
     seconds: float
-    interrupted: bool
+    interrupted: Any
     posterior: Posterior
+    axes: Any = None
+
+    def __getitem__(self, index: int) -> "MAPResult":
+        """One fit of a batch."""
+        if self.axes is None:
+            raise TypeError("this is the result of a single fit; only a batch has members.")
+        params, values = jax.tree.map(lambda leaf: leaf[index], (self.params, self.values))
+        iterations = int(self.num_iterations[index])
+        return MAPResult(
+            params, values, self.converged[index], self.num_iterations[index],
+            self.potential[index], self.loss_history[:iterations, index],
+            self.gradient_norm[index], self.expected_gain[index], self.seconds,
+            bool(self.interrupted[index]), _slice(self.posterior, self.axes, index),
+        )  # fmt: skip
 
 
 class _State(eqx.Module):
@@ -198,13 +215,11 @@ def fit_map(
         lanes = num_fits if side_by_side is None else side_by_side
         origin = _batched_start(bound, batch, init, key, num_fits, lanes)
     problem = _Problem(bound, batch, origin, _widths(origin, scale), tolerance, num_fits, lanes)
-    results, losses = [None] * num_fits, [[] for _ in range(num_fits)]
-    total = max_iterations if batch is None else num_fits
+    results: list = [None] * num_fits
+    losses: list = [[] for _ in range(num_fits)]
+    total = max_iterations if num_fits == 1 else num_fits
     with fit_progress(progress, total) as report, deferred_interrupt() as interrupt:
-        outcome = _run(
-            problem, optimizer, max_iterations, block, results, losses, report, interrupt
-        )
-        interrupted = bool(interrupt) and not outcome
+        ended = _run(problem, optimizer, max_iterations, block, results, losses, report, interrupt)
     best, state = _collect(results, batch)
     loss = _histories(losses)
     return MAPResult(
@@ -217,8 +232,9 @@ def fit_map(
         gradient_norm=best.gradient_norm,
         expected_gain=best.gain,
         seconds=time.monotonic() - started,
-        interrupted=interrupted,
+        interrupted=~ended if batch is not None else bool(not ended[0]),
         posterior=bound,
+        axes=batch,
     )
 
 
@@ -256,15 +272,15 @@ class _Problem:
         return bound, origin, widths, np.asarray(tolerance[pick])
 
 
-def _run(problem, optimizer, max_iterations, block, results, losses, report, interrupt) -> bool:
-    """Fill `results` and `losses`; returns whether all fits came to their ends."""
+def _run(problem, optimizer, max_iterations, block, results, losses, report, interrupt):
+    """Fill `results` and `losses`; returns which fits came to their ends."""
     queue = list(range(problem.num_fits))[::-1]
     lanes = problem.lanes
     members = [queue.pop() if queue else None for _ in range(lanes)]
     fresh = np.ones(lanes, bool)
     arguments = problem.select([0 if m is None else m for m in members])
     state = _begin(*arguments[:2], optimizer, problem.vmapped)
-    finished, clock = 0, 0
+    complete, clock = np.zeros(problem.num_fits, bool), 0
     while True:
         idle = np.array([m is None for m in members])
         flags = (fresh, idle) if lanes > 1 else (fresh[0], idle[0])
@@ -277,9 +293,9 @@ def _run(problem, optimizer, max_iterations, block, results, losses, report, int
         history = np.asarray(values).reshape(lanes, block)
         iterations = np.asarray(state.iteration).reshape(lanes)
         ended = np.asarray(state.done).reshape(lanes) | (iterations >= max_iterations)
-        finished += int((ended & ~idle).sum())
+        complete[[m for m, e in zip(members, ended, strict=True) if m is not None and e]] = True
         report(
-            int(iterations.max()) if problem.batch is None else finished,
+            int(iterations.max()) if problem.num_fits == 1 else int(complete.sum()),
             float(np.asarray(state.best.value).reshape(lanes)[~idle].sum()),
             float(np.asarray(state.gain).reshape(lanes)[~idle].max()),
         )
@@ -301,7 +317,7 @@ def _run(problem, optimizer, max_iterations, block, results, losses, report, int
                 members[i] = queue.pop() if queue else None
         active = [i for i, m in enumerate(members) if m is not None]
         if interrupt or not active:
-            return finished == problem.num_fits
+            return complete
         if fresh[active].any():
             arguments = problem.select([0 if m is None else m for m in members])
 
@@ -367,7 +383,7 @@ class _Static:
 
 def _slice(bound: Posterior, batch: _Static, index: int) -> Posterior:
     arrays = jax.tree.map(
-        lambda axis, leaf: leaf if axis is None else leaf[index],
+        lambda axis, leaf: leaf if axis is None else np.asarray(leaf)[index],
         batch.tree, bound.arrays, is_leaf=lambda x: x is None,
     )  # fmt: skip
     return eqx.tree_at(lambda p: p.arrays, bound, arrays, is_leaf=lambda x: x is None)

@@ -1,16 +1,18 @@
-"""Start values and widths, from a quick look at the data: what makes fits short."""
+"""Start values and widths, from a quick look at the data: what makes fits short.
+
+All in NumPy: each blend is looked at once or twice, which no compilation repays.
+"""
 
 import math
 from collections.abc import Sequence
 
-import equinox as eqx
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
+from scipy.fft import irfft2, rfft2
 
 from scorepriors.distribution import ScorePrior
-from scorepriors.models.rendering import ImageData
+from scorepriors.models.rendering import ImageData, overlap
 from scorepriors.models.sources import Morphologies, Sources
-from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
 
 
 def linear_fluxes(data: ImageData, groups: Sequence[Morphologies]):
@@ -19,21 +21,29 @@ def linear_fluxes(data: ImageData, groups: Sequence[Morphologies]):
     Regularised only by a Gaussian of 100,000 times the noise, which matters to none
     but padding and sources without data.
     """
-    num_bands = data.num_bands
-    unit = [m.image / jnp.maximum(m.image.sum((-2, -1), keepdims=True), 1e-3) for m in groups]
-    mask = jnp.concatenate([m.mask for m in groups])
-    renderings = jnp.concatenate([data.render(i, m.corner) for i, m in zip(unit, groups)])
-    renderings *= mask[:, None, None, None]
-    wide = jnp.full((len(mask), 1, 1), (1e5 * data.noise_flux) ** 2) * jnp.eye(num_bands)
-    solved = spectrum_posterior(
-        renderings, data.images, data.weights,
-        SpectrumPrior(jnp.zeros((len(mask), num_bands)), wide),
-    )  # fmt: skip
-    error = jnp.sqrt(jnp.einsum("kbkb->kb", solved.covariance()))
-    return solved.mean, error
+    wide = 1e5 * float(data.noise_flux)
+    mask = np.concatenate([np.asarray(m.mask) for m in groups])
+    flux = np.zeros((len(mask), data.num_bands))
+    error = np.full_like(flux, wide)
+    pixels = flux.shape[1], -1
+    images, weights = (np.asarray(a).reshape(pixels) for a in (data.images, data.weights))
+    seen = []
+    for group in groups:
+        real = np.asarray(group.mask)
+        image = np.asarray(group.image)[real]
+        unit = image / np.maximum(image.sum((-2, -1), keepdims=True), 1e-3)
+        seen.append(data.render_on_host(unit, np.asarray(group.corner)[real]))
+    drawn = np.concatenate(seen).swapaxes(0, 1).reshape(data.num_bands, mask.sum(), -1)
+    weighted = drawn * weights[:, None]
+    normal = (weighted @ drawn.swapaxes(1, 2)).astype(float)
+    normal += np.eye(mask.sum()) / wide**2
+    inverse = np.linalg.inv(normal)
+    right = (weighted @ images[:, :, None]).astype(float)
+    flux[mask] = (inverse @ right)[..., 0].T
+    error[mask] = np.sqrt(np.diagonal(inverse, axis1=1, axis2=2)).T
+    return flux, error
 
 
-@eqx.filter_jit
 def profile_start(
     data: ImageData,
     stars: Sources | None,
@@ -59,17 +69,17 @@ def profile_start(
     if profiles is not None:
         width = (psf_sigma**2 + 1.5**2) ** 0.5
         groups.append(Morphologies(_blobs(profiles, box, width), profiles.corner, profiles.mask))
-    mask = jnp.concatenate([m.mask for m in groups])
+    mask = np.concatenate([np.asarray(m.mask) for m in groups])
     flux, error = linear_fluxes(data, groups)
     total, snr = _flat_spectrum_flux(data, flux, error, mask)
     several = len(groups) > 1
-    init = {"brightness": jnp.log(total)}
+    init = {"brightness": np.log(total)}
     # The scatter of colours keeps the brightness wide, however bright the source.
-    scale = {"brightness": jnp.full(len(total), 0.3)}
+    scale = {"brightness": np.full(len(total), 0.3)}
     first = 0
     if stars is not None:
         prefix, count = "stars/" if several else "", len(stars.mask)
-        init[prefix + "offset"] = jnp.zeros((count, 2))
+        init[prefix + "offset"] = np.zeros((count, 2))
         scale[prefix + "offset"] = _width(snr[:count], 0.3, 0.7)[:, None]
         first = count
     if profiles is not None:
@@ -77,9 +87,13 @@ def profile_start(
         for name, (start, size, prior, strength) in _PROFILE_SITES.items():
             width = _width(snr[first:], prior, strength)
             shape = (count, 2)[:size]
-            init[prefix + name] = jnp.full(shape, start)
+            init[prefix + name] = np.full(shape, start)
             scale[prefix + name] = width[:, None] if size == 2 else width
-    return init, scale
+    return _float32(init), _float32(scale)
+
+
+def _float32(values: dict) -> dict:
+    return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
 
 # Site: start value, number of axes, prior width, and information per unit of SNR; the
@@ -97,28 +111,28 @@ _PROFILE_SITES = {
 def _width(snr, prior, strength):
     # Capped: positions may be off by far more than a bright source's error, and steps of
     # a hundred widths are a worse search than a somewhat ill-conditioned one.
-    return 1 / jnp.sqrt(1 / prior**2 + jnp.minimum(strength * snr, 30.0) ** 2)
+    return 1 / np.sqrt(1 / prior**2 + np.minimum(strength * snr, 30.0) ** 2)
 
 
 def _blobs(sources: Sources, box: int, sigma: float):
     """Round Gaussians ``[K, box, box]`` at the positions of sources."""
-    pixels = jnp.arange(box)
-    place = sources.center - sources.corner
+    pixels = np.arange(box)
+    place = np.asarray(sources.center) - np.asarray(sources.corner)
     rows = (pixels - place[:, 0, None]) ** 2
     columns = (pixels - place[:, 1, None]) ** 2
-    return jnp.exp(-(rows[:, :, None] + columns[:, None, :]) / (2 * sigma**2))
+    return np.exp(-(rows[:, :, None] + columns[:, None, :]) / (2 * sigma**2))
 
 
 def _flat_spectrum_flux(data: ImageData, flux, error, mask):
     """Band-summed flux ``[K]`` by matched weights, at least its noise, and its SNR."""
-    weight = data.mean_spectrum / error**2
-    noise = 1 / jnp.sqrt(jnp.sum(data.mean_spectrum * weight, -1))
-    total = jnp.sum(flux * weight, -1) * noise**2
-    total = jnp.where(mask, jnp.maximum(total, noise), 10 * data.noise_flux)
-    return total, jnp.where(mask, total / noise, 10.0)
+    mean = np.asarray(data.mean_spectrum, float)
+    weight = mean / error**2
+    noise = 1 / np.sqrt(np.sum(mean * weight, -1))
+    total = np.sum(flux * weight, -1) * noise**2
+    total = np.where(mask, np.maximum(total, noise), 10 * float(data.noise_flux))
+    return total, np.where(mask, total / noise, 10.0)
 
 
-@eqx.filter_jit
 def free_form_start(
     data: ImageData,
     prior: ScorePrior,
@@ -145,26 +159,25 @@ def free_form_start(
         the stars.  The widths are those of a Gaussian with the curvature of the
         likelihood's diagonal plus the prior's noise floor, in the unconstrained space.
     """
-    softening = prior.stretch.softening
-    peak = galaxies.image.max((-2, -1), keepdims=True)
-    image = jnp.maximum(galaxies.image / peak, -0.5 * softening)
+    softening, scale = (float(s) for s in (prior.stretch.softening, prior.stretch.scale))
+    image = np.asarray(galaxies.image)
+    image = np.maximum(image / image.max((-2, -1), keepdims=True), -0.5 * softening)
     groups = [Morphologies(image, galaxies.corner, galaxies.mask)]
     groups += [] if stars is None else [stars]
     flux, error = linear_fluxes(data, groups)
-    count = len(galaxies.mask)
-    mask = jnp.concatenate([m.mask for m in groups])
+    count, real = len(image), np.asarray(galaxies.mask)
+    mask = np.concatenate([np.asarray(m.mask) for m in groups])
     total, _ = _flat_spectrum_flux(data, flux, error, mask)
-    amplitude = flux[:count] / image.sum((-2, -1))[:, None]
-    amplitude = jnp.where(galaxies.mask[:, None], amplitude, 0.0)
-    information = pixel_information(data, amplitude, galaxies.corner, image.shape[-1])
+    amplitude = np.where(real[:, None], flux[:count] / image.sum((-2, -1))[:, None], 0.0)
+    information = pixel_information(data, amplitude, np.asarray(galaxies.corner), image.shape[-1])
     # u = log(x + s) = c z + log s, so du/dz = c and dx/du = x + s.
-    floor = 1 / (prior.stretch.scale * prior.sigma) ** 2
+    floor = 1 / (scale * float(prior.sigma)) ** 2
     curvature = information * (image + softening) ** 2 + floor
     prefix = "" if stars is None else "galaxies/"
-    return (
-        {prefix + "morphology": image, "brightness": jnp.log(total)},
-        {prefix + "morphology": 1 / jnp.sqrt(curvature), "brightness": jnp.full(len(total), 0.3)},
-    )
+    init = {prefix + "morphology": image, "brightness": np.log(total)}
+    width = np.full(len(total), 0.3)
+    scale = {prefix + "morphology": 1 / np.sqrt(curvature), "brightness": width}
+    return _float32(init), _float32(scale)
 
 
 def pixel_information(
@@ -179,14 +192,20 @@ def pixel_information(
     weights, closed form (the published code leaves the PSF out here).
     """
     grid = data.grid
-    kernel = jnp.fft.irfft2(data.transforms, (grid, grid))
-    squared = jnp.fft.rfft2(kernel**2)
+    kernel = irfft2(np.asarray(data.transforms), (grid, grid))
+    squared = rfft2(kernel**2).conj()
+    weights = np.asarray(data.weights)
     # Weights seen by a box that is convolved with the kernel: the transpose of `render`.
-    height, width = data.images.shape[-2:]
-    first = corner - data.kernel_size // 2
-    pixels = jnp.arange(grid)
-    rows = (first[:, :1, None] + pixels == jnp.arange(height)[:, None]).astype(kernel.dtype)
-    columns = (first[:, 1:, None] + pixels == jnp.arange(width)[:, None]).astype(kernel.dtype)
-    window = jnp.einsum("kyi,byx,kxj->kbij", rows, data.weights, columns)
-    seen = jnp.fft.irfft2(jnp.fft.rfft2(window) * squared.conj(), (grid, grid))
-    return jnp.einsum("kb,kbij->kij", amplitude**2, seen[..., :box, :box])
+    out = np.zeros((len(amplitude), box, box), np.float32)
+    window = np.zeros((data.num_bands, grid, grid), np.float32)
+    for target, share, at in zip(out, amplitude, corner - data.kernel_size // 2, strict=True):
+        inside = overlap(at, grid, weights.shape[-2:])
+        if inside is None or not share.any():
+            continue
+        window[:] = 0
+        window[:, *inside[1]] = weights[:, *inside[0]]
+        # Bands add up before the transform back.
+        total = np.einsum("b,bij->ij", share**2, rfft2(window) * squared)
+        target[:] = irfft2(total, (grid, grid))[:box, :box]
+    # Rounding of the transforms must not make an information negative.
+    return np.maximum(out, 0.0)

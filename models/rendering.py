@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Complex, Float, Int
-from scipy.fft import next_fast_len
+from scipy.fft import irfft2, next_fast_len, rfft2
 
 from scorepriors.errors import InputError
 
@@ -90,6 +90,18 @@ class ImageData(eqx.Module):
         first = jnp.broadcast_to(corner - self.kernel_size // 2, (self.num_bands, *corner.shape))
         return jnp.swapaxes(place(convolved, first, (height, width)), 0, 1)
 
+    def render_on_host(self, morphology: np.ndarray, corner: np.ndarray) -> np.ndarray:
+        """As `render`, in NumPy: a single look at the data is not worth a compilation."""
+        size, grid, bands = len(morphology), self.grid, self.num_bands
+        out = np.zeros((size, bands, *self.images.shape[-2:]), np.float32)
+        boxes = rfft2(np.asarray(morphology, np.float32), (grid, grid))
+        convolved = irfft2(boxes[:, None] * np.asarray(self.transforms), (grid, grid))
+        for target, image, at in zip(out, convolved, corner - self.kernel_size // 2, strict=True):
+            inside = overlap(at, grid, target.shape[-2:])
+            if inside is not None:
+                target[:, *inside[0]] = image[:, *inside[1]]
+        return out
+
     def model(self, spectrum, morphology, corner) -> Float[Array, "B H W"]:
         """Sum of all sources: ``spectrum [K, B]`` times morphology, convolved (eq. 1)."""
         return jnp.einsum("kb,kbyx->byx", spectrum, self.render(morphology, corner))
@@ -98,7 +110,7 @@ class ImageData(eqx.Module):
         """Gaussian pixel noise about `model`, masked pixels left out (eq. 12)."""
         seen = self.weights > 0
         scale = 1 / jnp.sqrt(jnp.where(seen, self.weights, 1.0))
-        return dist.Normal(model, scale).mask(seen).to_event(3)
+        return dist.Normal(model, scale).mask(seen)
 
 
 def place(
@@ -150,7 +162,7 @@ def _place_jvp(primals, tangents, *, shape):
     tangent, _ = tangents  # corners are whole numbers
     out = _place_p.bind(image, corner, shape=shape)
     if type(tangent) is ad.Zero:
-        return out, ad.Zero.from_primal_value(out)
+        return out, ad.Zero(out.aval)
     return out, _place_p.bind(tangent, corner, shape=shape)
 
 
@@ -178,6 +190,27 @@ ad.primitive_jvps[_place_p] = _place_jvp
 ad.primitive_transposes[_place_p] = _place_transpose
 batching.primitive_batchers[_place_p] = _place_batch
 mlir.register_lowering(_place_p, mlir.lower_fun(_place_windows, multiple_results=False))
+
+
+def overlap(corner, size: int, shape: tuple[int, int]):
+    """Where a box and an image meet: slices of the image and of the box, or None.
+
+    Parameters
+    ----------
+    corner
+        (row, column) of the box's first pixel.
+    size
+        Side of the box.
+    shape
+        (H, W) of the image.
+    """
+    first = [max(int(c), 0) for c in corner]
+    last = [min(int(c) + size, n) for c, n in zip(corner, shape, strict=True)]
+    if any(a >= b for a, b in zip(first, last, strict=True)):
+        return None
+    image = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    box = tuple(slice(a - int(c), b - int(c)) for a, b, c in zip(first, last, corner, strict=True))
+    return image, box
 
 
 def image_data(
@@ -209,12 +242,9 @@ def image_data(
     per_unit = 1 / np.asarray(obs.flux_unit[1], float)
     flat = per_unit / per_unit.sum()
     return ImageData(
-        jnp.asarray(obs.images, jnp.float32),
-        jnp.asarray(obs.weights, jnp.float32),
-        jnp.asarray(transforms, jnp.complex64),
-        jnp.asarray(error, jnp.float32),
-        jnp.asarray(flat, jnp.float32),
-        jnp.asarray(_noise_flux(obs), jnp.float32),
+        *(jax.device_put(np.asarray(a, np.float32)) for a in (obs.images, obs.weights)),
+        jax.device_put(np.asarray(transforms, np.complex64)),
+        *(jax.device_put(np.asarray(a, np.float32)) for a in (error, flat, _noise_flux(obs))),
         size,
         grid,
     )

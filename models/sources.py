@@ -9,6 +9,7 @@ their prior, and never touch the image.
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -87,9 +88,9 @@ def place_sources(center, *, box: int, size: int | None = None) -> Sources:
     padded_corner = np.zeros((size, 2), int)
     padded_center[: len(center)], padded_corner[: len(center)] = center, corner
     return Sources(
-        jnp.asarray(padded_center, jnp.float32),
-        jnp.asarray(padded_corner, jnp.int32),
-        jnp.arange(size) < len(center),
+        jax.device_put(np.asarray(padded_center, np.float32)),
+        jax.device_put(np.asarray(padded_corner, np.int32)),
+        jax.device_put(np.arange(size) < len(center)),
     )
 
 
