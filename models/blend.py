@@ -10,6 +10,7 @@ from numpyro.handlers import scope
 
 from scorepriors.distribution import ScorePrior
 
+from .recovery import recovering
 from .rendering import ImageData
 from .sources import Morphologies, Sources, bulge_disk, free_form, point_sources
 from .spectra import SpectrumPrior, spectrum_posterior
@@ -115,18 +116,36 @@ def observe(
                 "spectrum", dist.MultivariateNormal(prior.mean, prior.covariance)
             )
         model = jnp.einsum("kb,kbyx->byx", spectrum, renderings)
-        numpyro.sample("pixels", data.likelihood(model), obs=data.images)
+        _pixels(data, model)
         numpyro.deterministic("flux", spectrum * area[:, None])
         return
     if spectra not in ("marginal", "profiled"):
         raise ValueError(f"`spectra` must be 'marginal', 'profiled' or 'sampled', got {spectra!r}.")
     solved = spectrum_posterior(renderings, data.images, data.weights, prior)
+    if recovering():
+        key = numpyro.prng_key()
+        spectrum = solved.mean if spectra == "profiled" else solved.sample(key)
+        _pixels(data, jnp.einsum("kb,kbyx->byx", spectrum, renderings))
+        numpyro.deterministic("spectrum", spectrum)
+        numpyro.deterministic("flux", spectrum * area[:, None])
+        return
     log_density = solved.log_marginal if spectra == "marginal" else solved.log_profiled
     numpyro.factor("pixels", log_density)
     numpyro.deterministic("spectrum", solved.mean)
     numpyro.deterministic("flux", solved.mean * area[:, None])
     variance = jnp.einsum("kbkb->kb", solved.covariance())
     numpyro.deterministic("flux_error", jnp.sqrt(variance) * area[:, None])
+
+
+def _pixels(data: ImageData, model) -> None:
+    """The observed site, in plates of its own: leave-one-out works pixel by pixel."""
+    bands, height, width = data.images.shape
+    with (
+        numpyro.plate("band", bands, dim=-3),
+        numpyro.plate("y", height, dim=-2),
+        numpyro.plate("x", width, dim=-1),
+    ):
+        numpyro.sample("pixels", data.likelihood(model), obs=data.images)
 
 
 def flux_prior(

@@ -1,0 +1,135 @@
+r"""Curvature at a point, as a change of variables.
+
+In the stretched space a learned prior has one curvature, :math:`1/\sigma_0^2`, in all
+directions but some fifty per source, and the data stiffen some more.  So the Hessian is
+a scale times identity plus few directions, which Lanczos finds from Hessian-vector
+products of the whole log-density: prior, rendering and marginalised spectra at once,
+jointly over sources that overlap.
+"""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from matfree import decomp, eig
+
+from ..posterior import Posterior
+from .preconditioner import LowRankMap, identity_map
+
+#: Up to so many dimensions the Hessian is computed whole.
+DENSE = 400
+
+#: Sites of up to so many elements get a scale per element, larger ones one scale.
+SMALL_SITE = 64
+
+#: Curvatures below this share of the typical one, or negative, count as this: how far the
+#: posterior reaches along them is for warm-up draws to say.
+FLOOR = 0.01
+
+
+def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRankMap | None:
+    """Map in whose coordinates the posterior has about unit curvature at u.
+
+    Parameters
+    ----------
+    bound
+        The posterior.
+    u
+        Where: a mode, or near one.
+    rank
+        Most directions to find, beyond `DENSE` dimensions.
+    key
+        For the starting vector of Lanczos and the probes of the diagonal.
+
+    Returns
+    -------
+    LowRankMap or None
+        None where the Hessian is not finite or nowhere positive.
+    """
+    flat, _ = ravel_pytree(u)
+    dimension = len(flat)
+    if dimension <= DENSE:
+        hessian = np.asarray(_dense(bound, u), float)
+        if not np.isfinite(hessian).all() or not (np.diagonal(hessian) > 0).any():
+            return None
+        diagonal = np.diagonal(hessian)
+        scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, np.median(diagonal[diagonal > 0])))
+        values, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
+        rank = dimension
+    else:
+        scale = _site_scales(bound, u, key)
+        if scale is None:
+            return None
+        rank = min(rank, dimension)
+        values, vectors = _lanczos(bound, u, jnp.asarray(scale, flat.dtype), rank, key)
+        values, vectors = np.asarray(values, float), np.asarray(vectors).T
+    if not np.isfinite(values).all():
+        return None
+    gain = 1 / np.sqrt(np.maximum(values, FLOOR))
+    made = identity_map(dimension, rank, flat.dtype)
+    return LowRankMap(
+        made.scale * scale.astype(flat.dtype),
+        jnp.asarray(vectors, flat.dtype),
+        jnp.asarray(gain, flat.dtype),
+    )
+
+
+def _hessian_product(bound, u, direction):
+    """Hessian of the potential times a flat vector."""
+    flat, unravel = ravel_pytree(u)
+    gradient = jax.grad(lambda v: bound.potential_fn(unravel(v)))
+    return jax.jvp(gradient, (flat,), (direction,))[1]
+
+
+@eqx.filter_jit
+def _dense(bound, u):
+    flat, _ = ravel_pytree(u)
+    return jax.lax.map(
+        partial(_hessian_product, bound, u), jnp.eye(len(flat), dtype=flat.dtype), batch_size=16
+    )
+
+
+@eqx.filter_jit
+def _products(bound, u, directions):
+    return jax.lax.map(partial(_hessian_product, bound, u), directions)
+
+
+def _site_scales(bound, u, key, probes: int = 8):
+    """Scale per coordinate: per element of small sites, one for each large site."""
+    flat, unravel = ravel_pytree(u)
+    labels = {n: np.full(v.shape, i) for i, (n, v) in enumerate(u.items())}
+    label = np.concatenate([np.ravel(labels[n]) for n in sorted(u)])
+    small = np.isin(label, [i for i, v in enumerate(u.values()) if v.size <= SMALL_SITE])
+    where = np.flatnonzero(small)
+    unit = np.zeros((len(where), len(flat)), np.float32)
+    unit[np.arange(len(where)), where] = 1
+    signs = np.asarray(jax.random.rademacher(key, (probes, len(flat)), jnp.float32))
+    products = np.asarray(
+        _products(bound, u, jnp.asarray(np.concatenate([unit, signs]), flat.dtype)), float
+    )
+    if not np.isfinite(products).all():
+        return None
+    # Hutchinson's estimate of the diagonal is noisy per element; its median is not.
+    diagonal = (products[len(where) :] * signs).mean(0)
+    diagonal[where] = products[np.arange(len(where)), where]
+    for i in np.unique(label[~small]):
+        diagonal[label == i] = np.median(diagonal[label == i])
+    positive = diagonal > 0
+    if not positive.any():
+        return None
+    return 1 / np.sqrt(np.where(positive, diagonal, np.median(diagonal[positive])))
+
+
+@eqx.filter_jit
+def _lanczos(bound, u, scale, rank, key):
+    """Ritz values ``[rank]`` and vectors ``[rank, d]`` of the scaled Hessian."""
+    start = jax.random.normal(key, scale.shape, scale.dtype)
+
+    def product(direction):
+        return scale * _hessian_product(bound, u, scale * direction)
+
+    decompose = eig.eigh_partial(decomp.tridiag_sym(rank, reortho="full", custom_vjp=False))
+    return decompose(product, start)

@@ -1,0 +1,496 @@
+"""Draws from the posterior of any NumPyro model, as ArviZ's own object."""
+
+import json
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from scorepriors import __version__
+from scorepriors._loops import deferred_interrupt
+from scorepriors.distribution import ScorePrior
+from scorepriors.errors import InputError
+
+from .._progress import bar
+from ..optimization import MAPResult, fit_map
+from ..posterior import Posterior, observed_sites, posterior
+from .algorithms import ALGORITHMS, BLACKJAX_VERSION, Algorithm, Move, Settings
+from .chains import Run, Target, begin, begin_tuner, make_target, run_chains
+from .checkpoints import fingerprint, load_run, save_run
+from .checks import check_gradient
+from .curvature import curvature_map
+from .diagnostics import Diagnosis, SamplingWarning, diagnose
+from .labels import site_dims
+from .preconditioner import identity_map
+from .tree import make_tree
+
+#: Directions in which warm-up draws may correct the curvature.
+REFINEMENT_RANK = 64
+
+#: Seconds between checkpoints.
+CHECKPOINT_INTERVAL = 20.0
+
+
+def sample(
+    model: Callable | Posterior,
+    *model_args,
+    key,
+    model_kwargs: dict | None = None,
+    algorithm: str | Algorithm = "nuts",
+    num_warmup: int = 500,
+    num_samples: int = 500,
+    num_chains: int = 4,
+    init: str | dict | MAPResult = "map",
+    target_acceptance_rate: float | None = None,
+    thinning: int = 1,
+    rank: int = 400,
+    log_likelihood: bool = False,
+    posterior_predictive: bool = False,
+    dims: dict | None = None,
+    coords: dict | None = None,
+    constant_data: dict | None = None,
+    progress: bool | Callable = False,
+    checkpoint: str | Path | None = None,
+) -> Any:
+    """Sample the posterior of any NumPyro model with BlackJAX.
+
+    Chains move in coordinates in which the posterior is about round: offsets from the
+    start, in units of widths that come from the Hessian there (whole up to 400
+    dimensions, scale plus low rank beyond) and are refined from warm-up draws.  All
+    chains run side by side in one compiled program, spread over the devices if there
+    are several.
+
+    Parameters
+    ----------
+    model
+        NumPyro model, or a `Posterior`.
+    *model_args, model_kwargs
+        Its arguments.
+    key
+        Two runs with one key give the same draws, also if one of them was interrupted.
+    algorithm
+        ``"nuts"``, ``"hmc"``, ``"dynamic_hmc"``, ``"adjusted_mclmc"``, ``"mclmc"``
+        (unadjusted), or a row of one's own: see `scorepriors.inference.ALGORITHMS`.
+    num_warmup, num_samples, num_chains
+        Draws per chain to tune with, to keep, and chains.
+    init
+        ``"map"``: chains start spread by the curvature about the mode, or as under
+        ``"uniform"`` where no mode is found.  ``"pathfinder"``: about the mean of
+        BlackJAX's Pathfinder.  ``"uniform"``: within 2 of zero in each unconstrained
+        coordinate, without curvature.  Or site values (constrained), or a `MAPResult`.
+    target_acceptance_rate
+        To tune the step size for; each algorithm has its own default.
+    thinning
+        Transitions per kept draw.
+    rank
+        Directions of the curvature, beyond 400 dimensions.
+    log_likelihood
+        Keep the log-likelihood of every observed element, for ``arviz.loo``.
+    posterior_predictive
+        Keep a draw of every observed site per draw.
+    dims, coords
+        Names of axes and their coordinates, beside those known from plates.
+    constant_data
+        Arrays to keep with the result.
+    progress
+        True for a bar; or a function called as ``progress(done, total, text)``.
+    checkpoint
+        File to keep the run in.  If it exists and is of this very run, the run goes on
+        where it stood, to bit-identical draws.
+
+    Returns
+    -------
+    xarray.DataTree or arviz.InferenceData
+        As the installed ArviZ has it.  Groups ``posterior`` (constrained sites and
+        deterministic ones; exact spectra drawn), ``sample_stats``, ``observed_data``
+        and those asked for.  Attributes: algorithm, versions, seed, seconds, gradient
+        evaluations, step size, and ``warnings``, a JSON list of sentences that is empty
+        if the run is to be trusted.
+
+    Raises
+    ------
+    InputError
+        For a model that can't be sampled, a gradient that is not the density's, or
+        arguments out of range.
+
+    Warns
+    -----
+    SamplingWarning
+        If the draws are not to be trusted.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> def coin(heads):
+    ...     p = numpyro.sample("p", dist.Beta(1.0, 1.0))
+    ...     numpyro.sample("heads", dist.Binomial(10, p), obs=heads)
+    >>> tree = sample(coin, jnp.asarray(7), key=jax.random.key(0))
+    >>> bool(abs(float(tree["posterior"]["p"].mean()) - 8 / 12) < 0.02)
+    True
+    """
+    started = time.monotonic()
+    method = _algorithm(algorithm)
+    rate = method.target if target_acceptance_rate is None else target_acceptance_rate
+    for name, number, least in (
+        ("num_warmup", num_warmup, 20), ("num_samples", num_samples, 4),
+        ("num_chains", num_chains, 1), ("thinning", thinning, 1), ("rank", rank, 1),
+    ):  # fmt: skip
+        if number < least:
+            raise InputError(f"`{name}` must be at least {least}, got {number}.")
+    if not 0 < rate < 1:
+        raise InputError(f"`target_acceptance_rate` must be between 0 and 1, got {rate}.")
+    bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    if not bound.sites():
+        raise InputError("the model has no free site to sample: every site is observed.")
+    start_key, chain_key, draw_key = jax.random.split(key, 3)
+    settings = {
+        "algorithm": algorithm if isinstance(algorithm, str) else method.note,
+        "num_warmup": num_warmup, "num_samples": num_samples, "num_chains": num_chains,
+        "thinning": thinning, "rate": rate, "rank": rank,
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "init": init if isinstance(init, str) else "given",
+    }  # fmt: skip
+    total = num_warmup + num_samples
+    with _reporter(progress, total) as report, deferred_interrupt() as interrupt:
+        report(0, "start values and curvature")
+        mark = fingerprint(bound, settings) if checkpoint is not None else ""
+        resumed = checkpoint is not None and Path(checkpoint).exists()
+        if resumed:
+            target, run, start = _resume(bound, method, checkpoint, mark, num_chains, rank)
+        else:
+            target, run, start = _start(
+                bound, method, init, rank, num_chains, rate, start_key, report
+            )
+        run.states = _spread_over_devices(run.states)
+        saved = time.monotonic()
+        for run, moves in run_chains(
+            target, method, run, num_warmup=num_warmup, num_samples=num_samples,
+            thinning=thinning, rate=rate, key=chain_key,
+        ):  # fmt: skip
+            report(run.done, _state_of(run, moves, num_warmup))
+            last = run.done == total or bool(interrupt)
+            if checkpoint is not None and (last or time.monotonic() - saved > CHECKPOINT_INTERVAL):
+                curvature = target.preconditioner.curvature
+                save_run(checkpoint, run, target.origin, curvature, mark)
+                saved = time.monotonic()
+            if interrupt:
+                break
+        kept = sum(len(d) for d in run.draws)
+        if kept < 4:
+            raise KeyboardInterrupt
+        report(run.done, "from draws to values")
+        draws = np.moveaxis(np.concatenate(run.draws), 0, 1)
+        run.draws = []
+        values, likelihoods, predictions = _recover(
+            target, draws, draw_key, log_likelihood, posterior_predictive
+        )
+    trace = bound.trace(target.params(jnp.asarray(draws[0, 0])))
+    groups = {
+        "posterior": values,
+        "sample_stats": _sample_stats(run.moves, run.settings, method),
+        "log_likelihood": likelihoods,
+        "posterior_predictive": predictions,
+        "observed_data": _observed_data(trace),
+        "constant_data": dict(constant_data or {}),
+    }
+    attrs = {
+        **_attributes(bound, settings, run, start, kept),
+        "seconds": time.monotonic() - started,
+        "interrupted": int(kept < num_samples),
+    }
+    names = {**site_dims(trace), **(dims or {})}
+    tree = make_tree(groups, dims=names, coords=coords, attrs=attrs)
+    found = diagnose(tree, method)
+    tree.attrs.update(_summary(found))
+    if kept < num_samples:
+        warnings.warn(
+            f"interrupted: {kept} of {num_samples} draws per chain were made and are kept.",
+            SamplingWarning,
+            stacklevel=2,
+        )
+    for sentence in found.warnings:
+        warnings.warn(sentence, SamplingWarning, stacklevel=2)
+    return tree
+
+
+def _algorithm(algorithm: str | Algorithm) -> Algorithm:
+    if isinstance(algorithm, Algorithm):
+        return algorithm
+    if algorithm not in ALGORITHMS:
+        raise InputError(
+            f"unknown algorithm {algorithm!r}; there are {', '.join(sorted(ALGORITHMS))}."
+        )
+    return ALGORITHMS[algorithm]
+
+
+@contextmanager
+def _reporter(progress, total):
+    if callable(progress):
+        yield lambda done, text: progress(done, total, text)
+    elif progress:
+        with bar("sample", total) as update:
+            yield update
+    else:
+        yield lambda done, text: None
+
+
+def _state_of(run: Run, moves: Move, num_warmup: int) -> str:
+    phase = "warm-up" if run.done <= num_warmup else "draws"
+    diverging = int(sum(m.diverging.sum() for m in run.moves))
+    return (
+        f"{phase}: acceptance {float(np.mean(moves.acceptance_rate)):.2f}, step "
+        f"{float(run.settings.step_size):.3g}, {float(np.mean(moves.n_steps)):.0f} steps a draw, "
+        f"{diverging} divergences"
+    )
+
+
+def _start(bound, method, init, rank, num_chains, rate, key, report):
+    """Target, and chains at their start."""
+    first, second, third, fourth = jax.random.split(key, 4)
+    origin, start = _origin(bound, init, first)
+    flat, _ = ravel_pytree(origin)
+    dimension = len(flat)
+    curvature = None
+    if start != "uniform":
+        report(0, "curvature")
+        curvature = curvature_map(bound, origin, rank=rank, key=second)
+        if curvature is None:
+            start = "uniform (no curvature at the start)"
+    refinement = identity_map(dimension, min(REFINEMENT_RANK, dimension), flat.dtype)
+    if curvature is None:
+        origin = jax.tree.map(jnp.zeros_like, origin)
+        curvature = identity_map(dimension, min(rank, dimension), flat.dtype)
+        shape = (num_chains, dimension)
+        spread = jax.random.uniform(third, shape, flat.dtype, -2.0, 2.0)
+    else:
+        spread = jax.random.normal(third, (num_chains, dimension), flat.dtype)
+    target = make_target(bound, origin, curvature, refinement)
+    positions = _inside(target, spread)
+    check_gradient(target, positions[0], fourth)
+    settings = Settings(
+        jnp.asarray(method.first_step(float(dimension)), flat.dtype),
+        jnp.asarray(np.pi / 2, flat.dtype),
+    )
+    states = begin(target, method, positions, fourth)
+    tuner = begin_tuner(settings.step_size, np.float32(rate))
+    return target, Run(0, states, settings, tuner, refinement), start
+
+
+def _origin(bound: Posterior, init, key):
+    """Unconstrained point about which chains start, and how it came about."""
+    if isinstance(init, MAPResult):
+        return bound.start({n: init.values[n] for n in bound.sites()}, key=key), "given mode"
+    if isinstance(init, dict):
+        return bound.start(init, key=key), "given values"
+    if init == "map":
+        try:
+            fit = fit_map(bound, key=key, max_iterations=1000)
+        except InputError:
+            return bound.start(key=key), "uniform"
+        if not bool(fit.converged):
+            return bound.start(key=key), "uniform"
+        return fit.params, "map"
+    if init == "pathfinder":
+        return _pathfinder(bound, key), "pathfinder"
+    if init == "uniform":
+        return bound.start(key=key), "uniform"
+    raise InputError(
+        f"`init` must be 'map', 'pathfinder', 'uniform', site values or a MAPResult, got {init!r}."
+    )
+
+
+@eqx.filter_jit
+def _pathfinder(bound: Posterior, key):
+    import blackjax
+
+    first, second = jax.random.split(key)
+    start = jax.tree.map(
+        lambda a: jnp.asarray(a, jnp.result_type(float)), _start_values(bound, first)
+    )
+    state, _ = blackjax.vi.pathfinder.approximate(second, bound.log_density, start)
+    return state.position
+
+
+def _start_values(bound, key):
+    from ..posterior import _start as start
+
+    return start(bound, {}, key)
+
+
+def _inside(target: Target, spread):
+    """Chain starts at which density and gradient are finite, pulled in where they aren't."""
+    check = eqx.filter_jit(
+        lambda target, q: jax.vmap(
+            lambda one: jnp.isfinite(target(one)) & jnp.isfinite(jax.grad(_call(target))(one)).all()
+        )(q)
+    )
+    for _ in range(12):
+        good = np.asarray(check(target, spread))
+        if good.all():
+            return spread
+        spread = jnp.where(good[:, None], spread, spread / 2)
+    raise InputError(
+        "the model's log-density or its gradient is not finite at the start values; give `init`, "
+        "or check the data for NaN."
+    )
+
+
+def _call(target):
+    return lambda q: target(q)
+
+
+def _resume(bound, method, path, mark, num_chains, rank):
+    """The run stored in a checkpoint."""
+
+    def skeleton(key):
+        origin = bound.start(key=key)
+        flat, _ = ravel_pytree(origin)
+        d = len(flat)
+        refinement = identity_map(d, min(REFINEMENT_RANK, d), flat.dtype)
+        curvature = identity_map(d, d if d <= 400 else min(rank, d), flat.dtype)
+        target = make_target(bound, origin, curvature, refinement)
+        states = begin(target, method, jnp.zeros((num_chains, d), flat.dtype), key)
+        step = jnp.asarray(1.0, flat.dtype)
+        tuner = begin_tuner(step, np.float32(0.8))
+        return states, Settings(step, step), tuner, refinement, origin, curvature
+
+    like = skeleton(jax.random.key(0))
+    run, origin, curvature = load_run(path, like, mark)
+    return make_target(bound, origin, curvature, run.refinement), run, "checkpoint"
+
+
+def _spread_over_devices(states):
+    """Shard chains over the devices, where their number divides."""
+    devices = jax.devices()
+    chains = states.position.shape[0]
+    if len(devices) == 1 or chains % len(devices):
+        return states
+    mesh = jax.make_mesh((len(devices),), ("chain",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("chain"))
+    return jax.tree.map(lambda a: jax.device_put(a, sharding), states)
+
+
+#: Draws per compiled call when values are recovered: bounds the memory of large scenes.
+_CHUNK = 32
+
+
+@eqx.filter_jit
+def _recover_chunk(target, offsets, key, first, log_likelihood, predictive):
+    """Values of draws ``[n, d]``, given before the refinement."""
+
+    def one(index, q):
+        flat = target.preconditioner.center + target.preconditioner.curvature(q)
+        _, unravel = ravel_pytree(target.origin)
+        return target.bound.recover(
+            jax.random.fold_in(key, index), unravel(flat),
+            log_likelihood=log_likelihood, predictive=predictive,
+        )  # fmt: skip
+
+    return jax.lax.map(lambda x: one(*x), (first + jnp.arange(len(offsets)), offsets), batch_size=8)
+
+
+def _recover(target, draws, key, log_likelihood, predictive):
+    """Constrained values of ``draws [C, n, d]``, chunk by chunk into arrays of their own."""
+    chains, count, dimension = draws.shape
+    flat = draws.reshape(-1, dimension)
+    padded = -(-len(flat) // _CHUNK) * _CHUNK
+    out = None
+    for first in range(0, padded, _CHUNK):
+        part = flat[first : first + _CHUNK]
+        size = len(part)
+        if size < _CHUNK:
+            part = np.concatenate([part, np.repeat(part[-1:], _CHUNK - size, axis=0)])
+        made = _recover_chunk(
+            target, part, key, np.int32(first), log_likelihood, predictive
+        )  # fmt: skip
+        made = jax.tree.map(np.asarray, made)
+        if out is None:
+            out = jax.tree.map(lambda a: np.empty((len(flat), *a.shape[1:]), a.dtype), made)
+        for whole, new in zip(jax.tree.leaves(out), jax.tree.leaves(made), strict=True):
+            whole[first : first + size] = new[:size]
+    return jax.tree.map(lambda a: a.reshape(chains, count, *a.shape[1:]), out)
+
+
+def _sample_stats(moves, settings, method) -> dict:
+    stacked = jax.tree.map(lambda *parts: np.concatenate(parts).T, *moves)
+    stats = stacked._asdict()
+    depth = stats.pop("tree_depth")
+    if depth.any():
+        from .algorithms import MAX_DOUBLINGS
+
+        stats["tree_depth"] = depth
+        stats["reached_max_treedepth"] = depth >= MAX_DOUBLINGS
+    shape = stats["energy"].shape
+    stats["step_size"] = np.full(shape, float(settings.step_size))
+    return stats
+
+
+def _observed_data(trace) -> dict:
+    # Data that the model computes from its arguments are not at hand here.
+    return {
+        name: np.asarray(site["value"])
+        for name, site in observed_sites(trace).items()
+        if not isinstance(site["value"], jax.core.Tracer)
+    }
+
+
+def _attributes(bound, settings, run: Run, start: str, kept: int) -> dict:
+    import numpyro
+
+    gain = np.asarray(run.refinement.gain)
+    about = {
+        "inference_library": "blackjax",
+        "inference_library_version": BLACKJAX_VERSION,
+        "scorepriors_version": __version__,
+        "numpyro_version": numpyro.__version__,
+        "jax_version": jax.__version__,
+        "algorithm": settings["algorithm"],
+        "num_warmup": settings["num_warmup"],
+        "thinning": settings["thinning"],
+        "target_acceptance_rate": settings["rate"],
+        "seed": json.dumps(settings["key"]),
+        "start": start,
+        "step_size": float(run.settings.step_size),
+        "trajectory_length": float(run.settings.length),
+        "gradients": run.gradients,
+        "draws_kept": kept,
+        "inverse_mass": json.dumps(
+            {
+                "kind": "curvature at the start, refined from warm-up draws",
+                "dimension": len(run.refinement.scale),
+                "refined_directions": int((gain != 1).sum()),
+                "largest_refined_width": float(gain.max(initial=1.0)),
+                "smallest_refined_width": float(gain.min(initial=1.0)),
+            }
+        ),
+    }
+    priors = [
+        leaf
+        for leaf in jax.tree.leaves(
+            bound.arguments, is_leaf=lambda node: isinstance(node, ScorePrior)
+        )
+        if isinstance(leaf, ScorePrior)
+    ]
+    if priors:
+        about["prior"] = json.dumps([repr(p) for p in priors])
+        about["sigma0"] = json.dumps([float(p.sigma) for p in priors])
+    return about
+
+
+def _summary(found: Diagnosis) -> dict:
+    return {
+        "max_rhat": found.max_rhat,
+        "min_ess": found.min_ess,
+        "min_ess_site": found.worst,
+        "divergences": found.divergences,
+        "min_bfmi": found.min_bfmi,
+        "warnings": json.dumps(list(found.warnings)),
+    }

@@ -1,0 +1,91 @@
+"""Both lines of ArviZ behind one set of functions.
+
+ArviZ 1.x works on xarray's DataTree, 0.23 (the last for Python 3.11) on its own
+InferenceData.  Everything that differs is here.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scorepriors._files import atomic_path
+
+with warnings.catch_warnings():
+    # 0.23 announces the next line once a day.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="arviz")
+    import arviz as az
+
+#: Whether ArviZ is of the DataTree line.
+DATATREE = int(az.__version__.split(".")[0]) >= 1
+
+
+def make_tree(groups: dict[str, dict], *, dims=None, coords=None, attrs=None) -> Any:
+    """ArviZ's own object: a DataTree with ArviZ 1.x, InferenceData with 0.23.
+
+    Parameters
+    ----------
+    groups
+        Arrays by group and name; ``(chain, draw, ...)`` for those of draws.
+    dims
+        Names of the other axes, by variable.
+    coords
+        Coordinates by axis.
+    attrs
+        Of the whole.
+    """
+    groups = {name: group for name, group in groups.items() if group}
+    names = {n for group in groups.values() for n in group}
+    dims = {n: d for n, d in (dims or {}).items() if n in names}
+    used = {d for axes in dims.values() for d in axes}
+    coords = {n: c for n, c in (coords or {}).items() if n in used}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="More chains")
+        if DATATREE:
+            return az.from_dict(groups, dims=dims, coords=coords, attrs={"/": attrs or {}})
+        return az.from_dict(**groups, dims=dims, coords=coords, attrs=attrs or {})
+
+
+def attributes(tree: Any) -> dict:
+    """Attributes of the whole."""
+    return dict(tree.attrs)
+
+
+def group(tree: Any, name: str) -> Any:
+    """An xarray Dataset of the tree."""
+    found = tree[name]
+    return found.to_dataset() if hasattr(found, "to_dataset") else found
+
+
+def has_group(tree: Any, name: str) -> bool:
+    """Whether the tree has a group."""
+    return name in (tree.children if hasattr(tree, "children") else tree.groups())
+
+
+def save_tree(tree: Any, path: str | Path) -> None:
+    """Write NetCDF (or zarr, for a path that ends so), whole or not at all."""
+    path = Path(path)
+    if path.suffix == ".zarr":
+        tree.to_zarr(str(path))
+        return
+    with atomic_path(path) as temporary:
+        tree.to_netcdf(str(temporary), engine="h5netcdf")
+
+
+def load_tree(path: str | Path) -> Any:
+    """Read what `save_tree` wrote."""
+    path = Path(path)
+    if path.suffix == ".zarr":
+        return az.from_zarr(str(path))
+    return az.from_netcdf(str(path))
+
+
+def effective_sizes(dataset: Any, method: str = "bulk") -> dict[str, np.ndarray]:
+    """Effective sample size of every element, by variable."""
+    return {n: np.asarray(v) for n, v in az.ess(dataset, method=method).data_vars.items()}
+
+
+def rank_rhat(dataset: Any) -> dict[str, np.ndarray]:
+    """R-hat of every element, by variable."""
+    return {n: np.asarray(v) for n, v in az.rhat(dataset).data_vars.items()}

@@ -1,0 +1,30 @@
+"""Drawing what a model integrates out: a handler that building blocks can ask for.
+
+A model with exact spectra has no spectrum site: the density integrates it out.  Once
+the other sites have been drawn, the spectra follow exactly.  Under `recover` such a
+model draws them and states the likelihood of the pixels given them.
+"""
+
+from numpyro.primitives import _PYRO_STACK, Messenger, apply_stack
+
+
+class recover(Messenger):
+    """Let a model draw the sites that its density integrates out.
+
+    Use it inside ``numpyro.handlers.seed``.  The density of a model under `recover` is
+    that of the pixels given the drawn sites, so it is of use for predictions and
+    pointwise likelihoods alone, never for sampling.
+    """
+
+    def process_message(self, msg):
+        """Answer `recovering`."""
+        if msg["type"] == "recovering":
+            msg["value"] = True
+
+
+def recovering() -> bool:
+    """Whether the model runs under `recover`."""
+    if not _PYRO_STACK:
+        return False
+    message = {"type": "recovering", "name": "recovering", "value": False}
+    return apply_stack(message)["value"]
