@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -348,13 +349,13 @@ def _deblend_chunk(blends, fit, options, size, side_by_side, tolerance, label) -
         tolerance=0.1 * tolerance * counts, in_axes=_axes(0, None, None, stars, galaxies),
         side_by_side=1, progress=label("profiles"),
     )  # fmt: skip
+    if len(blends) > 1 and parametric.interrupted.any():
+        return [None] * len(blends)
     scenes = [
         _Parametric(b, s, g, parametric[i], options)
         for i, (b, s, g) in enumerate(zip(blends, stars, galaxies, strict=True))
     ]
     seconds = {"parametric": (time.monotonic() - clock) / len(blends)}
-    if len(blends) > 1 and parametric.interrupted.any():
-        return [None] * len(blends)
     clock = time.monotonic()
     if size[1]:
         prior = blends[0].prior
@@ -405,7 +406,9 @@ class _Parametric:
     """A fitted parametric scene, and the way from it to the free-form one."""
 
     def __init__(self, prepared: _Prepared, stars, galaxies, fit: MAPResult, options: dict):
-        self.prepared, self.stars, self.galaxies = prepared, stars, galaxies
+        self.prepared = prepared
+        self.stars: Any = stars
+        self.galaxies: Any = galaxies
         self.fit, self.options = fit, options
         self.is_point = prepared.is_point
         self.center = np.array(prepared.positions.row_column, float)
@@ -416,7 +419,7 @@ class _Parametric:
             if group is not None:
                 self.center[which] += self._values(kind)["offset"][: which.sum()]
         # The fitted centre decides where the box goes: a prior is strict about centring.
-        self.moved = None
+        self.moved: Any = None
         if galaxies is not None:
             self.moved = place_sources(
                 self.center[~self.is_point], box=options["box"], size=len(galaxies.mask)

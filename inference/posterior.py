@@ -152,10 +152,24 @@ class Posterior(eqx.Module):
         args, kwargs = self.arguments
         return unconstrain_fn(self.model, args, kwargs, {n: values[n] for n in self.sites()})
 
-    def sites(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the latent sites."""
+    def sites(self, values: dict | None = None) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the latent sites.
+
+        Parameters
+        ----------
+        values
+            Values of sites that need not be drawn to find out: even to trace a learned
+            prior's sampler takes a while.
+        """
+        shapes = {}
+
+        def draw(bound, values):
+            sites = _latent(bound, values, jax.random.key(0))
+            shapes.update({name: site["fn"].shape() for name, site in sites.items()})
+
         # Abstractly: running the model eagerly would compile it operation by operation.
-        return {n: v.shape for n, v in jax.eval_shape(lambda p: _draw(p, {}), self).items()}
+        jax.eval_shape(draw, self, {} if values is None else values)
+        return shapes
 
     def start(self, values: dict | None = None, *, key) -> dict:
         """Parameters u to start from.
@@ -253,10 +267,6 @@ def _latent(bound: Posterior, values: dict, key):
     }
 
 
-def _draw(bound: Posterior, values: dict) -> dict:
-    return {n: site["value"] for n, site in _latent(bound, values, jax.random.key(0)).items()}
-
-
 @eqx.filter_jit
 def _start(bound: Posterior, values: dict, key) -> dict:
     return {
@@ -282,7 +292,8 @@ def posterior(
             raise InputError("a Posterior already holds its arguments; give it alone.")
         return model
     whole = (model_args, dict(model_kwargs or {}))
-    whole = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, whole)
+    # Put, not converted: a conversion is a program of its own for every shape.
+    whole = jax.tree.map(lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else a, whole)
     arrays, static = eqx.partition(whole, eqx.is_array)
     leaves, structure = jax.tree.flatten(static, is_leaf=lambda x: x is None)
     return Posterior(arrays, (tuple(leaves), structure), model)

@@ -5,9 +5,10 @@ All in NumPy: each blend is looked at once or twice, which no compilation repays
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from scipy.fft import irfft2, rfft2
 
 from scorepriors.distribution import ScorePrior
@@ -159,7 +160,8 @@ def free_form_start(
         the stars.  The widths are those of a Gaussian with the curvature of the
         likelihood's diagonal plus the prior's noise floor, in the unconstrained space.
     """
-    softening, scale = (float(s) for s in (prior.stretch.softening, prior.stretch.scale))
+    stretch: Any = prior.stretch
+    softening, compression = float(stretch.softening), float(stretch.scale)
     image = np.asarray(galaxies.image)
     image = np.maximum(image / image.max((-2, -1), keepdims=True), -0.5 * softening)
     groups = [Morphologies(image, galaxies.corner, galaxies.mask)]
@@ -171,7 +173,7 @@ def free_form_start(
     amplitude = np.where(real[:, None], flux[:count] / image.sum((-2, -1))[:, None], 0.0)
     information = pixel_information(data, amplitude, np.asarray(galaxies.corner), image.shape[-1])
     # u = log(x + s) = c z + log s, so du/dz = c and dx/du = x + s.
-    floor = 1 / (scale * float(prior.sigma)) ** 2
+    floor = 1 / (compression * float(prior.sigma)) ** 2
     curvature = information * (image + softening) ** 2 + floor
     prefix = "" if stars is None else "galaxies/"
     init = {prefix + "morphology": image, "brightness": np.log(total)}
@@ -182,10 +184,10 @@ def free_form_start(
 
 def pixel_information(
     data: ImageData,
-    amplitude: Float[Array, "K B"],
-    corner: Int[Array, "K 2"],
+    amplitude: Float[np.ndarray, "K B"],
+    corner: Int[np.ndarray, "K 2"],
     box: int,
-) -> Float[Array, "K n n"]:
+) -> Float[np.ndarray, "K n n"]:
     r"""Diagonal of the likelihood's Fisher information for morphology pixels.
 
     :math:`\sum_b A_{kb}^2 (K_b^2 \star W_b)`: the squared kernel correlated with the

@@ -241,13 +241,11 @@ def image_data(
     transforms = np.fft.rfft2(kernels, (grid, grid))
     per_unit = 1 / np.asarray(obs.flux_unit[1], float)
     flat = per_unit / per_unit.sum()
-    return ImageData(
-        *(jax.device_put(np.asarray(a, np.float32)) for a in (obs.images, obs.weights)),
-        jax.device_put(np.asarray(transforms, np.complex64)),
-        *(jax.device_put(np.asarray(a, np.float32)) for a in (error, flat, _noise_flux(obs))),
-        size,
-        grid,
-    )
+    arrays = (obs.images, obs.weights, transforms, error, flat, _noise_flux(obs))
+    types = np.float32, np.float32, np.complex64, np.float32, np.float32, np.float32
+    put = [jax.device_put(np.asarray(a, t)) for a, t in zip(arrays, types, strict=True)]
+    images, weights, transforms, error, flat, noise = put
+    return ImageData(images, weights, transforms, error, flat, noise, size, grid)
 
 
 def _noise_flux(obs: Observation) -> float:

@@ -6,7 +6,7 @@ rendered.  Groups are padded to a common K; padded slots have ``mask`` False, ke
 their prior, and never touch the image.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -37,7 +37,7 @@ class Morphologies(NamedTuple):
         ``[K]``, False for padding.
     """
 
-    image: Float[Array, "K n n"]
+    image: Any
     corner: Int[Array, "K 2"]
     mask: Bool[Array, " K"]
 

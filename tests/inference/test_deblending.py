@@ -1,13 +1,17 @@
 """The main job on the embedded example, and that no blend compiles anew."""
 
+import os
+import signal
+from functools import partial
+
 import jax
 import jax.monitoring
 import numpy as np
 import pytest
-from conftest import small_observation
+from conftest import gaussian_prior, small_observation
 
-from scorepriors import ScorePrior
-from scorepriors.inference.deblending import deblend
+from scorepriors import InputError, ScorePrior
+from scorepriors.inference.deblending import deblend, deblend_many
 from scorepriors.models.detection import detect
 from scorepriors.models.example import load_example
 from scorepriors.models.positions import Positions, read_positions
@@ -39,9 +43,88 @@ def test_the_example_is_taken_apart(result):
     np.testing.assert_allclose(deblended.center, truth.center, atol=0.3)
 
 
-def test_nothing_compiles_from_the_second_blend_on():
-    from conftest import gaussian_prior
+def blends(counts, seed=0, stars=()):
+    """Observations of so many sources each, and where they are."""
+    rng = np.random.default_rng(seed)
+    grid = np.array([(r, c) for r in (6.0, 12.0, 18.0) for c in (6.0, 12.0, 18.0)])
+    observations, where = [], []
+    for count in counts:
+        centers = grid[rng.permutation(9)[:count]] + rng.uniform(-0.4, 0.4, (count, 2))
+        observations.append(small_observation(centers, seed=int(rng.integers(1000))))
+        where.append(positions(centers, stars))
+    return observations, where
 
+
+def test_a_batch_equals_one_by_one():
+    prior = gaussian_prior(box=16)
+    observations, where = blends((3, 1, 4, 2, 3), stars=(0,))
+    options = {"prior": prior, "max_iterations": 80, "tolerance": 0.01}
+    # Two at a time and chunks of three: fits take the places of others, and one chunk ends
+    # with an idle place.
+    batch = deblend_many(observations, where, side_by_side=2, chunk=3, **options)
+    for obs, at, many in zip(observations, where, batch, strict=True):
+        one = deblend(obs, at, **options)
+        assert many.positions is at
+        for scene, other in ((many.free_form, one.free_form), (many.parametric, one.parametric)):
+            error = np.maximum(one.free_form.flux_error, 1e-3)
+            assert (np.abs(scene.flux - other.flux) / error).max() < 0.05
+            np.testing.assert_allclose(scene.chi2, other.chi2, rtol=1e-3)
+            assert abs(float(scene.fit.potential) - float(other.fit.potential)) < 0.1
+        np.testing.assert_allclose(many.center, one.center, atol=0.02)
+        assert len(many.free_form.fit.loss_history) == many.free_form.fit.num_iterations
+
+
+def test_nothing_compiles_from_the_second_batch_on():
+    prior = gaussian_prior(box=16)
+    run = partial(deblend_many, prior=prior, max_iterations=20, padding=8, side_by_side=3)
+    run(*blends((5, 2, 3, 4)))
+    compiled = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        fitted = run(*blends((8, 2, 7, 1, 4, 6, 3), seed=1))
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not compiled
+    assert [len(f.free_form.flux) for f in fitted] == [8, 2, 7, 1, 4, 6, 3]
+
+
+def test_blends_of_several_shapes_and_mistakes():
+    prior = gaussian_prior(box=16)
+    observations, where = blends((2, 2))
+    observations.append(small_observation([(8.0, 9.0)], shape=(20, 24), seed=4))
+    where.append(None)  # detected
+    found = deblend_many(observations, where, prior=prior, max_iterations=5)
+    assert [f.observation for f in found] == observations
+    assert deblend_many([], prior=prior) == []
+    with pytest.raises(InputError, match="3 observations but 2"):
+        deblend_many(observations, where[:2], prior=prior)
+    with pytest.raises(InputError, match="side_by_side"):
+        deblend_many(observations, where, prior=prior, side_by_side=0)
+
+
+def test_interruption_keeps_the_blends_that_are_done():
+    seen = []
+
+    def progress(done, potential, gain):
+        seen.append(done)
+        # Of the first chunk: one report per parametric fit and one for both free-form
+        # fits; the next comes from the second chunk.
+        if len(seen) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    found = deblend_many(
+        *blends((2, 2, 2, 2)), prior=gaussian_prior(box=16), max_iterations=10, chunk=2,
+        side_by_side=2, progress=progress,
+    )  # fmt: skip
+    assert [f is None for f in found] == [False, False, True, True]
+
+
+def test_nothing_compiles_from_the_second_blend_on():
     wide = gaussian_prior(box=16)
     prior = ScorePrior(wide.energy, LogStretch(), 0.3, sigma_max=5.0)
     rng = np.random.default_rng(5)
@@ -52,10 +135,8 @@ def test_nothing_compiles_from_the_second_blend_on():
             compiled.append(event)
 
     def fit(count):
-        grid = np.array([(r, c) for r in (6.0, 12.0, 18.0) for c in (6.0, 12.0, 18.0)])
-        centers = grid[rng.permutation(9)[:count]] + rng.uniform(-0.4, 0.4, (count, 2))
-        obs = small_observation(centers, seed=int(rng.integers(1000)))
-        return deblend(obs, positions(centers), prior=prior, max_iterations=20, padding=8)
+        (obs,), (where,) = blends((count,), seed=int(rng.integers(1000)))
+        return deblend(obs, where, prior=prior, max_iterations=20, padding=8)
 
     fit(5)
     jax.monitoring.register_event_duration_secs_listener(listen)
@@ -75,8 +156,6 @@ def test_nothing_compiles_from_the_second_blend_on():
 
 
 def test_stars_beside_galaxies_keep_the_order_of_the_catalogue():
-    from conftest import gaussian_prior
-
     centers = [(7.0, 7.2), (15.8, 16.1), (8.0, 17.0)]
     obs = small_observation(centers, flux=500.0)
     prior = gaussian_prior(box=16)
