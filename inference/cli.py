@@ -57,6 +57,7 @@ def _prepare_jax(devices: int = 1) -> None:
 @main.command()
 @click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]...")
 @click.option("--example", is_flag=True, help="Use the embedded blend instead of a file.")
+@click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
 @click.option("--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec.")
 @click.option("--psf", type=click.Path(), help="PSF images, if the file has none.")
 @click.option("--index", type=int, help="Which blend of a stacked npz set.")
@@ -75,20 +76,26 @@ def _prepare_jax(devices: int = 1) -> None:
 @click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress bars.")
-def deblend(files, example, catalog, psf, index, prior_name, sigma, output, force,
+def deblend(files, example, each, catalog, psf, index, prior_name, sigma, output, force,
             max_iterations, seed, quiet):  # fmt: skip
     """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
 
     Writes catalogue.ecsv, sources.fits, report.png and summary.json to the output
-    folder.  Exit codes: 0 done, 2 bad input, 3 not converged (results are written).
+    folder.  With --each every FILE is a blend, they are fitted side by side, and the
+    results go to one folder per file within the output folder.  Exit codes: 0 done, 2
+    bad input, 3 not converged (results are written).
     """
     started = time.monotonic()
     if example == bool(files):
         raise InputError("give either FILE or --example.")
+    if each and example:
+        raise InputError("--each goes with files, not with --example.")
+    targets = _folders(files, output) if each else [output]
     _prepare_jax()
     from .outputs import check_target, write_outputs
 
-    check_target(output, force=force)
+    for target in targets:
+        check_target(target, force=force)
     import jax
 
     from scorepriors.models.example import load_example
@@ -96,37 +103,75 @@ def deblend(files, example, catalog, psf, index, prior_name, sigma, output, forc
     from scorepriors.models.positions import read_positions
     from scorepriors.zoo import load_prior
 
-    from .deblending import deblend as run
+    from .deblending import SIDE_BY_SIDE, deblend_many
 
     prior = load_prior(prior_name, sigma=sigma)
+    truth = None
     if example:
         obs, truth = load_example()
+        observations = [obs]
+    elif each:
+        observations = [Observation.read(file, psf=psf, index=index) for file in files]
     else:
-        obs = Observation.read(files[0] if len(files) == 1 else list(files), psf=psf, index=index)
-        truth = None
-    source = catalog if catalog is not None else obs.catalog
-    positions = None if source is None else read_positions(source, obs)
-    result = run(
-        obs, positions, prior=prior, key=jax.random.key(seed), max_iterations=max_iterations,
-        progress=not quiet and sys.stderr.isatty(),
+        one = files[0] if len(files) == 1 else list(files)
+        observations = [Observation.read(one, psf=psf, index=index)]
+    positions = []
+    for obs in observations:
+        source = catalog if catalog is not None else obs.catalog
+        positions.append(None if source is None else read_positions(source, obs))
+    results = deblend_many(
+        observations, positions, prior=prior, key=jax.random.key(seed),
+        max_iterations=max_iterations, progress=not quiet and sys.stderr.isatty(),
+        side_by_side=1 if len(observations) == 1 else SIDE_BY_SIDE,
     )  # fmt: skip
-    paths = write_outputs(
-        result, output, force=force, seed=seed, total_seconds=time.monotonic() - started
-    )
-    _print_table(result, truth)
-    for path in paths:
-        click.echo(str(path))
-    fit = result.free_form.fit
-    if fit.interrupted:
-        click.echo("scorepriors: interrupted; the results are those reached so far.", err=True)
-        sys.exit(INTERRUPTED)
-    if not result.converged:
+    seconds = (time.monotonic() - started) / len(observations)
+    for result, target in zip(results, targets, strict=True):
+        if result is None:
+            continue
+        paths = write_outputs(result, target, force=force, seed=seed, total_seconds=seconds)
+        _print_table(result, truth)
+        for path in paths:
+            click.echo(str(path))
+    sys.exit(_verdict(results, targets))
+
+
+def _folders(files, output) -> list[Path]:
+    """One folder per file, named after it."""
+    names = [Path(file).name.removesuffix(".gz") for file in files]
+    names = [name.rsplit(".", 1)[0] or name for name in names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"two files are called {twice[0]!r}, and so would be their folders of results; "
+            "rename one."
+        )
+    return [Path(output) / name for name in names]
+
+
+def _verdict(results, targets) -> int:
+    """Say what went wrong, and choose the exit code."""
+    finished = [r for r in results if r is not None]
+    if len(finished) < len(results) or any(r.free_form.fit.interrupted for r in finished):
+        kept = (
+            "the results are those reached so far"
+            if len(results) == 1
+            else f"{len(finished)} of {len(results)} blends are done"
+        )
+        click.echo(f"scorepriors: interrupted; {kept}.", err=True)
+        return INTERRUPTED
+    code = 0
+    for result, target in zip(results, targets, strict=True):
+        if result.converged:
+            continue
+        fit = result.free_form.fit
+        which = "" if len(results) == 1 else f"{target}: "
         click.echo(
-            f"scorepriors: not converged after {int(fit.num_iterations)} iterations (about "
+            f"scorepriors: {which}not converged after {int(fit.num_iterations)} iterations (about "
             f"{float(fit.expected_gain):.2g} nats to gain); raise --max-iterations.",
             err=True,
         )
-        sys.exit(NOT_CONVERGED)
+        code = NOT_CONVERGED
+    return code
 
 
 def _print_table(result, truth=None) -> None:

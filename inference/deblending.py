@@ -166,7 +166,7 @@ def deblend(
 
     See Also
     --------
-    deblend_many : Many blends, several times as fast per blend.
+    deblend_many : Many blends, which then share programs and network calls.
     """
     prepared = _prepare(obs, positions, _load(prior))
     (result,) = _deblend_alike(
@@ -251,7 +251,7 @@ def deblend_many(
         )  # fmt: skip
         for index, result in zip(members, done, strict=True):
             results[index] = result
-        if None in done:
+        if any(r is None or _stopped(r) for r in done):
             break
     return results
 

@@ -100,6 +100,8 @@ MISTAKES = {
     "unknown prior": lambda b, t: [b, "--prior", "hubble-512"],
     "corrupt weights": lambda b, t: [b, "--prior", corrupt_weights(t)],
     "bad sigma": lambda b, t: [b, "--sigma", "-1"],
+    "each of the example": lambda b, t: ["--example", "--each"],
+    "two files of one name": lambda b, t: ["--each", b, t / "elsewhere" / b.name],
     "output is a file": lambda b, t: [b, "--output", written(t / "out", b"x")],
 }
 
@@ -151,6 +153,21 @@ def test_not_converged_has_a_code_of_its_own_and_keeps_results(tmp_path):
     assert outcome.exit_code == NOT_CONVERGED
     assert "not converged" in outcome.stderr
     assert not json.loads((target / "summary.json").read_text())["converged"]
+
+
+def test_each_file_a_blend_with_a_folder_of_its_own(blend, tmp_path):
+    other = tmp_path / "other.fits.gz"
+    load_example()[0].to_fits(other)
+    target = tmp_path / "results"
+    outcome = run(
+        "deblend", "--each", blend, other, "--output", target, "--max-iterations", 2, "--seed", 7
+    )
+    assert outcome.exit_code == NOT_CONVERGED
+    assert sum("not converged" in line for line in outcome.stderr.splitlines()) == 2
+    for name in ("blend", "other"):
+        assert str(target / name) in outcome.stderr
+        assert len(Table.read(target / name / "catalogue.ecsv")) == 4
+        assert json.loads((target / name / "summary.json").read_text())["seed"] == 7
 
 
 def test_priors_are_listed():
