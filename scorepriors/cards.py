@@ -300,6 +300,7 @@ def _denoising(report) -> str:
 
 def _density(report) -> str:
     ring, stein, jacobian = report["ring"], report["stein"], report["jacobian"]
+    long = report["long_chains"]
     return f"""
 ## As a density
 
@@ -313,6 +314,12 @@ def _density(report) -> str:
   {report["protocol"]["sigma_density"]:g} (acceptance {stein["acceptance"]:.2f}): E[z . score] =
   {stein["mean"]:.1f} +- {stein["standard_error"]:.1f}, expected {stein["expected"]:.0f}; mean
   |z|^2 went from {stein["squares_start"]:.0f} to {stein["squares_end"]:.0f}.
+- Long chains: {long["chains"]} of {long["draws"]} HMC transitions ({long["num_leapfrog"]} leapfrog
+  steps, acceptance {long["acceptance"]:.2f}) on the log-density alone at sigma =
+  {long["sigma"]:g}, from noisy training images.  Their last draws against noisy held-out
+  images: boosted trees AUC {_show(long["trees_auc"])}; mean energy of the last third
+  {long["drift"]:+.2f} standard deviations from that of such images; share of chains that left
+  for far lower energies {_show(long["strayed"])}.
 """
 
 
@@ -336,6 +343,14 @@ def _limits(info, recipe, report) -> str:
         else "- The Stein identity fails: long chains of the prior *alone* leave its samples. "
         "Draw from it by `sample`; use the density together with data that hold it.\n"
     )
+    wall = (
+        "- Off the galaxies the energy is not learned but walled off: what lies behind the wall is "
+        "unlikely, by how much is arbitrary.\n"
+        if recipe.confinement.steps
+        else "- Off the galaxies the energy is not learned: chains on the prior *alone* can leave "
+        "them for regions of lower energy.  Draw from the prior with `sample`; use the density "
+        "with data that hold it.\n"
+    )
     resolution = (
         "of one pixel scale and one model PSF; other surveys need a prior of their own"
         if info.pixel_scale is not None
@@ -351,11 +366,7 @@ def _limits(info, recipe, report) -> str:
   choice between priors can be inferred from it.
 - It is the density of an image *with noise* of sigma0 in the stretched space; `denoise` removes
   that noise from one image.
-- Off the galaxies the energy is not learned: HMC on the prior *alone* (sigma0 = 0.15, 30
-  leapfrog steps) was seen to leave them after some tens of transitions for regions of lower
-  energy, although shorter chains pass the Stein test above.  Draw from the prior with
-  `sample`; use the density with data that hold it.
-{drift}- The limits of the tables above were chosen for simulated galaxies in boxes of 32 pixels. One
+{wall}{drift}- The limits of the tables above were chosen for simulated galaxies in boxes of 32 pixels. One
   seed was trained; nothing is known of the scatter between seeds.
 """
 

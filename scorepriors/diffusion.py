@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .networks import denoise, score
+from .networks import denoise, score, unconfined
 
 
 def noise_schedule(sigma_max, sigma_min, num_steps: int) -> Float[Array, " steps+1"]:
@@ -74,7 +74,7 @@ def sample_flow(
     Array
         Stretched images ``[num, n, n]``, noise of `sigma_min` included.
     """
-    params, static = eqx.partition(energy, eqx.is_inexact_array)
+    params, static = eqx.partition(unconfined(energy), eqx.is_inexact_array)
     return _flow(
         params, static, key, jnp.asarray(sigma_max), jnp.asarray(sigma_min), num, num_steps
     )
@@ -115,7 +115,7 @@ def sample_reverse_sde(
     which forgives errors of the score at the price of more steps than `sample_flow`.
     Arguments and result as there.
     """
-    params, static = eqx.partition(energy, eqx.is_inexact_array)
+    params, static = eqx.partition(unconfined(energy), eqx.is_inexact_array)
     return _reverse(
         params, static, key, jnp.asarray(sigma_max), jnp.asarray(sigma_min), num, num_steps
     )

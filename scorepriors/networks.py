@@ -15,6 +15,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .confinement import Confinement
 from .errors import InputError
 
 
@@ -24,8 +25,22 @@ def score(energy: Callable, z: Float[Array, "n n"], sigma: Float[Array, ""]):
 
 
 def denoise(energy: Callable, z: Float[Array, "n n"], sigma: Float[Array, ""]):
-    r"""Posterior mean of the clean image, :math:`z + \sigma^2 \nabla\log p` (Tweedie)."""
-    return z + sigma**2 * score(energy, z, sigma)
+    r"""Posterior mean of the clean image, :math:`z + \sigma^2 \nabla\log p` (Tweedie).
+
+    Without the wall of `scorepriors.confinement`, whose gradient is no denoiser's.
+    """
+    return z + sigma**2 * score(unconfined(energy), z, sigma)
+
+
+def unconfined(energy: Callable) -> Callable:
+    """The energy without its wall, if it has one: what follows noise needs none.
+
+    A few coarse steps of a sampler may land a hair behind the wall, which is steeper
+    than they can follow; Hamiltonian Monte Carlo rejects such a step, they cannot.
+    """
+    if getattr(energy, "confinement", None) is None:
+        return energy
+    return eqx.tree_at(lambda e: e.confinement, energy, None)
 
 
 class GaussianEnergy(eqx.Module):
@@ -182,15 +197,19 @@ class ModeNetwork(eqx.Module):
         self.blocks = tuple(_Block(width, inner, embedding, key=k) for k in keys[2 : 2 + depth])
         self.leave = _zeros(eqx.nn.Linear(width, modes, key=keys[-1]))
 
-    def __call__(self, modes, wiener, log_sigma):
-        """Field F ``[m]``."""
+    def features(self, modes, wiener, log_sigma):
+        """What the field is read from, ``[width]``, of unit mean square."""
         phase = jax.lax.stop_gradient(self.frequencies) * log_sigma
         waves = jnp.concatenate([jnp.sin(phase), jnp.cos(phase)])
         embedded = jax.nn.silu(self.embed(waves))
         h = self.enter(jnp.concatenate([modes, wiener]))
         for block in self.blocks:
             h = block(h, embedded)
-        return self.leave(_normalise(h))
+        return _normalise(h)
+
+    def __call__(self, modes, wiener, log_sigma):
+        """Field F ``[m]``."""
+        return self.leave(self.features(modes, wiener, log_sigma))
 
 
 class WienerEnergy(eqx.Module):
@@ -208,6 +227,9 @@ class WienerEnergy(eqx.Module):
     (isotropic, of variance :math:`\lambda_\perp`, outside the leading modes), so the
     network learns only what a Gaussian does not know.  The factor before F makes a
     unit output correct the Wiener estimate by its own standard error in every mode.
+
+    With a `confinement` the energy rises outside the region where it was learned; see
+    `scorepriors.confinement`.
     """
 
     mean: Float[Array, " pixels"]
@@ -215,20 +237,30 @@ class WienerEnergy(eqx.Module):
     eigenvalues: Float[Array, " m"]
     tail: Float[Array, ""]
     network: ModeNetwork
+    confinement: Confinement | None = None
 
     @property
     def box(self) -> int:
         """Pixels on a side."""
         return round(self.mean.shape[0] ** 0.5)
 
-    def mode_energy(self, a: Float[Array, " m"], sigma):
-        """The part of the energy that depends on the leading coordinates `a`."""
+    def features(self, a: Float[Array, " m"], sigma):
+        """Features of the network, and the Wiener estimate in units of its modes."""
         total = self.eigenvalues + sigma**2
         white = a / jnp.sqrt(total)
         wiener = white * jnp.sqrt(self.eigenvalues / total)
-        field = self.network(white, wiener, jnp.log(sigma))
+        return self.network.features(white, wiener, jnp.log(sigma)), wiener
+
+    def mode_energy(self, a: Float[Array, " m"], sigma):
+        """The part of the energy that depends on the leading coordinates `a`."""
+        white = a / jnp.sqrt(self.eigenvalues + sigma**2)
+        features, wiener = self.features(a, sigma)
+        field = self.network.leave(features)
         gain = jnp.sqrt(self.eigenvalues) / sigma
-        return 0.5 * jnp.sum(white**2) - jnp.sum(white * gain * field)
+        energy = 0.5 * jnp.sum(white**2) - jnp.sum(white * gain * field)
+        if self.confinement is None:
+            return energy
+        return energy + self.confinement.wall(a, features, wiener, self.eigenvalues, sigma)
 
     def __call__(self, z, sigma):
         """Energy, a scalar, of one stretched image ``[n, n]``."""

@@ -61,6 +61,22 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True)
+class ConfinementRecipe:
+    """A wall around the region where the energy was learned (`scorepriors.confinement`)."""
+
+    #: None leaves the wall out.
+    steps: int = 0
+    batch: int = 256
+    learning_rate: float = 2e-3
+    #: Sizes: codes of the bottleneck, width of the decoder, reach of the correction.
+    codes: int = 24
+    width: int = 128
+    reach: float = 3.0
+    #: Noise in excess of what is told, at most, of half the training images.
+    wide_factor: float = 3.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that determines a set of trained weights."""
 
@@ -72,6 +88,7 @@ class Recipe:
     stretch: StretchRecipe = field(default_factory=StretchRecipe)
     network: NetworkRecipe = field(default_factory=NetworkRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    confinement: ConfinementRecipe = field(default_factory=ConfinementRecipe)
 
     def as_dict(self) -> dict:
         """Plain nested dictionary, for metadata."""
@@ -130,6 +147,7 @@ def _fill(kind, table: dict, prefix: str):
             "stretch": StretchRecipe,
             "network": NetworkRecipe,
             "training": TrainingRecipe,
+            "confinement": ConfinementRecipe,
         }.get(key if not prefix else "")
         if nested is not None:
             if not isinstance(value, dict):
@@ -153,7 +171,7 @@ def _fill(kind, table: dict, prefix: str):
 
 
 def _check(recipe: Recipe) -> None:
-    t, d = recipe.training, recipe.data
+    t, d, c = recipe.training, recipe.data, recipe.confinement
     positive: dict[str, float | None] = {
         "data.box": d.box, "data.num_images": d.num_images, "data.num_held_out": d.num_held_out,
         "stretch.softening": recipe.stretch.softening, "stretch.scale": recipe.stretch.scale,
@@ -162,6 +180,9 @@ def _check(recipe: Recipe) -> None:
         "training.steps": t.steps, "training.batch": t.batch, "training.block": t.block,
         "training.learning_rate": t.learning_rate, "training.sigma_min": t.sigma_min,
         "training.devices": t.devices, "training.clip": t.clip, "sigma0": recipe.sigma0,
+        "confinement.batch": c.batch, "confinement.learning_rate": c.learning_rate,
+        "confinement.codes": c.codes, "confinement.width": c.width,
+        "confinement.reach": c.reach,
     }  # fmt: skip
     positive["data.pixel_scale"] = d.pixel_scale
     positive["data.model_psf_sigma"] = d.model_psf_sigma
@@ -170,6 +191,10 @@ def _check(recipe: Recipe) -> None:
             raise InputError(f"`{name}` in the recipe must be positive, got {value}.")
     if not t.sigma_max > t.sigma_min:
         raise InputError("`training.sigma_max` must exceed `training.sigma_min`.")
+    if c.steps < 0:
+        raise InputError(f"`confinement.steps` in the recipe must not be negative, got {c.steps}.")
+    if not c.wide_factor >= 1:
+        raise InputError(f"`confinement.wide_factor` must be at least 1, got {c.wide_factor}.")
     if not 0 <= t.ema < 1:
         raise InputError(f"`training.ema` must lie in [0, 1), got {t.ema}.")
     if recipe.network.modes > d.box**2:

@@ -1,13 +1,17 @@
-"""Denoising score matching of a `WienerEnergy`: resumable, atomic, watched."""
+"""Training of a `WienerEnergy`: resumable, atomic, watched.
+
+Two stages: denoising score matching, then, if the recipe asks for it, the wall of
+`scorepriors.confinement` around what was learned.
+"""
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import equinox as eqx
@@ -20,6 +24,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ._files import atomic_path
 from ._loops import deferred_interrupt
+from .confinement import (
+    Confinement,
+    ConfinementState,
+    calibrate,
+    initial_confinement,
+    make_confinement_optimiser,
+    make_confinement_step,
+)
 from .errors import InputError
 from .networks import ModeNetwork, WienerEnergy, dihedral, principal_modes
 from .recipe import Recipe
@@ -51,7 +63,8 @@ class TrainingResult:
     seconds
         Time spent in optimisation, all resumed runs together.
     history
-        Loss per block and noise bin, ``[blocks, bins]``, NaN where a bin got no image.
+        Denoising loss per block and noise bin, ``[blocks, bins]``, NaN where a bin got no
+        image.
     """
 
     energy: WienerEnergy
@@ -213,48 +226,120 @@ def train(
     directory.mkdir(parents=True, exist_ok=True)
     images, _ = training_images(recipe, directory, simulate_progress)
     energy = initial_energy(recipe, images)
-    config = recipe.training
+    coordinates = jnp.asarray(mode_coordinates(recipe, energy, images), jnp.float32)
+    first, second = recipe.training.steps, recipe.confinement.steps
     optimiser = make_optimiser(recipe)
-    state = TrainingState(energy.network, energy.network, optimiser.init(energy.network))
-    checkpoint = directory / "checkpoint.npz"
-    identity = json.dumps(
-        {
-            k: v
-            for k, v in recipe.as_dict().items()
-            if k in ("data", "stretch", "network", "training")
-        },
-        sort_keys=True,
+    run = _run_stage(
+        directory / "checkpoint.npz",
+        _identity(recipe, "data", "stretch", "network", "training"),
+        _Run(TrainingState(energy.network, energy.network, optimiser.init(energy.network))),
+        first,
+        lambda: _compile_block(energy, optimiser, recipe, coordinates),
+        _Settings(recipe, _offset(progress, 0, first + second), checkpoint_seconds),
     )
-    step, seconds, history = 0, 0.0, []
+    energy = eqx.tree_at(lambda e: e.network, energy, run.state.average)
+    step, seconds, history = run.step, run.seconds, run.history
+    if second and step == first:
+        untrained = initial_confinement(recipe)
+        start = make_confinement_optimiser(recipe.confinement).init(untrained)
+        run = _run_stage(
+            # A checkpoint of its own: another wall needs no new energy.
+            directory / "confinement.npz",
+            _identity(recipe, "data", "stretch", "network", "training", "confinement"),
+            _Run(ConfinementState(untrained, start)),
+            second,
+            lambda: _confinement_block(energy, recipe, coordinates),
+            _Settings(recipe, _offset(progress, first, first + second), checkpoint_seconds),
+        )
+        step, seconds = step + run.step, seconds + run.seconds
+        energy = _confined(energy, run.state.confinement, coordinates, recipe)
+    return TrainingResult(energy, step, first + second, seconds, np.asarray(history))
+
+
+class _Run(NamedTuple):
+    """Where a stage stands."""
+
+    state: Any
+    step: int = 0
+    seconds: float = 0.0
+    history: Sequence = ()
+
+
+class _Settings(NamedTuple):
+    recipe: Recipe
+    progress: Callable | None
+    checkpoint_seconds: float
+
+
+def _run_stage(
+    checkpoint: Path, identity: str, run: _Run, steps: int, compile_block: Callable, settings
+) -> _Run:
+    """Do the steps of a stage that its checkpoint does not hold yet."""
+    recipe, progress, checkpoint_seconds = settings
+    state, step, seconds, history = run
     if checkpoint.exists():
         state, step, seconds, history = _read_checkpoint(checkpoint, state, identity)
-
-    coordinates = jnp.asarray(mode_coordinates(recipe, energy, images), jnp.float32)
-    block = _compile_block(energy, optimiser, recipe, coordinates)
-    key = jr.key(config.seed)
+    history = list(history)
+    if step >= steps:
+        return _Run(state, step, seconds, history)
+    block = compile_block()
+    key = jr.key(recipe.training.seed)
     saved = time.monotonic()
     with deferred_interrupt() as interrupt:
-        while step < config.steps and not interrupt:
+        while step < steps and not interrupt:
             started = time.monotonic()
-            count = min(config.block, config.steps - step)
+            count = min(recipe.training.block, steps - step)
             after, sigmas, losses = block(state, key, step, count)
             losses = np.asarray(losses)
             if not np.isfinite(losses).all():
                 raise InputError(
                     f"the loss is not finite after step {step}; lower `training.learning_rate` "
-                    f"and train in a new directory."
+                    f"(or `confinement.learning_rate`) and train in a new directory."
                 )
             state, step = after, step + count
             seconds += time.monotonic() - started
             history.append(_binned(np.asarray(sigmas), losses))
             if progress is not None:
-                progress(step, config.steps, history[-1])
+                progress(step, history[-1])
             if time.monotonic() - saved > checkpoint_seconds:
                 _write_checkpoint(checkpoint, state, step, seconds, history, identity)
                 saved = time.monotonic()
     _write_checkpoint(checkpoint, state, step, seconds, history, identity)
-    trained = eqx.tree_at(lambda e: e.network, energy, state.average)
-    return TrainingResult(trained, step, config.steps, seconds, np.asarray(history))
+    return _Run(state, step, seconds, history)
+
+
+def _identity(recipe: Recipe, *tables: str) -> str:
+    described = recipe.as_dict()
+    return json.dumps({name: described[name] for name in tables}, sort_keys=True)
+
+
+def _offset(progress: Callable | None, done: int, total: int) -> Callable | None:
+    if progress is None:
+        return None
+    return lambda step, losses: progress(done + step, total, losses)
+
+
+def _confinement_block(energy, recipe, coordinates):
+    step = make_confinement_step(energy, recipe)
+
+    def block(state, key, start, count):
+        seen = []
+        for number in range(start, start + count):
+            # Other randomness than that of the first stage at the same number.
+            key_step = jr.fold_in(jr.fold_in(key, recipe.training.steps), number)
+            state, outcome = step(state, key_step, coordinates)
+            seen.append(outcome)
+        sigmas, losses = zip(*seen, strict=True)
+        return state, np.stack(sigmas), np.stack(losses)
+
+    return block
+
+
+def _confined(energy, confinement: Confinement, coordinates, recipe) -> WienerEnergy:
+    """The energy with its wall, put where no training image is."""
+    key = jr.fold_in(jr.key(recipe.training.seed), 1)
+    wall = calibrate(energy, confinement, coordinates, key=key)
+    return eqx.tree_at(lambda e: e.confinement, energy, wall, is_leaf=lambda x: x is None)
 
 
 def make_optimiser(recipe: Recipe) -> optax.GradientTransformation:

@@ -24,7 +24,7 @@ from numpyro.distributions.transforms import Transform
 from .distribution import ScorePrior
 from .errors import InputError
 from .moments import MOMENTS, image_moments
-from .networks import ModeNetwork, WienerEnergy, denoise, principal_modes, score
+from .networks import ModeNetwork, WienerEnergy, denoise, principal_modes, score, unconfined
 
 #: Noise level at which samples are judged against noisy held-out images.
 JUDGED_SIGMA = 0.05
@@ -37,6 +37,10 @@ DENOISING_SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 
 #: Acceptance wanted of the chains of `stein_identity`.
 ACCEPTANCE = (0.6, 0.9)
+
+
+#: Chains of `long_chains` in a report.
+NUM_LONG_CHAINS = 64
 
 
 class Criterion(NamedTuple):
@@ -68,7 +72,7 @@ def validate_prior(
 ) -> dict:
     """Judge a prior by its samples, its denoiser and its density.
 
-    Three minutes or so on one core for a 32 x 32 prior and ``num=2000``.
+    Some minutes on one core for a 32 x 32 prior and ``num=2000``.
 
     Parameters
     ----------
@@ -91,7 +95,7 @@ def validate_prior(
         and `passed` for the comparison with what is wanted.  Keys: ``prior``,
         ``protocol``, ``samples`` and ``control`` (each with ``noisy`` and
         ``noise_free``, of `compare_sets`), ``denoising``, ``jacobian``, ``ring``,
-        ``shift``, ``stein``, ``seconds``.
+        ``shift``, ``stein``, ``long_chains``, ``seconds``.
 
     Raises
     ------
@@ -158,6 +162,11 @@ def validate_prior(
     report["stein"] = timed(
         "stein", stein_identity, energy, stretch.inv(jnp.asarray(start)), sigma0, key=next(keys)
     )
+    noisy_train = add_noise(train, stretch, sigma0, key=next(keys))[:NUM_LONG_CHAINS]
+    report["long_chains"] = timed(
+        "long chains", long_chains, energy, stretch, stretch.inv(jnp.asarray(noisy_train)),
+        add_noise(held, stretch, sigma0, key=next(keys)), sigma0, key=next(keys),
+    )  # fmt: skip
     report["seconds"] = seconds
     return report
 
@@ -171,7 +180,7 @@ def criteria(report: dict) -> dict[str, Criterion]:
     noisy, clean = report["samples"]["noisy"], report["samples"]["noise_free"]
     table = report["denoising"]
     ratio = dict(zip(table["sigma"], table["ratio"], strict=True))[JUDGED_SIGMA]
-    ring, stein = report["ring"], report["stein"]
+    ring, stein, long = report["ring"], report["stein"], report["long_chains"]
     level = f"sigma = {JUDGED_SIGMA:g}"
     found = {
         "trees_auc_noisy": Criterion(f"boosted trees AUC, {level}", noisy["trees_auc"], "<=", 0.56),
@@ -193,6 +202,13 @@ def criteria(report: dict) -> dict[str, Criterion]:
         ),
         "stein": Criterion(
             "Stein identity, deviation in standard errors", stein["deviation"], "<=", 2.0
+        ),
+        "long_chains_auc": Criterion(
+            f"boosted trees AUC after {long['draws']} HMC transitions", long["trees_auc"], "<=", 0.65
+        ),
+        "long_chains_drift": Criterion(
+            f"energy drift after {long['draws']} HMC transitions, standard deviations",
+            abs(long["drift"]), "<=", 0.5,
         ),
     }  # fmt: skip
     return found
@@ -441,6 +457,7 @@ def linear_part(
     if isinstance(energy, WienerEnergy):
         last = energy.network.leave
         zeros = jax.tree.map(jnp.zeros_like, (last.weight, last.bias))
+        energy = unconfined(energy)
         return eqx.tree_at(lambda e: (e.network.leave.weight, e.network.leave.bias), energy, zeros)
     z = np.asarray(stretch.inv(jnp.asarray(train_images[:20_000], jnp.float32)))
     modes = min(192, z[0].size)
@@ -674,12 +691,10 @@ def stein_identity(
     z = jnp.asarray(start).reshape(len(start), -1)
     level = jnp.asarray(sigma, z.dtype)
     squares_start = float(jnp.mean(jnp.sum(z**2, axis=1)))
-    # The noise makes n^2 directions of width sigma; the acceptance of a Gaussian of
-    # dimension d is near 0.8 for steps of about 1.2 d^(-1/4) standard deviations.
-    step = 1.2 * sigma * z.shape[1] ** -0.25
+    step = first_step(sigma, z.shape[1])
     statistics, acceptances = [], []
     for number, key_window in enumerate(jr.split(key, num_warm + num_kept)):
-        z, statistic, acceptance = _hmc_window(
+        z, statistic, _, acceptance = _hmc_window(
             energy, z, level, jnp.asarray(step, z.dtype), key_window, window, num_leapfrog
         )
         if number < num_warm:
@@ -706,6 +721,92 @@ def stein_identity(
     }
 
 
+def long_chains(
+    energy: Callable,
+    stretch: Transform,
+    start: Float[Array, "chains n n"],
+    reference: Float[np.ndarray, "M n n"],
+    sigma: float,
+    *,
+    key: PRNGKeyArray,
+    num_draws: int = 300,
+    num_leapfrog: int = 20,
+) -> dict[str, float]:
+    """See whether Hamiltonian Monte Carlo on the log-density alone stays on galaxies.
+
+    Parameters
+    ----------
+    energy
+        The energy; the density is ``exp(-energy(z, sigma))``.
+    stretch
+        Of the prior: the ends of the chains are compared as intensities.
+    start
+        Stretched training images with noise of `sigma`, one per chain.
+    reference
+        Held-out images with such noise, intensities.
+    sigma
+        Noise level.
+    key
+        Random key.
+    num_draws
+        Transitions, rounded up to whole windows of 20.  The step size, one for all
+        chains, moves in the first third until the mean acceptance stays within
+        `ACCEPTANCE`.
+    num_leapfrog
+        Leapfrog steps per transition.
+
+    Returns
+    -------
+    dict
+        ``trees_auc`` of the last draw of every chain against `reference`;
+        ``drift``, the mean energy of the last third of the transitions minus that of
+        `reference`, in units of the latter's standard deviation over images;
+        ``strayed``, the share of chains that end more than ten such below;
+        ``acceptance``, ``step_size``, ``num_leapfrog``, ``chains`` and ``draws``.
+    """
+    window = 20
+    num_windows = max(3, -(-num_draws // window))
+    z = jnp.asarray(start).reshape(len(start), -1)
+    level = jnp.asarray(sigma, z.dtype)
+    expected, _ = _log_prob_and_score(energy, stretch.inv(jnp.asarray(reference)), level)
+    expected = -np.asarray(expected, np.float64)
+    step = first_step(sigma, z.shape[1])
+    energies, acceptances = [], []
+    for number, key_window in enumerate(jr.split(key, num_windows)):
+        z, _, log_prob, acceptance = _hmc_window(
+            energy, z, level, jnp.asarray(step, z.dtype), key_window, window, num_leapfrog
+        )
+        if number < num_windows // 3:
+            step *= float(np.exp(1.5 * (float(acceptance) - sum(ACCEPTANCE) / 2)))
+        else:
+            energies.append(-np.asarray(log_prob, np.float64))
+            acceptances.append(float(acceptance))
+    late = np.concatenate(energies[-max(1, num_windows // 3) :])
+    ends = np.asarray(stretch(z.reshape(start.shape)))
+    return {
+        "trees_auc": trees_auc(
+            _columns(image_moments(ends)), _columns(image_moments(reference)), key=key
+        ),
+        "drift": float((late.mean() - expected.mean()) / expected.std()),
+        "strayed": float(np.mean(late[-1] < expected.mean() - 10 * expected.std())),
+        "sigma": float(sigma),
+        "acceptance": float(np.mean(acceptances)),
+        "step_size": float(step),
+        "num_leapfrog": int(num_leapfrog),
+        "chains": len(z),
+        "draws": num_windows * window,
+    }
+
+
+def first_step(sigma: float, dimension: int) -> float:
+    """Step size from which the tuning of chains begins.
+
+    The noise makes every direction as wide as sigma or wider; the acceptance of a
+    Gaussian of dimension d is near 0.8 for steps of about 1.2 d^(-1/4) standard deviations.
+    """
+    return 1.2 * sigma * dimension**-0.25
+
+
 @eqx.filter_jit
 def _hmc_window(energy, z, sigma, step, key, num_draws, num_leapfrog):
     size = round(z.shape[1] ** 0.5)
@@ -723,11 +824,13 @@ def _hmc_window(energy, z, sigma, step, key, num_draws, num_leapfrog):
             jr.split(key_chains, len(z)), states
         )
         statistic = jnp.sum(states.position * states.logdensity_grad, axis=1)
-        return states, (statistic, info.acceptance_rate)
+        return states, (statistic, states.logdensity, info.acceptance_rate)
 
     states = jax.vmap(lambda one: blackjax.hmc.init(one, log_prob))(z)
-    states, (statistic, acceptance) = jax.lax.scan(transition, states, jr.split(key, num_draws))
-    return states.position, statistic, jnp.mean(acceptance)
+    states, (statistic, reached, acceptance) = jax.lax.scan(
+        transition, states, jr.split(key, num_draws)
+    )
+    return states.position, statistic, reached, jnp.mean(acceptance)
 
 
 # ---- the rest ----------------------------------------------------------------------

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ._files import atomic_path
+from .confinement import initial_confinement
 from .distribution import ScorePrior
 from .errors import InputError
 from .networks import ModeNetwork, WienerEnergy
@@ -232,6 +233,7 @@ def _skeleton(recipe: Recipe) -> WienerEnergy:
         jnp.ones(net.modes),
         jnp.ones(()),
         ModeNetwork(net.modes, net.width, net.inner, net.depth, key=jr.key(0)),
+        initial_confinement(recipe) if recipe.confinement.steps else None,
     )
 
 

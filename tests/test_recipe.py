@@ -74,6 +74,9 @@ def test_path_is_relative_to_the_recipe(write, tmp_path, monkeypatch):
         (GOOD + "[stretch]\nscale = -0.1", "`stretch.scale` in the recipe must be positive"),
         (GOOD + "[stretch]\nscale = nan", "`stretch.scale` in the recipe must be positive"),
         (GOOD + "box = 8\n[network]\nmodes = 65", "`network.modes` = 65 exceeds the 64 pixels"),
+        (GOOD + "[confinement]\nsteps = -1", "`confinement.steps` .* must not be negative, got -1"),
+        (GOOD + "[confinement]\nreach = 0", "`confinement.reach` in the recipe must be positive"),
+        (GOOD + "[confinement]\nwide_factor = 0.5", "`confinement.wide_factor` must be at least 1"),
         ("name = ", "recipe.toml is not valid TOML"),
     ],
 )

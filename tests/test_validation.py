@@ -188,6 +188,32 @@ def test_stein_needs_chains(gaussian_energy):
         validation.stein_identity(gaussian_energy, jnp.zeros((1, N, N)), 0.1, key=jr.key(0))
 
 
+def test_long_chains_stay_where_the_density_is(gaussian_energy):
+    """Of a Gaussian whose spread is known, from its own draws; and from a wrong start."""
+    stretch, sigma = LogStretch(), 0.3
+
+    def draws(seed, num):
+        noise = jr.normal(jr.key(seed), (num, N, N))
+        return gaussian_energy.mean + (0.5 + sigma**2) ** 0.5 * noise
+
+    reference = np.asarray(stretch(draws(0, 300)))
+    settings = {"key": jr.key(1), "num_draws": 120, "num_leapfrog": 5}
+    found = validation.long_chains(
+        gaussian_energy, stretch, draws(2, 64), reference, sigma, **settings
+    )
+    assert abs(found["drift"]) < 0.5
+    assert found["strayed"] == 0.0
+    assert (found["chains"], found["draws"]) == (64, 120)
+    # Chance has a standard deviation of .04.
+    assert abs(found["trees_auc"] - 0.5) < 0.2
+
+    # The energy's minimum is elsewhere than the images': chains leave for it.
+    elsewhere = GaussianEnergy(gaussian_energy.mean + 4.0, gaussian_energy.variance)
+    found = validation.long_chains(elsewhere, stretch, draws(2, 64), reference, sigma, **settings)
+    assert found["drift"] < -10
+    assert found["strayed"] == 1.0
+
+
 @pytest.fixture(scope="module")
 def report(wiener):
     prior = ScorePrior(wiener, STRETCH, 0.15, name="tiny")
