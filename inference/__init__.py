@@ -1,4 +1,6 @@
-"""What is done with a model: fit, deblend, report, the command line."""
+"""What is done with a model: fit, deblend, sample, report, the command line."""
+
+from typing import TYPE_CHECKING, Any
 
 from .catalogue import catalogue as catalogue
 from .deblending import Deblended as Deblended
@@ -11,3 +13,34 @@ from .outputs import write_outputs as write_outputs
 from .posterior import Posterior as Posterior
 from .posterior import posterior as posterior
 from .report import report_figure as report_figure
+
+if TYPE_CHECKING:
+    from .sampling import ALGORITHMS as ALGORITHMS
+    from .sampling import Algorithm as Algorithm
+    from .sampling import SamplingWarning as SamplingWarning
+    from .sampling import flux_catalogue as flux_catalogue
+    from .sampling import flux_covariance as flux_covariance
+    from .sampling import load_tree as load_tree
+    from .sampling import sample as sample
+    from .sampling import sample_deblended as sample_deblended
+    from .sampling import save_tree as save_tree
+    from .sampling import source_moments as source_moments
+    from .sampling import write_samples as write_samples
+
+#: Imported when asked for: whoever only deblends need not wait for ArviZ and BlackJAX.
+_SAMPLING = (
+    "ALGORITHMS", "Algorithm", "SamplingWarning", "flux_catalogue", "flux_covariance",
+    "load_tree", "sample", "sample_deblended", "save_tree", "source_moments", "write_samples",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SAMPLING:
+        from . import sampling
+
+        return getattr(sampling, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_SAMPLING])

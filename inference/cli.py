@@ -1,4 +1,4 @@
-"""The command line: deblend, train, validate, list priors.
+"""The command line: deblend, sample, train, validate, list priors.
 
 What a command does not need it does not import; what it refuses, it refuses before
 anything is compiled.
@@ -7,6 +7,7 @@ anything is compiled.
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import click
@@ -14,8 +15,8 @@ import click
 from scorepriors import __version__
 from scorepriors.errors import InputError
 
-#: Exit codes: bad input, a fit that has not converged, Ctrl-C.
-BAD_INPUT, NOT_CONVERGED, INTERRUPTED = 2, 3, 130
+#: Exit codes: bad input, a result not to be trusted, Ctrl-C.
+BAD_INPUT, NOT_CONVERGED, NOT_TRUSTED, INTERRUPTED = 2, 3, 3, 130
 
 
 class _Group(click.Group):
@@ -204,6 +205,168 @@ def _print_table(result, truth=None) -> None:
         f"errors hold the shapes fixed",
         highlight=False,
     )
+
+
+@main.command()
+@click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]...")
+@click.option("--example", is_flag=True, help="Use the embedded blend instead of a file.")
+@click.option("--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec.")
+@click.option("--psf", type=click.Path(), help="PSF images, if the file has none.")
+@click.option("--index", type=int, help="Which blend of a stacked npz set.")
+@click.option(
+    "--prior", "prior_name", default="lsst-32", show_default=True, help="Name or .safetensors file."
+)
+@click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
+@click.option("--algorithm", default="nuts", show_default=True, help="How chains move.")
+@click.option("--chains", type=int, default=4, show_default=True)
+@click.option("--warmup", type=int, default=300, show_default=True, help="Draws to tune with.")
+@click.option("--draws", type=int, default=300, show_default=True, help="Draws kept per chain.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
+@click.option(
+    "--output",
+    type=click.Path(),
+    default="sampled",
+    show_default=True,
+    help="Folder for the results.",
+)
+@click.option("--force", is_flag=True, help="Replace existing results.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, chains, warmup,
+           draws, resume, output, force, seed, quiet):  # fmt: skip
+    """Take the galaxies in FILE apart, and sample the posterior about the result.
+
+    Writes posterior.nc (for ArviZ), catalogue.ecsv, sources.fits, diagnostics.txt and
+    report.html to the output folder.  While it runs, its state is kept there in
+    checkpoint.npz: after Ctrl-C, or a crash, --resume goes on.  Exit codes: 0 draws to be
+    trusted, 2 bad input, 3 not to be trusted (results are written, with the reasons), 130
+    interrupted (draws made so far are written).
+    """
+    if example == bool(files):
+        raise InputError("give either FILE or --example.")
+    if force and resume:
+        raise InputError("give either --force, to start again, or --resume, to go on.")
+    for option, number, least in (
+        ("chains", chains, 1),
+        ("warmup", warmup, 20),
+        ("draws", draws, 4),
+    ):
+        if number < least:
+            raise InputError(f"--{option} must be at least {least}, got {number}.")
+    _prepare_jax()
+    import jax
+
+    from .sampling.algorithms import ALGORITHMS
+    from .sampling.diagnostics import SamplingWarning
+    from .sampling.results import SAMPLE_NAMES, said, write_samples
+    from .sampling.scene import sample_deblended
+
+    if algorithm not in ALGORITHMS:
+        raise InputError(
+            f"unknown --algorithm {algorithm!r}; there are {', '.join(sorted(ALGORITHMS))}."
+        )
+    folder = Path(output)
+    checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
+    result = _deblend_one(
+        files, example, catalog, psf, index, prior_name, sigma, seed, not quiet
+    )  # fmt: skip
+    fresh = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with warnings.catch_warnings():
+            # They are told below, and in every result file.
+            warnings.filterwarnings("ignore", category=SamplingWarning)
+            tree = sample_deblended(
+                result, key=jax.random.key(seed), algorithm=algorithm, num_warmup=warmup,
+                num_samples=draws, num_chains=chains, checkpoint=checkpoint,
+                progress=not quiet and sys.stderr.isatty(),
+            )  # fmt: skip
+    finally:
+        if fresh and not any(folder.iterdir()):
+            folder.rmdir()
+    paths = write_samples(result, tree, folder, force=force or resume)
+    _print_fluxes(tree)
+    for path in paths:
+        click.echo(str(path))
+    reasons = said(tree)
+    for sentence in reasons:
+        click.echo(f"scorepriors: {sentence}", err=True)
+    if tree.attrs.get("interrupted"):
+        click.echo(
+            f"scorepriors: interrupted after {tree.attrs['draws_kept']} of {draws} draws per chain; "
+            "--resume goes on.",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+    checkpoint.unlink(missing_ok=True)
+    sys.exit(NOT_TRUSTED if reasons else 0)
+
+
+def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
+    """Where the state of a run is kept; checks that the run may use its folder."""
+    from .outputs import check_target
+
+    check_target(folder, force=force or resume, names=names)
+    path = folder / "checkpoint.npz"
+    if path.exists() and not (force or resume):
+        raise InputError(
+            f"{path} is of a run that was cut short; use --resume to go on, or --force to start "
+            "again."
+        )
+    if resume and not path.exists():
+        raise InputError(f"there is no {path} to go on with; leave out --resume.")
+    if force:
+        path.unlink(missing_ok=True)
+    return path
+
+
+def _deblend_one(files, example, catalog, psf, index, prior_name, sigma, seed, progress):
+    """The scene to sample: one blend, without padding."""
+    import jax
+
+    from scorepriors.models.example import load_example
+    from scorepriors.models.observation import Observation
+    from scorepriors.models.positions import read_positions
+    from scorepriors.zoo import load_prior
+
+    from .deblending import deblend
+
+    prior = load_prior(prior_name, sigma=sigma)
+    if example:
+        obs = load_example()[0]
+    else:
+        obs = Observation.read(files[0] if len(files) == 1 else list(files), psf=psf, index=index)
+    source = catalog if catalog is not None else obs.catalog
+    positions = None if source is None else read_positions(source, obs)
+    result = deblend(
+        obs, positions, prior=prior, key=jax.random.key(seed), padding=1,
+        progress=progress and sys.stderr.isatty(),
+    )  # fmt: skip
+    if result.free_form.fit.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+def _print_fluxes(tree) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .sampling.fluxes import flux_draws
+    from .sampling.page import in_digits
+
+    flux = flux_draws(tree)
+    unit, bands = flux.attrs["unit"], [str(b) for b in flux["band"].values]
+    table = Table(title=f"{flux.sizes['source']} sources, flux{f' in {unit}' if unit else ''}")
+    for name in ("id", *bands, "total"):
+        table.add_column(name, justify="right")
+    for k, identity in enumerate(flux["source"].values):
+        draws = flux.values[:, :, k].reshape(-1, len(bands))
+        cells = [
+            f"{in_digits(d.mean(), d.std(ddof=1))} ± {in_digits(d.std(ddof=1), d.std(ddof=1))}"
+            for d in (*draws.T, draws.sum(1))
+        ]
+        table.add_row(str(identity), *cells)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @main.command()

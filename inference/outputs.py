@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -22,7 +23,9 @@ from .report import report_figure
 NAMES = ("catalogue.ecsv", "sources.fits", "report.png", "summary.json")
 
 
-def check_target(directory: str | Path, *, force: bool = False) -> Path:
+def check_target(
+    directory: str | Path, *, force: bool = False, names: Sequence[str] = NAMES
+) -> Path:
     """Make sure that results can be written to `directory`, before any work is done.
 
     Raises
@@ -33,10 +36,10 @@ def check_target(directory: str | Path, *, force: bool = False) -> Path:
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise InputError(f"the output {str(directory)!r} is a file; give a folder.")
-    folders = [name for name in NAMES if (directory / name).is_dir()]
+    folders = [name for name in names if (directory / name).is_dir()]
     if folders:
         raise InputError(f"{directory / folders[0]} is a folder; remove it, or another --output.")
-    existing = [name for name in NAMES if (directory / name).exists()]
+    existing = [name for name in names if (directory / name).exists()]
     if existing and not force:
         raise InputError(
             f"{directory / existing[0]} exists; use --force to replace it, or another --output."
@@ -85,7 +88,37 @@ def write_outputs(
     InputError
         See `check_target`.
     """
-    directory = check_target(directory, force=force)
+    facts = summary(result, seed=seed, total_seconds=total_seconds) | (extra or {})
+    text = json.dumps(facts, indent=2, allow_nan=False)
+    writers = (
+        lambda path: catalogue(result, seed=seed).write(path, format="ascii.ecsv"),
+        lambda path: source_images(result).writeto(path),
+        lambda path: report_figure(result).savefig(path, dpi=110),
+        lambda path: path.write_text(text + "\n"),
+    )
+    return write_whole(directory, dict(zip(NAMES, writers, strict=True)), force=force)
+
+
+def write_whole(
+    directory: str | Path, writers: dict[str, Callable[[Path], object]], *, force: bool = False
+) -> list[Path]:
+    """Write several files, all of them or none.
+
+    Parameters
+    ----------
+    directory
+        Made if missing.
+    writers
+        By name, functions that write a file to the path they are given.
+    force
+        Replace files that are there.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files.
+    """
+    directory = check_target(directory, force=force, names=tuple(writers))
     fresh = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -95,28 +128,24 @@ def write_outputs(
         raise InputError(f"cannot write to {str(directory)!r}: {error.strerror}.") from error
     done = False
     try:
-        catalogue(result, seed=seed).write(staging / NAMES[0], format="ascii.ecsv")
-        source_images(result).writeto(staging / NAMES[1])
-        report_figure(result).savefig(staging / NAMES[2], dpi=110)
-        facts = summary(result, seed=seed, total_seconds=total_seconds) | (extra or {})
-        text = json.dumps(facts, indent=2, allow_nan=False)
-        (staging / NAMES[3]).write_text(text + "\n")
-        _move_all(staging, directory)
+        for name, write in writers.items():
+            write(staging / name)
+        _move_all(staging, directory, tuple(writers))
         done = True
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if fresh and not done:
             shutil.rmtree(directory, ignore_errors=True)
-    return [directory / name for name in NAMES]
+    return [directory / name for name in writers]
 
 
-def _move_all(staging: Path, directory: Path) -> None:
+def _move_all(staging: Path, directory: Path, names: Sequence[str]) -> None:
     """Move the result files into place; put the old ones back if one does not go."""
     old = staging / "old"
     old.mkdir()
     moved = []
     try:
-        for name in NAMES:
+        for name in names:
             if (directory / name).exists():
                 os.replace(directory / name, old / name)
             moved.append(name)

@@ -21,8 +21,11 @@ with warnings.catch_warnings():
 DATATREE = int(az.__version__.split(".")[0]) >= 1
 
 
-def make_tree(groups: dict[str, dict], *, dims=None, coords=None, attrs=None) -> Any:
+def make_tree(groups: dict[str, Any], *, dims=None, coords=None, attrs=None) -> Any:
     """ArviZ's own object: a DataTree with ArviZ 1.x, InferenceData with 0.23.
+
+    A slash in a name (``galaxies/morphology``) becomes an underscore: in a tree, and in
+    NetCDF, it would mean another group.
 
     Parameters
     ----------
@@ -35,16 +38,27 @@ def make_tree(groups: dict[str, dict], *, dims=None, coords=None, attrs=None) ->
     attrs
         Of the whole.
     """
-    groups = {name: group for name, group in groups.items() if group}
+    groups = {
+        name: {_plain(n): array for n, array in group.items()}
+        for name, group in groups.items()
+        if group
+    }
+    dims = {_plain(n): [_plain(d) for d in axes] for n, axes in (dims or {}).items()}
+    coords = {_plain(n): c for n, c in (coords or {}).items()}
     names = {n for group in groups.values() for n in group}
-    dims = {n: d for n, d in (dims or {}).items() if n in names}
+    dims = {n: d for n, d in dims.items() if n in names}
     used = {d for axes in dims.values() for d in axes}
-    coords = {n: c for n, c in (coords or {}).items() if n in used}
+    coords = {n: c for n, c in coords.items() if n in used}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="More chains")
         if DATATREE:
             return az.from_dict(groups, dims=dims, coords=coords, attrs={"/": attrs or {}})
-        return az.from_dict(**groups, dims=dims, coords=coords, attrs=attrs or {})
+        made: Any = az.from_dict  # its annotations are of the DataTree line
+        return made(**groups, dims=dims, coords=coords, attrs=attrs or {})
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "_")
 
 
 def attributes(tree: Any) -> dict:
@@ -60,7 +74,21 @@ def group(tree: Any, name: str) -> Any:
 
 def has_group(tree: Any, name: str) -> bool:
     """Whether the tree has a group."""
-    return name in (tree.children if hasattr(tree, "children") else tree.groups())
+    return name in group_names(tree)
+
+
+def replace_group(tree: Any, name: str, dataset: Any) -> None:
+    """Put another Dataset in the place of a group."""
+    if hasattr(tree, "children"):
+        tree[name].dataset = dataset
+    else:
+        tree.map(lambda _: dataset, groups=name, inplace=True)
+
+
+def group_names(tree: Any) -> tuple[str, ...]:
+    """Names of the groups."""
+    names = tree.children if hasattr(tree, "children") else tree.groups()
+    return tuple(names)
 
 
 def save_tree(tree: Any, path: str | Path) -> None:

@@ -1,0 +1,96 @@
+"""Result files of a sampled scene, written whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from ..deblending import Deblended
+from ..outputs import _ascii, write_whole
+from .fluxes import flux_catalogue, source_images
+from .page import figures, mean_as_observed, report_page
+from .tree import save_tree
+
+#: Names of the result files.
+SAMPLE_NAMES = (
+    "posterior.nc", "catalogue.ecsv", "sources.fits", "diagnostics.txt", "report.html",
+)  # fmt: skip
+
+
+def write_samples(
+    result: Deblended, tree: Any, directory: str | Path, *, force: bool = False
+) -> list[Path]:
+    """Write draws, catalogue, source images, diagnostics and report; all of them or none.
+
+    Parameters
+    ----------
+    result
+        What was sampled.
+    tree
+        From `sample_deblended`.
+    directory
+        Made if missing.
+    force
+        Replace results that are there.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Files named as in `SAMPLE_NAMES`.
+    """
+    table = flux_catalogue(tree)
+    page = report_page(result, tree, table=table)
+    images = source_images(tree)
+    images.extend(_as_observed(result, tree))
+    writers = (
+        lambda path: save_tree(tree, path),
+        lambda path: table.write(path, format="ascii.ecsv"),
+        lambda path: images.writeto(path),
+        lambda path: path.write_text(diagnostics(tree, table), encoding="utf-8"),
+        lambda path: path.write_text(page, encoding="utf-8"),
+    )
+    return write_whole(directory, dict(zip(SAMPLE_NAMES, writers, strict=True)), force=force)
+
+
+def _as_observed(result: Deblended, tree: Any) -> list:
+    """The mean of every source as observed, and the residual."""
+    obs = result.observation
+    convolved = mean_as_observed(result, tree)
+    header = fits.Header() if obs.wcs is None else obs.wcs.to_header(relax=True)
+    out = []
+    header["BANDS"] = _ascii(",".join(obs.bands))
+    if obs.unit is not None:
+        header["BUNIT"] = obs.unit.to_string()
+    for identity, cube in zip(result.positions.ids, convolved, strict=True):
+        named = header.copy()
+        named["SOURCEID"] = _ascii(identity)
+        name = f"SOURCE_{_ascii(identity)}"[:60]
+        out.append(fits.ImageHDU(cube.astype(np.float32), named, name=name))
+    residual = np.where(obs.weights > 0, obs.images - convolved.sum(0), 0)
+    out.append(fits.ImageHDU(residual.astype(np.float32), header, name="RESIDUAL"))
+    return out
+
+
+def said(tree: Any) -> list[str]:
+    """What speaks against trusting the draws, one sentence each."""
+    return json.loads(tree.attrs.get("warnings", "[]"))
+
+
+def diagnostics(tree: Any, table: Any) -> str:
+    """Figures of a run and what they mean, as plain text."""
+    lines = ["Draws of a deblended scene", ""]
+    lines += [f"{label:28s} {text}" for label, text in figures(tree)]
+    lines += ["", "Effective draws and R-hat of the fluxes (the worst band), by source", ""]
+    for row in table:
+        rhat = f"{row['flux_rhat']:.4f}" if "flux_rhat" in table.colnames else "(one chain)"
+        lines.append(f"{row['id']:28s} {row['flux_ess']:8.0f}   {rhat}")
+    lines.append("")
+    sentences = said(tree)
+    if sentences:
+        lines.append("These draws should not be trusted as they are:")
+        lines += [f"  - {sentence}" for sentence in sentences]
+    else:
+        lines.append("No check of the draws failed.")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,159 @@
+"""Draws of a whole scene: what `deblend` found, with the posterior about it."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import numpy as np
+
+from scorepriors.errors import InputError
+
+from ..deblending import Deblended
+from ..optimization import MAPResult
+from ..posterior import Posterior, posterior
+from .sample import sample
+from .tree import group, group_names, replace_group
+
+#: Conventional zero point of one nanojansky, and the exact one; see `Observation`.
+_ZERO_POINTS = 31.4, float(2.5 * np.log10(3631e9))
+
+
+def sample_deblended(result: Deblended, *, key, **options) -> Any:
+    """Sample the posterior about a deblended scene.
+
+    Parameters
+    ----------
+    result
+        From `deblend`; chains start about its mode.
+    key
+        See `sample`.
+    **options
+        Further arguments of `sample`, except `model` and `init`.
+
+    Returns
+    -------
+    xarray.DataTree or arviz.InferenceData
+        As from `sample`, in the order of the catalogue and without padding.  Images have
+        the dimensions ``source, box_y, box_x`` (of boxes; ``y, x`` are those of the
+        image), spectra and fluxes ``source, band``, in the units of the image.  With
+        stars and galaxies in one scene, the sites of each kind have a dimension of their
+        own: ``galaxies_morphology`` has ``galaxies_source``, ``stars_offset`` has
+        ``stars_source``.  Group ``constant_data`` holds where the boxes are and how the
+        units convert; attributes hold the WCS, the units and the prior.
+
+    Raises
+    ------
+    InputError
+        If the spectra were profiled, which leaves no density to sample; and see `sample`.
+    """
+    bound, init, groups = without_padding(result.free_form.fit)
+    keywords = bound.arguments[1]
+    if keywords.get("spectra") == "profiled":
+        raise InputError(
+            "the scene was fitted with spectra='profiled', a maximum and no density; "
+            "deblend with spectra='marginal' to sample it."
+        )
+    obs = result.observation
+    is_point = np.asarray(result.positions.is_point)
+    order = _catalogue_order(is_point)
+    height, width = obs.shape
+    coords = {
+        "band": list(obs.bands),
+        "y": np.arange(height),
+        "x": np.arange(width),
+        "axis": ["y", "x"],
+        **(options.pop("coords", None) or {}),
+    }
+    dims = {"brightness": ["source"], **_CONSTANT_DIMS, **(options.pop("dims", None) or {})}
+    constants = {
+        "center": np.concatenate([np.asarray(g.center) for g in groups.values()]),
+        "corner": np.concatenate([np.asarray(g.corner) for g in groups.values()]),
+        "is_point": is_point[np.argsort(order)],
+        "flux_factor": np.asarray(obs.flux_unit[1], float),
+        **(options.pop("constant_data", None) or {}),
+    }
+    tree = sample(
+        bound, init=init, key=key, coords=coords, dims=dims, constant_data=constants, **options
+    )
+    ids = np.array(result.positions.ids)
+    for name in group_names(tree):
+        dataset = group(tree, name)
+        if "source" in dataset.dims:
+            dataset = dataset.isel(source=order).assign_coords(source=ids)
+        # Within its own group every source has the order of the catalogue.
+        for dim, points in (("galaxies_source", False), ("stars_source", True)):
+            if dim in dataset.dims:
+                dataset = dataset.assign_coords({dim: ids[is_point == points]})
+        replace_group(tree, name, dataset)
+    tree.attrs.update(_facts(result, keywords))
+    return tree
+
+
+def without_padding(fit: MAPResult) -> tuple[Posterior, MAPResult, dict]:
+    """A fit of a scene, with the padded slots gone.
+
+    They never touch the image, so the posterior of the rest is the same; but to sample
+    them would cost time, and they would count in the checks of the draws.
+
+    Returns
+    -------
+    bound, fit, groups
+        Posterior and mode of the real sources; their places by group, in the order in
+        which the model runs over them.
+    """
+    (data, prior, galaxies, stars, *_), keywords = fit.posterior.arguments
+    whole = {n: g for n, g in (("galaxies", galaxies), ("stars", stars)) if g is not None}
+    masks = {n: np.asarray(g.mask) for n, g in whole.items()}
+    groups = {n: jax.tree.map(lambda a, m=masks[n]: a[m], g) for n, g in whole.items()}
+    every = np.concatenate(list(masks.values()))
+    values = {}
+    for name, value in fit.values.items():
+        own = masks.get(name.split("/")[0], every)
+        values[name] = value[own] if np.ndim(value) and len(value) == len(own) else value
+    bound = posterior(
+        fit.posterior.model, data, prior, groups.get("galaxies"), groups.get("stars"),
+        model_kwargs=keywords,
+    )  # fmt: skip
+    return bound, dataclasses.replace(fit, values=values), groups
+
+
+_CONSTANT_DIMS = {
+    "center": ["source", "axis"],
+    "corner": ["source", "axis"],
+    "is_point": ["source"],
+    "flux_factor": ["band"],
+}
+
+
+def _catalogue_order(is_point: np.ndarray) -> np.ndarray:
+    """Where, along the groups one after the other, each source of the catalogue is."""
+    catalogue = np.arange(len(is_point))
+    # Groups run galaxies, stars: the order of the model's arguments.
+    return np.argsort(np.concatenate([catalogue[~is_point], catalogue[is_point]]))
+
+
+def _facts(result: Deblended, keywords: dict) -> dict:
+    """Attributes: what a table or a picture made from the draws needs to know."""
+    obs = result.observation
+    unit = obs.flux_unit[0].to_string()
+    facts: dict[str, Any] = {
+        "scene": "deblended",
+        "name": obs.name,
+        "prior_name": str(result.prior.name),
+        "prior_sigma": float(result.prior.sigma),
+        "height": obs.shape[0],
+        "width": obs.shape[1],
+        "flux_unit": unit,
+        "image_unit": "" if obs.unit is None else obs.unit.to_string(),
+        "star_box": int(keywords.get("star_box", 15)),
+        "star_psf_sigma": float(keywords.get("psf_sigma", 0.7)),
+    }
+    if unit == "nJy":
+        facts["flux_zero_point"] = _ZERO_POINTS[0 if obs.zero_point is not None else 1]
+    if obs.zero_point is not None:
+        facts["image_zero_point"] = json.dumps([float(z) for z in obs.zero_point])
+    if obs.wcs is not None:
+        facts["wcs"] = obs.wcs.to_header_string(relax=True).rstrip()
+        facts["pixel_scale"] = obs.pixel_scale
+    return facts
