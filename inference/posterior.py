@@ -7,8 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro import handlers
 from numpyro import distributions as dist
+from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer import init_to_median
 from numpyro.infer.util import compute_log_probs, constrain_fn, potential_energy, unconstrain_fn

@@ -18,7 +18,7 @@ from .preconditioner import LowRankMap, Preconditioner, refine
 #: Number of warm-up windows after which the map is refined, and the share of the warm-up
 #: that each takes.  Before the first and after the last only the step size is tuned.
 #: Windows are equally long: the refinement then compiles once.
-WINDOWS, WINDOW_SHARE = 4, 0.2
+WINDOWS, WINDOW_SHARE = 4, 0.175
 
 #: Draws per compiled call: between calls progress is shown and Ctrl-C read.
 BLOCK = 20
@@ -65,10 +65,12 @@ def begin(target: Target, algorithm: Algorithm, positions, key):
 
 
 @eqx.filter_jit
-def begin_tuner(step_size, rate):
-    """Dual averaging that starts at a step size."""
+def begin_tuner(step_size, rate, push=10.0):
+    """Dual averaging that starts at a step size and tries larger ones, by `push`, first."""
     init, _, _ = dual_averaging_adaptation(rate)
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), init(step_size))
+    state = init(step_size)
+    state = state._replace(mu=jnp.log(step_size * push), log_step_size_avg=jnp.log(step_size))
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), state)
 
 
 @eqx.filter_jit
@@ -191,11 +193,11 @@ def run_chains(
     thinning: int,
     rate: float,
     key,
-) -> Iterator[tuple[Run, Move]]:
-    """Drive a run to its end; yields after every block what was done in it."""  # fmt: skip
+) -> Iterator[Move]:
+    """Drive a run to its end; `run` changes in place, and a block's moves are yielded."""  # fmt: skip
     draw_key, start_key = jax.random.split(key)
     length = max(int(WINDOW_SHARE * num_warmup), 1)
-    first = (num_warmup - WINDOWS * length) // 2
+    first = (num_warmup - WINDOWS * length) // 3  # the last step size is kept: give it time
     ends = [first + i * length for i in range(WINDOWS + 1)] + [num_warmup]
     stops = sorted({end for end in ends if end > 0} | {num_warmup + num_samples})
     while run.done < num_warmup + num_samples:
@@ -220,7 +222,7 @@ def run_chains(
         else:
             run.draws.append(np.asarray(run.refinement(positions)))
             run.moves.append(moves)
-        yield run, moves
+        yield moves
 
 
 def _with_refinement(target: Target, refinement: LowRankMap) -> Target:
@@ -236,7 +238,7 @@ def _end_window(target, algorithm, run: Run, ends, rate, key) -> None:
     run.settings = run.settings._replace(step_size=tuned)
     if run.done == ends[-1] or run.done == ends[0]:
         # The first window is the way in, the last tunes the step size alone.
-        run.tuner = begin_tuner(tuned, np.float32(rate))
+        run.tuner = begin_tuner(tuned, np.float32(rate), np.float32(2.0))
         return
     dimension = positions.shape[-1]
     old = run.refinement
@@ -248,7 +250,7 @@ def _end_window(target, algorithm, run: Run, ends, rate, key) -> None:
     run.refinement = new
     moved = new.inverse(old(run.states.position))
     run.states = begin(_with_refinement(target, new), algorithm, moved, key)
-    run.tuner = begin_tuner(tuned, np.float32(rate))
+    run.tuner = begin_tuner(tuned, np.float32(rate), np.float32(2.0))
 
 
 def _undo_gradient(mapping: LowRankMap, gradients):

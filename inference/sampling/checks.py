@@ -1,4 +1,4 @@
-"""Is the gradient that moves the sampler that of the density that it accepts by?"""
+"""Check that the gradient that moves a sampler is that of the density it accepts by."""
 
 from functools import partial
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from matfree import decomp, eig
+from scipy.linalg import eigh_tridiagonal
 
 from ..posterior import Posterior
 from .preconditioner import LowRankMap, identity_map
@@ -65,7 +65,6 @@ def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRank
             return None
         rank = min(rank, dimension)
         values, vectors = _lanczos(bound, u, jnp.asarray(scale, flat.dtype), rank, key)
-        values, vectors = np.asarray(values, float), np.asarray(vectors).T
     if not np.isfinite(values).all():
         return None
     gain = 1 / np.sqrt(np.maximum(values, FLOOR))
@@ -99,7 +98,7 @@ def _products(bound, u, directions):
 
 def _site_scales(bound, u, key, probes: int = 8):
     """Scale per coordinate: per element of small sites, one for each large site."""
-    flat, unravel = ravel_pytree(u)
+    flat, _ = ravel_pytree(u)
     labels = {n: np.full(v.shape, i) for i, (n, v) in enumerate(u.items())}
     label = np.concatenate([np.ravel(labels[n]) for n in sorted(u)])
     small = np.isin(label, [i for i, v in enumerate(u.values()) if v.size <= SMALL_SITE])
@@ -124,12 +123,46 @@ def _site_scales(bound, u, key, probes: int = 8):
 
 
 @eqx.filter_jit
+def _scaled_product(bound, u, scale, direction):
+    return scale * _hessian_product(bound, u, scale * direction)
+
+
 def _lanczos(bound, u, scale, rank, key):
-    """Ritz values ``[rank]`` and vectors ``[rank, d]`` of the scaled Hessian."""
-    start = jax.random.normal(key, scale.shape, scale.dtype)
+    """Ritz values ``[rank]`` and vectors ``[d, rank]`` of the scaled Hessian.
 
-    def product(direction):
-        return scale * _hessian_product(bound, u, scale * direction)
+    With full reorthogonalisation in float64 on the host, and a fresh direction where
+    the Krylov space is exhausted: a bulk of equal eigenvalues exhausts it early, and
+    libraries for accelerators go on with noise there.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    dimension = len(scale)
+    basis = np.zeros((rank, dimension))
+    diagonal, beside = np.zeros(rank), np.zeros(rank)
+    vector = _fresh(rng, basis[:0])
+    for i in range(rank):
+        basis[i] = vector
+        product = _scaled_product(bound, u, scale, jnp.asarray(vector, scale.dtype))
+        product = np.asarray(product, float)
+        diagonal[i] = product @ vector
+        rest = product
+        for _ in range(2):  # once is not enough in finite precision
+            rest = rest - basis[: i + 1].T @ (basis[: i + 1] @ rest)
+        beside[i] = np.linalg.norm(rest)
+        rounding = 10 * np.finfo(scale.dtype).eps * np.linalg.norm(product)
+        if not np.isfinite(beside[i]):
+            return np.full(rank, np.nan), basis.T
+        if beside[i] > rounding * np.sqrt(dimension):
+            vector = rest / beside[i]
+        else:
+            beside[i] = 0.0
+            vector = _fresh(rng, basis[: i + 1])
+    values, vectors = eigh_tridiagonal(diagonal, beside[:-1])
+    return values, basis.T @ vectors
 
-    decompose = eig.eigh_partial(decomp.tridiag_sym(rank, reortho="full", custom_vjp=False))
-    return decompose(product, start)
+
+def _fresh(rng, basis):
+    """A random unit vector orthogonal to the rows of a basis."""
+    vector = rng.normal(size=basis.shape[1])
+    for _ in range(2):
+        vector -= basis.T @ (basis @ vector)
+    return vector / np.linalg.norm(vector)

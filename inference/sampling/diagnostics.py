@@ -1,4 +1,4 @@
-"""Is a run to be trusted?  In words."""
+"""Whether a run is to be trusted, in words."""
 
 import warnings
 from typing import NamedTuple

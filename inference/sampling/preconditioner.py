@@ -64,11 +64,11 @@ class Preconditioner(eqx.Module):
     refinement: LowRankMap
 
     def offset(self, q):
-        """u minus the center, for q ``[..., d]``."""
+        """Offset of u from the center, for q ``[..., d]``."""
         return self.curvature(self.refinement(q))
 
     def inverse(self, offset):
-        """q of an offset from the center."""
+        """Undo `offset`."""
         return self.refinement.inverse(self.curvature.inverse(offset))
 
 

@@ -171,7 +171,7 @@ def sample(
             )
         run.states = _spread_over_devices(run.states)
         saved = time.monotonic()
-        for run, moves in run_chains(
+        for moves in run_chains(
             target, method, run, num_warmup=num_warmup, num_samples=num_samples,
             thinning=thinning, rate=rate, key=chain_key,
         ):  # fmt: skip
@@ -373,7 +373,7 @@ def _spread_over_devices(states):
     chains = states.position.shape[0]
     if len(devices) == 1 or chains % len(devices):
         return states
-    mesh = jax.make_mesh((len(devices),), ("chain",))
+    mesh = jax.sharding.Mesh(np.array(devices), ("chain",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("chain"))
     return jax.tree.map(lambda a: jax.device_put(a, sharding), states)
 

@@ -1,0 +1,462 @@
+"""Samplers against posteriors known in closed form, and controls that must fail."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import arviz as az
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.util import constrain_fn
+from scipy.special import gamma
+
+from scorepriors.errors import InputError
+from scorepriors.inference import posterior
+from scorepriors.inference.sampling import (
+    ALGORITHMS,
+    SamplingWarning,
+    load_tree,
+    sample,
+    save_tree,
+)
+from scorepriors.inference.sampling import chains as chains_module
+from scorepriors.inference.sampling.curvature import curvature_map
+from scorepriors.inference.sampling.preconditioner import LowRankMap, refine
+from scorepriors.inference.sampling.tree import group
+
+#: The function `sample` hides the module of its name.
+MODULE = sys.modules["scorepriors.inference.sampling.sample"]
+
+EXACT = [name for name, row in ALGORITHMS.items() if row.exact]
+
+_MIX = np.random.default_rng(0).normal(size=(50, 50))
+COVARIANCE = _MIX @ _MIX.T / 50 + 0.1 * np.eye(50)
+
+
+def correlated():
+    covariance = jnp.asarray(COVARIANCE, jnp.float32)
+    numpyro.sample("x", dist.MultivariateNormal(jnp.arange(50.0), covariance_matrix=covariance))
+
+
+def quartic():
+    with numpyro.plate("i", 50):
+        x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.factor("f", -(x**4) / 4)
+
+
+def mixture():
+    """Two overlapping Gaussians in 20 dimensions, one of weight .3 at -1.5."""
+    x = numpyro.sample("x", dist.Normal(0, 10).expand([20]).to_event(1))
+    place = jnp.zeros(20).at[0].set(1.5)
+    parts = jnp.stack(
+        [dist.Normal(sign * place, 1.0).log_prob(x).sum() for sign in (-1.0, 1.0)]
+    ) + jnp.log(jnp.asarray([0.3, 0.7]))
+    numpyro.factor("f", jax.nn.logsumexp(parts) - dist.Normal(0, 10).log_prob(x).sum())
+
+
+SCHOOLS = (
+    jnp.asarray([28.0, 8, -3, 7, -1, 1, 18, 12]),
+    jnp.asarray([15.0, 10, 16, 11, 9, 11, 10, 18]),
+)
+
+
+def schools(effects, errors):
+    mean = numpyro.sample("mu", dist.Normal(0, 5))
+    spread = numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("school", 8):
+        offset = numpyro.sample("offset_of_school", dist.Normal(0, 1))
+        effect = numpyro.deterministic("theta", mean + spread * offset)
+        numpyro.sample("y", dist.Normal(effect, errors), obs=effects)
+
+
+def run(model, *args, **options):
+    options = {"key": jax.random.key(0), "num_warmup": 400, "num_samples": 1500, **options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)
+        return sample(model, *args, **options)
+
+
+def draws(tree, name):
+    return np.asarray(group(tree, "posterior")[name])
+
+
+def mcse(values):
+    return float(np.asarray(az.mcse(values.astype(float))))
+
+
+@pytest.mark.parametrize("algorithm", EXACT)
+def test_correlated_gaussian(algorithm):
+    tree = run(correlated, algorithm=algorithm)
+    x = draws(tree, "x")
+    ratio = (x - np.arange(50)) ** 2 / np.diag(COVARIANCE)
+    assert abs(ratio.mean() - 1) < 0.02
+    assert abs(ratio.mean() - 1) < 3 * mcse(ratio.mean(-1)) + 1e-3
+    assert 0.6 < float(group(tree, "sample_stats")["acceptance_rate"].mean()) < 0.97
+    # All of the covariance, not its diagonal alone.
+    flat = x.reshape(-1, 50)
+    whitened = np.linalg.solve(np.linalg.cholesky(COVARIANCE), (flat - flat.mean(0)).T)
+    assert np.abs(np.cov(whitened) - np.eye(50)).max() < 0.15
+
+
+@pytest.mark.parametrize("algorithm", ["hmc", "adjusted_mclmc"])
+def test_quartic(algorithm):
+    x = draws(run(quartic, algorithm=algorithm, init="uniform"), "x")
+    expected = 2 * gamma(0.75) / gamma(0.25)
+    assert abs((x**2).mean() / expected - 1) < 0.01
+
+
+@pytest.mark.parametrize("algorithm", ["dynamic_hmc", "nuts"])
+def test_mixture(algorithm):
+    x = draws(run(mixture, algorithm=algorithm, init="uniform", num_samples=2500), "x")[..., 0]
+    below = dist.Normal(0, 1).cdf(1.5)
+    expected = 0.3 * below + 0.7 * (1 - below)
+    assert abs((x < 0).mean() - expected) < 3 * mcse(x < 0)
+    assert abs((x**2).mean() / (1 + 1.5**2) - 1) < 0.03
+
+
+def test_unadjusted_says_so_and_is_close():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        tree = sample(
+            correlated, key=jax.random.key(0), algorithm="mclmc", num_warmup=400, num_samples=2000
+        )
+    assert any("no Metropolis test" in str(w.message) for w in said)
+    ratio = (draws(tree, "x") - np.arange(50)) ** 2 / np.diag(COVARIANCE)
+    assert abs(ratio.mean() - 1) < 0.05
+
+
+def test_eight_schools_reference():
+    tree = run(schools, *SCHOOLS, target_acceptance_rate=0.95)
+    # Means and standard deviations of posteriordb's reference draws.
+    for name, mean, deviation in (("mu", 4.41, 3.31), ("tau", 3.60, 3.20)):
+        values = draws(tree, name)
+        assert abs(values.mean() - mean) < 3 * mcse(values) + 0.05
+        assert abs(values.std() / deviation - 1) < 0.1
+    assert group(tree, "posterior")["theta"].dims == ("chain", "draw", "school")
+
+
+def test_same_as_numpyro_nuts():
+    from numpyro.infer import MCMC, NUTS
+
+    chain = MCMC(NUTS(schools), num_warmup=500, num_samples=4000, progress_bar=False)
+    chain.run(jax.random.key(3), *SCHOOLS)
+    tree = run(schools, *SCHOOLS)
+    for name in ("mu", "tau", "theta"):
+        theirs, ours = np.asarray(chain.get_samples()[name]), draws(tree, name)
+        theirs, ours = theirs.reshape(1, 4000, -1), ours.reshape(*ours.shape[:2], -1)
+        for k in range(ours.shape[-1]):
+            error = np.hypot(mcse(theirs[..., k]), mcse(ours[..., k]))
+            assert abs(theirs[..., k].mean() - ours[..., k].mean()) < 3.5 * error
+
+
+@jax.custom_jvp
+def no_density(x):
+    """Zero, with the gradient of a standard Gaussian: a score that is no density."""
+    return jnp.zeros(())
+
+
+@no_density.defjvp
+def _(primals, tangents):
+    return jnp.zeros(()), -jnp.vdot(primals[0], tangents[0])
+
+
+def score_only():
+    x = numpyro.sample("x", dist.Normal(0, 1).expand([20]).to_event(1))
+    numpyro.factor("prior", no_density(x))
+
+
+def test_score_without_density_is_refused():
+    with pytest.raises(InputError, match="not that of the log-density"):
+        run(score_only)
+
+
+def test_score_without_density_samples_the_rest_alone(monkeypatch):
+    """The harness sees what the refusal saves users from."""
+    monkeypatch.setattr(MODULE, "check_gradient", lambda *a: None)
+    x = draws(run(score_only, algorithm="hmc", num_warmup=200, num_samples=500), "x")
+    truth = 0.5  # two standard Gaussians multiplied
+    assert (x**2).mean() / truth - 1 > 0.4
+
+
+class ForgottenJacobian(dist.transforms.ExpTransform):
+    def log_abs_det_jacobian(self, x, y, intermediates=None):
+        return jnp.zeros(jnp.shape(x))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_forgotten_jacobian_is_seen(right):
+    transform = dist.transforms.ExpTransform() if right else ForgottenJacobian()
+
+    def model():
+        u = numpyro.sample("u", dist.Normal(0, 10).expand([5]).to_event(1))
+        # Stands for log x with x ~ Gamma(3, 1), in coordinates u.
+        x = transform(u)
+        log_density = dist.Gamma(3.0, 1.0).log_prob(x) + transform.log_abs_det_jacobian(u, x)
+        numpyro.factor("f", log_density.sum() - dist.Normal(0, 10).log_prob(u).sum())
+        numpyro.deterministic("x", x)
+
+    x = draws(run(model, algorithm="hmc", num_samples=3000), "x")
+    assert (abs(x.mean() / 3 - 1) < 0.03) == right
+
+
+def test_constrained_and_likelihood_groups(tmp_path):
+    tree = run(
+        schools, *SCHOOLS, algorithm="hmc", num_samples=200, log_likelihood=True,
+        posterior_predictive=True, coords={"school": list("ABCDEFGH")}, thinning=2,
+    )  # fmt: skip
+    assert (draws(tree, "tau") > 0).all()
+    theta = draws(tree, "theta")
+    expected = dist.Normal(theta, SCHOOLS[1]).log_prob(SCHOOLS[0])
+    np.testing.assert_allclose(group(tree, "log_likelihood")["y"], expected, rtol=1e-4, atol=1e-4)
+    predicted = np.asarray(group(tree, "posterior_predictive")["y"])
+    z = (predicted - theta) / np.asarray(SCHOOLS[1])
+    assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.05
+    np.testing.assert_array_equal(group(tree, "observed_data")["y"], SCHOOLS[0])
+    assert list(group(tree, "posterior")["school"].values) == list("ABCDEFGH")
+    assert np.isfinite(float(az.loo(tree).p_loo if hasattr(az.loo(tree), "p_loo") else 0.0))
+    assert {"mu", "tau"} <= {str(n).split("[")[0] for n in az.summary(tree).index}
+    for name in ("acceptance_rate", "diverging", "energy", "n_steps", "step_size"):
+        assert group(tree, "sample_stats")[name].shape == (4, 200)
+    save_tree(tree, tmp_path / "posterior.nc")
+    back = load_tree(tmp_path / "posterior.nc")
+    for name in ("posterior", "sample_stats", "log_likelihood", "observed_data"):
+        assert group(back, name).equals(group(tree, name))
+    assert json.loads(back.attrs["warnings"]) == json.loads(tree.attrs["warnings"])
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_killed_run_resumes_to_the_same_draws(tmp_path, monkeypatch):
+    options = {"algorithm": "hmc", "num_warmup": 60, "num_samples": 100}
+    whole = run(schools, *SCHOOLS, **options)
+    path = tmp_path / "run.npz"
+    monkeypatch.setattr(MODULE, "CHECKPOINT_INTERVAL", -1.0)
+    for stop in (40, 100):  # once in the warm-up, once among the draws
+
+        def progress(done, total, text, stop=stop):
+            # Bites after the block's checkpoint, at the next block.
+            if done > stop and "acceptance" in text:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            run(schools, *SCHOOLS, **options, progress=progress, checkpoint=path)
+    resumed = run(schools, *SCHOOLS, **options, checkpoint=path)
+    for name in ("mu", "theta"):
+        np.testing.assert_array_equal(draws(resumed, name), draws(whole, name))
+    with pytest.raises(InputError, match="another model"):
+        run(schools, SCHOOLS[0] + 1, SCHOOLS[1], **options, checkpoint=path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="no checkpoint"):
+        run(schools, *SCHOOLS, **options, checkpoint=path)
+
+
+def test_interrupt_keeps_draws():
+    import signal
+
+    def progress(done, total, text):
+        if done >= 100 and "draws:" in text:
+            signal.raise_signal(signal.SIGINT)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        tree = sample(
+            schools, *SCHOOLS, key=jax.random.key(0), algorithm="hmc", num_warmup=60,
+            num_samples=500, progress=progress,
+        )  # fmt: skip
+    assert any("interrupted" in str(w.message) for w in said)
+    kept = draws(tree, "mu").shape[1]
+    assert 0 < kept < 500 and tree.attrs["interrupted"] == 1
+
+
+def test_untrustworthy_runs_say_so():
+    def funnel():
+        v = numpyro.sample("v", dist.Normal(0, 3))
+        numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([9]).to_event(1))
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        tree = sample(funnel, key=jax.random.key(0), algorithm="hmc", num_samples=200)
+    assert any(isinstance(w.message, SamplingWarning) for w in said)
+    assert json.loads(tree.attrs["warnings"])
+
+
+def nothing_free():
+    numpyro.sample("y", dist.Normal(0, 1), obs=jnp.zeros(()))
+
+
+def not_a_number():
+    numpyro.sample("x", dist.Normal(0, 1))
+    numpyro.factor("f", jnp.nan)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "says"),
+    [
+        (nothing_free, {}, "no free site"),
+        (not_a_number, {}, "not finite"),
+        (quartic, {"algorithm": "gibbs"}, "unknown algorithm"),
+        (quartic, {"num_samples": 0}, "num_samples"),
+        (quartic, {"num_chains": 0}, "num_chains"),
+        (quartic, {"target_acceptance_rate": 1.5}, "target_acceptance_rate"),
+        (quartic, {"init": "anywhere"}, "`init`"),
+        (quartic, {"init": {"z": 1.0}}, "no latent site"),
+    ],
+)
+def test_bad_input(model, options, says):
+    with pytest.raises(InputError, match=says):
+        run(model, **options)
+
+
+def test_checkpoint_on_a_full_disk_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="can't be written"):
+        run(
+            schools, *SCHOOLS, algorithm="hmc", num_warmup=20, num_samples=20,
+            checkpoint=tmp_path / "missing" / "run.npz",
+        )  # fmt: skip
+
+
+def test_maps_invert_and_transpose():
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(30, 4)))[0]
+    made = LowRankMap(
+        jnp.asarray(rng.uniform(0.5, 2, 30)), jnp.asarray(basis), jnp.asarray([0.1, 0.5, 2.0, 9.0])
+    )
+    q = jnp.asarray(rng.normal(size=(5, 30)))
+    np.testing.assert_allclose(made.inverse(made(q)), q, atol=1e-5)
+    gradient = jax.grad(lambda q: jnp.sum(jnp.sin(made(q))))(q)
+    np.testing.assert_allclose(made.transpose(jnp.cos(made(q))), gradient, atol=1e-5)
+    back = chains_module._undo_gradient(made, made.transpose(q))
+    np.testing.assert_allclose(back, q, atol=1e-4)
+
+
+def test_refinement_is_exact_for_a_gaussian():
+    """Draws and gradients of a Gaussian give its covariance, however few they are."""
+    rng = np.random.default_rng(1)
+    widths = np.ones(200)
+    widths[:3] = 10.0, 5.0, 0.1
+    q = rng.normal(size=(60, 200)) * widths
+    made = refine(q.astype(np.float32), (-q / widths**2).astype(np.float32), 16)
+    covariance = np.asarray(jax.vmap(made)(jnp.eye(200)))
+    covariance = covariance.T @ covariance
+    np.testing.assert_allclose(np.diag(covariance)[:3] / widths[:3] ** 2, 1, rtol=0.15)
+    np.testing.assert_allclose(np.diag(covariance)[3:], 1, rtol=0.15)
+
+
+def test_curvature_of_many_dimensions():
+    """Lanczos finds the few directions in which a posterior is not the usual width."""
+    dimension = 600
+    rng = np.random.default_rng(2)
+    basis = np.linalg.qr(rng.normal(size=(dimension, 6)))[0]
+    stiff = jnp.asarray(basis * np.array([30.0, 10.0, 5.0, -0.95, -0.9, -0.8]), jnp.float32)
+    other = jnp.asarray(basis, jnp.float32)
+
+    def model():
+        x = numpyro.sample("x", dist.Normal(0, 0.1).expand([dimension]).to_event(1))
+        numpyro.factor("f", -0.5 * jnp.dot(x @ stiff, x @ other) * 100)
+
+    bound = posterior(model)
+    made = curvature_map(bound, {"x": jnp.zeros(dimension)}, rank=60, key=jax.random.key(0))
+    hessian = 100 * (np.eye(dimension) + np.asarray(stiff) @ np.asarray(other).T)
+    jacobian = np.asarray(jax.vmap(made)(jnp.eye(dimension)), float)
+    whitened = jacobian @ hessian @ jacobian.T
+    values = np.linalg.eigvalsh(whitened)
+    np.testing.assert_allclose(values, 1, atol=0.2)
+
+
+def test_float32_keeps_what_the_metropolis_test_needs():
+    """A chi^2 of 1e6 in float32: differences of the density stay good to 0.01 nat."""
+    pixels = 1000 + np.random.default_rng(0).normal(0, 8, 20000)
+
+    def model(data):
+        level = numpyro.sample("level", dist.Normal(1000.0, 1.0))
+        with numpyro.plate("pixel", len(data)):
+            numpyro.sample("data", dist.Normal(level, 1.0), obs=data)
+
+    bound = posterior(model, jnp.asarray(pixels, jnp.float32))
+    start = {"level": jnp.asarray(float(pixels.mean()), jnp.float32)}
+    reference = bound.log_density_terms(start)
+    assert abs(sum(float(t.sum()) for t in reference.values())) > 5e5
+    moved = {"level": start["level"] + jnp.float32(0.25)}
+    terms = bound.log_density_terms(moved)
+    difference = sum(float((terms[n] - reference[n]).sum()) for n in terms)
+    stored = np.asarray(jnp.asarray(pixels, jnp.float32), float)
+    levels = [float(u["level"]) for u in (moved, start)]
+    exact = [-0.5 * ((stored - v) ** 2).sum() - 0.5 * (v - 1000) ** 2 for v in levels]
+    assert abs(difference - (exact[0] - exact[1])) < 0.05
+    tree = run(model, jnp.asarray(pixels, jnp.float32), algorithm="hmc", num_samples=500)
+    level = draws(tree, "level")
+    assert abs(level.std() * np.sqrt(len(pixels)) - 1) < 0.1
+    assert abs(level.mean() - pixels.mean()) < 4 * mcse(level) + 1e-4
+
+
+def test_chains_spread_over_devices():
+    """Two devices give the draws that one gives."""
+    program = (
+        "import jax, warnings, numpy as np; warnings.simplefilter('ignore')\n"
+        "import numpyro, numpyro.distributions as dist\n"
+        "from scorepriors.inference.sampling import sample\n"
+        "def model(): numpyro.sample('x', dist.Normal(0, 2).expand([3]).to_event(1))\n"
+        "tree = sample(model, key=jax.random.key(0), algorithm='hmc', num_warmup=40,"
+        " num_samples=40)\n"
+        "print(len(jax.devices()), repr(float(tree['posterior']['x'].mean())))\n"
+    )
+    said = []
+    for count in (1, 2):
+        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        environment["JAX_PLATFORMS"] = "cpu"
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.split())
+    assert [int(s[0]) for s in said] == [1, 2]
+    assert float(said[0][1]) == pytest.approx(float(said[1][1]), abs=1e-3)
+
+
+def test_own_algorithm_in_ten_lines():
+    from blackjax.mcmc import random_walk
+
+    from scorepriors.inference.sampling.algorithms import Algorithm, Move
+
+    def init(key, q, log_density):
+        value, gradient = jax.value_and_grad(log_density)(q)
+        return (
+            ALGORITHMS["nuts"]
+            .init(key, q, log_density)
+            ._replace(logdensity=value, logdensity_grad=gradient)
+        )
+
+    def step(key, state, log_density, settings, jitter):
+        kernel = random_walk.build_additive_step()
+        move = random_walk.normal(jnp.full(state.position.shape, settings.step_size))
+        inner = random_walk.RWState(state.position, state.logdensity)
+        new, info = kernel(key, inner, log_density, move)
+        none = jnp.zeros((), jnp.int32)
+        return state._replace(position=new.position, logdensity=new.logdensity), Move(
+            info.acceptance_rate, jnp.zeros((), bool), -new.logdensity, none + 1, none
+        )
+
+    walk = Algorithm(init, step, lambda d: 0.5, "Random walk; exact.", target=0.3)
+
+    def model():
+        numpyro.sample("x", dist.Normal(3, 2).expand([2]).to_event(1))
+
+    x = draws(run(model, algorithm=walk, num_samples=4000), "x")
+    assert abs(x.mean() - 3) < 4 * mcse(x.mean(-1)) and abs(x.std() / 2 - 1) < 0.1
+
+
+def test_recovery_leaves_other_models_alone():
+    bound = posterior(schools, *SCHOOLS)
+    u = bound.start(key=jax.random.key(0))
+    values, _, _ = bound.recover(jax.random.key(1), u)
+    expected = constrain_fn(schools, SCHOOLS, {}, u, return_deterministic=True)
+    for name, value in expected.items():
+        np.testing.assert_allclose(values[name], value, rtol=1e-6)
