@@ -1,0 +1,411 @@
+"""Sampled scenes: tables against numpy, files, the report, the command."""
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import xarray
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import QTable, Table
+from astropy.wcs import WCS
+from click.testing import CliRunner
+from conftest import gaussian_prior, small_observation
+
+from scorepriors import InputError
+from scorepriors.inference import cli, deblend, flux_catalogue, flux_covariance, source_moments
+from scorepriors.inference.cli import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
+from scorepriors.inference.sampling import load_tree, save_tree, source_images
+from scorepriors.inference.sampling.page import in_digits
+from scorepriors.inference.sampling.results import SAMPLE_NAMES
+from scorepriors.inference.sampling.scene import _catalogue_order, without_padding
+from scorepriors.inference.sampling.tree import group, group_names, make_tree
+
+CENTERS = np.array([(8.0, 8.0), (9.5, 16.0), (16.0, 11.0)])
+
+
+def fabricated(*, chains=2, draws=50, zero_point=31.4, wcs=True, warnings=()):
+    """Two galaxies with a star between them in the catalogue, and known draws."""
+    rng = np.random.default_rng(3)
+    rows, columns = np.indices((8, 8))
+    blob = np.exp(-((rows - 3) ** 2 + (columns - 4) ** 2) / 4)
+    images = blob * rng.uniform(0.9, 1.1, (chains, draws, 2, 1, 1))
+    images += 0.01 * rng.normal(size=(*images.shape[:3], 8, 8))
+    spectrum = rng.normal(100, 5, (chains, draws, 3, 2))
+    spectrum[..., 2, :] += 200 - spectrum[..., 0, :]  # what one has the other lacks
+    sky = WCS(naxis=2)
+    sky.wcs.crpix, sky.wcs.cdelt, sky.wcs.crval = [12, 12], [-1e-4, 1e-4], [53, -28]
+    sky.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    attrs = {
+        "scene": "deblended", "name": "made", "prior_name": "gaussian", "prior_sigma": 0.3,
+        "height": 24, "width": 26, "flux_unit": "nJy", "image_unit": "nJy", "star_box": 15,
+        "star_psf_sigma": 0.7, "warnings": json.dumps(list(warnings)), "draws_kept": draws,
+        "algorithm": "nuts",
+    }  # fmt: skip
+    if zero_point is not None:
+        attrs["flux_zero_point"] = zero_point
+    if wcs:
+        attrs |= {"wcs": sky.to_header_string(relax=True).rstrip(), "pixel_scale": 0.36}
+    groups = {
+        "posterior": {
+            "galaxies/morphology": images, "spectrum": spectrum, "flux": 2 * spectrum,
+            "stars/offset": rng.normal(0, 0.05, (chains, draws, 1, 2)),
+        },
+        "sample_stats": {
+            "energy": rng.normal(size=(chains, draws)), "diverging": np.zeros((chains, draws), bool),
+            "acceptance_rate": np.full((chains, draws), 0.8),
+        },
+        "constant_data": {
+            "center": CENTERS, "corner": np.array([(4, 5), (2, 9), (12, 8)]),
+            "is_point": np.array([False, True, False]), "flux_factor": np.array([1.0, 2.0]),
+        },
+    }  # fmt: skip
+    dims = {
+        "galaxies/morphology": ["galaxies/source", "box_y", "box_x"],
+        "stars/offset": ["stars/source", "axis"],
+        "spectrum": ["source", "band"], "flux": ["source", "band"],
+        "center": ["source", "axis"], "corner": ["source", "axis"], "is_point": ["source"],
+        "flux_factor": ["band"],
+    }  # fmt: skip
+    coords = {
+        "source": ["a", "star", "c"], "galaxies/source": ["a", "c"], "stars/source": ["star"],
+        "band": ["g", "r"],
+    }  # fmt: skip
+    return make_tree(groups, dims=dims, coords=coords, attrs=attrs)
+
+
+def draws_of(tree, name):
+    values = np.asarray(group(tree, "posterior")[name], float)
+    return values.reshape(-1, *values.shape[2:])
+
+
+def test_catalogue_holds_the_moments_of_the_draws():
+    tree = fabricated()
+    table = flux_catalogue(tree)
+    assert list(table["id"]) == ["a", "star", "c"]
+    flux = draws_of(tree, "flux") * [1, 2]
+    for b, band in enumerate("gr"):
+        np.testing.assert_allclose(table[f"flux_{band}"].to_value(u.nJy), flux[..., b].mean(0))
+        np.testing.assert_allclose(
+            table[f"flux_err_{band}"].to_value(u.nJy), flux[..., b].std(0, ddof=1)
+        )
+        for q in (16, 50, 84):
+            np.testing.assert_allclose(
+                table[f"flux_q{q}_{band}"].value, np.percentile(flux[..., b], q, axis=0)
+            )
+        mean = flux[..., b].mean(0)
+        np.testing.assert_allclose(table[f"mag_{band}"].value, 31.4 - 2.5 * np.log10(mean))
+        np.testing.assert_allclose(
+            table[f"mag_err_{band}"].value,
+            2.5 / np.log(10) * flux[..., b].std(0, ddof=1) / mean,
+        )
+    np.testing.assert_allclose(table["flux_total"].value, flux.sum(2).mean(0))
+    np.testing.assert_allclose(table["flux_err_total"].value, flux.sum(2).std(0, ddof=1))
+    assert all(table[name].info.description for name in table.colnames)
+
+
+def test_centroids_are_where_the_light_is():
+    tree = fabricated()
+    table = flux_catalogue(tree)
+    # Blobs at (3, 4) of boxes at (4, 5) and (12, 8); the noise pulls to the middle a bit.
+    np.testing.assert_allclose(table["y"][[0, 2]], [7, 15], atol=0.15)
+    np.testing.assert_allclose(table["x"][[0, 2]], [9, 12], atol=0.15)
+    offset = draws_of(tree, "stars_offset")[:, 0]
+    np.testing.assert_allclose(table["y"][1], 9.5 + offset[:, 0].mean(), atol=0.01)
+    np.testing.assert_allclose(table["x_err"][1].value, offset[:, 1].std(ddof=1), rtol=0.05)
+    sky = WCS(fits.Header.fromstring(tree.attrs["wcs"])).pixel_to_world(table["x"], table["y"])
+    np.testing.assert_allclose(table["ra"].value, sky.ra.deg)
+    # A pixel is 0.36 arcseconds on the sky.
+    np.testing.assert_allclose(table["dec_err"].value, 0.36 * table["y_err"].value, rtol=1e-3)
+    np.testing.assert_allclose(table["ra_err"].value, 0.36 * table["x_err"].value, rtol=1e-3)
+    # A Gaussian of variance 2 along each axis, cut by the box and seen through 6 px.
+    np.testing.assert_allclose(table["size"][0].value, 2.0, atol=0.25)
+    assert (table["ellipticity"][[0, 2]] < 0.2).all()
+    assert (table["e1_err"] > 0).all()
+
+
+def test_covariance_between_neighbours_and_bands():
+    tree = fabricated()
+    covariance = flux_covariance(tree)
+    assert covariance.dims == ("source", "band", "source2", "band2")
+    assert covariance.attrs["unit"] == "nJy2"
+    flux = draws_of(tree, "flux") * [1, 2]
+    wanted = np.cov(flux.reshape(len(flux), -1), rowvar=False)
+    np.testing.assert_allclose(covariance.values.reshape(6, 6), wanted)
+    assert float(covariance.sel(source="a", source2="c", band="g", band2="g")) < 0
+    table = flux_catalogue(tree)
+    assert table["neighbour"][0] == "c"
+    assert table["neighbour"][2] == "a"
+    total = flux.sum(2)
+    np.testing.assert_allclose(
+        table["neighbour_correlation"][0], np.corrcoef(total[:, 0], total[:, 2])[0, 1]
+    )
+
+
+def test_source_moments_are_those_of_the_images():
+    tree = fabricated()
+    found = source_moments(tree)
+    assert found["mean"].dims == ("source", "band", "y", "x")
+    image = (
+        draws_of(tree, "galaxies_morphology")[:, 1]
+        * draws_of(tree, "spectrum")[:, 2, 1, None, None]
+    )
+    mean, sd = found["mean"].values[2, 1], found["sd"].values[2, 1]
+    np.testing.assert_allclose(mean[12:20, 8:16], image.mean(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sd[12:20, 8:16], image.std(0, ddof=1), rtol=1e-4, atol=1e-5)
+    assert mean[:12].sum() == 0
+    with source_images(tree) as hdus:
+        names = [hdu.name for hdu in hdus]
+        assert names == ["PRIMARY", "MEAN_A", "SD_A", "MEAN_STAR", "SD_STAR", "MEAN_C", "SD_C",
+                         "FLUX_COVARIANCE"]  # fmt: skip
+        assert hdus["SD_C"].data.shape == (2, 24, 26)
+        assert hdus["SD_C"].header["CTYPE1"] == "RA---TAN"
+        assert hdus[0].header["TRUSTED"]
+
+
+def test_without_a_wcs_or_a_zero_point():
+    table = flux_catalogue(fabricated(zero_point=None, wcs=False))
+    assert not {"ra", "mag_g", "size_arcsec"} & set(table.colnames)
+
+
+def test_draws_of_something_else_are_refused():
+    tree = fabricated()
+    del tree.attrs["scene"]
+    with pytest.raises(InputError, match="not of a deblended scene"):
+        flux_catalogue(tree)
+
+
+@pytest.mark.parametrize("chains", [1, 2])
+def test_netcdf_and_back(tmp_path, chains):
+    tree = fabricated(chains=chains)
+    save_tree(tree, tmp_path / "draws.nc")
+    back = load_tree(tmp_path / "draws.nc")
+    for name in group_names(tree):
+        xarray.testing.assert_equal(group(tree, name), group(back, name))
+    assert {n: back.attrs[n] for n in tree.attrs} == dict(tree.attrs)
+    table, again = flux_catalogue(tree), flux_catalogue(back)
+    assert ("flux_rhat" in table.colnames) == (chains > 1)
+    for name in table.colnames:
+        assert (table[name] == again[name]).all()
+    table.write(tmp_path / "t.ecsv")
+    assert QTable.read(tmp_path / "t.ecsv")["flux_g"].unit == u.nJy
+
+
+def test_sources_go_back_to_the_order_of_the_catalogue():
+    is_point = np.array([True, False, True, False])
+    grouped = np.array([1, 3, 0, 2])  # galaxies, then stars
+    np.testing.assert_array_equal(grouped[_catalogue_order(is_point)], np.arange(4))
+
+
+def test_numbers_have_the_digits_of_their_errors():
+    assert in_digits(123.456, 2.34) == "123.5"
+    assert in_digits(123456.7, 2345.6) == "123457"
+    assert in_digits(0.123456, 0.00123) == "0.1235"
+    assert in_digits(1.5, 0.0) == "1.5"
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """Files of a small blend, and the blend."""
+    folder = tmp_path_factory.mktemp("scene")
+    obs = small_observation(CENTERS, shape=(24, 26), bands=2)
+    obs.to_fits(folder / "blend.fits")
+    Table(
+        {"id": ["a", "star", "c"], "x": CENTERS[:, 1], "y": CENTERS[:, 0],
+         "is_star": [False, True, False]}
+    ).write(folder / "positions.ecsv")  # fmt: skip
+    return folder, obs
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.main, ["sample", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def sampled(scene, tmp_path_factory):
+    """One run of the command, with a prior known in closed form; and what it sampled."""
+    folder, _ = scene
+    target = tmp_path_factory.mktemp("sampled") / "out"
+    found = []
+
+    def padded(obs, positions, *, padding, **options):
+        assert padding == 1
+        found.append(deblend(obs, positions, padding=3, max_iterations=40, **options))
+        return found[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_prepare_jax", lambda devices=1: None)
+        patch.setattr("scorepriors.zoo.load_prior", lambda name, sigma=None: gaussian_prior(8))
+        patch.setattr("scorepriors.inference.deblending.deblend", padded)
+        outcome = run(
+            folder / "blend.fits", "--catalog", folder / "positions.ecsv", "--algorithm", "hmc",
+            "--chains", 2, "--warmup", 20, "--draws", 8, "--output", target, "--quiet",
+        )  # fmt: skip
+    return outcome, target, found[0]
+
+
+def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
+    outcome, target, _ = sampled
+    assert outcome.exit_code == NOT_TRUSTED, outcome.output
+    assert {path.name for path in target.iterdir()} == set(SAMPLE_NAMES)
+    # Sixteen draws are never enough, and every place says so.
+    assert "effective draws" in outcome.stderr
+    text = (target / "diagnostics.txt").read_text()
+    assert "should not be trusted" in text
+    assert "effective draws" in text
+    assert "±" in outcome.stdout
+    tree = load_tree(target / "posterior.nc")
+    posterior = group(tree, "posterior")
+    assert posterior["flux"].dims == ("chain", "draw", "source", "band")
+    assert list(posterior["source"].values) == ["a", "star", "c"]
+    assert list(posterior["galaxies_source"].values) == ["a", "c"]
+    assert posterior["galaxies_morphology"].shape == (2, 8, 2, 8, 8)
+    assert posterior["galaxies_morphology"].dims[-2:] == ("box_y", "box_x")
+    constant = group(tree, "constant_data")
+    assert list(constant["is_point"].values) == [False, True, False]
+    np.testing.assert_allclose(constant["center"], CENTERS, atol=1)
+    table = QTable.read(target / "catalogue.ecsv")
+    np.testing.assert_allclose(table["x"], CENTERS[:, 1], atol=1)
+    assert table.meta["warnings"]
+    with fits.open(target / "sources.fits") as hdus:
+        names = {hdu.name for hdu in hdus}
+        assert {"MEAN_A", "SD_STAR", "SOURCE_C", "RESIDUAL", "FLUX_COVARIANCE"} <= names
+        # Convolution keeps the light: fluxes of the mean image are those of the table.
+        np.testing.assert_allclose(
+            hdus["SOURCE_STAR"].data.sum((1, 2)),
+            [table["flux_band0"][1].value, table["flux_band1"][1].value], rtol=0.05,
+        )  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Tags and attributes of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_report_needs_nothing_but_itself(sampled):
+    text = (sampled[1] / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    tags = [tag for tag, _ in page.found]
+    assert not {"script", "link", "iframe", "object"} & set(tags)
+    for _, attrs in page.found:
+        for name in ("src", "href", "srcset", "data"):
+            assert attrs.get(name, "data:").startswith("data:")
+    assert "url(" not in text
+    assert "@import" not in text
+    pictures = [attrs for tag, attrs in page.found if tag == "img"]
+    assert len(pictures) == 6
+    assert all(len(p["alt"]) > 30 for p in pictures)
+    assert 'lang="en"' in text
+    assert 'role="alert"' in text
+    assert re.search(r"few effective draws", text)
+
+
+def test_results_are_not_replaced_unless_told_to(sampled, scene):
+    before = {p.name: p.read_bytes() for p in sampled[1].iterdir()}
+    outcome = run(scene[0] / "blend.fits", "--output", sampled[1])
+    assert outcome.exit_code == BAD_INPUT
+    assert "--force" in outcome.stderr
+    assert {p.name: p.read_bytes() for p in sampled[1].iterdir()} == before
+
+
+def test_padding_is_gone_before_the_first_draw(sampled):
+    fit = sampled[2].free_form.fit
+    assert fit.values["galaxies/morphology"].shape == (3, 8, 8)
+    bound, trimmed, groups = without_padding(fit)
+    assert bound.sites() == {
+        "galaxies/morphology": (2, 8, 8), "stars/offset": (1, 2), "brightness": (3,),
+    }  # fmt: skip
+    # Two galaxies and one of padding, a star and two: 0, 1, 3 of the whole.
+    np.testing.assert_array_equal(
+        trimmed.values["brightness"], np.asarray(fit.values["brightness"])[[0, 1, 3]]
+    )
+    np.testing.assert_array_equal(
+        trimmed.values["galaxies/morphology"], fit.values["galaxies/morphology"][:2]
+    )
+    assert list(groups) == ["galaxies", "stars"]
+    assert all(np.asarray(g.mask).all() for g in groups.values())
+
+
+MISTAKES = {
+    "no file": lambda b, t: [],
+    "file and example": lambda b, t: [b, "--example"],
+    "missing file": lambda b, t: [t / "nothing.fits"],
+    "unknown algorithm": lambda b, t: [b, "--algorithm", "gibbs"],
+    "no chain": lambda b, t: [b, "--chains", 0],
+    "no draws": lambda b, t: [b, "--draws", 0],
+    "no warm-up": lambda b, t: [b, "--warmup", 0],
+    "unknown prior": lambda b, t: [b, "--prior", "hubble-512"],
+    "catalogue outside": lambda b, t: [b, "--catalog", far_away(t)],
+    "nothing to resume": lambda b, t: [b, "--resume"],
+    "force and resume": lambda b, t: [b, "--resume", "--force"],
+}
+
+
+def far_away(folder):
+    Table({"x": [500.0], "y": [3.0]}).write(folder / "positions.csv")
+    return folder / "positions.csv"
+
+
+@pytest.fixture
+def own_cache(monkeypatch):
+    monkeypatch.setattr(cli, "_prepare_jax", lambda devices=1: None)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_get_one_sentence_and_leave_nothing(name, scene, tmp_path):
+    target = tmp_path / "results"
+    outcome = run(*MISTAKES[name](scene[0] / "blend.fits", tmp_path), "--output", target)
+    assert outcome.exit_code == BAD_INPUT, outcome.output
+    lines = outcome.stderr.strip().splitlines()
+    assert len(lines) == 1, outcome.stderr
+    assert lines[0].startswith("scorepriors: ")
+    assert lines[0].endswith(".")
+    assert not target.exists()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_run_that_was_cut_short_is_not_lost(scene, tmp_path):
+    (tmp_path / "checkpoint.npz").write_bytes(b"x")
+    outcome = run(scene[0] / "blend.fits", "--output", tmp_path)
+    assert outcome.exit_code == BAD_INPUT
+    assert "--resume" in outcome.stderr
+    assert os.listdir(tmp_path) == ["checkpoint.npz"]
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize(
+    ("trusted", "code"), [(True, 0), (False, NOT_TRUSTED), (None, INTERRUPTED)]
+)
+def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
+    """The command around a fabricated run."""
+    tree = fabricated(warnings=() if trusted or trusted is None else ("chains disagree: wait.",))
+    tree.attrs["interrupted"] = int(trusted is None)
+
+    def fake(result, *, checkpoint, **options):
+        checkpoint.write_bytes(b"state")
+        return tree
+
+    def written(result, tree, folder, force):
+        (folder / "posterior.nc").write_text("x")
+        return [folder / "posterior.nc"]
+
+    monkeypatch.setattr(cli, "_deblend_one", lambda *_: None)
+    monkeypatch.setattr("scorepriors.inference.sampling.scene.sample_deblended", fake)
+    monkeypatch.setattr("scorepriors.inference.sampling.results.write_samples", written)
+    outcome = run(scene[0] / "blend.fits", "--output", tmp_path / "out")
+    assert outcome.exit_code == code, outcome.output
+    # The state is kept for as long as there is something to go on with.
+    assert (tmp_path / "out" / "checkpoint.npz").exists() == (trusted is None)
+    assert ("wait" in outcome.stderr) == (trusted is False)
+    assert ("--resume goes on" in outcome.stderr) == (trusted is None)
