@@ -221,6 +221,10 @@ def _print_table(result, truth=None) -> None:
 @click.option("--chains", type=int, default=4, show_default=True)
 @click.option("--warmup", type=int, default=300, show_default=True, help="Draws to tune with.")
 @click.option("--draws", type=int, default=300, show_default=True, help="Draws kept per chain.")
+@click.option("--thinning", type=int, default=1, show_default=True, help="Moves per draw kept.")
+@click.option(
+    "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
+)
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
 @click.option(
     "--output",
@@ -233,7 +237,7 @@ def _print_table(result, truth=None) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, chains, warmup,
-           draws, resume, output, force, seed, quiet):  # fmt: skip
+           draws, thinning, target_acceptance_rate, resume, output, force, seed, quiet):  # fmt: skip
     """Take the galaxies in FILE apart, and sample the posterior about the result.
 
     Writes posterior.nc (for ArviZ), catalogue.ecsv, sources.fits, diagnostics.txt and
@@ -248,11 +252,15 @@ def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, ch
         raise InputError("give either --force, to start again, or --resume, to go on.")
     for option, number, least in (
         ("chains", chains, 1),
+        ("thinning", thinning, 1),
         ("warmup", warmup, 20),
         ("draws", draws, 4),
     ):
         if number < least:
             raise InputError(f"--{option} must be at least {least}, got {number}.")
+    rate = target_acceptance_rate
+    if rate is not None and not 0 < rate < 1:
+        raise InputError(f"--target-acceptance-rate must be between 0 and 1, got {rate:g}.")
     _prepare_jax()
     import jax
 
@@ -278,7 +286,8 @@ def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, ch
             warnings.filterwarnings("ignore", category=SamplingWarning)
             tree = sample_deblended(
                 result, key=jax.random.key(seed), algorithm=algorithm, num_warmup=warmup,
-                num_samples=draws, num_chains=chains, checkpoint=checkpoint,
+                num_samples=draws, num_chains=chains, thinning=thinning,
+                target_acceptance_rate=target_acceptance_rate, checkpoint=checkpoint,
                 progress=not quiet and sys.stderr.isatty(),
             )  # fmt: skip
     finally:
@@ -290,7 +299,7 @@ def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, ch
         click.echo(str(path))
     reasons = said(tree)
     for sentence in reasons:
-        click.echo(f"scorepriors: {sentence}", err=True)
+        click.echo(f"scorepriors: {_as_options(sentence)}", err=True)
     if tree.attrs.get("interrupted"):
         click.echo(
             f"scorepriors: interrupted after {tree.attrs['draws_kept']} of {draws} draws per chain; "
@@ -300,6 +309,23 @@ def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, ch
         sys.exit(INTERRUPTED)
     checkpoint.unlink(missing_ok=True)
     sys.exit(NOT_TRUSTED if reasons else 0)
+
+
+#: Arguments that the checks of draws advise to change, and the options that do.
+_OPTIONS = {
+    "num_warmup": "--warmup",
+    "num_samples": "--draws",
+    "num_chains=": "--chains ",
+    "thinning": "--thinning",
+    "target_acceptance_rate": "--target-acceptance-rate",
+}
+
+
+def _as_options(sentence: str) -> str:
+    """A sentence for the terminal, where arguments are options."""
+    for argument, option in _OPTIONS.items():
+        sentence = sentence.replace(argument, option)
+    return sentence
 
 
 def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:

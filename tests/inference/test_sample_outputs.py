@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -253,6 +255,7 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
     assert {path.name for path in target.iterdir()} == set(SAMPLE_NAMES)
     # Sixteen draws are never enough, and every place says so.
     assert "effective draws" in outcome.stderr
+    assert "raise --draws" in outcome.stderr
     text = (target / "diagnostics.txt").read_text()
     assert "should not be trusted" in text
     assert "effective draws" in text
@@ -310,6 +313,25 @@ def test_the_report_needs_nothing_but_itself(sampled):
     assert re.search(r"few effective draws", text)
 
 
+_BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+
+@pytest.mark.skipif(_BROWSER is None, reason="there is no Chromium here")
+def test_a_browser_shows_every_picture(sampled, tmp_path):
+    # The page has no script of its own; this one reports what the browser made of it.
+    script = """<script>onload = () => document.title =
+    [...document.images].every(i => i.complete && i.naturalWidth > 300) + "," +
+    (document.documentElement.scrollWidth <= innerWidth)</script></body>"""
+    page = tmp_path / "page.html"
+    page.write_text((sampled[1] / "report.html").read_text().replace("</body>", script))
+    shown = subprocess.run(
+        [_BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,900",
+         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    assert re.search("<title>(.*)</title>", shown)[1] == "true,true"
+
+
 def test_results_are_not_replaced_unless_told_to(sampled, scene):
     before = {p.name: p.read_bytes() for p in sampled[1].iterdir()}
     outcome = run(scene[0] / "blend.fits", "--output", sampled[1])
@@ -343,6 +365,8 @@ MISTAKES = {
     "unknown algorithm": lambda b, t: [b, "--algorithm", "gibbs"],
     "no chain": lambda b, t: [b, "--chains", 0],
     "no draws": lambda b, t: [b, "--draws", 0],
+    "no thinning": lambda b, t: [b, "--thinning", 0],
+    "acceptance of one": lambda b, t: [b, "--target-acceptance-rate", 1],
     "no warm-up": lambda b, t: [b, "--warmup", 0],
     "unknown prior": lambda b, t: [b, "--prior", "hubble-512"],
     "catalogue outside": lambda b, t: [b, "--catalog", far_away(t)],
