@@ -132,30 +132,37 @@ def _flux_table(table, bands) -> str:
     unit = table[f"flux_{bands[0]}"].unit
     label = "" if unit is None or not unit.to_string() else f" in {unit.to_string()}"
     names = [*bands, "total"]
-    head = "".join(
-        f'<th scope="col">{html.escape(n)}</th>'
-        for n in ("source", *names, "x", "y", "size", "ESS", "neighbour")
-    )
-    rows = []
+    fluxes, shapes = [], []
     for row in table:
-        cells = [_pm(_number(row[f"flux_{n}"]), _number(row[f"flux_err_{n}"])) for n in names]
-        cells += [
-            _pm(_number(row["x"]), _number(row["x_err"])),
-            _pm(_number(row["y"]), _number(row["y_err"])),
-            _pm(_number(row["size"]), _number(row["size_err"])),
-            f"{row['flux_ess']:.0f}",
-        ]
+        identity = html.escape(str(row["id"]))
+        pairs = {n: _pm(_number(row[n]), _number(row[f"{n}_err"])) for n in ("x", "y", "size")}
+        near = ""
         if "neighbour" in table.colnames:
-            cells.append(f"{html.escape(row['neighbour'])} ({row['neighbour_correlation']:+.2f})")
-        else:
-            cells.append("")
-        tags = "".join(f"<td>{c}</td>" for c in cells)
-        rows.append(f'<tr><th scope="row">{html.escape(str(row["id"]))}</th>{tags}</tr>')
+            near = f"{html.escape(row['neighbour'])} ({row['neighbour_correlation']:+.2f})"
+        fluxes.append(
+            [identity]
+            + [_pm(_number(row[f"flux_{n}"]), _number(row[f"flux_err_{n}"])) for n in names]
+        )
+        shapes.append([identity, *pairs.values(), f"{row['flux_ess']:.0f}", near])
     return (
-        f"<p>Posterior mean and standard deviation{html.escape(label)}; positions and sizes in "
-        "pixels; the last column names the source with the most correlated flux.</p>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
-        "</table></div>"
+        f"<p>Posterior mean and standard deviation{html.escape(label)}.</p>"
+        + _table(["source", *names], fluxes)
+        + "<p>Centroids and second-moment radii in pixels; effective draws of the fluxes; and the "
+        "source with the most correlated flux.</p>"
+        + _table(["source", "x", "y", "size", "effective draws", "neighbour"], shapes)
+    )
+
+
+def _table(head, rows) -> str:
+    """A table that scrolls, by keyboard too, where it is too wide; cells are HTML."""
+    top = "".join(f'<th scope="col">{html.escape(n)}</th>' for n in head)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{c}</td>" for c in rest)}</tr>'
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="wide" tabindex="0"><table><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -307,15 +314,20 @@ def draws_figure(result: Deblended, tree: Any) -> Figure:
     found = list(source_draws(tree))
     figure = _figure(10.5, 1.55 * len(found) + 0.3)
     axes: Any = figure.subplots(len(found), _SHOWN + 2, squeeze=False)
-    noise = _noise(result.observation)
+    obs = result.observation
+    # Colours are those of the scene; only the brightness is each source's own.
+    compose = colour_composer(obs.images, _noise(obs))
+    level = np.array([np.percentile(band, 99.5) for band in obs.images])
+    level = np.where(level > 0, level, 1.0)
     for k, (image, _, spectrum) in enumerate(found):
         # Spread over all chains; draws next to each other look alike.
         picks = np.linspace(0, len(image) - 1, _SHOWN).round().astype(int)
         cubes = spectrum[:, :, None, None][picks] * image[:, None][picks]
         mean = np.tensordot(spectrum, image, (0, 0)) / len(image)
-        compose = colour_composer(mean, noise)
+        peak = float((mean.max((1, 2)) / level).max())
+        bright = 1.5 / peak if peak > 0 else 1.0
         light = spectrum.sum(1)[:, None, None] * image
-        panels = [compose(mean), light.std(0), *(compose(c) for c in cubes)]
+        panels = [compose(bright * mean), light.std(0), *(compose(bright * c) for c in cubes)]
         titles = ["mean", "standard deviation", *(f"draw {p + 1}" for p in picks)]
         for axis, panel, title in zip(axes[k], panels, titles, strict=True):
             axis.imshow(panel, origin="lower", interpolation="nearest", cmap="magma")
