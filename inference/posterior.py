@@ -40,6 +40,10 @@ class Posterior(eqx.Module):
     static: Any = eqx.field(static=True)
     model: Callable = eqx.field(static=True)
 
+    def __reduce__(self):
+        # The structure of the arguments does not survive pickling, they themselves do.
+        return _rebuild, (self.model, *self.arguments)
+
     @property
     def arguments(self) -> tuple[tuple, dict]:
         """Positional and keyword arguments of the model."""
@@ -273,6 +277,10 @@ def _start(bound: Posterior, values: dict, key) -> dict:
         name: biject_to(site["fn"].support).inv(site["value"])
         for name, site in _latent(bound, values, key).items()
     }
+
+
+def _rebuild(model, args, kwargs) -> Posterior:
+    return posterior(model, *args, model_kwargs=kwargs)
 
 
 def posterior(

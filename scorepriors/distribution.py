@@ -86,6 +86,11 @@ class ScorePrior(dist.Distribution):
     pytree_data_fields = ("params", "stretch", "sigma", "sigma_max")
     pytree_aux_fields = ("static", "name", "pixel_scale", "model_psf_sigma", "jacobian")
 
+    @classmethod
+    def gather_pytree_data_fields(cls):
+        """Names of the array attributes, in one order: NumPyro's own changes with the process."""
+        return tuple(sorted(super().gather_pytree_data_fields()))
+
     def __init__(
         self,
         energy: Any,

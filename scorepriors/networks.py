@@ -80,9 +80,9 @@ class LineEnergy(eqx.Module):
     .. math:: -E(z) = \sum_i w_i \, s(r + t_i (z - r), \sigma) \cdot (z - r).
 
     This *is* a potential, whatever the network: its gradient is the true gradient of
-    what is returned, so a Metropolis test built on it is right.  Where the network's
-    Jacobian is symmetric the gradient equals the score; where it is not, the
-    difference shows as a lower acceptance instead of as a silent bias.
+    what is returned, so a sampler of it is right.  Where the network's Jacobian is
+    symmetric the gradient equals the score; where it is not, there is no density with
+    that score, and this one depends on the reference.
 
     Parameters
     ----------

@@ -1,6 +1,9 @@
 """One contract for all priors: what a NumPyro distribution has to do."""
 
+import os
 import pickle
+import subprocess
+import sys
 from functools import partial
 
 import blackjax
@@ -11,12 +14,14 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
-from conftest import gaussian_prior, small_energy
+from conftest import gaussian_prior, small_energy, small_observation
 from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta, AutoNormal
 from scipy.stats import norm
 
 from scorepriors import AsinhStretch, InputError, LogStretch, ScorePrior, list_priors, load_prior
+from scorepriors.inference import posterior
+from scorepriors.models import blend, image_data, place_sources
 from scorepriors.networks import GaussianEnergy, LineEnergy, VarianceExploding, score
 
 
@@ -363,3 +368,84 @@ def test_support_ends_at_minus_the_softening():
     assert not checked.support(jnp.full((8, 8), -1.0))
     assert checked.support(jnp.full((8, 8), 0.0))
     assert not checked.support(jnp.zeros((8, 8)).at[3, 4].set(-0.051))
+
+
+def test_leaves_come_in_one_order_in_every_process():
+    """Checkpoints and compilation caches are keyed by them."""
+    program = (
+        "import jax; from scorepriors import load_prior\n"
+        "print([l.shape for l in jax.tree.leaves(load_prior('lsst-32'))])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(said) == 1
+
+
+TRANSFORMS = {
+    "log": LogStretch,
+    "log-scaled": lambda: LogStretch(0.1, 0.3),
+    "asinh": AsinhStretch,
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_keep_the_contract(name):
+    transform = TRANSFORMS[name]()
+    z = jax.random.normal(jax.random.key(0), (2, 3, 4, 4))
+    x = transform(z)
+    assert x.shape == z.shape
+    np.testing.assert_allclose(transform.inv(x), z, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(lambda t, z: t(z))(transform, z), x, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(transform)(z), x, rtol=1e-5)
+    slope = jax.vmap(jax.grad(transform))(z.ravel()).reshape(z.shape)
+    log_det = transform.log_abs_det_jacobian(z, x)
+    np.testing.assert_allclose(log_det, jnp.log(jnp.abs(slope)), atol=1e-4)
+    leaves, structure = jax.tree.flatten(transform)
+    for again in (
+        jax.tree.unflatten(structure, leaves),
+        pickle.loads(pickle.dumps(transform)),
+    ):
+        assert again == transform
+        np.testing.assert_array_equal(again(z), x)
+
+
+SCENES = {
+    "free-form": ("galaxies",),
+    "points": ("stars",),
+    "parametric": ("profiles",),
+    "mixed": ("galaxies", "stars", "profiles"),
+}
+
+
+@pytest.mark.parametrize("spectra", ["marginal", "profiled", "sampled"])
+@pytest.mark.parametrize("name", SCENES)
+def test_models_keep_the_contract(name, spectra):
+    centers = np.array([[8.0, 9.0], [13.0, 12.0]])
+    data = image_data(small_observation(centers, shape=(20, 20)), box=15)
+    groups = {kind: place_sources(centers, box=8, size=3) for kind in SCENES[name]}
+    options = {"box": 8, "star_box": 8, "spectra": spectra}
+    bound = posterior(blend, data, gaussian_prior(), model_kwargs={**groups, **options})
+    u = {
+        site: 0.1 * jax.random.normal(jax.random.key(i), shape)
+        for i, (site, shape) in enumerate(bound.sites().items())
+    }
+    evaluate = jax.jit(lambda bound, u: bound.log_density(u))
+    value = evaluate(bound, u)
+    assert np.isfinite(value)
+    np.testing.assert_allclose(bound.log_density(u), value, rtol=1e-4)
+    two = jax.tree.map(lambda a: jnp.stack([a, a + 0.01]), u)
+    many = jax.jit(lambda bound, u: jax.vmap(bound.log_density)(u))(bound, two)
+    np.testing.assert_allclose(many[0], value, rtol=1e-4)
+    leaves, structure = jax.tree.flatten(bound)
+    for again in (jax.tree.unflatten(structure, leaves), pickle.loads(pickle.dumps(bound))):
+        np.testing.assert_allclose(evaluate(again, u), value, rtol=1e-5)
+    # Padded slots keep their prior and never touch the image.
+    flux = bound.constrain(u)["flux"]
+    assert flux.shape == (3 * len(groups), 3)
+    terms = bound.log_density_terms(u)
+    np.testing.assert_allclose(sum(t.sum() for t in terms.values()), value, rtol=1e-4)

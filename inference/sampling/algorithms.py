@@ -169,14 +169,14 @@ def _mclmc_step(key, state, log_density, settings, jitter):
 #: Every algorithm by name.
 ALGORITHMS: dict[str, Algorithm] = {
     "nuts": Algorithm(
-        _plain_init, _nuts_step, lambda d: 0.5 * d**-0.25, "No-U-Turn sampler; exact."
+        _plain_init, _nuts_step, lambda d: 1.0 * d**-0.25, "No-U-Turn sampler; exact."
     ),
     "hmc": Algorithm(
-        _plain_init, _hmc_step, lambda d: 0.5 * d**-0.25,
+        _plain_init, _hmc_step, lambda d: 1.0 * d**-0.25,
         "Hamiltonian Monte Carlo with trajectories of one length; exact.",
     ),
     "dynamic_hmc": Algorithm(
-        _dynamic_hmc_init, _dynamic_hmc_step, lambda d: 0.5 * d**-0.25,
+        _dynamic_hmc_init, _dynamic_hmc_step, lambda d: 1.0 * d**-0.25,
         "Hamiltonian Monte Carlo with trajectories of random length; exact.",
     ),
     "adjusted_mclmc": Algorithm(

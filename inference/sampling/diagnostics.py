@@ -87,6 +87,8 @@ def diagnose(tree, algorithm: Algorithm) -> Diagnosis:
             f"{divergences} divergent transitions: the step size is too large for a part of the "
             "posterior; raise target_acceptance_rate, or reparametrise the model."
         )
+    # With thinning the energies kept are further apart than one transition, and this
+    # warns too late rather than too early.
     if algorithm.exact and min_bfmi < MIN_BFMI:
         said.append(
             f"energies mix slowly (E-BFMI {min_bfmi:.2f}, should be above {MIN_BFMI}): the tails "

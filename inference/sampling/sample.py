@@ -1,5 +1,6 @@
 """Draws from the posterior of any NumPyro model, as ArviZ's own object."""
 
+import hashlib
 import json
 import time
 import warnings
@@ -152,11 +153,11 @@ def sample(
         raise InputError("the model has no free site to sample: every site is observed.")
     start_key, chain_key, draw_key = jax.random.split(key, 3)
     settings = {
-        "algorithm": algorithm if isinstance(algorithm, str) else method.note,
+        "algorithm": algorithm if isinstance(algorithm, str) else _description(method),
         "num_warmup": num_warmup, "num_samples": num_samples, "num_chains": num_chains,
         "thinning": thinning, "rate": rate, "rank": rank,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "init": init if isinstance(init, str) else "given",
+        "init": _description(init),
     }  # fmt: skip
     total = num_warmup + num_samples
     with _reporter(progress, total) as report, deferred_interrupt() as interrupt:
@@ -229,6 +230,19 @@ def _algorithm(algorithm: str | Algorithm) -> Algorithm:
             f"unknown algorithm {algorithm!r}; there are {', '.join(sorted(ALGORITHMS))}."
         )
     return ALGORITHMS[algorithm]
+
+
+def _description(what) -> str:
+    """Text that tells one start or algorithm of a user from another."""
+    if isinstance(what, str):
+        return what
+    if isinstance(what, Algorithm):
+        return f"{what.note} ({what.step.__module__}.{what.step.__qualname__})"
+    values = what.values if isinstance(what, MAPResult) else what
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        digest.update(name.encode() + np.ascontiguousarray(values[name]).tobytes())
+    return f"given values {digest.hexdigest()[:16]}"
 
 
 @contextmanager
@@ -327,13 +341,8 @@ def _start_values(bound, key):
 
 def _inside(target: Target, spread):
     """Chain starts at which density and gradient are finite, pulled in where they aren't."""
-    check = eqx.filter_jit(
-        lambda target, q: jax.vmap(
-            lambda one: jnp.isfinite(target(one)) & jnp.isfinite(jax.grad(_call(target))(one)).all()
-        )(q)
-    )
     for _ in range(12):
-        good = np.asarray(check(target, spread))
+        good = np.asarray(_finite(target, spread))
         if good.all():
             return spread
         spread = jnp.where(good[:, None], spread, spread / 2)
@@ -343,8 +352,11 @@ def _inside(target: Target, spread):
     )
 
 
-def _call(target):
-    return lambda q: target(q)
+@eqx.filter_jit
+def _finite(target: Target, positions):
+    """Whether density and gradient are finite at each of ``positions [C, d]``."""
+    values, slopes = jax.vmap(jax.value_and_grad(lambda q: target(q)))(positions)
+    return jnp.isfinite(values) & jnp.isfinite(slopes).all(-1)
 
 
 def _resume(bound, method, path, mark, num_chains, rank):
