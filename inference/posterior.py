@@ -127,7 +127,7 @@ class Posterior(eqx.Module):
         if predictive:
             # The same values of everything unobserved, and new data.
             drawn = {n: s["value"] for n, s in trace.items() if n not in observed}
-            again = handlers.substitute(_Unconditioned(self.model, observed), data=drawn)
+            again = handlers.substitute(without_data(self.model, observed), data=drawn)
             new = _recovered(again, key, args, kwargs)
             predictions = {n: new[n]["value"] for n in observed}
         return values, likelihoods if log_likelihood else {}, predictions
@@ -241,8 +241,8 @@ def _recovered(model, key, args, kwargs):
         return handlers.trace(seeded).get_trace(*args, **kwargs)
 
 
-class _Unconditioned(Messenger):
-    """Turn observed sites back into sites to draw."""
+class without_data(Messenger):
+    """Turn observed sites of a model back into sites to draw."""
 
     def __init__(self, fn, names):
         super().__init__(fn)

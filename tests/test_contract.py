@@ -374,7 +374,7 @@ def test_leaves_come_in_one_order_in_every_process():
     """Checkpoints and compilation caches are keyed by them."""
     program = (
         "import jax; from scorepriors import load_prior\n"
-        "print([l.shape for l in jax.tree.leaves(load_prior('lsst-32'))])"
+        "print([jax.numpy.shape(l) for l in jax.tree.leaves(load_prior('lsst-32'))])"
     )
     said = {
         subprocess.run(

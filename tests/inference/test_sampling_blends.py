@@ -15,7 +15,7 @@ from numpyro import handlers
 
 from scorepriors.inference import posterior
 from scorepriors.inference.calibration import coverage, ranks, thin, uniformity
-from scorepriors.inference.posterior import _Unconditioned
+from scorepriors.inference.posterior import without_data
 from scorepriors.inference.sampling import SamplingWarning, sample
 from scorepriors.inference.sampling.tree import group
 from scorepriors.models import blend, image_data, place_sources
@@ -125,8 +125,8 @@ def simulated(data, prior, sources, key):
     width = jnp.sqrt(energy.variance + prior.sigma**2)
     noise = jax.random.normal(first, (2, 8, 8))
     z = energy.mean.reshape(8, 8) + width * noise
-    morphology = prior.stretch.inv(z)
-    model = _Unconditioned(partial(blend, spectra="sampled"), ("pixels",))
+    morphology = prior.stretch(z)
+    model = without_data(partial(blend, spectra="sampled"), ("pixels",))
     known = handlers.substitute(model, data={"morphology": morphology})
     trace = handlers.trace(handlers.seed(known, second)).get_trace(data, prior, sources)
     truth = {"morphology": morphology, "flux": trace["flux"]["value"]}
