@@ -70,7 +70,7 @@ def test_image_prior_with_psf_in_closed_form(scene):
 
 def test_exact_spectra_equal_sampled_ones(scene):
     data, prior, sources = scene
-    options = {"num_samples": 1000, "num_warmup": 400}
+    options = {"num_samples": 600, "num_warmup": 300}
     exact = run(blend, data, prior, sources, **options)
     sampled = run(
         blend, data, prior, sources, model_kwargs={"spectra": "sampled"}, init="map", **options
@@ -161,7 +161,7 @@ def calibrated(scene, number, **options):
 
 
 def test_calibration_in_reduced_form(scene):
-    found = calibrated(scene, 30)
+    found = calibrated(scene, 20)
     values = [uniformity(column, 39, bins=4) for column in found.T]
     assert min(values) > 0.01 / len(values)
     for level in (0.5, 0.9):
@@ -171,7 +171,7 @@ def test_calibration_in_reduced_form(scene):
 
 def test_forgotten_normaliser_fails_calibration(scene):
     """Profiled spectra leave their determinant out, and their scatter."""
-    found = calibrated(scene, 20, model_kwargs={"spectra": "profiled"})
+    found = calibrated(scene, 12, model_kwargs={"spectra": "profiled"})
     fluxes = found[:, [0, 5]].ravel()
     share, low, _ = coverage(fluxes, 39, 0.9)
     assert share < low
