@@ -426,7 +426,7 @@ def train(config, output):
         total = recipe.data.num_images + recipe.data.num_held_out
         with bar("simulating", total) as update:
             images, _ = training_images(recipe, folder, lambda done, total: update(done))
-    with bar(recipe.name, recipe.training.steps) as update:
+    with bar(recipe.name, recipe.training.steps + recipe.confinement.steps) as update:
 
         def report(step, total, losses):
             centres = np.sqrt(np.asarray(LOSS_BINS[:-1]) * np.asarray(LOSS_BINS[1:]))

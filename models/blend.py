@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 from numpyro.handlers import scope
 
 from scorepriors.distribution import ScorePrior
@@ -183,21 +183,3 @@ def flux_prior(
     relative = scatter**2 * (0.95 * smooth + 0.05 * jnp.eye(data.num_bands))
     covariance = flux[:, :, None] * flux[:, None, :] * relative
     return SpectrumPrior(flux, covariance)
-
-
-def footprint_chi2(
-    data: ImageData, images: Float[Array, "K B H W"], mask: Bool[Array, " K"]
-) -> Float[Array, " K"]:
-    """Mean squared residual in units of the noise, where each source is seen.
-
-    Each pixel counts by the source's share of the model there times its own
-    significance, so empty sky around a source does not dilute the figure.
-    """
-    total = images.sum(0)
-    residual = (data.images - total) ** 2 * data.weights
-    weight = jnp.maximum(images, 0.0) * (data.weights > 0)
-    return jnp.where(
-        mask,
-        (residual * weight).sum((1, 2, 3)) / jnp.maximum(weight.sum((1, 2, 3)), 1e-30),
-        jnp.nan,
-    )
