@@ -422,8 +422,10 @@ SCENES = {
 }
 
 
-@pytest.mark.parametrize("spectra", ["marginal", "profiled", "sampled"])
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize(
+    ("name", "spectra"),
+    [*((name, "marginal") for name in SCENES), ("mixed", "profiled"), ("mixed", "sampled")],
+)
 def test_models_keep_the_contract(name, spectra):
     centers = np.array([[8.0, 9.0], [13.0, 12.0]])
     data = image_data(small_observation(centers, shape=(20, 20)), box=15)

@@ -69,7 +69,8 @@ def test_image_prior_with_psf_in_closed_form(scene):
 
 
 def test_exact_spectra_equal_sampled_ones(scene):
-    data, prior, sources = scene
+    data, prior, _ = scene
+    sources = place_sources(CENTERS[:1], box=8)
     options = {"num_samples": 600, "num_warmup": 300}
     exact = run(blend, data, prior, sources, **options)
     sampled = run(
@@ -167,14 +168,6 @@ def test_calibration_in_reduced_form(scene):
     for level in (0.5, 0.9):
         share, low, high = coverage(found.ravel(), 39, level)
         assert low - 0.05 < share < high + 0.05
-
-
-def test_forgotten_normaliser_fails_calibration(scene):
-    """Profiled spectra leave their determinant out, and their scatter."""
-    found = calibrated(scene, 12, model_kwargs={"spectra": "profiled"})
-    fluxes = found[:, [0, 5]].ravel()
-    share, low, _ = coverage(fluxes, 39, 0.9)
-    assert share < low
 
 
 def test_uniformity_sees_what_is_not_uniform():
