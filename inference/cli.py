@@ -55,28 +55,64 @@ def _prepare_jax(devices: int = 1) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
 
 
+def _scene_options(folder: str):
+    """Options of every command that takes a scene apart; results go to `folder`."""
+    options = (
+        click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]..."),
+        click.option("--example", is_flag=True, help="Use the embedded blend instead of a file."),
+        click.option(
+            "--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec."
+        ),
+        click.option("--psf", type=click.Path(), help="PSF images, if the file has none."),
+        click.option("--index", type=int, help="Which blend of a stacked npz set."),
+        click.option(
+            "--prior", "prior_name", default="lsst-32", show_default=True,
+            help="Name or .safetensors file.",
+        ),
+        click.option("--sigma", type=float, help="Noise level sigma0 of the prior."),
+        click.option(
+            "--output", type=click.Path(), default=folder, show_default=True,
+            help="Folder for the results.",
+        ),
+        click.option("--force", is_flag=True, help="Replace existing results."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--quiet", is_flag=True, help="No progress bars."),
+    )  # fmt: skip
+
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _read_scenes(files, example, each, catalog, psf, index):
+    """Observations, the positions that go with them, and the truth of the example."""
+    from scorepriors.models.example import load_example
+    from scorepriors.models.observation import Observation
+    from scorepriors.models.positions import read_positions
+
+    truth = None
+    if example:
+        obs, truth = load_example()
+        observations = [obs]
+    else:
+        # Without --each several files are the bands of one blend.
+        scenes = files if each else [files[0] if len(files) == 1 else list(files)]
+        observations = [Observation.read(scene, psf=psf, index=index) for scene in scenes]
+    sources = [obs.catalog if catalog is None else catalog for obs in observations]
+    positions = [
+        None if source is None else read_positions(source, obs)
+        for source, obs in zip(sources, observations, strict=True)
+    ]
+    return observations, positions, truth
+
+
 @main.command()
-@click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]...")
-@click.option("--example", is_flag=True, help="Use the embedded blend instead of a file.")
+@_scene_options("deblended")
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
-@click.option("--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec.")
-@click.option("--psf", type=click.Path(), help="PSF images, if the file has none.")
-@click.option("--index", type=int, help="Which blend of a stacked npz set.")
-@click.option(
-    "--prior", "prior_name", default="lsst-32", show_default=True, help="Name or .safetensors file."
-)
-@click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
-@click.option(
-    "--output",
-    type=click.Path(),
-    default="deblended",
-    show_default=True,
-    help="Folder for the results.",
-)
-@click.option("--force", is_flag=True, help="Replace existing results.")
 @click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress bars.")
 def deblend(files, example, each, catalog, psf, index, prior_name, sigma, output, force,
             max_iterations, seed, quiet):  # fmt: skip
     """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
@@ -99,27 +135,12 @@ def deblend(files, example, each, catalog, psf, index, prior_name, sigma, output
         check_target(target, force=force)
     import jax
 
-    from scorepriors.models.example import load_example
-    from scorepriors.models.observation import Observation
-    from scorepriors.models.positions import read_positions
     from scorepriors.zoo import load_prior
 
     from .deblending import SIDE_BY_SIDE, deblend_many
 
     prior = load_prior(prior_name, sigma=sigma)
-    truth = None
-    if example:
-        obs, truth = load_example()
-        observations = [obs]
-    elif each:
-        observations = [Observation.read(file, psf=psf, index=index) for file in files]
-    else:
-        one = files[0] if len(files) == 1 else list(files)
-        observations = [Observation.read(one, psf=psf, index=index)]
-    positions = []
-    for obs in observations:
-        source = catalog if catalog is not None else obs.catalog
-        positions.append(None if source is None else read_positions(source, obs))
+    observations, positions, truth = _read_scenes(files, example, each, catalog, psf, index)
     results = deblend_many(
         observations, positions, prior=prior, key=jax.random.key(seed),
         max_iterations=max_iterations, progress=not quiet and sys.stderr.isatty(),
@@ -208,15 +229,7 @@ def _print_table(result, truth=None) -> None:
 
 
 @main.command()
-@click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]...")
-@click.option("--example", is_flag=True, help="Use the embedded blend instead of a file.")
-@click.option("--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec.")
-@click.option("--psf", type=click.Path(), help="PSF images, if the file has none.")
-@click.option("--index", type=int, help="Which blend of a stacked npz set.")
-@click.option(
-    "--prior", "prior_name", default="lsst-32", show_default=True, help="Name or .safetensors file."
-)
-@click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
+@_scene_options("sampled")
 @click.option("--algorithm", default="nuts", show_default=True, help="How chains move.")
 @click.option("--chains", type=int, default=4, show_default=True)
 @click.option("--warmup", type=int, default=300, show_default=True, help="Draws to tune with.")
@@ -226,16 +239,6 @@ def _print_table(result, truth=None) -> None:
     "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
-@click.option(
-    "--output",
-    type=click.Path(),
-    default="sampled",
-    show_default=True,
-    help="Folder for the results.",
-)
-@click.option("--force", is_flag=True, help="Replace existing results.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress bars.")
 def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, chains, warmup,
            draws, thinning, target_acceptance_rate, resume, output, force, seed, quiet):  # fmt: skip
     """Take the galaxies in FILE apart, and sample the posterior about the result.
@@ -265,8 +268,8 @@ def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, ch
     import jax
 
     from .sampling.algorithms import ALGORITHMS
-    from .sampling.diagnostics import SamplingWarning
-    from .sampling.results import SAMPLE_NAMES, said, write_samples
+    from .sampling.diagnostics import SamplingWarning, said
+    from .sampling.results import SAMPLE_NAMES, write_samples
     from .sampling.scene import sample_deblended
 
     if algorithm not in ALGORITHMS:
@@ -350,20 +353,12 @@ def _deblend_one(files, example, catalog, psf, index, prior_name, sigma, seed, p
     """The scene to sample: one blend, without padding."""
     import jax
 
-    from scorepriors.models.example import load_example
-    from scorepriors.models.observation import Observation
-    from scorepriors.models.positions import read_positions
     from scorepriors.zoo import load_prior
 
     from .deblending import deblend
 
     prior = load_prior(prior_name, sigma=sigma)
-    if example:
-        obs = load_example()[0]
-    else:
-        obs = Observation.read(files[0] if len(files) == 1 else list(files), psf=psf, index=index)
-    source = catalog if catalog is not None else obs.catalog
-    positions = None if source is None else read_positions(source, obs)
+    (obs,), (positions,), _ = _read_scenes(files, example, False, catalog, psf, index)
     result = deblend(
         obs, positions, prior=prior, key=jax.random.key(seed), padding=1,
         progress=progress and sys.stderr.isatty(),

@@ -499,10 +499,7 @@ class _Parametric:
 def _scene(prepared, groups, fit: MAPResult, *, is_point, galaxies_first=False) -> Scene:
     """Collect a fit's sources in the order of the catalogue, without padding."""
     masks = [np.asarray(m.mask) for m in groups]
-    # Groups hold the stars first in a parametric scene, the galaxies in a free-form one.
-    catalogue = np.arange(len(is_point))
-    parts = [catalogue[~is_point], catalogue[is_point]]
-    order = np.argsort(np.concatenate(parts if galaxies_first else parts[::-1]))
+    order = catalogue_order(is_point, galaxies_first=galaxies_first)
     real = np.concatenate(masks)
     pick = lambda name: np.asarray(fit.values[name])[real][order]  # noqa: E731
     images = [np.asarray(m.image)[mask] for m, mask in zip(groups, masks, strict=True)]
@@ -522,6 +519,16 @@ def _scene(prepared, groups, fit: MAPResult, *, is_point, galaxies_first=False) 
         source_chi2=footprint_chi2(squared, weights > 0, convolved),
         fit=fit,
     )
+
+
+def catalogue_order(is_point: np.ndarray, *, galaxies_first: bool) -> np.ndarray:
+    """Where, along the groups one after the other, each source of the catalogue is.
+
+    Groups hold the stars first in a parametric scene, the galaxies in a free-form one.
+    """
+    catalogue = np.arange(len(is_point))
+    parts = [catalogue[~is_point], catalogue[is_point]]
+    return np.argsort(np.concatenate(parts if galaxies_first else parts[::-1]))
 
 
 def footprint_chi2(squared: np.ndarray, seen: np.ndarray, images: np.ndarray) -> np.ndarray:

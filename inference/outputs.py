@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import numpyro
+from astropy import units as u
 from astropy.io import fits
 
 from scorepriors import __version__
@@ -192,28 +193,46 @@ def source_images(result: Deblended) -> fits.HDUList:
     """Two cubes per source, ``[B, H, W]``: the model's own and as observed; residual last."""
     obs, scene = result.observation, result.free_form
     primary = fits.PrimaryHDU()
-    primary.header["PRIOR"] = (_ascii(result.prior.name), "learned prior")
+    primary.header["PRIOR"] = (fits_text(result.prior.name), "learned prior")
     primary.header["SIGMA0"] = (float(result.prior.sigma), "noise level of the prior")
     primary.header["CONVERGD"] = (result.converged, "whether the fit converged")
     primary.header["CHI2"] = (_number(scene.chi2), "per unmasked pixel")
-    header = fits.Header() if obs.wcs is None else obs.wcs.to_header(relax=True)
-    header["BANDS"] = _ascii(",".join(obs.bands))
-    if obs.unit is not None:
-        header["BUNIT"] = obs.unit.to_string()
+    header = image_header(
+        None if obs.wcs is None else obs.wcs.to_header(relax=True), obs.bands, obs.unit
+    )
     hdus = [primary]
     for k, identity in enumerate(result.positions.ids):
         model = scene.morphology[k] * scene.flux[k][:, None, None]
-        for kind, cube in (("MODEL", model), ("SOURCE", scene.convolved[k])):
-            named = header.copy()
-            named["SOURCEID"] = _ascii(identity)
-            name = f"{kind}_{_ascii(identity)}"[:60]
-            hdus.append(fits.ImageHDU(cube.astype(np.float32), named, name=name))
-    residual = np.where(obs.weights > 0, obs.images - scene.convolved.sum(0), 0)
-    hdus.append(fits.ImageHDU(residual.astype(np.float32), header, name="RESIDUAL"))
+        hdus.append(source_hdu(model, header, "MODEL", identity))
+        hdus.append(source_hdu(scene.convolved[k], header, "SOURCE", identity))
+    hdus.append(residual_hdu(obs, scene.convolved, header))
     return fits.HDUList(hdus)
 
 
-def _ascii(text: str) -> str:
+def image_header(wcs: fits.Header | None, bands, unit) -> fits.Header:
+    """Header of images: the sky, the bands, and the unit (None or empty for none)."""
+    header = fits.Header() if wcs is None else wcs.copy()
+    header["BANDS"] = fits_text(",".join(map(str, bands)))
+    if unit is not None and str(unit):
+        header["BUNIT"] = u.Unit(unit).to_string()
+    return header
+
+
+def source_hdu(cube, header: fits.Header, label: str, identity) -> fits.ImageHDU:
+    """Extension ``LABEL_id`` of one source."""
+    named = header.copy()
+    named["SOURCEID"] = fits_text(identity)
+    name = f"{label}_{fits_text(identity)}"[:60]
+    return fits.ImageHDU(np.asarray(cube, np.float32), named, name=name)
+
+
+def residual_hdu(obs, convolved, header: fits.Header) -> fits.ImageHDU:
+    """Extension RESIDUAL: the data minus all sources, zero where masked."""
+    residual = np.where(obs.weights > 0, obs.images - convolved.sum(0), 0)
+    return fits.ImageHDU(residual.astype(np.float32), header, name="RESIDUAL")
+
+
+def fits_text(text: str) -> str:
     """Text that a FITS header can hold: printable ASCII, question marks for the rest."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in str(text))
 

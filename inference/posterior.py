@@ -1,6 +1,7 @@
 """A model and its data as functions of unconstrained parameters."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +12,13 @@ from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer import init_to_median
-from numpyro.infer.util import compute_log_probs, constrain_fn, potential_energy, unconstrain_fn
+from numpyro.infer.util import (
+    _unconstrain_reparam,
+    compute_log_probs,
+    constrain_fn,
+    potential_energy,
+    unconstrain_fn,
+)
 from numpyro.primitives import Messenger
 
 from scorepriors.errors import InputError
@@ -67,12 +74,7 @@ class Posterior(eqx.Module):
             sites.update(trace)
 
         potential = potential_energy(watched, args, kwargs, u)
-        return potential, {
-            name: site["value"]
-            for name, site in sites.items()
-            if site["type"] == "deterministic"
-            or (site["type"] == "sample" and not site["is_observed"])
-        }
+        return potential, _values(sites)
 
     def log_density(self, u: dict) -> jax.Array:
         """Log of the joint density at u, Jacobians of the transforms included."""
@@ -86,7 +88,8 @@ class Posterior(eqx.Module):
         whether a proposal is accepted.
         """
         args, kwargs = self.arguments
-        model = handlers.substitute(self.model, substitute_fn=_unconstrained(u))
+        # As `potential_energy` does it, which gives the sum of the terms alone.
+        model = handlers.substitute(self.model, substitute_fn=partial(_unconstrain_reparam, u))
         terms, _ = compute_log_probs(model, args, kwargs, {}, sum_log_prob=False)
         return terms
 
@@ -115,12 +118,7 @@ class Posterior(eqx.Module):
         args, kwargs = self.arguments
         conditioned = handlers.substitute(self.model, data=self.constrain(u, deterministics=False))
         trace = _recovered(conditioned, key, args, kwargs)
-        values = {
-            name: site["value"]
-            for name, site in trace.items()
-            if site["type"] == "deterministic"
-            or (site["type"] == "sample" and not site["is_observed"])
-        }
+        values = _values(trace)
         observed = observed_sites(trace)
         likelihoods = {n: s["fn"].log_prob(s["value"]) for n, s in observed.items()}
         predictions = {}
@@ -209,14 +207,13 @@ class Posterior(eqx.Module):
         return u
 
 
-def _unconstrained(u: dict) -> Callable:
-    """Substitute unconstrained values, with the log-determinants as factors.
-
-    As `potential_energy` does, which gives the sum of the terms alone.
-    """
-    from numpyro.infer.util import _unconstrain_reparam
-
-    return lambda site: _unconstrain_reparam(u, site)
+def _values(trace) -> dict:
+    """Values of the latent and the deterministic sites."""
+    return {
+        name: site["value"]
+        for name, site in trace.items()
+        if site["type"] == "deterministic" or (site["type"] == "sample" and not site["is_observed"])
+    }
 
 
 def observed_sites(trace) -> dict:
@@ -226,13 +223,8 @@ def observed_sites(trace) -> dict:
         for name, site in trace.items()
         if site["type"] == "sample"
         and site["is_observed"]
-        and not isinstance(site["fn"], dist.Unit)
-        and not (isinstance(site["fn"], dist.MaskedDistribution) and _is_unit(site["fn"]))
+        and not isinstance(getattr(site["fn"], "base_dist", site["fn"]), dist.Unit)
     }
-
-
-def _is_unit(fn) -> bool:
-    return isinstance(getattr(fn, "base_dist", None), dist.Unit)
 
 
 def _recovered(model, key, args, kwargs):

@@ -10,9 +10,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .deblending import Deblended
 
-_INK, _SOFT = "#222222", "#8a8a8a"
+INK, SOFT = "#222222", "#8a8a8a"
 #: Okabe and Ito's colours, told apart by everyone.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a5195", "#666666")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a5195", "#666666")
 
 
 def colour_composer(images: np.ndarray, noise: np.ndarray):
@@ -91,9 +91,9 @@ def _scene_row(figure, result: Deblended, compose, total) -> None:
     obs, scene = result.observation, result.free_form
     axes: Any = figure.subplots(1, 3)
     axes[0].imshow(compose(obs.images), origin="lower", interpolation="nearest")
-    axes[0].set_title("observed", color=_INK)
+    axes[0].set_title("observed", color=INK)
     for k, (row, column) in enumerate(result.center):
-        colour = _COLOURS[k % len(_COLOURS)]
+        colour = COLOURS[k % len(COLOURS)]
         axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
         axes[0].annotate(
             _tag(result, k), (column, row), (5, 4), textcoords="offset points", color="white",
@@ -101,17 +101,17 @@ def _scene_row(figure, result: Deblended, compose, total) -> None:
         )  # fmt: skip
     axes[1].imshow(compose(total), origin="lower", interpolation="nearest")
     axes[1].set_title(f"model: {result.prior.name}, $\\sigma_0$ = {float(result.prior.sigma):.3g}",
-                      color=_INK)  # fmt: skip
+                      color=INK)  # fmt: skip
     # Residuals of all bands in one significance: their sum in units of its noise.
     seen = obs.weights > 0
     pulls = (obs.images - total) * np.sqrt(obs.weights)
     combined = pulls.sum(0) / np.sqrt(np.maximum(seen.sum(0), 1))
     shown = axes[2].imshow(combined, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4,
                            interpolation="nearest")  # fmt: skip
-    axes[2].set_title(f"residual / noise,  $\\chi^2$ per pixel {scene.chi2:.3f}", color=_INK)
+    axes[2].set_title(f"residual / noise,  $\\chi^2$ per pixel {scene.chi2:.3f}", color=INK)
     bar = figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, color=_SOFT, labelcolor=_INK)
+    bar.ax.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         for spine in axis.spines.values():
@@ -120,7 +120,7 @@ def _scene_row(figure, result: Deblended, compose, total) -> None:
 
 def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> None:
     obs, scene = result.observation, result.free_form
-    colour = _COLOURS[k % len(_COLOURS)]
+    colour = COLOURS[k % len(COLOURS)]
     unit, factor = obs.flux_unit
     for axis in axes:
         axis.axis("on")
@@ -141,7 +141,7 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
         for spine in axis.spines.values():
             spine.set_visible(False)
     bands = np.arange(len(obs.bands))
-    spectrum.plot(bands, result.parametric.flux[k] * factor, "s", color=_SOFT, markersize=6,
+    spectrum.plot(bands, result.parametric.flux[k] * factor, "s", color=SOFT, markersize=6,
                   fillstyle="none", label="bulge + disk")  # fmt: skip
     spectrum.errorbar(bands, scene.flux[k] * factor, scene.flux_error[k] * factor, fmt="o-",
                       color=colour, markersize=4, linewidth=1.2, capsize=2,
@@ -154,18 +154,18 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
         spectrum.set_ylim(lowest - 0.02 * (highest - lowest), 1.18 * highest)
     spectrum.set_xlim(-0.4, len(bands) - 0.6)
     spectrum.set_xticks(bands, obs.bands)
-    spectrum.tick_params(labelsize=8, color=_SOFT, labelcolor=_INK)
-    spectrum.axhline(0, color=_SOFT, linewidth=0.5)
+    spectrum.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
+    spectrum.axhline(0, color=SOFT, linewidth=0.5)
     spectrum.grid(axis="y", color="#eeeeee")
     spectrum.set_axisbelow(True)
     for side in ("top", "right", "bottom"):  # the line of zero flux is at the bottom
         spectrum.spines[side].set_visible(False)
     label = unit.to_string()
-    spectrum.set_ylabel(f"flux [{label}]" if label else "flux", fontsize=8, color=_INK)
+    spectrum.set_ylabel(f"flux [{label}]" if label else "flux", fontsize=8, color=INK)
     if _tag(result, k) != result.positions.ids[k]:
         spectrum.set_title(result.positions.ids[k], loc="right", fontsize=8, color=colour, pad=2)
     if first:
-        seen.set_title("as observed", fontsize=9, color=_INK)
-        model.set_title("model, zoomed", fontsize=9, color=_INK)
+        seen.set_title("as observed", fontsize=9, color=INK)
+        model.set_title("model, zoomed", fontsize=9, color=INK)
         spectrum.legend(fontsize=7, frameon=False, ncols=2, loc="upper left",
                         bbox_to_anchor=(0, 1.3))  # fmt: skip

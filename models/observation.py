@@ -151,6 +151,13 @@ class Observation:
             return units.nJy, np.full(self.num_bands, self.unit.to(units.nJy))
         return self.unit or units.dimensionless_unscaled, np.ones(self.num_bands)
 
+    @property
+    def flux_zero_point(self) -> float | None:
+        """AB magnitude of one unit of `flux_unit`; None if that is no flux density."""
+        if self.flux_unit[0] != units.nJy:
+            return None
+        return _ZERO_POINT_OF_ONE if self.zero_point is not None else _NANOJANSKY_ZERO_POINT
+
     def magnitudes(self, flux) -> np.ndarray | None:
         """AB magnitudes of fluxes in image units.
 
@@ -166,8 +173,8 @@ class Observation:
             ``[..., B]``, NaN where the flux is not positive; None if neither a zero point
             nor a unit of flux density is known.
         """
-        unit, factor = self.flux_unit
-        if unit != units.nJy:
+        zero = self.flux_zero_point
+        if zero is None:
             return None
         flux = readers.numeric(flux, "flux").astype(np.float64)
         if flux.ndim == 0 or flux.shape[-1] != self.num_bands:
@@ -175,9 +182,7 @@ class Observation:
                 f"flux has the shape {flux.shape}; its last axis must be the {self.num_bands} "
                 "band(s)."
             )
-        zero = _ZERO_POINT_OF_ONE if self.zero_point is not None else _NANOJANSKY_ZERO_POINT
-        nanojansky = np.where(flux > 0, flux, np.nan) * factor
-        return zero - 2.5 * np.log10(nanojansky)
+        return zero - 2.5 * np.log10(np.where(flux > 0, flux, np.nan) * self.flux_unit[1])
 
     @classmethod
     def from_arrays(

@@ -15,6 +15,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -62,6 +63,9 @@ def simulate(data, prior, sources, key):
     return trace["pixels"]["value"], morphology, trace["flux"]["value"]
 
 
+_simulate = jax.jit(simulate)
+
+
 def quantities(morphology, flux):
     """The ranked numbers ``[..., K, 5]`` of morphologies and fluxes."""
     directions = np.random.default_rng(0).normal(size=(3, BOX, BOX))
@@ -71,20 +75,21 @@ def quantities(morphology, flux):
     return np.stack([flux.sum(-1), rows, *projections], -1)
 
 
-def rank_one(index, data, prior, sources, spectra="marginal"):
-    """Ranks ``[K, 5]`` of one blend's truth."""
-    images, morphology, flux = jax.jit(simulate)(data, prior, sources, jax.random.key(index))
-    mine = type(data)(**{**vars(data), "images": images})
+def rank_one(index, data, prior, sources, *, draws=DRAWS, spectra="marginal", **options):
+    """Ranks ``[K, 5]`` of one blend's truth among `draws` posterior draws."""
+    images, morphology, flux = _simulate(data, prior, sources, jax.random.key(index))
+    mine = eqx.tree_at(lambda d: d.images, data, images)
+    options = {"num_warmup": 200, "num_samples": 250, "algorithm": "hmc", **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
         tree = sample(
-            blend, mine, prior, sources, model_kwargs={"spectra": spectra}, num_warmup=200,
-            num_samples=250, key=jax.random.fold_in(jax.random.key(1), index), algorithm="hmc",
+            blend, mine, prior, sources, model_kwargs={"spectra": spectra},
+            key=jax.random.fold_in(jax.random.key(1), index), **options,
         )  # fmt: skip
     held = group(tree, "posterior")
-    draws = quantities(np.asarray(held["morphology"]), np.asarray(held["flux"]))
+    drawn = quantities(np.asarray(held["morphology"]), np.asarray(held["flux"]))
     truth = quantities(np.asarray(morphology), np.asarray(flux))
-    return ranks(thin(draws, DRAWS), truth)
+    return ranks(thin(drawn, draws), truth)
 
 
 def summary(found) -> dict:
@@ -131,7 +136,7 @@ def main():
             found = list(stored["ranks"])
     arguments = scene()
     while len(found) < given.number:
-        found.append(rank_one(len(found), *arguments, given.spectra))
+        found.append(rank_one(len(found), *arguments, spectra=given.spectra))
         if len(found) % 10 == 0 or len(found) == given.number:
             with atomic_path(given.output) as temporary, open(temporary, "wb") as stream:
                 np.savez(stream, ranks=np.array(found))

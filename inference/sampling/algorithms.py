@@ -7,7 +7,6 @@ an algorithm, write those two functions and put a row into `ALGORITHMS`.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import blackjax
 import jax.numpy as jnp
 from blackjax.mcmc import adjusted_mclmc_dynamic, dynamic_hmc, hmc, mclmc, nuts
 from jaxtyping import Array, Float
@@ -181,7 +180,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "adjusted_mclmc": Algorithm(
         _adjusted_mclmc_init, _adjusted_mclmc_step, lambda d: 0.5 * d**0.25,
-        "Microcanonical Langevin Monte Carlo with a Metropolis test; exact.", target=0.9,
+        "Microcanonical Langevin Monte Carlo with a Metropolis test; exact.",
     ),
     "mclmc": Algorithm(
         _mclmc_init, _mclmc_step, lambda d: 0.2 * d**0.5,
@@ -190,6 +189,3 @@ ALGORITHMS: dict[str, Algorithm] = {
         exact=False, target=0.6,
     ),
 }  # fmt: skip
-
-#: Version of the kernels, for the attributes of results.
-BLACKJAX_VERSION = blackjax.__version__

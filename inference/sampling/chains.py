@@ -1,6 +1,6 @@
 """Chains in compiled blocks: warm-up and draws are one program, driven from the host."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -243,20 +243,16 @@ def _end_window(target, algorithm, run: Run, ends, rate, key) -> None:
     dimension = positions.shape[-1]
     old = run.refinement
     before = np.asarray(old(positions.reshape(-1, dimension)))
-    slopes = np.asarray(_undo_gradient(old, gradients.reshape(-1, dimension)))
-    new = refine(before, slopes, old.gain.size)
+    slopes = np.asarray(old.gradient_before(gradients.reshape(-1, dimension)))
+    # Where no chain has moved, for a step too long as yet, there is nothing to learn.
+    moving = bool(np.ptp(before, axis=0).all())
+    new = refine(before, slopes, old.gain.size) if moving else old
     length = np.pi / 2 * _largest_width(np.asarray(new.inverse(before)).reshape(positions.shape))
     run.settings = run.settings._replace(length=jnp.asarray(length, tuned.dtype))
     run.refinement = new
     moved = new.inverse(old(run.states.position))
     run.states = begin(_with_refinement(target, new), algorithm, moved, key)
     run.tuner = begin_tuner(tuned, np.float32(rate), np.float32(2.0))
-
-
-def _undo_gradient(mapping: LowRankMap, gradients):
-    """Gradients before a map from gradients after it: the inverse of `transpose`."""
-    inner = gradients + ((gradients @ mapping.basis) * (1 / mapping.gain - 1)) @ mapping.basis.T
-    return inner / mapping.scale
 
 
 def _largest_width(positions, directions: int = 5) -> float:
@@ -274,6 +270,3 @@ def _largest_width(positions, directions: int = 5) -> float:
     widths = ((flat[1] - center) @ rows[:directions].T).std(0)
     # Widths beyond this are for the map to mend: a trajectory costs its length.
     return float(np.clip(widths.max(), 1.0, 3.0))
-
-
-Progress = Callable[[Run, Move], None]

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,8 +117,3 @@ def _like(array, leaf):
 
 def _stacked(moves: list[Move]) -> Move:
     return jax.tree.map(lambda *parts: np.concatenate(parts), *moves)
-
-
-def shapes_of(tree: Any) -> Any:
-    """Shapes and types of a tree's arrays."""
-    return eqx.filter_eval_shape(lambda t: t, tree)

@@ -1,7 +1,5 @@
 """Check that the gradient that moves a sampler is that of the density it accepts by."""
 
-from functools import partial
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -40,8 +38,8 @@ def check_gradient(log_density, position, key, *, segments: int = 4, length: flo
     difference, integral, size = (
         np.asarray(a, float) for a in _compare(log_density, position, key, segments, length)
     )
-    eps = float(jnp.finfo(position.dtype).eps)
-    allowed = 0.005 * size + 0.05 + 1e3 * eps * size
+    # Quadrature and rounding; a part of the model left out is most of `size`.
+    allowed = 0.005 * size + 0.05
     worst = int(np.argmax(np.abs(difference - integral) - allowed))
     if not np.abs(difference - integral)[worst] <= allowed[worst]:
         raise InputError(
@@ -61,14 +59,10 @@ def _compare(log_density, position, key, segments, length):
         ends = log_density(position + step) - log_density(position)
         nodes = jnp.asarray((_NODES + 1) / 2, position.dtype)
         slopes = jax.lax.map(
-            lambda t: jnp.vdot(jax.grad(partial(_call, log_density))(position + t * step), step),
+            lambda t: jnp.vdot(jax.grad(lambda q: log_density(q))(position + t * step), step),
             nodes,
         )
         weights = jnp.asarray(_WEIGHTS / 2, position.dtype)
         return ends, weights @ slopes, weights @ jnp.abs(slopes)
 
     return jax.lax.map(one, steps)
-
-
-def _call(log_density, position):
-    return log_density(position)

@@ -51,6 +51,7 @@ def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRank
     """
     flat, _ = ravel_pytree(u)
     dimension = len(flat)
+    rank = map_rank(dimension, rank)
     if dimension <= DENSE:
         hessian = np.asarray(_dense(bound, u), float)
         if not np.isfinite(hessian).all() or not (np.diagonal(hessian) > 0).any():
@@ -58,12 +59,10 @@ def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRank
         diagonal = np.diagonal(hessian)
         scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, np.median(diagonal[diagonal > 0])))
         values, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
-        rank = dimension
     else:
         scale = _site_scales(bound, u, key)
         if scale is None:
             return None
-        rank = min(rank, dimension)
         values, vectors = _lanczos(bound, u, jnp.asarray(scale, flat.dtype), rank, key)
     if not np.isfinite(values).all():
         return None
@@ -74,6 +73,11 @@ def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRank
         jnp.asarray(vectors, flat.dtype),
         jnp.asarray(gain, flat.dtype),
     )
+
+
+def map_rank(dimension: int, rank: int) -> int:
+    """Directions of a map: all of them where the Hessian is computed whole."""
+    return dimension if dimension <= DENSE else min(rank, dimension)
 
 
 def _hessian_product(bound, u, direction):

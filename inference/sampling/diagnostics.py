@@ -1,5 +1,6 @@
 """Whether a run is to be trusted, in words."""
 
+import json
 import warnings
 from typing import NamedTuple
 
@@ -18,6 +19,11 @@ SUBSET = 48
 
 class SamplingWarning(UserWarning):
     """A run whose draws should not be trusted as they are."""
+
+
+def said(tree) -> list[str]:
+    """What speaks against trusting the draws of a tree, one sentence each."""
+    return json.loads(tree.attrs.get("warnings", "[]"))
 
 
 class Diagnosis(NamedTuple):
@@ -52,6 +58,10 @@ def diagnose(tree, algorithm: Algorithm) -> Diagnosis:
     """Check the draws of a tree made by `sample`."""
     posterior = _thin_out(trees.group(tree, "posterior"))
     stats = trees.group(tree, "sample_stats")
+    if not posterior:
+        stuck = "no chain has moved: the step size collapsed; check the model for bounds and NaN."
+        divergences = int(stats["diverging"].sum())
+        return Diagnosis(np.inf, 0.0, "every site", divergences, np.nan, 0.0, (stuck,))
     chains = posterior.sizes["chain"]
     ess = trees.effective_sizes(posterior)
     smallest = {n: np.min(v) if np.isfinite(v).all() else np.nan for n, v in ess.items() if v.size}

@@ -1,6 +1,5 @@
 """From draws to astronomy: fluxes, shapes and images with errors, and what is correlated."""
 
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ from scorepriors.models.rendering import overlap
 from scorepriors.models.sources import point_image
 
 from ..catalogue import moments
-from ..outputs import _ascii
+from ..outputs import fits_text, image_header, source_hdu
+from .diagnostics import said
 from .tree import effective_sizes, group, rank_rhat
 
 #: Percentiles in tables: the median, and one standard deviation of a Gaussian about it.
@@ -218,7 +218,7 @@ def flux_catalogue(tree: Any) -> QTable:
     table.meta.update(
         prior=attrs["prior_name"], sigma0=float(attrs["prior_sigma"]),
         algorithm=attrs.get("algorithm", ""), num_draws=len(draws),
-        warnings=json.loads(attrs.get("warnings", "[]")), seed=attrs.get("seed", ""),
+        warnings=said(tree), seed=attrs.get("seed", ""),
         scorepriors=attrs.get("scorepriors_version", ""),
     )  # fmt: skip
     return table
@@ -347,29 +347,21 @@ def source_images(tree: Any) -> fits.HDUList:
     found = source_moments(tree)
     attrs = tree.attrs
     primary = fits.PrimaryHDU()
-    primary.header["PRIOR"] = (_ascii(attrs["prior_name"]), "learned prior")
+    primary.header["PRIOR"] = (fits_text(attrs["prior_name"]), "learned prior")
     primary.header["SIGMA0"] = (float(attrs["prior_sigma"]), "noise level of the prior")
     primary.header["TRUSTED"] = (
-        not json.loads(attrs.get("warnings", "[]")), "whether no check of the draws failed",
+        not said(tree), "whether no check of the draws failed",
     )  # fmt: skip
-    header = fits.Header.fromstring(attrs["wcs"]) if "wcs" in attrs else fits.Header()
-    bands = [str(b) for b in found["band"].values]
-    header["BANDS"] = _ascii(",".join(bands))
-    if attrs["image_unit"]:
-        header["BUNIT"] = attrs["image_unit"]
+    wcs = fits.Header.fromstring(attrs["wcs"]) if "wcs" in attrs else None
+    bands = found["band"].values
+    header = image_header(wcs, bands, attrs["image_unit"])
     hdus = [primary]
     for k, identity in enumerate(found["source"].values):
-        for kind, label in (("mean", "MEAN"), ("sd", "SD")):
-            named = header.copy()
-            named["SOURCEID"] = _ascii(identity)
-            name = f"{label}_{_ascii(identity)}"[:60]
-            hdus.append(fits.ImageHDU(found[kind].values[k], named, name=name))
+        for kind in ("mean", "sd"):
+            hdus.append(source_hdu(found[kind].values[k], header, kind.upper(), identity))
     covariance = flux_covariance(tree)
     size = covariance.sizes["source"] * covariance.sizes["band"]
-    matrix = fits.Header()
-    matrix["BANDS"] = _ascii(",".join(bands))
-    if covariance.attrs["unit"]:
-        matrix["BUNIT"] = covariance.attrs["unit"]
+    matrix = image_header(None, bands, covariance.attrs["unit"])
     values = covariance.values.reshape(size, size)
     hdus.append(fits.ImageHDU(values, matrix, name="FLUX_COVARIANCE"))
     return fits.HDUList(hdus)

@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..deblending import Deblended
-from ..report import _COLOURS, _INK, _SOFT, colour_composer
+from ..report import COLOURS, INK, SOFT, colour_composer
+from .diagnostics import said
 from .fluxes import flux_catalogue, flux_correlation, flux_draws, source_draws
 from .tree import group
 
@@ -118,10 +118,10 @@ def report_page(result: Deblended, tree: Any, *, table: Any = None) -> str:
 
 
 def _verdict(tree) -> str:
-    said = json.loads(tree.attrs.get("warnings", "[]"))
-    if not said:
+    sentences = said(tree)
+    if not sentences:
         return '<p class="good" role="status">No check of the draws failed.</p>'
-    items = "".join(f"<li>{html.escape(s)}</li>" for s in said)
+    items = "".join(f"<li>{html.escape(s)}</li>" for s in sentences)
     return (
         '<div class="bad" role="alert"><strong>These draws should not be trusted as they are.'
         f"</strong><ul>{items}</ul></div>"
@@ -251,7 +251,7 @@ def _bare(axis) -> None:
 
 
 def _open(axis) -> None:
-    axis.tick_params(labelsize=8, color=_SOFT, labelcolor=_INK)
+    axis.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
 
@@ -279,12 +279,12 @@ def scene_figure(result: Deblended, tree: Any) -> Figure:
         (axes[0], obs.images, "observed"), (axes[1], total, "posterior mean"),
     ):  # fmt: skip
         axis.imshow(compose(image), origin="lower", interpolation="nearest")
-        axis.set_title(title, color=_INK)
+        axis.set_title(title, color=INK)
     for k, (row, column) in enumerate(result.center):
         axes[0].annotate(
             result.positions.ids[k], (column, row), (5, 4), textcoords="offset points",
             color="white", fontsize=7,
-            bbox={"boxstyle": "round,pad=0.12", "fc": _COLOURS[k % len(_COLOURS)], "ec": "none"},
+            bbox={"boxstyle": "round,pad=0.12", "fc": COLOURS[k % len(COLOURS)], "ec": "none"},
         )  # fmt: skip
         axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
     seen = obs.weights > 0
@@ -294,10 +294,10 @@ def scene_figure(result: Deblended, tree: Any) -> Figure:
     shown = axes[2].imshow(
         pulls, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest"
     )
-    axes[2].set_title("residual / noise", color=_INK)
+    axes[2].set_title("residual / noise", color=INK)
     bar = figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, color=_SOFT, labelcolor=_INK)
+    bar.ax.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
     for axis in axes:
         _bare(axis)
     return figure
@@ -333,10 +333,10 @@ def draws_figure(result: Deblended, tree: Any) -> Figure:
             axis.imshow(panel, origin="lower", interpolation="nearest", cmap="magma")
             _bare(axis)
             if k == 0:
-                axis.set_title(title, fontsize=9, color=_INK)
+                axis.set_title(title, fontsize=9, color=INK)
         axes[k, 0].set_ylabel(
             result.positions.ids[k], color="white", fontsize=9, rotation=0, labelpad=14,
-            va="center", bbox={"boxstyle": "round,pad=0.2", "fc": _COLOURS[k % len(_COLOURS)],
+            va="center", bbox={"boxstyle": "round,pad=0.2", "fc": COLOURS[k % len(COLOURS)],
                                "ec": "none"},
         )  # fmt: skip
     return figure
@@ -364,7 +364,7 @@ def pairs_figure(tree: Any) -> Figure:
             _open(axis)
             axis.locator_params(nbins=3)
             if i == j:
-                colour = _COLOURS[a % len(_COLOURS)]
+                colour = COLOURS[a % len(COLOURS)]
                 axis.hist(
                     total[:, a],
                     int(np.clip(len(total) // 20, 8, 30)),
@@ -375,13 +375,13 @@ def pairs_figure(tree: Any) -> Figure:
                 axis.set_yticks([])
                 axis.set_title(ids[a], fontsize=9, color=colour)
             else:
-                axis.plot(total[thin, b], total[thin, a], ".", color=_INK, markersize=2, alpha=0.4)
-                axis.set_title(f"{correlation[a, b]:+.2f}", fontsize=8, color=_INK, pad=2)
+                axis.plot(total[thin, b], total[thin, a], ".", color=INK, markersize=2, alpha=0.4)
+                axis.set_title(f"{correlation[a, b]:+.2f}", fontsize=8, color=INK, pad=2)
             if i < size - 1:
                 axis.set_xticklabels([])
             if j > 0:
                 axis.set_yticklabels([])
-    figure.supxlabel(f"total flux{f' [{unit}]' if unit else ''}", fontsize=9, color=_INK)
+    figure.supxlabel(f"total flux{f' [{unit}]' if unit else ''}", fontsize=9, color=INK)
     return figure
 
 
@@ -396,18 +396,18 @@ def correlation_figure(tree: Any) -> Figure:
     middles = np.arange(len(ids)) * len(bands) + (len(bands) - 1) / 2
     axis.set_xticks(middles, ids)
     axis.set_yticks(middles, ids)
-    axis.tick_params(length=0, labelsize=9, labelcolor=_INK)
+    axis.tick_params(length=0, labelsize=9, labelcolor=INK)
     for edge in np.arange(1, len(ids)) * len(bands) - 0.5:
         axis.axhline(edge, color="white", linewidth=1.5)
         axis.axvline(edge, color="white", linewidth=1.5)
     for spine in axis.spines.values():
         spine.set_visible(False)
     order = f"bands {bands[0]} to {bands[-1]}" if len(bands) > 1 else f"band {bands[0]}"
-    axis.set_xlabel(f"source; within each, {order}", fontsize=9, color=_INK)
+    axis.set_xlabel(f"source; within each, {order}", fontsize=9, color=INK)
     bar = figure.colorbar(shown, ax=axis, shrink=0.8)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, color=_SOFT, labelcolor=_INK)
-    bar.set_label("correlation", fontsize=9, color=_INK)
+    bar.ax.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
+    bar.set_label("correlation", fontsize=9, color=INK)
     return figure
 
 
@@ -424,23 +424,23 @@ def chains_figure(tree: Any) -> Figure:
         trace, rank = axes[k]
         order = total[:, :, k].ravel().argsort().argsort().reshape(chains, draws)
         for c in range(chains):
-            colour = _COLOURS[c % len(_COLOURS)]
+            colour = COLOURS[c % len(COLOURS)]
             trace.plot(total[c, :, k], color=colour, linewidth=0.6, alpha=0.85)
             heights, _ = np.histogram(order[c], edges)
             rank.stairs(heights / (draws / bins), edges, color=colour, linewidth=1.2)
-        rank.axhline(1, color=_SOFT, linewidth=0.6)
+        rank.axhline(1, color=SOFT, linewidth=0.6)
         rank.set_ylim(0, None)
         rank.set_xticks([])
-        trace.set_ylabel(str(flux["source"].values[k]), fontsize=9, color=_INK)
+        trace.set_ylabel(str(flux["source"].values[k]), fontsize=9, color=INK)
         trace.set_xlim(0, max(draws - 1, 1))
         if k < count - 1:
             trace.set_xticklabels([])
         for axis in (trace, rank):
             _open(axis)
-    axes[0, 0].set_title("total flux by draw", fontsize=9, color=_INK)
-    axes[0, 1].set_title("ranks: draws over those expected", fontsize=9, color=_INK)
-    axes[-1, 0].set_xlabel("draw", fontsize=9, color=_INK)
-    axes[-1, 1].set_xlabel("rank", fontsize=9, color=_INK)
+    axes[0, 0].set_title("total flux by draw", fontsize=9, color=INK)
+    axes[0, 1].set_title("ranks: draws over those expected", fontsize=9, color=INK)
+    axes[-1, 0].set_xlabel("draw", fontsize=9, color=INK)
+    axes[-1, 1].set_xlabel("rank", fontsize=9, color=INK)
     return figure
 
 
@@ -455,12 +455,12 @@ def energy_figure(tree: Any) -> Figure:
         reach = max(np.abs(centred).max(), np.abs(change).max(), 1e-6)
         edges = np.linspace(-reach, reach, 50)
         for values, colour, label in (
-            (centred, _COLOURS[0], "energy about its mean"),
-            (change, _COLOURS[1], "change from draw to draw"),
+            (centred, COLOURS[0], "energy about its mean"),
+            (change, COLOURS[1], "change from draw to draw"),
         ):
             axis.hist(values, edges, density=True, color=colour, alpha=0.55, label=label)
         axis.legend(fontsize=8, frameon=False)
-    axis.set_xlabel("energy [nats]", fontsize=9, color=_INK)
+    axis.set_xlabel("energy [nats]", fontsize=9, color=INK)
     axis.set_yticks([])
     _open(axis)
     axis.spines["left"].set_visible(False)

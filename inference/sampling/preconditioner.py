@@ -42,10 +42,10 @@ class LowRankMap(eqx.Module):
         q = x / self.scale
         return q + ((q @ self.basis) * (1 / self.gain - 1)) @ self.basis.T
 
-    def transpose(self, gradient):
-        """Gradient with respect to q, from that with respect to the result."""
-        g = gradient * self.scale
-        return g + ((g @ self.basis) * (self.gain - 1)) @ self.basis.T
+    def gradient_before(self, gradient):
+        """Gradient with respect to the result, from that with respect to q."""
+        g = gradient + ((gradient @ self.basis) * (1 / self.gain - 1)) @ self.basis.T
+        return g / self.scale
 
 
 class Preconditioner(eqx.Module):
@@ -66,10 +66,6 @@ class Preconditioner(eqx.Module):
     def offset(self, q):
         """Offset of u from the center, for q ``[..., d]``."""
         return self.curvature(self.refinement(q))
-
-    def inverse(self, offset):
-        """Undo `offset`."""
-        return self.refinement.inverse(self.curvature.inverse(offset))
 
 
 def identity_map(dimension: int, rank: int, dtype=jnp.float32) -> LowRankMap:

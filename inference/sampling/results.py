@@ -1,14 +1,11 @@
 """Result files of a sampled scene, written whole or not at all."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from astropy.io import fits
-
 from ..deblending import Deblended
-from ..outputs import _ascii, write_whole
+from ..outputs import image_header, residual_hdu, source_hdu, write_whole
+from .diagnostics import said
 from .fluxes import flux_catalogue, source_images
 from .page import figures, mean_as_observed, report_page
 from .tree import save_tree
@@ -58,24 +55,14 @@ def _as_observed(result: Deblended, tree: Any) -> list:
     """The mean of every source as observed, and the residual."""
     obs = result.observation
     convolved = mean_as_observed(result, tree)
-    header = fits.Header() if obs.wcs is None else obs.wcs.to_header(relax=True)
-    out = []
-    header["BANDS"] = _ascii(",".join(obs.bands))
-    if obs.unit is not None:
-        header["BUNIT"] = obs.unit.to_string()
-    for identity, cube in zip(result.positions.ids, convolved, strict=True):
-        named = header.copy()
-        named["SOURCEID"] = _ascii(identity)
-        name = f"SOURCE_{_ascii(identity)}"[:60]
-        out.append(fits.ImageHDU(cube.astype(np.float32), named, name=name))
-    residual = np.where(obs.weights > 0, obs.images - convolved.sum(0), 0)
-    out.append(fits.ImageHDU(residual.astype(np.float32), header, name="RESIDUAL"))
-    return out
-
-
-def said(tree: Any) -> list[str]:
-    """What speaks against trusting the draws, one sentence each."""
-    return json.loads(tree.attrs.get("warnings", "[]"))
+    header = image_header(
+        None if obs.wcs is None else obs.wcs.to_header(relax=True), obs.bands, obs.unit
+    )
+    cubes = zip(convolved, result.positions.ids, strict=True)
+    return [
+        *(source_hdu(cube, header, "SOURCE", identity) for cube, identity in cubes),
+        residual_hdu(obs, convolved, header),
+    ]
 
 
 def diagnostics(tree: Any, table: Any) -> str:

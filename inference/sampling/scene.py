@@ -1,7 +1,6 @@
 """Draws of a whole scene: what `deblend` found, with the posterior about it."""
 
 import dataclasses
-import json
 from typing import Any
 
 import jax
@@ -9,14 +8,11 @@ import numpy as np
 
 from scorepriors.errors import InputError
 
-from ..deblending import Deblended
+from ..deblending import Deblended, catalogue_order
 from ..optimization import MAPResult
 from ..posterior import Posterior, posterior
 from .sample import sample
 from .tree import group, group_names, replace_group
-
-#: Conventional zero point of one nanojansky, and the exact one; see `Observation`.
-_ZERO_POINTS = 31.4, float(2.5 * np.log10(3631e9))
 
 
 def sample_deblended(result: Deblended, *, key, **options) -> Any:
@@ -56,7 +52,7 @@ def sample_deblended(result: Deblended, *, key, **options) -> Any:
         )
     obs = result.observation
     is_point = np.asarray(result.positions.is_point)
-    order = _catalogue_order(is_point)
+    order = catalogue_order(is_point, galaxies_first=True)
     height, width = obs.shape
     coords = {
         "band": list(obs.bands),
@@ -126,17 +122,9 @@ _CONSTANT_DIMS = {
 }
 
 
-def _catalogue_order(is_point: np.ndarray) -> np.ndarray:
-    """Where, along the groups one after the other, each source of the catalogue is."""
-    catalogue = np.arange(len(is_point))
-    # Groups run galaxies, stars: the order of the model's arguments.
-    return np.argsort(np.concatenate([catalogue[~is_point], catalogue[is_point]]))
-
-
 def _facts(result: Deblended, keywords: dict) -> dict:
     """Attributes: what a table or a picture made from the draws needs to know."""
     obs = result.observation
-    unit = obs.flux_unit[0].to_string()
     facts: dict[str, Any] = {
         "scene": "deblended",
         "name": obs.name,
@@ -144,15 +132,13 @@ def _facts(result: Deblended, keywords: dict) -> dict:
         "prior_sigma": float(result.prior.sigma),
         "height": obs.shape[0],
         "width": obs.shape[1],
-        "flux_unit": unit,
+        "flux_unit": obs.flux_unit[0].to_string(),
         "image_unit": "" if obs.unit is None else obs.unit.to_string(),
         "star_box": int(keywords.get("star_box", 15)),
         "star_psf_sigma": float(keywords.get("psf_sigma", 0.7)),
     }
-    if unit == "nJy":
-        facts["flux_zero_point"] = _ZERO_POINTS[0 if obs.zero_point is not None else 1]
-    if obs.zero_point is not None:
-        facts["image_zero_point"] = json.dumps([float(z) for z in obs.zero_point])
+    if obs.flux_zero_point is not None:
+        facts["flux_zero_point"] = obs.flux_zero_point
     if obs.wcs is not None:
         facts["wcs"] = obs.wcs.to_header_string(relax=True).rstrip()
         facts["pixel_scale"] = obs.pixel_scale

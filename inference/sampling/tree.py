@@ -61,20 +61,10 @@ def _plain(name: str) -> str:
     return name.replace("/", "_")
 
 
-def attributes(tree: Any) -> dict:
-    """Attributes of the whole."""
-    return dict(tree.attrs)
-
-
 def group(tree: Any, name: str) -> Any:
     """An xarray Dataset of the tree."""
     found = tree[name]
     return found.to_dataset() if hasattr(found, "to_dataset") else found
-
-
-def has_group(tree: Any, name: str) -> bool:
-    """Whether the tree has a group."""
-    return name in group_names(tree)
 
 
 def replace_group(tree: Any, name: str, dataset: Any) -> None:

@@ -17,7 +17,7 @@ from numpyro.infer.util import constrain_fn
 from scipy.special import gamma
 
 from scorepriors.errors import InputError
-from scorepriors.inference import posterior
+from scorepriors.inference import fit_map, posterior
 from scorepriors.inference.sampling import (
     ALGORITHMS,
     SamplingWarning,
@@ -25,10 +25,10 @@ from scorepriors.inference.sampling import (
     sample,
     save_tree,
 )
-from scorepriors.inference.sampling import chains as chains_module
 from scorepriors.inference.sampling.curvature import curvature_map
+from scorepriors.inference.sampling.diagnostics import diagnose
 from scorepriors.inference.sampling.preconditioner import LowRankMap, refine
-from scorepriors.inference.sampling.tree import group
+from scorepriors.inference.sampling.tree import group, make_tree
 
 #: The function `sample` hides the module of its name.
 MODULE = sys.modules["scorepriors.inference.sampling.sample"]
@@ -96,8 +96,8 @@ def test_correlated_gaussian(algorithm):
     x = draws(tree, "x")
     ratio = (x - np.arange(50)) ** 2 / np.diag(COVARIANCE)
     assert abs(ratio.mean() - 1) < 0.02
-    assert abs(ratio.mean() - 1) < 3 * mcse(ratio.mean(-1)) + 1e-3
-    assert 0.6 < float(group(tree, "sample_stats")["acceptance_rate"].mean()) < 0.97
+    assert abs(ratio.mean() - 1) < 3 * mcse(ratio.mean(-1))
+    assert 0.6 < float(group(tree, "sample_stats")["acceptance_rate"].mean()) < 0.9
     # All of the covariance, not its diagonal alone.
     flat = x.reshape(-1, 50)
     whitened = np.linalg.solve(np.linalg.cholesky(COVARIANCE), (flat - flat.mean(0)).T)
@@ -133,7 +133,8 @@ def test_unadjusted_says_so_and_is_close():
 
 def test_eight_schools_reference():
     tree = run(schools, *SCHOOLS, target_acceptance_rate=0.95)
-    # Means and standard deviations of posteriordb's reference draws.
+    # Means and standard deviations of posteriordb's reference draws, rounded, with their
+    # own Monte Carlo error of .03 (10,000 draws).
     for name, mean, deviation in (("mu", 4.41, 3.31), ("tau", 3.60, 3.20)):
         values = draws(tree, name)
         assert abs(values.mean() - mean) < 3 * mcse(values) + 0.05
@@ -152,7 +153,7 @@ def test_same_as_numpyro_nuts():
         theirs, ours = theirs.reshape(1, 4000, -1), ours.reshape(*ours.shape[:2], -1)
         for k in range(ours.shape[-1]):
             error = np.hypot(mcse(theirs[..., k]), mcse(ours[..., k]))
-            assert abs(theirs[..., k].mean() - ours[..., k].mean()) < 3.5 * error
+            assert abs(theirs[..., k].mean() - ours[..., k].mean()) < 3 * error
 
 
 @jax.custom_jvp
@@ -281,6 +282,28 @@ def test_interrupt_keeps_draws():
     assert tree.attrs["interrupted"] == 1
 
 
+@pytest.mark.parametrize("init", ["pathfinder", "uniform", "values", "result"])
+def test_every_start_leads_to_the_posterior(init):
+    if init == "values":
+        start = {"x": jnp.arange(50.0) + 1}
+    elif init == "result":
+        start = fit_map(correlated, key=jax.random.key(1))
+    else:
+        start = init
+    tree = run(correlated, algorithm="hmc", init=start)
+    ratio = (draws(tree, "x") - np.arange(50)) ** 2 / np.diag(COVARIANCE)
+    assert abs(ratio.mean() - 1) < 3 * mcse(ratio.mean(-1))
+
+
+def test_chains_that_never_move_say_so():
+    stats = {"diverging": np.ones((2, 30), bool), "energy": np.zeros((2, 30))}
+    tree = make_tree({"posterior": {"x": np.zeros((2, 30))}, "sample_stats": stats})
+    found = diagnose(tree, ALGORITHMS["nuts"])
+    assert found.min_ess == 0
+    assert found.divergences == 60
+    assert "no chain has moved" in found.warnings[0]
+
+
 def test_untrustworthy_runs_say_so():
     def funnel():
         v = numpyro.sample("v", dist.Normal(0, 3))
@@ -328,7 +351,7 @@ def test_checkpoint_on_a_full_disk_is_one_sentence(tmp_path):
         )  # fmt: skip
 
 
-def test_maps_invert_and_transpose():
+def test_maps_invert_with_their_gradients():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(30, 4)))[0]
     made = LowRankMap(
@@ -336,10 +359,9 @@ def test_maps_invert_and_transpose():
     )
     q = jnp.asarray(rng.normal(size=(5, 30)))
     np.testing.assert_allclose(made.inverse(made(q)), q, atol=1e-5)
-    gradient = jax.grad(lambda q: jnp.sum(jnp.sin(made(q))))(q)
-    np.testing.assert_allclose(made.transpose(jnp.cos(made(q))), gradient, atol=1e-5)
-    back = chains_module._undo_gradient(made, made.transpose(q))
-    np.testing.assert_allclose(back, q, atol=1e-4)
+    after = jnp.cos(made(q))
+    before = jax.vjp(made, q)[1](after)[0]
+    np.testing.assert_allclose(made.gradient_before(before), after, atol=1e-4)
 
 
 def test_refinement_is_exact_for_a_gaussian():
