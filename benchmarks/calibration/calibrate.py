@@ -36,7 +36,7 @@ from scorepriors.networks import GaussianEnergy
 
 BOX, SHAPE, BANDS, DRAWS = 8, (20, 20), 3, 99
 CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
-NAMES = ("flux", "row centroid", "projection 1", "projection 2", "projection 3")
+NAMES = ("flux", "light", "row centroid", "projection 1", "projection 2", "projection 3")
 
 
 def scene():
@@ -49,6 +49,19 @@ def scene():
     psfs = np.stack([gaussian_psf(1.3 + 0.15 * b, 15) for b in range(BANDS)])
     obs = Observation.from_arrays(images, variance=np.ones_like(images), psfs=psfs)
     return image_data(obs, box=BOX), prior, place_sources(CENTERS, box=BOX)
+
+
+class ForgottenJacobian(LogStretch):
+    """A stretch without its Jacobian: a control."""
+
+    def log_abs_det_jacobian(self, x, y, intermediates=None):
+        """Zero, which is wrong."""
+        return jnp.zeros(jnp.shape(x))
+
+
+def without_jacobian(prior: ScorePrior) -> ScorePrior:
+    """The same energy, treated as if it were that of the images themselves."""
+    return ScorePrior(prior.energy, ForgottenJacobian(), float(prior.sigma), sigma_max=5.0)
 
 
 def simulate(data, prior, sources, key):
@@ -67,33 +80,33 @@ _simulate = jax.jit(simulate)
 
 
 def quantities(morphology, flux):
-    """The ranked numbers ``[..., K, 5]`` of morphologies and fluxes."""
+    """The ranked numbers ``[..., K, 6]`` of morphologies and fluxes."""
     directions = np.random.default_rng(0).normal(size=(3, BOX, BOX))
     light = morphology.sum((-2, -1))
     rows = (morphology * np.indices((BOX, BOX))[0]).sum((-2, -1)) / light
-    projections = [(morphology * d).sum((-2, -1)) / light for d in directions]
-    return np.stack([flux.sum(-1), rows, *projections], -1)
+    projections = [(morphology * d).sum((-2, -1)) for d in directions]
+    return np.stack([flux.sum(-1), light, rows, *projections], -1)
 
 
-def rank_one(index, data, prior, sources, *, draws=DRAWS, spectra="marginal", **options):
-    """Ranks ``[K, 5]`` of one blend's truth among `draws` posterior draws."""
+def rank_one(index, data, prior, sources, *, fitted=None, spectra="marginal", **options):
+    """Ranks ``[K, 6]`` of one blend's truth; `fitted` is a prior to fit with instead."""
     images, morphology, flux = _simulate(data, prior, sources, jax.random.key(index))
     mine = eqx.tree_at(lambda d: d.images, data, images)
     options = {"num_warmup": 200, "num_samples": 250, "algorithm": "hmc", **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
         tree = sample(
-            blend, mine, prior, sources, model_kwargs={"spectra": spectra},
+            blend, mine, fitted or prior, sources, model_kwargs={"spectra": spectra},
             key=jax.random.fold_in(jax.random.key(1), index), **options,
         )  # fmt: skip
     held = group(tree, "posterior")
     drawn = quantities(np.asarray(held["morphology"]), np.asarray(held["flux"]))
     truth = quantities(np.asarray(morphology), np.asarray(flux))
-    return ranks(thin(drawn, draws), truth)
+    return ranks(thin(drawn, DRAWS), truth)
 
 
 def summary(found) -> dict:
-    """p-values of uniformity and coverages of ranks ``[m, K, 5]``."""
+    """p-values of uniformity and coverages of ranks ``[m, K, 6]``."""
     columns = found.reshape(len(found), -1).T
     values = [uniformity(c, DRAWS, bins=10 if len(found) >= 100 else 5) for c in columns]
     return {
@@ -110,7 +123,7 @@ def summary(found) -> dict:
 
 def figure(found, path):
     """Rank histograms with the band in which uniform ones lie."""
-    axes = plt.subplots(1, len(NAMES), figsize=(13, 2.6), sharey=True, layout="constrained")[1]
+    axes = plt.subplots(1, len(NAMES), figsize=(14, 2.6), sharey=True, layout="constrained")[1]
     bins = 10
     for i, (axis, name) in enumerate(zip(axes, NAMES, strict=True)):
         values = found[..., i].ravel()
@@ -127,7 +140,10 @@ def main():
     """Run what is missing, and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--number", type=int, default=200)
-    parser.add_argument("--spectra", default="marginal")
+    parser.add_argument("--spectra", default="marginal", help="profiled is a control that fails")
+    parser.add_argument(
+        "--forget-jacobian", action="store_true", help="Of the stretch: a control that fails."
+    )
     parser.add_argument("--output", type=Path, default=Path("calibration.npz"))
     given = parser.parse_args()
     found = []
@@ -135,8 +151,9 @@ def main():
         with np.load(given.output) as stored:
             found = list(stored["ranks"])
     arguments = scene()
+    fitted = without_jacobian(arguments[1]) if given.forget_jacobian else None
     while len(found) < given.number:
-        found.append(rank_one(len(found), *arguments, spectra=given.spectra))
+        found.append(rank_one(len(found), *arguments, fitted=fitted, spectra=given.spectra))
         if len(found) % 10 == 0 or len(found) == given.number:
             with atomic_path(given.output) as temporary, open(temporary, "wb") as stream:
                 np.savez(stream, ranks=np.array(found))

@@ -36,6 +36,9 @@ from .tree import make_tree
 #: Directions in which warm-up draws may correct the curvature.
 REFINEMENT_RANK = 64
 
+#: Expected gain, in nats, below which an unfinished fit has found its mode.
+NEAR_MODE = 0.1
+
 #: Seconds between checkpoints.
 CHECKPOINT_INTERVAL = 20.0
 
@@ -266,6 +269,8 @@ def _start(bound, method, init, rank, num_chains, rate, key, report):
     """Target, and chains at their start."""
     first, second, third, fourth = jax.random.split(key, 4)
     origin, start = _origin(bound, init, first)
+    # Explicit types: weak ones would compile everything a second time.
+    origin = jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), origin)
     flat, _ = ravel_pytree(origin)
     dimension = len(flat)
     curvature = None
@@ -305,9 +310,11 @@ def _origin(bound: Posterior, init, key):
             fit = fit_map(bound, key=key, max_iterations=1000)
         except InputError:
             return bound.start(key=key), "uniform"
-        if not bool(fit.converged):
-            return bound.start(key=key), "uniform"
-        return fit.params, "map"
+        # Rounding of a very bright scene keeps a fit from settling: near the mode is enough.
+        # A mode at infinity always has more than this to gain.
+        if bool(fit.converged) or 0 <= float(fit.expected_gain) < NEAR_MODE:
+            return fit.params, "map"
+        return bound.start(key=key), "uniform"
     if init == "pathfinder":
         first, second = jax.random.split(key)
         return _pathfinder(bound, bound.start(key=first), second), "pathfinder"
