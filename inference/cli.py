@@ -230,10 +230,10 @@ def _print_table(result, truth=None) -> None:
 
 @main.command()
 @_scene_options("sampled")
-@click.option("--algorithm", default="nuts", show_default=True, help="How chains move.")
+@click.option("--algorithm", default="dynamic_hmc", show_default=True, help="How chains move.")
 @click.option("--chains", type=int, default=4, show_default=True)
 @click.option("--warmup", type=int, default=300, show_default=True, help="Draws to tune with.")
-@click.option("--draws", type=int, default=300, show_default=True, help="Draws kept per chain.")
+@click.option("--draws", type=int, default=500, show_default=True, help="Draws kept per chain.")
 @click.option("--thinning", type=int, default=1, show_default=True, help="Moves per draw kept.")
 @click.option(
     "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
