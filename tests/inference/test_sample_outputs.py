@@ -20,10 +20,11 @@ from conftest import gaussian_prior, small_observation
 from scorepriors import InputError
 from scorepriors.inference import cli, deblend, flux_catalogue, flux_covariance, source_moments
 from scorepriors.inference.cli import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
+from scorepriors.inference.deblending import catalogue_order
 from scorepriors.inference.sampling import load_tree, save_tree, source_images
 from scorepriors.inference.sampling.page import in_digits
 from scorepriors.inference.sampling.results import SAMPLE_NAMES
-from scorepriors.inference.sampling.scene import _catalogue_order, without_padding
+from scorepriors.inference.sampling.scene import without_padding
 from scorepriors.inference.sampling.tree import group, group_names, make_tree
 
 CENTERS = np.array([(8.0, 8.0), (9.5, 16.0), (16.0, 11.0)])
@@ -199,7 +200,9 @@ def test_netcdf_and_back(tmp_path, chains):
 def test_sources_go_back_to_the_order_of_the_catalogue():
     is_point = np.array([True, False, True, False])
     grouped = np.array([1, 3, 0, 2])  # galaxies, then stars
-    np.testing.assert_array_equal(grouped[_catalogue_order(is_point)], np.arange(4))
+    np.testing.assert_array_equal(
+        grouped[catalogue_order(is_point, galaxies_first=True)], np.arange(4)
+    )
 
 
 def test_numbers_have_the_digits_of_their_errors():
