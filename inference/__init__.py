@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from .sampling import ALGORITHMS as ALGORITHMS
     from .sampling import Algorithm as Algorithm
     from .sampling import SamplingWarning as SamplingWarning
+    from .sampling import error_ratio as error_ratio
     from .sampling import flux_catalogue as flux_catalogue
     from .sampling import flux_covariance as flux_covariance
+    from .sampling import laplace as laplace
+    from .sampling import laplace_deblended as laplace_deblended
     from .sampling import load_tree as load_tree
     from .sampling import sample as sample
     from .sampling import sample_deblended as sample_deblended
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
 
 #: Imported when asked for: whoever only deblends need not wait for ArviZ and BlackJAX.
 _SAMPLING = (
-    "ALGORITHMS", "Algorithm", "SamplingWarning", "flux_catalogue", "flux_covariance",
-    "load_tree", "sample", "sample_deblended", "save_tree", "source_moments", "write_samples",
+    "ALGORITHMS", "Algorithm", "SamplingWarning", "error_ratio", "flux_catalogue",
+    "flux_covariance", "laplace", "laplace_deblended", "load_tree", "sample", "sample_deblended", "save_tree", "source_moments", "write_samples",
 )  # fmt: skip
 
 

@@ -8,16 +8,17 @@ jointly over sources that overlap.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from scipy.linalg import eigh_tridiagonal
 
+from ..lanczos import lanczos
 from ..posterior import Posterior
-from .preconditioner import LowRankMap, identity_map
+from .preconditioner import LowRankMap
 
 #: Up to so many dimensions the Hessian is computed whole.
 DENSE = 400
@@ -28,6 +29,44 @@ SMALL_SITE = 64
 #: Curvatures below this share of the typical one, or negative, count as this: how far the
 #: posterior reaches along them is for warm-up draws to say.
 FLOOR = 0.01
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues of the Hessian in units of its typical size per coordinate.
+
+    Attributes
+    ----------
+    scale
+        ``[d]``, widths: the coordinates are divided by them first.
+    values
+        ``[r]``, ascending; all that were not looked for count as one.
+    vectors
+        ``[d, r]``.
+    """
+
+    scale: np.ndarray
+    values: np.ndarray
+    vectors: np.ndarray
+
+
+def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = 400, key) -> Spectrum | None:
+    """Spectrum of the Hessian at u; arguments and None as for `curvature_map`."""
+    flat, _ = ravel_pytree(u)
+    dimension = len(flat)
+    rank = map_rank(dimension, rank)
+    if dimension <= DENSE:
+        hessian = np.asarray(_dense(bound, u), float)
+        if not np.isfinite(hessian).all() or not (np.diagonal(hessian) > 0).any():
+            return None
+        diagonal = np.diagonal(hessian)
+        scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, np.median(diagonal[diagonal > 0])))
+        values, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
+    else:
+        scale = _site_scales(bound, u, key)
+        if scale is None:
+            return None
+        values, vectors = _lanczos(bound, u, jnp.asarray(scale, flat.dtype), rank, key)
+    return Spectrum(scale, values, vectors) if np.isfinite(values).all() else None
 
 
 def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRankMap | None:
@@ -49,29 +88,17 @@ def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRank
     LowRankMap or None
         None where the Hessian is not finite or nowhere positive.
     """
-    flat, _ = ravel_pytree(u)
-    dimension = len(flat)
-    rank = map_rank(dimension, rank)
-    if dimension <= DENSE:
-        hessian = np.asarray(_dense(bound, u), float)
-        if not np.isfinite(hessian).all() or not (np.diagonal(hessian) > 0).any():
-            return None
-        diagonal = np.diagonal(hessian)
-        scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, np.median(diagonal[diagonal > 0])))
-        values, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
-    else:
-        scale = _site_scales(bound, u, key)
-        if scale is None:
-            return None
-        values, vectors = _lanczos(bound, u, jnp.asarray(scale, flat.dtype), rank, key)
-    if not np.isfinite(values).all():
+    found = curvature_spectrum(bound, u, rank=rank, key=key)
+    if found is None:
         return None
-    gain = 1 / np.sqrt(np.maximum(values, FLOOR))
-    made = identity_map(dimension, rank, flat.dtype)
+    return whitening_map(found, ravel_pytree(u)[0].dtype)
+
+
+def whitening_map(found: Spectrum, dtype) -> LowRankMap:
+    """The map that makes a spectrum one, `FLOOR` for what lies below it."""
+    gain = 1 / np.sqrt(np.maximum(found.values, FLOOR))
     return LowRankMap(
-        made.scale * scale.astype(flat.dtype),
-        jnp.asarray(vectors, flat.dtype),
-        jnp.asarray(gain, flat.dtype),
+        jnp.asarray(found.scale, dtype), jnp.asarray(found.vectors, dtype), jnp.asarray(gain, dtype)
     )
 
 
@@ -132,41 +159,13 @@ def _scaled_product(bound, u, scale, direction):
 
 
 def _lanczos(bound, u, scale, rank, key):
-    """Ritz values ``[rank]`` and vectors ``[d, rank]`` of the scaled Hessian.
+    """Ritz values ``[rank]`` and vectors ``[d, rank]`` of the scaled Hessian."""
 
-    With full reorthogonalisation in float64 on the host, and a fresh direction where
-    the Krylov space is exhausted: a bulk of equal eigenvalues exhausts it early, and
-    libraries for accelerators go on with noise there.
-    """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    dimension = len(scale)
-    basis = np.zeros((rank, dimension))
-    diagonal, beside = np.zeros(rank), np.zeros(rank)
-    vector = _fresh(rng, basis[:0])
-    for i in range(rank):
-        basis[i] = vector
-        product = _scaled_product(bound, u, scale, jnp.asarray(vector, scale.dtype))
-        product = np.asarray(product, float)
-        diagonal[i] = product @ vector
-        rest = product
-        for _ in range(2):  # once is not enough in finite precision
-            rest = rest - basis[: i + 1].T @ (basis[: i + 1] @ rest)
-        beside[i] = np.linalg.norm(rest)
-        rounding = 10 * np.finfo(scale.dtype).eps * np.linalg.norm(product)
-        if not np.isfinite(beside[i]):
-            return np.full(rank, np.nan), basis.T
-        if beside[i] > rounding * np.sqrt(dimension):
-            vector = rest / beside[i]
-        else:
-            beside[i] = 0.0
-            vector = _fresh(rng, basis[: i + 1])
-    values, vectors = eigh_tridiagonal(diagonal, beside[:-1])
-    return values, basis.T @ vectors
+    def product(vector):
+        return _scaled_product(bound, u, scale, jnp.asarray(vector, scale.dtype))
 
-
-def _fresh(rng, basis):
-    """A random unit vector orthogonal to the rows of a basis."""
-    vector = rng.normal(size=basis.shape[1])
-    for _ in range(2):
-        vector -= basis.T @ (basis @ vector)
-    return vector / np.linalg.norm(vector)
+    found = lanczos(
+        product, len(scale), rank, seed=np.asarray(jax.random.key_data(key)).ravel(),
+        rounding=float(np.finfo(scale.dtype).eps),
+    )  # fmt: skip
+    return found.values, found.vectors

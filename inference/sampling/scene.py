@@ -1,6 +1,7 @@
 """Draws of a whole scene: what `deblend` found, with the posterior about it."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,8 +12,30 @@ from scorepriors.errors import InputError
 from ..deblending import Deblended, catalogue_order
 from ..optimization import MAPResult
 from ..posterior import Posterior, posterior
+from .laplace import laplace
 from .sample import sample
 from .tree import group, group_names, replace_group
+
+
+def laplace_deblended(result: Deblended, *, key, **options) -> Any:
+    """Gaussian approximation of the posterior about a deblended scene.
+
+    Parameters
+    ----------
+    result
+        From `deblend`.
+    key
+        See `laplace`.
+    **options
+        Further arguments of `laplace`, except `model` and `best`.
+
+    Returns
+    -------
+    xarray.DataTree or arviz.InferenceData
+        As from `sample_deblended`, with one chain of independent draws.
+    """
+    return _draws(result, lambda bound, best, **rest: laplace(bound, best=best, **rest),
+                  {"key": key, **options})  # fmt: skip
 
 
 def sample_deblended(result: Deblended, *, key, **options) -> Any:
@@ -43,7 +66,13 @@ def sample_deblended(result: Deblended, *, key, **options) -> Any:
     InputError
         If the spectra were profiled, which leaves no density to sample; and see `sample`.
     """
-    bound, init, groups = without_padding(result.free_form.fit)
+    return _draws(result, lambda bound, best, **rest: sample(bound, init=best, **rest),
+                  {"key": key, **options})  # fmt: skip
+
+
+def _draws(result: Deblended, draw: Callable, options: dict) -> Any:
+    """Draws by ``draw(bound, mode, **options)`` in the order of the catalogue."""
+    bound, best, groups = without_padding(result.free_form.fit)
     keywords = bound.arguments[1]
     if keywords.get("spectra") == "profiled":
         raise InputError(
@@ -69,9 +98,7 @@ def sample_deblended(result: Deblended, *, key, **options) -> Any:
         "flux_factor": np.asarray(obs.flux_unit[1], float),
         **(options.pop("constant_data", None) or {}),
     }
-    tree = sample(
-        bound, init=init, key=key, coords=coords, dims=dims, constant_data=constants, **options
-    )
+    tree = draw(bound, best, coords=coords, dims=dims, constant_data=constants, **options)
     ids = np.array(result.positions.ids)
     for name in group_names(tree):
         dataset = group(tree, name)
