@@ -253,7 +253,7 @@ def diagonal(
     size = _dimension(structure)
     method = method or ("exact" if size <= EXACT and relative_error is None else "hutchinson")
     if method == "exact":
-        value = _exact_diagonal(operator, size, chunk, progress)
+        value = _exact_diagonal(operator, chunk, progress)
         return Estimate(value, jax.tree.map(jnp.zeros_like, value), size)
     probes = _number_of_probes(num_probes, relative_error)
     if method == "xdiag":
@@ -288,7 +288,7 @@ def trace(
     size = _dimension(operator.in_structure())
     method = method or ("exact" if size <= EXACT else "hutchinson")
     if method == "exact":
-        found = _exact_diagonal(operator, size, chunk, False)
+        found = _exact_diagonal(operator, chunk, False)
         total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(found))
         return Estimate(total, jnp.zeros_like(total), size)
     probes = _number_of_probes(num_probes, None)
@@ -413,25 +413,46 @@ _product = eqx.filter_jit(_flat_product)
 
 
 @eqx.filter_jit
-def _exact_block(operator, first, count):
+def _rows(operator, first, count):
+    """Rows ``[count, d]`` of the matrix from `first` on; zeros beyond the last."""
     size = _dimension(operator.in_structure())
     dtype = jnp.result_type(*jax.tree.leaves(operator.in_structure()))
-    index = first + jnp.arange(count)
-    units = (jnp.arange(size) == index[:, None]).astype(dtype)
-    rows = jax.vmap(partial(_flat_product, operator))(units)
-    return jnp.take_along_axis(rows, jnp.minimum(index, size - 1)[:, None], axis=1)[:, 0]
+    units = (jnp.arange(size) == first + jnp.arange(count)[:, None]).astype(dtype)
+    return jax.vmap(partial(_flat_product, operator))(units)
 
 
-def _exact_diagonal(operator, size, chunk, progress):
+def _row_blocks(operator, chunk, progress):
+    """Numbers of the first and last row, and the rows, block by block."""
+    size = _dimension(operator.in_structure())
     chunk = min(chunk, size)
-    parts = []
     with _reporter(progress, size) as report, deferred_interrupt() as interrupt:
         for first in range(0, size, chunk):
-            parts.append(np.asarray(_exact_block(operator, np.int32(first), chunk)))
-            report(min(first + chunk, size), "exact diagonal")
-            if interrupt and first + chunk < size:
+            last = min(first + chunk, size)
+            yield first, last, np.asarray(_rows(operator, np.int32(first), chunk))[: last - first]
+            report(last, "rows of the Hessian")
+            if interrupt and last < size:
                 raise KeyboardInterrupt
-    return _unraveled(operator, jnp.asarray(np.concatenate(parts)[:size]))
+
+
+def matrix(
+    operator: lx.AbstractLinearOperator, *, chunk: int = CHUNK, progress: bool | Callable = False
+) -> np.ndarray:
+    """All of a symmetric operator, ``[d, d]``, a product for each dimension.
+
+    Parameters
+    ----------
+    operator, chunk, progress
+        See `diagonal`.
+    """
+    return np.concatenate([rows for _, _, rows in _row_blocks(operator, chunk, progress)])
+
+
+def _exact_diagonal(operator, chunk, progress):
+    parts = [
+        rows[np.arange(last - first), np.arange(first, last)]
+        for first, last, rows in _row_blocks(operator, chunk, progress)
+    ]
+    return _unraveled(operator, jnp.asarray(np.concatenate(parts)))
 
 
 def _probes(operator, key, first, count):

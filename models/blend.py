@@ -15,6 +15,9 @@ from .rendering import ImageData
 from .sources import Morphologies, Sources, bulge_disk, free_form, point_sources
 from .spectra import SpectrumPrior, spectrum_posterior
 
+#: Standard deviation of the prior of the brightness, a natural logarithm.
+BRIGHTNESS_WIDTH = 4.0
+
 
 def blend(
     data: ImageData,
@@ -176,10 +179,35 @@ def flux_prior(
     """
     with numpyro.plate("fluxes", len(area)):
         # Number counts are steep, but wide here on purpose: four decades either way.
-        brightness = numpyro.sample("brightness", dist.Normal(jnp.log(data.noise_flux) + 4.0, 4.0))
-    flux = jnp.exp(brightness)[:, None] * data.mean_spectrum / area[:, None]
+        brightness = numpyro.sample(
+            "brightness", dist.Normal(jnp.log(data.noise_flux) + 4.0, BRIGHTNESS_WIDTH)
+        )
+    flux = flux_given_brightness(
+        data, brightness, scatter=scatter, correlation=correlation
+    )  # fmt: skip
+    return SpectrumPrior(
+        flux.mean / area[:, None], flux.covariance / area[:, None, None] ** 2
+    )
+
+
+def flux_given_brightness(
+    data: ImageData,
+    brightness: Float[Array, " K"],
+    *,
+    scatter: float = 0.6,
+    correlation: float = 2.0,
+) -> SpectrumPrior:
+    """Fluxes of sources of known brightness: the Gaussian part of `flux_prior`.
+
+    Parameters
+    ----------
+    data, scatter, correlation
+        See `flux_prior`.
+    brightness
+        ``[K]``, logarithms of the fluxes summed over the bands.
+    """
+    flux = jnp.exp(brightness)[:, None] * data.mean_spectrum
     steps = jnp.arange(data.num_bands)
     smooth = jnp.exp(-0.5 * ((steps[:, None] - steps) / correlation) ** 2)
     relative = scatter**2 * (0.95 * smooth + 0.05 * jnp.eye(data.num_bands))
-    covariance = flux[:, :, None] * flux[:, None, :] * relative
-    return SpectrumPrior(flux, covariance)
+    return SpectrumPrior(flux, flux[:, :, None] * flux[:, None, :] * relative)

@@ -71,6 +71,47 @@ def likelihood_diagonal(
     return jnp.einsum("kb,kbyx->kyx", spectrum**2, _seen(data, corner, box))
 
 
+def likelihood_block(
+    data: ImageData,
+    products: Float[Array, " B"],
+    corner: Int[Array, " 2"],
+    other: Int[Array, " 2"],
+    box: int,
+) -> Float[Array, "N N"]:
+    """Block of F between the pixels of two boxes (or of one with itself).
+
+    Parameters
+    ----------
+    data
+        Weights and kernels.
+    products
+        ``[B]``, products of the two amplitudes per band.
+    corner, other
+        First pixels of the two boxes.
+    box
+        Their side n.
+
+    Returns
+    -------
+    Array
+        ``[n n, n n]``, rows of the first box, inverse intensity squared.
+    """
+    grid, size = data.grid, data.kernel_size
+    kernels = jnp.fft.irfft2(data.transforms, (grid, grid))[:, :size, :size]
+    first = jnp.broadcast_to(corner - size // 2, (data.num_bands, 2))
+    weights = place(data.weights, -first, (grid, grid)) * products[:, None, None]
+    transforms = jnp.conj(data.transforms)
+
+    def column(pixel):
+        at = other - corner + jnp.stack([pixel // box, pixel % box])
+        # A unit pixel is rendered as the kernel itself, in the window of the first box.
+        seen = place(kernels, jnp.broadcast_to(at, (data.num_bands, 2)), (grid, grid))
+        spectrum = (jnp.fft.rfft2(seen * weights) * transforms).sum(0)
+        return jnp.fft.irfft2(spectrum, (grid, grid))[:box, :box].ravel()
+
+    return jax.lax.map(column, jnp.arange(box * box), batch_size=32).T
+
+
 def _seen(data: ImageData, corner, box: int) -> Float[Array, "K B n n"]:
     """The squared kernel correlated with the weights, at every pixel of the boxes."""
     kernels = jnp.fft.irfft2(data.transforms, (data.grid, data.grid))

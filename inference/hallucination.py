@@ -1,0 +1,419 @@
+r"""What the prior made up: per pixel and per source of a deblended scene.
+
+Sampson & Melchior (2023) compare, pixel by pixel, the curvature of the prior with that of
+the likelihood (Sampson et al. 2024, eqs 17 and 18):
+
+.. math:: \Delta F = \mathrm{diag}\,F_\mathrm{prior} - \mathrm{diag}\,F_\mathrm{like},
+          \qquad \gamma = -\Delta F \cdot S.
+
+Where it is positive the prior decides.  Both are curvatures in the stretched space of
+the prior, whose own is about :math:`1/\sigma_0^2` off the galaxies: the sign of
+:math:`\Delta F` depends on the declared noise level, and so does the share of the data.
+A sharper prior claims to know more.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from jaxtyping import Array, Float
+
+from scorepriors.distribution import ScorePrior
+from scorepriors.errors import InputError
+from scorepriors.models.blend import BRIGHTNESS_WIDTH, flux_given_brightness
+from scorepriors.models.information import (
+    gather,
+    likelihood_block,
+    likelihood_diagonal,
+    scene_curvature,
+    scene_diagonal,
+)
+from scorepriors.models.rendering import ImageData
+from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
+
+from .deblending import Deblended, catalogue_order
+from .hessian import HessianOperator, matrix
+from .information import SourceBlocks, positive_part, source_information
+from .sampling.scene import without_padding
+from .sampling.tree import group
+
+#: Neighbours that are integrated out with a source: more cost time, and the fourth most
+#: coupled hardly matters.
+NEIGHBOURS = 3
+
+#: Sources coupled more weakly than this (a correlation) do not count as neighbours.
+COUPLED = 1e-3
+
+
+class StretchedEnergy(eqx.Module):
+    """Minus the log-density of a prior's stretched image ``[n, n]``."""
+
+    prior: ScorePrior
+
+    def __call__(self, z: Float[Array, "n n"]) -> Float[Array, ""]:
+        return self.prior.energy(z, self.prior.sigma)
+
+
+class _Galaxies(eqx.Module):
+    """Free-form sources of a scene at a point, in the order of the model."""
+
+    data: ImageData
+    morphology: Float[Array, "K n n"]
+    corner: Array
+    spectrum: Float[Array, "K B"]
+    brightness: Float[Array, " K"]
+    unit: Float[Array, "K B H W"]
+
+
+def hallucination_map(
+    result: Deblended,
+    tree: Any = None,
+    *,
+    key=None,
+    num_draws: int = 32,
+    num_probes: int = 16,
+    neighbours: int = NEIGHBOURS,
+    progress: Callable | None = None,
+) -> xarray.Dataset:
+    r"""Curvatures of prior and data for every free-form source.
+
+    Parameters
+    ----------
+    result
+        From `deblend`.
+    tree
+        Draws of it (`sample_deblended`, `laplace_deblended`) to average over.
+    key
+        For the choice of draws and the probes; needed with `tree`.
+    num_draws, num_probes
+        Draws to average over, and sign probes for the prior's curvature at each.
+    neighbours
+        The most coupled neighbours of a source, integrated out with it; other sources
+        are held fixed.
+    progress
+        Called as ``progress(done, total, text)``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimensions ``source, box_y, box_x``; sources are the free-form ones in the order
+        of the catalogue.  Curvatures are in the stretched space, dimensionless; divide
+        by ``slope`` squared for those in inverse intensity squared, multiply ``sd`` by
+        ``slope`` for intensities.
+
+        ``prior_curvature``, ``data_curvature``
+            At the mode: of the prior (exact, by as many products as pixels), and of the
+            likelihood in closed form with the PSF, spectra as in the fit (integrated
+            out, determinant included, or maximised), neighbours held fixed.
+        ``delta_f``, ``gamma``
+            Eqs 17 and 18 at the mode.
+        ``delta_f_aware``, ``data_share``
+            With neighbours and spectra integrated out: :math:`F_\mathrm{prior} - F`, and
+            :math:`F / (F + F_\mathrm{prior})`, the share of the data in what holds a
+            pixel, between 0 and 1, where a negative curvature of the prior counts as
+            none.
+        ``sd``, ``slope``
+            Standard deviation of a pixel in z; dx/dz.
+        ``flux_share``, ``degrees_of_freedom``
+            Per source: share of the data in the information on its total flux, and the
+            number of parameters of its image that the data determine; see
+            `scorepriors.inference.information`.
+        ``negative_curvatures``, ``lowest_curvature``
+            Per source: of the prior at the mode; a mode of the posterior may have some.
+        ``mean_delta_f``, ``mean_delta_f_error``, ``mean_gamma``, ``mean_gamma_error``
+            With `tree`: averages over draws with standard errors, which hold the
+            scatter of draws and probes.
+        ``significant``
+            Whether \|delta F\| exceeds three standard errors: of the average over draws
+            with `tree`, else (exact) wherever it is not zero.
+
+    Raises
+    ------
+    InputError
+        If there is no free-form source, or `tree` is of another scene.
+
+    Notes
+    -----
+    ``data_share`` depends on sigma0 through the prior's curvature, which grows as
+    :math:`1/\sigma_0^2` where the prior is its own noise: compare sources, not priors.
+    """
+    if num_draws < 2 or num_probes < 2:
+        raise InputError("`num_draws` and `num_probes` must be at least 2: one has no error.")
+    if neighbours < 0:
+        raise InputError(f"`neighbours` must not be negative, got {neighbours}.")
+    if tree is not None and key is None:
+        raise InputError("averages over draws need random probes; give a `key`.")
+    bound, fit, groups = without_padding(result.free_form.fit)
+    if "galaxies" not in groups:
+        raise InputError("every source is a star: there is no free-form image to question.")
+    prior: ScorePrior = bound.arguments[0][1]
+    spectra = bound.arguments[1].get("spectra", "marginal")
+    here = _galaxies(bound.arguments[0][0], fit.values, groups)
+    report = progress or (lambda done, total, text: None)
+    count, box = len(here.corner), prior.event_shape[-1]
+    total = 2 * count + (1 if tree is not None else 0)
+    z = prior.stretch.inv(here.morphology)
+    slope = np.asarray(_slope(prior, z), float)
+    curvature = np.empty((count, box * box, box * box))
+    for k in range(count):
+        report(k, total, "curvature of the prior")
+        curvature[k] = matrix(HessianOperator(StretchedEnergy(prior), z[k]))
+    data_curvature = np.asarray(_data_curvature(here, spectra), float) * slope**2
+    positive, values = zip(*(positive_part(c) for c in curvature), strict=True)
+    pairs = _Pairs(here, slope)
+    found = []
+    for k in range(count):
+        report(count + k, total, "curvature of the data")
+        members = _neighbourhood(here, k, neighbours)
+        found.append(source_information(_blocks(here, members, slope, positive, pairs)))
+    images = np.asarray(here.morphology, float)
+    diagonals = np.stack([np.diagonal(c) for c in curvature]).reshape(slope.shape)
+    aware = np.stack([f.data_curvature for f in found]).reshape(slope.shape)
+    delta = diagonals - data_curvature
+    held = np.maximum(diagonals, 0.0)
+    pixels = ("source", "box_y", "box_x")
+    variables: dict[str, Any] = {
+        "prior_curvature": (pixels, diagonals),
+        "data_curvature": (pixels, data_curvature),
+        "delta_f": (pixels, delta),
+        "delta_f_aware": (pixels, diagonals - aware),
+        "data_share": (pixels, aware / np.maximum(aware + held, 1e-300)),
+        "sd": (pixels, np.stack([f.pixel_sd for f in found]).reshape(slope.shape)),
+        "slope": (pixels, slope),
+        "morphology": (pixels, images),
+        "significant": (pixels, delta != 0),
+        "gamma": ("source", -np.sum(delta * images, axis=(1, 2))),
+        "flux_share": ("source", [f.flux_share for f in found]),
+        "flux_sd": ("source", [f.flux_sd for f in found]),
+        "degrees_of_freedom": ("source", [f.degrees_of_freedom for f in found]),
+        "negative_curvatures": ("source", [int((v < 0).sum()) for v in values]),
+        "lowest_curvature": ("source", [v.min() for v in values]),
+        "corner": (("source", "axis"), np.asarray(here.corner)),
+    }
+    if tree is not None:
+        report(2 * count, total, "average over draws")
+        variables |= _averages(here, prior, spectra, tree, key, num_draws, num_probes)
+    report(total, total, "done")
+    return _dataset(result, prior, variables)
+
+
+def _dataset(result: Deblended, prior, variables) -> xarray.Dataset:
+    is_point = np.asarray(result.positions.is_point)
+    ids = np.array(result.positions.ids)[~is_point]
+    box = prior.event_shape[-1]
+    attrs = {
+        "prior": repr(prior), "sigma0": float(prior.sigma),
+        "converged": int(result.converged),
+    }  # fmt: skip
+    coords = {
+        "source": ids, "box_y": np.arange(box), "box_x": np.arange(box), "axis": ["y", "x"],
+    }  # fmt: skip
+    return xarray.Dataset(variables, coords=coords, attrs=attrs)
+
+
+def _galaxies(data: ImageData, values: dict, groups: dict) -> _Galaxies:
+    """The free-form sources; stars come off the image, held where they are."""
+    name = "galaxies/morphology" if "stars" in groups else "morphology"
+    morphology = jnp.asarray(values[name])
+    count = len(morphology)
+    # The model runs over galaxies first.
+    spectrum, brightness = (jnp.asarray(values[n])[:count] for n in ("spectrum", "brightness"))
+    corner = jnp.asarray(groups["galaxies"].corner)
+    unit = _render(data, morphology, corner)
+    return _Galaxies(data, morphology, corner, spectrum, brightness, unit)
+
+
+_render = eqx.filter_jit(lambda data, morphology, corner: data.render(morphology, corner))
+
+
+@eqx.filter_jit
+def _slope(prior, z):
+    """dx/dz."""
+    return jnp.exp(prior.stretch.log_abs_det_jacobian(z, prior.stretch(z)))
+
+
+@eqx.filter_jit
+def _data_curvature(here: _Galaxies, spectra: str):
+    """Diagonal of minus the log-likelihood's second derivative, in intensity."""
+    box = here.morphology.shape[-1]
+    if spectra == "sampled":
+        return likelihood_diagonal(here.data, here.spectrum, here.corner, box)
+    area = here.morphology.sum((-2, -1))
+    flux = flux_given_brightness(here.data, here.brightness)
+    amplitudes = SpectrumPrior(
+        flux.mean / area[:, None], flux.covariance / area[:, None, None] ** 2
+    )
+    solved = spectrum_posterior(here.unit, here.data.images, here.data.weights, amplitudes)
+    parts = scene_curvature(
+        here.data, here.morphology, here.corner, flux, solved, marginal=spectra == "marginal"
+    )
+    return scene_diagonal(here.data, parts, here.corner)
+
+
+def _neighbourhood(here: _Galaxies, k: int, most: int) -> list[int]:
+    """The source itself, then its most coupled neighbours."""
+    coupling = np.abs(np.asarray(_coupling(here), float))
+    coupling /= np.sqrt(np.outer(np.diagonal(coupling), np.diagonal(coupling)) + 1e-300)
+    order = [m for m in np.argsort(-coupling[k]) if m != k and coupling[k, m] > COUPLED]
+    return [k, *(int(m) for m in order[:most])]
+
+
+@eqx.filter_jit
+def _coupling(here: _Galaxies):
+    """``[K, K]``, overlaps of the sources as observed, weighed."""
+    seen = here.unit * here.spectrum[:, :, None, None]
+    return jnp.einsum("kbyx,lbyx,byx->kl", seen, seen, here.data.weights)
+
+
+def _blocks(here: _Galaxies, members, slope, image_priors, pairs) -> SourceBlocks:
+    """Matrices about the first of `members`, in z, amplitudes and log fluxes."""
+    data, pixels = here.data, slope[0].size
+    bands = data.num_bands
+    own = pixels + bands + 1
+    size = own * len(members)
+    information, image_prior, flux_prior = np.zeros((3, size, size))
+    for a, k in enumerate(members):
+        rows = slice(a * own, a * own + pixels)
+        image_prior[rows, rows] = image_priors[k]
+        first = a * own
+        flux_prior[first : first + own, first : first + own] = _flux_prior(here, k, slope[k])
+        for b, m in enumerate(members[: a + 1]):
+            block = pairs[k, m]
+            information[first : first + own, b * own : (b + 1) * own] = block
+            information[b * own : (b + 1) * own, first : first + own] = block.T
+    # Total flux: amplitudes times the sum of the pixels.
+    k = members[0]
+    flux = np.zeros(size)
+    flux[:pixels] = float(here.spectrum[k].sum()) * slope[k].ravel()
+    flux[pixels : pixels + bands] = float(here.morphology[k].sum())
+    return SourceBlocks(information, image_prior, flux_prior, flux, pixels, own)
+
+
+class _Pairs:
+    """Fisher information between all parameters of two sources; each pair is made once."""
+
+    def __init__(self, here: _Galaxies, slope):
+        self.here, self.slope = here, slope
+        self.spectrum = np.asarray(here.spectrum, float)
+        self.made: dict[tuple[int, int], np.ndarray] = {}
+
+    def __getitem__(self, pair: tuple[int, int]) -> np.ndarray:
+        k, m = pair
+        if pair not in self.made:
+            # Single precision to keep: that of the arrays it is made from.
+            turned = self.made.get((m, k))
+            self.made[pair] = (
+                turned.T if turned is not None else self._make(k, m).astype(self.slope.dtype)
+            )
+        return self.made[pair]
+
+    def _make(self, k: int, m: int) -> np.ndarray:
+        pixels, bands = self.slope[0].size, self.here.data.num_bands
+        between, row, column, amplitudes = (
+            np.asarray(part, float)
+            for part in _pair_arrays(self.here, np.int32(k), np.int32(m))
+        )
+        block = np.zeros((pixels + bands + 1, pixels + bands + 1))
+        first, second = self.slope[k].ravel(), self.slope[m].ravel()
+        block[:pixels, :pixels] = between * first[:, None] * second
+        each = pixels + np.arange(bands)
+        block[:pixels, each] = (row.reshape(bands, -1) * self.spectrum[k][:, None] * first).T
+        block[each, :pixels] = column.reshape(bands, -1) * self.spectrum[m][:, None] * second
+        block[each, each] = amplitudes
+        return block
+
+
+@eqx.filter_jit
+def _pair_arrays(here: _Galaxies, k, m):
+    data, box = here.data, here.morphology.shape[-1]
+    products = here.spectrum[k] * here.spectrum[m]
+    between = likelihood_block(data, products, here.corner[k], here.corner[m], box)
+    weighed = data.weights * here.unit
+    row = gather(data, weighed[m][None], here.corner[k][None], box)[0]
+    column = gather(data, weighed[k][None], here.corner[m][None], box)[0]
+    return between, row, column, jnp.sum(weighed[k] * here.unit[m], (-2, -1))
+
+
+def _flux_prior(here: _Galaxies, k: int, slope):
+    """Curvature of the prior of amplitudes and brightness, residuals squared alone.
+
+    The residuals are those of the fluxes from their mean, in units of their width, and
+    of the brightness from its own.
+    """
+    pixels, bands = slope.size, here.data.num_bands
+    given = flux_given_brightness(here.data, here.brightness[k : k + 1])
+    factor = np.linalg.inv(np.linalg.cholesky(np.asarray(given.covariance[0], float)))
+    spectrum = np.asarray(here.spectrum[k], float)
+    jacobian = np.zeros((bands + 1, pixels + bands + 1))
+    jacobian[:bands, :pixels] = np.outer(factor @ spectrum, slope.ravel())
+    jacobian[:bands, pixels:-1] = factor * float(here.morphology[k].sum())
+    jacobian[:bands, -1] = -factor @ np.asarray(given.mean[0], float)
+    jacobian[bands, -1] = 1 / BRIGHTNESS_WIDTH
+    return jacobian.T @ jacobian
+
+
+def _averages(here, prior, spectra, tree, key, num_draws, num_probes) -> dict:
+    """Averages over draws, and their standard errors."""
+    choose, probe = jax.random.split(key)
+    images, spectrum, brightness = _draws(tree, here)
+    total = len(images)
+    picks = np.asarray(jax.random.choice(choose, total, (min(num_draws, total),), replace=False))
+    delta, gamma = [], []
+    for i, pick in enumerate(np.sort(picks)):
+        one = _at_draw(here, *(jnp.asarray(a[pick]) for a in (images, spectrum, brightness)))
+        found = _delta_of_draw(one, prior, spectra, jax.random.fold_in(probe, i), num_probes)
+        delta.append(np.asarray(found, float))
+        gamma.append(-np.sum(delta[-1] * images[pick], axis=(1, 2)))
+    delta, gamma = np.stack(delta), np.stack(gamma)
+    mean, error = _mean_and_error(delta)
+    pixels = ("source", "box_y", "box_x")
+    gamma_mean, gamma_error = _mean_and_error(gamma)
+    return {
+        "mean_delta_f": (pixels, mean),
+        "mean_delta_f_error": (pixels, error),
+        "mean_gamma": ("source", gamma_mean),
+        "mean_gamma_error": ("source", gamma_error),
+        "significant": (pixels, np.abs(mean) > 3 * error),
+    }
+
+
+def _mean_and_error(values):
+    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
+
+
+def _draws(tree, here: _Galaxies):
+    """Images, spectra and brightnesses of the free-form sources, one chain after the other."""
+    posterior = group(tree, "posterior")
+    name = "galaxies_morphology" if "galaxies_morphology" in posterior else "morphology"
+    if name not in posterior or posterior[name].shape[2:] != here.morphology.shape:
+        raise InputError("the draws are not of this scene: they hold other sources.")
+    ids = [str(i) for i in posterior[posterior[name].dims[2]].values]
+    every = [str(i) for i in posterior["source"].values]
+    rows = [every.index(i) for i in ids]
+    arrays = [posterior[name], *(posterior[n].isel(source=rows) for n in ("spectrum", "brightness"))]
+    return [np.asarray(a).reshape(-1, *a.shape[2:]) for a in arrays]
+
+
+@eqx.filter_jit
+def _at_draw(here: _Galaxies, morphology, spectrum, brightness) -> _Galaxies:
+    unit = here.data.render(morphology, here.corner)
+    return _Galaxies(here.data, morphology, here.corner, spectrum, brightness, unit)
+
+
+@eqx.filter_jit
+def _delta_of_draw(here: _Galaxies, prior, spectra, key, num_probes):
+    z = prior.stretch.inv(here.morphology)
+    slope = jnp.exp(prior.stretch.log_abs_det_jacobian(z, here.morphology))
+    signs = jax.random.rademacher(key, (num_probes, *z.shape), z.dtype)
+    energy = StretchedEnergy(prior)
+
+    def product(v):
+        # Sources are independent under the prior: one probe serves them all.
+        return jax.jvp(jax.vmap(jax.grad(energy)), (z,), (v,))[1]
+
+    curvature = (signs * jax.lax.map(product, signs, batch_size=8)).mean(0)
+    return curvature - _data_curvature(here, spectra) * slope**2
