@@ -1,0 +1,262 @@
+"""What a scene's prior made up, in the hands of the user: columns, flags, files, words."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import QTable
+
+from scorepriors.errors import InputError
+
+from .deblending import Deblended
+from .hallucination import NEIGHBOURS, hallucination_map
+from .outputs import fits_text, write_whole
+from .sampling.fluxes import flux_draws
+from .sampling.laplace import error_ratio
+from .sampling.scene import laplace_deblended
+from .typicality import source_typicality
+
+#: Names of the result files; the catalogue of the folder gets new columns.
+DIAGNOSIS_NAMES = ("hallucination.fits", "hallucination.png")
+
+#: Words in the column ``flags``, and what they mean.
+FLAGS = {
+    "made_up": "less than half of what holds its total flux comes from the data",
+    "atypical": "its shape is less usual than 99 % of the prior's galaxies with that light",
+    "laplace_off": "flux errors from the curvature differ by more than 20 % from those of draws",
+    "no_mode": "the fit had not converged, or curves the wrong way somewhere in the scene",
+}
+
+#: Columns in the catalogue, and what they mean.
+COLUMNS = {
+    "gamma": "confidence: minus the curvature excess of the prior, weighted by the shape (eq. 18)",
+    "data_share": "share of the data in what holds the total flux, 0 (prior) to 1 (data)",
+    "degrees_of_freedom": "parameters of the image that the data determine",
+    "typicality": "p-value of the shape under the prior among samples with the same light",
+    "flux_err_free_total": "standard deviation of the total flux with all shapes free",
+}
+
+#: Limits of the flags.
+_MADE_UP, _ATYPICAL, _OFF = 0.5, 0.01, 0.2
+
+
+@dataclass(frozen=True)
+class SceneDiagnosis:
+    """Outcome of `diagnose`.
+
+    Attributes
+    ----------
+    result
+        The scene.
+    tree
+        Draws that averages are over: the chains given, or those of the Laplace
+        approximation.
+    maps
+        From `hallucination_map`.
+    typicality
+        P-value by source id.
+    laplace_ratio
+        ``[K]``, flux errors of the Laplace approximation over those of the chains;
+        None without chains.
+    """
+
+    result: Deblended
+    tree: Any
+    maps: xarray.Dataset
+    typicality: dict[str, float]
+    laplace_ratio: np.ndarray | None
+
+
+def diagnose(
+    result: Deblended,
+    tree: Any = None,
+    *,
+    key,
+    neighbours: int = NEIGHBOURS,
+    progress: Callable | None = None,
+) -> SceneDiagnosis:
+    """Find out what the prior made up in a scene.
+
+    Parameters
+    ----------
+    result
+        From `deblend`.
+    tree
+        Draws, from `sample_deblended`; those of `laplace_deblended` without.
+    key
+        Random key.
+    neighbours
+        See `hallucination_map`.
+    progress
+        Called as ``progress(done, total, text)``.
+
+    Returns
+    -------
+    SceneDiagnosis
+    """
+    first, second, third = jax.random.split(key, 3)
+    report = progress or (lambda done, total, text: None)
+    report(0, 1, "curvature at the mode")
+    approximate = laplace_deblended(result, key=first)
+    draws = approximate if tree is None else tree
+    maps = hallucination_map(
+        result, draws, key=second, neighbours=neighbours, progress=progress
+    )
+    report(0, 1, "samples of the prior")
+    usual = source_typicality(draws, result.prior, key=third)
+    ratio = None if tree is None else error_ratio(approximate, tree)
+    maps.attrs["draws"] = str(draws.attrs.get("algorithm", ""))
+    maps.attrs["negative_curvatures"] = int(approximate.attrs["negative_curvatures"])
+    return SceneDiagnosis(result, draws, maps, usual, ratio)
+
+
+def source_flags(diagnosis: SceneDiagnosis) -> dict[str, list[str]]:
+    """Words of `FLAGS` by source id; stars have none of their own."""
+    ids = diagnosis.result.positions.ids
+    maps, ratio = diagnosis.maps, diagnosis.laplace_ratio
+    words: dict[str, list[str]] = {identity: [] for identity in ids}
+    for k, identity in enumerate(str(i) for i in maps["source"].values):
+        if float(maps["flux_share"][k]) < _MADE_UP:
+            words[identity].append("made_up")
+        if diagnosis.typicality[identity] < _ATYPICAL:
+            words[identity].append("atypical")
+    for k, identity in enumerate(ids):
+        if ratio is not None and not abs(np.log(ratio[k])) < np.log1p(_OFF):
+            words[identity].append("laplace_off")
+        if not diagnosis.result.converged or maps.attrs["negative_curvatures"]:
+            words[identity].append("no_mode")
+    return words
+
+
+def in_words(diagnosis: SceneDiagnosis) -> dict[str, str]:
+    """One sentence or two per free-form source, by its id."""
+    maps = diagnosis.maps
+    said = {}
+    for k, identity in enumerate(str(i) for i in maps["source"].values):
+        share, freedom = float(maps["flux_share"][k]), float(maps["degrees_of_freedom"][k])
+        p = diagnosis.typicality[identity]
+        usual = f"p = {p:.2f}" if p >= _ATYPICAL else f"p < {max(p, 0.004):.3f}, unusual"
+        said[identity] = (
+            f"{share:.0%} of this source's flux is held by the data alone; they determine "
+            f"{freedom:.0f} of its {maps.sizes['box_y'] * maps.sizes['box_x']} pixels' degrees of "
+            f"freedom. Its shape among the prior's galaxies: {usual}."
+        )
+    return said
+
+
+def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
+    """The catalogue of a scene with the columns of `COLUMNS`, and flags.
+
+    Parameters
+    ----------
+    table
+        From `catalogue` or `flux_catalogue`, in the order of the input positions.
+    diagnosis
+        Of the same scene.
+
+    Raises
+    ------
+    InputError
+        If the table holds other sources.
+    """
+    ids = list(diagnosis.result.positions.ids)
+    if [str(i) for i in table["id"]] != ids:
+        raise InputError("the catalogue is of other sources than the scene; deblend again.")
+    table = table.copy()
+    maps = diagnosis.maps
+    rows = [ids.index(str(i)) for i in maps["source"].values]
+    for column, name in (
+        ("gamma", "gamma"), ("data_share", "flux_share"),
+        ("degrees_of_freedom", "degrees_of_freedom"),
+    ):  # fmt: skip
+        values = np.full(len(ids), np.nan)
+        values[rows] = maps[name].values
+        table[column] = values
+    table["typicality"] = [diagnosis.typicality.get(i, np.nan) for i in ids]
+    flux = flux_draws(diagnosis.tree)
+    spread = np.asarray(flux.sum("band").std(("chain", "draw")))
+    table["flux_err_free_total"] = spread * u.Unit(flux.attrs["unit"])
+    new = source_flags(diagnosis)
+    old = table["flags"] if "flags" in table.colnames else ["ok"] * len(ids)
+    merged = [
+        [w for w in str(words).split(",") if w != "ok" and w not in FLAGS] + new[i]
+        for i, words in zip(ids, old, strict=True)
+    ]
+    table["flags"] = [",".join(words) or "ok" for words in merged]
+    for name, meaning in COLUMNS.items():
+        table[name].info.description = meaning
+    meanings = "; ".join(f"{word}: {meaning}" for word, meaning in FLAGS.items())
+    table["flags"].info.description = f"comma-separated words, or ok. {meanings}"
+    table.meta["diagnosis_draws"] = maps.attrs["draws"]
+    return table
+
+
+def hallucination_images(diagnosis: SceneDiagnosis) -> fits.HDUList:
+    """Planes per source, ``[plane, n, n]``: curvatures, shares and widths of every pixel."""
+    maps = diagnosis.maps
+    planes = ("mean_delta_f", "mean_delta_f_error", "delta_f", "delta_f_aware",
+              "prior_curvature", "data_curvature", "data_share", "sd", "slope")  # fmt: skip
+    primary = fits.PrimaryHDU()
+    primary.header["PRIOR"] = (fits_text(diagnosis.result.prior.name), "learned prior")
+    primary.header["SIGMA0"] = (maps.attrs["sigma0"], "noise level of the prior")
+    primary.header["DRAWS"] = (maps.attrs["draws"], "what the averages are over")
+    hdus = [primary]
+    for k, identity in enumerate(maps["source"].values):
+        cube = np.stack([maps[name].values[k] for name in planes]).astype(np.float32)
+        header = fits.Header()
+        header["SOURCEID"] = fits_text(identity)
+        # First pixel of the box in the image: the images of `sources.fits` start at 0, 0.
+        header["CORNERX"] = (int(maps["corner"].values[k, 1]), "column of the first pixel")
+        header["CORNERY"] = (int(maps["corner"].values[k, 0]), "row of the first pixel")
+        for i, name in enumerate(planes):
+            header[f"PLANE{i + 1}"] = name
+        header["GAMMA"] = float(maps["gamma"][k])
+        header["SHARE"] = (float(maps["flux_share"][k]), "of the data in the total flux")
+        hdus.append(fits.ImageHDU(cube, header, name=f"DIAGNOSIS_{fits_text(identity)}"[:60]))
+    return fits.HDUList(hdus)
+
+
+def write_diagnosis(
+    diagnosis: SceneDiagnosis, directory: str | Path, *, force: bool = False, extra=None
+) -> list[Path]:
+    """Write maps and picture, and give the folder's catalogue its columns.
+
+    Parameters
+    ----------
+    diagnosis
+        From `diagnose`.
+    directory
+        Folder of results of the scene.
+    force
+        Replace a diagnosis that is there.
+    extra
+        Further files to replace, as ``{name: function of a path}``.
+
+    Returns
+    -------
+    list of pathlib.Path
+    """
+    from .diagnosis_figures import diagnosis_figure
+
+    directory = Path(directory)
+    present = [name for name in DIAGNOSIS_NAMES if (directory / name).exists()]
+    if present and not force:
+        raise InputError(f"{directory / present[0]} exists; use --force to replace it.")
+    catalogue = directory / "catalogue.ecsv"
+    try:
+        table = add_columns(QTable.read(catalogue), diagnosis)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {catalogue}: {error}; deblend again.") from error
+    writers = {
+        "hallucination.fits": lambda path: hallucination_images(diagnosis).writeto(path),
+        "hallucination.png": lambda path: diagnosis_figure(diagnosis).savefig(path, dpi=110),
+        "catalogue.ecsv": lambda path: table.write(path, format="ascii.ecsv"),
+        **(extra or {}),
+    }
+    return write_whole(directory, writers, force=True)

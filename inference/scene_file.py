@@ -1,0 +1,190 @@
+"""A deblended scene in a file: everything that later commands need of it, as plain arrays."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from scorepriors._files import atomic_path
+from scorepriors.distribution import ScorePrior
+from scorepriors.errors import InputError
+from scorepriors.models.blend import blend
+from scorepriors.models.observation import Observation
+from scorepriors.models.positions import Positions
+from scorepriors.models.rendering import ImageData
+from scorepriors.models.sources import Sources
+from scorepriors.zoo import load_prior
+
+from .deblending import Deblended, Scene
+from .optimization import MAPResult
+from .posterior import posterior
+
+#: Name of the file in a folder of results.
+NAME = "scene.npz"
+
+_VERSION = 1
+_GROUPS = ("galaxies", "stars", "profiles")
+_SCENE_ARRAYS = ("morphology", "convolved", "flux", "flux_error", "source_chi2")
+_FIT_ARRAYS = ("loss_history",)
+_FIT_NUMBERS = ("potential", "gradient_norm", "expected_gain")
+
+
+def save_scene(result: Deblended, path: str | Path, *, prior: str | None = None) -> None:
+    """Write a deblended scene, whole or not at all.
+
+    Parameters
+    ----------
+    result
+        From `deblend`.
+    path
+        File to write, ``.npz``; it holds numbers and text, no code.
+    prior
+        Name or weight file to load the prior by; its own name if not given.  The
+        weights themselves are not stored.
+    """
+    obs, positions = result.observation, result.positions
+    arrays: dict = {
+        "images": obs.images, "weights": obs.weights, "psfs": obs.psfs,
+        "row_column": positions.row_column, "is_point": positions.is_point,
+        "center": result.center,
+    }  # fmt: skip
+    facts = {
+        "version": _VERSION,
+        "prior": result.prior.name if prior is None else str(prior),
+        "sigma0": float(result.prior.sigma),
+        "bands": list(obs.bands),
+        "name": obs.name,
+        "unit": None if obs.unit is None else obs.unit.to_string(),
+        "zero_point": None if obs.zero_point is None else list(obs.zero_point),
+        "wcs": None if obs.wcs is None else obs.wcs.to_header_string(relax=True).rstrip(),
+        "ids": list(positions.ids),
+        "seconds": {n: float(v) for n, v in result.seconds.items()},
+        "profile": sorted(result.profile),
+    }
+    arrays |= {f"profile/{name}": value for name, value in result.profile.items()}
+    for label, scene in (("free_form", result.free_form), ("parametric", result.parametric)):
+        facts[label] = _scene_facts(scene)
+        arrays |= {f"{label}/{name}": array for name, array in _scene_arrays(scene).items()}
+    arrays["facts"] = np.asarray(json.dumps(facts))
+    path = Path(path)
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def load_scene(path: str | Path, *, prior: ScorePrior | None = None) -> Deblended:
+    """Read what `save_scene` wrote.
+
+    Parameters
+    ----------
+    path
+        The file, or the folder of results it is in.
+    prior
+        The prior of the scene; loaded by the name in the file if not given.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or of another version, or its prior is not found.
+    """
+    path = Path(path)
+    path = path / NAME if path.is_dir() else path
+    if not path.exists():
+        raise InputError(
+            f"there is no {path}: give a folder that `scorepriors deblend` or `sample` wrote."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        facts = json.loads(str(arrays.pop("facts")))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged or no scene: {error}; deblend again.") from error
+    if facts.get("version") != _VERSION:
+        raise InputError(f"{path} is of another version of this package; deblend again.")
+    if prior is None:
+        prior = load_prior(facts["prior"], sigma=facts["sigma0"])
+    obs = Observation.from_arrays(
+        arrays["images"], weights=arrays["weights"], psfs=arrays["psfs"], bands=facts["bands"],
+        wcs=None if facts["wcs"] is None else WCS(fits.Header.fromstring(facts["wcs"])),
+        unit=facts["unit"], zero_point=facts["zero_point"], name=facts["name"],
+    )  # fmt: skip
+    positions = Positions(tuple(facts["ids"]), arrays["row_column"], arrays["is_point"])
+    scenes = [
+        _scene(_under(arrays, label), facts[label], prior) for label in ("free_form", "parametric")
+    ]
+    profile = {name: arrays[f"profile/{name}"] for name in facts["profile"]}
+    return Deblended(
+        obs, positions, prior, *scenes, arrays["center"], profile, facts["seconds"]
+    )
+
+
+def _under(arrays: dict, label: str) -> dict:
+    start = f"{label}/"
+    return {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
+
+
+def _scene_facts(scene: Scene) -> dict:
+    fit = scene.fit
+    keywords = fit.posterior.arguments[1]
+    data = fit.posterior.arguments[0][0]
+    return {
+        "chi2": scene.chi2, "converged": bool(fit.converged), "interrupted": bool(fit.interrupted),
+        "num_iterations": int(fit.num_iterations), "seconds": float(fit.seconds),
+        "numbers": {name: float(getattr(fit, name)) for name in _FIT_NUMBERS},
+        "keywords": {n: v if isinstance(v, str) else float(v) for n, v in keywords.items()},
+        "whole": [n for n, v in keywords.items() if isinstance(v, int)],
+        "kernel_size": data.kernel_size, "grid": data.grid,
+        "has_prior": fit.posterior.arguments[0][1] is not None,
+    }  # fmt: skip
+
+
+def _scene_arrays(scene: Scene) -> dict:
+    """Pictures, and what rebuilds the fit: data, places of the sources, site values."""
+    fit = scene.fit
+    arguments = fit.posterior.arguments[0]
+    data, groups = arguments[0], dict(zip(_GROUPS, arguments[2:], strict=False))
+    arrays = {name: getattr(scene, name) for name in _SCENE_ARRAYS}
+    arrays |= {name: getattr(fit, name) for name in _FIT_ARRAYS}
+    leaves = jax.tree.leaves(data)
+    arrays |= {f"data/{i}": leaf for i, leaf in enumerate(leaves)}
+    for name, group in groups.items():
+        if group is not None:
+            arrays |= {f"groups/{name}/{f}": getattr(group, f) for f in ("center", "corner", "mask")}
+    arrays |= {f"values/{name}": value for name, value in fit.values.items()}
+    arrays |= {f"params/{name}": value for name, value in fit.params.items()}
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def _scene(arrays: dict, facts: dict, prior: ScorePrior) -> Scene:
+    groups = {
+        name: Sources(*(jnp.asarray(part[f]) for f in ("center", "corner", "mask")))
+        for name in _GROUPS
+        if (part := _under(arrays, f"groups/{name}"))
+    }
+    leaves = _under(arrays, "data")
+    data = ImageData(
+        *(jnp.asarray(leaves[str(i)]) for i in range(len(leaves))),
+        kernel_size=facts["kernel_size"], grid=facts["grid"],
+    )  # fmt: skip
+    keywords = {
+        n: int(v) if n in facts["whole"] else v for n, v in facts["keywords"].items()
+    }  # fmt: skip
+    bound = posterior(
+        blend, data, prior if facts["has_prior"] else None, *(groups.get(n) for n in _GROUPS),
+        model_kwargs=keywords,
+    )  # fmt: skip
+    params, values = (
+        {n: jnp.asarray(a) for n, a in _under(arrays, which).items()}
+        for which in ("params", "values")
+    )
+    fit = MAPResult(
+        params=params, values=values, converged=facts["converged"],
+        num_iterations=facts["num_iterations"], loss_history=arrays["loss_history"],
+        seconds=facts["seconds"], interrupted=facts["interrupted"], posterior=bound,
+        **facts["numbers"],
+    )  # fmt: skip
+    return Scene(chi2=facts["chi2"], fit=fit, **{n: arrays[n] for n in _SCENE_ARRAYS})
