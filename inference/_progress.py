@@ -12,7 +12,7 @@ console = Console(stderr=True)
 
 @contextmanager
 def bar(label: str, total: int) -> Iterator[Callable]:
-    """Yield ``update(done, text)`` that moves a bar."""
+    """Yield ``update(done, text, total)`` that moves a bar."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -22,7 +22,9 @@ def bar(label: str, total: int) -> Iterator[Callable]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=total, text="")
-        yield lambda done, text="": progress.update(task, completed=done, text=text)
+        yield lambda done, text="", total=total: progress.update(
+            task, completed=done, text=text, total=total
+        )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command line: deblend, sample, train, validate, list priors.
+"""The command line: deblend, sample, diagnose, train, validate, list priors.
 
 What a command does not need it does not import; what it refuses, it refuses before
 anything is compiled.
@@ -113,12 +113,13 @@ def _read_scenes(files, example, each, catalog, psf, index):
 @_scene_options("deblended")
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
 @click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 def deblend(files, example, each, catalog, psf, index, prior_name, sigma, output, force,
-            max_iterations, seed, quiet):  # fmt: skip
+            max_iterations, diagnosed, seed, quiet):  # fmt: skip
     """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
 
-    Writes catalogue.ecsv, sources.fits, report.png and summary.json to the output
-    folder.  With --each every FILE is a blend, they are fitted side by side, and the
+    Writes catalogue.ecsv, sources.fits, report.png, summary.json and scene.npz to the
+    output folder.  With --each every FILE is a blend, they are fitted side by side, and the
     results go to one folder per file within the output folder.  Exit codes: 0 done, 2
     bad input, 3 not converged (results are written).
     """
@@ -150,9 +151,13 @@ def deblend(files, example, each, catalog, psf, index, prior_name, sigma, output
     for result, target in zip(results, targets, strict=True):
         if result is None:
             continue
-        paths = write_outputs(result, target, force=force, seed=seed, total_seconds=seconds)
+        paths = write_outputs(
+            result, target, force=force, seed=seed, total_seconds=seconds, prior=prior_name
+        )
         _print_table(result, truth)
-        for path in paths:
+        if diagnosed:
+            paths += _diagnose(target, result, None, seed=seed, quiet=quiet)
+        for path in dict.fromkeys(paths):
             click.echo(str(path))
     sys.exit(_verdict(results, targets))
 
@@ -239,12 +244,14 @@ def _print_table(result, truth=None) -> None:
     "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
+@click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, chains, warmup,
-           draws, thinning, target_acceptance_rate, resume, output, force, seed, quiet):  # fmt: skip
+           draws, thinning, target_acceptance_rate, resume, diagnosed, output, force, seed,
+           quiet):  # fmt: skip
     """Take the galaxies in FILE apart, and sample the posterior about the result.
 
-    Writes posterior.nc (for ArviZ), catalogue.ecsv, sources.fits, diagnostics.txt and
-    report.html to the output folder.  While it runs, its state is kept there in
+    Writes posterior.nc (for ArviZ), catalogue.ecsv, sources.fits, diagnostics.txt,
+    report.html and scene.npz to the output folder.  While it runs, its state is kept there in
     checkpoint.npz: after Ctrl-C, or a crash, --resume goes on.  Exit codes: 0 draws to be
     trusted, 2 bad input, 3 not to be trusted (results are written, with the reasons), 130
     interrupted (draws made so far are written).
@@ -296,9 +303,11 @@ def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, ch
     finally:
         if fresh and not any(folder.iterdir()):
             folder.rmdir()
-    paths = write_samples(result, tree, folder, force=force or resume)
+    paths = write_samples(result, tree, folder, force=force or resume, prior=prior_name)
     _print_fluxes(tree)
-    for path in paths:
+    if diagnosed:
+        paths += _diagnose(folder, result, tree, seed=seed, quiet=quiet)
+    for path in dict.fromkeys(paths):
         click.echo(str(path))
     reasons = said(tree)
     for sentence in reasons:
@@ -388,6 +397,90 @@ def _print_fluxes(tree) -> None:
         ]
         table.add_row(str(identity), *cells)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(), metavar="DIR")
+@click.option("--force", is_flag=True, help="Replace a diagnosis that is there.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def diagnose(folder, force, seed, quiet):
+    """Say what the prior made up in the results that `deblend` or `sample` wrote to DIR.
+
+    Writes hallucination.fits and hallucination.png, gives catalogue.ecsv the columns
+    gamma, data_share, degrees_of_freedom, typicality, flux_err_free_total and more words
+    in flags, and, where there are chains, report.html a section.
+    """
+    from .outputs import check_target
+
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"there is no folder {folder!r}; give one that `deblend` or `sample` wrote.")
+    _prepare_jax()
+    from .diagnosis import DIAGNOSIS_NAMES
+    from .sampling.tree import load_tree
+    from .scene_file import load_scene
+
+    check_target(path, force=force, names=DIAGNOSIS_NAMES)
+    result = load_scene(path)
+    chains = path / "posterior.nc"
+    tree = load_tree(chains) if chains.exists() else None
+    for written in _diagnose(path, result, tree, seed=seed, quiet=quiet):
+        click.echo(str(written))
+
+
+def _diagnose(folder, result, tree, *, seed, quiet) -> list[Path]:
+    """Diagnose a scene, write what was found, and say it."""
+    import jax
+
+    from ._progress import bar
+    from .diagnosis import diagnose, write_diagnosis
+    from .sampling.diagnostics import SamplingWarning
+    from .sampling.page import report_page
+
+    with warnings.catch_warnings(), bar("diagnose", 1) as update:
+        # That the curvature is not that of a mode is told by a flag.
+        warnings.filterwarnings("ignore", category=SamplingWarning)
+        silent = quiet or not sys.stderr.isatty()
+        found = diagnose(
+            result, tree, key=jax.random.key(seed),
+            progress=None if silent else lambda done, total, text: update(done, text, total),
+        )  # fmt: skip
+    extra = {}
+    if tree is not None:
+        page = report_page(result, tree, diagnosis=found)
+        extra["report.html"] = lambda path: path.write_text(page, encoding="utf-8")
+    paths = write_diagnosis(found, folder, force=True, extra=extra)
+    _print_diagnosis(found)
+    return paths
+
+
+def _print_diagnosis(found) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .diagnosis import FLAGS, source_flags
+
+    table = Table(title="What the prior made up")
+    for name in ("id", "gamma", "data share of flux", "degrees of freedom", "typicality", "flags"):
+        table.add_column(name, justify="right")
+    maps, flags = found.maps, source_flags(found)
+    for k, identity in enumerate(str(i) for i in maps["source"].values):
+        table.add_row(
+            identity, f"{float(maps['gamma'][k]):.3g}", f"{float(maps['flux_share'][k]):.0%}",
+            f"{float(maps['degrees_of_freedom'][k]):.0f}", f"{found.typicality[identity]:.3f}",
+            ", ".join(flags[identity]) or "ok",
+        )  # fmt: skip
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    if found.laplace_ratio is not None:
+        ratios = ", ".join(
+            f"{identity} {ratio:.2f}"
+            for identity, ratio in zip(found.result.positions.ids, found.laplace_ratio, strict=True)
+        )
+        console.print(f"flux errors, Laplace over chains: {ratios}", highlight=False)
+    for word in dict.fromkeys(word for words in flags.values() for word in words):
+        console.print(f"{word}: {FLAGS[word]}", highlight=False)
 
 
 @main.command()

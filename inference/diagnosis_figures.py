@@ -1,5 +1,6 @@
 """Pictures of what the prior made up; each function draws on the axes it is given."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def _axes(ax: Axes | None) -> Axes:
 def plot_delta_f(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = None) -> Axes:
     r"""Excess of the prior's curvature per pixel, in units of :math:`1/\sigma_0^2`.
 
-    Orange where the prior decides, blue where the data do.  Lines mark three standard
+    Orange where the prior decides, purple where the data do.  Lines mark three standard
     errors, where `maps` holds averages over draws.
 
     Parameters
@@ -121,11 +122,13 @@ def diagnosis_figure(diagnosis: SceneDiagnosis) -> Figure:
     maps, result = diagnosis.maps, diagnosis.result
     ids = [str(i) for i in maps["source"].values]
     figure = Figure(
-        figsize=(12.6, 2.3 * len(ids) + 0.9), facecolor="white",
-        layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06),
+        figsize=(13.5, 2.1 * len(ids) + 0.8), facecolor="white",
+        layout=ConstrainedLayoutEngine(h_pad=0.05, w_pad=0.03),
     )  # fmt: skip
     FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(len(ids), 4, squeeze=False)
+    axes: Any = figure.subplots(
+        len(ids), 5, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 1, 1, 1.15]}
+    )
     unit, factor = result.observation.flux_unit
     words, flags = in_words(diagnosis), source_flags(diagnosis)
     for k, identity in enumerate(ids):
@@ -139,12 +142,14 @@ def diagnosis_figure(diagnosis: SceneDiagnosis) -> Figure:
             identity, color="white", fontsize=9, rotation=0, labelpad=14, va="center",
             bbox={"boxstyle": "round,pad=0.2", "fc": COLOURS[row % len(COLOURS)], "ec": "none"},
         )  # fmt: skip
-        text = words[identity] + (f" [{', '.join(flags[identity])}]" if flags[identity] else "")
-        axes[k, 0].set_title(text, fontsize=8.5, color=INK, loc="left", pad=6 if k else 24)
-    titles = ("model", "posterior sd", "who decides: prior (orange), data (blue)", "share of data")
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.annotate(title, (0.5, 1.0), (0, 4), xycoords="axes fraction", ha="center",
-                      textcoords="offset points", fontsize=9, color=SOFT)  # fmt: skip
+        text = words[identity] + (f"\n\n{', '.join(flags[identity])}" if flags[identity] else "")
+        lines = [textwrap.fill(part, 38) for part in text.split("\n")]
+        axes[k, 4].axis("off")
+        axes[k, 4].text(0, 0.5, "\n".join(lines), fontsize=9, color=INK, va="center",
+                        transform=axes[k, 4].transAxes)  # fmt: skip
+    titles = "model", "posterior sd", "prior decides (orange) or data", "share of the data"
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title(title, fontsize=9.5, color=INK)
     draws = "chains" if diagnosis.laplace_ratio is not None else "Laplace approximation"
     figure.suptitle(
         f"What the prior made up: {result.prior.name}, $\\sigma_0$ = {maps.attrs['sigma0']:.3g}; "

@@ -19,9 +19,11 @@ from scorepriors.errors import InputError
 from .catalogue import catalogue
 from .deblending import Deblended
 from .report import report_figure
+from .scene_file import NAME as SCENE
+from .scene_file import save_scene
 
 #: Names of the result files.
-NAMES = ("catalogue.ecsv", "sources.fits", "report.png", "summary.json")
+NAMES = ("catalogue.ecsv", "sources.fits", "report.png", "summary.json", SCENE)
 
 
 def check_target(
@@ -60,6 +62,7 @@ def write_outputs(
     force: bool = False,
     seed: int = 0,
     total_seconds: float | None = None,
+    prior: str | None = None,
     extra: dict | None = None,
 ) -> list[Path]:
     """Write catalogue, source images, report and summary; all of them or none.
@@ -76,13 +79,15 @@ def write_outputs(
         Recorded in catalogue and summary.
     total_seconds
         Wall time of everything, for the summary; the sum of the stages if not given.
+    prior
+        Name or weight file to load the prior by again; its own name if not given.
     extra
         More entries of the summary.
 
     Returns
     -------
     list of pathlib.Path
-        ``catalogue.ecsv``, ``sources.fits``, ``report.png``, ``summary.json``.
+        ``catalogue.ecsv``, ``sources.fits``, ``report.png``, ``summary.json``, ``scene.npz``.
 
     Raises
     ------
@@ -96,6 +101,7 @@ def write_outputs(
         lambda path: source_images(result).writeto(path),
         lambda path: report_figure(result).savefig(path, dpi=110),
         lambda path: path.write_text(text + "\n"),
+        lambda path: save_scene(result, path, prior=prior),
     )
     return write_whole(directory, dict(zip(NAMES, writers, strict=True)), force=force)
 

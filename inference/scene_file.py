@@ -55,7 +55,7 @@ def save_scene(result: Deblended, path: str | Path, *, prior: str | None = None)
     }  # fmt: skip
     facts = {
         "version": _VERSION,
-        "prior": result.prior.name if prior is None else str(prior),
+        "prior": _reference(result.prior.name if prior is None else str(prior)),
         "sigma0": float(result.prior.sigma),
         "bands": list(obs.bands),
         "name": obs.name,
@@ -120,6 +120,11 @@ def load_scene(path: str | Path, *, prior: ScorePrior | None = None) -> Deblende
     return Deblended(
         obs, positions, prior, *scenes, arrays["center"], profile, facts["seconds"]
     )
+
+
+def _reference(prior: str) -> str:
+    """What the prior is found by from any folder."""
+    return str(Path(prior).resolve()) if Path(prior).is_file() else prior
 
 
 def _under(arrays: dict, label: str) -> dict:

@@ -40,7 +40,9 @@ td.text { text-align: left; white-space: normal; }
 """.strip()
 
 
-def report_page(result: Deblended, tree: Any, *, table: Any = None) -> str:
+def report_page(
+    result: Deblended, tree: Any, *, table: Any = None, diagnosis: Any = None
+) -> str:
     """The report as one HTML document; pictures are inside it.
 
     Parameters
@@ -51,6 +53,8 @@ def report_page(result: Deblended, tree: Any, *, table: Any = None) -> str:
         From `sample_deblended`.
     table
         From `flux_catalogue`, if it is at hand.
+    diagnosis
+        From `diagnose`: adds a section on what the prior made up.
     """
     table = flux_catalogue(tree) if table is None else table
     title = f"Posterior of {result.observation.name or 'a blend'}"
@@ -75,6 +79,7 @@ def report_page(result: Deblended, tree: Any, *, table: Any = None) -> str:
             f"and {_SHOWN} draws of its image.",
             "At the model's resolution. What differs from draw to draw, the data do not know.",
         ),
+        *([] if diagnosis is None else _made_up(diagnosis)),
         "<h2>Fluxes and their neighbours</h2>",
         _picture(
             pairs_figure(tree),
@@ -115,6 +120,23 @@ def report_page(result: Deblended, tree: Any, *, table: Any = None) -> str:
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
     )
+
+
+def _made_up(diagnosis) -> list[str]:
+    # Imported here: a diagnosis stands on draws, not the other way round.
+    from ..diagnosis import in_words
+    from ..diagnosis_figures import diagnosis_figure
+
+    words = [f"{identity}: {text}" for identity, text in in_words(diagnosis).items()]
+    return [
+        "<h2>What the prior made up</h2>",
+        _picture(
+            diagnosis_figure(diagnosis),
+            "One row for each source: model, posterior standard deviation, excess of the prior's "
+            "curvature and share of the data. " + " ".join(words),
+            "Orange: the prior decides; purple: the data do; lines at three standard errors.",
+        ),
+    ]
 
 
 def _verdict(tree) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 
 from ..deblending import Deblended
 from ..outputs import image_header, residual_hdu, source_hdu, write_whole
+from ..scene_file import NAME as SCENE
+from ..scene_file import save_scene
 from .diagnostics import said
 from .fluxes import flux_catalogue, source_images
 from .page import figures, mean_as_observed, report_page
@@ -12,12 +14,17 @@ from .tree import save_tree
 
 #: Names of the result files.
 SAMPLE_NAMES = (
-    "posterior.nc", "catalogue.ecsv", "sources.fits", "diagnostics.txt", "report.html",
+    "posterior.nc", "catalogue.ecsv", "sources.fits", "diagnostics.txt", "report.html", SCENE,
 )  # fmt: skip
 
 
 def write_samples(
-    result: Deblended, tree: Any, directory: str | Path, *, force: bool = False
+    result: Deblended,
+    tree: Any,
+    directory: str | Path,
+    *,
+    force: bool = False,
+    prior: str | None = None,
 ) -> list[Path]:
     """Write draws, catalogue, source images, diagnostics and report; all of them or none.
 
@@ -47,6 +54,7 @@ def write_samples(
         lambda path: images.writeto(path),
         lambda path: path.write_text(diagnostics(tree, table), encoding="utf-8"),
         lambda path: path.write_text(page, encoding="utf-8"),
+        lambda path: save_scene(result, path, prior=prior),
     )
     return write_whole(directory, dict(zip(SAMPLE_NAMES, writers, strict=True)), force=force)
 
