@@ -27,7 +27,7 @@ DIAGNOSIS_NAMES = ("hallucination.fits", "hallucination.png")
 
 #: Words in the column ``flags``, and what they mean.
 FLAGS = {
-    "made_up": "less than half of what holds its total flux comes from the data",
+    "made_up": "the prior holds more than nine tenths of its light, pixel by pixel",
     "atypical": "its shape is less usual than 99 % of the prior's galaxies with that light",
     "laplace_off": "flux errors from the curvature differ by more than 20 % from those of draws",
     "no_mode": "the fit had not converged, or curves the wrong way somewhere in the scene",
@@ -36,14 +36,14 @@ FLAGS = {
 #: Columns in the catalogue, and what they mean.
 COLUMNS = {
     "gamma": "confidence: minus the curvature excess of the prior, weighted by the shape (eq. 18)",
-    "data_share": "share of the data in what holds the total flux, 0 (prior) to 1 (data)",
+    "data_share": "share of its light that the data hold by themselves, 0 (prior) to 1 (data)",
     "degrees_of_freedom": "parameters of the image that the data determine",
     "typicality": "p-value of the shape under the prior among samples with the same light",
     "flux_err_free_total": "standard deviation of the total flux with all shapes free",
 }
 
 #: Limits of the flags.
-_MADE_UP, _ATYPICAL, _OFF = 0.5, 0.01, 0.2
+_MADE_UP, _ATYPICAL, _OFF = 0.1, 0.01, 0.2
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ def in_words(diagnosis: SceneDiagnosis) -> dict[str, str]:
         p = diagnosis.typicality[identity]
         usual = f"p = {p:.2f}" if p >= _ATYPICAL else f"p < {max(p, 0.004):.3f}, unusual"
         said[identity] = (
-            f"{share:.0%} of this source's flux is held by the data alone; they determine "
-            f"{freedom:.0f} of its {maps.sizes['box_y'] * maps.sizes['box_x']} pixels' degrees of "
-            f"freedom. Its shape among the prior's galaxies: {usual}."
+            f"{share:.0%} of this source's flux is held by the data alone, pixel by pixel; they "
+            f"determine {freedom:.0f} degrees of freedom of its shape. Among the prior's galaxies "
+            f"with that light: {usual}."
         )
     return said
 
@@ -217,7 +217,7 @@ def hallucination_images(diagnosis: SceneDiagnosis) -> fits.HDUList:
         for i, name in enumerate(planes):
             header[f"PLANE{i + 1}"] = name
         header["GAMMA"] = float(maps["gamma"][k])
-        header["SHARE"] = (float(maps["flux_share"][k]), "of the data in the total flux")
+        header["SHARE"] = (float(maps["flux_share"][k]), "of the light that the data hold")
         hdus.append(fits.ImageHDU(cube, header, name=f"DIAGNOSIS_{fits_text(identity)}"[:60]))
     return fits.HDUList(hdus)
 

@@ -118,8 +118,11 @@ def hallucination_map(
             none.
         ``sd``, ``slope``
             Standard deviation of a pixel in z; dx/dz.
-        ``flux_share``, ``degrees_of_freedom``
-            Per source: share of the data in the information on its total flux, and the
+        ``flux_share``
+            Per source: mean of ``data_share`` weighted by the light of its pixels, the
+            share of its flux that the data hold by themselves, pixel by pixel.
+        ``flux_sd``, ``degrees_of_freedom``
+            Per source: standard deviation of its total flux, in units of the image, and
             number of parameters of its image that the data determine; see
             `scorepriors.inference.information`.
         ``negative_curvatures``, ``lowest_curvature``
@@ -138,7 +141,10 @@ def hallucination_map(
 
     Notes
     -----
-    ``data_share`` depends on sigma0 through the prior's curvature, which grows as
+    Given the other pixels of its source, the precision of a pixel is the sum of what the
+    data say of it, F, and of what the prior says: that is what the share of the data is a
+    share of.  It grows with exposure, falls where neighbours overlap, and is zero under a
+    mask.  It depends on sigma0 through the prior's curvature, which grows as
     :math:`1/\sigma_0^2` where the prior is its own noise: compare sources, not priors.
     """
     if num_draws < 2 or num_probes < 2:
@@ -174,20 +180,21 @@ def hallucination_map(
     diagonals = np.stack([np.diagonal(c) for c in curvature]).reshape(slope.shape)
     aware = np.stack([f.data_curvature for f in found]).reshape(slope.shape)
     delta = diagonals - data_curvature
-    held = np.maximum(diagonals, 0.0)
+    share = aware / np.maximum(aware + np.maximum(diagonals, 0.0), 1e-300)
+    light = np.maximum(images, 0.0)
     pixels = ("source", "box_y", "box_x")
     variables: dict[str, Any] = {
         "prior_curvature": (pixels, diagonals),
         "data_curvature": (pixels, data_curvature),
         "delta_f": (pixels, delta),
         "delta_f_aware": (pixels, diagonals - aware),
-        "data_share": (pixels, aware / np.maximum(aware + held, 1e-300)),
+        "data_share": (pixels, share),
         "sd": (pixels, np.stack([f.pixel_sd for f in found]).reshape(slope.shape)),
         "slope": (pixels, slope),
         "morphology": (pixels, images),
         "significant": (pixels, delta != 0),
         "gamma": ("source", -np.sum(delta * images, axis=(1, 2))),
-        "flux_share": ("source", [f.flux_share for f in found]),
+        "flux_share": ("source", (share * light).sum((1, 2)) / light.sum((1, 2))),
         "flux_sd": ("source", [f.flux_sd for f in found]),
         "degrees_of_freedom": ("source", [f.degrees_of_freedom for f in found]),
         "negative_curvatures": ("source", [int((v < 0).sum()) for v in values]),

@@ -60,8 +60,6 @@ class SourceInformation(NamedTuple):
         integrated out.
     pixel_sd
         ``[n n]``, standard deviation of each pixel in z.
-    flux_share
-        Share of the data in the information on the source's total flux, 0 to 1.
     flux_sd
         Standard deviation of the total flux.
     degrees_of_freedom
@@ -70,7 +68,6 @@ class SourceInformation(NamedTuple):
 
     data_curvature: np.ndarray
     pixel_sd: np.ndarray
-    flux_share: float
     flux_sd: float
     degrees_of_freedom: float
 
@@ -85,13 +82,7 @@ def source_information(blocks: SourceBlocks) -> SourceInformation:
 
     Notes
     -----
-    The total flux f has the derivative w.  Its variance under the Gaussian of precision
-    H is :math:`w^\top C w = v^\top H v` with :math:`C = H^{-1}, v = C w`, the direction in
-    which the source would move were its flux another.  H being the sum of what data and
-    priors know, so is the precision along v, and the share of the data is
-
-    .. math:: \frac{v^\top F v}{v^\top H v} \in [0, 1].
-
+    With w the derivative of the total flux its variance is :math:`w^\top H^{-1} w`.
     Degrees of freedom are :math:`\mathrm{tr}(H^{-1} F)` over the image with everything
     else eliminated: the trace of the resolution matrix, n^2 if data alone decide and 0
     if they say nothing.
@@ -101,10 +92,8 @@ def source_information(blocks: SourceBlocks) -> SourceInformation:
     # Eliminating the neighbours leaves what the data know, and the source's own priors.
     known = _eliminate(blocks.data, blocks.data + prior, own)
     total = known + prior[:own, :own]
-    factor = _factor(total)
-    step = cho_solve(factor, blocks.flux[:own])
-    variance = step @ total @ step
-    share = (step @ known @ step) / variance if variance > 0 else 0.0
+    flux = blocks.flux[:own]
+    variance = flux @ cho_solve(_factor(total), flux)
     # The image with its spectrum eliminated: all that is not the image's own prior.
     image_prior = blocks.image_prior[:pixels, :pixels]
     image = _eliminate(total, total, pixels) - image_prior
@@ -112,8 +101,7 @@ def source_information(blocks: SourceBlocks) -> SourceInformation:
     return SourceInformation(
         np.maximum(np.diagonal(image), 0.0),
         np.sqrt(np.maximum(np.diagonal(covariance), 0.0)),
-        float(np.clip(share, 0.0, 1.0)),
-        float(np.sqrt(max(variance, 0.0))),
+        float(np.sqrt(variance)),
         float(np.sum(covariance * image)),
     )
 

@@ -1,0 +1,233 @@
+"""What the prior made up: against dense linear algebra, and as data come and go."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import gaussian_prior, small_observation
+
+from scorepriors import InputError
+from scorepriors.inference.deblending import deblend
+from scorepriors.inference.hallucination import (
+    _blocks,
+    _Galaxies,
+    _Pairs,
+    hallucination_map,
+)
+from scorepriors.inference.information import positive_part, source_information
+from scorepriors.inference.posterior import posterior
+from scorepriors.inference.sampling.scene import laplace_deblended
+from scorepriors.models.blend import BRIGHTNESS_WIDTH, flux_given_brightness
+from scorepriors.models.positions import Positions
+from scorepriors.models.psf import difference_kernels
+from scorepriors.models.rendering import image_data
+from scorepriors.stretch import LogStretch
+
+BOX = 8
+CENTERS = np.array([[11.0, 9.0], [12.0, 15.0]])
+
+
+def positions(centers, stars=()):
+    ids = tuple("abcdef"[: len(centers)])
+    return Positions(ids, np.asarray(centers), np.array([i in stars for i in ids]))
+
+
+def deblended(obs, centers=CENTERS, stars=()):
+    return deblend(obs, positions(centers, stars), prior=gaussian_prior(BOX), padding=1)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return deblended(small_observation(CENTERS))
+
+
+@pytest.fixture(scope="module")
+def maps(scene):
+    return hallucination_map(scene)
+
+
+def test_information_of_a_joint_gaussian():
+    """Everything against the inverse of one dense matrix built by automatic differentiation."""
+    with jax.enable_x64(True):
+        obs = small_observation(CENTERS)
+        single = image_data(obs, box=BOX)
+        kernels, _ = difference_kernels(obs.psfs, 0.7)
+        transforms = jnp.fft.rfft2(jnp.asarray(kernels, float), (single.grid, single.grid))
+        data = jax.tree.map(lambda a: a.astype(complex if jnp.iscomplexobj(a) else float), single)
+        data = eqx.tree_at(lambda d: d.transforms, data, transforms)
+        rng = np.random.default_rng(0)
+        stretch, bands, pixels = LogStretch(), data.num_bands, BOX**2
+        z = jnp.asarray(rng.uniform(0.5, 5, (2, BOX, BOX)))
+        corner = jnp.asarray(np.round(CENTERS - 3.5).astype(int))
+        spectrum = jnp.asarray(rng.uniform(1, 5, (2, bands)))
+        bright = jnp.log(jnp.asarray([50.0, 80.0]))
+        x = stretch(z)
+        here = _Galaxies(data, x, corner, spectrum, bright, data.render(x, corner))
+        slope = np.asarray(jnp.exp(stretch.log_abs_det_jacobian(z, x)))
+        priors = [4 * np.eye(pixels), 9 * np.eye(pixels)]
+        blocks = _blocks(here, [0, 1], slope, priors, _Pairs(here, slope))
+
+        def apart(v):
+            v = v.reshape(2, pixels + bands + 1)
+            return v[:, :pixels].reshape(2, BOX, BOX), v[:, pixels:-1], v[:, -1]
+
+        def pulls(v):
+            z, spectrum, _ = apart(v)
+            model = data.model(spectrum, stretch(z), corner)
+            return (jnp.sqrt(data.weights) * model).ravel()
+
+        given = flux_given_brightness(data, bright)
+        whiten = jnp.linalg.inv(jnp.linalg.cholesky(given.covariance))
+
+        def prior_pulls(v):
+            z, spectrum, log_flux = apart(v)
+            flux = spectrum * stretch(z).sum((1, 2))[:, None]
+            away = flux - jnp.exp(log_flux)[:, None] * data.mean_spectrum
+            return jnp.concatenate([
+                jnp.einsum("kbc,kc->kb", whiten, away).ravel(), log_flux / BRIGHTNESS_WIDTH
+            ])  # fmt: skip
+
+        def total_flux(v):
+            z, spectrum, _ = apart(v)
+            return spectrum[0].sum() * stretch(z)[0].sum()
+
+        point = jnp.concatenate(
+            [jnp.concatenate([z[k].ravel(), spectrum[k], bright[k : k + 1]]) for k in range(2)]
+        )
+        known, prior = (
+            np.asarray(j.T @ j) for j in (jax.jacobian(f)(point) for f in (pulls, prior_pulls))
+        )
+        gradient = np.asarray(jax.grad(total_flux)(point))
+    np.testing.assert_allclose(blocks.data, known, atol=1e-10 * known.max())
+    np.testing.assert_allclose(blocks.flux_prior, prior, atol=1e-10 * prior.max())
+    covariance = np.linalg.inv(known + prior + blocks.image_prior)
+    found = source_information(blocks)
+    np.testing.assert_allclose(found.flux_sd, np.sqrt(gradient @ covariance @ gradient), rtol=1e-6)
+    own = covariance[:pixels, :pixels]
+    np.testing.assert_allclose(found.pixel_sd, np.sqrt(np.diagonal(own)), rtol=1e-6)
+    image = np.linalg.inv(own) - priors[0]
+    np.testing.assert_allclose(found.data_curvature, np.diagonal(image), atol=1e-6 * image.max())
+    np.testing.assert_allclose(found.degrees_of_freedom, np.trace(own @ image), rtol=1e-6)
+
+
+def test_a_gaussian_prior_has_its_known_curvature(scene, maps):
+    prior = scene.prior
+    # The variance of the energy's Gaussian and that of sigma0.
+    known = 1 / (0.2 + float(prior.sigma) ** 2)
+    np.testing.assert_allclose(maps["prior_curvature"], known, rtol=1e-4)
+    assert list(maps["source"].values) == ["a", "b"]
+    assert not maps["negative_curvatures"].any()
+    np.testing.assert_allclose(
+        maps["delta_f"], maps["prior_curvature"] - maps["data_curvature"], atol=1e-4
+    )
+    gamma = -(maps["delta_f"] * maps["morphology"]).sum(("box_y", "box_x"))
+    np.testing.assert_allclose(maps["gamma"], gamma, rtol=1e-4)
+
+
+def test_shares_are_shares(maps):
+    for name in ("data_share", "flux_share"):
+        values = maps[name].values
+        assert (values >= 0).all()
+        assert (values <= 1).all()
+    assert (maps["degrees_of_freedom"] > 1).all()
+    assert (maps["degrees_of_freedom"] < BOX**2).all()
+
+
+def test_more_exposure_more_data(scene, maps):
+    obs = scene.observation
+    longer = dataclasses.replace(obs, weights=2 * obs.weights)
+    twice = hallucination_map(refit(scene, longer))
+    for name in ("flux_share", "degrees_of_freedom"):
+        assert (twice[name] > maps[name]).all()
+    # Noise of the spectra aside every pixel gains, where there is light to see.
+    lit = maps["data_share"].values > 0.02
+    assert (twice["data_share"].values > maps["data_share"].values)[lit].all()
+
+
+def refit(result, obs):
+    """The same scene at the same point, with other data."""
+    scene = result.free_form
+    arguments, keywords = scene.fit.posterior.arguments
+    weights = jnp.asarray(obs.weights)
+    data = eqx.tree_at(lambda d: d.weights, arguments[0], weights)
+    bound = posterior(scene.fit.posterior.model, data, *arguments[1:], model_kwargs=keywords)
+    fit = dataclasses.replace(scene.fit, posterior=bound)
+    return dataclasses.replace(result, free_form=dataclasses.replace(scene, fit=fit))
+
+
+def test_a_neighbour_costs_information_where_they_overlap(scene, maps):
+    alone = hallucination_map(scene, neighbours=0)
+    lost = (alone["data_share"] - maps["data_share"]).values
+    assert (lost > -1e-6).all()
+    # The second source lies to the right of the first: the first loses there.
+    near, far = lost[0][:, 6:].sum(), lost[0][:, :2].sum()
+    assert near > 0.02
+    assert near > 20 * far
+    assert (alone["flux_share"] > maps["flux_share"]).all()
+
+
+def test_nothing_is_known_under_a_mask(scene):
+    obs = scene.observation
+    weights = obs.weights.copy()
+    weights[:, :, 8:] = 0  # half of the first source, and far beyond the kernel the second
+    weights[:, :8] = weights[:, 16:] = 0
+    masked = hallucination_map(refit(scene, dataclasses.replace(obs, weights=weights)))
+    whole = masked["data_share"].values
+    assert whole[0][:, :2].max() > 0.05
+    assert whole[1].max() < 1e-3
+    assert masked["flux_share"].values[1] < masked["flux_share"].values[0]
+    assert (masked["delta_f_aware"].values[1] > 0).all()
+
+
+def test_averages_over_draws_have_errors(scene):
+    tree = laplace_deblended(scene, key=jax.random.key(0), num_samples=64)
+    found = hallucination_map(scene, tree, key=jax.random.key(1), num_draws=16, num_probes=4)
+    assert (found["mean_delta_f_error"] > 0).all()
+    # Of a Gaussian prior the curvature is the same everywhere: what scatters is the data's.
+    again = hallucination_map(scene, tree, key=jax.random.key(2), num_draws=16, num_probes=4)
+    error = np.hypot(found["mean_delta_f_error"], again["mean_delta_f_error"])
+    pull = ((found["mean_delta_f"] - again["mean_delta_f"]) / error).values
+    assert (pull**2).mean() < 2
+    with pytest.raises(InputError, match="give a `key`"):
+        hallucination_map(scene, tree)
+    other = deblended(small_observation(CENTERS), CENTERS[:1])
+    with pytest.raises(InputError, match="not of this scene"):
+        hallucination_map(other, tree, key=jax.random.key(1))
+
+
+def test_stars_are_left_out():
+    mixed = deblended(small_observation(CENTERS), stars="a")
+    found = hallucination_map(mixed)
+    assert list(found["source"].values) == ["b"]
+    stars = deblended(small_observation(CENTERS), stars="ab")
+    with pytest.raises(InputError, match="every source is a star"):
+        hallucination_map(stars)
+
+
+def test_negative_curvature_is_counted_not_hidden():
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    true = np.array([-0.5, 0.001, 1.0, 2.0, 3.0, 4.0])
+    raised, values = positive_part((basis * true) @ basis.T)
+    np.testing.assert_allclose(values, true, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.eigvalsh(raised), [0.015, 0.015, 1, 2, 3, 4], rtol=1e-9)
+
+
+def test_bad_numbers(scene):
+    with pytest.raises(InputError, match="at least 2"):
+        hallucination_map(scene, num_probes=1)
+    with pytest.raises(InputError, match="must not be negative"):
+        hallucination_map(scene, neighbours=-1)
+
+
+def test_box_beyond_the_image():
+    """Pixels that lie off the image are the prior's alone."""
+    centers = np.array([[12.0, 1.0]])
+    found = hallucination_map(deblended(small_observation(centers), centers))
+    corner = int(found["corner"].values[0, 1])
+    assert corner < -2
+    assert (found["data_share"].values[0][:, : -corner - 2] < 0.2).all()
+    assert found["data_share"].values.max() > 0.2

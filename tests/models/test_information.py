@@ -1,0 +1,106 @@
+"""Second derivatives of the likelihood in closed form, against automatic differentiation."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scorepriors.models.information import (
+    gather,
+    likelihood_block,
+    likelihood_diagonal,
+    scene_curvature,
+    scene_diagonal,
+)
+from scorepriors.models.observation import Observation
+from scorepriors.models.psf import difference_kernels, gaussian_psf
+from scorepriors.models.rendering import image_data
+from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
+
+BANDS, SHAPE, BOX = 2, (18, 16), 5
+# The second box reaches over the edge; both overlap.
+CORNER = np.array([[4, 8], [6, 12]])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    psfs = np.stack([gaussian_psf(1.2 + 0.2 * b, 13) for b in range(BANDS)])
+    variance = rng.uniform(0.5, 2, (BANDS, *SHAPE))
+    variance[:, 9, :4] = np.inf
+    obs = Observation.from_arrays(
+        3 * rng.normal(size=(BANDS, *SHAPE)), variance=variance, psfs=psfs
+    )
+    single = image_data(obs, box=BOX)
+    kernels, _ = difference_kernels(obs.psfs, 0.7)
+    transforms = jnp.fft.rfft2(jnp.asarray(kernels, float), (single.grid, single.grid))
+    double = jax.tree.map(lambda a: a.astype(complex if jnp.iscomplexobj(a) else float), single)
+    return eqx.tree_at(lambda d: d.transforms, double, transforms)
+
+
+def scene():
+    rng = np.random.default_rng(1)
+    morphology = jnp.asarray(rng.uniform(0.05, 1, (2, BOX, BOX)))
+    return morphology, jnp.asarray(rng.uniform(1, 5, (2, BANDS))), jnp.asarray(CORNER)
+
+
+def given(data, spectrum, corner, x):
+    return 0.5 * jnp.sum(data.weights * (data.images - data.model(spectrum, x, corner)) ** 2)
+
+
+def test_given_spectra(data):
+    morphology, spectrum, corner = scene()
+    hessian = jax.hessian(lambda x: given(data, spectrum, corner, x))(morphology)
+    hessian = hessian.reshape(2, BOX**2, 2, BOX**2)
+    found = likelihood_diagonal(data, spectrum, corner, BOX).reshape(2, -1)
+    true = np.einsum("kiki->ki", hessian)
+    np.testing.assert_allclose(found, true, atol=1e-10 * true.max())
+    beyond = likelihood_diagonal(data, spectrum, corner + 40, BOX)
+    np.testing.assert_allclose(beyond, 0, atol=1e-12 * true.max())
+    for k, m in ((0, 0), (0, 1), (1, 0)):
+        block = likelihood_block(data, spectrum[k] * spectrum[m], corner[k], corner[m], BOX)
+        np.testing.assert_allclose(block, hessian[k, :, m], atol=1e-10 * true.max())
+
+
+def test_gather_is_the_transpose_of_rendering(data):
+    morphology, _, corner = scene()
+    images = np.random.default_rng(2).normal(size=(2, BANDS, *SHAPE))
+    found = gather(data, jnp.asarray(images), corner, BOX)
+    inner = jnp.vdot(data.render(morphology, corner), images)
+    np.testing.assert_allclose(jnp.einsum("kbyx,kyx->", found, morphology), inner, rtol=1e-12)
+
+
+@pytest.mark.parametrize("marginal", [True, False])
+def test_spectra_integrated_out_or_maximised(data, marginal):
+    morphology, _, corner = scene()
+    rng = np.random.default_rng(3)
+    mean = jnp.asarray(rng.uniform(20, 60, (2, BANDS)))
+    half = rng.normal(size=(2, BANDS, BANDS))
+    covariance = jnp.asarray(30 * half @ half.swapaxes(1, 2) + 50 * np.eye(BANDS))
+
+    def solve(x):
+        area = x.sum((-2, -1))
+        prior = SpectrumPrior(mean / area[:, None], covariance / area[:, None, None] ** 2)
+        return spectrum_posterior(data.render(x, corner), data.images, data.weights, prior)
+
+    def minus(x):
+        return -(solve(x).log_marginal if marginal else solve(x).log_profiled)
+
+    hessian = jax.hessian(minus)(morphology).reshape(2 * BOX**2, 2 * BOX**2)
+    parts = scene_curvature(
+        data, morphology, corner, SpectrumPrior(mean, covariance), solve(morphology),
+        marginal=marginal,
+    )  # fmt: skip
+    found = scene_diagonal(data, parts, corner).ravel()
+    true = np.diagonal(hessian)
+    np.testing.assert_allclose(found, true, atol=1e-10 * np.abs(true).max())
+    # The spectra take information away; what is left is not that of given spectra.
+    known = likelihood_diagonal(data, solve(morphology).mean, corner, BOX).ravel()
+    assert np.abs(known - true).max() > 1e-3 * true.max()
