@@ -415,7 +415,9 @@ def diagnose(folder, force, seed, quiet):
 
     path = Path(folder)
     if not path.is_dir():
-        raise InputError(f"there is no folder {folder!r}; give one that `deblend` or `sample` wrote.")
+        raise InputError(
+            f"there is no folder {folder!r}; give one that `deblend` or `sample` wrote."
+        )
     _prepare_jax()
     from .diagnosis import DIAGNOSIS_NAMES
     from .sampling.tree import load_tree

@@ -105,9 +105,7 @@ def diagnose(
     report(0, 1, "curvature at the mode")
     approximate = laplace_deblended(result, key=first)
     draws = approximate if tree is None else tree
-    maps = hallucination_map(
-        result, draws, key=second, neighbours=neighbours, progress=progress
-    )
+    maps = hallucination_map(result, draws, key=second, neighbours=neighbours, progress=progress)
     report(0, 1, "samples of the prior")
     usual = source_typicality(draws, result.prior, key=third)
     ratio = None if tree is None else error_ratio(approximate, tree)

@@ -35,7 +35,7 @@ from scorepriors.models.information import (
 from scorepriors.models.rendering import ImageData
 from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
 
-from .deblending import Deblended, catalogue_order
+from .deblending import Deblended
 from .hessian import HessianOperator, matrix
 from .information import SourceBlocks, positive_part, source_information
 from .sampling.scene import without_padding
@@ -321,8 +321,7 @@ class _Pairs:
     def _make(self, k: int, m: int) -> np.ndarray:
         pixels, bands = self.slope[0].size, self.here.data.num_bands
         between, row, column, amplitudes = (
-            np.asarray(part, float)
-            for part in _pair_arrays(self.here, np.int32(k), np.int32(m))
+            np.asarray(part, float) for part in _pair_arrays(self.here, np.int32(k), np.int32(m))
         )
         block = np.zeros((pixels + bands + 1, pixels + bands + 1))
         first, second = self.slope[k].ravel(), self.slope[m].ravel()
@@ -375,10 +374,9 @@ def _averages(here, prior, spectra, tree, key, num_draws, num_probes) -> dict:
         found = _delta_of_draw(one, prior, spectra, jax.random.fold_in(probe, i), num_probes)
         delta.append(np.asarray(found, float))
         gamma.append(-np.sum(delta[-1] * images[pick], axis=(1, 2)))
-    delta, gamma = np.stack(delta), np.stack(gamma)
-    mean, error = _mean_and_error(delta)
+    mean, error = _mean_and_error(np.stack(delta))
     pixels = ("source", "box_y", "box_x")
-    gamma_mean, gamma_error = _mean_and_error(gamma)
+    gamma_mean, gamma_error = _mean_and_error(np.stack(gamma))
     return {
         "mean_delta_f": (pixels, mean),
         "mean_delta_f_error": (pixels, error),
@@ -401,7 +399,10 @@ def _draws(tree, here: _Galaxies):
     ids = [str(i) for i in posterior[posterior[name].dims[2]].values]
     every = [str(i) for i in posterior["source"].values]
     rows = [every.index(i) for i in ids]
-    arrays = [posterior[name], *(posterior[n].isel(source=rows) for n in ("spectrum", "brightness"))]
+    arrays = [
+        posterior[name],
+        *(posterior[n].isel(source=rows) for n in ("spectrum", "brightness")),
+    ]
     return [np.asarray(a).reshape(-1, *a.shape[2:]) for a in arrays]
 
 

@@ -86,7 +86,8 @@ for _question in (
 for _identity in (lx.linearise, lx.conj):
     _identity.register(HessianOperator, lambda operator: operator)
 lx.materialise.register(
-    HessianOperator, lambda operator: lx.MatrixLinearOperator(operator.as_matrix(), lx.symmetric_tag)
+    HessianOperator,
+    lambda operator: lx.MatrixLinearOperator(operator.as_matrix(), lx.symmetric_tag),
 )
 lx.diagonal.register(HessianOperator, lambda operator: jnp.diagonal(operator.as_matrix()))
 
@@ -299,7 +300,9 @@ def trace(
     # The traces of single probes, not the errors of the diagonal: its elements are correlated.
     totals = np.concatenate(
         [
-            np.asarray(_probe_traces(operator, _need(key, method), np.int32(first), min(chunk, probes)))
+            np.asarray(
+                _probe_traces(operator, _need(key, method), np.int32(first), min(chunk, probes))
+            )
             for first in range(0, probes, min(chunk, probes))
         ]
     )[:probes]
@@ -340,9 +343,7 @@ def eigenpairs(
         lambda v: _product(operator, jnp.asarray(v, dtype)), size, steps,
         seed=np.asarray(jax.random.key_data(key)).ravel(), rounding=float(jnp.finfo(dtype).eps),
     )  # fmt: skip
-    return RitzPairs(
-        found.values[-number:], found.vectors[:, -number:], found.residuals[-number:]
-    )
+    return RitzPairs(found.values[-number:], found.vectors[:, -number:], found.residuals[-number:])
 
 
 def _check_method(method, known, relative_error) -> None:
@@ -482,7 +483,8 @@ def _probe_traces(operator, key, first, count):
 
 
 def _hutchinson(operator, key, probes, relative_error, chunk, progress):
-    done, mean, spread = 0, 0.0, 0.0
+    size = _dimension(operator.in_structure())
+    done, mean, spread, error = 0, np.zeros(size), np.zeros(size), np.zeros(size)
     with _reporter(progress, probes) as report, deferred_interrupt() as interrupt:
         while done < probes:
             use = min(chunk, probes - done)
@@ -496,7 +498,7 @@ def _hutchinson(operator, key, probes, relative_error, chunk, progress):
             mean = mean + step * (use / (done + use))
             done += use
             error = np.sqrt(spread / max(done - 1, 1) / done)
-            reached = np.linalg.norm(error) / max(np.linalg.norm(mean), 1e-300)
+            reached = float(np.linalg.norm(error) / (np.linalg.norm(mean) + 1e-300))
             report(done, f"relative error {reached:.2g}")
             if relative_error is not None and done > 1 and reached <= relative_error:
                 break

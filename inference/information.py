@@ -115,7 +115,9 @@ def _eliminate(matrix, with_prior, size):
     if size == len(matrix):
         return matrix
     coupling = with_prior[:size, size:]
-    return matrix[:size, :size] - coupling @ cho_solve(_factor(with_prior[size:, size:]), coupling.T)
+    return matrix[:size, :size] - coupling @ cho_solve(
+        _factor(with_prior[size:, size:]), coupling.T
+    )
 
 
 def _factor(matrix):

@@ -1,10 +1,10 @@
 """A deblended scene in a file: everything that later commands need of it, as plain arrays."""
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from astropy.io import fits
@@ -98,7 +98,8 @@ def load_scene(path: str | Path, *, prior: ScorePrior | None = None) -> Deblende
             f"there is no {path}: give a folder that `scorepriors deblend` or `sample` wrote."
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves the file open if it is damaged.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         facts = json.loads(str(arrays.pop("facts")))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -113,12 +114,12 @@ def load_scene(path: str | Path, *, prior: ScorePrior | None = None) -> Deblende
         unit=facts["unit"], zero_point=facts["zero_point"], name=facts["name"],
     )  # fmt: skip
     positions = Positions(tuple(facts["ids"]), arrays["row_column"], arrays["is_point"])
-    scenes = [
+    free_form, parametric = (
         _scene(_under(arrays, label), facts[label], prior) for label in ("free_form", "parametric")
-    ]
+    )
     profile = {name: arrays[f"profile/{name}"] for name in facts["profile"]}
     return Deblended(
-        obs, positions, prior, *scenes, arrays["center"], profile, facts["seconds"]
+        obs, positions, prior, free_form, parametric, arrays["center"], profile, facts["seconds"]
     )
 
 
@@ -154,11 +155,13 @@ def _scene_arrays(scene: Scene) -> dict:
     data, groups = arguments[0], dict(zip(_GROUPS, arguments[2:], strict=False))
     arrays = {name: getattr(scene, name) for name in _SCENE_ARRAYS}
     arrays |= {name: getattr(fit, name) for name in _FIT_ARRAYS}
-    leaves = jax.tree.leaves(data)
-    arrays |= {f"data/{i}": leaf for i, leaf in enumerate(leaves)}
+    names = [f.name for f in dataclasses.fields(data) if not f.metadata.get("static")]
+    arrays |= {f"data/{name}": getattr(data, name) for name in names}
     for name, group in groups.items():
         if group is not None:
-            arrays |= {f"groups/{name}/{f}": getattr(group, f) for f in ("center", "corner", "mask")}
+            arrays |= {
+                f"groups/{name}/{f}": getattr(group, f) for f in ("center", "corner", "mask")
+            }
     arrays |= {f"values/{name}": value for name, value in fit.values.items()}
     arrays |= {f"params/{name}": value for name, value in fit.params.items()}
     return {name: np.asarray(array) for name, array in arrays.items()}
@@ -171,10 +174,12 @@ def _scene(arrays: dict, facts: dict, prior: ScorePrior) -> Scene:
         if (part := _under(arrays, f"groups/{name}"))
     }
     leaves = _under(arrays, "data")
+    names = [f.name for f in dataclasses.fields(ImageData) if not f.metadata.get("static")]
     data = ImageData(
-        *(jnp.asarray(leaves[str(i)]) for i in range(len(leaves))),
-        kernel_size=facts["kernel_size"], grid=facts["grid"],
-    )  # fmt: skip
+        **{name: jnp.asarray(leaves[name]) for name in names},
+        kernel_size=facts["kernel_size"],
+        grid=facts["grid"],
+    )
     keywords = {
         n: int(v) if n in facts["whole"] else v for n, v in facts["keywords"].items()
     }  # fmt: skip

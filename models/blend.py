@@ -185,9 +185,7 @@ def flux_prior(
     flux = flux_given_brightness(
         data, brightness, scatter=scatter, correlation=correlation
     )  # fmt: skip
-    return SpectrumPrior(
-        flux.mean / area[:, None], flux.covariance / area[:, None, None] ** 2
-    )
+    return SpectrumPrior(flux.mean / area[:, None], flux.covariance / area[:, None, None] ** 2)
 
 
 def flux_given_brightness(

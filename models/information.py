@@ -205,18 +205,14 @@ def scene_curvature(
     pull = jnp.einsum("kbc,kc->kb", precision, area[:, None] * mean - flux_prior.mean)
     pull += area[:, None] * jnp.einsum("kbc,kc->kb", precision, mean)
     slope = -mean[:, None, None, None, :] * shape
-    slope = slope.at[sources, :, :, sources].add(
-        jnp.moveaxis(left, 1, -1) - pull[:, None, None, :]
-    )
+    slope = slope.at[sources, :, :, sources].add(jnp.moveaxis(left, 1, -1) - pull[:, None, None, :])
     products = mean[:, :, None, None] * mean
     own_products = jnp.einsum("kb,kc->kbc", mean, mean)
     if marginal:
         products += covariance
         own_products += jnp.einsum("kbkc->kbc", covariance)
     constant = jnp.einsum("kbc,kbc->k", precision, own_products) + mean.shape[1] / area**2
-    return SceneCurvature(
-        products, slope, shape, own, constant, covariance, jnp.asarray(marginal)
-    )
+    return SceneCurvature(products, slope, shape, own, constant, covariance, jnp.asarray(marginal))
 
 
 def scene_diagonal(

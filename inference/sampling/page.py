@@ -40,9 +40,7 @@ td.text { text-align: left; white-space: normal; }
 """.strip()
 
 
-def report_page(
-    result: Deblended, tree: Any, *, table: Any = None, diagnosis: Any = None
-) -> str:
+def report_page(result: Deblended, tree: Any, *, table: Any = None, diagnosis: Any = None) -> str:
     """The report as one HTML document; pictures are inside it.
 
     Parameters

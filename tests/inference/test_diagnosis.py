@@ -1,0 +1,109 @@
+"""`diagnose`: scenes come back from their files, and folders get what the prior made up."""
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable
+from click.testing import CliRunner
+from conftest import small_observation
+
+from scorepriors import InputError
+from scorepriors.inference.catalogue import catalogue
+from scorepriors.inference.cli import main
+from scorepriors.inference.diagnosis import COLUMNS, FLAGS
+from scorepriors.inference.outputs import summary
+from scorepriors.inference.scene_file import load_scene, save_scene
+
+CENTERS = np.array([[20.0, 19.0], [21.0, 28.0]])
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A deblended folder; the second source is a star."""
+    path = tmp_path_factory.mktemp("diagnosis")
+    obs = small_observation(CENTERS, shape=(40, 44), flux=600.0)
+    np.savez(path / "blend.npz", images=obs.images, variance=1 / obs.weights, psfs=obs.psfs)
+    rows = "\n".join(f"{c[1]},{c[0]},{i}" for i, c in enumerate(CENTERS))
+    (path / "positions.csv").write_text(f"x,y,is_point\n{rows}\n")
+    done = run("deblend", path / "blend.npz", "--catalog", path / "positions.csv",
+               "--output", path / "results", "--quiet")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return path / "results"
+
+
+def test_a_scene_comes_back(folder, tmp_path):
+    first = load_scene(folder)
+    save_scene(first, tmp_path / "again.npz")
+    second = load_scene(tmp_path / "again.npz")
+    assert summary(first) == summary(second)
+    assert json.loads((folder / "summary.json").read_text())["chi2"] == summary(first)["chi2"]
+    one, two = catalogue(first), catalogue(second)
+    for name in one.colnames:
+        np.testing.assert_array_equal(np.asarray(one[name]), np.asarray(two[name]))
+    fit = second.free_form.fit
+    potential = float(fit.posterior.potential_fn(fit.params))
+    np.testing.assert_allclose(potential, float(fit.potential), atol=0.01)
+
+
+def test_the_command_says_what_was_made_up(folder):
+    done = run("diagnose", folder, "--quiet")
+    assert done.exit_code == 0, done.output
+    table = QTable.read(folder / "catalogue.ecsv")
+    assert set(COLUMNS) <= set(table.colnames)
+    for name in (*COLUMNS, "flags"):
+        assert table[name].info.description
+    point = np.array(["point" in flags for flags in table["flags"]])
+    assert point.tolist() == [False, True]
+    assert np.isfinite(table["gamma"][~point]).all()
+    assert np.isnan(table["gamma"][point]).all()
+    assert ((table["data_share"][~point] > 0) & (table["data_share"][~point] < 1)).all()
+    assert ((table["typicality"][~point] > 0) & (table["typicality"][~point] <= 1)).all()
+    # Free shapes leave fluxes less certain than fixed ones.
+    bands = load_scene(folder).observation.bands
+    fixed = np.sqrt(sum(np.asarray(table[f"flux_err_{b}"]) ** 2 for b in bands))
+    assert np.asarray(table["flux_err_free_total"])[0] > 0.9 * fixed[0]
+    with fits.open(folder / "hallucination.fits") as hdus:
+        assert [h.name for h in hdus[1:]] == ["DIAGNOSIS_0"]
+        header = hdus[1].header
+        assert hdus[1].data.shape == (9, 32, 32)
+        assert header["PLANE1"] == "mean_delta_f"
+        assert 0 < header["SHARE"] < 1
+        assert np.isfinite(hdus[1].data).all()
+    assert (folder / "hallucination.png").stat().st_size > 10_000
+    words = {w for flags in table["flags"] for w in flags.split(",")}
+    assert all(word in done.output for word in words & set(FLAGS))
+    # A second time only when told to, and then the flags are not doubled.
+    again = run("diagnose", folder, "--quiet")
+    assert again.exit_code == 2
+    assert "--force" in again.output
+    assert run("diagnose", folder, "--quiet", "--force").exit_code == 0
+    assert list(QTable.read(folder / "catalogue.ecsv")["flags"]) == list(table["flags"])
+
+
+def test_bad_folders(folder, tmp_path):
+    done = run("diagnose", tmp_path / "nothing")
+    assert done.exit_code == 2
+    assert "there is no folder" in done.output
+    done = run("diagnose", tmp_path)
+    assert done.exit_code == 2
+    assert "that `scorepriors deblend` or `sample` wrote" in done.output
+    (tmp_path / "scene.npz").write_bytes((folder / "scene.npz").read_bytes()[:1000])
+    with pytest.raises(InputError, match="is damaged or no scene"):
+        load_scene(tmp_path)
+    with np.load(folder / "scene.npz") as archive:
+        arrays = dict(archive)
+    facts = json.loads(str(arrays["facts"]))
+    arrays["facts"] = json.dumps(facts | {"version": 0})
+    np.savez(tmp_path / "scene.npz", **arrays)
+    with pytest.raises(InputError, match="another version"):
+        load_scene(tmp_path)
+    arrays["facts"] = json.dumps(facts | {"prior": "lsst-33"})
+    np.savez(tmp_path / "scene.npz", **arrays)
+    with pytest.raises(InputError, match="lsst-33"):
+        load_scene(tmp_path)
