@@ -102,6 +102,18 @@ def whitening_map(found: Spectrum, dtype) -> LowRankMap:
     )
 
 
+def whitening_error(bound: Posterior, u: dict, whiten: LowRankMap, *, key) -> float:
+    """How far from one the curvature is in the coordinates of a map.
+
+    Root mean square of the eigenvalues less one, from products with random directions.
+    """
+    dimension = len(whiten.scale)
+    probes = jax.random.normal(key, (8, dimension), whiten.scale.dtype)
+    curved = jax.vmap(whiten.transpose)(_products(bound, u, jax.vmap(whiten)(probes)))
+    left = np.asarray(curved - probes, float)
+    return float(np.sqrt((left**2).sum() / (np.asarray(probes, float) ** 2).sum()))
+
+
 def map_rank(dimension: int, rank: int) -> int:
     """Directions of a map: all of them where the Hessian is computed whole."""
     return dimension if dimension <= DENSE else min(rank, dimension)

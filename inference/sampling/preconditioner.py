@@ -37,6 +37,11 @@ class LowRankMap(eqx.Module):
         """Apply to vectors ``[..., d]``."""
         return self.scale * (q + ((q @ self.basis) * (self.gain - 1)) @ self.basis.T)
 
+    def transpose(self, x):
+        """Apply the transpose to vectors ``[..., d]``."""
+        y = self.scale * x
+        return y + ((y @ self.basis) * (self.gain - 1)) @ self.basis.T
+
     def inverse(self, x):
         """Undo `__call__`."""
         q = x / self.scale

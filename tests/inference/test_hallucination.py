@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import gaussian_prior, small_observation
+from scipy.stats import spearmanr
 
-from scorepriors import InputError
+from scorepriors import InputError, ScorePrior
 from scorepriors.inference.deblending import deblend
 from scorepriors.inference.hallucination import (
     _blocks,
@@ -20,10 +21,13 @@ from scorepriors.inference.hallucination import (
 from scorepriors.inference.information import positive_part, source_information
 from scorepriors.inference.posterior import posterior
 from scorepriors.inference.sampling.scene import laplace_deblended
+from scorepriors.inference.sampling.tree import group
 from scorepriors.models.blend import BRIGHTNESS_WIDTH, flux_given_brightness
-from scorepriors.models.positions import Positions
+from scorepriors.models.positions import Positions, read_positions
 from scorepriors.models.psf import difference_kernels
 from scorepriors.models.rendering import image_data
+from scorepriors.models.simulation import simulate_blend
+from scorepriors.networks import GaussianEnergy
 from scorepriors.stretch import LogStretch
 
 BOX = 8
@@ -231,3 +235,52 @@ def test_box_beyond_the_image():
     assert corner < -2
     assert (found["data_share"].values[0][:, : -corner - 2] < 0.2).all()
     assert found["data_share"].values.max() > 0.2
+
+
+@pytest.fixture(scope="module")
+def half_a_galaxy():
+    """An isolated galaxy with one half masked, and which pixels of its box that hides."""
+    obs, truth = simulate_blend(1, seed=3, magnitudes=(22.0, 22.01))
+    edge = int(round(truth.center[0, 1])) + 1
+    weights = obs.weights.copy()
+    weights[:, :, edge:] = 0
+    half = dataclasses.replace(obs, weights=weights)
+    return half, read_positions(obs.catalog, obs), edge
+
+
+def hidden_pixels(maps, edge):
+    columns = maps["corner"].values[0, 1] + np.arange(maps.sizes["box_x"])
+    return np.broadcast_to(columns >= edge, (maps.sizes["box_y"], len(columns)))
+
+
+def test_half_a_galaxy_is_known_to_be_made_up(half_a_galaxy):
+    """The test of Sampson et al. (2024), figure 12."""
+    half, where, edge = half_a_galaxy
+    result = deblend(half, where, padding=1)
+    tree = laplace_deblended(result, key=jax.random.key(0), num_samples=64)
+    maps = hallucination_map(result, tree, key=jax.random.key(1), num_probes=8)
+    hidden = hidden_pixels(maps, edge)
+    light = np.maximum(maps["morphology"].values[0], 0)
+    delta, error = maps["mean_delta_f"].values[0], maps["mean_delta_f_error"].values[0]
+    assert light[hidden].sum() > 0.2 * light.sum()  # it was completed
+    assert light[hidden & (delta > 3 * error)].sum() > 0.95 * light[hidden].sum()
+    assert (delta[~hidden & (light > 0.3)] < 0).all()
+    # What the prior holds is what scatters in the draws, where there is light.
+    drawn = np.asarray(group(tree, "posterior")["morphology"])[0, :, 0]
+    width = np.asarray(result.prior.stretch.inv(jnp.asarray(drawn))).std(0)
+    lit = light > 0.02
+    share = maps["data_share"].values[0]
+    assert spearmanr(1 - share[lit], width[lit]).statistic > 0.5
+
+
+def test_a_prior_without_structure_says_otherwise(half_a_galaxy):
+    half, where, edge = half_a_galaxy
+    dark = GaussianEnergy(jnp.zeros((32, 32)), jnp.asarray(1e-4))
+    prior = ScorePrior(dark, LogStretch(), 0.15, sigma_max=5.0)
+    maps = hallucination_map(deblend(half, where, prior=prior, padding=1))
+    hidden = hidden_pixels(maps, edge)
+    light = np.maximum(maps["morphology"].values[0], 0)
+    # Nothing is painted beyond the reach of the PSF, and the data hold nearly all light.
+    beyond = hidden & np.roll(hidden, 3, axis=1)
+    assert light[beyond].sum() < 0.1 * light.sum()
+    assert float(maps["flux_share"][0]) > 0.8

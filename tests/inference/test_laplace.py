@@ -81,3 +81,14 @@ def test_bad_input():
     nowhere = dataclasses.replace(fit, values={"x": jnp.asarray(0.0)})
     with pytest.raises(InputError, match="no Gaussian fits there"):
         laplace(flat, key=jax.random.key(0), best=nowhere)
+
+
+def test_more_structure_than_directions_is_said():
+    widths = jnp.geomspace(0.1, 10, 500)
+
+    def many():
+        numpyro.sample("x", dist.Normal(0, widths).to_event(1))
+
+    with pytest.warns(SamplingWarning, match="raise `rank`"):
+        tree = laplace(many, key=jax.random.key(0), num_samples=50, rank=20)
+    assert tree.attrs["curvature_error"] > 0.1
