@@ -98,11 +98,14 @@ def simulate_blend(
     mags = np.sort(rng.uniform(*magnitudes, num_sources))
     flux = flux_of(mags[:, None] + colours(rng, num_sources, bands))
     profiles = [lsst_galaxy(galsim, rng) for _ in range(num_sources)]
-    morphology, unit = zip(
-        *(draw(galsim, p, c, psfs, shape, scale) for p, c in zip(profiles, centers, strict=True)),
-        strict=True,
+    drawn = np.stack(
+        [
+            draw(galsim, profile, center, [model_psf(galsim, scale), *psfs], shape, scale)
+            for profile, center in zip(profiles, centers, strict=True)
+        ]
     )
-    convolved = np.stack(unit) * flux[:, :, None, None]
+    morphology, unit = drawn[:, 0], drawn[:, 1:]
+    convolved = unit * flux[:, :, None, None]
     total = convolved.sum(0)
     noise = np.array([point_source_noise(LSST_DEPTH[b], LSST_SEEING[b], scale) for b in bands])
     sky = np.array([flux_of(LSST_SKY[b]) * scale**2 for b in bands])
@@ -120,7 +123,7 @@ def simulate_blend(
         images, variance=variance, psfs=psf_images(psfs, scale), bands=list(bands), wcs=wcs,
         unit="nJy", zero_point=ZERO_POINT, name=f"simulated-{seed}", catalog=catalog,
     )  # fmt: skip
-    return obs, Truth(centers, flux, np.stack(morphology), convolved)
+    return obs, Truth(centers, flux, morphology, convolved)
 
 
 def import_galsim() -> Any:
@@ -139,8 +142,8 @@ def image_middle(shape: tuple[int, int]) -> np.ndarray:
     return (np.array(shape) - 1) / 2
 
 
-def draw(galsim, profile, center, psfs, shape, scale) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a galaxy at the model's resolution and as seen in every band.
+def draw(galsim, profile, center, psfs, shape, scale) -> np.ndarray:
+    """Draw a galaxy as seen through several PSFs.
 
     Parameters
     ----------
@@ -151,7 +154,7 @@ def draw(galsim, profile, center, psfs, shape, scale) -> tuple[np.ndarray, np.nd
     center
         (row, column), pixels.
     psfs
-        One GalSim object per band, without the pixel.
+        One GalSim object per image, without the pixel.
     shape
         (H, W).
     scale
@@ -159,18 +162,22 @@ def draw(galsim, profile, center, psfs, shape, scale) -> tuple[np.ndarray, np.nd
 
     Returns
     -------
-    morphology, seen
-        ``[H, W]`` and ``[B, H, W]``, of unit flux but for what falls off the image.
+    numpy.ndarray
+        ``[len(psfs), H, W]``, of unit flux but for what falls off the image.
     """
     moved = profile.shift(*((center - image_middle(shape))[::-1] * scale))
-    model_psf = galsim.Gaussian(sigma=MODEL_PSF_SIGMA * scale)
     height, width = shape
+    return np.stack(
+        [
+            galsim.Convolve(moved, psf).drawImage(nx=width, ny=height, scale=scale).array
+            for psf in psfs
+        ]
+    ).astype(float)
 
-    def seen(psf):
-        image = galsim.Convolve(moved, psf).drawImage(nx=width, ny=height, scale=scale)
-        return image.array.astype(float)
 
-    return seen(model_psf), np.stack([seen(psf) for psf in psfs])
+def model_psf(galsim, scale: float):
+    """The PSF at the model's resolution, as a GalSim object."""
+    return galsim.Gaussian(sigma=MODEL_PSF_SIGMA * scale)
 
 
 def psf_images(psfs, scale: float) -> np.ndarray:

@@ -130,7 +130,7 @@ def _ztf() -> Survey:
     gain = flux_of(zero_point) / ZTF_GAIN
     noise = point_source_noise(depth, seeing, 1.01)
     bands = "".join(ZTF_BANDS)
-    return Survey("ztf", bands, 1.01, seeing, gain, noise**2, (14.5, 19.5), 17.0, "ztf")
+    return Survey("ztf", bands, 1.01, seeing, gain, noise**2, (14.0, 19.0), 17.0, "ztf")
 
 
 #: How to make each survey.  A galaxy at the faint end is seen, if barely: LSST to the i = 27
