@@ -15,6 +15,12 @@ from scorepriors.distribution import ScorePrior
 from scorepriors.models.rendering import ImageData, overlap
 from scorepriors.models.sources import Morphologies, Sources
 
+#: Where a fit may start: from the fitted profiles, or badly on purpose (see `deblend`).
+STARTS = ("profiles", "sed20", "flat", "gaussian")
+
+#: Standard deviation of ``"gaussian"`` starts, as a share of the side of the box.
+GAUSSIAN_WIDTH = 0.2
+
 
 def linear_fluxes(data: ImageData, groups: Sequence[Morphologies]):
     """Fluxes ``[K, B]`` and errors by least squares for fixed morphologies.
@@ -53,11 +59,13 @@ def profile_start(
     box: int = 32,
     star_box: int = 15,
     psf_sigma: float = 0.7,
+    start: str = "profiles",
 ):
     """Start values and widths of a scene of stars and bulge-and-disk galaxies.
 
     Every source starts at its catalogue position, galaxies as small round disks, with
-    its least-squares flux: faint and blended ones get a usable start as well.
+    its least-squares flux: faint and blended ones get a usable start as well.  Other
+    values of `start` than the default spoil the fluxes: see `deblend`.
 
     Returns
     -------
@@ -66,12 +74,13 @@ def profile_start(
     """
     groups = []
     if stars is not None:
-        groups.append(Morphologies(_blobs(stars, star_box, psf_sigma), stars.corner, stars.mask))
+        groups.append(Morphologies(blobs(stars, star_box, psf_sigma), stars.corner, stars.mask))
     if profiles is not None:
         width = (psf_sigma**2 + 1.5**2) ** 0.5
-        groups.append(Morphologies(_blobs(profiles, box, width), profiles.corner, profiles.mask))
+        groups.append(Morphologies(blobs(profiles, box, width), profiles.corner, profiles.mask))
     mask = np.concatenate([np.asarray(m.mask) for m in groups])
     flux, error = linear_fluxes(data, groups)
+    flux = _spoiled(flux, groups, start)
     total, snr = _flat_spectrum_flux(data, flux, error, mask)
     several = len(groups) > 1
     init = {"brightness": np.log(total)}
@@ -91,6 +100,21 @@ def profile_start(
             init[prefix + name] = np.full(shape, start)
             scale[prefix + name] = width[:, None] if size == 2 else width
     return _float32(init), _float32(scale)
+
+
+def _spoiled(flux: np.ndarray, groups: Sequence[Morphologies], start: str) -> np.ndarray:
+    """Fluxes ``[K, B]`` to start from: as they are, or badly wrong.
+
+    The spectra themselves are solved for and have no start; what they touch is the
+    brightness of each source and the widths that precondition the search.
+    """
+    if start == "sed20":
+        return 20 * flux
+    if start == "flat":
+        # Amplitudes of one, in the units of the image, whatever the band.
+        area = np.concatenate([np.asarray(m.image).sum((-2, -1)) for m in groups])
+        return np.broadcast_to(area[:, None], flux.shape)
+    return flux
 
 
 def _float32(values: dict) -> dict:
@@ -115,7 +139,7 @@ def _width(snr, prior, strength):
     return 1 / np.sqrt(1 / prior**2 + np.minimum(strength * snr, 30.0) ** 2)
 
 
-def _blobs(sources: Sources, box: int, sigma: float):
+def blobs(sources: Sources, box: int, sigma: float):
     """Round Gaussians ``[K, box, box]`` at the positions of sources."""
     pixels = np.arange(box)
     place = np.asarray(sources.center) - np.asarray(sources.corner)
@@ -139,6 +163,8 @@ def free_form_start(
     prior: ScorePrior,
     galaxies: Morphologies,
     stars: Morphologies | None = None,
+    *,
+    start: str = "profiles",
 ):
     """Start values and widths of free-form morphologies from other ones.
 
@@ -152,6 +178,8 @@ def free_form_start(
         Morphologies on the boxes where the free-form ones will be, any positive scale.
     stars
         Other sources of the scene.
+    start
+        See `deblend`.
 
     Returns
     -------
@@ -167,6 +195,7 @@ def free_form_start(
     groups = [Morphologies(image, galaxies.corner, galaxies.mask)]
     groups += [] if stars is None else [stars]
     flux, error = linear_fluxes(data, groups)
+    flux = _spoiled(flux, groups, start)
     count, real = len(image), np.asarray(galaxies.mask)
     mask = np.concatenate([np.asarray(m.mask) for m in groups])
     total, _ = _flat_spectrum_flux(data, flux, error, mask)

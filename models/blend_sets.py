@@ -293,7 +293,9 @@ class BlendSet:
         count, num_sources = len(self), len(arrays["centers"])
         start = arrays["src_start"]
         if start.shape != (count + 1,) or start[0] != 0 or np.any(np.diff(start) < 1):
-            raise InputError(f"{name}: `src_start` does not give each of {count} blends its sources.")
+            raise InputError(
+                f"{name}: `src_start` does not give each of {count} blends its sources."
+            )
         for field in ("conv", "flux_stamp", "flux_total"):
             if len(arrays[field]) != num_sources or start[-1] != num_sources:
                 raise InputError(f"{name}: `{field}` and `centers` have not one row per source.")
@@ -307,6 +309,11 @@ class BlendSet:
     def meta(self) -> dict:
         """Facts of the set, as the file has them."""
         return json.loads(str(self._arrays["meta"])) if "meta" in self._arrays else {}
+
+    @property
+    def max_sources(self) -> int:
+        """Largest number of sources in a blend."""
+        return int(np.diff(self._arrays["src_start"]).max())
 
     def observation(self, index: int) -> Observation:
         """Blend `index` as `Observation.read` gives it: nothing in it knows the truth."""

@@ -26,6 +26,7 @@ LSST_SEEING = {"u": 0.92, "g": 0.87, "r": 0.83, "i": 0.80, "z": 0.78, "y": 0.76}
 #: Side of PSF images, pixels.
 STAMP = 41
 
+
 @dataclass(frozen=True)
 class Truth:
     """What is known of a simulated blend.
