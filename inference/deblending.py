@@ -385,7 +385,8 @@ def _deblend_chunk(
     seconds = {"parametric": (time.monotonic() - clock) / len(blends)}
     clock = time.monotonic()
     if size[1] and free_form:
-        prior, final = blends[0].prior, None
+        prior = blends[0].prior
+        final: Any = None
         for level in (*anneal, None):
             now = prior if level is None else prior.at(level)
             before = [None if final is None else final[i] for i in range(len(blends))]
@@ -404,7 +405,9 @@ def _deblend_chunk(
         final = parametric
     seconds["free_form"] = (time.monotonic() - clock) / len(blends)
     return [
-        None if len(blends) > 1 and final.interrupted[i] else scene.result(final[i], seconds, free_form)
+        None
+        if len(blends) > 1 and final.interrupted[i]
+        else scene.result(final[i], seconds, free_form)
         for i, scene in enumerate(scenes)
     ]
 

@@ -117,7 +117,7 @@ class Settings:
 class _Fitted:
     """What the metrics need of one blend; K sources as found."""
 
-    center: np.ndarray  # [K, 2]
+    center: np.ndarray  # [K, 2], where the fit was told to look
     models: np.ndarray  # [K, B, H, W]
     error: np.ndarray  # [K], of the flux summed over bands
     low: np.ndarray  # [K], the 68 % interval of that flux
@@ -270,7 +270,9 @@ class _Checkpoint:
             before, blends = content["facts"], content["blends"]
             self.blends = {int(i): blend for i, blend in blends.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.path} is no checkpoint of an evaluation; remove it.") from error
+            raise InputError(
+                f"{self.path} is no checkpoint of an evaluation; remove it."
+            ) from error
         for name, value in facts.items():
             if before.get(name) != value:
                 raise InputError(
@@ -313,12 +315,18 @@ def _evaluate_chunk(blends, indices, prior, chosen, kept, progress) -> bool:
         elif result.free_form.fit.interrupted:
             return False
         elif chosen.method == "posterior":
-            scene = _posterior_scene(result, index, chosen, report)
-            if scene is None:
+            drawn = _posterior_scene(result, index, chosen, report)
+            if drawn is None:
                 return False
+            scene = drawn
         else:
             scene = _fitted_scene(result, chosen)
-        row = _rows(index, observations[j], truths[j], scene)
+        match = (
+            match_positions(scene.center, truths[j].center, radius=MATCH_RADIUS)
+            if chosen.start == "detect"
+            else np.arange(len(scene.center))
+        )
+        row = _rows(index, observations[j], truths[j], scene, match)
         row["seconds"] = shared + time.monotonic() - clock
         kept.blends[index] = row
         report(0, 0.0, 0.0)
@@ -363,7 +371,7 @@ def _fitted_scene(result: Deblended, chosen: Settings) -> _Fitted:
     # What is fitted is the flux in all, what is compared lies on the image.
     error = _share(flux, scene.flux.sum(1)) * np.sqrt(np.sum(scene.flux_error**2, axis=1))
     low, high = central_interval(flux, error)
-    return _Fitted(result.center, scene.convolved, error, low, high, bool(scene.fit.converged))
+    return _Fitted(_places(result), scene.convolved, error, low, high, bool(scene.fit.converged))
 
 
 def _share(on_image: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -403,24 +411,30 @@ def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) ->
         low.append(quantiles[0])
         high.append(quantiles[1])
     return _Fitted(
-        result.center, np.stack(models), *(np.array(a, float) for a in (error, low, high)),
+        _places(result), np.stack(models), np.array(error), np.array(low), np.array(high),
         converged=not said(tree),
     )  # fmt: skip
 
 
-def _rows(index: int, obs: Observation, truth: BlendTruth, scene: _Fitted) -> dict[str, Any]:
-    """Everything a checkpoint keeps of one blend."""
-    match = match_positions(scene.center, truth.center, radius=MATCH_RADIUS)
+def _places(result: Deblended) -> np.ndarray:
+    return np.asarray(result.positions.row_column, float)
+
+
+def _rows(
+    index: int, obs: Observation, truth: BlendTruth, scene: _Fitted, match: np.ndarray
+) -> dict[str, Any]:
+    """Everything a checkpoint keeps of one blend; `match` is from `match_positions`."""
     found = match >= 0
-    pick = lambda values: np.where(found, values[match], np.nan) if len(values) else np.full(len(match), np.nan)  # noqa: E731,E501
     models = np.zeros_like(truth.convolved)
     models[found] = scene.models[match[found]]
     metrics = source_metrics(models, truth.convolved, truth.flux)
     true = truth.flux.sum(1)
-    error, low, high = (pick(values) for values in (scene.error, scene.low, scene.high))
+    error, low, high = np.full((3, len(match)), np.nan)
+    for column, values in ((error, scene.error), (low, scene.low), (high, scene.high)):
+        column[found] = values[match[found]]
     covered = (low <= true) & (true <= high)
     unit, factor = obs.flux_unit
-    factor = float(factor[0])
+    scale = float(factor[0])
     rows = []
     for k in range(len(true)):
         rows.append(
@@ -433,11 +447,11 @@ def _rows(index: int, obs: Observation, truth: BlendTruth, scene: _Fitted) -> di
                 "beta": float(truth.blendedness[k]),
                 "snr": _number(truth.snr[k]),
                 "magnitude": _number(truth.magnitude[k]),
-                "flux_true": float(true[k] * factor),
-                "flux": float(metrics["flux"][k] * factor),
-                "flux_error": _number(error[k] * factor),
-                "flux_low": _number(low[k] * factor),
-                "flux_high": _number(high[k] * factor),
+                "flux_true": float(true[k] * scale),
+                "flux": float(metrics["flux"][k] * scale),
+                "flux_error": _number(error[k] * scale),
+                "flux_low": _number(low[k] * scale),
+                "flux_high": _number(high[k] * scale),
                 "covered": bool(covered[k]) if found[k] else None,
                 "e_F": float(metrics["e_F"][k]),
                 "xi_morphology": float(metrics["xi_morphology"][k]),

@@ -94,10 +94,10 @@ def profile_start(
         first = count
     if profiles is not None:
         prefix, count = "profiles/" if several else "", len(profiles.mask)
-        for name, (start, size, prior, strength) in _PROFILE_SITES.items():
+        for name, (value, size, prior, strength) in _PROFILE_SITES.items():
             width = _width(snr[first:], prior, strength)
             shape = (count, 2)[:size]
-            init[prefix + name] = np.full(shape, start)
+            init[prefix + name] = np.full(shape, value)
             scale[prefix + name] = width[:, None] if size == 2 else width
     return _float32(init), _float32(scale)
 

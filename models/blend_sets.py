@@ -230,7 +230,7 @@ def write_set(path: str | Path, arrays: dict[str, np.ndarray]) -> Path:
     """Write a set of blends, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         # Not compressed: noise does not shrink, and the whole file would by 8 % only.
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     return Path(path)
 
 
