@@ -148,7 +148,7 @@ def deblend(
         what comes of them.  ``"sed20"``: spectra 20 times too bright in both fits;
         ``"flat"``: spectra of ones (in units of the image); ``"gaussian"``: the
         free-form fit knows nothing of the parametric one and starts from round Gaussians
-        at the given positions, their standard deviation a fifth of the box.
+        at the given positions, as wide at half maximum as a fifth of the box.
     anneal
         Noise levels of the prior, largest first, for free-form fits that go before the
         one at the prior's own: the rough shape is found before the details.
@@ -506,7 +506,8 @@ class _Parametric:
             )  # fmt: skip
         elif self.start == "gaussian":
             box = self.options["box"]
-            image = blobs(self.moved, box, GAUSSIAN_WIDTH * box)
+            # A Gaussian is 2.355 standard deviations wide at half maximum.
+            image = blobs(self.moved, box, GAUSSIAN_WIDTH * box / 2.355)
             galaxies = Morphologies(image, self.moved.corner, self.moved.mask)
         else:
             galaxies = self._profile_images(self.moved)

@@ -12,13 +12,14 @@ from jaxtyping import Float, Int
 from scipy.fft import irfft2, rfft2
 
 from scorepriors.distribution import ScorePrior
+from scorepriors.models.blend import BRIGHTNESS, BRIGHTNESS_WIDTH, colour_covariance
 from scorepriors.models.rendering import ImageData, overlap
 from scorepriors.models.sources import Morphologies, Sources
 
 #: Where a fit may start: from the fitted profiles, or badly on purpose (see `deblend`).
 STARTS = ("profiles", "sed20", "flat", "gaussian")
 
-#: Standard deviation of ``"gaussian"`` starts, as a share of the side of the box.
+#: Full width at half maximum of ``"gaussian"`` starts, as a share of the side of the box.
 GAUSSIAN_WIDTH = 0.2
 
 
@@ -78,10 +79,8 @@ def profile_start(
     if profiles is not None:
         width = (psf_sigma**2 + 1.5**2) ** 0.5
         groups.append(Morphologies(blobs(profiles, box, width), profiles.corner, profiles.mask))
-    mask = np.concatenate([np.asarray(m.mask) for m in groups])
     flux, error = linear_fluxes(data, groups)
-    flux = _spoiled(flux, groups, start)
-    total, snr = _flat_spectrum_flux(data, flux, error, mask)
+    total, snr, _ = _settled(data, groups, flux, error, start)
     several = len(groups) > 1
     init = {"brightness": np.log(total)}
     # The scatter of colours keeps the brightness wide, however bright the source.
@@ -103,11 +102,7 @@ def profile_start(
 
 
 def _spoiled(flux: np.ndarray, groups: Sequence[Morphologies], start: str) -> np.ndarray:
-    """Fluxes ``[K, B]`` to start from: as they are, or badly wrong.
-
-    The spectra themselves are solved for and have no start; what they touch is the
-    brightness of each source and the widths that precondition the search.
-    """
+    """Fluxes ``[K, B]`` to start from: as they are, or badly wrong."""
     if start == "sed20":
         return 20 * flux
     if start == "flat":
@@ -115,6 +110,64 @@ def _spoiled(flux: np.ndarray, groups: Sequence[Morphologies], start: str) -> np
         area = np.concatenate([np.asarray(m.image).sum((-2, -1)) for m in groups])
         return np.broadcast_to(area[:, None], flux.shape)
     return flux
+
+
+def _settled(data: ImageData, groups: Sequence[Morphologies], flux, error, start: str):
+    """Brightness, SNR and spectra of the sources before any shape moves.
+
+    Spectra are integrated out and have no start; what a wrong guess of theirs would touch
+    is the brightness, the one number per source that their prior hangs on.  Uphill
+    from there, with the shapes at hand held fixed, is its right value: otherwise shapes
+    would bend to a wrong brightness first and be caught there.
+
+    Returns
+    -------
+    total, snr
+        ``[K]``: flux of all bands, and its ratio to the noise.
+    spectra
+        ``[K, B]``: the mean fluxes given that.
+    """
+    mask = np.concatenate([np.asarray(m.mask) for m in groups])
+    total, snr = _flat_spectrum_flux(data, _spoiled(flux, groups, start), error, mask)
+    noise = np.where(mask, total / snr, 1.0)
+    mean, floor = np.asarray(data.mean_spectrum, float), math.log(float(data.noise_flux))
+    relative = colour_covariance(np.arange(data.num_bands)) * mean[:, None] * mean
+    identity = np.eye(data.num_bands)
+
+    def solve(brightness):
+        expected = np.exp(brightness)[:, None] * mean
+        prior = np.exp(2 * brightness)[:, None, None] * relative
+        covariance = prior + error[:, :, None] ** 2 * identity
+        step = np.linalg.solve(covariance, (flux - expected)[..., None])[..., 0]
+        return expected, prior, covariance, step
+
+    def log_density(brightness):
+        expected, _, covariance, step = solve(brightness)
+        usual = (brightness - floor - BRIGHTNESS) / BRIGHTNESS_WIDTH
+        chi2 = np.sum((flux - expected) * step, -1) + np.linalg.slogdet(covariance)[1]
+        return -0.5 * (chi2 + usual**2)
+
+    brightness = np.where(mask, _climb(log_density, np.log(total)), np.log(total))
+    expected, prior, _, step = solve(brightness)
+    spectra = expected + np.einsum("kbc,kc->kb", prior, step)
+    settled = np.exp(brightness)
+    return settled, np.where(mask, settled / noise, 10.0), spectra
+
+
+def _climb(function, at: np.ndarray, *, smallest: float = 1e-5) -> np.ndarray:
+    """Maxima of functions of one number each, uphill from `at`, side by side."""
+    at, value = np.array(at), function(at)
+    step = np.ones_like(at)
+    # Each halving comes after few moves: 100 rounds are far more than ever needed.
+    for _ in range(100):
+        ahead, behind = function(at + step), function(at - step)
+        better = np.maximum(ahead, behind) > value
+        move = np.where(better, np.where(ahead > behind, step, -step), 0.0)
+        at, value = at + move, np.where(better, np.maximum(ahead, behind), value)
+        step = np.where(better, step, step / 2)
+        if step.max() < smallest:
+            break
+    return at
 
 
 def _float32(values: dict) -> dict:
@@ -195,10 +248,8 @@ def free_form_start(
     groups = [Morphologies(image, galaxies.corner, galaxies.mask)]
     groups += [] if stars is None else [stars]
     flux, error = linear_fluxes(data, groups)
-    flux = _spoiled(flux, groups, start)
     count, real = len(image), np.asarray(galaxies.mask)
-    mask = np.concatenate([np.asarray(m.mask) for m in groups])
-    total, _ = _flat_spectrum_flux(data, flux, error, mask)
+    total, _, flux = _settled(data, groups, flux, error, start)
     amplitude = np.where(real[:, None], flux[:count] / image.sum((-2, -1))[:, None], 0.0)
     information = pixel_information(data, amplitude, np.asarray(galaxies.corner), image.shape[-1])
     # u = log(x + s) = c z + log s, so du/dz = c and dx/du = x + s.

@@ -38,7 +38,6 @@ from scorepriors.training_sets import MODEL_PSF_SIGMA, lsst_galaxy, ztf_galaxy
 from . import readers
 from .observation import Observation
 from .simulation import (
-    apart,
     colours,
     draw,
     image_middle,
@@ -171,11 +170,7 @@ def _blend(galsim, rng, facts: Survey, low: int, high: int) -> dict[str, np.ndar
     width = seeing.min() / facts.scale
     half = rng.uniform(1.5, 3.5) * max(width, 3.0)
     # Closer than two thirds of the seeing, two galaxies would be catalogued as one.
-    places = apart(
-        lambda: rng.uniform(-half, half, (count, 2)), gap=width / 1.5, reach=SIDE / 2,
-        mend=f"{count} sources do not fit into one blend of {facts.name}; ask for fewer.",
-    )  # fmt: skip
-    centers = places + image_middle(shape)
+    centers = _places(rng, count, half, width / 1.5, facts.name) + image_middle(shape)
     galaxies = [_galaxy(galsim, rng, facts, psfs, center, shape) for center in centers]
     magnitudes, flux, morphology, unit = (np.stack(part) for part in zip(*galaxies, strict=True))
     convolved = unit * flux[:, :, None, None]
@@ -195,6 +190,18 @@ def _blend(galsim, rng, facts: Survey, low: int, high: int) -> dict[str, np.ndar
         "conv": convolved.astype(np.float32),
         "morph": morphology.astype(np.float32),
     }
+
+
+def _places(rng, count: int, half: float, gap: float, name: str) -> np.ndarray:
+    """Positions ``[K, 2]`` in a square about the origin, one after the other."""
+    places: list[np.ndarray] = []
+    for _ in range(100 * count):
+        place = rng.uniform(-half, half, 2)
+        if all(np.linalg.norm(place - other) > gap for other in places):
+            places.append(place)
+        if len(places) == count:
+            return np.array(places)
+    raise InputError(f"{count} sources do not fit into one blend of {name}; ask for fewer.")
 
 
 def _galaxy(galsim, rng, facts: Survey, psfs, center, shape):

@@ -91,7 +91,7 @@ def simulate_blend(
     rng = np.random.default_rng(seed)
     scale = PIXEL_SCALES["lsst"]
     psfs = [galsim.Kolmogorov(fwhm=LSST_SEEING[b]) for b in bands]
-    places = apart(
+    places = _apart(
         lambda: rng.normal(0, spread, (num_sources, 2)), gap=4.0, reach=3 * spread,
         mend=f"{num_sources} sources do not fit within `spread` = {spread} px; make it larger.",
     )  # fmt: skip
@@ -202,7 +202,7 @@ def photon_variance(total: np.ndarray, sky: np.ndarray, gain: np.ndarray) -> np.
     return gain[:, None, None] * (sky[:, None, None] + np.maximum(total, 0))
 
 
-def apart(places, *, gap: float, reach: float, mend: str) -> np.ndarray:
+def _apart(places, *, gap: float, reach: float, mend: str) -> np.ndarray:
     """Positions about the origin, redrawn until none are too close or too far.
 
     Parameters
