@@ -194,14 +194,16 @@ def _blend(galsim, rng, facts: Survey, low: int, high: int) -> dict[str, np.ndar
 
 def _places(rng, count: int, half: float, gap: float, name: str) -> np.ndarray:
     """Positions ``[K, 2]`` in a square about the origin, one after the other."""
-    places: list[np.ndarray] = []
-    for _ in range(100 * count):
-        place = rng.uniform(-half, half, 2)
-        if all(np.linalg.norm(place - other) > gap for other in places):
-            places.append(place)
-        if len(places) == count:
-            return np.array(places)
-    raise InputError(f"{count} sources do not fit into one blend of {name}; ask for fewer.")
+    places = np.zeros((0, 2))
+    for _ in range(count):
+        for _ in range(500):
+            place = rng.uniform(-half, half, 2)
+            if (np.linalg.norm(places - place, axis=1) > gap).all():
+                break
+        else:
+            raise InputError(f"{count} sources do not fit into one blend of {name}; ask for fewer.")
+        places = np.vstack([places, place])
+    return places
 
 
 def _galaxy(galsim, rng, facts: Survey, psfs, center, shape):
