@@ -1,4 +1,4 @@
-"""The command line: deblend, sample, diagnose, train, validate, list priors.
+"""The command line: deblend, sample, diagnose, simulate, evaluate, train, validate, priors.
 
 What a command does not need it does not import; what it refuses, it refuses before
 anything is compiled.
@@ -14,6 +14,8 @@ import click
 
 from scorepriors import __version__
 from scorepriors.errors import InputError
+
+from .evaluation_cli import evaluate, simulate
 
 #: Exit codes: bad input, a result not to be trusted, Ctrl-C.
 BAD_INPUT, NOT_CONVERGED, NOT_TRUSTED, INTERRUPTED = 2, 3, 3, 130
@@ -37,6 +39,10 @@ class _Group(click.Group):
 @click.version_option(__version__)
 def main():
     """Learned galaxy priors: take blended galaxies apart."""
+
+
+main.add_command(simulate)
+main.add_command(evaluate)
 
 
 def _prepare_jax(devices: int = 1) -> None:

@@ -30,7 +30,7 @@ from scorepriors.models.sources import (
 from scorepriors.zoo import load_prior
 
 from .optimization import MAPResult, fit_map
-from .starting import free_form_start, profile_start
+from .starting import GAUSSIAN_WIDTH, STARTS, blobs, free_form_start, profile_start
 
 #: Sides of the boxes of stars, pixels: ten standard deviations of the model PSF.
 STAR_BOX = 15
@@ -119,6 +119,9 @@ def deblend(
     prior: ScorePrior | str = "lsst-32",
     spectra: str = "marginal",
     center_error: float = 0.3,
+    start: str = "profiles",
+    anneal: Sequence[float] = (),
+    free_form: bool = True,
     key=None,
     max_iterations: int = 300,
     tolerance: float = 1.0,
@@ -139,6 +142,18 @@ def deblend(
         How spectra are treated, ``"marginal"`` or ``"profiled"``: see `blend`.
     center_error
         Standard deviation in pixels of the given positions, per axis.
+    start
+        Where the fits start.  ``"profiles"``: the parametric fit at the least-squares
+        fluxes, the free-form one at its result.  The others are bad on purpose, to see
+        what comes of them.  ``"sed20"``: spectra 20 times too bright in both fits;
+        ``"flat"``: spectra of ones (in units of the image); ``"gaussian"``: the
+        free-form fit knows nothing of the parametric one and starts from round Gaussians
+        at the given positions, as wide at half maximum as a fifth of the box.
+    anneal
+        Noise levels of the prior, largest first, for free-form fits that go before the
+        one at the prior's own: the rough shape is found before the details.
+    free_form
+        False ends with the parametric scene, which then is the result as well.
     key
         Random key; the fits draw nothing from it unless a start value is missing.
     max_iterations
@@ -162,7 +177,8 @@ def deblend(
     Raises
     ------
     InputError
-        If nothing is detected.
+        If nothing is detected, for an unknown `start`, or for a noise level in `anneal`
+        that is not positive.
 
     See Also
     --------
@@ -171,8 +187,8 @@ def deblend(
     prepared = _prepare(obs, positions, _load(prior))
     (result,) = _deblend_alike(
         [prepared], size=_padded_sizes([prepared], padding), side_by_side=1, chunk=1,
-        spectra=spectra, center_error=center_error, key=key, max_iterations=max_iterations,
-        tolerance=tolerance, progress=progress,
+        spectra=spectra, center_error=center_error, start=start, anneal=anneal, free_form=free_form, key=key,
+        max_iterations=max_iterations, tolerance=tolerance, progress=progress,
     )  # fmt: skip
     return result
 
@@ -184,6 +200,9 @@ def deblend_many(
     prior: ScorePrior | str = "lsst-32",
     spectra: str = "marginal",
     center_error: float = 0.3,
+    start: str = "profiles",
+    anneal: Sequence[float] = (),
+    free_form: bool = True,
     key=None,
     max_iterations: int = 300,
     tolerance: float = 1.0,
@@ -204,7 +223,7 @@ def deblend_many(
         Blends; those of one shape are fitted together.
     positions
         One entry per blend, None where sources are to be detected.
-    prior, spectra, center_error, key, max_iterations, tolerance
+    prior, spectra, center_error, start, anneal, free_form, key, max_iterations, tolerance
         As for `deblend`.
     padding
         All blends are padded to the largest number of sources, rounded up to a multiple
@@ -225,7 +244,8 @@ def deblend_many(
     Raises
     ------
     InputError
-        If in some blend nothing is detected, or for lists of different length.
+        If in some blend nothing is detected, for lists of different length, and as
+        `deblend`.
     """
     given = [None] * len(observations) if positions is None else list(positions)
     if len(given) != len(observations):
@@ -246,8 +266,8 @@ def deblend_many(
         group = [prepared[i] for i in members]
         done = _deblend_alike(
             group, size=_padded_sizes(group, padding), side_by_side=side_by_side, chunk=chunk,
-            spectra=spectra, center_error=center_error, key=key, max_iterations=max_iterations,
-            tolerance=tolerance, progress=progress,
+            spectra=spectra, center_error=center_error, start=start, anneal=anneal, free_form=free_form, key=key,
+            max_iterations=max_iterations, tolerance=tolerance, progress=progress,
         )  # fmt: skip
         for index, result in zip(members, done, strict=True):
             results[index] = result
@@ -298,10 +318,14 @@ def _padded_sizes(blends: Sequence[_Prepared], padding: int) -> tuple[int, int]:
 
 
 def _deblend_alike(
-    blends, *, size, side_by_side, chunk, spectra, center_error, key, max_iterations, tolerance,
-    progress,
+    blends, *, size, side_by_side, chunk, spectra, center_error, start, anneal, free_form, key,
+    max_iterations, tolerance, progress,
 ) -> list:  # fmt: skip
     """Both fits of blends of one shape, in chunks."""
+    if start not in STARTS:
+        raise InputError(f"unknown start {start!r}; there are {', '.join(STARTS)}.")
+    if not all(level > 0 for level in anneal):
+        raise InputError(f"noise levels in `anneal` must be positive, got {tuple(anneal)}.")
     key = jax.random.key(0) if key is None else key
     prior = blends[0].prior
     psf_sigma = UNRESOLVED if prior.model_psf_sigma is None else prior.model_psf_sigma
@@ -311,12 +335,13 @@ def _deblend_alike(
         model_kwargs={**options, "spectra": spectra, "center_error": center_error},
     )  # fmt: skip
     results: list = [None] * len(blends)
-    for start in range(0, len(blends), chunk):
-        some = blends[start : start + chunk]
-        results[start : start + chunk] = _deblend_chunk(
-            some, fit, options, size, min(side_by_side, chunk), tolerance, partial(_label, progress)
-        )
-        if any(r is None or _stopped(r) for r in results[start : start + chunk]):
+    for first in range(0, len(blends), chunk):
+        some = blends[first : first + chunk]
+        results[first : first + chunk] = _deblend_chunk(
+            some, fit, options, size, min(side_by_side, chunk), tolerance, start, anneal,
+            free_form, partial(_label, progress),
+        )  # fmt: skip
+        if any(r is None or _stopped(r) for r in results[first : first + chunk]):
             break
     return results
 
@@ -329,7 +354,9 @@ def _label(progress, name):
     return name if progress is True else progress
 
 
-def _deblend_chunk(blends, fit, options, size, side_by_side, tolerance, label) -> list:
+def _deblend_chunk(
+    blends, fit, options, size, side_by_side, tolerance, start, anneal, free_form, label
+) -> list:
     clock = time.monotonic()
     stars = [_group(b.positions.row_column[b.is_point], STAR_BOX, size[0]) for b in blends]
     galaxies = [
@@ -337,7 +364,7 @@ def _deblend_chunk(blends, fit, options, size, side_by_side, tolerance, label) -
     ]
     counts = np.array([len(b.positions.ids) for b in blends])
     starts = [
-        profile_start(b.data, *groups, **options)
+        profile_start(b.data, *groups, **options, start=start)
         for b, *groups in zip(blends, stars, galaxies, strict=True)
     ]
     init, scale = _stacked(starts)
@@ -352,25 +379,35 @@ def _deblend_chunk(blends, fit, options, size, side_by_side, tolerance, label) -
     if len(blends) > 1 and parametric.interrupted.any():
         return [None] * len(blends)
     scenes = [
-        _Parametric(b, s, g, parametric[i], options)
+        _Parametric(b, s, g, parametric[i], options, start)
         for i, (b, s, g) in enumerate(zip(blends, stars, galaxies, strict=True))
     ]
     seconds = {"parametric": (time.monotonic() - clock) / len(blends)}
     clock = time.monotonic()
-    if size[1]:
+    if size[1] and free_form:
         prior = blends[0].prior
-        init, scale = _stacked([scene.free_form_start() for scene in scenes])
-        # The fitted centre decides where the box goes: a prior is strict about centring.
-        final = fit(
-            data, prior, _stacked([scene.moved for scene in scenes]), _stacked(stars), init=init,
-            scale=scale, tolerance=tolerance * counts, in_axes=_axes(0, None, 0, stars),
-            side_by_side=side_by_side, progress=label("free-form"),
-        )  # fmt: skip
+        final: Any = None
+        for level in (*anneal, None):
+            now = prior if level is None else prior.at(level)
+            before = [None if final is None else final[i] for i in range(len(blends))]
+            init, scale = _stacked(
+                [s.free_form_start(now, b) for s, b in zip(scenes, before, strict=True)]
+            )
+            final = fit(
+                data, now, _stacked([scene.moved for scene in scenes]), _stacked(stars),
+                init=init, scale=scale, tolerance=tolerance * counts,
+                in_axes=_axes(0, None, 0, stars), side_by_side=side_by_side,
+                progress=label("free-form" if level is None else f"sigma {level:g}"),
+            )  # fmt: skip
+            if final.interrupted.any():
+                break
     else:
         final = parametric
     seconds["free_form"] = (time.monotonic() - clock) / len(blends)
     return [
-        None if len(blends) > 1 and final.interrupted[i] else scene.result(final[i], seconds)
+        None
+        if len(blends) > 1 and final.interrupted[i]
+        else scene.result(final[i], seconds, free_form)
         for i, scene in enumerate(scenes)
     ]
 
@@ -405,11 +442,13 @@ _PROFILE_NAMES = (
 class _Parametric:
     """A fitted parametric scene, and the way from it to the free-form one."""
 
-    def __init__(self, prepared: _Prepared, stars, galaxies, fit: MAPResult, options: dict):
+    def __init__(
+        self, prepared: _Prepared, stars, galaxies, fit: MAPResult, options: dict, start: str
+    ):
         self.prepared = prepared
         self.stars: Any = stars
         self.galaxies: Any = galaxies
-        self.fit, self.options = fit, options
+        self.fit, self.options, self.start = fit, options, start
         self.is_point = prepared.is_point
         self.center = np.array(prepared.positions.row_column, float)
         for which, group, kind in (
@@ -420,7 +459,9 @@ class _Parametric:
                 self.center[which] += self._values(kind)["offset"][: which.sum()]
         # The fitted centre decides where the box goes: a prior is strict about centring.
         self.moved: Any = None
-        if galaxies is not None:
+        if galaxies is not None and start == "gaussian":
+            self.moved = galaxies
+        elif galaxies is not None:
             self.moved = place_sources(
                 self.center[~self.is_point], box=options["box"], size=len(galaxies.mask)
             )
@@ -447,23 +488,46 @@ class _Parametric:
         )
         return Morphologies(image, stars.corner, stars.mask)
 
-    def free_form_start(self):
-        """Start values and widths of the free-form fit."""
-        data, prior = self.prepared.data, self.prepared.prior
+    def free_form_start(self, prior: ScorePrior, before: MAPResult | None = None):
+        """Start values and widths of the free-form fit under `prior`.
+
+        Parameters
+        ----------
+        prior
+            At the noise level of the fit.
+        before
+            A free-form fit at another noise level, to go on from.
+        """
+        data = self.prepared.data
+        if before is not None:
+            galaxies = Morphologies(
+                before.values["morphology" if self.stars is None else "galaxies/morphology"],
+                self.moved.corner, self.moved.mask,
+            )  # fmt: skip
+        elif self.start == "gaussian":
+            box = self.options["box"]
+            # A Gaussian is 2.355 standard deviations wide at half maximum.
+            image = blobs(self.moved, box, GAUSSIAN_WIDTH * box / 2.355)
+            galaxies = Morphologies(image, self.moved.corner, self.moved.mask)
+        else:
+            galaxies = self._profile_images(self.moved)
+        # Once a fit has seen the data its fluxes are nobody's start any more.
+        start = self.start if before is None else "profiles"
         if self.stars is None:
-            return free_form_start(data, prior, self._profile_images(self.moved))
-        offset = np.asarray(self._values("stars")["offset"])
-        init, scale = free_form_start(
-            data, prior, self._profile_images(self.moved), self._star_images(offset)
-        )
+            return free_form_start(data, prior, galaxies, start=start)
+        if before is None:
+            offset = np.asarray(self._values("stars")["offset"])
+        else:
+            offset = np.asarray(before.values["stars/offset"])
+        init, scale = free_form_start(data, prior, galaxies, self._star_images(offset), start=start)
         # Groups run galaxies, stars here and stars, profiles before; `free_form_start`
         # has put the brightness in the new order already.
         init["stars/offset"] = offset
         scale["stars/offset"] = np.full_like(offset, 0.02)
         return init, scale
 
-    def result(self, final: MAPResult, seconds: dict) -> Deblended:
-        """Both scenes, with the free-form fit `final`."""
+    def result(self, final: MAPResult, seconds: dict, with_free_form: bool = True) -> Deblended:
+        """Both scenes, with the free-form fit `final` if there was one."""
         groups = []
         if self.stars is not None:
             groups.append(self._star_images(self._values("stars")["offset"]))
@@ -471,7 +535,7 @@ class _Parametric:
             groups.append(self._profile_images(self.galaxies))
         scene = partial(_scene, self.prepared, is_point=self.is_point)
         parametric = free_form = scene(groups, self.fit)
-        if self.galaxies is not None:
+        if self.galaxies is not None and with_free_form:
             name = "galaxies/morphology" if self.stars is not None else "morphology"
             final_groups = [
                 Morphologies(np.asarray(final.values[name]), self.moved.corner, self.moved.mask)

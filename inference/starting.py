@@ -12,8 +12,15 @@ from jaxtyping import Float, Int
 from scipy.fft import irfft2, rfft2
 
 from scorepriors.distribution import ScorePrior
+from scorepriors.models.blend import BRIGHTNESS, BRIGHTNESS_WIDTH, colour_covariance
 from scorepriors.models.rendering import ImageData, overlap
 from scorepriors.models.sources import Morphologies, Sources
+
+#: Where a fit may start: from the fitted profiles, or badly on purpose (see `deblend`).
+STARTS = ("profiles", "sed20", "flat", "gaussian")
+
+#: Full width at half maximum of ``"gaussian"`` starts, as a share of the side of the box.
+GAUSSIAN_WIDTH = 0.2
 
 
 def linear_fluxes(data: ImageData, groups: Sequence[Morphologies]):
@@ -53,11 +60,13 @@ def profile_start(
     box: int = 32,
     star_box: int = 15,
     psf_sigma: float = 0.7,
+    start: str = "profiles",
 ):
     """Start values and widths of a scene of stars and bulge-and-disk galaxies.
 
     Every source starts at its catalogue position, galaxies as small round disks, with
-    its least-squares flux: faint and blended ones get a usable start as well.
+    its least-squares flux: faint and blended ones get a usable start as well.  Other
+    values of `start` than the default spoil the fluxes: see `deblend`.
 
     Returns
     -------
@@ -66,13 +75,12 @@ def profile_start(
     """
     groups = []
     if stars is not None:
-        groups.append(Morphologies(_blobs(stars, star_box, psf_sigma), stars.corner, stars.mask))
+        groups.append(Morphologies(blobs(stars, star_box, psf_sigma), stars.corner, stars.mask))
     if profiles is not None:
         width = (psf_sigma**2 + 1.5**2) ** 0.5
-        groups.append(Morphologies(_blobs(profiles, box, width), profiles.corner, profiles.mask))
-    mask = np.concatenate([np.asarray(m.mask) for m in groups])
+        groups.append(Morphologies(blobs(profiles, box, width), profiles.corner, profiles.mask))
     flux, error = linear_fluxes(data, groups)
-    total, snr = _flat_spectrum_flux(data, flux, error, mask)
+    total, snr, _ = _settled(data, groups, flux, error, start)
     several = len(groups) > 1
     init = {"brightness": np.log(total)}
     # The scatter of colours keeps the brightness wide, however bright the source.
@@ -85,12 +93,81 @@ def profile_start(
         first = count
     if profiles is not None:
         prefix, count = "profiles/" if several else "", len(profiles.mask)
-        for name, (start, size, prior, strength) in _PROFILE_SITES.items():
+        for name, (value, size, prior, strength) in _PROFILE_SITES.items():
             width = _width(snr[first:], prior, strength)
             shape = (count, 2)[:size]
-            init[prefix + name] = np.full(shape, start)
+            init[prefix + name] = np.full(shape, value)
             scale[prefix + name] = width[:, None] if size == 2 else width
     return _float32(init), _float32(scale)
+
+
+def _spoiled(flux: np.ndarray, groups: Sequence[Morphologies], start: str) -> np.ndarray:
+    """Fluxes ``[K, B]`` to start from: as they are, or badly wrong."""
+    if start == "sed20":
+        return 20 * flux
+    if start == "flat":
+        # Amplitudes of one, in the units of the image, whatever the band.
+        area = np.concatenate([np.asarray(m.image).sum((-2, -1)) for m in groups])
+        return np.broadcast_to(area[:, None], flux.shape)
+    return flux
+
+
+def _settled(data: ImageData, groups: Sequence[Morphologies], flux, error, start: str):
+    """Brightness, SNR and spectra of the sources before any shape moves.
+
+    Spectra are integrated out and have no start; what a wrong guess of theirs would touch
+    is the brightness, the one number per source that their prior hangs on.  Uphill
+    from there, with the shapes at hand held fixed, is its right value: otherwise shapes
+    would bend to a wrong brightness first and be caught there.
+
+    Returns
+    -------
+    total, snr
+        ``[K]``: flux of all bands, and its ratio to the noise.
+    spectra
+        ``[K, B]``: the mean fluxes given that.
+    """
+    mask = np.concatenate([np.asarray(m.mask) for m in groups])
+    total, snr = _flat_spectrum_flux(data, _spoiled(flux, groups, start), error, mask)
+    noise = np.where(mask, total / snr, 1.0)
+    mean, floor = np.asarray(data.mean_spectrum, float), math.log(float(data.noise_flux))
+    relative = colour_covariance(np.arange(data.num_bands)) * mean[:, None] * mean
+    identity = np.eye(data.num_bands)
+
+    def solve(brightness):
+        expected = np.exp(brightness)[:, None] * mean
+        prior = np.exp(2 * brightness)[:, None, None] * relative
+        covariance = prior + error[:, :, None] ** 2 * identity
+        step = np.linalg.solve(covariance, (flux - expected)[..., None])[..., 0]
+        return expected, prior, covariance, step
+
+    def log_density(brightness):
+        expected, _, covariance, step = solve(brightness)
+        usual = (brightness - floor - BRIGHTNESS) / BRIGHTNESS_WIDTH
+        chi2 = np.sum((flux - expected) * step, -1) + np.linalg.slogdet(covariance)[1]
+        return -0.5 * (chi2 + usual**2)
+
+    brightness = np.where(mask, _climb(log_density, np.log(total)), np.log(total))
+    expected, prior, _, step = solve(brightness)
+    spectra = expected + np.einsum("kbc,kc->kb", prior, step)
+    settled = np.exp(brightness)
+    return settled, np.where(mask, settled / noise, 10.0), spectra
+
+
+def _climb(function, at: np.ndarray, *, smallest: float = 1e-5) -> np.ndarray:
+    """Maxima of functions of one number each, uphill from `at`, side by side."""
+    at, value = np.array(at), function(at)
+    step = np.ones_like(at)
+    # Each halving comes after few moves: 100 rounds are far more than ever needed.
+    for _ in range(100):
+        ahead, behind = function(at + step), function(at - step)
+        better = np.maximum(ahead, behind) > value
+        move = np.where(better, np.where(ahead > behind, step, -step), 0.0)
+        at, value = at + move, np.where(better, np.maximum(ahead, behind), value)
+        step = np.where(better, step, step / 2)
+        if step.max() < smallest:
+            break
+    return at
 
 
 def _float32(values: dict) -> dict:
@@ -115,7 +192,7 @@ def _width(snr, prior, strength):
     return 1 / np.sqrt(1 / prior**2 + np.minimum(strength * snr, 30.0) ** 2)
 
 
-def _blobs(sources: Sources, box: int, sigma: float):
+def blobs(sources: Sources, box: int, sigma: float):
     """Round Gaussians ``[K, box, box]`` at the positions of sources."""
     pixels = np.arange(box)
     place = np.asarray(sources.center) - np.asarray(sources.corner)
@@ -139,6 +216,8 @@ def free_form_start(
     prior: ScorePrior,
     galaxies: Morphologies,
     stars: Morphologies | None = None,
+    *,
+    start: str = "profiles",
 ):
     """Start values and widths of free-form morphologies from other ones.
 
@@ -152,6 +231,8 @@ def free_form_start(
         Morphologies on the boxes where the free-form ones will be, any positive scale.
     stars
         Other sources of the scene.
+    start
+        See `deblend`.
 
     Returns
     -------
@@ -168,8 +249,7 @@ def free_form_start(
     groups += [] if stars is None else [stars]
     flux, error = linear_fluxes(data, groups)
     count, real = len(image), np.asarray(galaxies.mask)
-    mask = np.concatenate([np.asarray(m.mask) for m in groups])
-    total, _ = _flat_spectrum_flux(data, flux, error, mask)
+    total, _, flux = _settled(data, groups, flux, error, start)
     amplitude = np.where(real[:, None], flux[:count] / image.sum((-2, -1))[:, None], 0.0)
     information = pixel_information(data, amplitude, np.asarray(galaxies.corner), image.shape[-1])
     # u = log(x + s) = c z + log s, so du/dz = c and dx/du = x + s.

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
@@ -15,8 +17,13 @@ from .rendering import ImageData
 from .sources import Morphologies, Sources, bulge_disk, free_form, point_sources
 from .spectra import SpectrumPrior, spectrum_posterior
 
-#: Standard deviation of the prior of the brightness, a natural logarithm.
-BRIGHTNESS_WIDTH = 4.0
+#: Relative scatter of the flux in a band about the mean colour, and the number of bands
+#: over which it stays correlated.
+SCATTER, CORRELATION = 0.6, 2.0
+
+#: Mean, above the logarithm of the noise, and width of the logarithm of fluxes.  Number
+#: counts are steep, but this is wide on purpose: four decades either way.
+BRIGHTNESS, BRIGHTNESS_WIDTH = 4.0, 4.0
 
 
 def blend(
@@ -155,8 +162,8 @@ def flux_prior(
     data: ImageData,
     area: Float[Array, " K"],
     *,
-    scatter: float = 0.6,
-    correlation: float = 2.0,
+    scatter: float = SCATTER,
+    correlation: float = CORRELATION,
 ) -> SpectrumPrior:
     r"""A proper prior on spectra: one flux per source, colours Gaussian given the flux.
 
@@ -178,13 +185,9 @@ def flux_prior(
         Bands over which the scatter stays correlated.
     """
     with numpyro.plate("fluxes", len(area)):
-        # Number counts are steep, but wide here on purpose: four decades either way.
-        brightness = numpyro.sample(
-            "brightness", dist.Normal(jnp.log(data.noise_flux) + 4.0, BRIGHTNESS_WIDTH)
-        )
-    flux = flux_given_brightness(
-        data, brightness, scatter=scatter, correlation=correlation
-    )  # fmt: skip
+        usual = dist.Normal(jnp.log(data.noise_flux) + BRIGHTNESS, BRIGHTNESS_WIDTH)
+        brightness = numpyro.sample("brightness", usual)
+    flux = flux_given_brightness(data, brightness, scatter=scatter, correlation=correlation)
     return SpectrumPrior(flux.mean / area[:, None], flux.covariance / area[:, None, None] ** 2)
 
 
@@ -192,8 +195,8 @@ def flux_given_brightness(
     data: ImageData,
     brightness: Float[Array, " K"],
     *,
-    scatter: float = 0.6,
-    correlation: float = 2.0,
+    scatter: float = SCATTER,
+    correlation: float = CORRELATION,
 ) -> SpectrumPrior:
     """Fluxes of sources of known brightness: the Gaussian part of `flux_prior`.
 
@@ -205,7 +208,12 @@ def flux_given_brightness(
         ``[K]``, logarithms of the fluxes summed over the bands.
     """
     flux = jnp.exp(brightness)[:, None] * data.mean_spectrum
-    steps = jnp.arange(data.num_bands)
-    smooth = jnp.exp(-0.5 * ((steps[:, None] - steps) / correlation) ** 2)
-    relative = scatter**2 * (0.95 * smooth + 0.05 * jnp.eye(data.num_bands))
+    relative = colour_covariance(jnp.arange(data.num_bands), scatter, correlation)
     return SpectrumPrior(flux, flux[:, :, None] * flux[:, None, :] * relative)
+
+
+def colour_covariance(steps, scatter: float = SCATTER, correlation: float = CORRELATION):
+    """Covariance ``[B, B]`` of fluxes relative to their means; `steps` counts the bands."""
+    smooth = abs(steps[:, None] - steps) / correlation
+    xp = jnp if isinstance(steps, jax.Array) else np
+    return scatter**2 * (0.95 * xp.exp(-0.5 * smooth**2) + 0.05 * xp.eye(len(steps)))

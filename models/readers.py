@@ -681,11 +681,14 @@ def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]
             "[N, B, H, W] for a set."
         )
     if images.ndim == 4:
-        arguments = _read_from_set(path, archive, images, index)
-    elif index is not None:
+        return read_from_set(path, archive, index, psf)
+    if index is not None:
         raise InputError(f"{path.name} holds one blend, not a set; leave out index={index}.")
-    else:
-        arguments = _read_single(path, archive, images)
+    arguments = _read_single(path, archive, images)
+    return _complete(arguments, archive, psf)
+
+
+def _complete(arguments: dict[str, Any], archive: dict[str, np.ndarray], psf) -> dict[str, Any]:
     if psf is not None:
         arguments["psfs"] = read_psf(psf)
     names = archive.get("bands", archive.get("filters"))
@@ -742,9 +745,23 @@ def _estimate_variance(path: Path, images: np.ndarray, masked: np.ndarray) -> np
     return np.broadcast_to(np.nan_to_num(sigma, nan=np.inf) ** 2, images.shape)
 
 
-def _read_from_set(
-    path: Path, archive: dict[str, np.ndarray], images: np.ndarray, index: int | None
+def read_from_set(
+    path: Path, archive: dict[str, np.ndarray], index: int | None, psf=None
 ) -> dict[str, Any]:
+    """Arguments of ``Observation.from_arrays`` for one blend of a set read by `load_npz`.
+
+    Parameters
+    ----------
+    path
+        Where the archive came from; for messages and names.
+    archive
+        Its arrays.
+    index
+        Which blend; from 0.
+    psf
+        As for `read_npz`.
+    """
+    images = numeric(archive["images"], f"{path.name} [images]")
     count = len(images)
     if index is None:
         raise InputError(
@@ -785,7 +802,7 @@ def _read_from_set(
         except (ValueError, AttributeError) as error:
             raise InputError(f"{path.name} [meta] is not a JSON object.") from error
         arguments["zero_point"] = zero_point
-    return arguments
+    return _complete(arguments, archive, psf)
 
 
 def plain_catalog(catalog: np.ndarray) -> Table:

@@ -1,6 +1,11 @@
-"""Small LSST-like blends with truth, made with GalSim (the ``simulation`` extra)."""
+"""Simulated blends with truth, made with GalSim (the ``simulation`` extra).
+
+`simulate_blend` makes one small LSST-like blend; whole sets of them, with survey and
+galaxies varied, come from `scorepriors.models.blend_sets`, which shares the drawing.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -10,6 +15,7 @@ from scorepriors.errors import InputError
 from scorepriors.training_sets import MODEL_PSF_SIGMA, PIXEL_SCALES, lsst_galaxy
 
 from .observation import Observation
+from .surveys import WAVELENGTHS, ZERO_POINT, flux_of, point_source_noise
 
 #: Ten-year LSST per band: 5 sigma point-source depth (AB), dark-sky brightness (AB per
 #: square arcsec) and seeing FWHM (arcsec); Ivezic et al. 2019, ApJ 873, 111.
@@ -17,8 +23,8 @@ LSST_DEPTH = {"u": 26.1, "g": 27.4, "r": 27.5, "i": 26.8, "z": 26.1, "y": 24.9}
 LSST_SKY = {"u": 22.99, "g": 22.26, "r": 21.20, "i": 20.48, "z": 19.60, "y": 18.61}
 LSST_SEEING = {"u": 0.92, "g": 0.87, "r": 0.83, "i": 0.80, "z": 0.78, "y": 0.76}
 
-#: Pixel values of simulated images are nanojanskys.
-ZERO_POINT = 31.4
+#: Side of PSF images, pixels.
+STAMP = 41
 
 
 @dataclass(frozen=True)
@@ -78,44 +84,35 @@ def simulate_blend(
     InputError
         If GalSim is missing or a band is unknown.
     """
-    try:
-        import galsim
-    except ImportError as error:
-        raise InputError(
-            "simulating blends needs GalSim: pip install 'scorepriors[simulation]'."
-        ) from error
+    galsim = import_galsim()
     unknown = [b for b in bands if b not in LSST_DEPTH]
     if unknown:
         raise InputError(f"unknown LSST band {unknown[0]!r}; known are {''.join(LSST_DEPTH)}.")
     rng = np.random.default_rng(seed)
     scale = PIXEL_SCALES["lsst"]
-    height, width = shape
-    psfs = {b: galsim.Kolmogorov(fwhm=LSST_SEEING[b]) for b in bands}
-    model_psf = galsim.Gaussian(sigma=MODEL_PSF_SIGMA * scale)
-    middle = np.array([(height - 1) / 2, (width - 1) / 2])
-    centers = _apart(rng, num_sources, spread) + middle
+    psfs = [galsim.Kolmogorov(fwhm=LSST_SEEING[b]) for b in bands]
+    places = _apart(
+        lambda: rng.normal(0, spread, (num_sources, 2)), gap=4.0, reach=3 * spread,
+        mend=f"{num_sources} sources do not fit within `spread` = {spread} px; make it larger.",
+    )  # fmt: skip
+    centers = places + image_middle(shape)
     mags = np.sort(rng.uniform(*magnitudes, num_sources))
-    colour = _colours(rng, num_sources, bands)
-    flux = 10 ** (-0.4 * (mags[:, None] + colour - ZERO_POINT))
-
-    def draw(profile, center, psf):
-        moved = profile.shift(*((center - middle)[::-1] * scale))
-        image = galsim.Convolve(moved, psf).drawImage(nx=width, ny=height, scale=scale)
-        return image.array.astype(float)
-
+    flux = flux_of(mags[:, None] + colours(rng, num_sources, bands))
     profiles = [lsst_galaxy(galsim, rng) for _ in range(num_sources)]
-    morphology = np.stack([draw(p, c, model_psf) for p, c in zip(profiles, centers)])
-    unit = np.stack([[draw(p, c, psfs[b]) for b in bands] for p, c in zip(profiles, centers)])
+    drawn = np.stack(
+        [
+            draw(galsim, profile, center, [model_psf(galsim, scale), *psfs], shape, scale)
+            for profile, center in zip(profiles, centers, strict=True)
+        ]
+    )
+    morphology, unit = drawn[:, 0], drawn[:, 1:]
     convolved = unit * flux[:, :, None, None]
     total = convolved.sum(0)
-    sigma = np.array([_pixel_noise(b, scale) for b in bands])
-    # Photon noise: the variance grows with all light in a pixel, sky and sources alike.
-    sky = np.array([_sky_flux(b, scale) for b in bands])
-    variance = (sigma**2 / sky)[:, None, None] * (sky[:, None, None] + np.maximum(total, 0))
-    noise = rng.standard_normal(total.shape) * np.sqrt(variance)
-    stamp = 41
-    psf_images = np.stack([psfs[b].drawImage(nx=stamp, ny=stamp, scale=scale).array for b in bands])
-    psf_images /= psf_images.sum((1, 2), keepdims=True)
+    noise = np.array([point_source_noise(LSST_DEPTH[b], LSST_SEEING[b], scale) for b in bands])
+    sky = np.array([flux_of(LSST_SKY[b]) * scale**2 for b in bands])
+    variance = photon_variance(total, sky, noise**2 / sky)
+    images = total + rng.standard_normal(total.shape) * np.sqrt(variance)
+    height, width = shape
     wcs = WCS(naxis=2)
     wcs.wcs.crpix = [(width + 1) / 2, (height + 1) / 2]
     wcs.wcs.cdelt = [-scale / 3600, scale / 3600]
@@ -124,39 +121,116 @@ def simulate_blend(
     wcs.wcs.cunit = ["deg", "deg"]
     catalog = Table({"x": centers[:, 1], "y": centers[:, 0]})
     obs = Observation.from_arrays(
-        total + noise, variance=variance, psfs=psf_images, bands=list(bands), wcs=wcs,
+        images, variance=variance, psfs=psf_images(psfs, scale), bands=list(bands), wcs=wcs,
         unit="nJy", zero_point=ZERO_POINT, name=f"simulated-{seed}", catalog=catalog,
     )  # fmt: skip
     return obs, Truth(centers, flux, morphology, convolved)
 
 
-def _apart(rng, count: int, spread: float) -> np.ndarray:
-    """Positions about the origin, no two closer than 4 px, redrawn until they are."""
+def import_galsim() -> Any:
+    """GalSim, or an InputError that says how to get it."""
+    try:
+        import galsim
+    except ImportError as error:
+        raise InputError(
+            "simulating blends needs GalSim: pip install 'scorepriors[simulation]'."
+        ) from error
+    return galsim
+
+
+def image_middle(shape: tuple[int, int]) -> np.ndarray:
+    """(row, column) of the middle of an image, pixel centres at integers."""
+    return (np.array(shape) - 1) / 2
+
+
+def draw(galsim, profile, center, psfs, shape, scale) -> np.ndarray:
+    """Draw a galaxy as seen through several PSFs.
+
+    Parameters
+    ----------
+    galsim
+        The module.
+    profile
+        GalSim object of unit flux.
+    center
+        (row, column), pixels.
+    psfs
+        One GalSim object per image, without the pixel.
+    shape
+        (H, W).
+    scale
+        Arcseconds per pixel.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[len(psfs), H, W]``, of unit flux but for what falls off the image.
+    """
+    moved = profile.shift(*((center - image_middle(shape))[::-1] * scale))
+    height, width = shape
+    return np.stack(
+        [
+            galsim.Convolve(moved, psf).drawImage(nx=width, ny=height, scale=scale).array
+            for psf in psfs
+        ]
+    ).astype(float)
+
+
+def model_psf(galsim, scale: float):
+    """The PSF at the model's resolution, as a GalSim object."""
+    return galsim.Gaussian(sigma=MODEL_PSF_SIGMA * scale)
+
+
+def psf_images(psfs, scale: float) -> np.ndarray:
+    """Effective PSFs (pixel included) ``[B, 41, 41]`` with sums of one."""
+    images = np.stack([p.drawImage(nx=STAMP, ny=STAMP, scale=scale).array for p in psfs])
+    return images / images.sum((1, 2), keepdims=True)
+
+
+def photon_variance(total: np.ndarray, sky: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Variance of pixels ``[B, H, W]``: it grows with all light, of sky and sources alike.
+
+    Parameters
+    ----------
+    total
+        ``[B, H, W]``, the noiseless image without the sky.
+    sky
+        ``[B]``, the sky's flux in a pixel.
+    gain
+        ``[B]``, variance per unit of flux.
+    """
+    return gain[:, None, None] * (sky[:, None, None] + np.maximum(total, 0))
+
+
+def _apart(places, *, gap: float, reach: float, mend: str) -> np.ndarray:
+    """Positions about the origin, redrawn until none are too close or too far.
+
+    Parameters
+    ----------
+    places
+        Draws positions ``[K, 2]``.
+    gap
+        Smallest distance between two, pixels.
+    reach
+        Largest coordinate, pixels.
+    mend
+        What to say if they do not fit.
+
+    Raises
+    ------
+    InputError
+        If 10,000 draws did not help.
+    """
     for _ in range(10_000):
-        places = rng.normal(0, spread, (count, 2))
-        gaps = np.linalg.norm(places[:, None] - places, axis=-1) + 1e9 * np.eye(count)
-        if gaps.min() > 4 and np.abs(places).max() < 3 * spread:
-            return places
-    raise InputError(f"{count} sources do not fit within `spread` = {spread} px; make it larger.")
+        drawn = places()
+        gaps = np.linalg.norm(drawn[:, None] - drawn, axis=-1) + 1e9 * np.eye(len(drawn))
+        if gaps.min() > gap and np.abs(drawn).max() < reach:
+            return drawn
+    raise InputError(mend)
 
 
-def _colours(rng, count: int, bands: str) -> np.ndarray:
-    """Magnitudes relative to i: one number from blue to red, and some scatter."""
-    wave = np.array(
-        [{"u": 367, "g": 483, "r": 622, "i": 755, "z": 869, "y": 971}[b] for b in bands]
-    )
+def colours(rng, count: int, bands: str) -> np.ndarray:
+    """Magnitudes relative to i ``[K, B]``: one number from blue to red, and some scatter."""
+    wave = np.array([WAVELENGTHS[b] for b in bands])
     slope = rng.uniform(0.2, 2.2, (count, 1))
-    return slope * (755 / wave - 1) * 1.2 + rng.normal(0, 0.08, (count, len(bands)))
-
-
-def _pixel_noise(band: str, scale: float) -> float:
-    """Standard deviation of a pixel, nJy, from the 5 sigma depth for point sources."""
-    flux = 10 ** (-0.4 * (LSST_DEPTH[band] - ZERO_POINT))
-    # Effective pixels of an atmospheric PSF (LSST SRD convention).
-    effective = 2.266 * (LSST_SEEING[band] / scale) ** 2
-    return flux / 5 / np.sqrt(effective)
-
-
-def _sky_flux(band: str, scale: float) -> float:
-    """Flux of the dark sky in a pixel, nJy."""
-    return 10 ** (-0.4 * (LSST_SKY[band] - ZERO_POINT)) * scale**2
+    return slope * (WAVELENGTHS["i"] / wave - 1) * 1.2 + rng.normal(0, 0.08, (count, len(bands)))

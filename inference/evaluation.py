@@ -1,0 +1,158 @@
+"""How good a deblended scene is when the truth is known: eqs. 14-16 of Sampson et al. (2024).
+
+All on images of the single sources as observed (convolved, on the pixels of the image).
+A source that was not found counts as an image of zeros.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+#: At this blendedness or above, a source counts as blended.
+BLENDED = 0.5
+
+#: Half-width of a central 68 % interval in standard deviations.
+_SIGMA_68 = 0.9944578832097535
+
+
+def correlation(a, b) -> float:
+    r"""Cosine between two arrays, :math:`a \cdot b / \sqrt{a \cdot a \; b \cdot b}` (eq. 15).
+
+    Zero if one of them is zero everywhere or not finite.
+
+    Examples
+    --------
+    >>> correlation([1.0, 1.0], [2.0, 2.0]), correlation([1.0, 0.0], [0.0, 3.0])
+    (1.0, 0.0)
+    """
+    a, b = np.ravel(a).astype(float), np.ravel(b).astype(float)
+    norm = np.sqrt(a @ a) * np.sqrt(b @ b)
+    return float(a @ b / norm) if norm > 0 and np.isfinite(norm) else 0.0
+
+
+def source_metrics(
+    models: Float[np.ndarray, "K B H W"],
+    truth: Float[np.ndarray, "K B H W"],
+    true_flux: Float[np.ndarray, "K B"] | None = None,
+) -> dict[str, np.ndarray]:
+    """Errors of flux, morphology and spectrum of every source.
+
+    Parameters
+    ----------
+    models
+        Fitted sources as observed; what is not finite counts as zero.
+    truth
+        True ones, without noise.
+    true_flux
+        Sums of `truth` over pixels, if better known than in its precision.
+
+    Returns
+    -------
+    dict
+        Arrays ``[K]``: ``e_F``, relative error of the flux of all bands (eq. 14);
+        ``xi_morphology``, correlation of band-summed images, and ``xi_sed``, of
+        pixel-summed fluxes (eq. 15); ``flux``, the model's, summed over bands.
+    """
+    models = np.nan_to_num(np.asarray(models, float), nan=0.0, posinf=0.0, neginf=0.0)
+    flux = models.sum((2, 3))
+    true = np.asarray(truth, float).sum((2, 3)) if true_flux is None else true_flux
+    pairs = list(zip(models, truth, strict=True))
+    return {
+        "e_F": (flux.sum(1) - true.sum(1)) / true.sum(1),
+        "xi_morphology": np.array([correlation(m.sum(0), t.sum(0)) for m, t in pairs]),
+        "xi_sed": np.array([correlation(f, t) for f, t in zip(flux, true, strict=True)]),
+        "flux": flux.sum(1),
+    }
+
+
+def mean_chi2(images, model, weights) -> float:
+    """Mean over all pixels and bands of squared residuals times inverse variances.
+
+    Parameters
+    ----------
+    images, model, weights
+        ``[B, H, W]``.
+    """
+    model = np.nan_to_num(np.asarray(model, float), nan=0.0, posinf=0.0, neginf=0.0)
+    return float(np.mean((images - model) ** 2 * weights))
+
+
+def central_interval(flux, error):
+    """Ends of the central 68 % interval of a Gaussian."""
+    return flux - _SIGMA_68 * error, flux + _SIGMA_68 * error
+
+
+def match_positions(found, true, *, radius: float) -> np.ndarray:
+    """Which detection belongs to which true position: nearest pairs first, each used once.
+
+    Parameters
+    ----------
+    found, true
+        ``[M, 2]`` and ``[K, 2]``, in pixels.
+    radius
+        Largest distance of a pair, pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[K]``, indices into `found`, -1 for true sources without a detection.
+
+    Examples
+    --------
+    >>> match_positions([[5.0, 5.0], [9.0, 9.0]], [[9.2, 9.0], [0.0, 0.0]], radius=3.0)
+    array([ 1, -1])
+    """
+    found, true = np.reshape(found, (-1, 2)), np.reshape(true, (-1, 2))
+    out = np.full(len(true), -1)
+    if not found.size or not true.size:
+        return out
+    distance = np.linalg.norm(true[:, None] - found[None], axis=-1)
+    for flat in np.argsort(distance, axis=None, kind="stable"):
+        k, m = np.unravel_index(flat, distance.shape)
+        if distance[k, m] > radius:
+            break
+        if out[k] < 0 and m not in out:
+            out[k] = m
+    return out
+
+
+def summarise(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, float | None]:
+    """Headline figures of a table of sources.
+
+    Parameters
+    ----------
+    sources
+        Rows with ``beta``, ``e_F``, ``xi_morphology``, ``xi_sed`` and ``covered``.
+    chi2
+        One per blend.
+
+    Returns
+    -------
+    dict
+        ``median_abs_flux_error`` of all sources, ``..._blended`` of those with beta >= 0.5
+        and ``..._isolated`` of the others; ``share_flux_error_above_half``; medians and
+        16th percentiles of the correlations; ``chi2_median``; ``coverage_68``, the share
+        of true fluxes inside their 68 % intervals, over the sources that have one.  None
+        where there is no such source.
+    """
+    column = lambda name: np.array([row[name] for row in sources], float)  # noqa: E731
+    error, beta = np.abs(column("e_F")), column("beta")
+    morphology, sed = column("xi_morphology"), column("xi_sed")
+    covered = [row["covered"] for row in sources if row["covered"] is not None]
+    return {
+        "median_abs_flux_error": _percentile(error, 50),
+        "median_abs_flux_error_blended": _percentile(error[beta >= BLENDED], 50),
+        "median_abs_flux_error_isolated": _percentile(error[beta < BLENDED], 50),
+        "share_flux_error_above_half": float(np.mean(error > 0.5)) if len(error) else None,
+        "xi_morphology_median": _percentile(morphology, 50),
+        "xi_morphology_p16": _percentile(morphology, 16),
+        "xi_sed_median": _percentile(sed, 50),
+        "xi_sed_p16": _percentile(sed, 16),
+        "chi2_median": _percentile(np.asarray(chi2, float), 50),
+        "coverage_68": float(np.mean(covered)) if covered else None,
+    }
+
+
+def _percentile(values, percent: float) -> float | None:
+    return float(np.percentile(values, percent)) if len(values) else None

@@ -1,0 +1,263 @@
+"""The commands `simulate` and `evaluate`."""
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from scorepriors.errors import InputError
+
+#: As in the command line's other half.
+_INTERRUPTED = 130
+
+_SURVEYS = ("lsst", "hsc", "ztf")
+_METHODS = ("parametric", "map", "annealed", "posterior")
+_STARTS = ("catalogue", "detect", "sed20", "flat", "gaussian")
+
+
+@click.command()
+@click.option("--survey", type=click.Choice(_SURVEYS), default="lsst", show_default=True)
+@click.option("--number", type=click.IntRange(1), required=True, help="How many blends.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--sources", default="2:8", show_default=True, metavar="MIN:MAX", help="Galaxies per blend."
+)
+@click.option("--output", type=click.Path(), required=True, help="The npz file to write.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def simulate(survey, number, seed, sources, output, force, quiet):
+    """Simulate blends of a survey, with truth, for `evaluate`.
+
+    Blend i depends on the seed and i only: a longer set begins with the shorter one.  The
+    layout of the file stands in the documentation of `scorepriors.models.blend_sets`; each
+    blend is an observation as well: scorepriors deblend FILE --index I.
+    """
+    path = _target(output, force, ".npz")
+    from scorepriors.models.blend_sets import parse_sources, simulate_set, write_set
+
+    with _progress(f"simulating {survey}", number, quiet) as update:
+        arrays = simulate_set(
+            survey, number, seed=seed, sources=parse_sources(sources), progress=update
+        )
+    write_set(path, arrays)
+    click.echo(str(path))
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many blends.")
+@click.option(
+    "--start", type=click.Choice(_STARTS), default="catalogue", show_default=True,
+    help="True centres as the catalogue, detected sources, or true centres and a bad start.",
+)  # fmt: skip
+@click.option("--method", type=click.Choice(_METHODS), default="map", show_default=True)
+@click.option("--prior", help="Name or .safetensors file.  [default: ztf-32 for ZTF, else lsst-32]")
+@click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
+@click.option(
+    "--center-error", type=float,
+    help="Error of the positions, px.  [default: 0.05 for true centres, 0.3 detected]",
+)  # fmt: skip
+@click.option(
+    "--spectra", type=click.Choice(("marginal", "profiled")), default="marginal", show_default=True
+)
+@click.option("--tolerance", type=float, default=1.0, show_default=True, help="Nats per source.")
+@click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
+@click.option(
+    "--anneal", metavar="SIGMA,...", default="1,0.4", show_default=True,
+    help="Noise levels before the prior's own, for --method annealed.",
+)  # fmt: skip
+@click.option("--chains", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--warmup", type=click.IntRange(20), default=150, show_default=True)
+@click.option("--draws", type=click.IntRange(4), default=150, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@click.option("--json", "json_path", type=click.Path(), help="Write figures and table here.")
+@click.option("--figure", "figure_path", type=click.Path(), help="Write the figure (PNG) here.")
+@click.option(
+    "--compare", type=click.Path(), multiple=True,
+    help="A JSON of before to draw into the figure; may be given again.",
+)  # fmt: skip
+@click.option(
+    "--checkpoint", type=click.Path(),
+    help="Where finished blends are kept.  [default: beside the JSON]",
+)  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
+@click.option("--force", is_flag=True, help="Replace existing results; start again.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare, checkpoint,
+             resume, force, quiet, **settings):  # fmt: skip
+    """Deblend the simulated blends of FILE and compare with their truth.
+
+    FILE is a set of `simulate`, or any npz of that layout.  Metrics are those of Sampson et
+    al. (2024), eqs. 14-16.  Finished blends are kept beside the JSON: after Ctrl-C, or a
+    crash, --resume goes on.  Exit codes: 0 done, 2 bad input, 130 interrupted.
+    """
+    if force and resume:
+        raise InputError("give either --force, to start again, or --resume, to go on.")
+    again = force or resume
+    outputs = [
+        None if path is None else _target(path, again, ending)
+        for path, ending in ((json_path, ".json"), (figure_path, ".png"))
+    ]
+    earlier = [_read_result(path) for path in compare]
+    kept = _kept(checkpoint, json_path, resume=resume, force=force)
+    levels = _levels(anneal)
+    from .cli import _prepare_jax
+
+    _prepare_jax()
+    from scorepriors.models.blend_sets import BlendSet
+
+    from .evaluate import evaluate as run
+
+    total = len(BlendSet(file))
+    total = total if limit is None else min(limit, total)
+    with _progress(settings["method"], total, quiet) as update:
+        result = run(
+            file, prior=prior, sigma=sigma, limit=limit, checkpoint=kept, resume=resume,
+            progress=update, anneal=levels, **settings,
+        )  # fmt: skip
+    if result["number"]:
+        _print_result(result)
+    if result["interrupted"]:
+        hint = "nothing was kept (give --json)" if kept is None else "--resume goes on"
+        click.echo(
+            f"scorepriors: interrupted after {result['number']} of {total} blends; {hint}.",
+            err=True,
+        )
+        sys.exit(_INTERRUPTED)
+    _write(result, earlier, *outputs)
+    if kept is not None:
+        kept.unlink(missing_ok=True)
+
+
+def _write(result, earlier, json_path, figure_path) -> None:
+    from scorepriors._files import atomic_path, atomic_write
+
+    from .evaluation_figures import evaluation_figure
+
+    if json_path is not None:
+        atomic_write(json_path, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        click.echo(str(json_path))
+    if figure_path is not None:
+        with atomic_path(figure_path) as temporary:
+            evaluation_figure([*earlier, result]).savefig(temporary, dpi=130, format="png")
+        click.echo(str(figure_path))
+
+
+def _target(path, force: bool, ending: str) -> Path:
+    """Where to write one file; checked before any work is done."""
+    path = Path(path)
+    if not path.name.lower().endswith(ending):
+        raise InputError(f"cannot write {path.name!r}: its name must end in {ending}.")
+    if path.is_dir():
+        raise InputError(f"the output {str(path)!r} is a folder; give a file.")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; use --force to replace it, or another name.")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} does not exist; make it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {str(path.parent)!r}: it is not a writable folder.")
+    return path
+
+
+def _kept(checkpoint, json_path, *, resume: bool, force: bool) -> Path | None:
+    """Where finished blends are kept; None if nothing says where."""
+    if checkpoint is None and json_path is None:
+        if resume:
+            raise InputError("--resume needs --json or --checkpoint, to know where the run is.")
+        return None
+    path = Path(checkpoint) if checkpoint else Path(json_path).with_suffix(".checkpoint.json")
+    if force:
+        path.unlink(missing_ok=True)
+    if resume and not path.exists():
+        raise InputError(f"there is no {path} to go on with; leave out --resume.")
+    if path.exists() and not resume:
+        raise InputError(
+            f"{path} is of a run that was cut short; use --resume to go on, or --force to start "
+            "again."
+        )
+    return path
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        levels = (0.0,)
+    if not all(level > 0 for level in levels):
+        raise InputError(f"--anneal {text!r} is no list of noise levels; give such as 1,0.4.")
+    return levels
+
+
+def _read_result(path) -> dict:
+    """A result of before, for comparison."""
+    try:
+        result = json.loads(Path(path).read_text())
+        if not {"sources", "method", "start"} <= result.keys():
+            raise ValueError("no result of `evaluate`")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is no JSON of an evaluation: {error}.") from error
+    return result
+
+
+@contextmanager
+def _progress(label: str, total: int, quiet: bool):
+    """Yield ``update(done, text)``: a bar on a terminal, nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, text="": None
+    else:
+        from ._progress import bar
+
+        with bar(label, total) as update:
+            yield update
+
+
+#: Rows of the table on the terminal: key, name, format.
+_TABLE = (
+    ("median_abs_flux_error", "median |e_F|", ".4f"),
+    ("median_abs_flux_error_blended", "  blendedness >= 0.5", ".4f"),
+    ("median_abs_flux_error_isolated", "  blendedness < 0.5", ".4f"),
+    ("share_flux_error_above_half", "share |e_F| > 0.5", ".3f"),
+    ("xi_morphology_median", "xi morphology, median", ".5f"),
+    ("xi_morphology_p16", "  16th percentile", ".5f"),
+    ("xi_sed_median", "xi SED, median", ".5f"),
+    ("xi_sed_p16", "  16th percentile", ".5f"),
+    ("chi2_median", "chi2 per pixel, median", ".4f"),
+    ("coverage_68", "truth in 68 % interval", ".3f"),
+    ("seconds_per_blend", "seconds per blend", ".2f"),
+)
+
+
+def _print_result(result: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{result['number']} blends, {result['num_sources']} sources: {result['method']}, "
+        f"start {result['start']}"
+    )
+    table.add_column("")
+    table.add_column("", justify="right")
+    for key, name, style in _TABLE:
+        value = result[key]
+        table.add_row(name, "-" if value is None else format(value, style))
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(table)
+    if result["start"] == "detect":
+        console.print(
+            f"{result['num_missed']} sources not detected (they count as zeros), "
+            f"{result['num_spurious']} detections of nothing",
+            highlight=False,
+        )
+    state = (
+        f"{result['num_not_converged']} blends not converged"
+        if result["num_not_converged"]
+        else "all converged"
+    )
+    held = "" if result["method"] == "posterior" else "; errors hold the shapes fixed"
+    console.print(
+        f"{state}; prior {result['prior']}, sigma0 = {result['sigma0']:.3g}{held}",
+        highlight=False,
+    )

@@ -1,0 +1,443 @@
+"""Metrics against closed forms; evaluation end to end, and resumed."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import gaussian_prior, small_observation
+
+from scorepriors import InputError
+from scorepriors.inference import evaluate as module
+from scorepriors.inference.cli import BAD_INPUT, INTERRUPTED, main
+from scorepriors.inference.deblending import deblend
+from scorepriors.inference.evaluation import (
+    central_interval,
+    correlation,
+    match_positions,
+    mean_chi2,
+    source_metrics,
+    summarise,
+)
+from scorepriors.inference.evaluation_figures import binned, evaluation_figure
+from scorepriors.models.blend_sets import blendedness, write_set
+from scorepriors.models.positions import Positions
+from scorepriors.models.psf import gaussian_psf
+
+KEYS = {
+    "median_abs_flux_error",
+    "median_abs_flux_error_blended",
+    "median_abs_flux_error_isolated",
+    "share_flux_error_above_half",
+    "xi_morphology_median",
+    "xi_morphology_p16",
+    "xi_sed_median",
+    "xi_sed_p16",
+    "chi2_median",
+    "coverage_68",
+    "seconds_total",
+    "seconds_per_blend",
+    "sources",
+    "method",
+    "start",
+    "prior",
+    "sigma0",
+    "versions",
+    "seed",
+    "number",
+}
+
+
+def gaussian_source(center, width, shape=(24, 24)):
+    rows, columns = np.indices(shape)
+    squared = (rows - center[0]) ** 2 + (columns - center[1]) ** 2
+    return np.exp(-squared / 2 / width**2) / (2 * np.pi * width**2)
+
+
+def small_set(num=3, bands=3, seed=0):
+    """A set of two round galaxies per blend, with its truth in closed form."""
+    rng = np.random.default_rng(seed)
+    images, psfs, convolved, centers = [], [], [], []
+    for _ in range(num):
+        middle = rng.uniform(9, 14, 2)
+        pair = [middle, middle + rng.uniform(3, 5, 2)]
+        obs = small_observation(pair, bands=bands, seed=int(rng.integers(1000)), flux=600.0)
+        images.append(obs.images)
+        psfs.append([gaussian_psf(1.3 + 0.15 * b, 15) for b in range(bands)])
+        for center in pair:
+            widths = [((1.3 + 0.15 * b) ** 2 + 1.5) ** 0.5 for b in range(bands)]
+            convolved.append([600 * gaussian_source(center, w) for w in widths])
+            centers.append(center)
+    convolved = np.array(convolved, np.float32)
+    betas = [blendedness(convolved[i : i + 2]) for i in range(0, len(convolved), 2)]
+    return {
+        "images": np.stack(images),
+        "psfs": np.array(psfs, np.float32),
+        "skyvar": np.ones((num, bands)),
+        "gain": np.full(bands, 1e-6),
+        "bands": np.array(list("gri")),
+        "src_start": np.arange(0, 2 * num + 1, 2),
+        "centers": np.array(centers),
+        "conv": convolved,
+        "flux_stamp": convolved.sum((2, 3)),
+        "flux_total": np.full((2 * num, bands), 600.0),
+        "beta": np.concatenate(betas),
+        "meta": np.array(json.dumps({"zp": 31.4, "survey": "lsst"})),
+    }
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("evaluate") / "set.npz", small_set())
+
+
+@pytest.fixture(autouse=True)
+def small_and_quick(monkeypatch):
+    """Two blends between checkpoints; a prior known in closed form for the command."""
+    import scorepriors.inference.cli as cli
+
+    monkeypatch.setattr(cli, "_prepare_jax", lambda devices=1: None)
+    monkeypatch.setattr(module, "CHUNK", 2)
+    monkeypatch.setattr(module, "load_prior", lambda name, sigma=None: gaussian_prior(box=16))
+
+
+def evaluate(path, **options):
+    return module.evaluate(path, **{"max_iterations": 30, **options})
+
+
+@pytest.fixture(scope="module")
+def result(path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", 2)
+        yield evaluate(path, prior=gaussian_prior(box=16))
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+
+
+# --- metrics ------------------------------------------------------------------------------
+
+
+def test_flux_errors_and_correlations_in_closed_form():
+    """Gaussians: a.b = 1 / (2 pi (s^2 + t^2)), so xi = 2 s t / (s^2 + t^2)."""
+    s, t = 2.0, 3.0
+    true = np.stack([gaussian_source((20, 20), s, (41, 41))] * 2) * [[[3.0]], [[4.0]]]
+    model = np.stack([gaussian_source((20, 20), t, (41, 41))] * 2) * [[[4.0]], [[4.4]]]
+    found = source_metrics(model[None], true[None])
+    assert found["e_F"][0] == pytest.approx(8.4 / 7 - 1, abs=1e-6)
+    assert found["xi_morphology"][0] == pytest.approx(2 * s * t / (s**2 + t**2), abs=1e-6)
+    cosine = (3 * 4 + 4 * 4.4) / 5 / np.hypot(4, 4.4)
+    assert found["xi_sed"][0] == pytest.approx(cosine, abs=1e-6)
+
+
+def test_a_source_that_is_missing_or_not_finite_counts_as_zeros():
+    truth = np.ones((2, 3, 4, 4))
+    models = np.zeros_like(truth)
+    models[1] = np.nan
+    found = source_metrics(models, truth)
+    assert found["e_F"].tolist() == [-1, -1]
+    assert found["xi_morphology"].tolist() == found["xi_sed"].tolist() == [0, 0]
+    assert correlation([0.0], [1.0]) == 0
+
+
+def test_chi2_is_the_mean_over_pixels():
+    images = np.arange(8.0).reshape(2, 2, 2)
+    weights = np.full((2, 2, 2), 0.5)
+    assert mean_chi2(images, images - 2, weights) == pytest.approx(2.0)
+
+
+def test_intervals_hold_68_per_cent():
+    low, high = central_interval(np.array(1.0), np.array(2.0))
+    draws = 1 + 2 * np.random.default_rng(0).standard_normal(100_000)
+    # Binomial scatter of 100,000 draws, five sigma.
+    assert abs(np.mean((low < draws) & (draws < high)) - 0.68) < 5 * np.sqrt(0.68 * 0.32 / 1e5)
+
+
+def test_matches_are_nearest_first_and_unique():
+    true = np.array([[0.0, 0.0], [0.0, 2.0], [20.0, 20.0]])
+    found = np.array([[0.0, 1.2], [0.0, 9.0]])
+    assert match_positions(found, true, radius=3.0).tolist() == [-1, 0, -1]
+    assert match_positions(np.zeros((0, 2)), true, radius=3.0).tolist() == [-1, -1, -1]
+
+
+def test_a_summary_of_known_rows():
+    rows = [
+        {"beta": b, "e_F": e, "xi_morphology": 1 - abs(e), "xi_sed": 1.0, "covered": c}
+        for b, e, c in (
+            (0.1, 0.02, True),
+            (0.2, -0.04, False),
+            (0.6, 0.9, False),
+            (0.5, -0.3, None),
+        )
+    ]
+    found = summarise(rows, [1.0, 1.2, 0.9])
+    assert found["median_abs_flux_error"] == pytest.approx(0.17)
+    assert found["median_abs_flux_error_blended"] == pytest.approx(0.6)
+    assert found["median_abs_flux_error_isolated"] == pytest.approx(0.03)
+    assert found["share_flux_error_above_half"] == 0.25
+    assert found["coverage_68"] == pytest.approx(1 / 3)
+    assert found["chi2_median"] == 1.0
+    empty = summarise(rows[:2], [1.0])
+    assert empty["median_abs_flux_error_blended"] is None
+
+
+# --- end to end ---------------------------------------------------------------------------
+
+
+def test_a_set_is_evaluated(result):
+    assert result.keys() >= KEYS
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert (result["number"], result["num_sources"], result["prior"]) == (3, 6, "gaussian")
+    # The prior's shape is nearly that of the galaxies.
+    assert result["median_abs_flux_error"] < 0.1
+    assert result["xi_morphology_median"] > 0.98
+    assert 0.8 < result["chi2_median"] < 1.2
+    assert result["center_error"] == 0.05
+    assert [row["blend"] for row in result["sources"]] == [0, 0, 1, 1, 2, 2]
+    row = result["sources"][0]
+    assert row["flux_true"] == pytest.approx(1800, rel=0.02)
+    assert row["flux_low"] < row["flux"] < row["flux_high"]
+
+
+def without_seconds(result):
+    return {name: value for name, value in result.items() if not name.startswith("seconds")}
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives(result, path, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "kept.json"
+    fit = module.deblend_many
+    calls = []
+
+    def interrupted(*args, **kwargs):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(module, "deblend_many", interrupted)
+    first = evaluate(path, checkpoint=checkpoint)
+    assert (first["interrupted"], first["number"]) == (True, 2)
+    with pytest.raises(InputError, match="resume it, or remove it"):
+        evaluate(path, checkpoint=checkpoint)
+    with pytest.raises(InputError, match="another run: start was catalogue and is flat"):
+        evaluate(path, checkpoint=checkpoint, resume=True, start="flat")
+    monkeypatch.setattr(module, "deblend_many", fit)
+    done = []
+    second = evaluate(
+        path, checkpoint=checkpoint, resume=True, progress=lambda n, text: done.append(n)
+    )
+    assert without_seconds(second) == without_seconds(result)
+    assert done[-1] == 3
+    assert min(done) == 2  # nothing was fitted twice
+
+
+def test_detected_sources_are_matched_to_the_truth(path, monkeypatch):
+    def detect(obs):
+        if obs.name == "set-1":
+            raise InputError("no source found")
+        centers = small_set()["centers"]
+        near = centers[0] if obs.name == "set-0" else centers[4]
+        return Positions(("a", "b"), np.array([[3.0, 3.0], near]), np.zeros(2, bool))
+
+    monkeypatch.setattr(module, "detect", detect)
+    # The error of exact positions: another one would compile another program.
+    found = evaluate(path, start="detect", center_error=0.05)
+    assert module.Settings(start="detect").center_error == 0.3
+    assert (found["num_missed"], found["num_spurious"]) == (4, 2)
+    rows = found["sources"]
+    assert [row["found"] for row in rows] == [True, False, False, False, True, False]
+    missed = [row for row in rows if not row["found"]]
+    assert {row["e_F"] for row in missed} == {-1.0}
+    assert {row["covered"] for row in missed} == {None}
+
+
+@pytest.mark.parametrize("start", ["sed20", "flat", "gaussian"])
+def test_bad_starts_do_not_matter_where_the_density_has_one_mode(result, path, start):
+    bad = evaluate(path, start=start, max_iterations=100, tolerance=0.01)
+    for row, other in zip(bad["sources"], result["sources"], strict=True):
+        assert abs(row["flux"] - other["flux"]) < 0.5 * other["flux_error"]
+
+
+def test_parametric_and_annealed(result, path):
+    parametric = evaluate(path, method="parametric", limit=2)
+    assert parametric["number"] == 2
+    assert parametric["sources"][0]["flux"] != result["sources"][0]["flux"]
+    annealed = evaluate(path, method="annealed", anneal=(1.0,), limit=2)
+    assert annealed["anneal"] == [1.0]
+    for row, other in zip(annealed["sources"], result["sources"], strict=False):
+        assert row["flux"] == pytest.approx(other["flux"], rel=0.1)
+
+
+def test_posterior_images_and_intervals_are_those_of_the_draws(path, monkeypatch):
+    """Draws that are the mode times a known factor."""
+    from scorepriors.inference.sampling import diagnostics, fluxes, scene
+
+    seen = {}
+
+    def sample_deblended(result, **options):
+        seen["result"] = result
+        return SimpleNamespace(attrs={})
+
+    def source_draws(tree):
+        fit = seen["result"].free_form.fit
+        factor = np.linspace(0.9, 1.1, 101)
+        corners = fit.posterior.arguments[0][2].corner
+        for k in range(2):
+            image = np.repeat(np.asarray(fit.values["morphology"][k])[None], 101, axis=0)
+            spectrum = factor[:, None] * np.asarray(fit.values["spectrum"][k])
+            yield fluxes.Draws(image, np.asarray(corners[k]), spectrum)
+
+    monkeypatch.setattr(scene, "sample_deblended", sample_deblended)
+    monkeypatch.setattr(fluxes, "source_draws", source_draws)
+    monkeypatch.setattr(diagnostics, "said", lambda tree: [])
+    found = evaluate(path, method="posterior", limit=1)
+    mode = seen["result"].free_form.convolved.sum((1, 2, 3))
+    for row, flux in zip(found["sources"], mode, strict=True):
+        assert row["flux"] == pytest.approx(flux, rel=1e-4)
+        assert row["flux_low"] == pytest.approx(0.932 * flux, rel=1e-3)
+        assert row["flux_high"] == pytest.approx(1.068 * flux, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_posterior_means_and_quantiles(path):
+    found = evaluate(path, method="posterior", limit=1, chains=1, warmup=20, draws=20)
+    for row in found["sources"]:
+        assert row["flux_low"] < row["flux"] < row["flux_high"]
+        assert row["xi_morphology"] > 0.95
+
+
+# --- figure -------------------------------------------------------------------------------
+
+
+def test_bins_hold_medians_and_leave_out_the_few():
+    x = np.array([0.1] * 5 + [0.6] * 3 + [0.9] * 5)
+    y = np.arange(13.0)
+    found = binned(x, y, np.array([0, 0.5, 0.8, 1]))
+    assert found.middle.tolist() == [0.1, 0.9]
+    assert found.median.tolist() == [2, 10]
+    assert found.low[0] == pytest.approx(np.percentile(y[:5], 16))
+
+
+def test_the_figure_says_what_it_shows(result):
+    figure = evaluation_figure([result, {**result, "start": "gaussian"}])
+    figure.canvas.draw()
+    labels = [axis.get_xlabel() + axis.get_ylabel() for axis in figure.axes]
+    assert any("[nJy]" in label for label in labels)
+    assert sum("correlation" in label for label in labels) == 2
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["map, start catalogue", "map, start gaussian"]
+
+
+# --- the command line ---------------------------------------------------------------------
+
+
+def test_the_command_writes_json_and_figure_and_compares(path, tmp_path):
+    target, figure = tmp_path / "out.json", tmp_path / "out.png"
+    options = ("--limit", 2, "--max-iterations", 30, "--method", "parametric")
+    outcome = run(path, *options, "--json", target)
+    assert outcome.exit_code == 0, outcome.output
+    assert "median |e_F|" in outcome.stdout
+    assert json.loads(target.read_text()).keys() >= KEYS
+    assert not list(tmp_path.glob("*checkpoint*"))
+    again = run(path, *options, "--json", target)
+    assert again.exit_code == BAD_INPUT
+    assert "--force" in again.stderr
+    compared = run(path, *options, "--figure", figure, "--compare", target, "--start", "flat")
+    assert compared.exit_code == 0, compared.output
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_command_goes_on(path, tmp_path, monkeypatch):
+    fit, calls = module.deblend_many, []
+
+    def interrupted(*args, **kwargs):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return fit(*args, **kwargs)
+
+    target = tmp_path / "out.json"
+    options = (path, "--max-iterations", 30, "--method", "parametric", "--json", target)
+    monkeypatch.setattr(module, "deblend_many", interrupted)
+    outcome = run(*options)
+    assert outcome.exit_code == INTERRUPTED
+    assert "2 of 3 blends" in outcome.stderr
+    assert not target.exists()
+    monkeypatch.setattr(module, "deblend_many", fit)
+    assert run(*options).exit_code == BAD_INPUT  # it would throw away what is there
+    assert run(*options, "--resume").exit_code == 0
+    assert json.loads(target.read_text())["number"] == 3
+
+
+MISTAKES = {
+    "missing file": (lambda p, t: [t / "nothing.npz"], "does not exist"),
+    "no npz": (lambda p, t: [_text(t / "set.txt")], "must end in .npz"),
+    "unreadable": (lambda p, t: [_text(t / "set.npz")], "not a readable npz"),
+    "start": (lambda p, t: [p, "--start", "truth"], "'truth' is not one of"),
+    "method": (lambda p, t: [p, "--method", "best"], "'best' is not one of"),
+    "limit": (lambda p, t: [p, "--limit", 0], "0 is not in the range"),
+    "anneal": (lambda p, t: [p, "--anneal", "1,x"], "no list of noise levels"),
+    "center": (lambda p, t: [p, "--center-error", 0], "`center_error` must be positive"),
+    "ending": (lambda p, t: [p, "--json", t / "out.txt"], "must end in .json"),
+    "folder": (lambda p, t: [p, "--figure", t / "no" / "f.png"], "does not exist; make it"),
+    "resume": (lambda p, t: [p, "--resume"], "--json or --checkpoint"),
+    "nothing to resume": (lambda p, t: [p, "--resume", "--json", t / "o.json"], "there is no"),
+    "both": (lambda p, t: [p, "--resume", "--force"], "either --force"),
+    "comparison": (lambda p, t: [p, "--compare", _text(t / "x.json")], "no JSON of an evaluation"),
+    "checkpoint": (
+        lambda p, t: [p, "--resume", "--checkpoint", _text(t / "x.json")],
+        "no checkpoint of an evaluation",
+    ),
+}
+
+
+def _text(path):
+    path.write_bytes(b"PK\x03\x04 cut short")
+    return path
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_line_and_exit_2(name, path, tmp_path):
+    arguments, message = MISTAKES[name]
+    outcome = run(*arguments(path, tmp_path))
+    assert outcome.exit_code == BAD_INPUT
+    assert message in " ".join(outcome.stderr.split())
+
+
+def test_simulate_writes_a_set_once(tmp_path):
+    pytest.importorskip("galsim")
+    target = tmp_path / "set.npz"
+
+    def simulate(*arguments):
+        return CliRunner().invoke(main, ["simulate", *map(str, arguments)])
+
+    options = ("--survey", "ztf", "--number", 1, "--sources", "2", "--output", target)
+    outcome = simulate(*options)
+    assert outcome.exit_code == 0, outcome.output
+    first = target.read_bytes()
+    again = simulate(*options)
+    assert again.exit_code == BAD_INPUT
+    assert "--force" in again.stderr
+    assert simulate(*options, "--force").exit_code == 0
+    assert target.read_bytes() == first
+    for arguments, message in (
+        (("--survey", "sdss", "--number", 1), "'sdss' is not one of"),
+        (("--number", 0), "0 is not in the range"),
+        (("--number", 1, "--sources", "many"), "MIN:MAX"),
+    ):
+        outcome = simulate(*arguments, "--output", tmp_path / "other.npz")
+        assert outcome.exit_code == BAD_INPUT
+        assert message in " ".join(outcome.stderr.split())
+    assert [p.name for p in tmp_path.iterdir()] == ["set.npz"]
+
+
+def test_bad_starts_are_named():
+    obs = small_observation([(8.0, 8.0)])
+    where = Positions(("1",), np.array([[8.0, 8.0]]), np.zeros(1, bool))
+    prior = gaussian_prior(box=16)
+    with pytest.raises(InputError, match="unknown start 'good'; there are profiles"):
+        deblend(obs, where, prior=prior, start="good")
+    with pytest.raises(InputError, match="`anneal` must be positive"):
+        deblend(obs, where, prior=prior, anneal=(1.0, -1.0))
