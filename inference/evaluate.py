@@ -4,6 +4,7 @@ No column of the truth enters a fit but the true centres, which are the catalogu
 sources are to be detected): weights are those that `Observation` makes of the image.
 """
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -37,7 +38,7 @@ from .evaluation import (
     summarise,
 )
 
-METHODS = ("parametric", "map", "annealed", "posterior")
+METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 
 #: Names of starts, and what `deblend` calls them.
 STARTS = {
@@ -71,6 +72,7 @@ class Settings:
     method
         ``"parametric"``: the bulge-and-disk scene.  ``"map"``: free-form under the prior.
         ``"annealed"``: the same, by way of larger noise levels of the prior.
+        ``"laplace"``: that of ``"map"`` with errors from the curvature, all shapes free.
         ``"posterior"``: means and quantiles of draws about the mode.
     start
         ``"catalogue"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``, ``"gaussian"``
@@ -319,6 +321,8 @@ def _evaluate_chunk(blends, indices, prior, chosen, kept, progress) -> bool:
             if drawn is None:
                 return False
             scene = drawn
+        elif chosen.method == "laplace":
+            scene = _laplace_scene(result, index, chosen)
         else:
             scene = _fitted_scene(result, chosen)
         match = (
@@ -372,6 +376,27 @@ def _fitted_scene(result: Deblended, chosen: Settings) -> _Fitted:
     error = _share(flux, scene.flux.sum(1)) * np.sqrt(np.sum(scene.flux_error**2, axis=1))
     low, high = central_interval(flux, error)
     return _Fitted(_places(result), scene.convolved, error, low, high, bool(scene.fit.converged))
+
+
+def _laplace_scene(result: Deblended, index: int, chosen: Settings) -> _Fitted:
+    """The mode, with the errors of the Gaussian about it."""
+    from .sampling.diagnostics import SamplingWarning
+    from .sampling.fluxes import flux_draws
+    from .sampling.scene import laplace_deblended
+
+    mode = _fitted_scene(result, chosen)
+    with warnings.catch_warnings():
+        # A curvature that is not that of a mode shows in the coverage.
+        warnings.filterwarnings("ignore", category=SamplingWarning)
+        tree = laplace_deblended(
+            result, key=jax.random.fold_in(jax.random.key(chosen.seed), index), num_samples=400
+        )
+    drawn = flux_draws(tree) / np.asarray(result.observation.flux_unit[1], float)
+    spread = np.asarray(drawn.sum("band").std(("chain", "draw")))
+    flux = mode.models.sum((1, 2, 3), dtype=float)
+    error = _share(flux, result.free_form.flux.sum(1)) * spread
+    low, high = central_interval(flux, error)
+    return dataclasses.replace(mode, error=error, low=low, high=high)
 
 
 def _share(on_image: np.ndarray, total: np.ndarray) -> np.ndarray:

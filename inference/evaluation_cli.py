@@ -14,7 +14,7 @@ from scorepriors.errors import InputError
 _INTERRUPTED = 130
 
 _SURVEYS = ("lsst", "hsc", "ztf")
-_METHODS = ("parametric", "map", "annealed", "posterior")
+_METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 _STARTS = ("catalogue", "detect", "sed20", "flat", "gaussian")
 
 

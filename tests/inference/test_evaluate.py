@@ -270,6 +270,14 @@ def test_parametric_and_annealed(result, path):
         assert row["flux"] == pytest.approx(other["flux"], rel=0.1)
 
 
+def test_laplace_errors_free_the_shapes(result, path):
+    found = evaluate(path, method="laplace")
+    for free, fixed in zip(found["sources"], result["sources"], strict=True):
+        assert free["flux"] == pytest.approx(fixed["flux"], rel=1e-4)
+        assert free["flux_error"] > 0.9 * fixed["flux_error"]
+    assert found["median_abs_flux_error"] == pytest.approx(result["median_abs_flux_error"], 1e-3)
+
+
 def test_posterior_images_and_intervals_are_those_of_the_draws(path, monkeypatch):
     """Draws that are the mode times a known factor."""
     from scorepriors.inference.sampling import diagnostics, fluxes, scene
