@@ -20,7 +20,8 @@ from scorepriors import ScorePrior, load_prior
 from scorepriors._files import atomic_path
 from scorepriors.inference import sample
 from scorepriors.inference.sampling import SamplingWarning
-from scorepriors.inference.sampling.tree import effective_sizes, group, rank_rhat
+from scorepriors.inference.sampling.rhat import rank_rhat
+from scorepriors.inference.sampling.tree import effective_sizes, group
 
 #: Chains, kept draws of each, and transitions between two of them.
 CHAINS, KEPT, APART = 24, 60, 100
@@ -47,12 +48,12 @@ def draw(prior: ScorePrior, *, key, chains=CHAINS, kept=KEPT, apart=APART, progr
             num_chains=chains, thinning=apart, progress=progress,
         )  # fmt: skip
     held = group(tree, "posterior")
-    sizes, disagreement = effective_sizes(held), rank_rhat(held)
+    sizes = effective_sizes(held)
     facts = {
         "draws": chains * kept,
         "start": tree.attrs["start"],
         "divergences": tree.attrs["divergences"],
-        "rhat": {n: round(float(v.max()), 4) for n, v in disagreement.items()},
+        "rhat": {n: round(float(rank_rhat(np.asarray(v)).max()), 4) for n, v in held.items()},
         "ess": {n: round(float(v.min())) for n, v in sizes.items()},
     }
     images = np.asarray(held["morphology"]).reshape(-1, *prior.event_shape)

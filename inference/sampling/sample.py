@@ -491,6 +491,7 @@ def _attributes(bound, settings, run: Run, start: str, kept: int) -> dict:
 def _summary(found: Diagnosis) -> dict:
     return {
         "max_rhat": found.max_rhat,
+        "max_pixel_rhat": found.max_pixel_rhat,
         "min_ess": found.min_ess,
         "min_ess_site": found.worst,
         "divergences": found.divergences,

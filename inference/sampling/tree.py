@@ -102,8 +102,3 @@ def load_tree(path: str | Path) -> Any:
 def effective_sizes(dataset: Any, method: str = "bulk") -> dict[str, np.ndarray]:
     """Effective sample size of every element, by variable."""
     return {n: np.asarray(v) for n, v in az.ess(dataset, method=method).data_vars.items()}
-
-
-def rank_rhat(dataset: Any) -> dict[str, np.ndarray]:
-    """R-hat of every element, by variable."""
-    return {n: np.asarray(v) for n, v in az.rhat(dataset).data_vars.items()}
