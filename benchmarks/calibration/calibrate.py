@@ -11,8 +11,8 @@ so that truths are exact draws of it (boxes of 8 pixels), or a learned one, with
 from `truths.py`:
 
     scorepriors train benchmarks/calibration/lsst-12.toml --output RUN
-    python benchmarks/calibration/truths.py RUN/lsst-12.safetensors truths.npz
-    python benchmarks/calibration/calibrate.py --prior RUN/lsst-12.safetensors \\
+    python benchmarks/calibration/truths.py RUN/lsst-12.safetensors truths.npz --sigma 0.3
+    python benchmarks/calibration/calibrate.py --prior RUN/lsst-12.safetensors --sigma 0.3 \\
         --truths truths.npz --output learned.npz
 """
 
@@ -208,7 +208,9 @@ def parse():
     parser = argparse.ArgumentParser(description="Simulation-based calibration of `sample`.")
     parser.add_argument("--number", type=int, default=200, help="Blends.")
     parser.add_argument("--prior", help="Weights of a learned prior; without, the closed form.")
+    parser.add_argument("--sigma", type=float, help="Its noise level; the recipe's by default.")
     parser.add_argument("--truths", type=Path, help="Draws of it, from truths.py.")
+    parser.add_argument("--warmup", type=int, default=200, help="Draws to tune with.")
     parser.add_argument("--samples", type=int, default=250, help="Draws kept per chain.")
     parser.add_argument("--thinning", type=int, default=1, help="Transitions per draw.")
     parser.add_argument("--algorithm", default="hmc")
@@ -234,10 +236,10 @@ def main():
     if given.output.exists():
         with np.load(given.output) as stored:
             found = list(stored["ranks"])
-    arguments = scene(load_prior(given.prior) if given.prior else None)
+    arguments = scene(load_prior(given.prior, sigma=given.sigma) if given.prior else None)
     options = {
-        "spectra": given.spectra, "num_samples": given.samples, "thinning": given.thinning,
-        "algorithm": given.algorithm, "brightness": DETECTED if given.prior else WIDE,
+        "spectra": given.spectra, "num_warmup": given.warmup, "num_samples": given.samples,
+        "thinning": given.thinning, "algorithm": given.algorithm, "brightness": DETECTED if given.prior else WIDE,
     }  # fmt: skip
     if given.prior:
         with np.load(given.truths) as stored:

@@ -24,7 +24,7 @@ from scorepriors.inference.sampling.rhat import rank_rhat
 from scorepriors.inference.sampling.tree import effective_sizes, group
 
 #: Chains, kept draws of each, and transitions between two of them.
-CHAINS, KEPT, APART = 24, 60, 100
+CHAINS, KEPT, APART = 24, 40, 100
 
 
 def image(prior: ScorePrior) -> None:
@@ -38,13 +38,13 @@ def image(prior: ScorePrior) -> None:
     numpyro.deterministic("log_density", prior.log_prob(x))
 
 
-def draw(prior: ScorePrior, *, key, chains=CHAINS, kept=KEPT, apart=APART, progress=True):
+def draw(prior: ScorePrior, *, key, chains=CHAINS, kept=KEPT, apart=APART, progress=False):
     """Truths ``[chains * kept, n, n]`` in random order, and how well the chains mixed."""
     order_key, key = jax.random.split(key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)  # judged below
         tree = sample(
-            image, prior, key=key, algorithm="dynamic_hmc", num_warmup=1000, num_samples=kept,
+            image, prior, key=key, algorithm="dynamic_hmc", num_warmup=500, num_samples=kept,
             num_chains=chains, thinning=apart, progress=progress,
         )  # fmt: skip
     held = group(tree, "posterior")
@@ -60,6 +60,12 @@ def draw(prior: ScorePrior, *, key, chains=CHAINS, kept=KEPT, apart=APART, progr
     return np.asarray(jax.random.permutation(order_key, images)), facts
 
 
+def report(done, total, text):
+    """One line for every twentieth draw: this runs for minutes, often into a log."""
+    if done % 20 == 0:
+        print(f"{done} of {total}: {text}", flush=True)
+
+
 def main():
     """Draw, report, and show some."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -67,7 +73,9 @@ def main():
     parser.add_argument("output", type=Path)
     parser.add_argument("--sigma", type=float, help="Noise level; the recipe's by default.")
     given = parser.parse_args()
-    images, facts = draw(load_prior(given.prior, sigma=given.sigma), key=jax.random.key(11))
+    images, facts = draw(
+        load_prior(given.prior, sigma=given.sigma), key=jax.random.key(11), progress=report
+    )
     with atomic_path(given.output) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, images=images, facts=json.dumps(facts))
     print(json.dumps(facts, indent=1))

@@ -488,3 +488,20 @@ def test_recovery_leaves_other_models_alone():
     expected = constrain_fn(schools, SCHOOLS, {}, u, return_deterministic=True)
     for name, value in expected.items():
         np.testing.assert_allclose(values[name], value, rtol=1e-6)
+
+
+class Unsampled(dist.Normal):
+    """A density and no more, as an energy that nobody has drawn from."""
+
+    def sample(self, key, sample_shape=()):
+        raise NotImplementedError
+
+
+def test_priors_that_cannot_be_drawn_from_need_a_start_and_no_more():
+    def model():
+        x = numpyro.sample("x", Unsampled(3.0, 2.0).expand([4]).to_event(1))
+        numpyro.sample("y", dist.Normal(x.sum(), 1.0), obs=jnp.asarray(12.0))
+
+    assert posterior(model).sites() == {"x": (4,)}
+    x = draws(run(model, algorithm="hmc", init={"x": jnp.ones(4)}, num_samples=1000), "x")
+    assert abs(x.mean() - 3) < 4 * mcse(x.mean(-1))
