@@ -179,7 +179,7 @@ def _moving(dataset):
         # A deterministic that never moves has no mixing to speak of.
         moving = ~fixed.all(0) | (np.ptp(flat[:, 0], axis=0) > 0)
         if moving.any():
-            out[str(name)] = flat[..., moving]
+            out[str(name)] = flat if moving.all() else flat[..., moving]
         if (fixed & ~fixed.all(0)).any():
             stuck = stuck or str(name)
     return out, stuck

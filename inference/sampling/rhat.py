@@ -4,7 +4,7 @@ import numpy as np
 from scipy.stats import chi2, norm, rankdata
 
 #: Elements ranked at a time: bounds the memory of large scenes.
-_CHUNK = 1024
+_CHUNK = 128
 
 
 def rank_rhat(draws: np.ndarray) -> np.ndarray:
