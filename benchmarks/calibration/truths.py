@@ -44,7 +44,7 @@ def draw(prior: ScorePrior, *, key, chains=CHAINS, kept=KEPT, apart=APART, progr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)  # judged below
         tree = sample(
-            image, prior, key=key, algorithm="dynamic_hmc", num_warmup=500, num_samples=kept,
+            image, prior, key=key, algorithm="dynamic_hmc", num_warmup=40, num_samples=kept,
             num_chains=chains, thinning=apart, progress=progress,
         )  # fmt: skip
     held = group(tree, "posterior")
