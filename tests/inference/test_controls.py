@@ -2,7 +2,6 @@
 
 import warnings
 
-import arviz as az
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,13 +10,11 @@ import numpyro.distributions as dist
 import pytest
 from blackjax.mcmc import hmc
 from blackjax.mcmc.integrators import IntegratorState
-from conftest import gaussian_prior, small_observation
 from scipy.special import gamma
 
 from scorepriors.inference.sampling import ALGORITHMS, SamplingWarning, sample
 from scorepriors.inference.sampling.algorithms import Move
 from scorepriors.inference.sampling.tree import group
-from scorepriors.models import blend, image_data, place_sources
 
 
 def path_integral(nodes, weights):
@@ -73,11 +70,6 @@ def run(model, *args, **options):
         return sample(model, *args, **options)
 
 
-def mcse(values):
-    """Monte Carlo standard error of the mean over (chain, draw)."""
-    return float(np.asarray(az.mcse(np.squeeze(values).astype(float))))
-
-
 @pytest.mark.parametrize(("algorithm", "right"), [(SIMPSON, True), (TRAPEZOID, False)])
 def test_only_the_trapezoid_rule_is_off_on_the_quartic(algorithm, right):
     tree = run(quartic, algorithm=algorithm, init="uniform")
@@ -87,22 +79,3 @@ def test_only_the_trapezoid_rule_is_off_on_the_quartic(algorithm, right):
         assert abs(off) < 0.01
     else:
         assert abs(off) > 0.03
-
-
-def test_forgotten_normaliser_of_marginalised_spectra_is_seen():
-    """Spectra put in at their best value, without the volume that they could take."""
-    centers = np.array([[8.0, 9.0]])
-    obs = small_observation(centers, shape=(18, 18), flux=100.0)
-    arguments = image_data(obs, box=8), gaussian_prior(), place_sources(centers, box=8)
-    light = {}
-    for spectra in ("sampled", "marginal", "profiled"):
-        tree = run(blend, *arguments, model_kwargs={"spectra": spectra}, algorithm="hmc",
-                   num_warmup=300, num_samples=800)  # fmt: skip
-        light[spectra] = np.log(np.asarray(group(tree, "posterior")["morphology"]).sum((-2, -1)))
-    off = {
-        name: abs(light[name].mean() - light["sampled"].mean())
-        / np.hypot(mcse(light[name]), mcse(light["sampled"]))
-        for name in ("marginal", "profiled")
-    }
-    assert off["marginal"] < 3
-    assert off["profiled"] > 6
