@@ -24,7 +24,7 @@ from scorepriors.inference.sampling.rhat import rank_rhat
 from scorepriors.inference.sampling.tree import effective_sizes, group
 
 #: Chains, kept draws of each, and transitions between two of them.
-CHAINS, KEPT, APART = 24, 40, 100
+CHAINS, KEPT, APART = 24, 40, 200
 
 
 def image(prior: ScorePrior) -> None:
@@ -44,8 +44,9 @@ def draw(prior: ScorePrior, *, key, chains=CHAINS, kept=KEPT, apart=APART, progr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)  # judged below
         tree = sample(
-            image, prior, key=key, algorithm="dynamic_hmc", num_warmup=40, num_samples=kept,
+            image, prior, key=key, algorithm="dynamic_hmc", num_warmup=20, num_samples=kept,
             num_chains=chains, thinning=apart, progress=progress,
+            preconditioner="curvature",  # shapes bend: global widths fit nowhere
         )  # fmt: skip
     held = group(tree, "posterior")
     sizes = effective_sizes(held)

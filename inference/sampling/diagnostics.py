@@ -80,9 +80,9 @@ def diagnose(tree, algorithm: Algorithm) -> Diagnosis:
     whole, stuck = _moving(trees.group(tree, "posterior"))
     stats = trees.group(tree, "sample_stats")
     if not whole:
-        said = "no chain has moved: the step size collapsed; check the model for bounds and NaN."
+        stop = "no chain has moved: the step size collapsed; check the model for bounds and NaN."
         divergences = int(stats["diverging"].sum())
-        return Diagnosis(np.inf, np.nan, 0.0, "every site", divergences, np.nan, 0.0, (said,))
+        return Diagnosis(np.inf, np.nan, 0.0, "every site", divergences, np.nan, 0.0, (stop,))
     chains = next(iter(whole.values())).shape[0]
     ess = trees.effective_sizes(_subset(whole))
     smallest = {n: np.min(v) if np.isfinite(v).all() else np.nan for n, v in ess.items()}
@@ -156,7 +156,7 @@ def _agreement(whole, smallest):
         many.append(largest)
         typical = float(np.median(rhat))
         effective = max(MIN_ESS, np.nan_to_num(smallest[name]))
-        allowed = chance_rhat(rhat.size, *draws.shape[:2], effective)
+        allowed = chance_rhat(rhat.size, draws.shape[0], draws.shape[1], effective)
         if not typical < MAX_RHAT:
             wrong = wrong or f"median R-hat {typical:.3f} of {name}, should be below {MAX_RHAT}"
         elif not largest < allowed:

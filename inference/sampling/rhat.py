@@ -34,7 +34,9 @@ def _normal_scores(values):
     count = ranks.shape[1]
     # Ranks, tied ones too, are multiples of a half: a table of all scores is short.
     table = norm.ppf((np.arange(2, 2 * count + 1) / 2 - 0.375) / (count + 0.25))
-    return table[np.rint(2 * ranks).astype(int) - 2].reshape(values.shape)
+    place = np.rint(2 * np.nan_to_num(ranks, nan=1.0)).astype(int) - 2
+    # One NaN among the draws of an element makes all of it NaN, as it should.
+    return np.where(np.isnan(ranks), np.nan, table[place]).reshape(values.shape)
 
 
 def _rhat(values):

@@ -13,8 +13,8 @@ from scorepriors.inference.sampling.tree import make_tree
 CHAINS, DRAWS, PIXELS = 4, 500, 600
 
 
-def autocorrelated(size, *, coefficient=0.6, seed=0):
-    """Stationary chains that agree; of 2,000 draws about 500 are effective."""
+def autocorrelated(size, *, coefficient=0.55, seed=0):
+    """Stationary chains that agree; of 2,000 draws about 580 are effective."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(CHAINS, DRAWS, size)).astype(np.float32)
     for t in range(1, DRAWS):
@@ -61,17 +61,19 @@ def test_the_bound_is_exceeded_as_often_as_it_says():
     assert 0 < exceeded < 0.25
 
 
-@pytest.mark.parametrize("fault", ["stuck", "elsewhere", "too wide", "drifting"])
+@pytest.mark.parametrize("fault", ["stuck", "elsewhere", "too wide", "drifting", "nan"])
 def test_one_chain_off_in_one_pixel_is_caught(pixels, fault):
     wrong = pixels.copy()
     if fault == "stuck":
-        wrong[2, :, 1234] = 0.1
+        wrong[2, :, 123] = 0.1
     elif fault == "elsewhere":
-        wrong[2, :, 1234] += 1.0
+        wrong[2, :, 123] += 1.0
     elif fault == "too wide":
-        wrong[2, :, 1234] *= 3.0
+        wrong[2, :, 123] *= 3.0
+    elif fault == "nan":
+        wrong[2, 7, 123] = np.nan
     else:
-        wrong[2, :, 1234] += np.linspace(-2, 2, DRAWS)
+        wrong[2, :, 123] += np.linspace(-2, 2, DRAWS)
     found = judged(morphology=wrong)
     assert found.warnings
     assert "morphology" in " ".join(found.warnings)

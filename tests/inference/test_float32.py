@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorepriors.inference import fit_map
 from scorepriors.inference.sampling import SamplingWarning, sample
 from scorepriors.inference.sampling.tree import effective_sizes, group
 from scorepriors.models import blend, image_data, place_sources
@@ -41,29 +42,37 @@ def in_double_precision(tree):
     return jax.tree.map(lambda a: a.astype(wider.get(a.dtype.kind, a.dtype)), tree)
 
 
-def run(data, stars):
+def run(data, stars, init):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
         return sample(
-            blend, data, None, None, stars, key=jax.random.key(0),
-            model_kwargs={"spectra": "sampled"}, algorithm="hmc", num_warmup=250, num_samples=250,
+            blend, data, None, None, stars, key=jax.random.key(0), init=init,
+            model_kwargs={"spectra": "sampled"}, algorithm="dynamic_hmc", num_warmup=250,
+            num_samples=400,
         )  # fmt: skip
 
 
 def test_a_bright_star_in_single_precision_is_as_in_double():
     data, stars = scene()
-    single = run(data, stars)
+    # With exact spectra the way to the mode is short.
+    mode = fit_map(blend, data, None, None, stars, key=jax.random.key(0)).values
+    start = {name: mode[name] for name in ("offset", "brightness", "spectrum")}
+    single = run(data, stars, start)
     with jax.enable_x64(True):
-        double = run(*in_double_precision((data, stars)))
+        double = run(*in_double_precision((data, stars, start)))
     found, wanted = group(single, "posterior"), group(double, "posterior")
+    assert found["offset"].dtype == np.float32
     assert wanted["offset"].dtype == np.float64
     assert min(v.min() for v in effective_sizes(found).values()) > 400
     for name in ("offset", "flux"):
         a, b = np.asarray(found[name], float), np.asarray(wanted[name])
         for index in np.ndindex(a.shape[2:]):
-            one, other = a[(..., *index)], b[(..., *index)]
-            error = np.hypot(*(float(np.asarray(az.mcse(v))) for v in (one, other)))
-            assert abs(one.mean() - other.mean()) < 3 * error + 1e-7 * abs(other.mean())
-            assert abs(one.std() / other.std() - 1) < 0.15
-    assert found["offset"].std(("chain", "draw")).max() < 1e-4
-    np.testing.assert_allclose(found["offset"].mean(("chain", "draw"))[0], OFFSET, atol=3e-4)
+            for what in (np.mean, np.std):
+                one, other = a[(..., *index)], b[(..., *index)]
+                kind = "mean" if what is np.mean else "sd"
+                error = np.hypot(
+                    *(float(np.asarray(az.mcse(v, method=kind))) for v in (one, other))
+                )
+                assert abs(what(one) - what(other)) < 3.5 * error
+    width = found["offset"].astype(float).std(("chain", "draw"))
+    assert 2e-5 < float(width.min()) < float(width.max()) < 1e-4
