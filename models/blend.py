@@ -24,6 +24,7 @@ def blend(
     profiles: Sources | None = None,
     *,
     spectra: str = "marginal",
+    scatter: float = 0.6,
     box: int = 32,
     star_box: int = 15,
     psf_sigma: float = 0.7,
@@ -42,6 +43,8 @@ def blend(
     spectra
         ``"marginal"``: integrated out exactly (the default, for sampling and modes).
         ``"profiled"``: maximised exactly.  ``"sampled"``: a site like any other.
+    scatter
+        Relative scatter of the flux in a band about the mean colour; see `flux_prior`.
     box, star_box
         Sides of the boxes of `profiles` and `stars` (that of `galaxies` is the prior's).
     psf_sigma
@@ -78,11 +81,15 @@ def blend(
         else:
             with scope(prefix=name, divider="/"):
                 drawn.append(draw())
-    observe(data, drawn, spectra=spectra)
+    observe(data, drawn, spectra=spectra, scatter=scatter)
 
 
 def observe(
-    data: ImageData, morphologies: Sequence[Morphologies], *, spectra: str = "marginal"
+    data: ImageData,
+    morphologies: Sequence[Morphologies],
+    *,
+    spectra: str = "marginal",
+    scatter: float = 0.6,
 ) -> None:
     """Give sources spectra, render them, and compare with the data.
 
@@ -97,6 +104,8 @@ def observe(
         One entry per group of sources.
     spectra
         ``"marginal"``, ``"profiled"`` or ``"sampled"``.
+    scatter
+        See `flux_prior`.
 
     Raises
     ------
@@ -109,7 +118,7 @@ def observe(
     renderings *= mask[:, None, None, None]
     # An image whose pixels sum to nothing has no flux to speak of; it stays finite.
     area = jnp.maximum(area, 1e-3)
-    prior = flux_prior(data, area)
+    prior = flux_prior(data, area, scatter=scatter)
     if spectra == "sampled":
         with numpyro.plate("spectra", len(area)):
             spectrum = numpyro.sample(

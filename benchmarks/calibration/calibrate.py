@@ -47,10 +47,11 @@ from scorepriors.networks import GaussianEnergy
 BANDS, DRAWS = 3, 99
 NAMES = ("flux", "light", "row centroid", "projection 1", "projection 2", "projection 3")
 
-#: Mean (above the log of the noise) and width of the prior on brightness, as `blend` has
-#: it, and of sources that a survey would list: most have a signal to noise of 20 to 150.
-#: A learned prior mixes slowly where data say nothing, and such blends would take hours.
-WIDE, DETECTED = (4.0, 4.0), (6.0, 1.0)
+#: Mean (above the log of the noise) and width of the prior on brightness, and relative
+#: scatter of colours: as `blend` has them, and for sources that a survey would list, with
+#: a signal to noise of about 50 and more.  Where data say nothing a sampler must cross the
+#: whole of a learned prior, thousands of transitions for each blend.
+WIDE, DETECTED = (4.0, 4.0, 0.6), (7.0, 0.7, 0.2)
 
 
 class Brightness(Messenger):
@@ -67,9 +68,10 @@ class Brightness(Messenger):
 
 
 def model(data, prior, sources, *, spectra, brightness):
-    """`blend` with ``brightness``, mean and width, in the place of its own."""
-    mean, width = brightness
-    Brightness(blend, jnp.log(data.noise_flux) + mean, width)(data, prior, sources, spectra=spectra)
+    """`blend` with ``brightness``, as `WIDE`, in the place of its own."""
+    mean, width, scatter = brightness
+    drawn = Brightness(blend, jnp.log(data.noise_flux) + mean, width)
+    drawn(data, prior, sources, spectra=spectra, scatter=scatter)
 
 
 def closed_form(box: int = 8) -> ScorePrior:
@@ -145,7 +147,7 @@ def rank_one(
     truths
         Images ``[N, n, n]`` drawn from the prior, two for each blend.
     brightness
-        Mean and width of the prior on brightness.
+        Prior on brightness and colours, as `WIDE`.
     fitted, fitted_brightness
         Priors to fit with instead: controls.
     spectra, **options
@@ -249,8 +251,8 @@ def main():
     if given.forget_jacobian:
         options["fitted"] = without_jacobian(arguments[1])
     if given.wrong_flux:
-        mean, width = options["brightness"]
-        options["fitted_brightness"] = (mean + width, width)
+        mean, width, scatter = options["brightness"]
+        options["fitted_brightness"] = (mean + width, width, scatter)
     started = time.monotonic()
     while len(found) < given.number:
         found.append(rank_one(len(found), *arguments, **options))
