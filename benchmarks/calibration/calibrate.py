@@ -38,6 +38,7 @@ from scorepriors.inference import sample
 from scorepriors.inference.calibration import coverage, ranks, thin, uniformity
 from scorepriors.inference.posterior import without_data
 from scorepriors.inference.sampling import SamplingWarning
+from scorepriors.inference.sampling.rhat import rank_rhat
 from scorepriors.inference.sampling.tree import group
 from scorepriors.models import blend, image_data, place_sources
 from scorepriors.models.observation import Observation
@@ -132,11 +133,11 @@ def quantities(morphology, flux):
     return np.stack([flux.sum(-1), light, rows, *projections], -1)
 
 
-def rank_one(
+def fit_one(
     index, data, prior, sources, *, truths=None, brightness=WIDE, fitted=None,
     fitted_brightness=None, spectra="marginal", **options,
 ):  # fmt: skip
-    """Ranks ``[K, 6]`` of one blend's truth.
+    """Draws ``[C, n, K, 6]`` of the quantities of one blend, and their truth ``[K, 6]``.
 
     Parameters
     ----------
@@ -171,6 +172,12 @@ def rank_one(
     held = group(tree, "posterior")
     drawn = quantities(np.asarray(held["morphology"]), np.asarray(held["flux"]))
     truth = quantities(np.asarray(morphology), np.asarray(flux))
+    return drawn, truth
+
+
+def rank_one(index, *arguments, **options):
+    """Ranks ``[K, 6]`` of one blend's truth; see `fit_one`."""
+    drawn, truth = fit_one(index, *arguments, **options)
     return ranks(thin(drawn, DRAWS), truth)
 
 
@@ -234,10 +241,10 @@ def parse():
 def main():
     """Run what is missing, and report."""
     given = parse()
-    found = []
+    found, mixed = [], []
     if given.output.exists():
         with np.load(given.output) as stored:
-            found = list(stored["ranks"])
+            found, mixed = list(stored["ranks"]), list(stored["rhat"])
     arguments = scene(load_prior(given.prior, sigma=given.sigma) if given.prior else None)
     options = {
         "spectra": given.spectra, "num_warmup": given.warmup, "num_samples": given.samples,
@@ -255,12 +262,16 @@ def main():
         options["fitted_brightness"] = (mean + width, width, scatter)
     started = time.monotonic()
     while len(found) < given.number:
-        found.append(rank_one(len(found), *arguments, **options))
+        drawn, truth = fit_one(len(found), *arguments, **options)
+        found.append(ranks(thin(drawn, DRAWS), truth))
+        mixed.append(rank_rhat(drawn).max())
         if len(found) % 5 == 0 or len(found) == given.number:
             with atomic_path(given.output) as temporary, open(temporary, "wb") as stream:
-                np.savez(stream, ranks=np.array(found))
+                np.savez(stream, ranks=np.array(found), rhat=np.array(mixed))
             print(f"{len(found)} blends, {time.monotonic() - started:.0f} s", flush=True)
-    print(json.dumps(summary(np.array(found)), indent=1))
+    report = summary(np.array(found))
+    report["largest R-hat of a blend, median and 90 %"] = np.percentile(mixed, [50, 90]).tolist()
+    print(json.dumps(report, indent=1))
     figure(np.array(found), given.output.with_suffix(".png"))
 
 
