@@ -24,7 +24,7 @@ from scorepriors.inference.sampling.rhat import rank_rhat
 from scorepriors.inference.sampling.tree import effective_sizes, group
 
 #: Chains, kept draws of each, and transitions between two of them.
-CHAINS, KEPT, APART = 24, 40, 200
+CHAINS, KEPT, APART = 24, 160, 200
 
 
 def image(prior: ScorePrior) -> None:

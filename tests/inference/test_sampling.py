@@ -295,6 +295,13 @@ def test_every_start_leads_to_the_posterior(init):
     assert abs(ratio.mean() - 1) < 3 * mcse(ratio.mean(-1))
 
 
+@pytest.mark.parametrize("preconditioner", ["curvature", "warmup", "none"])
+def test_coordinates_change_nothing_but_the_cost(preconditioner):
+    tree = run(correlated, algorithm="dynamic_hmc", preconditioner=preconditioner, num_samples=800)
+    ratio = (draws(tree, "x") - np.arange(50)) ** 2 / np.diag(COVARIANCE)
+    assert abs(ratio.mean() - 1) < 4 * mcse(ratio.mean(-1))
+
+
 def test_chains_that_never_move_say_so():
     stats = {"diverging": np.ones((2, 30), bool), "energy": np.zeros((2, 30))}
     tree = make_tree({"posterior": {"x": np.zeros((2, 30))}, "sample_stats": stats})
@@ -335,6 +342,7 @@ def not_a_number():
         (quartic, {"num_chains": 0}, "num_chains"),
         (quartic, {"target_acceptance_rate": 1.5}, "target_acceptance_rate"),
         (quartic, {"init": "anywhere"}, "`init`"),
+        (quartic, {"preconditioner": "magic"}, "`preconditioner`"),
         (quartic, {"init": {"z": 1.0}}, "no latent site"),
     ],
 )
