@@ -4,6 +4,7 @@ What a command does not need it does not import; what it refuses, it refuses bef
 anything is compiled.
 """
 
+import json
 import os
 import sys
 import time
@@ -309,15 +310,17 @@ def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, ch
     finally:
         if fresh and not any(folder.iterdir()):
             folder.rmdir()
+    reasons = [_as_options(sentence) for sentence in said(tree)]
+    # Before anything is written: every file of a command speaks of its options.
+    tree.attrs["warnings"] = json.dumps(reasons)
     paths = write_samples(result, tree, folder, force=force or resume, prior=prior_name)
     _print_fluxes(tree)
     if diagnosed:
         paths += _diagnose(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
         click.echo(str(path))
-    reasons = said(tree)
     for sentence in reasons:
-        click.echo(f"scorepriors: {_as_options(sentence)}", err=True)
+        click.echo(f"scorepriors: {sentence}", err=True)
     if tree.attrs.get("interrupted"):
         click.echo(
             f"scorepriors: interrupted after {tree.attrs['draws_kept']} of {draws} draws per chain; "
@@ -340,7 +343,7 @@ _OPTIONS = {
 
 
 def _as_options(sentence: str) -> str:
-    """A sentence for the terminal, where arguments are options."""
+    """A sentence for those who run the command: arguments are options."""
     for argument, option in _OPTIONS.items():
         sentence = sentence.replace(argument, option)
     return sentence

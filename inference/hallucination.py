@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from scorepriors.distribution import ScorePrior
 from scorepriors.errors import InputError
-from scorepriors.models.blend import BRIGHTNESS_WIDTH, flux_given_brightness
+from scorepriors.models.blend import BRIGHTNESS_WIDTH, SCATTER, flux_given_brightness
 from scorepriors.models.information import (
     gather,
     likelihood_block,
@@ -67,6 +67,11 @@ class _Galaxies(eqx.Module):
     spectrum: Float[Array, "K B"]
     brightness: Float[Array, " K"]
     unit: Float[Array, "K B H W"]
+    scatter: Array
+
+    def flux_prior(self) -> SpectrumPrior:
+        """Of the fluxes, given the brightnesses."""
+        return flux_given_brightness(self.data, self.brightness, scatter=self.scatter)
 
 
 def hallucination_map(
@@ -157,8 +162,9 @@ def hallucination_map(
     if "galaxies" not in groups:
         raise InputError("every source is a star: there is no free-form image to question.")
     prior: ScorePrior = bound.arguments[0][1]
-    spectra = bound.arguments[1].get("spectra", "marginal")
-    here = _galaxies(bound.arguments[0][0], fit.values, groups)
+    keywords = bound.arguments[1]
+    spectra = keywords.get("spectra", "marginal")
+    here = _galaxies(bound.arguments[0][0], fit.values, groups, keywords.get("scatter", SCATTER))
     report = progress or (lambda done, total, text: None)
     count, box = len(here.corner), prior.event_shape[-1]
     total = 2 * count + (1 if tree is not None else 0)
@@ -222,7 +228,7 @@ def _dataset(result: Deblended, prior, variables) -> xarray.Dataset:
     return xarray.Dataset(variables, coords=coords, attrs=attrs)
 
 
-def _galaxies(data: ImageData, values: dict, groups: dict) -> _Galaxies:
+def _galaxies(data: ImageData, values: dict, groups: dict, scatter: float) -> _Galaxies:
     """The free-form sources; stars come off the image, held where they are."""
     name = "galaxies/morphology" if "stars" in groups else "morphology"
     morphology = jnp.asarray(values[name])
@@ -231,7 +237,7 @@ def _galaxies(data: ImageData, values: dict, groups: dict) -> _Galaxies:
     spectrum, brightness = (jnp.asarray(values[n])[:count] for n in ("spectrum", "brightness"))
     corner = jnp.asarray(groups["galaxies"].corner)
     unit = _render(data, morphology, corner)
-    return _Galaxies(data, morphology, corner, spectrum, brightness, unit)
+    return _Galaxies(data, morphology, corner, spectrum, brightness, unit, jnp.asarray(scatter))
 
 
 _render = eqx.filter_jit(lambda data, morphology, corner: data.render(morphology, corner))
@@ -250,7 +256,7 @@ def _data_curvature(here: _Galaxies, spectra: str):
     if spectra == "sampled":
         return likelihood_diagonal(here.data, here.spectrum, here.corner, box)
     area = here.morphology.sum((-2, -1))
-    flux = flux_given_brightness(here.data, here.brightness)
+    flux = here.flux_prior()
     amplitudes = SpectrumPrior(
         flux.mean / area[:, None], flux.covariance / area[:, None, None] ** 2
     )
@@ -351,13 +357,13 @@ def _flux_prior(here: _Galaxies, k: int, slope):
     of the brightness from its own.
     """
     pixels, bands = slope.size, here.data.num_bands
-    given = flux_given_brightness(here.data, here.brightness[k : k + 1])
-    factor = np.linalg.inv(np.linalg.cholesky(np.asarray(given.covariance[0], float)))
+    given = here.flux_prior()
+    factor = np.linalg.inv(np.linalg.cholesky(np.asarray(given.covariance[k], float)))
     spectrum = np.asarray(here.spectrum[k], float)
     jacobian = np.zeros((bands + 1, pixels + bands + 1))
     jacobian[:bands, :pixels] = np.outer(factor @ spectrum, slope.ravel())
     jacobian[:bands, pixels:-1] = factor * float(here.morphology[k].sum())
-    jacobian[:bands, -1] = -factor @ np.asarray(given.mean[0], float)
+    jacobian[:bands, -1] = -factor @ np.asarray(given.mean[k], float)
     jacobian[bands, -1] = 1 / BRIGHTNESS_WIDTH
     return jacobian.T @ jacobian
 
@@ -409,7 +415,7 @@ def _draws(tree, here: _Galaxies):
 @eqx.filter_jit
 def _at_draw(here: _Galaxies, morphology, spectrum, brightness) -> _Galaxies:
     unit = here.data.render(morphology, here.corner)
-    return _Galaxies(here.data, morphology, here.corner, spectrum, brightness, unit)
+    return _Galaxies(here.data, morphology, here.corner, spectrum, brightness, unit, here.scatter)
 
 
 @eqx.filter_jit

@@ -11,7 +11,7 @@ import numpy as np
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer import init_to_median
+from numpyro.infer import init_to_feasible, init_to_median
 from numpyro.infer.util import (
     _unconstrain_reparam,
     compute_log_probs,
@@ -155,18 +155,17 @@ class Posterior(eqx.Module):
         return unconstrain_fn(self.model, args, kwargs, {n: values[n] for n in self.sites()})
 
     def sites(self, values: dict | None = None) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the latent sites.
+        """Names and shapes of the latent sites; no prior is drawn from to find out.
 
         Parameters
         ----------
         values
-            Values of sites that need not be drawn to find out: even to trace a learned
-            prior's sampler takes a while.
+            Values of sites; others stand at the middle of their support.
         """
         shapes = {}
 
         def draw(bound, values):
-            sites = _latent(bound, values, jax.random.key(0))
+            sites = _latent(bound, values, jax.random.key(0), init_to_feasible())
             shapes.update({name: site["fn"].shape() for name, site in sites.items()})
 
         # Abstractly: running the model eagerly would compile it operation by operation.
@@ -246,13 +245,12 @@ class without_data(Messenger):
             msg["value"] = None
 
 
-def _latent(bound: Posterior, values: dict, key):
-    """Trace of the model with `values` put in; other sites at the median of prior draws."""
+def _latent(bound: Posterior, values: dict, key, other: Callable):
+    """Trace of the model with `values` put in; other sites where `other` puts them."""
     args, kwargs = bound.arguments
-    median = init_to_median(num_samples=15)
 
     def fill(site):
-        return None if site["name"] in values else median(site)
+        return None if site["name"] in values else other(site)
 
     model = handlers.substitute(handlers.seed(bound.model, key), substitute_fn=fill)
     trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*args, **kwargs)
@@ -265,9 +263,10 @@ def _latent(bound: Posterior, values: dict, key):
 
 @eqx.filter_jit
 def _start(bound: Posterior, values: dict, key) -> dict:
+    median = init_to_median(num_samples=15)
     return {
         name: biject_to(site["fn"].support).inv(site["value"])
-        for name, site in _latent(bound, values, key).items()
+        for name, site in _latent(bound, values, key, median).items()
     }
 
 

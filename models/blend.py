@@ -34,6 +34,7 @@ def blend(
     profiles: Sources | None = None,
     *,
     spectra: str = "marginal",
+    scatter: float = SCATTER,
     box: int = 32,
     star_box: int = 15,
     psf_sigma: float = 0.7,
@@ -52,6 +53,8 @@ def blend(
     spectra
         ``"marginal"``: integrated out exactly (the default, for sampling and modes).
         ``"profiled"``: maximised exactly.  ``"sampled"``: a site like any other.
+    scatter
+        Relative scatter of the flux in a band about the mean colour; see `flux_prior`.
     box, star_box
         Sides of the boxes of `profiles` and `stars` (that of `galaxies` is the prior's).
     psf_sigma
@@ -88,11 +91,15 @@ def blend(
         else:
             with scope(prefix=name, divider="/"):
                 drawn.append(draw())
-    observe(data, drawn, spectra=spectra)
+    observe(data, drawn, spectra=spectra, scatter=scatter)
 
 
 def observe(
-    data: ImageData, morphologies: Sequence[Morphologies], *, spectra: str = "marginal"
+    data: ImageData,
+    morphologies: Sequence[Morphologies],
+    *,
+    spectra: str = "marginal",
+    scatter: float = SCATTER,
 ) -> None:
     """Give sources spectra, render them, and compare with the data.
 
@@ -107,6 +114,8 @@ def observe(
         One entry per group of sources.
     spectra
         ``"marginal"``, ``"profiled"`` or ``"sampled"``.
+    scatter
+        See `flux_prior`.
 
     Raises
     ------
@@ -119,7 +128,7 @@ def observe(
     renderings *= mask[:, None, None, None]
     # An image whose pixels sum to nothing has no flux to speak of; it stays finite.
     area = jnp.maximum(area, 1e-3)
-    prior = flux_prior(data, area)
+    prior = flux_prior(data, area, scatter=scatter)
     if spectra == "sampled":
         with numpyro.plate("spectra", len(area)):
             spectrum = numpyro.sample(

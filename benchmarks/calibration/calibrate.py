@@ -2,15 +2,23 @@
 
     python benchmarks/calibration/calibrate.py --number 200 --output calibration.npz
 
-Blends of two sources in three bands are drawn from the model's own prior: an image prior
-whose density is known in closed form (so that truths are exact draws of it), boxes of 8
-pixels, fluxes and colours from `flux_prior`, different PSFs in the bands, unit noise.
-Spectra are marginalised in the fit and were drawn in the simulation.  Ranks of fluxes,
-centroids and random projections of the images are tested for uniformity and drawn.
+Blends of two sources in three bands are drawn from the model's own prior and sampled;
+ranks of fluxes, centroids and random projections of the images are tested for
+uniformity and drawn.  Fluxes and colours come from `flux_prior`, PSFs differ between the
+bands, noise is one.  Spectra are marginalised in the fit and were drawn in the
+simulation.  The prior of the images is either one whose density is known in closed form,
+so that truths are exact draws of it (boxes of 8 pixels), or a learned one, with truths
+from `truths.py`:
+
+    scorepriors train benchmarks/calibration/lsst-12.toml --output RUN
+    python benchmarks/calibration/truths.py RUN/lsst-12.safetensors truths.npz --sigma 0.3
+    python benchmarks/calibration/calibrate.py --prior RUN/lsst-12.safetensors --sigma 0.3 \\
+        --truths truths.npz --output learned.npz
 """
 
 import argparse
 import json
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -20,35 +28,70 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import numpyro.distributions as dist
 from numpyro import handlers
+from numpyro.primitives import Messenger
 
-from scorepriors import LogStretch, ScorePrior
+from scorepriors import LogStretch, ScorePrior, load_prior
 from scorepriors._files import atomic_path
 from scorepriors.inference import sample
 from scorepriors.inference.calibration import coverage, ranks, thin, uniformity
 from scorepriors.inference.posterior import without_data
 from scorepriors.inference.sampling import SamplingWarning
+from scorepriors.inference.sampling.rhat import rank_rhat
 from scorepriors.inference.sampling.tree import group
 from scorepriors.models import blend, image_data, place_sources
 from scorepriors.models.observation import Observation
 from scorepriors.models.psf import gaussian_psf
 from scorepriors.networks import GaussianEnergy
 
-BOX, SHAPE, BANDS, DRAWS = 8, (20, 20), 3, 99
-CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
+BANDS, DRAWS = 3, 99
 NAMES = ("flux", "light", "row centroid", "projection 1", "projection 2", "projection 3")
 
+#: Mean (above the log of the noise) and width of the prior on brightness, and relative
+#: scatter of colours: as `blend` has them, and for sources that a survey would list, with
+#: a signal to noise of about 50 and more.  Where data say nothing a sampler must cross the
+#: whole of a learned prior, thousands of transitions for each blend.
+WIDE, DETECTED = (4.0, 4.0, 0.6), (7.0, 0.7, 0.2)
 
-def scene():
-    """Arrays of an empty image, a prior in closed form, and two overlapping sources."""
-    row = np.arange(BOX) - (BOX - 1) / 2
+
+class Brightness(Messenger):
+    """Another prior on the brightness of sources."""
+
+    def __init__(self, fn, mean, width):
+        super().__init__(fn)
+        self._law = mean, width
+
+    def process_message(self, msg):
+        """Replace the distribution of the site."""
+        if msg["type"] == "sample" and msg["name"] == "brightness":
+            msg["fn"] = dist.Normal(*self._law).expand(msg["fn"].batch_shape)
+
+
+def model(data, prior, sources, *, spectra, brightness):
+    """`blend` with ``brightness``, as `WIDE`, in the place of its own."""
+    mean, width, scatter = brightness
+    drawn = Brightness(blend, jnp.log(data.noise_flux) + mean, width)
+    drawn(data, prior, sources, spectra=spectra, scatter=scatter)
+
+
+def closed_form(box: int = 8) -> ScorePrior:
+    """An image prior whose every property is known."""
+    row = np.arange(box) - (box - 1) / 2
     blob = np.exp(-(row[:, None] ** 2 + row**2) / 8)
     mean = jnp.asarray(np.log1p(blob / 0.05) / 0.44, jnp.float32)
-    prior = ScorePrior(GaussianEnergy(mean, jnp.asarray(0.2)), LogStretch(), 0.3, sigma_max=5.0)
-    images = np.zeros((BANDS, *SHAPE))
+    return ScorePrior(GaussianEnergy(mean, jnp.asarray(0.2)), LogStretch(), 0.3, sigma_max=5.0)
+
+
+def scene(prior: ScorePrior | None = None):
+    """Arrays of an empty image, the prior, and two overlapping sources."""
+    prior = closed_form() if prior is None else prior
+    box = prior.event_shape[-1]
+    centers = np.array([[box, box + 1.0], [box + 5.0, box + 4.0]])
+    images = np.zeros((BANDS, 2 * box + 4, 2 * box + 4))
     psfs = np.stack([gaussian_psf(1.3 + 0.15 * b, 15) for b in range(BANDS)])
     obs = Observation.from_arrays(images, variance=np.ones_like(images), psfs=psfs)
-    return image_data(obs, box=BOX), prior, place_sources(CENTERS, box=BOX)
+    return image_data(obs, box=box), prior, place_sources(centers, box=box)
 
 
 class ForgottenJacobian(LogStretch):
@@ -64,44 +107,77 @@ def without_jacobian(prior: ScorePrior) -> ScorePrior:
     return ScorePrior(prior.energy, ForgottenJacobian(), float(prior.sigma), sigma_max=5.0)
 
 
-def simulate(data, prior, sources, key):
-    """Pixels of a blend drawn from the model, and its morphologies and fluxes."""
-    first, second = jax.random.split(key)
+def exact_draw(prior: ScorePrior, key):
+    """Morphologies ``[2, n, n]`` from the prior in closed form."""
     width = jnp.sqrt(prior.energy.variance + prior.sigma**2)
-    noise = jax.random.normal(first, (len(CENTERS), BOX, BOX))
-    morphology = prior.stretch(prior.energy.mean + width * noise)
-    model = without_data(partial(blend, spectra="sampled"), ("pixels",))
-    known = handlers.substitute(model, data={"morphology": morphology})
-    trace = handlers.trace(handlers.seed(known, second)).get_trace(data, prior, sources)
-    return trace["pixels"]["value"], morphology, trace["flux"]["value"]
+    noise = jax.random.normal(key, (2, *prior.event_shape))
+    return prior.stretch(prior.energy.mean + width * noise)
 
 
-_simulate = jax.jit(simulate)
+@eqx.filter_jit
+def simulate(data, prior, sources, morphology, brightness, key):
+    """Pixels and fluxes of a blend of these images, drawn from the model."""
+    free = partial(model, spectra="sampled", brightness=brightness)
+    known = handlers.substitute(without_data(free, ("pixels",)), data={"morphology": morphology})
+    trace = handlers.trace(handlers.seed(known, key)).get_trace(data, prior, sources)
+    return trace["pixels"]["value"], trace["flux"]["value"]
 
 
 def quantities(morphology, flux):
     """The ranked numbers ``[..., K, 6]`` of morphologies and fluxes."""
-    directions = np.random.default_rng(0).normal(size=(3, BOX, BOX))
+    shape = morphology.shape[-2:]
+    directions = np.random.default_rng(0).normal(size=(3, *shape))
     light = morphology.sum((-2, -1))
-    rows = (morphology * np.indices((BOX, BOX))[0]).sum((-2, -1)) / light
+    rows = (morphology * np.indices(shape)[0]).sum((-2, -1)) / light
     projections = [(morphology * d).sum((-2, -1)) for d in directions]
     return np.stack([flux.sum(-1), light, rows, *projections], -1)
 
 
-def rank_one(index, data, prior, sources, *, fitted=None, spectra="marginal", **options):
-    """Ranks ``[K, 6]`` of one blend's truth; `fitted` is a prior to fit with instead."""
-    images, morphology, flux = _simulate(data, prior, sources, jax.random.key(index))
+def fit_one(
+    index, data, prior, sources, *, truths=None, brightness=WIDE, fitted=None,
+    fitted_brightness=None, spectra="marginal", **options,
+):  # fmt: skip
+    """Draws ``[C, n, K, 6]`` of the quantities of one blend, and their truth ``[K, 6]``.
+
+    Parameters
+    ----------
+    index
+        Of the blend: all that is random follows from it.
+    data, prior, sources
+        From `scene`.
+    truths
+        Images ``[N, n, n]`` drawn from the prior, two for each blend.
+    brightness
+        Prior on brightness and colours, as `WIDE`.
+    fitted, fitted_brightness
+        Priors to fit with instead: controls.
+    spectra, **options
+        Of `blend` and of `sample`.
+    """
+    first, second = jax.random.split(jax.random.key(index))
+    if truths is None:
+        morphology = exact_draw(prior, first)
+    else:
+        morphology = jnp.asarray(truths[2 * index : 2 * index + 2])
+    images, flux = simulate(data, prior, sources, morphology, brightness, second)
     mine = eqx.tree_at(lambda d: d.images, data, images)
     options = {"num_warmup": 200, "num_samples": 250, "algorithm": "hmc", **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
         tree = sample(
-            blend, mine, fitted or prior, sources, model_kwargs={"spectra": spectra},
+            model, mine, fitted or prior, sources,
+            model_kwargs={"spectra": spectra, "brightness": fitted_brightness or brightness},
             key=jax.random.fold_in(jax.random.key(1), index), **options,
         )  # fmt: skip
     held = group(tree, "posterior")
     drawn = quantities(np.asarray(held["morphology"]), np.asarray(held["flux"]))
     truth = quantities(np.asarray(morphology), np.asarray(flux))
+    return drawn, truth
+
+
+def rank_one(index, *arguments, **options):
+    """Ranks ``[K, 6]`` of one blend's truth; see `fit_one`."""
+    drawn, truth = fit_one(index, *arguments, **options)
     return ranks(thin(drawn, DRAWS), truth)
 
 
@@ -136,29 +212,66 @@ def figure(found, path):
     plt.savefig(path, dpi=110)
 
 
-def main():
-    """Run what is missing, and report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--number", type=int, default=200)
-    parser.add_argument("--spectra", default="marginal", help="profiled is a control that fails")
+def parse():
+    """Arguments of the command line."""
+    parser = argparse.ArgumentParser(description="Simulation-based calibration of `sample`.")
+    parser.add_argument("--number", type=int, default=200, help="Blends.")
+    parser.add_argument("--prior", help="Weights of a learned prior; without, the closed form.")
+    parser.add_argument("--sigma", type=float, help="Its noise level; the recipe's by default.")
+    parser.add_argument("--truths", type=Path, help="Draws of it, from truths.py.")
+    parser.add_argument("--warmup", type=int, default=200, help="Draws to tune with.")
+    parser.add_argument("--samples", type=int, default=250, help="Draws kept per chain.")
+    parser.add_argument("--thinning", type=int, default=1, help="Transitions per draw.")
+    parser.add_argument("--algorithm", default="hmc")
+    parser.add_argument("--spectra", default="marginal", help="profiled is a control that fails.")
     parser.add_argument(
         "--forget-jacobian", action="store_true", help="Of the stretch: a control that fails."
     )
+    parser.add_argument(
+        "--wrong-flux", action="store_true",
+        help="Fit with a flux prior a width too high: a control that fails.",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("calibration.npz"))
     given = parser.parse_args()
-    found = []
+    if bool(given.prior) != bool(given.truths):
+        parser.error("--prior and --truths go together")
+    return given
+
+
+def main():
+    """Run what is missing, and report."""
+    given = parse()
+    found, mixed = [], []
     if given.output.exists():
         with np.load(given.output) as stored:
-            found = list(stored["ranks"])
-    arguments = scene()
-    fitted = without_jacobian(arguments[1]) if given.forget_jacobian else None
+            found, mixed = list(stored["ranks"]), list(stored["rhat"])
+    arguments = scene(load_prior(given.prior, sigma=given.sigma) if given.prior else None)
+    options = {
+        "spectra": given.spectra, "num_warmup": given.warmup, "num_samples": given.samples,
+        "thinning": given.thinning, "algorithm": given.algorithm, "brightness": DETECTED if given.prior else WIDE,
+    }  # fmt: skip
+    if given.prior:
+        with np.load(given.truths) as stored:
+            options["truths"] = stored["images"]
+        if len(options["truths"]) < 2 * given.number:
+            raise SystemExit(f"{given.number} blends need {2 * given.number} truths")
+    if given.forget_jacobian:
+        options["fitted"] = without_jacobian(arguments[1])
+    if given.wrong_flux:
+        mean, width, scatter = options["brightness"]
+        options["fitted_brightness"] = (mean + width, width, scatter)
+    started = time.monotonic()
     while len(found) < given.number:
-        found.append(rank_one(len(found), *arguments, fitted=fitted, spectra=given.spectra))
-        if len(found) % 10 == 0 or len(found) == given.number:
+        drawn, truth = fit_one(len(found), *arguments, **options)
+        found.append(ranks(thin(drawn, DRAWS), truth))
+        mixed.append(rank_rhat(drawn).max())
+        if len(found) % 5 == 0 or len(found) == given.number:
             with atomic_path(given.output) as temporary, open(temporary, "wb") as stream:
-                np.savez(stream, ranks=np.array(found))
-            print(len(found), flush=True)
-    print(json.dumps(summary(np.array(found)), indent=1))
+                np.savez(stream, ranks=np.array(found), rhat=np.array(mixed))
+            print(f"{len(found)} blends, {time.monotonic() - started:.0f} s", flush=True)
+    report = summary(np.array(found))
+    report["largest R-hat of a blend, median and 90 %"] = np.percentile(mixed, [50, 90]).tolist()
+    print(json.dumps(report, indent=1))
     figure(np.array(found), given.output.with_suffix(".png"))
 
 

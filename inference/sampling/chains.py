@@ -193,8 +193,12 @@ def run_chains(
     thinning: int,
     rate: float,
     key,
+    refining: bool = True,
 ) -> Iterator[Move]:
-    """Drive a run to its end; `run` changes in place, and a block's moves are yielded."""  # fmt: skip
+    """Drive a run to its end; `run` changes in place, and a block's moves are yielded.
+
+    With `refining` False the map stays as it is, and warm-up tunes step and length alone.
+    """
     draw_key, start_key = jax.random.split(key)
     length = max(int(WINDOW_SHARE * num_warmup), 1)
     first = (num_warmup - WINDOWS * length) // 3  # the last step size is kept: give it time
@@ -218,7 +222,8 @@ def run_chains(
         if warming:
             run.window.append((positions, gradients))
             if run.done in ends:
-                _end_window(target, algorithm, run, ends, rate, jax.random.fold_in(start_key, stop))
+                fresh = jax.random.fold_in(start_key, stop)
+                _end_window(target, algorithm, run, ends, rate, fresh, refining)
         else:
             run.draws.append(np.asarray(run.refinement(positions)))
             run.moves.append(moves)
@@ -229,7 +234,7 @@ def _with_refinement(target: Target, refinement: LowRankMap) -> Target:
     return eqx.tree_at(lambda t: t.preconditioner.refinement, target, refinement)
 
 
-def _end_window(target, algorithm, run: Run, ends, rate, key) -> None:
+def _end_window(target, algorithm, run: Run, ends, rate, key, refining) -> None:
     """Refine the map from a window's draws, or settle the step size at the last end."""
     tuned = jnp.exp(run.tuner.log_step_size_avg).astype(run.settings.step_size.dtype)
     positions = np.concatenate([p for p, _ in run.window])
@@ -245,7 +250,7 @@ def _end_window(target, algorithm, run: Run, ends, rate, key) -> None:
     before = np.asarray(old(positions.reshape(-1, dimension)))
     slopes = np.asarray(old.gradient_before(gradients.reshape(-1, dimension)))
     # Where no chain has moved, for a step too long as yet, there is nothing to learn.
-    moving = bool(np.ptp(before, axis=0).all())
+    moving = refining and bool(np.ptp(before, axis=0).all())
     new = refine(before, slopes, old.gain.size) if moving else old
     length = np.pi / 2 * _largest_width(np.asarray(new.inverse(before)).reshape(positions.shape))
     run.settings = run.settings._replace(length=jnp.asarray(length, tuned.dtype))

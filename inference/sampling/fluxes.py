@@ -16,7 +16,8 @@ from scorepriors.models.sources import point_image
 from ..catalogue import moments
 from ..outputs import fits_text, image_header, source_hdu
 from .diagnostics import said
-from .tree import effective_sizes, group, rank_rhat
+from .rhat import rank_rhat
+from .tree import effective_sizes, group
 
 #: Percentiles in tables: the median, and one standard deviation of a Gaussian about it.
 _PERCENTILES = 16, 50, 84
@@ -211,7 +212,7 @@ def flux_catalogue(tree: Any) -> QTable:
     one = flux.to_dataset(name="flux")
     table["flux_ess"] = effective_sizes(one)["flux"].min(1)
     if flux.sizes["chain"] > 1:
-        table["flux_rhat"] = rank_rhat(one)["flux"].max(1)
+        table["flux_rhat"] = rank_rhat(np.asarray(one["flux"])).max(1)
     for name in table.colnames:
         table[name].info.description = _description(name, bands)
     attrs = tree.attrs

@@ -29,6 +29,9 @@ from .preconditioner import identity_map
 from .sample import _observed_data, _recover
 from .tree import make_tree
 
+#: Draws that go through the model in one call: bounds the memory.
+BLOCK = 64
+
 #: Deviation of the curvature from one, in the coordinates that should make it so, beyond
 #: which the widths are not to be trusted.  Learned priors had .003, one without structure .8.
 WHITE = 0.1
@@ -113,9 +116,10 @@ def laplace(
     said = _complaints(fit, spectrum.values, error)
     # The draws are given before the second map, which here changes nothing.
     target = make_target(bound, point, whiten, identity_map(len(flat), 1, flat.dtype))
-    draws = np.asarray(jax.random.normal(draw_key, (1, num_samples, len(flat)), flat.dtype))
-    values, likelihoods, _ = _recover(target, draws, value_key, log_likelihood, False)
+    draws = np.asarray(jax.random.normal(draw_key, (num_samples, 1, len(flat)), flat.dtype))
     trace = bound.trace(target.params(jnp.asarray(draws[0, 0])))
+    blocks = [draws[first : first + BLOCK] for first in range(0, num_samples, BLOCK)]
+    values, likelihoods, _ = _recover(target, blocks, value_key, log_likelihood, False)
     groups = {
         "posterior": values,
         "log_likelihood": likelihoods,

@@ -4,13 +4,17 @@ ArviZ 1.x works on xarray's DataTree, 0.23 (the last for Python 3.11) on its own
 InferenceData.  Everything that differs is here.
 """
 
+import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray
 
 from scorepriors._files import atomic_path
+from scorepriors.errors import InputError
 
 with warnings.catch_warnings():
     # 0.23 announces the next line once a day.
@@ -82,28 +86,55 @@ def group_names(tree: Any) -> tuple[str, ...]:
 
 
 def save_tree(tree: Any, path: str | Path) -> None:
-    """Write NetCDF (or zarr, for a path that ends so), whole or not at all."""
+    """Write NetCDF (or zarr, for a path that ends so), whole or not at all.
+
+    Raises
+    ------
+    InputError
+        For zarr, where it is not installed.
+    """
     path = Path(path)
     if path.suffix == ".zarr":
-        tree.to_zarr(str(path))
+        _needs_zarr(path)
+        # ArviZ 0.23 knows only the zarr of its time; xarray knows both.
+        whole = tree if DATATREE else tree.to_datatree()
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+            # Version 3 of the format has no strings of fixed length as yet.
+            whole.to_zarr(Path(folder) / "new", zarr_format=2)
+            if path.exists():
+                path.rename(Path(folder) / "old")
+            (Path(folder) / "new").rename(path)
         return
     with atomic_path(path) as temporary:
         tree.to_netcdf(str(temporary), engine="h5netcdf")
 
 
 def load_tree(path: str | Path) -> Any:
-    """Read what `save_tree` wrote."""
+    """Read what `save_tree` wrote.
+
+    Raises
+    ------
+    InputError
+        For zarr, where it is not installed.
+    """
     path = Path(path)
     if path.suffix == ".zarr":
-        return az.from_zarr(str(path))
+        _needs_zarr(path)
+        with xarray.open_datatree(path, engine="zarr") as stored:
+            whole = stored.load()
+        made: Any = az
+        return whole if DATATREE else made.InferenceData.from_datatree(whole)
     return az.from_netcdf(str(path))
+
+
+def _needs_zarr(path: Path) -> None:
+    if find_spec("zarr") is None:
+        raise InputError(
+            f"{path.name!r} needs the package zarr: pip install zarr, or name a file that ends "
+            "in .nc."
+        )
 
 
 def effective_sizes(dataset: Any, method: str = "bulk") -> dict[str, np.ndarray]:
     """Effective sample size of every element, by variable."""
     return {n: np.asarray(v) for n, v in az.ess(dataset, method=method).data_vars.items()}
-
-
-def rank_rhat(dataset: Any) -> dict[str, np.ndarray]:
-    """R-hat of every element, by variable."""
-    return {n: np.asarray(v) for n, v in az.rhat(dataset).data_vars.items()}

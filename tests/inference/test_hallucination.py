@@ -69,7 +69,9 @@ def test_information_of_a_joint_gaussian():
         spectrum = jnp.asarray(rng.uniform(1, 5, (2, bands)))
         bright = jnp.log(jnp.asarray([50.0, 80.0]))
         x = stretch(z)
-        here = _Galaxies(data, x, corner, spectrum, bright, data.render(x, corner))
+        here = _Galaxies(
+            data, x, corner, spectrum, bright, data.render(x, corner), jnp.asarray(0.6)
+        )
         slope = np.asarray(jnp.exp(stretch.log_abs_det_jacobian(z, x)))
         priors = [4 * np.eye(pixels), 9 * np.eye(pixels)]
         blocks = _blocks(here, [0, 1], slope, priors, _Pairs(here, slope))

@@ -5,8 +5,12 @@ import os
 import re
 import shutil
 import subprocess
+import warnings
 from html.parser import HTMLParser
+from importlib.util import find_spec
 
+import arviz as az
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray
@@ -197,6 +201,33 @@ def test_netcdf_and_back(tmp_path, chains):
     assert QTable.read(tmp_path / "t.ecsv")["flux_g"].unit == u.nJy
 
 
+def test_zarr_and_back_or_a_word_on_what_is_missing(tmp_path):
+    tree, path = fabricated(), tmp_path / "draws.zarr"
+    if find_spec("zarr") is None:
+        with pytest.raises(InputError, match="pip install zarr"):
+            save_tree(tree, path)
+        with pytest.raises(InputError, match="pip install zarr"):
+            load_tree(path)
+        return
+    for _ in range(2):  # the second time in the place of the first
+        save_tree(tree, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["draws.zarr"]
+    back = load_tree(path)
+    for name in group_names(tree):
+        xarray.testing.assert_equal(group(tree, name), group(back, name))
+    assert {n: back.attrs[n] for n in tree.attrs} == dict(tree.attrs)
+
+
+@pytest.mark.parametrize("name", ["plot_trace", "plot_rank", "plot_energy"])
+def test_plots_of_arviz_take_the_draws(name):
+    tree = fabricated()
+    which = {} if name == "plot_energy" else {"var_names": ["flux"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few draws
+        assert getattr(az, name)(tree, **which) is not None
+    plt.close("all")
+
+
 def test_sources_go_back_to_the_order_of_the_catalogue():
     is_point = np.array([True, False, True, False])
     grouped = np.array([1, 3, 0, 2])  # galaxies, then stars
@@ -262,6 +293,13 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
     text = (target / "diagnostics.txt").read_text()
     assert "should not be trusted" in text
     assert "effective draws" in text
+    # Files speak of the command's options, not of Python's arguments.
+    page = (target / "report.html").read_text()
+    for written in (text, page, *QTable.read(target / "catalogue.ecsv").meta["warnings"]):
+        assert "num_samples" not in written
+        assert "num_warmup" not in written
+    assert "raise --draws" in text
+    assert "raise --draws" in page
     assert "±" in outcome.stdout
     tree = load_tree(target / "posterior.nc")
     posterior = group(tree, "posterior")

@@ -295,6 +295,13 @@ def test_every_start_leads_to_the_posterior(init):
     assert abs(ratio.mean() - 1) < 3 * mcse(ratio.mean(-1))
 
 
+@pytest.mark.parametrize("preconditioner", ["curvature", "warmup", "none"])
+def test_coordinates_change_nothing_but_the_cost(preconditioner):
+    tree = run(correlated, algorithm="dynamic_hmc", preconditioner=preconditioner, num_samples=800)
+    ratio = (draws(tree, "x") - np.arange(50)) ** 2 / np.diag(COVARIANCE)
+    assert abs(ratio.mean() - 1) < 4 * mcse(ratio.mean(-1))
+
+
 def test_chains_that_never_move_say_so():
     stats = {"diverging": np.ones((2, 30), bool), "energy": np.zeros((2, 30))}
     tree = make_tree({"posterior": {"x": np.zeros((2, 30))}, "sample_stats": stats})
@@ -335,6 +342,7 @@ def not_a_number():
         (quartic, {"num_chains": 0}, "num_chains"),
         (quartic, {"target_acceptance_rate": 1.5}, "target_acceptance_rate"),
         (quartic, {"init": "anywhere"}, "`init`"),
+        (quartic, {"preconditioner": "magic"}, "`preconditioner`"),
         (quartic, {"init": {"z": 1.0}}, "no latent site"),
     ],
 )
@@ -488,3 +496,20 @@ def test_recovery_leaves_other_models_alone():
     expected = constrain_fn(schools, SCHOOLS, {}, u, return_deterministic=True)
     for name, value in expected.items():
         np.testing.assert_allclose(values[name], value, rtol=1e-6)
+
+
+class Unsampled(dist.Normal):
+    """A density and no more, as an energy that nobody has drawn from."""
+
+    def sample(self, key, sample_shape=()):
+        raise NotImplementedError
+
+
+def test_priors_that_cannot_be_drawn_from_need_a_start_and_no_more():
+    def model():
+        x = numpyro.sample("x", Unsampled(3.0, 2.0).expand([4]).to_event(1))
+        numpyro.sample("y", dist.Normal(x.sum(), 1.0), obs=jnp.asarray(12.0))
+
+    assert posterior(model).sites() == {"x": (4,)}
+    x = draws(run(model, algorithm="hmc", init={"x": jnp.ones(4)}, num_samples=1000), "x")
+    assert abs(x.mean() - 3) < 4 * mcse(x.mean(-1))

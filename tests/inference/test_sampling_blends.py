@@ -66,14 +66,22 @@ def test_image_prior_with_psf_in_closed_form(scene):
     assert abs(flat.sum(1).mean() - mean.sum()) < 3 * error(x.sum((-2, -1)))
 
 
-def test_exact_spectra_equal_sampled_ones(scene):
+@pytest.fixture(scope="module")
+def one_galaxy(scene):
+    """Runs on one source with each treatment of its spectrum."""
     data, prior, _ = scene
     sources = place_sources(CENTERS[:1], box=8)
-    options = {"num_samples": 600, "num_warmup": 300}
-    exact = run(blend, data, prior, sources, **options)
-    sampled = run(
-        blend, data, prior, sources, model_kwargs={"spectra": "sampled"}, init="map", **options
-    )
+    return {
+        spectra: run(
+            blend, data, prior, sources, model_kwargs={"spectra": spectra}, num_samples=600,
+            num_warmup=300,
+        )
+        for spectra in ("marginal", "sampled", "profiled")
+    }  # fmt: skip
+
+
+def test_exact_spectra_equal_sampled_ones(one_galaxy):
+    exact, sampled = one_galaxy["marginal"], one_galaxy["sampled"]
     for name in ("flux", "brightness"):
         ours, theirs = (np.asarray(group(t, "posterior")[name]) for t in (exact, sampled))
         for index in np.ndindex(ours.shape[2:]):
@@ -84,6 +92,20 @@ def test_exact_spectra_equal_sampled_ones(scene):
     assert posterior_group["flux"].dims == ("chain", "draw", "source", "band")
     assert posterior_group["morphology"].dims[2:] == ("source", "box_y", "box_x")
     assert json.loads(exact.attrs["sigma0"]) == pytest.approx([0.3])
+
+
+def test_forgotten_normaliser_of_marginalised_spectra_is_seen(one_galaxy):
+    """Spectra at their best value leave out the volume that they could take."""
+
+    def off(spectra):
+        a, b = (
+            np.log(np.asarray(group(one_galaxy[s], "posterior")["morphology"]).sum((-3, -2, -1)))
+            for s in (spectra, "sampled")
+        )
+        return abs(a.mean() - b.mean()) / np.hypot(error(a), error(b))
+
+    assert off("marginal") < 3
+    assert off("profiled") > 6
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,124 @@
+"""Effective draws per second and per gradient, against NumPyro and against less.
+
+    pytest benchmarks/test_sampling_speed.py --benchmark-enable -s
+
+All on one blend: two galaxies in three bands under `lsst-32`, spectra marginalised unless
+said otherwise, four chains; the effective draws are those of the worst of the sites that
+fluxes hang on, brightness and the sum of a morphology.  (Not of the fluxes: in ours exact
+spectra are drawn afterwards, which adds noise without memory.)  NumPyro's chains run side
+by side too.  Compilation is left out on both sides, starts and warm-up are
+not: each is run once to compile and once for the clock.
+"""
+
+import time
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from scorepriors import load_prior
+from scorepriors.inference import sample
+from scorepriors.inference.sampling import SamplingWarning
+from scorepriors.inference.sampling.tree import effective_sizes, group
+from scorepriors.models import blend, image_data, place_sources
+from scorepriors.models.observation import Observation
+from scorepriors.models.psf import gaussian_psf
+
+CENTERS = np.array([[17.0, 18.0], [23.0, 22.0]])
+SETTINGS = {"num_warmup": 200, "num_samples": 200, "num_chains": 4}
+
+#: What is left out, and how.
+CASES = {
+    "nuts": {"algorithm": "nuts"},
+    "dynamic_hmc": {"algorithm": "dynamic_hmc"},
+    "no curvature": {"algorithm": "nuts", "preconditioner": "warmup"},
+    "no refinement": {"algorithm": "nuts", "preconditioner": "curvature"},
+    "sampled spectra": {"algorithm": "nuts", "spectra": "sampled"},
+}
+
+
+@pytest.fixture(scope="session")
+def scene():
+    """A blend drawn from the prior itself, with a signal to noise of about 50 and 25."""
+    prior = load_prior("lsst-32")
+    sources = place_sources(CENTERS, box=32)
+    images = np.zeros((3, 40, 40))
+    psfs = np.stack([gaussian_psf(1.3 + 0.15 * b, 15) for b in range(3)])
+    obs = Observation.from_arrays(images, variance=np.ones_like(images), psfs=psfs)
+    data = image_data(obs, box=32)
+    morphology = prior.sample(jax.random.key(4), (2,))
+    share = np.array([[0.3, 0.33, 0.37], [0.4, 0.33, 0.27]]) * [[600.0], [300.0]]
+    spectrum = share / np.asarray(morphology.sum((-2, -1)))[:, None]
+    images = np.asarray(data.model(spectrum, morphology, sources.corner))
+    images = images + np.random.default_rng(0).normal(size=images.shape)
+    obs = Observation.from_arrays(images, variance=np.ones_like(images), psfs=psfs)
+    return image_data(obs, box=32), prior, sources
+
+
+def worst(morphology, brightness) -> float:
+    """Fewest effective draws, of morphologies ``[chain, draw, K, n, n]`` and so on."""
+    import xarray
+
+    light = np.asarray(morphology).sum((-2, -1))
+    values = {"light": light, "brightness": np.asarray(brightness)}
+    made = xarray.Dataset({n: (("chain", "draw", "source"), v) for n, v in values.items()})
+    return min(float(v.min()) for v in effective_sizes(made).values())
+
+
+def ours(scene, key, *, spectra="marginal", **options):
+    """Effective draws and gradients of one run of `sample`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)
+        tree = sample(
+            blend, *scene, key=key, model_kwargs={"spectra": spectra}, **SETTINGS, **options
+        )
+    held = group(tree, "posterior")
+    return worst(held["morphology"], held["brightness"]), tree.attrs["gradients"]
+
+
+def theirs(scene, mcmc, key):
+    """The same of NumPyro's NUTS, whose warm-up counts too."""
+    fields = ("num_steps",)
+    mcmc.warmup(key, *scene, extra_fields=fields, collect_warmup=True)
+    tuning = int(np.sum(mcmc.get_extra_fields()["num_steps"]))
+    mcmc.run(mcmc.post_warmup_state.rng_key, *scene, extra_fields=fields)
+    held = mcmc.get_samples(group_by_chain=True)
+    effective = worst(held["morphology"], held["brightness"])
+    return effective, tuning + int(np.sum(mcmc.get_extra_fields()["num_steps"]))
+
+
+def record(benchmark, run):
+    """Time a second run, and note the ratios."""
+    run(jax.random.key(0))
+    found, times = [], []
+
+    def timed():
+        started = time.perf_counter()
+        found.append(run(jax.random.key(1)))
+        times.append(time.perf_counter() - started)
+
+    benchmark.pedantic(timed, rounds=1)
+    effective, gradients = found[-1]
+    about = {
+        "min_ess": effective,
+        "ess_per_second": effective / times[-1],
+        "ess_per_1000_gradients": 1000 * effective / gradients,
+    }
+    benchmark.extra_info.update(about)
+    print("  ".join(f"{name} {value:.3g}" for name, value in about.items()))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sample(benchmark, scene, case):
+    record(benchmark, lambda key: ours(scene, key, **CASES[case]))
+
+
+def test_numpyro_nuts(benchmark, scene):
+    from numpyro.infer import MCMC, NUTS, init_to_median
+
+    mcmc = MCMC(
+        NUTS(blend, init_strategy=init_to_median), chain_method="vectorized", progress_bar=False,
+        **SETTINGS,
+    )  # fmt: skip
+    record(benchmark, lambda key: theirs(scene, mcmc, key))

@@ -1,0 +1,77 @@
+"""R-hat of many quantities at once, and how large it gets by chance (Vehtari et al. 2021)."""
+
+import numpy as np
+from scipy.stats import chi2, norm, rankdata
+
+#: Elements ranked at a time: bounds the memory of large scenes.
+_CHUNK = 128
+
+
+def rank_rhat(draws: np.ndarray) -> np.ndarray:
+    """Rank-normalised split R-hat ``[...]`` of draws ``[chain, draw, ...]``.
+
+    The larger of R-hat of the ranks (location) and of the ranks of the distance from
+    the median (scale).  ``arviz.rhat`` gives the same, one element at a time: a minute
+    for the pixels of one scene.
+    """
+    chains, count = draws.shape[:2]
+    half = count // 2
+    # Elements first: what is ranked together then lies together.
+    flat = np.moveaxis(draws.reshape(chains, count, -1), -1, 0)
+    parts = [_both(flat[first : first + _CHUNK], half) for first in range(0, len(flat), _CHUNK)]
+    return np.concatenate(parts).reshape(draws.shape[2:])
+
+
+def _both(draws, half):
+    # As ArviZ: of an odd number of draws the middle one is left out.
+    halves = np.concatenate([draws[..., :half], draws[..., -half:]], axis=1)
+    folded = np.abs(halves - np.median(halves, axis=(1, 2), keepdims=True))
+    return np.maximum(_rhat(_normal_scores(halves)), _rhat(_normal_scores(folded)))
+
+
+def _normal_scores(values):
+    ranks = rankdata(values.reshape(len(values), -1), axis=1)
+    count = ranks.shape[1]
+    # Ranks, tied ones too, are multiples of a half: a table of all scores is short.
+    table = norm.ppf((np.arange(2, 2 * count + 1) / 2 - 0.375) / (count + 0.25))
+    place = np.rint(2 * np.nan_to_num(ranks, nan=1.0)).astype(int) - 2
+    # One NaN among the draws of an element makes all of it NaN, as it should.
+    return np.where(np.isnan(ranks), np.nan, table[place]).reshape(values.shape)
+
+
+def _rhat(values):
+    count = values.shape[-1]
+    between = count * values.mean(-1).var(-1, ddof=1)
+    within = values.var(-1, ddof=1).mean(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt((between / within + count - 1) / count)
+
+
+def chance_rhat(
+    number: int, chains: int, draws: int, effective: float, *, risk: float = 0.01
+) -> float:
+    r"""Largest R-hat that chance gives one of many elements of chains that agree.
+
+    The means of the 2C half-chains, of n = N/2 draws each, scatter by the posterior's
+    variance over their effective draws.  So with S effective draws in all,
+
+    .. math:: \hat R^2 \approx 1 - \frac1n + \frac{2C}{S} \, \frac{\chi^2_{2C-1}}{2C-1},
+
+    and the bound is the quantile that is exceeded anywhere, among `number` elements and
+    the two kinds of R-hat, with probability `risk` (Bonferroni: elements may depend on
+    one another).
+
+    Parameters
+    ----------
+    number
+        Elements looked at.
+    chains, draws
+        C and N.
+    effective
+        S.
+    risk
+        Of a false alarm.
+    """
+    halves = 2 * chains
+    quantile = chi2.isf(risk / (2 * number), halves - 1)
+    return float(np.sqrt(1 - 2 / draws + halves / effective * quantile / (halves - 1)))

@@ -1,0 +1,81 @@
+"""Ways to be wrong that the comparison with closed forms must see."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from blackjax.mcmc import hmc
+from blackjax.mcmc.integrators import IntegratorState
+from scipy.special import gamma
+
+from scorepriors.inference.sampling import ALGORITHMS, SamplingWarning, sample
+from scorepriors.inference.sampling.algorithms import Move
+from scorepriors.inference.sampling.tree import group
+
+
+def path_integral(nodes, weights):
+    """Leapfrog that adds up the score along its path, with a quadrature rule on (0, 1).
+
+    Who has a score and no density may take the change of energy from it: right to the
+    order of the rule, which must be higher than that of the error of the leapfrog.
+    """
+
+    def integrator(logdensity_fn, kinetic_energy_fn):
+        gradient = jax.grad(logdensity_fn)
+
+        def one_step(state, step_size):
+            half = state.momentum + 0.5 * step_size * state.logdensity_grad
+            moved = step_size * half  # the inverse mass is the identity
+            end = state.position + moved
+            last = gradient(end)
+            slopes = [state.logdensity_grad]
+            slopes += [gradient(state.position + t * moved) for t in nodes[1:-1]]
+            slopes += [last]
+            change = sum(w * jnp.vdot(s, moved) for w, s in zip(weights, slopes, strict=True))
+            return IntegratorState(
+                end, half + 0.5 * step_size * last, state.logdensity + change, last
+            )
+
+        return one_step
+
+    def step(key, state, log_density, settings, jitter):
+        count = jnp.clip(jnp.ceil(settings.length / settings.step_size), 1, 64).astype(jnp.int32)
+        state, info = hmc.build_kernel(integrator)(
+            key, state, log_density, settings.step_size, jnp.ones_like(state.position), count
+        )
+        none = jnp.zeros((), jnp.int32)
+        return state, Move(info.acceptance_rate, info.is_divergent, info.energy, count, none)
+
+    return ALGORITHMS["hmc"]._replace(step=step, target=0.6, note="Along the path.")
+
+
+TRAPEZOID = path_integral((0.0, 1.0), (0.5, 0.5))
+SIMPSON = path_integral((0.0, 0.5, 1.0), (1 / 6, 4 / 6, 1 / 6))
+
+
+def quartic():
+    with numpyro.plate("i", 50):
+        x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.factor("f", -(x**4) / 4)
+
+
+def run(model, *args, **options):
+    options = {"key": jax.random.key(0), "num_warmup": 400, "num_samples": 1500, **options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)
+        return sample(model, *args, **options)
+
+
+@pytest.mark.parametrize(("algorithm", "right"), [(SIMPSON, True), (TRAPEZOID, False)])
+def test_only_the_trapezoid_rule_is_off_on_the_quartic(algorithm, right):
+    tree = run(quartic, algorithm=algorithm, init="uniform")
+    x = np.asarray(group(tree, "posterior")["x"])
+    off = (x**2).mean() / (2 * gamma(0.75) / gamma(0.25)) - 1
+    if right:
+        assert abs(off) < 0.01
+    else:
+        assert abs(off) > 0.03

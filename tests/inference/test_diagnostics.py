@@ -1,0 +1,95 @@
+"""What makes a run count as trusted, with chains whose truth is known."""
+
+import arviz as az
+import numpy as np
+import pytest
+import xarray
+
+from scorepriors.inference.sampling import ALGORITHMS
+from scorepriors.inference.sampling.diagnostics import diagnose
+from scorepriors.inference.sampling.rhat import chance_rhat, rank_rhat
+from scorepriors.inference.sampling.tree import make_tree
+
+CHAINS, DRAWS, PIXELS = 4, 500, 600
+
+
+def autocorrelated(size, *, coefficient=0.55, seed=0):
+    """Stationary chains that agree; of 2,000 draws about 580 are effective."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(CHAINS, DRAWS, size)).astype(np.float32)
+    for t in range(1, DRAWS):
+        x[:, t] = coefficient * x[:, t - 1] + np.sqrt(1 - coefficient**2) * x[:, t]
+    return x
+
+
+def judged(**sites):
+    rng = np.random.default_rng(1)
+    shape = CHAINS, DRAWS
+    stats = {"diverging": np.zeros(shape, bool), "energy": rng.normal(size=shape)}
+    return diagnose(make_tree({"posterior": sites, "sample_stats": stats}), ALGORITHMS["nuts"])
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return autocorrelated(PIXELS)
+
+
+def test_rank_rhat_is_that_of_arviz():
+    x = autocorrelated(6)[:, :-1]
+    x[0, :, 2] += 0.3
+    x[1, :, 3] *= 2
+    x[:, 1::2, 4] = x[:, 0:-1:2, 4]  # rejected proposals: ties
+    dataset = xarray.Dataset({"x": (("chain", "draw", "k"), x)})
+    np.testing.assert_allclose(rank_rhat(x), np.asarray(az.rhat(dataset)["x"]), rtol=1e-5)
+
+
+def test_chance_alone_takes_the_largest_of_many_over_the_limit_of_one(pixels):
+    rhat = rank_rhat(pixels)
+    assert rhat.max() > 1.01
+    assert rhat.max() < chance_rhat(PIXELS, CHAINS, DRAWS, 450)
+    found = judged(morphology=pixels)
+    assert found.max_pixel_rhat == pytest.approx(rhat.max())
+    assert np.isnan(found.max_rhat)
+    assert found.warnings == ()
+
+
+def test_the_bound_is_exceeded_as_often_as_it_says():
+    """Fifty sites of 20 elements: in a tenth of them, at most, chance exceeds a tenth's bound."""
+    rhat = rank_rhat(np.random.default_rng(2).normal(size=(CHAINS, 400, 1000)))
+    allowed = chance_rhat(20, CHAINS, 400, 1600, risk=0.1)
+    exceeded = (rhat.reshape(50, 20).max(1) > allowed).mean()
+    assert 0 < exceeded < 0.25
+
+
+@pytest.mark.parametrize("fault", ["stuck", "elsewhere", "too wide", "drifting", "nan"])
+def test_one_chain_off_in_one_pixel_is_caught(pixels, fault):
+    wrong = pixels.copy()
+    if fault == "stuck":
+        wrong[2, :, 123] = 0.1
+    elif fault == "elsewhere":
+        wrong[2, :, 123] += 1.0
+    elif fault == "too wide":
+        wrong[2, :, 123] *= 3.0
+    elif fault == "nan":
+        wrong[2, 7, 123] = np.nan
+    else:
+        wrong[2, :, 123] += np.linspace(-2, 2, DRAWS)
+    found = judged(morphology=wrong)
+    assert found.warnings
+    assert "morphology" in " ".join(found.warnings)
+
+
+def test_a_few_elements_are_held_to_the_strict_limit(pixels):
+    fluxes = autocorrelated(15, coefficient=-0.2)
+    assert judged(flux=fluxes, morphology=pixels).warnings == ()
+    fluxes[0, :, 3] += 0.35
+    found = judged(flux=fluxes, morphology=pixels)
+    assert 1.01 < found.max_rhat < chance_rhat(PIXELS, CHAINS, DRAWS, 450)
+    assert any("of flux, should be below 1.01" in w for w in found.warnings)
+
+
+def test_all_pixels_a_little_off_are_caught(pixels):
+    """No pixel beyond what chance gives one of 600, but the typical one is."""
+    offset = 0.25 * np.array([1.0, -1, 1, -1])[:, None, None]
+    found = judged(morphology=(autocorrelated(PIXELS, coefficient=0.0) + offset).astype("f4"))
+    assert any("median R-hat" in w for w in found.warnings)
