@@ -204,7 +204,7 @@ def flux_given_brightness(
     data: ImageData,
     brightness: Float[Array, " K"],
     *,
-    scatter: float = SCATTER,
+    scatter: float | Array = SCATTER,
     correlation: float = CORRELATION,
 ) -> SpectrumPrior:
     """Fluxes of sources of known brightness: the Gaussian part of `flux_prior`.
@@ -221,7 +221,7 @@ def flux_given_brightness(
     return SpectrumPrior(flux, flux[:, :, None] * flux[:, None, :] * relative)
 
 
-def colour_covariance(steps, scatter: float = SCATTER, correlation: float = CORRELATION):
+def colour_covariance(steps, scatter: float | Array = SCATTER, correlation: float = CORRELATION):
     """Covariance ``[B, B]`` of fluxes relative to their means; `steps` counts the bands."""
     smooth = abs(steps[:, None] - steps) / correlation
     xp = jnp if isinstance(steps, jax.Array) else np
