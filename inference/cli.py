@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -449,13 +450,14 @@ def _diagnose(folder, result, tree, *, seed, quiet) -> list[Path]:
     from .sampling.diagnostics import SamplingWarning
     from .sampling.page import report_page
 
-    with warnings.catch_warnings(), bar("diagnose", 1) as update:
+    silent = quiet or not sys.stderr.isatty()
+    shown = nullcontext(lambda done, text, total: None) if silent else bar("diagnose", 1)
+    with warnings.catch_warnings(), shown as update:
         # That the curvature is not that of a mode is told by a flag.
         warnings.filterwarnings("ignore", category=SamplingWarning)
-        silent = quiet or not sys.stderr.isatty()
         found = diagnose(
             result, tree, key=jax.random.key(seed),
-            progress=None if silent else lambda done, total, text: update(done, text, total),
+            progress=lambda done, total, text: update(done, text, total),
         )  # fmt: skip
     extra = {}
     if tree is not None:
