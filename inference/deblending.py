@@ -146,9 +146,10 @@ def deblend(
         Where the fits start.  ``"profiles"``: the parametric fit at the least-squares
         fluxes, the free-form one at its result.  The others are bad on purpose, to see
         what comes of them.  ``"sed20"``: spectra 20 times too bright in both fits;
-        ``"flat"``: spectra of ones (in units of the image); ``"gaussian"``: the
-        free-form fit knows nothing of the parametric one and starts from round Gaussians
-        at the given positions, as wide at half maximum as a fifth of the box.
+        ``"flat"``: spectra of ones (in units of the image); ``"gaussian"``: the parametric
+        fit from round Gaussians at the given positions, as wide at half maximum as a
+        fifth of the box; ``"blobs"``: the free-form fit from these, knowing nothing of
+        the parametric one.
     anneal
         Noise levels of the prior, largest first, for free-form fits that go before the
         one at the prior's own: the rough shape is found before the details.
@@ -459,7 +460,7 @@ class _Parametric:
                 self.center[which] += self._values(kind)["offset"][: which.sum()]
         # The fitted centre decides where the box goes: a prior is strict about centring.
         self.moved: Any = None
-        if galaxies is not None and start == "gaussian":
+        if galaxies is not None and start == "blobs":
             self.moved = galaxies
         elif galaxies is not None:
             self.moved = place_sources(
@@ -504,10 +505,9 @@ class _Parametric:
                 before.values["morphology" if self.stars is None else "galaxies/morphology"],
                 self.moved.corner, self.moved.mask,
             )  # fmt: skip
-        elif self.start == "gaussian":
+        elif self.start == "blobs":
             box = self.options["box"]
-            # A Gaussian is 2.355 standard deviations wide at half maximum.
-            image = blobs(self.moved, box, GAUSSIAN_WIDTH * box / 2.355)
+            image = blobs(self.moved, box, GAUSSIAN_WIDTH * box)
             galaxies = Morphologies(image, self.moved.corner, self.moved.mask)
         else:
             galaxies = self._profile_images(self.moved)

@@ -47,6 +47,7 @@ STARTS = {
     "sed20": "sed20",
     "flat": "flat",
     "gaussian": "gaussian",
+    "blobs": "blobs",
 }
 
 #: Noise levels of the prior before its own, of ``"annealed"``.
@@ -75,8 +76,8 @@ class Settings:
         ``"laplace"``: that of ``"map"`` with errors from the curvature, all shapes free.
         ``"posterior"``: means and quantiles of draws about the mode.
     start
-        ``"catalogue"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``, ``"gaussian"``
-        (see `deblend`), with true centres.
+        ``"catalogue"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
+        ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centres.
     spectra, tolerance, max_iterations
         As for `deblend`.
     center_error

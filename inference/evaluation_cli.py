@@ -15,7 +15,7 @@ _INTERRUPTED = 130
 
 _SURVEYS = ("lsst", "hsc", "ztf")
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
-_STARTS = ("catalogue", "detect", "sed20", "flat", "gaussian")
+_STARTS = ("catalogue", "detect", "sed20", "flat", "gaussian", "blobs")
 
 
 @click.command()

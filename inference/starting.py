@@ -17,10 +17,11 @@ from scorepriors.models.rendering import ImageData, overlap
 from scorepriors.models.sources import Morphologies, Sources
 
 #: Where a fit may start: from the fitted profiles, or badly on purpose (see `deblend`).
-STARTS = ("profiles", "sed20", "flat", "gaussian")
+STARTS = ("profiles", "sed20", "flat", "gaussian", "blobs")
 
-#: Full width at half maximum of ``"gaussian"`` starts, as a share of the side of the box.
-GAUSSIAN_WIDTH = 0.2
+#: Standard deviation of Gaussian starts as a share of the side of the box: a fifth of it
+#: at half maximum.
+GAUSSIAN_WIDTH = 0.2 / 2.355
 
 
 def linear_fluxes(data: ImageData, groups: Sequence[Morphologies]):
@@ -66,7 +67,7 @@ def profile_start(
 
     Every source starts at its catalogue position, galaxies as small round disks, with
     its least-squares flux: faint and blended ones get a usable start as well.  Other
-    values of `start` than the default spoil the fluxes: see `deblend`.
+    values of `start` than the default spoil fluxes or shapes: see `deblend`.
 
     Returns
     -------
@@ -77,7 +78,7 @@ def profile_start(
     if stars is not None:
         groups.append(Morphologies(blobs(stars, star_box, psf_sigma), stars.corner, stars.mask))
     if profiles is not None:
-        width = (psf_sigma**2 + 1.5**2) ** 0.5
+        width = (psf_sigma**2 + 1.5**2) ** 0.5 if start != "gaussian" else GAUSSIAN_WIDTH * box
         groups.append(Morphologies(blobs(profiles, box, width), profiles.corner, profiles.mask))
     flux, error = linear_fluxes(data, groups)
     total, snr, _ = _settled(data, groups, flux, error, start)
@@ -97,6 +98,9 @@ def profile_start(
             width = _width(snr[first:], prior, strength)
             shape = (count, 2)[:size]
             init[prefix + name] = np.full(shape, value)
+            if name == "log_radius" and start == "gaussian":
+                # Half the light of a Gaussian is within 1.18 standard deviations.
+                init[prefix + name] = np.full(shape, math.log(1.18 * GAUSSIAN_WIDTH * box))
             scale[prefix + name] = width[:, None] if size == 2 else width
     return _float32(init), _float32(scale)
 

@@ -253,7 +253,7 @@ def test_detected_sources_are_matched_to_the_truth(path, monkeypatch):
     assert {row["covered"] for row in missed} == {None}
 
 
-@pytest.mark.parametrize("start", ["sed20", "flat", "gaussian"])
+@pytest.mark.parametrize("start", ["sed20", "flat", "gaussian", "blobs"])
 def test_bad_starts_do_not_matter_where_the_density_has_one_mode(result, path, start):
     bad = evaluate(path, start=start, max_iterations=100, tolerance=0.01)
     for row, other in zip(bad["sources"], result["sources"], strict=True):
