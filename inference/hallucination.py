@@ -317,11 +317,10 @@ class _Pairs:
     def __getitem__(self, pair: tuple[int, int]) -> np.ndarray:
         k, m = pair
         if pair not in self.made:
-            # Single precision to keep: that of the arrays it is made from.
+            # Kept in the precision of the arrays it is made from.
             turned = self.made.get((m, k))
-            self.made[pair] = (
-                turned.T if turned is not None else self._make(k, m).astype(self.slope.dtype)
-            )
+            precision = self.here.morphology.dtype
+            self.made[pair] = turned.T if turned is not None else self._make(k, m).astype(precision)
         return self.made[pair]
 
     def _make(self, k: int, m: int) -> np.ndarray:
