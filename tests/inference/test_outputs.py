@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from astropy import units as u
@@ -16,10 +17,15 @@ from scorepriors import InputError
 from scorepriors.inference import outputs
 from scorepriors.inference.catalogue import catalogue, moments
 from scorepriors.inference.deblending import Deblended, Scene
+from scorepriors.inference.optimization import MAPResult
 from scorepriors.inference.outputs import NAMES, write_outputs
+from scorepriors.inference.posterior import posterior
 from scorepriors.inference.report import report_figure
+from scorepriors.models.blend import blend
 from scorepriors.models.observation import Observation
 from scorepriors.models.positions import Positions
+from scorepriors.models.rendering import image_data
+from scorepriors.models.sources import place_sources
 
 
 def sky():
@@ -43,10 +49,13 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
         images, variance=np.ones_like(images), psfs=np.ones((1, 1)), bands=bands,
         wcs=sky() if wcs else None, **of_image,
     )  # fmt: skip
-    data = SimpleNamespace(kernel_error=np.array([1e-4, 3e-4]))
-    fit = SimpleNamespace(
-        converged=True, num_iterations=np.int32(40), expected_gain=np.float32(np.nan),
-        posterior=SimpleNamespace(arguments=((data,), {})),
+    data = image_data(obs, box=8, model_psf_sigma=None)
+    data = replace(data, kernel_error=jnp.asarray([1e-4, 3e-4]))
+    sources = place_sources(center, box=8)
+    fit = MAPResult(
+        params={}, values={}, converged=True, num_iterations=np.int32(40), potential=1.0,
+        loss_history=np.zeros(40), gradient_norm=0.1, expected_gain=np.float32(np.nan),
+        seconds=1.0, interrupted=False, posterior=posterior(blend, data, None, None, None, sources),
     )  # fmt: skip
     scene = Scene(morphology, convolved, flux, 0.05 * flux, 1.01, np.ones(num), fit)
     profile = {
