@@ -23,7 +23,7 @@ def correlation(a, b) -> float:
 
     Examples
     --------
-    >>> correlation([1.0, 1.0], [2.0, 2.0]), correlation([1.0, 0.0], [0.0, 3.0])
+    >>> round(correlation([1.0, 1.0], [2.0, 2.0]), 6), correlation([1.0, 0.0], [0.0, 3.0])
     (1.0, 0.0)
     """
     a, b = np.ravel(a).astype(float), np.ravel(b).astype(float)

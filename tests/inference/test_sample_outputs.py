@@ -461,7 +461,7 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
         checkpoint.write_bytes(b"state")
         return tree
 
-    def written(result, tree, folder, force):
+    def written(result, tree, folder, force, prior):
         (folder / "posterior.nc").write_text("x")
         return [folder / "posterior.nc"]
 
