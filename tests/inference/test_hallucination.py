@@ -242,6 +242,7 @@ def test_box_beyond_the_image():
 @pytest.fixture(scope="module")
 def half_a_galaxy():
     """An isolated galaxy with one half masked, and which pixels of its box that hides."""
+    pytest.importorskip("galsim")
     obs, truth = simulate_blend(1, seed=3, magnitudes=(22.0, 22.01))
     edge = round(float(truth.center[0, 1])) + 1
     weights = obs.weights.copy()
