@@ -74,8 +74,8 @@ def laplace(
     -------
     xarray.DataTree or arviz.InferenceData
         One chain of independent draws, sites as from `sample`: spectra that the model
-        integrates out are drawn exactly.  Attributes: ``negative_curvatures``,
-        ``smallest_curvature`` in units of the typical one, ``curvature_error`` (root mean
+        integrates out are drawn exactly.  Attributes: ``negative_curvatures`` (below minus a
+        hundredth of the typical one), ``smallest_curvature`` in units of the typical one, ``curvature_error`` (root mean
         square deviation of the curvature from what the draws have), and ``warnings``.
 
     Raises
@@ -131,7 +131,7 @@ def laplace(
         "algorithm": "laplace",
         "seed": json.dumps(np.asarray(jax.random.key_data(key)).tolist()),
         "draws_kept": num_samples,
-        "negative_curvatures": int((spectrum.values < 0).sum()),
+        "negative_curvatures": int((spectrum.values < -FLOOR).sum()),
         "smallest_curvature": float(spectrum.values.min()),
         "curvature_error": error,
         "directions": len(spectrum.values),
@@ -152,7 +152,8 @@ def _complaints(fit: MAPResult, values: np.ndarray, error: float) -> list[str]:
             "the fit had not converged: this Gaussian is about a point that is no mode; raise "
             "max_iterations."
         )
-    negative, flat = int((values < 0).sum()), int(((values >= 0) & (values < FLOOR)).sum())
+    # Rounding and an early stop make zeros of either sign.
+    negative, flat = int((values < -FLOOR).sum()), int((np.abs(values) <= FLOOR).sum())
     if negative:
         said.append(
             f"{negative} of {len(values)} curvatures found are negative (the least "
@@ -160,7 +161,7 @@ def _complaints(fit: MAPResult, values: np.ndarray, error: float) -> list[str]:
         )
     if flat:
         said.append(
-            f"{flat} of {len(values)} curvatures found are below {FLOOR} of the typical one: the "
+            f"{flat} of {len(values)} curvatures found are within {FLOOR} of the typical one of zero: the "
             "widths there are cut at ten times the typical one; use `sample`."
         )
     if error > WHITE and not negative + flat:
