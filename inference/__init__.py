@@ -1,5 +1,6 @@
 """What is done with a model: fit, deblend, sample, report, the command line."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .catalogue import catalogue as catalogue
@@ -15,6 +16,10 @@ from .posterior import posterior as posterior
 from .report import report_figure as report_figure
 
 if TYPE_CHECKING:
+    from .diagnosis import diagnose as diagnose
+    from .hallucination import hallucination_map as hallucination_map
+    from .hessian import hessian_diagonal as hessian_diagonal
+    from .hessian import hessian_operator as hessian_operator
     from .sampling import ALGORITHMS as ALGORITHMS
     from .sampling import Algorithm as Algorithm
     from .sampling import SamplingWarning as SamplingWarning
@@ -31,19 +36,24 @@ if TYPE_CHECKING:
     from .sampling import write_samples as write_samples
 
 #: Imported when asked for: whoever only deblends need not wait for ArviZ and BlackJAX.
-_SAMPLING = (
-    "ALGORITHMS", "Algorithm", "SamplingWarning", "error_ratio", "flux_catalogue",
-    "flux_covariance", "laplace", "laplace_deblended", "load_tree", "sample", "sample_deblended", "save_tree", "source_moments", "write_samples",
-)  # fmt: skip
+_LATER = {
+    "sampling": (
+        "ALGORITHMS", "Algorithm", "SamplingWarning", "error_ratio", "flux_catalogue",
+        "flux_covariance", "laplace", "laplace_deblended", "load_tree", "sample",
+        "sample_deblended", "save_tree", "source_moments", "write_samples",
+    ),
+    "diagnosis": ("diagnose",),
+    "hallucination": ("hallucination_map",),
+    "hessian": ("hessian_diagonal", "hessian_operator"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _LATER.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SAMPLING:
-        from . import sampling
-
-        return getattr(sampling, name)
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SAMPLING])
+    return sorted([*globals(), *_HOME])

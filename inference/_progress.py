@@ -28,6 +28,16 @@ def bar(label: str, total: int) -> Iterator[Callable]:
 
 
 @contextmanager
+def bar_on_terminal(label: str, total: int, quiet: bool) -> Iterator[Callable]:
+    """Yield `update` as `bar` does; without one where nobody looks."""
+    if quiet or not console.is_terminal:
+        yield lambda done, text="", total=total: None
+    else:
+        with bar(label, total) as update:
+            yield update
+
+
+@contextmanager
 def fit_progress(progress: bool | str | Callable, total: int) -> Iterator[Callable]:
     """Yield ``report(iteration, potential, gain)`` for a fit; silent unless asked."""
     if callable(progress):

@@ -9,7 +9,6 @@ import os
 import sys
 import time
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -445,14 +444,11 @@ def _diagnose(folder, result, tree, *, seed, quiet) -> list[Path]:
     """Diagnose a scene, write what was found, and say it."""
     import jax
 
-    from ._progress import bar
+    from ._progress import bar_on_terminal
     from .diagnosis import diagnose, write_diagnosis
     from .sampling.diagnostics import SamplingWarning
-    from .sampling.page import report_page
 
-    silent = quiet or not sys.stderr.isatty()
-    shown = nullcontext(lambda done, text, total: None) if silent else bar("diagnose", 1)
-    with warnings.catch_warnings(), shown as update:
+    with warnings.catch_warnings(), bar_on_terminal("diagnose", 1, quiet) as update:
         # That the curvature is not that of a mode is told by a flag.
         warnings.filterwarnings("ignore", category=SamplingWarning)
         found = diagnose(
@@ -461,7 +457,10 @@ def _diagnose(folder, result, tree, *, seed, quiet) -> list[Path]:
         )  # fmt: skip
     extra = {}
     if tree is not None:
-        page = report_page(result, tree, diagnosis=found)
+        from .diagnosis_figures import report_section
+        from .sampling.page import report_page
+
+        page = report_page(result, tree, more=[report_section(found)])
         extra["report.html"] = lambda path: path.write_text(page, encoding="utf-8")
     paths = write_diagnosis(found, folder, force=True, extra=extra)
     _print_diagnosis(found)

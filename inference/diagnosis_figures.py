@@ -12,6 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .diagnosis import SceneDiagnosis, in_words, source_flags
 from .report import COLOURS, INK, SOFT
+from .sampling.page import picture
 
 #: Standard errors at which a difference of curvatures counts.
 SIGNIFICANT = 3
@@ -157,3 +158,14 @@ def diagnosis_figure(diagnosis: SceneDiagnosis) -> Figure:
         fontsize=10, color=INK,
     )  # fmt: skip
     return figure
+
+
+def report_section(diagnosis: SceneDiagnosis) -> str:
+    """The figure and what it says, as a section of `report_page`."""
+    words = [f"{identity}: {text}" for identity, text in in_words(diagnosis).items()]
+    return "<h2>What the prior made up</h2>\n" + picture(
+        diagnosis_figure(diagnosis),
+        "One row for each source: model, posterior standard deviation, excess of the prior's "
+        "curvature and share of the data. " + " ".join(words),
+        "Orange: the prior decides; purple: the data do; lines at three standard errors.",
+    )

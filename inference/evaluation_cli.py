@@ -3,15 +3,11 @@
 import json
 import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from scorepriors.errors import InputError
-
-#: As in the command line's other half.
-_INTERRUPTED = 130
 
 _SURVEYS = ("lsst", "hsc", "ztf")
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
@@ -38,7 +34,9 @@ def simulate(survey, number, seed, sources, output, force, quiet):
     path = _target(output, force, ".npz")
     from scorepriors.models.blend_sets import parse_sources, simulate_set, write_set
 
-    with _progress(f"simulating {survey}", number, quiet) as update:
+    from ._progress import bar_on_terminal
+
+    with bar_on_terminal(f"simulating {survey}", number, quiet) as update:
         arrays = simulate_set(
             survey, number, seed=seed, sources=parse_sources(sources), progress=update
         )
@@ -104,16 +102,17 @@ def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare,
     earlier = [_read_result(path) for path in compare]
     kept = _kept(checkpoint, json_path, resume=resume, force=force)
     levels = _levels(anneal)
-    from .cli import _prepare_jax
+    from .cli import INTERRUPTED, _prepare_jax
 
     _prepare_jax()
     from scorepriors.models.blend_sets import BlendSet
 
+    from ._progress import bar_on_terminal
     from .evaluate import evaluate as run
 
     total = len(BlendSet(file))
     total = total if limit is None else min(limit, total)
-    with _progress(settings["method"], total, quiet) as update:
+    with bar_on_terminal(settings["method"], total, quiet) as update:
         result = run(
             file, prior=prior, sigma=sigma, limit=limit, checkpoint=kept, resume=resume,
             progress=update, anneal=levels, **settings,
@@ -126,7 +125,7 @@ def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare,
             f"scorepriors: interrupted after {result['number']} of {total} blends; {hint}.",
             err=True,
         )
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     _write(result, earlier, *outputs)
     if kept is not None:
         kept.unlink(missing_ok=True)
@@ -202,18 +201,6 @@ def _read_result(path) -> dict:
     return result
 
 
-@contextmanager
-def _progress(label: str, total: int, quiet: bool):
-    """Yield ``update(done, text)``: a bar on a terminal, nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, text="": None
-    else:
-        from ._progress import bar
-
-        with bar(label, total) as update:
-            yield update
-
-
 #: Rows of the table on the terminal: key, name, format.
 _TABLE = (
     ("median_abs_flux_error", "median |e_F|", ".4f"),
@@ -256,7 +243,8 @@ def _print_result(result: dict) -> None:
         if result["num_not_converged"]
         else "all converged"
     )
-    held = "" if result["method"] == "posterior" else "; errors hold the shapes fixed"
+    free = result["method"] in ("laplace", "posterior")
+    held = "" if free else "; errors hold the shapes fixed"
     console.print(
         f"{state}; prior {result['prior']}, sigma0 = {result['sigma0']:.3g}{held}",
         highlight=False,

@@ -41,8 +41,7 @@ from .information import SourceBlocks, positive_part, source_information
 from .sampling.scene import without_padding
 from .sampling.tree import group
 
-#: Neighbours that are integrated out with a source: more cost time, and the fourth most
-#: coupled hardly matters.
+#: Neighbours that are integrated out with a source; time grows with the cube of them.
 NEIGHBOURS = 3
 
 #: Sources coupled more weakly than this (a correlation) do not count as neighbours.
@@ -257,9 +256,7 @@ def _data_curvature(here: _Galaxies, spectra: str):
         return likelihood_diagonal(here.data, here.spectrum, here.corner, box)
     area = here.morphology.sum((-2, -1))
     flux = here.flux_prior()
-    amplitudes = SpectrumPrior(
-        flux.mean / area[:, None], flux.covariance / area[:, None, None] ** 2
-    )
+    amplitudes = flux.of_amplitudes(area)
     solved = spectrum_posterior(here.unit, here.data.images, here.data.weights, amplitudes)
     parts = scene_curvature(
         here.data, here.morphology, here.corner, flux, solved, marginal=spectra == "marginal"
@@ -420,7 +417,7 @@ def _at_draw(here: _Galaxies, morphology, spectrum, brightness) -> _Galaxies:
 @eqx.filter_jit
 def _delta_of_draw(here: _Galaxies, prior, spectra, key, num_probes):
     z = prior.stretch.inv(here.morphology)
-    slope = jnp.exp(prior.stretch.log_abs_det_jacobian(z, here.morphology))
+    slope = _slope(prior, z)
     signs = jax.random.rademacher(key, (num_probes, *z.shape), z.dtype)
     energy = StretchedEnergy(prior)
 

@@ -76,8 +76,7 @@ class HessianOperator(lx.AbstractLinearOperator):
 
 
 # What lineax asks every operator.
-for _question in (lx.is_symmetric,):
-    _question.register(HessianOperator, lambda operator: True)
+lx.is_symmetric.register(HessianOperator, lambda operator: True)
 for _question in (
     lx.is_diagonal, lx.is_lower_triangular, lx.is_upper_triangular, lx.is_tridiagonal,
     lx.has_unit_diagonal, lx.is_positive_semidefinite, lx.is_negative_semidefinite,
@@ -398,8 +397,8 @@ def _dimension(structure) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(structure))
 
 
-def _flat_product(operator, vector):
-    """Product with a flat vector: the operator's tree, raveled."""
+def flat_product(operator, vector):
+    """Product with a flat vector ``[d]``: the operator's tree, raveled."""
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
     _, unravel = ravel_pytree(zeros)
     return ravel_pytree(operator.mv(unravel(vector)))[0]
@@ -410,7 +409,7 @@ def _unraveled(operator, vector):
     return ravel_pytree(zeros)[1](vector)
 
 
-_product = eqx.filter_jit(_flat_product)
+_product = eqx.filter_jit(flat_product)
 
 
 @eqx.filter_jit
@@ -419,7 +418,7 @@ def _rows(operator, first, count):
     size = _dimension(operator.in_structure())
     dtype = jnp.result_type(*jax.tree.leaves(operator.in_structure()))
     units = (jnp.arange(size) == first + jnp.arange(count)[:, None]).astype(dtype)
-    return jax.vmap(partial(_flat_product, operator))(units)
+    return jax.vmap(partial(flat_product, operator))(units)
 
 
 def _row_blocks(operator, chunk, progress):
@@ -468,7 +467,7 @@ def _probes(operator, key, first, count):
 def _hutchinson_block(operator, key, first, count, use):
     """Sum and sum of squares of ``v * H v`` over the probes of a block."""
     signs = _probes(operator, key, first, count)
-    each = signs * jax.vmap(partial(_flat_product, operator))(signs)
+    each = signs * jax.vmap(partial(flat_product, operator))(signs)
     each *= (jnp.arange(count) < use)[:, None]
     mean = each.sum(0) / use
     # About the block's own mean: the squares of a large diagonal would drown its scatter.
@@ -479,7 +478,7 @@ def _hutchinson_block(operator, key, first, count, use):
 @eqx.filter_jit
 def _probe_traces(operator, key, first, count):
     signs = _probes(operator, key, first, count)
-    return jnp.sum(signs * jax.vmap(partial(_flat_product, operator))(signs), axis=1)
+    return jnp.sum(signs * jax.vmap(partial(flat_product, operator))(signs), axis=1)
 
 
 def _hutchinson(operator, key, probes, relative_error, chunk, progress):
@@ -533,7 +532,7 @@ def _xtrace(operator, key, probes, shift):
 def _shifted(operator, shift):
     """Product with ``H - shift`` for flat vectors, and one such vector."""
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
-    return lambda v: _flat_product(operator, v) - shift * v, ravel_pytree(zeros)[0]
+    return lambda v: flat_product(operator, v) - shift * v, ravel_pytree(zeros)[0]
 
 
 def _reporter(progress, total):

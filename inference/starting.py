@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
-from scipy.fft import irfft2, rfft2
 
 from scorepriors.distribution import ScorePrior
 from scorepriors.models.blend import BRIGHTNESS, BRIGHTNESS_WIDTH, colour_covariance
-from scorepriors.models.rendering import ImageData, overlap
+from scorepriors.models.information import likelihood_diagonal_on_host
+from scorepriors.models.rendering import ImageData
 from scorepriors.models.sources import Morphologies, Sources
 
 #: Where a fit may start: from the fitted profiles, or badly on purpose (see `deblend`).
@@ -255,7 +254,9 @@ def free_form_start(
     count, real = len(image), np.asarray(galaxies.mask)
     total, _, flux = _settled(data, groups, flux, error, start)
     amplitude = np.where(real[:, None], flux[:count] / image.sum((-2, -1))[:, None], 0.0)
-    information = pixel_information(data, amplitude, np.asarray(galaxies.corner), image.shape[-1])
+    information = likelihood_diagonal_on_host(
+        data, amplitude, np.asarray(galaxies.corner), image.shape[-1]
+    )
     # u = log(x + s) = c z + log s, so du/dz = c and dx/du = x + s.
     floor = 1 / (compression * float(prior.sigma)) ** 2
     curvature = information * (image + softening) ** 2 + floor
@@ -264,34 +265,3 @@ def free_form_start(
     width = np.full(len(total), 0.3)
     scale = {prefix + "morphology": 1 / np.sqrt(curvature), "brightness": width}
     return _float32(init), _float32(scale)
-
-
-def pixel_information(
-    data: ImageData,
-    amplitude: Float[np.ndarray, "K B"],
-    corner: Int[np.ndarray, "K 2"],
-    box: int,
-) -> Float[np.ndarray, "K n n"]:
-    r"""Diagonal of the likelihood's Fisher information for morphology pixels.
-
-    :math:`\sum_b A_{kb}^2 (K_b^2 \star W_b)`: the squared kernel correlated with the
-    weights, closed form (the published code leaves the PSF out here).
-    """
-    grid = data.grid
-    kernel = irfft2(np.asarray(data.transforms), (grid, grid))
-    squared = rfft2(kernel**2).conj()
-    weights = np.asarray(data.weights)
-    # Weights seen by a box that is convolved with the kernel: the transpose of `render`.
-    out = np.zeros((len(amplitude), box, box), np.float32)
-    window = np.zeros((data.num_bands, grid, grid), np.float32)
-    for target, share, at in zip(out, amplitude, corner - data.kernel_size // 2, strict=True):
-        inside = overlap(at, grid, weights.shape[-2:])
-        if inside is None or not share.any():
-            continue
-        window[:] = 0
-        window[:, *inside[1]] = weights[:, *inside[0]]
-        # Bands add up before the transform back.
-        total = np.einsum("b,bij->ij", share**2, rfft2(window) * squared)
-        target[:] = irfft2(total, (grid, grid))[:box, :box]
-    # Rounding of the transforms must not make an information negative.
-    return np.maximum(out, 0.0)

@@ -197,7 +197,7 @@ def flux_prior(
         usual = dist.Normal(jnp.log(data.noise_flux) + BRIGHTNESS, BRIGHTNESS_WIDTH)
         brightness = numpyro.sample("brightness", usual)
     flux = flux_given_brightness(data, brightness, scatter=scatter, correlation=correlation)
-    return SpectrumPrior(flux.mean / area[:, None], flux.covariance / area[:, None, None] ** 2)
+    return flux.of_amplitudes(area)
 
 
 def flux_given_brightness(

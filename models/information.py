@@ -24,9 +24,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
+from scipy.fft import irfft2, rfft2
 
-from .rendering import ImageData, place
+from .rendering import ImageData, overlap, place
 from .spectra import SpectrumPosterior, SpectrumPrior
 
 
@@ -110,6 +112,30 @@ def likelihood_block(
         return jnp.fft.irfft2(spectrum, (grid, grid))[:box, :box].ravel()
 
     return jax.lax.map(column, jnp.arange(box * box), batch_size=32).T
+
+
+def likelihood_diagonal_on_host(
+    data: ImageData, spectrum: np.ndarray, corner: np.ndarray, box: int
+) -> np.ndarray:
+    """As `likelihood_diagonal`, in NumPy: a single look is not worth a compilation."""
+    grid = data.grid
+    kernel = irfft2(np.asarray(data.transforms), (grid, grid))
+    squared = rfft2(kernel**2).conj()
+    weights = np.asarray(data.weights)
+    # Weights seen by a box that is convolved with the kernel: the transpose of `render`.
+    out = np.zeros((len(spectrum), box, box), np.float32)
+    window = np.zeros((data.num_bands, grid, grid), np.float32)
+    for target, share, at in zip(out, spectrum, corner - data.kernel_size // 2, strict=True):
+        inside = overlap(at, grid, weights.shape[-2:])
+        if inside is None or not share.any():
+            continue
+        window[:] = 0
+        window[:, *inside[1]] = weights[:, *inside[0]]
+        # Bands add up before the transform back.
+        total = np.einsum("b,bij->ij", share**2, rfft2(window) * squared)
+        target[:] = irfft2(total, (grid, grid))[:box, :box]
+    # Rounding of the transforms must not make an information negative.
+    return np.maximum(out, 0.0)
 
 
 def _seen(data: ImageData, corner, box: int) -> Float[Array, "K B n n"]:

@@ -34,6 +34,10 @@ class SpectrumPrior(NamedTuple):
     mean: Float[Array, "K B"]
     covariance: Float[Array, "K B B"]
 
+    def of_amplitudes(self, area: Float[Array, " K"]) -> "SpectrumPrior":
+        """The prior of amplitudes where this one is of fluxes, amplitudes times `area`."""
+        return SpectrumPrior(self.mean / area[:, None], self.covariance / area[:, None, None] ** 2)
+
 
 class SpectrumPosterior(eqx.Module):
     """Spectra given the morphologies: a Gaussian, exactly.

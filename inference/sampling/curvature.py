@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from ..hessian import HessianOperator, flat_product
 from ..lanczos import lanczos
 from ..posterior import Posterior
 from .preconditioner import LowRankMap
@@ -121,9 +122,7 @@ def map_rank(dimension: int, rank: int) -> int:
 
 def _hessian_product(bound, u, direction):
     """Hessian of the potential times a flat vector."""
-    flat, unravel = ravel_pytree(u)
-    gradient = jax.grad(lambda v: bound.potential_fn(unravel(v)))
-    return jax.jvp(gradient, (flat,), (direction,))[1]
+    return flat_product(HessianOperator(bound.potential_fn, u), direction)
 
 
 @eqx.filter_jit

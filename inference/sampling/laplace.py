@@ -26,7 +26,7 @@ from .curvature import FLOOR, curvature_spectrum, whitening_error, whitening_map
 from .diagnostics import SamplingWarning
 from .labels import site_dims
 from .preconditioner import identity_map
-from .sample import _observed_data, _recover
+from .sample import observed_data, recover_draws
 from .tree import make_tree
 
 #: Draws that go through the model in one call: bounds the memory.
@@ -119,11 +119,11 @@ def laplace(
     draws = np.asarray(jax.random.normal(draw_key, (num_samples, 1, len(flat)), flat.dtype))
     trace = bound.trace(target.params(jnp.asarray(draws[0, 0])))
     blocks = [draws[first : first + BLOCK] for first in range(0, num_samples, BLOCK)]
-    values, likelihoods, _ = _recover(target, blocks, value_key, log_likelihood, False)
+    values, likelihoods, _ = recover_draws(target, blocks, value_key, log_likelihood, False)
     groups = {
         "posterior": values,
         "log_likelihood": likelihoods,
-        "observed_data": _observed_data(trace),
+        "observed_data": observed_data(trace),
         "constant_data": dict(constant_data or {}),
     }
     attrs = {

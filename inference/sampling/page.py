@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ td.text { text-align: left; white-space: normal; }
 """.strip()
 
 
-def report_page(result: Deblended, tree: Any, *, table: Any = None, diagnosis: Any = None) -> str:
+def report_page(
+    result: Deblended, tree: Any, *, table: Any = None, more: Sequence[str] = ()
+) -> str:
     """The report as one HTML document; pictures are inside it.
 
     Parameters
@@ -51,8 +54,8 @@ def report_page(result: Deblended, tree: Any, *, table: Any = None, diagnosis: A
         From `sample_deblended`.
     table
         From `flux_catalogue`, if it is at hand.
-    diagnosis
-        From `diagnose`: adds a section on what the prior made up.
+    more
+        Further sections, as HTML, behind the draws of the sources.
     """
     table = flux_catalogue(tree) if table is None else table
     title = f"Posterior of {result.observation.name or 'a blend'}"
@@ -63,7 +66,7 @@ def report_page(result: Deblended, tree: Any, *, table: Any = None, diagnosis: A
         _verdict(tree),
         "<h2>Fluxes</h2>", _flux_table(table, result.observation.bands),
         "<h2>Scene</h2>",
-        _picture(
+        picture(
             scene_figure(result, tree),
             f"Three images side by side: the observed blend with {count} sources marked, the "
             "posterior mean of the model, and the residual in units of the noise.",
@@ -71,34 +74,34 @@ def report_page(result: Deblended, tree: Any, *, table: Any = None, diagnosis: A
             "that no source accounts for.",
         ),
         "<h2>Draws of every source</h2>",
-        _picture(
+        picture(
             draws_figure(result, tree),
             f"One row for each of the sources {names}: the posterior mean, the standard deviation "
             f"and {_SHOWN} draws of its image.",
             "At the model's resolution. What differs from draw to draw, the data do not know.",
         ),
-        *([] if diagnosis is None else _made_up(diagnosis)),
+        *more,
         "<h2>Fluxes and their neighbours</h2>",
-        _picture(
+        picture(
             pairs_figure(tree),
             "Histograms of the total flux of each source and scatter plots of pairs of sources, "
             f"with their correlations. {_in_words(table)}",
             "Total fluxes. A negative correlation is light that either of two neighbours may own."
             + (f" The {_PAIRS} most correlated sources are shown." if count > _PAIRS else ""),
         ),
-        _picture(
+        picture(
             correlation_figure(tree),
             f"Matrix of the correlations between all {count * bands} fluxes, by source and band.",
             "Correlations of the fluxes of all sources in all bands.",
         ),
         "<h2>Chains</h2>",
-        _picture(
+        picture(
             chains_figure(tree),
             f"For each source the total flux along {chains} chains, and the histogram of the ranks "
             "of each chain's draws among all draws.",
             "Chains that agree overlap on the left and are flat on the right.",
         ),
-        _picture(
+        picture(
             energy_figure(tree),
             f"Energy over {chains} chains of {draws} draws: its distribution and that of its "
             "changes from draw to draw.",
@@ -118,23 +121,6 @@ def report_page(result: Deblended, tree: Any, *, table: Any = None, diagnosis: A
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
     )
-
-
-def _made_up(diagnosis) -> list[str]:
-    # Imported here: a diagnosis stands on draws, not the other way round.
-    from ..diagnosis import in_words
-    from ..diagnosis_figures import diagnosis_figure
-
-    words = [f"{identity}: {text}" for identity, text in in_words(diagnosis).items()]
-    return [
-        "<h2>What the prior made up</h2>",
-        _picture(
-            diagnosis_figure(diagnosis),
-            "One row for each source: model, posterior standard deviation, excess of the prior's "
-            "curvature and share of the data. " + " ".join(words),
-            "Orange: the prior decides; purple: the data do; lines at three standard errors.",
-        ),
-    ]
 
 
 def _verdict(tree) -> str:
@@ -247,7 +233,8 @@ def figures(tree: Any) -> list[tuple[str, str]]:
     return out
 
 
-def _picture(figure: Figure, alt: str, caption: str) -> str:
+def picture(figure: Figure, alt: str, caption: str) -> str:
+    """A figure inside a page, with words for those who cannot see it."""
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, format="png")
     data = base64.b64encode(stream.getvalue()).decode()

@@ -218,7 +218,7 @@ def sample(
             raise KeyboardInterrupt
         report(run.done, "from draws to values")
         trace = bound.trace(target.params(jnp.asarray(run.draws[0][0, 0])))
-        values, likelihoods, predictions = _recover(
+        values, likelihoods, predictions = recover_draws(
             target, run.draws, draw_key, log_likelihood, posterior_predictive
         )
     groups = {
@@ -226,7 +226,7 @@ def sample(
         "sample_stats": _sample_stats(run.moves, run.settings),
         "log_likelihood": likelihoods,
         "posterior_predictive": predictions,
-        "observed_data": _observed_data(trace),
+        "observed_data": observed_data(trace),
         "constant_data": dict(constant_data or {}),
     }
     attrs = {
@@ -426,7 +426,7 @@ def _recover_block(target, offsets, key, index, log_likelihood, predictive):
     return jax.lax.map(lambda x: one(*x), (index, offsets), batch_size=8)
 
 
-def _recover(target, blocks, key, log_likelihood, predictive):
+def recover_draws(target, blocks, key, log_likelihood, predictive):
     """Constrained values ``[C, n, ...]`` of the blocks of a run, which are used up."""
     count = sum(len(block) for block in blocks)
     size = max(len(block) for block in blocks)
@@ -464,7 +464,8 @@ def _sample_stats(moves, settings) -> dict:
     return stats
 
 
-def _observed_data(trace) -> dict:
+def observed_data(trace) -> dict:
+    """Values of the observed sites of a trace, by name."""
     # Data that the model computes from its arguments are not at hand here.
     return {
         name: np.asarray(site["value"])

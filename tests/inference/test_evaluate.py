@@ -20,6 +20,7 @@ from scorepriors.inference.evaluation import (
     source_metrics,
     summarise,
 )
+from scorepriors.inference.evaluation_cli import evaluate as command
 from scorepriors.inference.evaluation_figures import binned, evaluation_figure
 from scorepriors.models.blend_sets import blendedness, write_set
 from scorepriors.models.positions import Positions
@@ -438,6 +439,12 @@ def test_simulate_writes_a_set_once(tmp_path):
         assert outcome.exit_code == BAD_INPUT
         assert message in " ".join(outcome.stderr.split())
     assert [p.name for p in tmp_path.iterdir()] == ["set.npz"]
+
+
+def test_the_command_knows_every_method_and_start():
+    options = {o.name: o.type.choices for o in command.params if o.name in ("method", "start")}
+    assert tuple(options["method"]) == module.METHODS
+    assert tuple(options["start"]) == tuple(module.STARTS)
 
 
 def test_bad_starts_are_named():

@@ -10,6 +10,7 @@ from scorepriors.models.information import (
     gather,
     likelihood_block,
     likelihood_diagonal,
+    likelihood_diagonal_on_host,
     scene_curvature,
     scene_diagonal,
 )
@@ -64,6 +65,8 @@ def test_given_spectra(data):
     np.testing.assert_allclose(found, true, atol=1e-10 * true.max())
     beyond = likelihood_diagonal(data, spectrum, corner + 40, BOX)
     np.testing.assert_allclose(beyond, 0, atol=1e-12 * true.max())
+    on_host = likelihood_diagonal_on_host(data, np.asarray(spectrum), CORNER, BOX)
+    np.testing.assert_allclose(on_host.reshape(2, -1), found, atol=1e-6 * true.max())
     for k, m in ((0, 0), (0, 1), (1, 0)):
         block = likelihood_block(data, spectrum[k] * spectrum[m], corner[k], corner[m], BOX)
         np.testing.assert_allclose(block, hessian[k, :, m], atol=1e-10 * true.max())
