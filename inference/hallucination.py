@@ -169,12 +169,15 @@ def hallucination_map(
     total = 2 * count + (1 if tree is not None else 0)
     z = prior.stretch.inv(here.morphology)
     slope = np.asarray(_slope(prior, z), float)
-    curvature = np.empty((count, box * box, box * box))
+    diagonals, values = np.empty_like(slope), np.empty((count, box * box))
+    # Kept in the precision of the network, the whole matrices would fill the memory.
+    positive = np.empty((count, box * box, box * box), z.dtype)
     for k in range(count):
         report(k, total, "curvature of the prior")
-        curvature[k] = matrix(HessianOperator(StretchedEnergy(prior), z[k]))
+        curvature = np.asarray(matrix(HessianOperator(StretchedEnergy(prior), z[k])), float)
+        diagonals[k] = np.diagonal(curvature).reshape(box, box)
+        positive[k], values[k] = positive_part(curvature)
     data_curvature = np.asarray(_data_curvature(here, spectra), float) * slope**2
-    positive, values = zip(*(positive_part(c) for c in curvature), strict=True)
     pairs = _Pairs(here, slope)
     found = []
     for k in range(count):
@@ -182,7 +185,6 @@ def hallucination_map(
         members = _neighbourhood(here, k, neighbours)
         found.append(source_information(_blocks(here, members, slope, positive, pairs)))
     images = np.asarray(here.morphology, float)
-    diagonals = np.stack([np.diagonal(c) for c in curvature]).reshape(slope.shape)
     aware = np.stack([f.data_curvature for f in found]).reshape(slope.shape)
     delta = diagonals - data_curvature
     share = aware / np.maximum(aware + np.maximum(diagonals, 0.0), 1e-300)

@@ -11,6 +11,17 @@ from scorepriors.models.psf import gaussian_psf
 from scorepriors.networks import GaussianEnergy, ModeNetwork, WienerEnergy
 
 
+def pytest_configure(config):
+    """Keep compiled programs beside pytest's own cache.
+
+    Compilation is most of the time of these tests: programs are shared between the workers
+    of one run, with the next run, and with that of another Python.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

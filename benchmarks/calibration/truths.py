@@ -1,70 +1,130 @@
-"""Truths of a learned prior: long Markov chains on its own density.
+"""Truths of a learned prior: draws from its own density, whatever its sampler does.
 
     python benchmarks/calibration/truths.py RUN/lsst-12.safetensors truths.npz
 
-Not by the reverse diffusion: its images have another distribution unless the network is
-perfect, and calibration would then measure the network instead of the sampler.
+Not by the reverse diffusion alone: its images have another distribution unless the network
+is perfect, and calibration would then measure the network instead of the sampler.  And
+not by Markov chains on the density alone: at low noise they do not cross from compact to
+extended galaxies.  So many particles go down from high noise, where chains mix, by steps of
+the probability flow whose Jacobian is known, and are weighed by what the density says of
+where they arrive; Markov moves at every level do the rest (annealed importance sampling
+with transport: Arbel, Matthews & Doucet 2021, arXiv:2102.07501).  With many particles the
+result is the density's, however bad the flow: the worse it is, the fewer particles count.
 """
 
 import argparse
 import json
-import warnings
+from functools import partial
 from pathlib import Path
 
+import blackjax
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import numpyro
+from blackjax.smc.resampling import systematic
 
 from scorepriors import ScorePrior, load_prior
 from scorepriors._files import atomic_path
-from scorepriors.inference import sample
-from scorepriors.inference.sampling import SamplingWarning
-from scorepriors.inference.sampling.rhat import rank_rhat
-from scorepriors.inference.sampling.tree import effective_sizes, group
+from scorepriors.diffusion import noise_schedule
+from scorepriors.networks import denoise
 
-#: Chains, kept draws of each, and transitions between two of them.
-CHAINS, KEPT, APART = 24, 160, 200
+PARTICLES, LEVELS = 2048, 80
 
+#: Transitions at the highest noise, where they mix, and at each level below.
+FIRST_MOVES, MOVES = 200, 3
 
-def image(prior: ScorePrior) -> None:
-    """One image, and numbers by which chains may differ."""
-    x = numpyro.sample("morphology", prior)
-    row, column = np.indices(x.shape) - (x.shape[-1] - 1) / 2
-    light = numpyro.deterministic("light", x.sum())
-    numpyro.deterministic("row", (x * row).sum() / light)
-    numpyro.deterministic("column", (x * column).sum() / light)
-    numpyro.deterministic("size", (x * (row**2 + column**2)).sum() / light)
-    numpyro.deterministic("log_density", prior.log_prob(x))
+#: Leapfrog steps of a transition, and their size in units of the noise.
+LEAPFROG, STEP = 10, 0.2
+
+#: Particles are drawn anew when fewer than this share of them count.
+RESAMPLE_BELOW = 0.7
 
 
-def draw(prior: ScorePrior, *, key, chains=CHAINS, kept=KEPT, apart=APART, progress=False):
-    """Truths ``[chains * kept, n, n]`` in random order, and how well the chains mixed."""
-    order_key, key = jax.random.split(key)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SamplingWarning)  # judged below
-        tree = sample(
-            image, prior, key=key, algorithm="dynamic_hmc", num_warmup=20, num_samples=kept,
-            num_chains=chains, thinning=apart, progress=progress,
-            preconditioner="curvature",  # shapes bend: global widths fit nowhere
-        )  # fmt: skip
-    held = group(tree, "posterior")
-    sizes = effective_sizes(held)
+def effective(log_weights) -> float:
+    """Share of the particles that count."""
+    w = jax.nn.softmax(log_weights)
+    return float(1 / jnp.sum(w**2) / len(w))
+
+
+@jax.jit
+def transport(energy, z, sigma, lower):
+    """One step of the flow from `sigma` down to `lower`; what it adds to the log-weights."""
+
+    def one(z):
+        def step(flat):
+            image = flat.reshape(z.shape)
+            clean = denoise(energy, image, sigma)
+            return (clean + (lower / sigma) * (image - clean)).ravel()
+
+        there = step(z.ravel()).reshape(z.shape)
+        volume = jnp.linalg.slogdet(jax.jacfwd(step)(z.ravel()))[1]
+        return there, energy(z, sigma) - energy(there, lower) + volume
+
+    return jax.lax.map(one, z, batch_size=64)
+
+
+@partial(jax.jit, static_argnames="number")
+def move(energy, z, sigma, key, number):
+    """Hamiltonian moves of every particle at one level, and their mean acceptance."""
+    kernel = blackjax.hmc(
+        lambda z: -energy(z, sigma), STEP * sigma, jnp.ones(z[0].size), LEAPFROG
+    )  # fmt: skip
+
+    def one(z, key):
+        def body(state, key):
+            state, info = kernel.step(key, state)
+            return state, info.acceptance_rate
+
+        state, rate = jax.lax.scan(body, kernel.init(z), jax.random.split(key, number))
+        return state.position, rate.mean()
+
+    z, rate = jax.lax.map(
+        lambda pair: one(*pair), (z, jax.random.split(key, len(z))), batch_size=256
+    )
+    return z, rate.mean()
+
+
+def draw(prior: ScorePrior, *, key, particles=PARTICLES, levels=LEVELS, progress=False):
+    """Truths ``[particles, n, n]`` in random order, and how they came about."""
+    energy, sigmas = prior.energy, noise_schedule(prior.sigma_max, prior.sigma, levels)
+    sigmas = sigmas.astype(jnp.float32)
+    start_key, first_key, key = jax.random.split(key, 3)
+    z = jax.vmap(lambda k: energy.start(k, sigmas[0]))(jax.random.split(start_key, particles))
+    z, _ = move(energy, z, sigmas[0], first_key, FIRST_MOVES)
+    log_weights = jnp.zeros(particles)
+    ancestors, rates, increments, resampled = np.arange(particles), [], [], 0
+    for level, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        key, move_key, pick_key = jax.random.split(key, 3)
+        z, gained = transport(energy, z, sigma, lower)
+        log_weights += gained
+        increments.append(float(gained.std()))
+        share = effective(log_weights)
+        if share < RESAMPLE_BELOW or level == levels - 1:
+            picked = systematic(pick_key, jax.nn.softmax(log_weights), particles)
+            z, ancestors = z[picked], ancestors[np.asarray(picked)]
+            log_weights = jnp.zeros(particles)
+            resampled += 1
+        z, rate = move(energy, z, lower, move_key, MOVES)
+        rates.append(float(rate))
+        if progress and level % 10 == 9:
+            print(
+                f"noise {float(lower):.3f}: {share:.0%} of the particles count, acceptance "
+                f"{rates[-1]:.2f}, scatter of the last weights {increments[-1]:.2f}", flush=True,
+            )  # fmt: skip
+    families = np.bincount(ancestors)
     facts = {
-        "draws": chains * kept,
-        "start": tree.attrs["start"],
-        "divergences": tree.attrs["divergences"],
-        "rhat": {n: round(float(rank_rhat(np.asarray(v)).max()), 4) for n, v in held.items()},
-        "ess": {n: round(float(v.min())) for n, v in sizes.items()},
+        "particles": particles,
+        "sigma": float(prior.sigma),
+        "resampled": resampled,
+        "families": int((families > 0).sum()),
+        "effective families": round(float(particles**2 / np.sum(families**2.0))),
+        "acceptance": [round(min(rates), 3), round(max(rates), 3)],
+        "largest scatter of log-weights in a step": round(max(increments), 3),
     }
-    images = np.asarray(held["morphology"]).reshape(-1, *prior.event_shape)
-    return np.asarray(jax.random.permutation(order_key, images)), facts
-
-
-def report(done, total, text):
-    """One line for every twentieth draw: this runs for minutes, often into a log."""
-    if done % 20 == 0:
-        print(f"{done} of {total}: {text}", flush=True)
+    # Relatives are spread out: two in one blend would be alike.
+    order = np.random.default_rng(0).permutation(particles)
+    return np.asarray(prior.stretch(z))[order], facts
 
 
 def main():
@@ -75,7 +135,7 @@ def main():
     parser.add_argument("--sigma", type=float, help="Noise level; the recipe's by default.")
     given = parser.parse_args()
     images, facts = draw(
-        load_prior(given.prior, sigma=given.sigma), key=jax.random.key(11), progress=report
+        load_prior(given.prior, sigma=given.sigma), key=jax.random.key(11), progress=True
     )
     with atomic_path(given.output) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, images=images, facts=json.dumps(facts))

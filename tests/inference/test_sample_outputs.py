@@ -25,6 +25,7 @@ from scorepriors import InputError
 from scorepriors.inference import cli, deblend, flux_catalogue, flux_covariance, source_moments
 from scorepriors.inference.cli import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
 from scorepriors.inference.deblending import catalogue_order
+from scorepriors.inference.diagnosis import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.sampling import load_tree, save_tree, source_images
 from scorepriors.inference.sampling.page import in_digits
 from scorepriors.inference.sampling.results import SAMPLE_NAMES
@@ -279,6 +280,7 @@ def sampled(scene, tmp_path_factory):
         outcome = run(
             folder / "blend.fits", "--catalog", folder / "positions.ecsv", "--algorithm", "hmc",
             "--chains", 2, "--warmup", 20, "--draws", 8, "--output", target, "--quiet",
+            "--diagnose",
         )  # fmt: skip
     return outcome, target, found[0]
 
@@ -286,7 +288,7 @@ def sampled(scene, tmp_path_factory):
 def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
     outcome, target, _ = sampled
     assert outcome.exit_code == NOT_TRUSTED, outcome.output
-    assert {path.name for path in target.iterdir()} == set(SAMPLE_NAMES)
+    assert {path.name for path in target.iterdir()} == {*SAMPLE_NAMES, *DIAGNOSIS_NAMES}
     # Sixteen draws are never enough, and every place says so.
     assert "effective draws" in outcome.stderr
     assert "raise --draws" in outcome.stderr
@@ -314,6 +316,12 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
     table = QTable.read(target / "catalogue.ecsv")
     np.testing.assert_allclose(table["x"], CENTERS[:, 1], atol=1)
     assert table.meta["warnings"]
+    # What `diagnose` adds, from the draws themselves: the star has no image of its own.
+    assert set(COLUMNS) <= set(table.colnames)
+    assert [bool(np.isfinite(g)) for g in table["gamma"]] == [True, False, True]
+    assert "held by the data alone" in page
+    with fits.open(target / "hallucination.fits") as hdus:
+        assert [hdu.name for hdu in hdus[1:]] == ["DIAGNOSIS_A", "DIAGNOSIS_C"]
     with fits.open(target / "sources.fits") as hdus:
         names = {hdu.name for hdu in hdus}
         assert {"MEAN_A", "SD_STAR", "SOURCE_C", "RESIDUAL", "FLUX_COVARIANCE"} <= names
@@ -347,7 +355,7 @@ def test_the_report_needs_nothing_but_itself(sampled):
     assert "url(" not in text
     assert "@import" not in text
     pictures = [attrs for tag, attrs in page.found if tag == "img"]
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     assert all(len(p["alt"]) > 30 for p in pictures)
     assert 'lang="en"' in text
     assert 'role="alert"' in text
