@@ -15,6 +15,7 @@ result is the density's, however bad the flow: the worse it is, the fewer partic
 import argparse
 import json
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import blackjax
@@ -29,7 +30,7 @@ from scorepriors._files import atomic_path
 from scorepriors.diffusion import noise_schedule
 from scorepriors.networks import denoise
 
-PARTICLES, LEVELS = 2048, 80
+PARTICLES, LEVELS = 1024, 80
 
 #: Transitions at the highest noise, where they mix, and at each level below.
 FIRST_MOVES, MOVES = 200, 3
@@ -94,7 +95,7 @@ def draw(prior: ScorePrior, *, key, particles=PARTICLES, levels=LEVELS, progress
     z, _ = move(energy, z, sigmas[0], first_key, FIRST_MOVES)
     log_weights = jnp.zeros(particles)
     ancestors, rates, increments, resampled = np.arange(particles), [], [], 0
-    for level, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for level, (sigma, lower) in enumerate(pairwise(sigmas)):
         key, move_key, pick_key = jax.random.split(key, 3)
         z, gained = transport(energy, z, sigma, lower)
         log_weights += gained

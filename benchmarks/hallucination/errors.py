@@ -28,6 +28,8 @@ from scorepriors.inference.sampling import (
     sample_deblended,
 )
 from scorepriors.inference.sampling.diagnostics import said
+from scorepriors.inference.sampling.fluxes import flux_draws
+from scorepriors.inference.sampling.tree import group
 from scorepriors.models import read_positions
 from scorepriors.models.blend_sets import BlendSet
 
@@ -58,11 +60,19 @@ def one(blends: BlendSet, index: int, chains: bool) -> list[dict]:
         )
         approximate = laplace_deblended(result, key=key)
         columns["ratio"] = error_ratio(approximate, draws)
+        columns["drawn sd / flux"] = drawn_spread(draws) / np.maximum(flux, 1e-9)
         columns["laplace warnings"] = [len(said(approximate))] * len(flux)
         columns["rhat"] = [float(draws.attrs["max_rhat"])] * len(flux)
     return [
         {"blend": index, **{n: float(v[k]) for n, v in columns.items()}} for k in range(len(flux))
     ]
+
+
+def drawn_spread(tree) -> np.ndarray:
+    """Standard deviation of the total flux of each source, in units of the image."""
+    drawn = flux_draws(tree).sum("band")
+    factor = float(group(tree, "constant_data")["flux_factor"][0])
+    return np.asarray(drawn.std(("chain", "draw"))) / factor
 
 
 def report(rows: list[dict]) -> None:
@@ -73,9 +83,18 @@ def report(rows: list[dict]) -> None:
         found = spearmanr([row[name] for row in rows], error)
         print(f"  {name:16s} rank correlation {found.statistic:+.3f}, p = {found.pvalue:.1e}")
     if "ratio" in rows[0]:
+        found = spearmanr(
+            *([row[n] for row in rows] for n in ("1 - data share", "drawn sd / flux"))
+        )
+        print(
+            f"  1 - data share with the drawn sd / flux: rank correlation {found.statistic:+.3f}, "
+            f"p = {found.pvalue:.1e}"
+        )
         for label, low, high in (("beta < .5", 0, 0.5), ("beta >= .5", 0.5, 2)):
             ratio = np.array([r["ratio"] for r in rows if low <= r["beta"] < high])
-            within = np.mean(np.abs(ratio - 1) < 0.2) if len(ratio) else np.nan
+            if not len(ratio):
+                continue
+            within = np.mean(np.abs(ratio - 1) < 0.2)
             print(
                 f"  Laplace over chains, {label}: {len(ratio)} sources, median "
                 f"{np.median(ratio):.2f}, {within:.0%} within 20 %, from {ratio.min():.2f} to "
