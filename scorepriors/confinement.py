@@ -137,8 +137,7 @@ def initial_confinement(recipe) -> Confinement:
     config, network, first = recipe.confinement, recipe.network, recipe.training
     levels = np.geomspace(first.sigma_min, first.sigma_max, NUM_LEVELS)
     return Confinement(
-        network.width, network.inputs or network.modes, config.codes, config.width, config.reach,
-        levels,
+        network.width, network.modes, config.codes, config.width, config.reach, levels,
         key=jr.key(recipe.training.seed),
     )  # fmt: skip
 
@@ -151,12 +150,12 @@ def make_confinement_step(energy, recipe):
     Callable
         ``step(state, key, coordinates) -> state, (sigma, losses)``.
     """
-    config, first, read = recipe.confinement, recipe.training, energy.network.inputs
+    config, first = recipe.confinement, recipe.training
     optimiser = make_confinement_optimiser(config)
 
     def loss_fn(trained, a, clean, sigma):
         features, wiener = jax.vmap(energy.features)(a, sigma)
-        values = energy.eigenvalues[: a.shape[1]]
+        values = energy.eigenvalues
         rough = jax.vmap(trained.reconstruct, (0, None))(features, values)
         projected = jax.vmap(trained.project, (0, 0, None, 0))(features, wiener, values, sigma)
         noise = len(values) * sigma**2
@@ -167,7 +166,7 @@ def make_confinement_step(energy, recipe):
     @jax.jit
     def step(state, key, coordinates):
         keys = jr.split(key, 4)
-        clean = coordinates[jr.randint(keys[0], (config.batch,), 0, len(coordinates)), :read]
+        clean = coordinates[jr.randint(keys[0], (config.batch,), 0, len(coordinates))]
         strata = (jnp.arange(config.batch) + jr.uniform(keys[1], (config.batch,))) / config.batch
         low, high = jnp.log(first.sigma_min), jnp.log(first.sigma_max)
         # Denser at low noise, where a projection is hard and the wall is needed.
@@ -204,18 +203,16 @@ def calibrate(
     The threshold at each level is the largest q of `num` noisy training images times
     `allowance`.
     """
-    read = energy.network.inputs
-    values = energy.eigenvalues[:read]
 
     @jax.jit
     def distances(coordinates, key, sigma):
         key_pick, key_noise = jr.split(key)
-        clean = coordinates[jr.randint(key_pick, (num,), 0, len(coordinates)), :read]
+        clean = coordinates[jr.randint(key_pick, (num,), 0, len(coordinates))]
         a = clean + sigma * jr.normal(key_noise, clean.shape)
 
         def one(a):
             features, wiener = energy.features(a, sigma)
-            return confinement.distance(a, features, wiener, values, sigma)
+            return confinement.distance(a, features, wiener, energy.eigenvalues, sigma)
 
         return jax.vmap(one)(a)
 

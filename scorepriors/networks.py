@@ -177,19 +177,8 @@ class _Block(eqx.Module):
 class ModeNetwork(eqx.Module):
     """Residual network on the leading principal modes of an image.
 
-    Called with the first `inputs` whitened modes, as many of the Wiener estimate and the
-    logarithm of sigma; returns the field F ``[m]`` of `WienerEnergy` for all modes.  Modes
-    that drown in the least noise tell a network nothing, and yet it can tell them from
-    the others: without them the faint outskirts of its galaxies would be no galaxy's.
-
-    Parameters
-    ----------
-    modes, width, inner, depth
-        Numbers of modes, of features, of features inside a block, and of blocks.
-    inputs
-        Leading modes that are read; all by default.
-    key
-        Random key of the weights.
+    Called with whitened modes ``[m]``, the Wiener estimate ``[m]`` and the logarithm of
+    sigma; returns the field F ``[m]`` of `WienerEnergy`.
     """
 
     frequencies: Float[Array, " f"]
@@ -198,24 +187,15 @@ class ModeNetwork(eqx.Module):
     blocks: tuple[_Block, ...]
     leave: eqx.nn.Linear
 
-    def __init__(
-        self, modes: int, width: int, inner: int, depth: int, inputs: int | None = None, *,
-        key: PRNGKeyArray,
-    ):  # fmt: skip
+    def __init__(self, modes: int, width: int, inner: int, depth: int, *, key: PRNGKeyArray):
         keys = jr.split(key, depth + 3)
-        inputs = modes if inputs is None else inputs
         embedding = 64
         # Periods from far longer than the whole range of log sigma to a third of an e-fold.
         self.frequencies = jnp.asarray(np.geomspace(0.25, 20.0, embedding // 2), jnp.float32)
         self.embed = eqx.nn.Linear(embedding, embedding, key=keys[0])
-        self.enter = eqx.nn.Linear(2 * inputs, width, key=keys[1])
+        self.enter = eqx.nn.Linear(2 * modes, width, key=keys[1])
         self.blocks = tuple(_Block(width, inner, embedding, key=k) for k in keys[2 : 2 + depth])
         self.leave = _zeros(eqx.nn.Linear(width, modes, key=keys[-1]))
-
-    @property
-    def inputs(self) -> int:
-        """Leading modes that are read."""
-        return self.enter.weight.shape[1] // 2
 
     def features(self, modes, wiener, log_sigma):
         """What the field is read from, ``[width]``, of unit mean square."""
@@ -265,11 +245,10 @@ class WienerEnergy(eqx.Module):
         return round(self.mean.shape[0] ** 0.5)
 
     def features(self, a: Float[Array, " m"], sigma):
-        """Features of the network, and the Wiener estimate it reads in units of its modes."""
-        read = self.network.inputs
-        total = self.eigenvalues[:read] + sigma**2
-        white = a[:read] / jnp.sqrt(total)
-        wiener = white * jnp.sqrt(self.eigenvalues[:read] / total)
+        """Features of the network, and the Wiener estimate in units of its modes."""
+        total = self.eigenvalues + sigma**2
+        white = a / jnp.sqrt(total)
+        wiener = white * jnp.sqrt(self.eigenvalues / total)
         return self.network.features(white, wiener, jnp.log(sigma)), wiener
 
     def mode_energy(self, a: Float[Array, " m"], sigma):
@@ -281,10 +260,7 @@ class WienerEnergy(eqx.Module):
         energy = 0.5 * jnp.sum(white**2) - jnp.sum(white * gain * field)
         if self.confinement is None:
             return energy
-        # Modes that are not read are noise about what the others say: they need no wall.
-        read = self.network.inputs
-        wall = self.confinement.wall
-        return energy + wall(a[:read], features, wiener, self.eigenvalues[:read], sigma)
+        return energy + self.confinement.wall(a, features, wiener, self.eigenvalues, sigma)
 
     def __call__(self, z, sigma):
         """Energy, a scalar, of one stretched image ``[n, n]``."""
@@ -326,13 +302,11 @@ def principal_modes(images: np.ndarray, num_modes: int):
     for turned in dihedral(images):
         flat = turned.reshape(len(images), pixels).astype(np.float32)
         mean += flat.mean(0, dtype=np.float64) / 8
-        # In full precision: the outskirts of galaxies are modes of a billionth of the variance.
-        wide = flat.astype(np.float64)
-        second += wide.T @ wide / len(images) / 8
+        second += (flat.T @ flat).astype(np.float64) / len(images) / 8
     values, vectors = np.linalg.eigh(second - np.outer(mean, mean))
     values, vectors = values[::-1], vectors[:, ::-1]
-    # Rounding of the images: nothing below this is a measured variance.
-    floor = 1e-11 * values[0]
+    # Rounding of the float32 products: nothing below this is a measured variance.
+    floor = 1e-7 * values[0]
     leading = np.maximum(values[:num_modes], floor)
     tail = max(values[num_modes:].mean(), floor) if num_modes < pixels else floor
     return mean, np.ascontiguousarray(vectors[:, :num_modes]), leading, tail

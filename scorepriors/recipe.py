@@ -35,10 +35,9 @@ class StretchRecipe:
 
 @dataclass(frozen=True)
 class NetworkRecipe:
-    """Size of the network: principal modes, how many it reads, width, inner width, blocks."""
+    """Size of the network: principal modes seen, width, inner width, blocks."""
 
     modes: int = 192
-    inputs: int | None = None
     width: int = 256
     inner: int = 512
     depth: int = 6
@@ -156,8 +155,8 @@ def _fill(kind, table: dict, prefix: str):
             values[key] = _fill(nested, value, f"{key}.")
             continue
         wanted: Any = fields[key].type
-        if wanted in (float | None, int | None):
-            wanted = float if wanted == float | None else int
+        if wanted == float | None:
+            wanted = float
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         allowed = {int: int, float: float, str: str}.get(wanted, str)
@@ -201,11 +200,6 @@ def _check(recipe: Recipe) -> None:
     if recipe.network.modes > d.box**2:
         raise InputError(
             f"`network.modes` = {recipe.network.modes} exceeds the {d.box**2} pixels of the box."
-        )
-    if recipe.network.inputs is not None and not 0 < recipe.network.inputs <= recipe.network.modes:
-        raise InputError(
-            f"`network.inputs` must lie between 1 and the {recipe.network.modes} `network.modes`, "
-            f"got {recipe.network.inputs}."
         )
     if t.batch % t.devices:
         raise InputError(f"`training.batch` = {t.batch} must be a multiple of `training.devices`.")

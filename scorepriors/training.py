@@ -149,7 +149,7 @@ def initial_energy(recipe: Recipe, train: np.ndarray) -> WienerEnergy:
     mean, basis, values, tail = principal_modes(z, recipe.network.modes)
     net = recipe.network
     network = ModeNetwork(
-        net.modes, net.width, net.inner, net.depth, net.inputs, key=jr.key(recipe.training.seed)
+        net.modes, net.width, net.inner, net.depth, key=jr.key(recipe.training.seed)
     )
     mean, basis, values, tail = (jnp.asarray(a, jnp.float32) for a in (mean, basis, values, tail))
     return WienerEnergy(mean, basis, values, tail, network)

@@ -232,7 +232,7 @@ def _skeleton(recipe: Recipe) -> WienerEnergy:
         jnp.zeros((pixels, net.modes)),
         jnp.ones(net.modes),
         jnp.ones(()),
-        ModeNetwork(net.modes, net.width, net.inner, net.depth, net.inputs, key=jr.key(0)),
+        ModeNetwork(net.modes, net.width, net.inner, net.depth, key=jr.key(0)),
         initial_confinement(recipe) if recipe.confinement.steps else None,
     )
 

@@ -1,6 +1,5 @@
 """Energies without training: the Gaussian that they have to be."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +7,7 @@ import pytest
 from conftest import small_energy
 from scipy.stats import norm
 
-from scorepriors.networks import (
-    GaussianEnergy,
-    ModeNetwork,
-    denoise,
-    dihedral,
-    principal_modes,
-    score,
-)
+from scorepriors.networks import GaussianEnergy, denoise, dihedral, principal_modes, score
 
 SIGMAS = [0.05, 0.3, 5.0]
 
@@ -60,40 +52,6 @@ def test_a_trained_network_is_not_the_gaussian(images):
     sigma = jnp.asarray(0.3)
     trained, untrained = small_energy(), small_energy(trained=False)
     assert abs(trained(images[0], sigma) - untrained(images[0], sigma)) > 0.1
-
-
-def test_modes_that_are_not_read_are_still_told_from_the_others():
-    """The field of all modes depends on the first ones, and on nothing else."""
-    key, sigma = jax.random.key(0), jnp.asarray(0.1)
-    network = ModeNetwork(6, 16, 16, 2, 2, key=key)
-    leave = jax.random.normal(key, network.leave.weight.shape)
-    network = eqx.tree_at(lambda n: n.leave.weight, network, leave)
-    assert network.inputs == 2
-    energy = eqx.tree_at(lambda e: e.network, small_energy(trained=False), network)
-
-    def correction(a):
-        """What the network adds to the Wiener estimate of each mode."""
-        total = energy.eigenvalues + sigma**2
-        return -jax.grad(energy.mode_energy)(a, sigma) + a / total
-
-    at = jax.random.normal(jax.random.key(1), (6,))
-    last = jax.jacobian(correction)(at)[2:]
-    assert float(jnp.abs(last[:, :2]).max()) > 1e-2
-    assert float(jnp.abs(last[:, 2:]).max()) < 1e-5
-
-
-def test_small_modes_are_measured_below_single_precision():
-    """A billionth of the largest variance is a mode all the same."""
-    rng = np.random.default_rng(0)
-    scale = np.array([10.0, 3e-4])
-    directions = np.linalg.qr(rng.normal(size=(64, 2)))[0]
-    images = (rng.normal(size=(4000, 2)) * scale) @ directions.T
-    images = images.reshape(-1, 8, 8)
-    _, _, values, _ = principal_modes(images, 16)
-    every = np.concatenate(list(dihedral(images))).reshape(-1, 64)
-    wanted = np.linalg.eigvalsh(np.cov(every.T, bias=True))[::-1][:16]
-    assert wanted[8] < 1e-8 * wanted[0]
-    np.testing.assert_allclose(values, wanted, rtol=1e-2)
 
 
 def test_far_along_the_modes_the_rest_keeps_its_digits():

@@ -73,8 +73,6 @@ def test_path_is_relative_to_the_recipe(write, tmp_path, monkeypatch):
         (GOOD + "[training]\ndevices = 3", "must be a multiple of `training.devices`"),
         (GOOD + "[stretch]\nscale = -0.1", "`stretch.scale` in the recipe must be positive"),
         (GOOD + "[stretch]\nscale = nan", "`stretch.scale` in the recipe must be positive"),
-        (GOOD + "[network]\ninputs = 193", "`network.inputs` must lie between 1 and the 192"),
-        (GOOD + "[network]\ninputs = 0.5", "`network.inputs` in the recipe must be int"),
         (GOOD + "box = 8\n[network]\nmodes = 65", "`network.modes` = 65 exceeds the 64 pixels"),
         (GOOD + "[confinement]\nsteps = -1", "`confinement.steps` .* must not be negative, got -1"),
         (GOOD + "[confinement]\nreach = 0", "`confinement.reach` in the recipe must be positive"),
