@@ -170,7 +170,7 @@ def hallucination_map(
     z = prior.stretch.inv(here.morphology)
     slope = np.asarray(_slope(prior, z), float)
     diagonals, values = np.empty_like(slope), np.empty((count, box * box))
-    # Kept in the precision of the network, the whole matrices would fill the memory.
+    # In the precision of the network: in double, whole matrices would fill the memory.
     positive = np.empty((count, box * box, box * box), z.dtype)
     for k in range(count):
         report(k, total, "curvature of the prior")

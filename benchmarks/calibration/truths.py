@@ -68,9 +68,8 @@ def transport(energy, z, sigma, lower):
 @partial(jax.jit, static_argnames="number")
 def move(energy, z, sigma, key, number):
     """Hamiltonian moves of every particle at one level, and their mean acceptance."""
-    kernel = blackjax.hmc(
-        lambda z: -energy(z, sigma), STEP * sigma, jnp.ones(z[0].size), LEAPFROG
-    )  # fmt: skip
+    mass = jnp.ones(z[0].size)
+    kernel = blackjax.hmc(lambda z: -energy(z, sigma), STEP * sigma, mass, LEAPFROG)
 
     def one(z, key):
         def body(state, key):

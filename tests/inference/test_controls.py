@@ -12,8 +12,10 @@ from blackjax.mcmc import hmc
 from blackjax.mcmc.integrators import IntegratorState
 from scipy.special import gamma
 
+from scorepriors import InputError
 from scorepriors.inference.sampling import ALGORITHMS, SamplingWarning, sample
 from scorepriors.inference.sampling.algorithms import Move
+from scorepriors.inference.sampling.checks import check_gradient
 from scorepriors.inference.sampling.tree import group
 
 
@@ -79,3 +81,24 @@ def test_only_the_trapezoid_rule_is_off_on_the_quartic(algorithm, right):
         assert abs(off) < 0.01
     else:
         assert abs(off) > 0.03
+
+
+@jax.custom_jvp
+def forceless(q):
+    """A density that moves nothing: what a score left out of the gradient looks like."""
+    return -0.5 * jnp.sum(q**2)
+
+
+forceless.defjvp(lambda primals, tangents: (forceless(*primals), jnp.zeros_like(tangents[0][0])))
+
+
+def test_rounding_is_forgiven_and_a_missing_part_is_not():
+    """Numbers of a million leave single precision a sixteenth of a nat."""
+    at, key = jnp.ones(30, jnp.float32), jax.random.key(0)
+
+    def rounded(part):
+        return lambda q: (part(q) - 1e6 * jnp.cos(1e-3 * q[0])) + 1e6 * jnp.cos(1e-3 * q[0])
+
+    check_gradient(jax.tree_util.Partial(rounded(lambda q: -0.5 * jnp.sum(q**2))), at, key)
+    with pytest.raises(InputError, match="is not that of the log-density"):
+        check_gradient(jax.tree_util.Partial(rounded(forceless)), at, key)

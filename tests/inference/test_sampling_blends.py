@@ -73,7 +73,7 @@ def one_galaxy(scene):
     sources = place_sources(CENTERS[:1], box=8)
     return {
         spectra: run(
-            blend, data, prior, sources, model_kwargs={"spectra": spectra}, num_samples=600,
+            blend, data, prior, sources, model_kwargs={"spectra": spectra}, num_samples=1200,
             num_warmup=300,
         )
         for spectra in ("marginal", "sampled", "profiled")
@@ -105,7 +105,7 @@ def test_forgotten_normaliser_of_marginalised_spectra_is_seen(one_galaxy):
         return abs(a.mean() - b.mean()) / np.hypot(error(a), error(b))
 
     assert off("marginal") < 3
-    assert off("profiled") > 4.5
+    assert off("profiled") > 6
 
 
 @pytest.fixture(scope="module")
