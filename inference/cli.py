@@ -73,6 +73,11 @@ def _scene_options(folder: str):
         click.option("--psf", type=click.Path(), help="PSF images, if the file has none."),
         click.option("--index", type=int, help="Which blend of a stacked npz set."),
         click.option(
+            "--with", "others", type=click.Path(), multiple=True, metavar="FILE",
+            help="Another observation of the same sky (other pixels, PSFs, bands), fitted "
+            "jointly; may be given again.",
+        ),
+        click.option(
             "--prior", "prior_name", default="lsst-32", show_default=True,
             help="Name or .safetensors file.",
         ),
@@ -94,7 +99,7 @@ def _scene_options(folder: str):
     return decorate
 
 
-def _read_scenes(files, example, each, catalog, psf, index):
+def _read_scenes(files, example, each, catalog, psf, index, others):
     """Observations, the positions that go with them, and the truth of the example."""
     from scorepriors.models.example import load_example
     from scorepriors.models.observation import Observation
@@ -108,6 +113,10 @@ def _read_scenes(files, example, each, catalog, psf, index):
         # Without --each several files are the bands of one blend.
         scenes = files if each else [files[0] if len(files) == 1 else list(files)]
         observations = [Observation.read(scene, psf=psf, index=index) for scene in scenes]
+    if others:
+        from scorepriors.models.joint import join_observations
+
+        observations = [join_observations(observations[0], *map(Observation.read, others))]
     sources = [obs.catalog if catalog is None else catalog for obs in observations]
     positions = [
         None if source is None else read_positions(source, obs)
@@ -121,7 +130,7 @@ def _read_scenes(files, example, each, catalog, psf, index):
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
 @click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
-def deblend(files, example, each, catalog, psf, index, prior_name, sigma, output, force,
+def deblend(files, example, each, catalog, psf, index, others, prior_name, sigma, output, force,
             max_iterations, diagnosed, seed, quiet):  # fmt: skip
     """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
 
@@ -133,8 +142,10 @@ def deblend(files, example, each, catalog, psf, index, prior_name, sigma, output
     started = time.monotonic()
     if example == bool(files):
         raise InputError("give either FILE or --example.")
-    if each and example:
-        raise InputError("--each goes with files, not with --example.")
+    if each and (example or others):
+        raise InputError(
+            f"--each goes with files, not with {'--example' if example else '--with'}."
+        )
     targets = _folders(files, output) if each else [output]
     _prepare_jax()
     from .outputs import check_target, write_outputs
@@ -148,7 +159,7 @@ def deblend(files, example, each, catalog, psf, index, prior_name, sigma, output
     from .deblending import SIDE_BY_SIDE, deblend_many
 
     prior = load_prior(prior_name, sigma=sigma)
-    observations, positions, truth = _read_scenes(files, example, each, catalog, psf, index)
+    observations, positions, truth = _read_scenes(files, example, each, catalog, psf, index, others)
     results = deblend_many(
         observations, positions, prior=prior, key=jax.random.key(seed),
         max_iterations=max_iterations, progress=not quiet and sys.stderr.isatty(),
@@ -252,7 +263,7 @@ def _print_table(result, truth=None) -> None:
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
-def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, chains, warmup,
+def sample(files, example, catalog, psf, index, others, prior_name, sigma, algorithm, chains, warmup,
            draws, thinning, target_acceptance_rate, resume, diagnosed, output, force, seed,
            quiet):  # fmt: skip
     """Take the galaxies in FILE apart, and sample the posterior about the result.
@@ -293,7 +304,7 @@ def sample(files, example, catalog, psf, index, prior_name, sigma, algorithm, ch
     folder = Path(output)
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     result = _deblend_one(
-        files, example, catalog, psf, index, prior_name, sigma, seed, not quiet
+        files, example, catalog, psf, index, others, prior_name, sigma, seed, not quiet
     )  # fmt: skip
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -367,7 +378,9 @@ def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
     return path
 
 
-def _deblend_one(files, example, catalog, psf, index, prior_name, sigma, seed, progress):
+def _deblend_one(
+    files, example, catalog, psf, index, others, prior_name, sigma, seed, progress
+):  # fmt: skip
     """The scene to sample: one blend, without padding."""
     import jax
 
@@ -376,7 +389,7 @@ def _deblend_one(files, example, catalog, psf, index, prior_name, sigma, seed, p
     from .deblending import deblend
 
     prior = load_prior(prior_name, sigma=sigma)
-    (obs,), (positions,), _ = _read_scenes(files, example, False, catalog, psf, index)
+    (obs,), (positions,), _ = _read_scenes(files, example, False, catalog, psf, index, others)
     result = deblend(
         obs, positions, prior=prior, key=jax.random.key(seed), padding=1,
         progress=progress and sys.stderr.isatty(),

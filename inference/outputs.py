@@ -196,7 +196,10 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
 
 
 def source_images(result: Deblended) -> fits.HDUList:
-    """Two cubes per source, ``[B, H, W]``: the model's own and as observed; residual last."""
+    """Two cubes per source, ``[B, H, W]``: the model's own and as observed; residual last.
+
+    Of joined observations each has its own cubes of what was observed (SOURCE, SOURCE2, ...).
+    """
     obs, scene = result.observation, result.free_form
     primary = fits.PrimaryHDU()
     primary.header["PRIOR"] = (fits_text(result.prior.name), "learned prior")
@@ -210,8 +213,8 @@ def source_images(result: Deblended) -> fits.HDUList:
     for k, identity in enumerate(result.positions.ids):
         model = scene.morphology[k] * scene.flux[k][:, None, None]
         hdus.append(source_hdu(model, header, "MODEL", identity))
-        hdus.append(source_hdu(scene.convolved[k], header, "SOURCE", identity))
-    hdus.append(residual_hdu(obs, scene.convolved, header))
+        hdus += observed_hdus(obs, scene.convolved[k], identity)
+    hdus += residual_hdus(obs, scene.convolved)
     return fits.HDUList(hdus)
 
 
@@ -232,10 +235,31 @@ def source_hdu(cube, header: fits.Header, label: str, identity) -> fits.ImageHDU
     return fits.ImageHDU(np.asarray(cube, np.float32), named, name=name)
 
 
-def residual_hdu(obs, convolved, header: fits.Header) -> fits.ImageHDU:
-    """Extension RESIDUAL: the data minus all sources, zero where masked."""
-    residual = np.where(obs.weights > 0, obs.images - convolved.sum(0), 0)
-    return fits.ImageHDU(residual.astype(np.float32), header, name="RESIDUAL")
+def observed_hdus(obs, cube, identity) -> list[fits.ImageHDU]:
+    """Extensions ``SOURCE_id`` of a source as observed; one per joined observation."""
+    return [
+        source_hdu(part.cut(cube), header, f"SOURCE{number}", identity)
+        for part, number, header in _parts(obs)
+    ]
+
+
+def residual_hdus(obs, convolved) -> list[fits.ImageHDU]:
+    """Extensions RESIDUAL: the data minus all sources, zero where masked."""
+    residual = np.where(obs.weights > 0, obs.images - convolved.sum(0), 0).astype(np.float32)
+    return [
+        fits.ImageHDU(part.cut(residual), header, name=f"RESIDUAL{number}")
+        for part, number, header in _parts(obs)
+    ]
+
+
+def _parts(obs):
+    """Joined observations, what is put behind the names of their extensions, and headers."""
+    for number, part in enumerate(obs.parts, 1):
+        wcs = obs.wcs if number == 1 else part.wcs
+        header = image_header(
+            None if wcs is None else wcs.to_header(relax=True), obs.bands[part.bands], obs.unit
+        )
+        yield part, "" if number == 1 else number, header
 
 
 def fits_text(text: str) -> str:

@@ -47,6 +47,20 @@ def colour_composer(images: np.ndarray, noise: np.ndarray):
     return compose
 
 
+def part_composer(obs, part):
+    """`colour_composer` for cubes of one of the joined observations."""
+    images, weights = part.cut(obs.images), part.cut(obs.weights)
+    noise = [1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0 for w in weights]
+    return colour_composer(images, np.array(noise))
+
+
+def significance(obs, part, total) -> np.ndarray:
+    """Residuals of all bands in one image: their sum in units of its noise."""
+    images, weights = part.cut(obs.images), part.cut(obs.weights)
+    pulls = (images - part.cut(total)) * np.sqrt(weights)
+    return pulls.sum(0) / np.sqrt(np.maximum((weights > 0).sum(0), 1))
+
+
 def report_figure(result: Deblended) -> Figure:
     """Draw the report of a deblended scene.
 
@@ -60,16 +74,17 @@ def report_figure(result: Deblended) -> Figure:
     pages = 1 if num_sources <= 6 else 2
     rows = -(-num_sources // pages)
     width, height = (10.5, 3.8) if pages == 1 else (17.0, 5.6)
+    height *= len(obs.parts)
     layout = ConstrainedLayoutEngine(w_pad=0.07)
     figure = Figure(figsize=(width, height + 1.55 * rows), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     parts: Any = figure.subfigures(2, 1, height_ratios=[height, 1.55 * rows])
     top, bottom = parts
-    noise = np.array([1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0
-                      for w in obs.weights])  # fmt: skip
-    compose = colour_composer(obs.images, noise)
     total = scene.convolved.sum(0)
-    _scene_row(top, result, compose, total)
+    axes: Any = top.subplots(len(obs.parts), 3, squeeze=False)
+    for row, part in zip(axes, obs.parts, strict=True):
+        _scene_row(row, result, part, total)
+    compose = part_composer(obs, obs.parts[0])
     grid = bottom.subplots(
         rows, 3 * pages, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 3.6] * pages}
     )
@@ -87,29 +102,30 @@ def _tag(result: Deblended, k: int) -> str:
     return ids[k] if max(map(len, ids)) <= 3 else str(k + 1)
 
 
-def _scene_row(figure, result: Deblended, compose, total) -> None:
+def _scene_row(axes, result: Deblended, part, total) -> None:
     obs, scene = result.observation, result.free_form
-    axes: Any = figure.subplots(1, 3)
-    axes[0].imshow(compose(obs.images), origin="lower", interpolation="nearest")
-    axes[0].set_title("observed", color=INK)
-    for k, (row, column) in enumerate(result.center):
+    compose, alone = part_composer(obs, part), len(obs.parts) == 1
+    axes[0].imshow(compose(part.cut(obs.images)), origin="lower", interpolation="nearest")
+    axes[0].set_title("observed" if alone else part.name, color=INK)
+    for k, place in enumerate(result.center):
+        row, column = (place - part.origin) / part.scale
         colour = COLOURS[k % len(COLOURS)]
         axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
         axes[0].annotate(
             _tag(result, k), (column, row), (5, 4), textcoords="offset points", color="white",
             fontsize=7, bbox={"boxstyle": "round,pad=0.12", "fc": colour, "ec": "none"},
+            annotation_clip=True,
         )  # fmt: skip
-    axes[1].imshow(compose(total), origin="lower", interpolation="nearest")
+    height, width = part.shape
+    axes[0].set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5))
+    axes[1].imshow(compose(part.cut(total)), origin="lower", interpolation="nearest")
     axes[1].set_title(f"model: {result.prior.name}, $\\sigma_0$ = {float(result.prior.sigma):.3g}",
                       color=INK)  # fmt: skip
-    # Residuals of all bands in one significance: their sum in units of its noise.
-    seen = obs.weights > 0
-    pulls = (obs.images - total) * np.sqrt(obs.weights)
-    combined = pulls.sum(0) / np.sqrt(np.maximum(seen.sum(0), 1))
+    combined = significance(obs, part, total)
     shown = axes[2].imshow(combined, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4,
                            interpolation="nearest")  # fmt: skip
     axes[2].set_title(f"residual / noise,  $\\chi^2$ per pixel {scene.chi2:.3f}", color=INK)
-    bar = figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
+    bar = axes[2].figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
     for axis in axes:
@@ -125,7 +141,8 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     for axis in axes:
         axis.axis("on")
     seen, model, spectrum = axes
-    seen.imshow(compose(scene.convolved[k]), origin="lower", interpolation="nearest")
+    convolved = obs.parts[0].cut(scene.convolved[k])
+    seen.imshow(compose(convolved), origin="lower", interpolation="nearest")
     seen.set_ylabel(_tag(result, k), color="white", fontsize=9, rotation=0, labelpad=12,
                     va="center", bbox={"boxstyle": "round,pad=0.2", "fc": colour, "ec": "none"})  # fmt: skip
     image = scene.morphology[k]

@@ -14,6 +14,7 @@ from scorepriors._files import atomic_path
 from scorepriors.distribution import ScorePrior
 from scorepriors.errors import InputError
 from scorepriors.models.blend import blend
+from scorepriors.models.grids import Part
 from scorepriors.models.observation import Observation
 from scorepriors.models.positions import Positions
 from scorepriors.models.rendering import ImageData
@@ -61,7 +62,8 @@ def save_scene(result: Deblended, path: str | Path, *, prior: str | None = None)
         "name": obs.name,
         "unit": None if obs.unit is None else obs.unit.to_string(),
         "zero_point": None if obs.zero_point is None else list(obs.zero_point),
-        "wcs": None if obs.wcs is None else obs.wcs.to_header_string(relax=True).rstrip(),
+        "wcs": _header(obs.wcs),
+        "parts": [_part_facts(part) for part in obs.parts] if len(obs.parts) > 1 else [],
         "ids": list(positions.ids),
         "seconds": {n: float(v) for n, v in result.seconds.items()},
         "profile": sorted(result.profile),
@@ -110,9 +112,11 @@ def load_scene(path: str | Path, *, prior: ScorePrior | None = None) -> Deblende
         prior = load_prior(facts["prior"], sigma=facts["sigma0"])
     obs = Observation.from_arrays(
         arrays["images"], weights=arrays["weights"], psfs=arrays["psfs"], bands=facts["bands"],
-        wcs=None if facts["wcs"] is None else WCS(fits.Header.fromstring(facts["wcs"])),
-        unit=facts["unit"], zero_point=facts["zero_point"], name=facts["name"],
+        wcs=_wcs(facts["wcs"]), unit=facts["unit"], zero_point=facts["zero_point"],
+        name=facts["name"],
     )  # fmt: skip
+    if facts.get("parts"):
+        obs = dataclasses.replace(obs, parts=tuple(map(_part, facts["parts"])))
     positions = Positions(tuple(facts["ids"]), arrays["row_column"], arrays["is_point"])
     free_form, parametric = (
         _scene(_under(arrays, label), facts[label], prior) for label in ("free_form", "parametric")
@@ -121,6 +125,24 @@ def load_scene(path: str | Path, *, prior: ScorePrior | None = None) -> Deblende
     return Deblended(
         obs, positions, prior, free_form, parametric, arrays["center"], profile, facts["seconds"]
     )
+
+
+def _header(wcs: WCS | None) -> str | None:
+    return None if wcs is None else wcs.to_header_string(relax=True).rstrip()
+
+
+def _wcs(header: str | None) -> WCS | None:
+    return None if header is None else WCS(fits.Header.fromstring(header))
+
+
+def _part_facts(part: Part) -> dict:
+    facts = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+    return facts | {"wcs": _header(part.wcs)}
+
+
+def _part(facts: dict) -> Part:
+    pairs = {name: tuple(facts[name]) for name in ("origin", "shape")}
+    return Part(**{**facts, **pairs, "wcs": _wcs(facts["wcs"])})
 
 
 def _reference(prior: str) -> str:
@@ -156,7 +178,8 @@ def _scene_arrays(scene: Scene) -> dict:
     arrays = {name: getattr(scene, name) for name in _SCENE_ARRAYS}
     arrays |= {name: getattr(fit, name) for name in _FIT_ARRAYS}
     names = [f.name for f in dataclasses.fields(data) if not f.metadata.get("static")]
-    arrays |= {f"data/{name}": getattr(data, name) for name in names}
+    leaves = {name: getattr(data, name) for name in names}
+    arrays |= {f"data/{name}": leaf for name, leaf in leaves.items() if leaf is not None}
     for name, group in groups.items():
         if group is not None:
             arrays |= {
@@ -176,7 +199,7 @@ def _scene(arrays: dict, facts: dict, prior: ScorePrior) -> Scene:
     leaves = _under(arrays, "data")
     names = [f.name for f in dataclasses.fields(ImageData) if not f.metadata.get("static")]
     data = ImageData(
-        **{name: jnp.asarray(leaves[name]) for name in names},
+        **{name: jnp.asarray(leaves[name]) for name in names if name in leaves},
         kernel_size=facts["kernel_size"],
         grid=facts["grid"],
     )

@@ -4,6 +4,7 @@ from .blend import blend as blend
 from .blend import observe as observe
 from .detection import detect as detect
 from .example import load_example as load_example
+from .joint import join_observations as join_observations
 from .observation import Observation as Observation
 from .observation import PSFWarning as PSFWarning
 from .positions import Positions as Positions
@@ -11,6 +12,7 @@ from .positions import read_positions as read_positions
 from .rendering import ImageData as ImageData
 from .rendering import image_data as image_data
 from .simulation import simulate_blend as simulate_blend
+from .simulation import simulate_joint as simulate_joint
 from .sources import Sources as Sources
 from .sources import bulge_disk as bulge_disk
 from .sources import free_form as free_form

@@ -12,21 +12,24 @@ from .positions import Positions
 def detection_image(obs: Observation) -> tuple[np.ndarray, np.ndarray]:
     """Inverse-variance weighted sum of the bands, in units of its own noise.
 
+    Of several joined observations, the first: its pixels are those of positions.
+
     Returns
     -------
     significance, mask
         ``[H, W]``: the sum divided by its standard deviation, and True where no band
         has data.
     """
-    weights = obs.weights.sum(0)
-    mask = ~(weights > 0)
+    first = obs.parts[0]
+    images, weights = first.cut(obs.images), first.cut(obs.weights)
+    mask = ~np.any(weights > 0, axis=0)
     # Median noise per band sets the band's weight, so that the image stays a fixed
     # linear combination and bright, noisier source pixels are not weighted down.
-    levels = np.array([np.median(w[w > 0]) if (w > 0).any() else 0.0 for w in obs.weights])
+    levels = np.array([np.median(w[w > 0]) if (w > 0).any() else 0.0 for w in weights])
     background = np.array(
-        [np.median(i[w > 0]) if (w > 0).any() else 0.0 for i, w in zip(obs.images, obs.weights)]
+        [np.median(i[w > 0]) if (w > 0).any() else 0.0 for i, w in zip(images, weights)]
     )
-    total = np.einsum("b,byx->yx", levels, obs.images - background[:, None, None])
+    total = np.einsum("b,byx->yx", levels, images - background[:, None, None])
     noise = np.sqrt(levels.sum())
     return np.where(mask, 0.0, total / noise), mask
 

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.fft import irfft2, rfft2
 
+from .grids import gather_regridded, squared_regridded
 from .rendering import ImageData, overlap, place
 from .spectra import SpectrumPosterior, SpectrumPrior
 
@@ -48,7 +49,15 @@ def gather(
     box
         Their side n.
     """
-    return _correlated(data, images, corner, box, jnp.conj(data.transforms))
+    own = data.num_own
+    out = _correlated(data, images[:, :own], corner, box, jnp.conj(data.transforms[:own]))
+    if data.grids is None:
+        return out
+    first, support = corner - data.kernel_size // 2, box + data.kernel_size - 1
+    other = gather_regridded(
+        images[:, own:], data.transforms[own:], data.grids, first, support, box
+    )  # fmt: skip
+    return jnp.concatenate([out, other], 1)
 
 
 def likelihood_diagonal(
@@ -98,6 +107,8 @@ def likelihood_block(
     Array
         ``[n n, n n]``, rows of the first box, inverse intensity squared.
     """
+    if data.grids is not None:
+        return _block_by_rendering(data, products, corner, other, box)
     grid, size = data.grid, data.kernel_size
     kernels = jnp.fft.irfft2(data.transforms, (grid, grid))[:, :size, :size]
     first = jnp.broadcast_to(corner - size // 2, (data.num_bands, 2))
@@ -114,26 +125,40 @@ def likelihood_block(
     return jax.lax.map(column, jnp.arange(box * box), batch_size=32).T
 
 
+def _block_by_rendering(data, products, corner, other, box):
+    """As `likelihood_block`, pixel by pixel: for bands on other grids, which have no shortcut."""
+
+    def column(pixel):
+        unit = (jnp.arange(box * box) == pixel).astype(data.images.dtype).reshape(1, box, box)
+        weighed = data.render(unit, other[None]) * data.weights * products[:, None, None]
+        return gather(data, weighed, corner[None], box)[0].sum(0).ravel()
+
+    return jax.lax.map(column, jnp.arange(box * box), batch_size=32).T
+
+
 def likelihood_diagonal_on_host(
     data: ImageData, spectrum: np.ndarray, corner: np.ndarray, box: int
 ) -> np.ndarray:
     """As `likelihood_diagonal`, in NumPy: a single look is not worth a compilation."""
-    grid = data.grid
+    grid, own = data.grid, data.num_own
     kernel = irfft2(np.asarray(data.transforms), (grid, grid))
-    squared = rfft2(kernel**2).conj()
+    squared = rfft2(kernel[:own] ** 2).conj()
     weights = np.asarray(data.weights)
     # Weights seen by a box that is convolved with the kernel: the transpose of `render`.
     out = np.zeros((len(spectrum), box, box), np.float32)
-    window = np.zeros((data.num_bands, grid, grid), np.float32)
+    window = np.zeros((own, grid, grid), np.float32)
     for target, share, at in zip(out, spectrum, corner - data.kernel_size // 2, strict=True):
         inside = overlap(at, grid, weights.shape[-2:])
         if inside is None or not share.any():
             continue
         window[:] = 0
-        window[:, *inside[1]] = weights[:, *inside[0]]
+        window[:, *inside[1]] = weights[:own, *inside[0]]
         # Bands add up before the transform back.
-        total = np.einsum("b,bij->ij", share**2, rfft2(window) * squared)
+        total = np.einsum("b,bij->ij", share[:own] ** 2, rfft2(window) * squared)
         target[:] = irfft2(total, (grid, grid))[:box, :box]
+    if data.grids is not None:
+        other = _seen_on_other_grids(data, weights, kernel, np.asarray(corner), box, np)
+        out += np.einsum("kb,kbyx->kyx", np.asarray(spectrum)[:, own:] ** 2, other)
     # Rounding of the transforms must not make an information negative.
     return np.maximum(out, 0.0)
 
@@ -144,13 +169,24 @@ def _seen(data: ImageData, corner, box: int) -> Float[Array, "K B n n"]:
     # Beyond the kernel's own support there is rounding alone.
     inside = jnp.arange(data.grid) < data.kernel_size
     kernels *= inside[:, None] & inside
-    squared = jnp.conj(jnp.fft.rfft2(kernels**2))
-    weights = jnp.broadcast_to(data.weights, (len(corner), *data.weights.shape))
-    return jnp.maximum(_correlated(data, weights, corner, box, squared), 0.0)
+    own = data.num_own
+    squared = jnp.conj(jnp.fft.rfft2(kernels[:own] ** 2))
+    weights = jnp.broadcast_to(data.weights[:own], (len(corner), own, *data.weights.shape[1:]))
+    out = _correlated(data, weights, corner, box, squared)
+    if data.grids is not None:
+        other = _seen_on_other_grids(data, data.weights, kernels, corner, box, jnp)
+        out = jnp.concatenate([out, other], 1)
+    return jnp.maximum(out, 0.0)
+
+
+def _seen_on_other_grids(data, weights, kernels, corner, box, xp):
+    own, first = data.num_own, corner - data.kernel_size // 2
+    support, grids = box + data.kernel_size - 1, xp.asarray(data.grids)
+    return squared_regridded(weights[own:], kernels[own:], grids, first, support, box, xp)
 
 
 def _correlated(data, images, corner, box, transforms):
-    bands = data.num_bands
+    bands = images.shape[1]
     first = jnp.broadcast_to((corner - data.kernel_size // 2)[:, None], (len(corner), bands, 2))
     # Reading a window is placing the image at minus the window's corner.
     windows = place(images, -first, (data.grid, data.grid))

@@ -19,6 +19,7 @@ from scorepriors._files import atomic_path
 from scorepriors.errors import InputError
 
 from . import readers
+from .grids import Part
 
 #: AB magnitude of one nanojansky, exactly: 2.5 log10(3631e9).
 _NANOJANSKY_ZERO_POINT = float(2.5 * np.log10(3631e9))
@@ -72,6 +73,9 @@ class Observation:
         For titles and file names.
     catalog
         Positions that came with the images, as found there; or None.
+    parts
+        The observations that `join_observations` made this one of, and where their pixels
+        are; one that holds all bands otherwise.
 
     Raises
     ------
@@ -94,6 +98,7 @@ class Observation:
     zero_point: tuple[float, ...] | None = None
     name: str = ""
     catalog: Table | None = None
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self):
         images = readers.numeric(self.images, "images")
@@ -111,6 +116,10 @@ class Observation:
             "unit": unit,
             "zero_point": _check_zero_point(self.zero_point, unit, len(bands)),
             "name": str(self.name),
+            # One part is made anew: the images may have been replaced by others.
+            "parts": self.parts
+            if len(self.parts) > 1
+            else (Part(0, len(bands), shape=images.shape[1:]),),
         }
         for field, value in checked.items():
             object.__setattr__(self, field, value)
@@ -122,9 +131,8 @@ class Observation:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        height, width = self.images.shape[1:]
-        return height, width
+        """Height and width in pixels; of the first observation if there are several."""
+        return self.parts[0].shape
 
     @property
     def num_pixels(self) -> int:
@@ -333,9 +341,11 @@ class Observation:
         Raises
         ------
         InputError
-            If the file exists and `overwrite` is false, its folder does not, or its name
-            does not end in ``.fits``, ``.fit`` or ``.fits.gz``.
+            If the file exists and `overwrite` is false, its folder does not, its name does
+            not end in ``.fits``, ``.fit`` or ``.fits.gz``, or several observations are joined.
         """
+        if len(self.parts) > 1:
+            raise InputError("joined observations have no file format; write each on its own.")
         path = Path(path)
         endings = (".fits", ".fit", ".fits.gz")
         if not path.name.lower().endswith(endings):

@@ -17,6 +17,7 @@ from scipy.fft import irfft2, next_fast_len, rfft2
 
 from scorepriors.errors import InputError
 
+from .grids import regrid
 from .observation import Observation
 from .psf import difference_kernels
 
@@ -38,6 +39,10 @@ class ImageData(eqx.Module):
         Band-summed noise of a pixel: the unit in which fluxes are large or small.
     kernel_size, grid
         P and N; static.
+    grids
+        ``[G, 3]``, row and column of the first pixel and the side of the pixels of the
+        last G bands, in pixels of the model (see `scorepriors.models.grids`); None if all
+        bands have the model's pixels.
     """
 
     images: Float[Array, "B H W"]
@@ -48,6 +53,18 @@ class ImageData(eqx.Module):
     noise_flux: Float[Array, ""]
     kernel_size: int = eqx.field(static=True)
     grid: int = eqx.field(static=True)
+    grids: Float[Array, "G 3"] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.images.shape[-2:]
+        return height, width
+
+    @property
+    def num_own(self) -> int:
+        """Number of bands whose pixels are the model's: the first ones."""
+        return self.num_bands - (0 if self.grids is None else len(self.grids))
 
     @property
     def num_bands(self) -> int:
@@ -83,23 +100,33 @@ class ImageData(eqx.Module):
                 f"source boxes of {size} pixels do not fit the prepared grid, made for "
                 f"{self.box}; call `image_data(obs, box={size}, ...)`."
             )
-        grid, height, width = self.grid, *self.images.shape[-2:]
+        grid, own, shape = self.grid, self.num_own, self.shape
         boxes = jnp.fft.rfft2(morphology, (grid, grid))
         # Bands outermost, as the spectra want them; the swap at the end moves nothing.
-        convolved = jnp.fft.irfft2(boxes * self.transforms[:, None], (grid, grid))
-        first = jnp.broadcast_to(corner - self.kernel_size // 2, (self.num_bands, *corner.shape))
-        return jnp.swapaxes(place(convolved, first, (height, width)), 0, 1)
+        convolved = jnp.fft.irfft2(boxes * self.transforms[:own, None], (grid, grid))
+        first = corner - self.kernel_size // 2
+        images = place(convolved, jnp.broadcast_to(first, (own, *corner.shape)), shape)
+        if self.grids is not None:
+            other = boxes * self.transforms[own:, None]
+            other = regrid(other, self.grids, first, size + self.kernel_size - 1, shape)
+            images = jnp.concatenate([images, other])
+        return jnp.swapaxes(images, 0, 1)
 
     def render_on_host(self, morphology: np.ndarray, corner: np.ndarray) -> np.ndarray:
         """As `render`, in NumPy: a single look at the data is not worth a compilation."""
-        size, grid, bands = len(morphology), self.grid, self.num_bands
-        out = np.zeros((size, bands, *self.images.shape[-2:]), np.float32)
+        grid, own, shape = self.grid, self.num_own, self.shape
+        out = np.zeros((len(morphology), self.num_bands, *shape), np.float32)
         boxes = rfft2(np.asarray(morphology, np.float32), (grid, grid))
-        convolved = irfft2(boxes[:, None] * np.asarray(self.transforms), (grid, grid))
-        for target, image, at in zip(out, convolved, corner - self.kernel_size // 2, strict=True):
-            inside = overlap(at, grid, target.shape[-2:])
+        transforms, first = np.asarray(self.transforms), corner - self.kernel_size // 2
+        convolved = irfft2(boxes[:, None] * transforms[:own], (grid, grid))
+        for target, image, at in zip(out, convolved, first, strict=True):
+            inside = overlap(at, grid, shape)
             if inside is not None:
-                target[:, *inside[0]] = image[:, *inside[1]]
+                target[:own, *inside[0]] = image[:, *inside[1]]
+        if self.grids is not None:
+            other = boxes * transforms[own:, None]
+            grids, support = np.asarray(self.grids), morphology.shape[-1] + self.kernel_size - 1
+            out[:, own:] = regrid(other, grids, first, support, shape, xp=np).swapaxes(0, 1)
         return out
 
     def model(self, spectrum, morphology, corner) -> Float[Array, "B H W"]:
@@ -234,6 +261,12 @@ def image_data(
         Same shapes, same compiled programs: see the rule in the module's docstring.
     """
     kernels, error = difference_kernels(obs.psfs, model_psf_sigma)
+    grids = None
+    if len(obs.parts) > 1:
+        others = obs.parts[1:]
+        grids = np.concatenate([np.tile([*o.origin, o.scale], (o.number, 1)) for o in others])
+        # A larger pixel holds more light.
+        kernels[obs.parts[0].number :] *= grids[:, 2, None, None] ** 2
     size = kernels.shape[-1]
     grid = next_fast_len(box + size - 1, real=True)
     # The transform is taken of the uncentred kernel: its offset of half a kernel is
@@ -245,7 +278,9 @@ def image_data(
     types = np.float32, np.float32, np.complex64, np.float32, np.float32, np.float32
     put = [jax.device_put(np.asarray(a, t)) for a, t in zip(arrays, types, strict=True)]
     images, weights, transforms, error, flat, noise = put
-    return ImageData(images, weights, transforms, error, flat, noise, size, grid)
+    if grids is not None:
+        grids = jax.device_put(grids.astype(np.float32))
+    return ImageData(images, weights, transforms, error, flat, noise, size, grid, grids)
 
 
 def _noise_flux(obs: Observation) -> float:

@@ -85,31 +85,140 @@ def simulate_blend(
         If GalSim is missing or a band is unknown.
     """
     galsim = import_galsim()
+    instrument = _lsst(bands)
+    rng = np.random.default_rng(seed)
+    scene = _draw_scene(galsim, rng, num_sources, bands, magnitudes, spread)
+    return _observe(galsim, rng, scene, instrument, shape, f"simulated-{seed}")
+
+
+def simulate_joint(
+    num_sources: int = 4,
+    *,
+    seed: int = 0,
+    shape: tuple[int, int] = (48, 48),
+    bands: str = "gri",
+    magnitudes: tuple[float, float] = (22.0, 25.0),
+    spread: float = 4.0,
+    gap: float = 4.0,
+    years: float = 10.0,
+) -> tuple[Observation, Observation, Truth, Truth]:
+    """One blend seen from the ground and from space: `simulate_blend`, and `SPACE` beside it.
+
+    Parameters
+    ----------
+    num_sources, seed, bands, magnitudes, spread
+        See `simulate_blend`.
+    shape
+        (H, W) of the LSST-like image; the other covers the same sky.
+    gap
+        Smallest distance between two galaxies, LSST pixels.
+    years
+        Of LSST: its ten make the depth of `LSST_DEPTH`.
+
+    Returns
+    -------
+    Observation, Observation, Truth, Truth
+        LSST-like and Euclid-like.  The WCSs agree; positions in pixels are each one's own.
+
+    See Also
+    --------
+    scorepriors.models.joint.join_observations : To fit them together.
+    """
+    galsim = import_galsim()
+    ground = _lsst(bands, years)
+    rng = np.random.default_rng(seed)
+    both = _draw_scene(galsim, rng, num_sources, bands + SPACE.bands, magnitudes, spread, gap)
+    seen: list = []
+    for instrument in (ground, SPACE):
+        zoom = ground.scale / instrument.scale
+        size = round(shape[0] * zoom), round(shape[1] * zoom)
+        picks = [(bands + SPACE.bands).index(b) for b in instrument.bands]
+        scene = _Scene(both.place * zoom, both.flux[:, picks], both.profiles)
+        name = f"{'ground' if instrument is ground else 'space'}-{seed}"
+        seen.append(_observe(galsim, rng, scene, instrument, size, name))
+    (first, first_truth), (second, second_truth) = seen
+    return first, second, first_truth, second_truth
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What a simulated observation needs to know; all but the first two by band.
+
+    Attributes
+    ----------
+    bands
+        One letter each.
+    scale
+        Arcseconds per pixel.
+    seeing
+        FWHM of the PSF before the pixel, arcsec.
+    depth
+        5 sigma for point sources, AB magnitude.
+    sky
+        AB magnitude per square arcsec.
+    """
+
+    bands: str
+    scale: float
+    seeing: dict[str, float]
+    depth: dict[str, float]
+    sky: dict[str, float]
+
+
+#: A near-infrared camera in space: the depth and the zodiacal light that Euclid's wide survey
+#: was planned with (Scaramella et al. 2022, A&A 662, A112), on pixels of 0.1 arcsec.
+SPACE = Instrument(
+    "YJH", 0.1, {"Y": 0.48, "J": 0.50, "H": 0.52}, {"Y": 24.0, "J": 24.0, "H": 24.0},
+    {"Y": 22.1, "J": 22.1, "H": 22.3},
+)  # fmt: skip
+
+
+def _lsst(bands: str, years: float = 10.0) -> Instrument:
     unknown = [b for b in bands if b not in LSST_DEPTH]
     if unknown:
         raise InputError(f"unknown LSST band {unknown[0]!r}; known are {''.join(LSST_DEPTH)}.")
-    rng = np.random.default_rng(seed)
-    scale = PIXEL_SCALES["lsst"]
-    psfs = [galsim.Kolmogorov(fwhm=LSST_SEEING[b]) for b in bands]
+    seeing, depth, sky = ({b: t[b] for b in bands} for t in (LSST_SEEING, LSST_DEPTH, LSST_SKY))
+    # Noise falls with the square root of the exposure.
+    reached = {b: d - 1.25 * np.log10(10 / years) for b, d in depth.items()}
+    return Instrument(bands, PIXEL_SCALES["lsst"], seeing, reached, sky)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Galaxies on the sky: offsets ``[K, 2]`` in pixels, fluxes ``[K, B]`` in nJy, profiles."""
+
+    place: np.ndarray
+    flux: np.ndarray
+    profiles: list
+
+
+def _draw_scene(galsim, rng, num_sources, bands, magnitudes, spread, gap=4.0) -> _Scene:
     places = _apart(
-        lambda: rng.normal(0, spread, (num_sources, 2)), gap=4.0, reach=3 * spread,
+        lambda: rng.normal(0, spread, (num_sources, 2)), gap=gap, reach=3 * spread,
         mend=f"{num_sources} sources do not fit within `spread` = {spread} px; make it larger.",
     )  # fmt: skip
-    centers = places + image_middle(shape)
     mags = np.sort(rng.uniform(*magnitudes, num_sources))
     flux = flux_of(mags[:, None] + colours(rng, num_sources, bands))
-    profiles = [lsst_galaxy(galsim, rng) for _ in range(num_sources)]
+    return _Scene(places, flux, [lsst_galaxy(galsim, rng) for _ in range(num_sources)])
+
+
+def _observe(galsim, rng, scene: _Scene, instrument: Instrument, shape, name: str):
+    scale, bands = instrument.scale, instrument.bands
+    psfs = [galsim.Kolmogorov(fwhm=instrument.seeing[b]) for b in bands]
+    centers = scene.place + image_middle(shape)
     drawn = np.stack(
         [
             draw(galsim, profile, center, [model_psf(galsim, scale), *psfs], shape, scale)
-            for profile, center in zip(profiles, centers, strict=True)
+            for profile, center in zip(scene.profiles, centers, strict=True)
         ]
     )
     morphology, unit = drawn[:, 0], drawn[:, 1:]
-    convolved = unit * flux[:, :, None, None]
+    convolved = unit * scene.flux[:, :, None, None]
     total = convolved.sum(0)
-    noise = np.array([point_source_noise(LSST_DEPTH[b], LSST_SEEING[b], scale) for b in bands])
-    sky = np.array([flux_of(LSST_SKY[b]) * scale**2 for b in bands])
+    noise = np.array(
+        [point_source_noise(instrument.depth[b], instrument.seeing[b], scale) for b in bands]
+    )
+    sky = np.array([flux_of(instrument.sky[b]) * scale**2 for b in bands])
     variance = photon_variance(total, sky, noise**2 / sky)
     images = total + rng.standard_normal(total.shape) * np.sqrt(variance)
     height, width = shape
@@ -122,9 +231,9 @@ def simulate_blend(
     catalog = Table({"x": centers[:, 1], "y": centers[:, 0]})
     obs = Observation.from_arrays(
         images, variance=variance, psfs=psf_images(psfs, scale), bands=list(bands), wcs=wcs,
-        unit="nJy", zero_point=ZERO_POINT, name=f"simulated-{seed}", catalog=catalog,
+        unit="nJy", zero_point=ZERO_POINT, name=name, catalog=catalog,
     )  # fmt: skip
-    return obs, Truth(centers, flux, morphology, convolved)
+    return obs, Truth(centers, scene.flux, morphology, convolved)
 
 
 def import_galsim() -> Any:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..deblending import Deblended
-from ..report import COLOURS, INK, SOFT, colour_composer
+from ..report import COLOURS, INK, SOFT, part_composer, significance
 from .diagnostics import said
 from .fluxes import flux_catalogue, flux_correlation, flux_draws, source_draws
 from .tree import group
@@ -280,41 +280,39 @@ def scene_figure(result: Deblended, tree: Any) -> Figure:
     """Observed, posterior mean and residual."""
     obs = result.observation
     total = mean_as_observed(result, tree).sum(0)
-    compose = colour_composer(obs.images, _noise(obs))
-    figure = _figure(10.5, 3.7)
-    axes: Any = figure.subplots(1, 3)
-    for axis, image, title in (
-        (axes[0], obs.images, "observed"), (axes[1], total, "posterior mean"),
-    ):  # fmt: skip
-        axis.imshow(compose(image), origin="lower", interpolation="nearest")
-        axis.set_title(title, color=INK)
-    for k, (row, column) in enumerate(result.center):
-        axes[0].annotate(
-            result.positions.ids[k], (column, row), (5, 4), textcoords="offset points",
-            color="white", fontsize=7,
-            bbox={"boxstyle": "round,pad=0.12", "fc": COLOURS[k % len(COLOURS)], "ec": "none"},
-        )  # fmt: skip
-        axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
-    seen = obs.weights > 0
-    pulls = ((obs.images - total) * np.sqrt(obs.weights)).sum(0) / np.sqrt(
-        np.maximum(seen.sum(0), 1)
-    )
-    shown = axes[2].imshow(
-        pulls, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest"
-    )
-    axes[2].set_title("residual / noise", color=INK)
-    bar = figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
-    for axis in axes:
-        _bare(axis)
+    figure = _figure(10.5, 3.7 * len(obs.parts))
+    axes: Any = figure.subplots(len(obs.parts), 3, squeeze=False)
+    for row, part in zip(axes, obs.parts, strict=True):
+        _scene_row(row, result, part, total)
     return figure
 
 
-def _noise(obs) -> np.ndarray:
-    return np.array(
-        [1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0 for w in obs.weights]
-    )
+def _scene_row(axes, result: Deblended, part, total) -> None:
+    obs = result.observation
+    compose = part_composer(obs, part)
+    title = "observed" if len(obs.parts) == 1 else part.name
+    for axis, image, text in ((axes[0], obs.images, title), (axes[1], total, "posterior mean")):
+        axis.imshow(compose(part.cut(image)), origin="lower", interpolation="nearest")
+        axis.set_title(text, color=INK)
+    for k, place in enumerate(result.center):
+        row, column = (place - part.origin) / part.scale
+        axes[0].annotate(
+            result.positions.ids[k], (column, row), (5, 4), textcoords="offset points",
+            color="white", fontsize=7, annotation_clip=True,
+            bbox={"boxstyle": "round,pad=0.12", "fc": COLOURS[k % len(COLOURS)], "ec": "none"},
+        )  # fmt: skip
+        axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
+    height, width = part.shape
+    axes[0].set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5))
+    shown = axes[2].imshow(
+        significance(obs, part, total), origin="lower", cmap="RdBu_r", vmin=-4, vmax=4,
+        interpolation="nearest",
+    )  # fmt: skip
+    axes[2].set_title("residual / noise", color=INK)
+    bar = axes[2].figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
+    bar.outline.set_visible(False)
+    for axis in axes:
+        _bare(axis)
 
 
 def draws_figure(result: Deblended, tree: Any) -> Figure:
@@ -323,11 +321,14 @@ def draws_figure(result: Deblended, tree: Any) -> Figure:
     figure = _figure(10.5, 1.55 * len(found) + 0.3)
     axes: Any = figure.subplots(len(found), _SHOWN + 2, squeeze=False)
     obs = result.observation
-    # Colours are those of the scene; only the brightness is each source's own.
-    compose = colour_composer(obs.images, _noise(obs))
-    level = np.array([np.percentile(band, 99.5) for band in obs.images])
+    # Colours are those of the scene (of the first observation); only the brightness is
+    # each source's own.
+    part = obs.parts[0]
+    compose = part_composer(obs, part)
+    level = np.array([np.percentile(band, 99.5) for band in part.cut(obs.images)])
     level = np.where(level > 0, level, 1.0)
-    for k, (image, _, spectrum) in enumerate(found):
+    for k, (image, _, spectra) in enumerate(found):
+        spectrum = spectra[:, part.bands]
         # Spread over all chains; draws next to each other look alike.
         picks = np.linspace(0, len(image) - 1, _SHOWN).round().astype(int)
         cubes = spectrum[:, :, None, None][picks] * image[:, None][picks]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..deblending import Deblended
-from ..outputs import image_header, residual_hdu, source_hdu, write_whole
+from ..outputs import observed_hdus, residual_hdus, write_whole
 from ..scene_file import NAME as SCENE
 from ..scene_file import save_scene
 from .diagnostics import said
@@ -63,14 +63,10 @@ def _as_observed(result: Deblended, tree: Any) -> list:
     """The mean of every source as observed, and the residual."""
     obs = result.observation
     convolved = mean_as_observed(result, tree)
-    header = image_header(
-        None if obs.wcs is None else obs.wcs.to_header(relax=True), obs.bands, obs.unit
-    )
-    cubes = zip(convolved, result.positions.ids, strict=True)
-    return [
-        *(source_hdu(cube, header, "SOURCE", identity) for cube, identity in cubes),
-        residual_hdu(obs, convolved, header),
-    ]
+    hdus = []
+    for cube, identity in zip(convolved, result.positions.ids, strict=True):
+        hdus += observed_hdus(obs, cube, identity)
+    return [*hdus, *residual_hdus(obs, convolved)]
 
 
 def diagnostics(tree: Any, table: Any) -> str:

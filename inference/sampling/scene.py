@@ -82,7 +82,7 @@ def _draws(result: Deblended, draw: Callable, options: dict) -> Any:
     obs = result.observation
     is_point = np.asarray(result.positions.is_point)
     order = catalogue_order(is_point, galaxies_first=True)
-    height, width = obs.shape
+    height, width = obs.images.shape[1:]
     coords = {
         "band": list(obs.bands),
         "y": np.arange(height),

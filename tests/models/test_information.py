@@ -1,5 +1,7 @@
 """Second derivatives of the likelihood in closed form, against automatic differentiation."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -30,8 +32,8 @@ def double_precision():
         yield
 
 
-@pytest.fixture(scope="module")
-def data():
+@pytest.fixture(scope="module", params=["one grid", "two grids"])
+def data(request):
     rng = np.random.default_rng(0)
     psfs = np.stack([gaussian_psf(1.2 + 0.2 * b, 13) for b in range(BANDS)])
     variance = rng.uniform(0.5, 2, (BANDS, *SHAPE))
@@ -43,7 +45,11 @@ def data():
     kernels, _ = difference_kernels(obs.psfs, 0.7)
     transforms = jnp.fft.rfft2(jnp.asarray(kernels, float), (single.grid, single.grid))
     double = jax.tree.map(lambda a: a.astype(complex if jnp.iscomplexobj(a) else float), single)
-    return eqx.tree_at(lambda d: d.transforms, double, transforms)
+    double = eqx.tree_at(lambda d: d.transforms, double, transforms)
+    if request.param == "one grid":
+        return double
+    # The second band has larger pixels that begin elsewhere.
+    return dataclasses.replace(double, grids=jnp.asarray([[-1.3, 2.4, 1.25]]))
 
 
 def scene():

@@ -1,0 +1,173 @@
+"""Two observations of one sky, from the fit to the files."""
+
+import dataclasses
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+from click.testing import CliRunner
+from conftest import gaussian_prior
+
+from scorepriors.inference import deblend, laplace_deblended, report_figure
+from scorepriors.inference.cli import main
+from scorepriors.inference.hallucination import hallucination_map
+from scorepriors.inference.outputs import write_outputs
+from scorepriors.inference.sampling import SamplingWarning
+from scorepriors.inference.sampling.fluxes import flux_draws
+from scorepriors.inference.sampling.page import draws_figure, scene_figure
+from scorepriors.inference.sampling.tree import group
+from scorepriors.inference.scene_file import load_scene
+from scorepriors.models import Observation, Positions, join_observations
+from scorepriors.models.information import likelihood_diagonal
+from scorepriors.models.psf import gaussian_psf
+
+CENTER = np.array([[9.0, 9.5], [12.5, 13.0]])
+FLUX = np.array([[300.0, 400.0, 500.0], [260.0, 200.0, 150.0]])
+#: Variance of the galaxies' own light, in pixels of the first observation.
+WIDTH = 1.5
+
+
+def view(scale, shape, sigma, bands, flux, *, seed=0):
+    """Two round galaxies through a Gaussian PSF of `sigma` pixels, noise of one."""
+    images = np.random.default_rng(seed).normal(size=(len(bands), *shape))
+    middle = (np.array([22, 22]) - 1) / 2
+    rows, columns = np.indices(shape)
+    for (row, column), each in zip(CENTER, flux, strict=True):
+        y = (rows - (shape[0] - 1) / 2) * scale + middle[0] - row
+        x = (columns - (shape[1] - 1) / 2) * scale + middle[1] - column
+        variance = WIDTH + scale**2 * (sigma**2 + 1 / 12)
+        blob = scale**2 * np.exp(-(y**2 + x**2) / 2 / variance) / (2 * np.pi * variance)
+        images += each[:, None, None] * blob
+    wcs = WCS(naxis=2)
+    wcs.wcs.crpix = (np.array(shape[::-1]) + 1) / 2
+    wcs.wcs.cdelt = np.array([-1, 1]) * scale * 0.2 / 3600
+    wcs.wcs.crval = [10.0, 2.0]
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    return Observation.from_arrays(
+        images, variance=np.ones_like(images), bands=bands, wcs=wcs, zero_point=31.4,
+        psfs=np.stack([gaussian_psf(sigma, 17)] * len(bands)), name=f"{scale:g}",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def views():
+    blurred = view(1.0, (22, 22), 1.8, ("r", "i"), FLUX[:, :2])
+    return blurred, view(0.7, (32, 32), 1.4, ("J",), FLUX[:, 2:], seed=1)
+
+
+@pytest.fixture(scope="module")
+def where():
+    return Positions(("a", "b"), CENTER, np.zeros(2, bool))
+
+
+@pytest.fixture(scope="module")
+def result(views, where):
+    return deblend(join_observations(*views), where, prior=gaussian_prior(box=16), padding=2)
+
+
+def draws(result, number=300):
+    with warnings.catch_warnings():
+        # That prior has no curvature of its own to speak of: errors are compared, not trusted.
+        warnings.simplefilter("ignore", SamplingWarning)
+        return laplace_deblended(result, key=jax.random.key(0), num_samples=number)
+
+
+def test_fluxes_in_the_bands_of_both(result):
+    assert result.converged
+    assert result.free_form.chi2 < 1.2
+    np.testing.assert_allclose(result.parametric.flux, FLUX, rtol=0.2)
+    np.testing.assert_allclose(result.free_form.flux, FLUX, rtol=0.25)
+
+
+def test_errors_are_smaller_than_those_of_either_alone(views, where):
+    joined = join_observations(*views)
+    errors = []
+    for hidden in (None, 1, 0):
+        weights = joined.weights.copy()
+        if hidden is not None:
+            weights[joined.parts[hidden].bands] = 0
+        alone = dataclasses.replace(joined, weights=weights)
+        tree = draws(deblend(alone, where, prior=gaussian_prior(box=16), padding=2))
+        errors.append(np.asarray(flux_draws(tree).std(("chain", "draw"))))
+    both, first, second = errors
+    assert (both[:, :2] < first[:, :2]).all()
+    assert (both[:, 2:] < second[:, 2:]).all()
+
+
+def test_files(result, tmp_path):
+    write_outputs(result, tmp_path)
+    with fits.open(tmp_path / "sources.fits") as hdus:
+        names = [hdu.name for hdu in hdus[1:]]
+        assert names == [
+            "MODEL_A", "SOURCE_A", "SOURCE2_A", "MODEL_B", "SOURCE_B", "SOURCE2_B",
+            "RESIDUAL", "RESIDUAL2",
+        ]  # fmt: skip
+        assert hdus["SOURCE_A"].data.shape == (2, 22, 22)
+        assert hdus["SOURCE2_A"].data.shape == (1, 32, 32)
+        assert hdus["SOURCE2_A"].header["BANDS"] == "J"
+        # The brightest pixels of one galaxy are at one place of the sky.
+        places = []
+        for name in ("SOURCE_A", "SOURCE2_A"):
+            image = hdus[name].data.sum(0)
+            row, column = np.unravel_index(image.argmax(), image.shape)
+            places.append(WCS(hdus[name].header).celestial.pixel_to_world(column, row))
+    assert places[0].separation(places[1]).arcsec < 0.3
+    assert len(report_figure(result).axes) >= 6
+    table = Table.read(tmp_path / "catalogue.ecsv")
+    assert {"flux_r", "flux_i", "flux_J"} <= set(table.colnames)
+
+
+def test_a_saved_scene_comes_back(result, tmp_path):
+    write_outputs(result, tmp_path)
+    again = load_scene(tmp_path, prior=result.prior)
+    part, same = result.observation.parts[1], again.observation.parts[1]
+    assert (part.first, part.shape, part.scale) == (same.first, same.shape, same.scale)
+    value = result.free_form.fit.posterior.log_density(result.free_form.fit.params)
+    np.testing.assert_allclose(
+        again.free_form.fit.posterior.log_density(again.free_form.fit.params), value, rtol=1e-5
+    )
+
+
+def test_draws_and_maps(result):
+    tree = draws(result, 50)
+    assert list(np.asarray(group(tree, "posterior")["band"])) == ["r", "i", "J"]
+    assert len(scene_figure(result, tree).axes) >= 6
+    assert draws_figure(result, tree).axes
+    maps = hallucination_map(result)
+    share = np.asarray(maps["data_share"])
+    assert ((share >= 0) & (share <= 1)).all()
+    # A closed form beside automatic differentiation, on both grids at once.
+    fit = result.free_form.fit
+    data, _, galaxies, *_ = fit.posterior.arguments[0]
+    image = jax.numpy.asarray(fit.values["morphology"])
+    spectrum = jax.numpy.asarray(fit.values["spectrum"])
+
+    def minus(x):
+        seen = data.model(spectrum, x, galaxies.corner)
+        return 0.5 * jax.numpy.sum(data.weights * (seen - data.images) ** 2)
+
+    pixel = (0, 7, 8)
+    unit = jax.numpy.zeros_like(image).at[pixel].set(1.0)
+    expected = jax.jvp(jax.grad(minus), (image,), (unit,))[1][pixel]
+    found = likelihood_diagonal(data, spectrum, galaxies.corner, image.shape[-1])[pixel]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_the_command(views, tmp_path):
+    paths = []
+    for obs in views:
+        paths.append(str(tmp_path / f"{obs.name}.fits"))
+        obs.to_fits(paths[-1])
+    run = CliRunner().invoke
+    refused = run(main, ["deblend", "--each", *paths, "--with", paths[1]])
+    assert refused.exit_code == 2
+    assert "--each" in refused.output
+    with fits.open(paths[1], mode="update") as hdus:
+        hdus["IMAGE"].header["CRVAL1"] = 200.0
+    refused = run(main, ["deblend", paths[0], "--with", paths[1], "--output", str(tmp_path / "o")])
+    assert refused.exit_code == 2
+    assert "scorepriors: 0.7" in refused.output

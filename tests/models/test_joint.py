@@ -1,0 +1,175 @@
+"""Observations of one sky on different pixels, joined."""
+
+import dataclasses
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from astropy.wcs import WCS
+from jax.test_util import check_grads
+
+from scorepriors.errors import InputError
+from scorepriors.models import detect, image_data, join_observations, place_sources
+from scorepriors.models.grids import regrid
+from scorepriors.models.observation import Observation, PSFWarning
+from scorepriors.models.psf import gaussian_psf
+
+#: Pixel, 1/12 of its square, beside the variance of a PSF.
+PIXEL = 1 / 12
+
+
+def sky(scale, shape, *, turn=0.0, flip=False, east=0.0):
+    """A WCS of pixels of `scale` arcsec about one point of the sky."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
+    wcs.wcs.cdelt = [(scale if flip else -scale) / 3600, scale / 3600]
+    c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    wcs.wcs.pc = [[c, -s], [s, c]]
+    wcs.wcs.crval = [10.0 + east, 2.0]
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.cunit = ["deg", "deg"]
+    return wcs
+
+
+def observation(scale, shape, sigma, bands, *, images=None, **options):
+    """Noise of one, with Gaussian PSFs of `sigma` pixels."""
+    wcs = options.pop("wcs", sky(scale, shape))
+    if images is None:
+        images = np.random.default_rng(0).normal(size=(len(bands), *shape))
+    psfs = np.repeat(gaussian_psf(sigma, 21)[None], len(bands), axis=0)
+    options = {"zero_point": 31.4, "name": f"{scale} arcsec", **options}
+    return Observation.from_arrays(
+        images, variance=np.ones_like(images), psfs=psfs, bands=bands, wcs=wcs, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def joined():
+    ground = observation(0.2, (30, 34), 1.6, ("r", "i"))
+    space = observation(0.15, (44, 40), 1.8, ("i", "J", "H"), zero_point=30.0)
+    return join_observations(ground, space)
+
+
+def test_what_is_joined(joined):
+    assert joined.bands == ("r", "i", "i_2", "J", "H")
+    assert joined.shape == (30, 34)
+    assert joined.images.shape == (5, 44, 40)
+    first, second = joined.parts
+    # Both images are about one point: the middle of either.
+    middle = np.array(second.origin) + second.scale * (np.array(second.shape) - 1) / 2
+    np.testing.assert_allclose(middle, (np.array(first.shape) - 1) / 2, atol=1e-6)
+    assert second.scale == pytest.approx(0.75, abs=1e-6)
+    assert joined.weights[:2, 30:].sum() == joined.weights[:2, :, 34:].sum() == 0
+    assert second.cut(joined.images).shape == (3, 44, 40)
+    np.testing.assert_allclose(joined.zero_point, [31.4, 31.4, 30, 30, 30])
+
+
+def test_psfs_are_taken_to_the_pixels_of_the_model(joined):
+    # 1.8 px of 0.15 arcsec, and its pixel, are Gaussian enough to be known in any pixels.
+    sigma = 0.75 * np.sqrt(1.8**2 + PIXEL)
+    distance = np.arange(joined.psfs.shape[-1]) - joined.psfs.shape[-1] // 2
+    expected = np.exp(-(distance[:, None] ** 2 + distance**2) / (2 * sigma**2))
+    np.testing.assert_allclose(joined.psfs[3], expected / expected.sum(), atol=1e-4)
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_rendering_on_other_pixels(joined, on_host):
+    data = image_data(joined, box=16)
+    center = np.array([[13.4, 17.2], [28.0, 3.0]])
+    sources = place_sources(center, box=16)
+    width = 1.7  # at the model's resolution
+    rows, columns = np.indices((16, 16))
+    place = center - np.asarray(sources.corner)
+    squared = [(rows - r) ** 2 + (columns - c) ** 2 for r, c in place]
+    boxes = np.exp(-np.array(squared) / (2 * width**2)) / (2 * np.pi * width**2)
+    corner = np.asarray(sources.corner)
+    if on_host:
+        seen = data.render_on_host(boxes, corner)
+    else:
+        render = eqx.filter_jit(lambda d, b, c: d.render(b, c))
+        seen = np.asarray(render(data, jnp.asarray(boxes, jnp.float32), corner))
+    part = joined.parts[1]
+    # A Gaussian through a Gaussian, less what the box's own PSF held already.
+    variance = width**2 - 0.7**2 - PIXEL + part.scale**2 * (1.8**2 + PIXEL)
+    for k, (row, column) in enumerate(center):
+        y = part.origin[0] + part.scale * np.arange(44) - row
+        x = part.origin[1] + part.scale * np.arange(40) - column
+        expected = np.exp(-(y[:, None] ** 2 + x**2) / (2 * variance))
+        expected *= part.scale**2 / (2 * np.pi * variance)
+        error = np.linalg.norm(seen[k, 3] - expected) / np.linalg.norm(expected)
+        assert error < 5e-3, k
+
+
+def test_the_same_pixels_are_the_same_rendering(joined):
+    data = image_data(joined, box=16)
+    boxes = jax.random.uniform(jax.random.key(0), (2, 16, 16))
+    corner = jnp.array([[-5, 9], [20, 25]])
+    plain = data.render(boxes, corner)[:, :2]
+    same = dataclasses.replace(data, grids=jnp.array([[0.0, 0.0, 1.0]] * 5))
+    through_waves = same.render(boxes, corner)[:, :2]
+    np.testing.assert_allclose(through_waves, plain, atol=2e-6)
+
+
+def test_derivatives_and_batches_on_other_pixels():
+    rng = np.random.default_rng(1)
+    grids = jnp.array([[0.3, -0.4, 1.3]])
+    first = jnp.array([[1, 2], [-3, 4]])
+
+    def total(boxes, first):
+        return regrid(jnp.fft.rfft2(boxes, (12, 12))[None], grids, first, 12, (9, 8))
+
+    boxes = jnp.asarray(rng.normal(size=(2, 6, 6)), jnp.float32)
+    check_grads(lambda b: total(b, first), (boxes,), 1, modes=("fwd", "rev"), rtol=1e-2)
+    several = jnp.stack([boxes, 2 * boxes])
+    at = jnp.stack([first, first + 1])
+    batched = jax.vmap(total)(several, at)
+    np.testing.assert_allclose(batched[1], total(2 * boxes, first + 1), atol=1e-5)
+
+
+def test_detection_looks_at_the_first_observation():
+    images = np.random.default_rng(0).normal(size=(1, 40, 40))
+    rows, columns = np.indices((40, 40))
+    images[0] += 40 * np.exp(-((rows - 12) ** 2 + (columns - 25) ** 2) / 8)
+    first = observation(0.2, (40, 40), 1.6, ("r",), images=images)
+    second = observation(0.15, (50, 50), 1.8, ("J",))
+    found = detect(join_observations(first, second))
+    np.testing.assert_allclose(found.row_column, [[12, 25]], atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"wcs": None}, "has no WCS"),
+        ({"wcs": sky(0.15, (40, 40), turn=5.0)}, "turned by -?5 degrees"),
+        ({"wcs": sky(0.15, (40, 40), flip=True)}, "mirror image"),
+        ({"wcs": sky(0.15, (40, 40), east=0.01)}, "does not overlap"),
+        ({"wcs": sky(0.15, (40, 40), east=180.0)}, "another side of the sky|does not overlap"),
+        ({"zero_point": None, "unit": "electron"}, "cannot be compared"),
+    ],
+)
+def test_what_cannot_be_joined(second, message):
+    first = observation(0.2, (30, 30), 1.6, ("r",))
+    other = observation(0.15, (40, 40), 1.8, ("J",), **second)
+    with pytest.raises(InputError, match=message):
+        join_observations(first, other)
+
+
+def test_joined_observations_are_not_joined_or_written_again(joined, tmp_path):
+    with pytest.raises(InputError, match="joined already"):
+        join_observations(joined, joined)
+    with pytest.raises(InputError, match="no file format"):
+        joined.to_fits(tmp_path / "joined.fits")
+    alone = observation(0.2, (30, 30), 1.6, ("r",))
+    assert join_observations(alone) is alone
+
+
+def test_a_psf_too_sharp_is_said_to_be():
+    first = observation(0.2, (30, 30), 1.6, ("r",))
+    with pytest.warns(PSFWarning, match="sharper than pixels of the first"):
+        join_observations(first, observation(0.05, (120, 120), 0.8, ("V",)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        join_observations(first, observation(0.1, (60, 60), 2.2, ("J",)))
