@@ -16,7 +16,7 @@ _DAMAGED = (OSError, TypeError, ValueError, EOFError, BadZipFile, zlib.error)
 MODEL_PSF_SIGMA = 0.7
 
 #: Pixel scale in arcseconds of each built-in population.
-PIXEL_SCALES = {"lsst": 0.2, "ztf": 1.01}
+PIXEL_SCALES = {"lsst": 0.2, "hsc": 0.168, "ztf": 1.01}
 
 
 def peak_normalise(images: np.ndarray) -> np.ndarray:
@@ -38,6 +38,8 @@ def simulate(name: str, num_images: int, *, box: int = 32, seed: int = 0) -> np.
     name
         ``"lsst"``: bulge (n = 4) plus disk (n = 1) with sizes, axis ratios and bulge
         fractions of faint galaxies in a ten-year LSST survey, 0.2 arcsec pixels.
+        ``"hsc"``: the same, half as large again, for the brighter galaxies of HSC's
+        wide survey, 0.168 arcsec pixels.
         ``"ztf"``: single Sersic profiles, half of them n = 1 and half n = 4,
         1.01 arcsec pixels, as in Sampson et al. (2024), section 3.1.
     num_images
@@ -70,7 +72,7 @@ def iter_simulated(
         raise InputError(
             "simulating training images needs GalSim: pip install 'scorepriors[simulation]'."
         ) from error
-    populations = {"lsst": lsst_galaxy, "ztf": ztf_galaxy}
+    populations = {"lsst": lsst_galaxy, "hsc": hsc_galaxy, "ztf": ztf_galaxy}
     if name not in populations:
         raise InputError(
             f"unknown training set {name!r}; built in are {', '.join(sorted(populations))}."
@@ -95,8 +97,20 @@ def lsst_galaxy(galsim, rng, index=0):
     disks of 0.05 to 1.2 arcsec around 0.25, inclined at random with a thickness of
     0.2; more than half without a bulge, few bulge-dominated; round, compact bulges.
     """
+    return _bulge_disk(galsim, rng, median=0.25, largest=1.2)
+
+
+def hsc_galaxy(galsim, rng, index=0):
+    """Bulge plus disk of a galaxy in HSC's wide survey (i of 19 to 26).
+
+    As `lsst_galaxy`, with disks of 0.05 to 1.8 arcsec around 0.38.
+    """
+    return _bulge_disk(galsim, rng, median=0.38, largest=1.8)
+
+
+def _bulge_disk(galsim, rng, *, median: float, largest: float):
     angle = rng.uniform(0, 180) * galsim.degrees
-    disk_radius = np.clip(0.25 * np.exp(0.6 * rng.standard_normal()), 0.05, 1.2)
+    disk_radius = np.clip(median * np.exp(0.6 * rng.standard_normal()), 0.05, largest)
     disk_ratio = np.sqrt(0.2**2 + (1 - 0.2**2) * rng.uniform() ** 2)
     kind = rng.uniform()
     bulge_fraction = 0.0 if kind < 0.5 else rng.beta(0.8, 3.0) if kind < 0.9 else rng.beta(4, 1)
