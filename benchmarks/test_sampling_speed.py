@@ -44,7 +44,7 @@ CASES = {
 
 @pytest.fixture(scope="session")
 def scene():
-    """A blend drawn from the prior itself, with a signal to noise of about 300 and 150.
+    """A blend drawn from the prior itself, with a signal to noise of about 200 and 100.
 
     Bright: where data say little, chains of this length measure nothing.
     """
