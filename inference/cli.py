@@ -78,8 +78,8 @@ def _scene_options(folder: str):
             "jointly; may be given again.",
         ),
         click.option(
-            "--prior", "prior_name", default="lsst-32", show_default=True,
-            help="Name or .safetensors file.",
+            "--prior", "prior_name",
+            help="Name or .safetensors file.  [default: the shipped one with the nearest pixels]",
         ),
         click.option("--sigma", type=float, help="Noise level sigma0 of the prior."),
         click.option(
@@ -154,12 +154,14 @@ def deblend(files, example, each, catalog, psf, index, others, prior_name, sigma
         check_target(target, force=force)
     import jax
 
-    from scorepriors.zoo import load_prior
+    from scorepriors.zoo import load_prior, prior_for
 
     from .deblending import SIDE_BY_SIDE, deblend_many
 
-    prior = load_prior(prior_name, sigma=sigma)
+    prior = None if prior_name is None else load_prior(prior_name, sigma=sigma)
     observations, positions, truth = _read_scenes(files, example, each, catalog, psf, index, others)
+    if prior is None:
+        prior = load_prior(prior_for(observations[0].pixel_scale), sigma=sigma)
     results = deblend_many(
         observations, positions, prior=prior, key=jax.random.key(seed),
         max_iterations=max_iterations, progress=not quiet and sys.stderr.isatty(),
@@ -384,12 +386,14 @@ def _deblend_one(
     """The scene to sample: one blend, without padding."""
     import jax
 
-    from scorepriors.zoo import load_prior
+    from scorepriors.zoo import load_prior, prior_for
 
     from .deblending import deblend
 
-    prior = load_prior(prior_name, sigma=sigma)
+    prior = None if prior_name is None else load_prior(prior_name, sigma=sigma)
     (obs,), (positions,), _ = _read_scenes(files, example, False, catalog, psf, index, others)
+    if prior is None:
+        prior = load_prior(prior_for(obs.pixel_scale), sigma=sigma)
     result = deblend(
         obs, positions, prior=prior, key=jax.random.key(seed), padding=1,
         progress=progress and sys.stderr.isatty(),

@@ -5,6 +5,7 @@ fit under the learned prior starts from it, and both results are kept.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from scorepriors.models.sources import (
     place_sources,
     point_image,
 )
-from scorepriors.zoo import load_prior
+from scorepriors.zoo import load_prior, prior_for
 
 from .optimization import MAPResult, fit_map
 from .starting import GAUSSIAN_WIDTH, STARTS, blobs, free_form_start, profile_start
@@ -45,6 +46,14 @@ PADDING = 4
 #: Free-form fits that share an evaluation of the network: beyond some 64 images a call
 #: takes longer in proportion, and the caches overflow.
 SIDE_BY_SIDE = 8
+
+
+#: Pixels of image and prior may differ in size by this factor, in the logarithm.
+SAME_PIXELS = 0.1
+
+
+class PriorWarning(UserWarning):
+    """A prior is used on images unlike those it has learned from."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,11 @@ def deblend(
         If nothing is detected, for an unknown `start`, or for a noise level in `anneal`
         that is not positive.
 
+    Warns
+    -----
+    PriorWarning
+        If the prior has learned galaxies in pixels of another size.
+
     See Also
     --------
     deblend_many : Many blends, which then share programs and network calls.
@@ -303,12 +317,28 @@ class _Prepared:
 
 
 def _prepare(obs: Observation, positions: Positions | None, prior: ScorePrior) -> _Prepared:
+    _compare_pixels(obs, prior)
     positions = detect(obs) if positions is None else positions
     if not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     box = prior.event_shape[-1]
     data = image_data(obs, box=max(box, STAR_BOX), model_psf_sigma=prior.model_psf_sigma)
     return _Prepared(obs, positions, prior, data)
+
+
+def _compare_pixels(obs: Observation, prior: ScorePrior) -> None:
+    """Warn if the prior has learned galaxies in pixels of another size."""
+    image, learned = obs.pixel_scale, prior.pixel_scale
+    if image is None or learned is None or abs(np.log(image / learned)) < SAME_PIXELS:
+        return
+    better = prior_for(image)
+    mend = "train one for these pixels" if better == prior.name else f"use {better!r}"
+    warnings.warn(
+        f"{obs.name or 'the image'} has pixels of {image:.3g} arcsec, but {prior.name} learned "
+        f"galaxies in pixels of {learned:.3g} arcsec; {mend}.",
+        PriorWarning,
+        stacklevel=4,
+    )
 
 
 def _padded_sizes(blends: Sequence[_Prepared], padding: int) -> tuple[int, int]:

@@ -92,6 +92,25 @@ def prior_info(name: str | Path) -> PriorInfo:
     )  # fmt: skip
 
 
+def prior_for(pixel_scale: float | None) -> str:
+    """Name of the shipped prior whose pixels are nearest in size.
+
+    Parameters
+    ----------
+    pixel_scale
+        Arcseconds; None, if it is not known, gives ``"lsst-32"``.
+
+    Examples
+    --------
+    >>> prior_for(1.0), prior_for(None)
+    ('ztf-32', 'lsst-32')
+    """
+    if pixel_scale is None:
+        return "lsst-32"
+    known = {i.name: i.pixel_scale for i in list_priors() if i.pixel_scale is not None}
+    return min(known, key=lambda name: abs(np.log(known[name] / pixel_scale)))
+
+
 def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:
     """Load a trained prior.
 

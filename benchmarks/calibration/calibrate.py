@@ -229,7 +229,8 @@ def parse():
     )
     parser.add_argument(
         "--wrong-flux", action="store_true",
-        help="Fit with a flux prior a width too high and an eighth as wide: a control that fails.",
+        help="Fit with fluxes a width too high, they and colours an eighth as wide: a control "
+        "that fails.",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("calibration.npz"))
     given = parser.parse_args()
@@ -260,7 +261,7 @@ def main():
     if given.wrong_flux:
         mean, width, scatter = options["brightness"]
         # Narrow as well: a wide prior a width off hardly moves sources that data show.
-        options["fitted_brightness"] = (mean + width, width / 8, scatter)
+        options["fitted_brightness"] = (mean + width, width / 8, scatter / 8)
     started = time.monotonic()
     while len(found) < given.number:
         drawn, truth = fit_one(len(found), *arguments, **options)

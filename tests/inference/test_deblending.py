@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from functools import partial
 
 import jax
@@ -11,11 +12,12 @@ import pytest
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError, ScorePrior
-from scorepriors.inference.deblending import deblend, deblend_many
+from scorepriors.inference.deblending import PriorWarning, deblend, deblend_many
 from scorepriors.models.detection import detect
 from scorepriors.models.example import load_example
 from scorepriors.models.positions import Positions, read_positions
 from scorepriors.stretch import LogStretch
+from scorepriors.zoo import prior_for
 
 
 def positions(centers, stars=()):
@@ -172,3 +174,28 @@ def test_detection_finds_the_sources_of_an_easy_image():
     assert len(found.ids) == 2
     distances = np.linalg.norm(found.row_column[:, None] - np.array(centers), axis=-1)
     assert distances.min(0).max() < 0.7
+
+
+def test_a_prior_of_other_pixels_is_said_to_be(result):
+    obs = result[0].observation  # pixels of 0.2 arcsec
+    prior = ScorePrior(
+        gaussian_prior(box=16).energy,
+        LogStretch(),
+        0.3,
+        sigma_max=5.0,
+        name="wide",
+        pixel_scale=1.01,
+    )
+    with pytest.warns(
+        PriorWarning, match="learned galaxies in pixels of 1.01 arcsec; use 'lsst-32'"
+    ):
+        deblend(obs, read_positions(obs.catalog, obs), prior=prior, free_form=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PriorWarning)
+        deblend(obs, read_positions(obs.catalog, obs), free_form=False)
+
+
+def test_the_command_chooses_the_prior_by_the_pixels():
+    assert prior_for(0.2) == "lsst-32"
+    assert prior_for(0.9) == "ztf-32"
+    assert prior_for(None) == "lsst-32"
