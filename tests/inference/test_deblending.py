@@ -13,7 +13,6 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError, ScorePrior
 from scorepriors.inference.deblending import PriorWarning, deblend, deblend_many
-from scorepriors.models.detection import detect
 from scorepriors.models.example import load_example
 from scorepriors.models.positions import Positions, read_positions
 from scorepriors.stretch import LogStretch
@@ -166,14 +165,6 @@ def test_stars_beside_galaxies_keep_the_order_of_the_catalogue():
         peak = np.unravel_index(image.sum(0).argmax(), image.shape[1:])
         assert np.abs(np.array(peak) - center).max() <= 1
     assert np.isnan(found.profile["log_radius"]).tolist() == [False, True, False]
-
-
-def test_detection_finds_the_sources_of_an_easy_image():
-    centers = [(6.0, 6.0), (17.0, 16.0)]
-    found = detect(small_observation(centers, flux=2000.0))
-    assert len(found.ids) == 2
-    distances = np.linalg.norm(found.row_column[:, None] - np.array(centers), axis=-1)
-    assert distances.min(0).max() < 0.7
 
 
 def test_a_prior_of_other_pixels_is_said_to_be(result):
