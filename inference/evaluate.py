@@ -191,7 +191,7 @@ def evaluate(
         raise InputError(f"`limit` must be at least 1, got {limit}.")
     number = len(blends) if limit is None else min(limit, len(blends))
     if prior is None:
-        prior = "ztf-32" if blends.meta.get("survey") == "ztf" else "lsst-32"
+        prior = {"ztf": "ztf-32", "hsc": "hsc-32"}.get(str(blends.meta.get("survey")), "lsst-32")
     if isinstance(prior, str):
         prior = load_prior(prior, sigma=sigma)
     elif sigma is not None:

@@ -54,7 +54,7 @@ def list_priors() -> list[PriorInfo]:
     Examples
     --------
     >>> [info.name for info in list_priors()]
-    ['lsst-32', 'ztf-32']
+    ['hsc-32', 'lsst-32', 'ztf-32']
     """
     return [prior_info(path) for path in sorted(_weights_folder().glob("*.safetensors"))]
 

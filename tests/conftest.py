@@ -22,6 +22,16 @@ def pytest_configure(config):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Let go of a file's compiled programs: the whole suite's are more than one process holds.
+
+    Each takes several memory maps, of which Linux allows a process 65,530; JAX crashes beyond.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

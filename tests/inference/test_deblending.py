@@ -188,5 +188,6 @@ def test_a_prior_of_other_pixels_is_said_to_be(result):
 
 def test_the_command_chooses_the_prior_by_the_pixels():
     assert prior_for(0.2) == "lsst-32"
+    assert prior_for(0.168) == "hsc-32"
     assert prior_for(0.9) == "ztf-32"
     assert prior_for(None) == "lsst-32"
