@@ -52,7 +52,9 @@ def simulate(survey, number, seed, sources, output, force, quiet):
     help="True centres as the catalogue, detected sources, or true centres and a bad start.",
 )  # fmt: skip
 @click.option("--method", type=click.Choice(_METHODS), default="map", show_default=True)
-@click.option("--prior", help="Name or .safetensors file.  [default: that of the survey, or lsst-32]")
+@click.option(
+    "--prior", help="Name or .safetensors file.  [default: that of the survey, or lsst-32]"
+)
 @click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
 @click.option(
     "--center-error", type=float,
