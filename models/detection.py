@@ -1,14 +1,10 @@
 """Finding sources when no catalogue is given: peaks of the sharpened sum of the bands.
 
 Where galaxies overlap the brighter one has the only maximum, and the neighbour is a
-shoulder on its flank.  Minus the Laplacian of the smoothed image [1]_ turns shoulders into
-peaks: it is a filter for blobs of one size, with a sum of zero, so that the smooth light
-of a large neighbour drops out.
-
-References
-----------
-.. [1] Lindeberg (1998), International Journal of Computer Vision 30, 79: blobs are maxima
-   of the scale-normalised Laplacian.
+shoulder on its flank.  Minus the Laplacian of the smoothed image turns shoulders into
+peaks (Lindeberg 1998, International Journal of Computer Vision 30, 79): it is a filter
+for blobs of one size, with a sum of zero, so that the smooth light of a large neighbour
+drops out.
 """
 
 import numpy as np
