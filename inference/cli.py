@@ -158,10 +158,8 @@ def deblend(files, example, each, catalog, psf, index, others, prior_name, sigma
 
     from .deblending import SIDE_BY_SIDE, deblend_many
 
-    prior = None if prior_name is None else load_prior(prior_name, sigma=sigma)
     observations, positions, truth = _read_scenes(files, example, each, catalog, psf, index, others)
-    if prior is None:
-        prior = load_prior(prior_for(observations[0].pixel_scale), sigma=sigma)
+    prior = load_prior(prior_name or prior_for(observations[0].pixel_scale), sigma=sigma)
     results = deblend_many(
         observations, positions, prior=prior, key=jax.random.key(seed),
         max_iterations=max_iterations, progress=not quiet and sys.stderr.isatty(),
@@ -390,10 +388,8 @@ def _deblend_one(
 
     from .deblending import deblend
 
-    prior = None if prior_name is None else load_prior(prior_name, sigma=sigma)
     (obs,), (positions,), _ = _read_scenes(files, example, False, catalog, psf, index, others)
-    if prior is None:
-        prior = load_prior(prior_for(obs.pixel_scale), sigma=sigma)
+    prior = load_prior(prior_name or prior_for(obs.pixel_scale), sigma=sigma)
     result = deblend(
         obs, positions, prior=prior, key=jax.random.key(seed), padding=1,
         progress=progress and sys.stderr.isatty(),

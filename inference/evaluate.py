@@ -27,7 +27,8 @@ from scorepriors.models.blend_sets import BlendSet, BlendTruth
 from scorepriors.models.detection import detect
 from scorepriors.models.observation import Observation
 from scorepriors.models.positions import Positions, read_positions
-from scorepriors.zoo import load_prior
+from scorepriors.training_sets import PIXEL_SCALES
+from scorepriors.zoo import load_prior, prior_for
 
 from .deblending import PADDING, SIDE_BY_SIDE, Deblended, deblend_many
 from .evaluation import (
@@ -191,7 +192,7 @@ def evaluate(
         raise InputError(f"`limit` must be at least 1, got {limit}.")
     number = len(blends) if limit is None else min(limit, len(blends))
     if prior is None:
-        prior = {"ztf": "ztf-32", "hsc": "hsc-32"}.get(str(blends.meta.get("survey")), "lsst-32")
+        prior = prior_for(PIXEL_SCALES.get(str(blends.meta.get("survey"))))
     if isinstance(prior, str):
         prior = load_prior(prior, sigma=sigma)
     elif sigma is not None:

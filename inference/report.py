@@ -82,8 +82,10 @@ def report_figure(result: Deblended) -> Figure:
     top, bottom = parts
     total = scene.convolved.sum(0)
     axes: Any = top.subplots(len(obs.parts), 3, squeeze=False)
+    model = f"model: {result.prior.name}, $\\sigma_0$ = {float(result.prior.sigma):.3g}"
+    residual = f"residual / noise,  $\\chi^2$ per pixel {scene.chi2:.3f}"
     for row, part in zip(axes, obs.parts, strict=True):
-        _scene_row(row, result, part, total)
+        scene_row(row, result, part, total, model=model, residual=residual)
     compose = part_composer(obs, obs.parts[0])
     grid = bottom.subplots(
         rows, 3 * pages, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 3.6] * pages}
@@ -102,8 +104,23 @@ def _tag(result: Deblended, k: int) -> str:
     return ids[k] if max(map(len, ids)) <= 3 else str(k + 1)
 
 
-def _scene_row(axes, result: Deblended, part, total) -> None:
-    obs, scene = result.observation, result.free_form
+def scene_row(axes, result: Deblended, part, total, *, model: str, residual: str) -> None:
+    """One of the joined observations: the data with their sources, the model, and what is left.
+
+    Parameters
+    ----------
+    axes
+        Three of matplotlib's.
+    result
+        The scene.
+    part
+        One of `Observation.parts`.
+    total
+        ``[B, H, W]``, the model of all bands.
+    model, residual
+        Titles.
+    """
+    obs = result.observation
     compose, alone = part_composer(obs, part), len(obs.parts) == 1
     axes[0].imshow(compose(part.cut(obs.images)), origin="lower", interpolation="nearest")
     axes[0].set_title("observed" if alone else part.name, color=INK)
@@ -119,12 +136,11 @@ def _scene_row(axes, result: Deblended, part, total) -> None:
     height, width = part.shape
     axes[0].set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5))
     axes[1].imshow(compose(part.cut(total)), origin="lower", interpolation="nearest")
-    axes[1].set_title(f"model: {result.prior.name}, $\\sigma_0$ = {float(result.prior.sigma):.3g}",
-                      color=INK)  # fmt: skip
+    axes[1].set_title(model, color=INK)
     combined = significance(obs, part, total)
     shown = axes[2].imshow(combined, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4,
                            interpolation="nearest")  # fmt: skip
-    axes[2].set_title(f"residual / noise,  $\\chi^2$ per pixel {scene.chi2:.3f}", color=INK)
+    axes[2].set_title(residual, color=INK)
     bar = axes[2].figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, color=SOFT, labelcolor=INK)

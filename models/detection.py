@@ -83,7 +83,7 @@ def detect(obs: Observation, *, threshold: float = 4.0) -> Positions:
     Notes
     -----
     On simulated LSST blends of 2 to 8 galaxies with a signal to noise above 5, some 60 % are
-    found, less than a tenth of those with a blendedness above .5.  A catalogue of deeper or
+    found, and at best 15 % of those with a blendedness above .5.  A catalogue of deeper or
     sharper images is better where there is one.
     """
     image, variance, mask = detection_image(obs)

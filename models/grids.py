@@ -85,8 +85,9 @@ def regrid(transforms, grids, first, support: int, shape: Sequence[int], xp=jnp)
     """
     size = transforms.shape[-2]
     rows, columns = _places(grids, first, shape, xp)
-    left = _waves(rows, size, support, _all_frequencies(size), xp)
-    right = _waves(columns, size, support, np.arange(size // 2 + 1), xp) * _doubled(size)
+    left = _waves(rows, size, support, _all_frequencies(size), size / 2, xp)
+    half = np.arange(size // 2 + 1)
+    right = _waves(columns, size, support, half, size / 2, xp) * _doubled(size)
     part = xp.einsum("gkhu,gkuv->gkhv", left, transforms)
     return xp.einsum("gkhv,gkwv->gkhw", part, right).real / size**2
 
@@ -152,8 +153,8 @@ def squared_regridded(weights, kernels, grids, first, support: int, box: int, xp
     fine = 4 * xp.fft.ifft2(xp.fft.ifftshift(wide, axes=(-2, -1))).real
     squared = xp.fft.fft2(fine**2)
     frequencies = _all_frequencies(2 * size)
-    left = _waves(rows, size, support, frequencies, xp)
-    right = _waves(columns, size, support, frequencies, xp)
+    left = _waves(rows, size, support, frequencies, size, xp)
+    right = _waves(columns, size, support, frequencies, size, xp)
     seen = xp.einsum("gkhu,ghw,gkwv->gkuv", left, weights.astype(left.dtype), right)
     # Read at whole pixels, frequencies that differ by N are one.
     folded = (squared[:, None] * seen).reshape(*seen.shape[:2], 2, size, 2, size).sum((2, 4))
@@ -183,12 +184,12 @@ def _doubled(size: int) -> np.ndarray:
     return twice
 
 
-def _waves(places, size: int, support: int, frequencies, xp):
-    """Waves ``[..., places, frequencies]`` of the period `size`, zero beyond `support`."""
+def _waves(places, size: int, support: int, frequencies, top: float, xp):
+    """Waves ``[..., places, frequencies]`` of the period `size`, zero beyond `support`.
+
+    The highest frequency, `top` if the grid is even, is its own mirror: a cosine, no wave.
+    """
     inside = (places > -0.5) & (places < support - 0.5)
     phase = (2 * np.pi / size) * places[..., None] * frequencies.astype(np.float32)
-    # The highest frequency of an even grid is its own mirror: a cosine, not a wave.
-    mirror = (2 * abs(frequencies) == len(frequencies)) & (len(frequencies) > size // 2 + 1)
-    mirror |= (2 * frequencies == size) & (len(frequencies) == size // 2 + 1)
-    waves = xp.cos(phase) + 1j * xp.where(mirror, 0.0, xp.sin(phase))
+    waves = xp.cos(phase) + 1j * xp.where(abs(frequencies) == top, 0.0, xp.sin(phase))
     return xp.where(inside[..., None], waves, 0.0)

@@ -11,14 +11,13 @@ from scorepriors.errors import InputError
 
 from .grids import Part, regrid
 from .observation import Observation, PSFWarning
+from .surveys import ZERO_POINT
 
 #: Largest error in pixels of the reference that the straight grid of a part may make.
 _STRAIGHT = 0.1
 
 #: Share of a PSF's power beyond what the reference's pixels can hold that is worth a word.
 _LOST_POWER = 0.02
-
-_CONVENTIONAL_ZERO_POINT = 31.4
 
 
 def join_observations(reference: Observation, *others: Observation) -> Observation:
@@ -145,7 +144,7 @@ def _common_unit(observations: Sequence[Observation]):
     if all(obs.flux_unit[0] == units.nJy for obs in observations):
         # Factors take image units to nanojanskys.
         factors = np.concatenate([obs.flux_unit[1] for obs in observations])
-        return tuple(_CONVENTIONAL_ZERO_POINT - 2.5 * np.log10(factors)), None
+        return tuple(ZERO_POINT - 2.5 * np.log10(factors)), None
     found = {str(obs.unit or "no unit") for obs in observations}
     if len(found) > 1 or any(obs.zero_point is not None for obs in observations):
         raise InputError(

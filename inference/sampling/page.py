@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..deblending import Deblended
-from ..report import COLOURS, INK, SOFT, part_composer, significance
+from ..report import COLOURS, INK, SOFT, part_composer, scene_row
 from .diagnostics import said
 from .fluxes import flux_catalogue, flux_correlation, flux_draws, source_draws
 from .tree import group
@@ -283,36 +283,8 @@ def scene_figure(result: Deblended, tree: Any) -> Figure:
     figure = _figure(10.5, 3.7 * len(obs.parts))
     axes: Any = figure.subplots(len(obs.parts), 3, squeeze=False)
     for row, part in zip(axes, obs.parts, strict=True):
-        _scene_row(row, result, part, total)
+        scene_row(row, result, part, total, model="posterior mean", residual="residual / noise")
     return figure
-
-
-def _scene_row(axes, result: Deblended, part, total) -> None:
-    obs = result.observation
-    compose = part_composer(obs, part)
-    title = "observed" if len(obs.parts) == 1 else part.name
-    for axis, image, text in ((axes[0], obs.images, title), (axes[1], total, "posterior mean")):
-        axis.imshow(compose(part.cut(image)), origin="lower", interpolation="nearest")
-        axis.set_title(text, color=INK)
-    for k, place in enumerate(result.center):
-        row, column = (place - part.origin) / part.scale
-        axes[0].annotate(
-            result.positions.ids[k], (column, row), (5, 4), textcoords="offset points",
-            color="white", fontsize=7, annotation_clip=True,
-            bbox={"boxstyle": "round,pad=0.12", "fc": COLOURS[k % len(COLOURS)], "ec": "none"},
-        )  # fmt: skip
-        axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
-    height, width = part.shape
-    axes[0].set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5))
-    shown = axes[2].imshow(
-        significance(obs, part, total), origin="lower", cmap="RdBu_r", vmin=-4, vmax=4,
-        interpolation="nearest",
-    )  # fmt: skip
-    axes[2].set_title("residual / noise", color=INK)
-    bar = axes[2].figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
-    bar.outline.set_visible(False)
-    for axis in axes:
-        _bare(axis)
 
 
 def draws_figure(result: Deblended, tree: Any) -> Figure:
