@@ -15,9 +15,10 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+from .factorization import cholesky_and_inverse
 
 
 class SpectrumPrior(NamedTuple):
@@ -46,8 +47,8 @@ class SpectrumPosterior(eqx.Module):
     ----------
     mean
         ``[K, B]``, also the mode.
-    cholesky
-        ``[K B, K B]``, lower factor of the precision, sources outermost.
+    root
+        ``[K B, K B]``, sources outermost: its transpose times itself is their covariance.
     log_profiled
         Log-density of pixels and spectra at the mode, up to a constant that depends
         on the data alone: what a MAP fit maximises.
@@ -57,20 +58,18 @@ class SpectrumPosterior(eqx.Module):
     """
 
     mean: Float[Array, "K B"]
-    cholesky: Float[Array, "KB KB"]
+    root: Float[Array, "KB KB"]
     log_profiled: Float[Array, ""]
     log_marginal: Float[Array, ""]
 
     def sample(self, key) -> Float[Array, "K B"]:
         """Draw spectra ``[K, B]`` given the morphologies, exactly."""
-        noise = jax.random.normal(key, (self.cholesky.shape[0],), self.cholesky.dtype)
-        step = jsl.solve_triangular(self.cholesky.T, noise, lower=False)
-        return self.mean + step.reshape(self.mean.shape)
+        noise = jax.random.normal(key, self.root.shape[:1], self.root.dtype)
+        return self.mean + (self.root.T @ noise).reshape(self.mean.shape)
 
     def covariance(self) -> Float[Array, "K B K B"]:
         """Covariance of the spectra between all sources and bands."""
-        inverse = jsl.cho_solve((self.cholesky, True), jnp.eye(self.cholesky.shape[0]))
-        return inverse.reshape(*self.mean.shape, *self.mean.shape)
+        return (self.root.T @ self.root).reshape(*self.mean.shape, *self.mean.shape)
 
 
 def spectrum_posterior(
@@ -108,8 +107,8 @@ def spectrum_posterior(
     # Solve for coefficients in units of the prior's widths: float32 sees numbers near one.
     width = jnp.sqrt(jnp.diagonal(prior.covariance, axis1=1, axis2=2))
     correlation = prior.covariance / (width[:, :, None] * width[:, None, :])
-    factor = jnp.linalg.cholesky(correlation)
-    inverse = _inverse(factor)
+    factor, root = cholesky_and_inverse(correlation)
+    inverse = jnp.swapaxes(root, -1, -2) @ root
     scaled = normal * width.T[:, :, None] * width.T[:, None, :]
     precision = jnp.einsum("bkl,bc->kblc", scaled, jnp.eye(num_bands))
     precision += jnp.einsum("kbc,kl->kblc", inverse, jnp.eye(num_sources))
@@ -120,8 +119,8 @@ def spectrum_posterior(
     # Unit diagonal plus the rounding of a float32 factorisation of this size: two sources
     # of almost one shape would otherwise make it fail.
     ridge = 4 * size * jnp.finfo(precision.dtype).eps
-    lower = jnp.linalg.cholesky(balanced + ridge * jnp.eye(size))
-    inverse_balanced = _inverse(lower)
+    lower, root = cholesky_and_inverse(balanced + ridge * jnp.eye(size))
+    inverse_balanced = root.T @ root
     right = (projected * width).reshape(size) * balance
     solution = inverse_balanced @ right
     # One refinement takes the ridge out of the solution again.
@@ -166,7 +165,7 @@ def spectrum_posterior(
     inputs = (drawn, pixels, seen, prior.mean, prior.covariance)
     return SpectrumPosterior(
         mode,
-        lower * to_precision[:, None],
+        root / to_precision,
         _with_gradient(log_profiled, inputs, profiled),
         _with_gradient(log_marginal, inputs, marginal),
     )
@@ -189,11 +188,3 @@ def _with_gradient_jvp(primals, tangents):
 
 
 _with_gradient.defjvp(_with_gradient_jvp, symbolic_zeros=True)
-
-
-def _inverse(lower):
-    """Inverse of L L', from L."""
-    half = jsl.solve_triangular(
-        lower, jnp.broadcast_to(jnp.eye(lower.shape[-1]), lower.shape), lower=True
-    )
-    return jnp.swapaxes(half, -1, -2) @ half

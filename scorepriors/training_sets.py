@@ -16,7 +16,7 @@ _DAMAGED = (OSError, TypeError, ValueError, EOFError, BadZipFile, zlib.error)
 MODEL_PSF_SIGMA = 0.7
 
 #: Pixel scale in arcseconds of each built-in population.
-PIXEL_SCALES = {"lsst": 0.2, "hsc": 0.168, "ztf": 1.01}
+PIXEL_SCALES = {"lsst": 0.2, "lsst-large": 0.2, "hsc": 0.168, "ztf": 1.01}
 
 
 def peak_normalise(images: np.ndarray) -> np.ndarray:
@@ -38,7 +38,8 @@ def simulate(name: str, num_images: int, *, box: int = 32, seed: int = 0) -> np.
     name
         ``"lsst"``: bulge (n = 4) plus disk (n = 1) with sizes, axis ratios and bulge
         fractions of faint galaxies in a ten-year LSST survey, 0.2 arcsec pixels.
-        ``"hsc"``: the same, half as large again, for the brighter galaxies of HSC's
+        ``"lsst-large"``: the largest of those, which do not fit into 32 pixels.
+        ``"hsc"``: as ``"lsst"``, half as large again, for the brighter galaxies of HSC's
         wide survey, 0.168 arcsec pixels.
         ``"ztf"``: single Sersic profiles, half of them n = 1 and half n = 4,
         1.01 arcsec pixels, as in Sampson et al. (2024), section 3.1.
@@ -72,7 +73,12 @@ def iter_simulated(
         raise InputError(
             "simulating training images needs GalSim: pip install 'scorepriors[simulation]'."
         ) from error
-    populations = {"lsst": lsst_galaxy, "hsc": hsc_galaxy, "ztf": ztf_galaxy}
+    populations = {
+        "lsst": lsst_galaxy,
+        "lsst-large": large_lsst_galaxy,
+        "hsc": hsc_galaxy,
+        "ztf": ztf_galaxy,
+    }
     if name not in populations:
         raise InputError(
             f"unknown training set {name!r}; built in are {', '.join(sorted(populations))}."
@@ -100,6 +106,15 @@ def lsst_galaxy(galsim, rng, index=0):
     return _bulge_disk(galsim, rng, median=0.25, largest=1.2)
 
 
+def large_lsst_galaxy(galsim, rng, index=0):
+    """Bulge plus disk of a large LSST galaxy, for boxes of 64 pixels.
+
+    As `lsst_galaxy`, with disks of 0.25 to 2.5 arcsec around 0.7 and bulges of up to 1.6.
+    """
+    sizes = {"median": 0.7, "smallest": 0.25, "largest": 2.5, "largest_bulge": 1.6}
+    return _bulge_disk(galsim, rng, **sizes)
+
+
 def hsc_galaxy(galsim, rng, index=0):
     """Bulge plus disk of a galaxy in HSC's wide survey (i of 19 to 26).
 
@@ -108,13 +123,21 @@ def hsc_galaxy(galsim, rng, index=0):
     return _bulge_disk(galsim, rng, median=0.38, largest=1.8)
 
 
-def _bulge_disk(galsim, rng, *, median: float, largest: float):
+def _bulge_disk(
+    galsim,
+    rng,
+    *,
+    median: float,
+    largest: float,
+    smallest: float = 0.05,
+    largest_bulge: float = 0.8,
+):
     angle = rng.uniform(0, 180) * galsim.degrees
-    disk_radius = np.clip(median * np.exp(0.6 * rng.standard_normal()), 0.05, largest)
+    disk_radius = np.clip(median * np.exp(0.6 * rng.standard_normal()), smallest, largest)
     disk_ratio = np.sqrt(0.2**2 + (1 - 0.2**2) * rng.uniform() ** 2)
     kind = rng.uniform()
     bulge_fraction = 0.0 if kind < 0.5 else rng.beta(0.8, 3.0) if kind < 0.9 else rng.beta(4, 1)
-    bulge_radius = np.clip(0.6 * disk_radius * np.exp(0.6 * rng.standard_normal()), 0.04, 0.8)
+    bulge_radius = np.clip(0.6 * disk_radius * np.exp(0.6 * rng.standard_normal()), 0.04, largest_bulge)
     bulge_ratio = 0.45 + 0.55 * rng.beta(2, 1.3)
     twist = angle + 10 * rng.standard_normal() * galsim.degrees
     disk = galsim.Exponential(half_light_radius=disk_radius, flux=1 - bulge_fraction)

@@ -1,0 +1,76 @@
+"""Cholesky factors of many small matrices at once, on machines of few cores too.
+
+The CPU kernels of jaxlib 0.10 spread a large batch of factorisations over the threads that
+run the program, and wait there for their end.  As many of them side by side as there are
+threads then wait for each other for ever; two cores are enough.  (From 0.11.2 on they do not
+spread them any more.)  Here a large batch is worked off one matrix after the other on a CPU:
+for matrices of this size that is no slower.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float
+
+#: Batches of fewer floating point operations are never spread; jaxlib's own limit is 2e5.
+_LIMIT = 1e5
+
+
+@jax.custom_jvp
+def cholesky_and_inverse(
+    matrix: Float[Array, "*batch n n"],
+) -> tuple[Float[Array, "*batch n n"], Float[Array, "*batch n n"]]:
+    """The lower Cholesky factor of a positive definite matrix, and the inverse of the factor.
+
+    Parameters
+    ----------
+    matrix
+        ``[..., n, n]``, symmetric.
+
+    Returns
+    -------
+    lower, inverse
+        ``[..., n, n]``; NaN where a matrix is not positive definite.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> lower, inverse = cholesky_and_inverse(jnp.array([[4.0, 2.0], [2.0, 2.0]]))
+    >>> lower.tolist(), inverse.tolist()
+    ([[2.0, 0.0], [1.0, 1.0]], [[0.5, 0.0], [-0.5, 1.0]])
+    """
+    return _factorise(matrix)
+
+
+@cholesky_and_inverse.defjvp
+def _cholesky_and_inverse_jvp(primals, tangents):
+    lower, inverse = cholesky_and_inverse(*primals)
+    moved = jnp.tril(inverse @ tangents[0] @ jnp.swapaxes(inverse, -1, -2))
+    moved -= 0.5 * moved * jnp.eye(moved.shape[-1], dtype=moved.dtype)
+    return (lower, inverse), (lower @ moved, -moved @ inverse)
+
+
+@custom_vmap
+def _factorise(matrix):
+    """The factors of a stack; what is mapped over becomes one more axis of the stack."""
+    if matrix.size * matrix.shape[-1] < _LIMIT:
+        return _at_once(matrix)
+    return jax.lax.platform_dependent(matrix, cpu=_in_turn, default=_at_once)
+
+
+@_factorise.def_vmap
+def _factorise_stack(axis_size, in_batched, matrix):
+    del axis_size, in_batched
+    return _factorise(matrix), (True, True)
+
+
+def _at_once(matrix):
+    lower = jnp.linalg.cholesky(matrix)
+    one = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
+    return lower, solve_triangular(lower, one, lower=True)
+
+
+def _in_turn(matrix):
+    flat = matrix.reshape(-1, *matrix.shape[-2:])
+    return tuple(part.reshape(matrix.shape) for part in jax.lax.map(_at_once, flat))
