@@ -75,7 +75,7 @@ class Settings:
         ``"parametric"``: the bulge-and-disk scene.  ``"map"``: free-form under the prior.
         ``"annealed"``: the same, by way of larger noise levels of the prior.
         ``"laplace"``: that of ``"map"`` with errors from the curvature, all shapes free.
-        ``"posterior"``: means and quantiles of draws about the mode.
+        ``"posterior"``: means and quantiles of draws by the algorithm ``"flow"``.
     start
         ``"catalogue"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
         ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centres.
@@ -98,9 +98,9 @@ class Settings:
     tolerance: float = 1.0
     max_iterations: int = 300
     anneal: tuple[float, ...] = ANNEALING
-    chains: int = 2
-    warmup: int = 150
-    draws: int = 150
+    chains: int = 8
+    warmup: int = 80
+    draws: int = 120
     seed: int = 0
 
     def __post_init__(self):
@@ -416,7 +416,7 @@ def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) ->
         warnings.filterwarnings("ignore", category=SamplingWarning)
         tree = sample_deblended(
             result, key=jax.random.fold_in(jax.random.key(chosen.seed), index),
-            algorithm="dynamic_hmc", num_warmup=chosen.warmup, num_samples=chosen.draws,
+            algorithm="flow", num_warmup=chosen.warmup, num_samples=chosen.draws,
             num_chains=chosen.chains,
             progress=lambda done, total, text: report(0, 0.0, 0.0),
         )  # fmt: skip

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from scorepriors.distribution import ScorePrior
 from scorepriors.errors import InputError
-from scorepriors.models.blend import BRIGHTNESS_WIDTH, SCATTER, flux_given_brightness
+from scorepriors.models.blend import BRIGHTNESS_WIDTH, flux_given_brightness
 from scorepriors.models.information import (
     gather,
     likelihood_block,
@@ -66,11 +66,11 @@ class _Galaxies(eqx.Module):
     spectrum: Float[Array, "K B"]
     brightness: Float[Array, " K"]
     unit: Float[Array, "K B H W"]
-    scatter: Array
+    colour_width: Array
 
     def flux_prior(self) -> SpectrumPrior:
         """Of the fluxes, given the brightnesses."""
-        return flux_given_brightness(self.data, self.brightness, scatter=self.scatter)
+        return flux_given_brightness(self.data, self.brightness, colour_width=self.colour_width)
 
 
 def hallucination_map(
@@ -163,7 +163,7 @@ def hallucination_map(
     prior: ScorePrior = bound.arguments[0][1]
     keywords = bound.arguments[1]
     spectra = keywords.get("spectra", "marginal")
-    here = _galaxies(bound.arguments[0][0], fit.values, groups, keywords.get("scatter", SCATTER))
+    here = _galaxies(bound.arguments[0][0], fit.values, groups, keywords.get("colour_width", 1.0))
     report = progress or (lambda done, total, text: None)
     count, box = len(here.corner), prior.event_shape[-1]
     total = 2 * count + (1 if tree is not None else 0)
@@ -229,7 +229,7 @@ def _dataset(result: Deblended, prior, variables) -> xarray.Dataset:
     return xarray.Dataset(variables, coords=coords, attrs=attrs)
 
 
-def _galaxies(data: ImageData, values: dict, groups: dict, scatter: float) -> _Galaxies:
+def _galaxies(data: ImageData, values: dict, groups: dict, colour_width: float) -> _Galaxies:
     """The free-form sources; stars come off the image, held where they are."""
     name = "galaxies/morphology" if "stars" in groups else "morphology"
     morphology = jnp.asarray(values[name])
@@ -238,7 +238,9 @@ def _galaxies(data: ImageData, values: dict, groups: dict, scatter: float) -> _G
     spectrum, brightness = (jnp.asarray(values[n])[:count] for n in ("spectrum", "brightness"))
     corner = jnp.asarray(groups["galaxies"].corner)
     unit = _render(data, morphology, corner)
-    return _Galaxies(data, morphology, corner, spectrum, brightness, unit, jnp.asarray(scatter))
+    return _Galaxies(
+        data, morphology, corner, spectrum, brightness, unit, jnp.asarray(colour_width)
+    )
 
 
 _render = eqx.filter_jit(lambda data, morphology, corner: data.render(morphology, corner))
@@ -413,7 +415,9 @@ def _draws(tree, here: _Galaxies):
 @eqx.filter_jit
 def _at_draw(here: _Galaxies, morphology, spectrum, brightness) -> _Galaxies:
     unit = here.data.render(morphology, here.corner)
-    return _Galaxies(here.data, morphology, here.corner, spectrum, brightness, unit, here.scatter)
+    return _Galaxies(
+        here.data, morphology, here.corner, spectrum, brightness, unit, here.colour_width
+    )
 
 
 @eqx.filter_jit

@@ -28,7 +28,7 @@ from .posterior import posterior
 #: Name of the file in a folder of results.
 NAME = "scene.npz"
 
-_VERSION = 1
+_VERSION = 2
 _GROUPS = ("galaxies", "stars", "profiles")
 _SCENE_ARRAYS = ("morphology", "convolved", "flux", "flux_error", "source_chi2")
 _FIT_ARRAYS = ("loss_history",)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scorepriors.distribution import ScorePrior
-from scorepriors.models.blend import BRIGHTNESS, BRIGHTNESS_WIDTH, colour_covariance
+from scorepriors.models.blend import BRIGHTNESS, BRIGHTNESS_WIDTH
 from scorepriors.models.information import likelihood_diagonal_on_host
 from scorepriors.models.rendering import ImageData
 from scorepriors.models.sources import Morphologies, Sources
@@ -131,10 +131,10 @@ def _settled(data: ImageData, groups: Sequence[Morphologies], flux, error, start
         ``[K, B]``: the mean fluxes given that.
     """
     mask = np.concatenate([np.asarray(m.mask) for m in groups])
-    total, snr = _flat_spectrum_flux(data, _spoiled(flux, groups, start), error, mask)
+    total, snr = _matched_flux(data, _spoiled(flux, groups, start), error, mask)
     noise = np.where(mask, total / snr, 1.0)
     mean, floor = np.asarray(data.mean_spectrum, float), math.log(float(data.noise_flux))
-    relative = colour_covariance(np.arange(data.num_bands)) * mean[:, None] * mean
+    relative = np.asarray(data.colour_covariance, float) * mean[:, None] * mean
     identity = np.eye(data.num_bands)
 
     def solve(brightness):
@@ -204,7 +204,7 @@ def blobs(sources: Sources, box: int, sigma: float):
     return np.exp(-(rows[:, :, None] + columns[:, None, :]) / (2 * sigma**2))
 
 
-def _flat_spectrum_flux(data: ImageData, flux, error, mask):
+def _matched_flux(data: ImageData, flux, error, mask):
     """Band-summed flux ``[K]`` by matched weights, at least its noise, and its SNR."""
     mean = np.asarray(data.mean_spectrum, float)
     weight = mean / error**2

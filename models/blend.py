@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
@@ -16,10 +14,6 @@ from .recovery import recovering
 from .rendering import ImageData
 from .sources import Morphologies, Sources, bulge_disk, free_form, point_sources
 from .spectra import SpectrumPrior, spectrum_posterior
-
-#: Relative scatter of the flux in a band about the mean colour, and the number of bands
-#: over which it stays correlated.
-SCATTER, CORRELATION = 0.6, 2.0
 
 #: Mean, above the logarithm of the noise, and width of the logarithm of fluxes.  Number
 #: counts are steep, but this is wide on purpose: four decades either way.
@@ -34,7 +28,7 @@ def blend(
     profiles: Sources | None = None,
     *,
     spectra: str = "marginal",
-    scatter: float = SCATTER,
+    colour_width: float = 1.0,
     box: int = 32,
     star_box: int = 15,
     psf_sigma: float = 0.7,
@@ -53,8 +47,8 @@ def blend(
     spectra
         ``"marginal"``: integrated out exactly (the default, for sampling and modes).
         ``"profiled"``: maximised exactly.  ``"sampled"``: a site like any other.
-    scatter
-        Relative scatter of the flux in a band about the mean colour; see `flux_prior`.
+    colour_width
+        Widths of the prior on colours, in units of the usual ones; see `flux_prior`.
     box, star_box
         Sides of the boxes of `profiles` and `stars` (that of `galaxies` is the prior's).
     psf_sigma
@@ -91,7 +85,7 @@ def blend(
         else:
             with scope(prefix=name, divider="/"):
                 drawn.append(draw())
-    observe(data, drawn, spectra=spectra, scatter=scatter)
+    observe(data, drawn, spectra=spectra, colour_width=colour_width)
 
 
 def observe(
@@ -99,7 +93,7 @@ def observe(
     morphologies: Sequence[Morphologies],
     *,
     spectra: str = "marginal",
-    scatter: float = SCATTER,
+    colour_width: float = 1.0,
 ) -> None:
     """Give sources spectra, render them, and compare with the data.
 
@@ -114,7 +108,7 @@ def observe(
         One entry per group of sources.
     spectra
         ``"marginal"``, ``"profiled"`` or ``"sampled"``.
-    scatter
+    colour_width
         See `flux_prior`.
 
     Raises
@@ -128,7 +122,7 @@ def observe(
     renderings *= mask[:, None, None, None]
     # An image whose pixels sum to nothing has no flux to speak of; it stays finite.
     area = jnp.maximum(area, 1e-3)
-    prior = flux_prior(data, area, scatter=scatter)
+    prior = flux_prior(data, area, colour_width=colour_width)
     if spectra == "sampled":
         with numpyro.plate("spectra", len(area)):
             spectrum = numpyro.sample(
@@ -168,61 +162,43 @@ def _pixels(data: ImageData, model) -> None:
 
 
 def flux_prior(
-    data: ImageData,
-    area: Float[Array, " K"],
-    *,
-    scatter: float = SCATTER,
-    correlation: float = CORRELATION,
+    data: ImageData, area: Float[Array, " K"], *, colour_width: float = 1.0
 ) -> SpectrumPrior:
     r"""A proper prior on spectra: one flux per source, colours Gaussian given the flux.
 
     A flat prior is not neutral with many bands: marginalised, flat in amplitude favours
     compact shapes and flat in flux extended ones, to the power of the number of bands.
     Here a site ``brightness`` holds :math:`\log F_k`, and given it the flux in band b
-    is Gaussian about a spectrum flat in f_nu with a relative scatter; neighbouring
-    bands scatter together.
+    is Gaussian about the spectrum of galaxies, with the scatter of single ones
+    (`scorepriors.models.colours`).
 
     Parameters
     ----------
     data
-        For the number of bands, the flat spectrum and the noise level.
+        For the bands, their colours and the noise level.
     area
         ``[K]``, sums of the morphologies, which turn fluxes into amplitudes.
-    scatter
-        Relative scatter of the flux in a band about the mean colour.
-    correlation
-        Bands over which the scatter stays correlated.
+    colour_width
+        Widths of the scatter, in units of those.
     """
     with numpyro.plate("fluxes", len(area)):
         usual = dist.Normal(jnp.log(data.noise_flux) + BRIGHTNESS, BRIGHTNESS_WIDTH)
         brightness = numpyro.sample("brightness", usual)
-    flux = flux_given_brightness(data, brightness, scatter=scatter, correlation=correlation)
-    return flux.of_amplitudes(area)
+    return flux_given_brightness(data, brightness, colour_width=colour_width).of_amplitudes(area)
 
 
 def flux_given_brightness(
-    data: ImageData,
-    brightness: Float[Array, " K"],
-    *,
-    scatter: float | Array = SCATTER,
-    correlation: float = CORRELATION,
+    data: ImageData, brightness: Float[Array, " K"], *, colour_width: float | Array = 1.0
 ) -> SpectrumPrior:
     """Fluxes of sources of known brightness: the Gaussian part of `flux_prior`.
 
     Parameters
     ----------
-    data, scatter, correlation
+    data, colour_width
         See `flux_prior`.
     brightness
         ``[K]``, logarithms of the fluxes summed over the bands.
     """
     flux = jnp.exp(brightness)[:, None] * data.mean_spectrum
-    relative = colour_covariance(jnp.arange(data.num_bands), scatter, correlation)
+    relative = colour_width**2 * data.colour_covariance
     return SpectrumPrior(flux, flux[:, :, None] * flux[:, None, :] * relative)
-
-
-def colour_covariance(steps, scatter: float | Array = SCATTER, correlation: float = CORRELATION):
-    """Covariance ``[B, B]`` of fluxes relative to their means; `steps` counts the bands."""
-    smooth = abs(steps[:, None] - steps) / correlation
-    xp = jnp if isinstance(steps, jax.Array) else np
-    return scatter**2 * (0.95 * xp.exp(-0.5 * smooth**2) + 0.05 * xp.eye(len(steps)))

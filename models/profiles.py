@@ -93,8 +93,8 @@ def gaussian_mixture_image(
     weights, sigmas
         From `sersic_mixture`; fluxes, and widths in pixels along a circle.
     moments
-        Second moments (yy, xy, xx) of each ellipse in units of its width squared, each
-        broadcastable to the components: see `ellipse`.
+        Second moments (yy, xy, xx) of each ellipse in units of its width squared, of
+        determinant one, each broadcastable to the components: see `ellipse`.
     center
         (row, column) in the box, pixel centres at integers.
     box
@@ -111,7 +111,8 @@ def gaussian_mixture_image(
     """
     squared, noise = sigmas**2, psf_sigma**2 + 1 / 12
     yy, xy, xx = squared * moments[0] + noise, squared * moments[1], squared * moments[2] + noise
-    determinant = yy * xx - xy**2
+    # As a sum: of long ellipses the difference yy xx - xy^2 is rounding in float32.
+    determinant = squared**2 + noise * squared * (moments[0] + moments[2]) + noise**2
     pixels = xp.arange(box, dtype=squared.dtype)
     row = (pixels - center[..., :1])[..., None, :]
     column = (pixels - center[..., 1:])[..., None, :]

@@ -17,6 +17,7 @@ from scipy.fft import irfft2, next_fast_len, rfft2
 
 from scorepriors.errors import InputError
 
+from .colours import colour_prior
 from .grids import regrid
 from .observation import Observation
 from .psf import difference_kernels
@@ -34,7 +35,10 @@ class ImageData(eqx.Module):
     kernel_error
         ``[B]``, relative L2 error of the kernels (see `difference_kernels`).
     mean_spectrum
-        ``[B]``, a spectrum flat in f_nu in the units of the image, sum 1.
+        ``[B]``, that of galaxies in the units of the image, sum 1.
+    colour_covariance
+        ``[B, B]``, of single galaxies' fluxes relative to it; both are from
+        `scorepriors.models.colours`.
     noise_flux
         Band-summed noise of a pixel: the unit in which fluxes are large or small.
     kernel_size, grid
@@ -50,6 +54,7 @@ class ImageData(eqx.Module):
     transforms: Complex[Array, "B N M"]
     kernel_error: Float[Array, " B"]
     mean_spectrum: Float[Array, " B"]
+    colour_covariance: Float[Array, "B B"]
     noise_flux: Float[Array, ""]
     kernel_size: int = eqx.field(static=True)
     grid: int = eqx.field(static=True)
@@ -273,14 +278,13 @@ def image_data(
     # undone, in whole pixels, when the box is placed.
     transforms = np.fft.rfft2(kernels, (grid, grid))
     per_unit = 1 / np.asarray(obs.flux_unit[1], float)
-    flat = per_unit / per_unit.sum()
-    arrays = (obs.images, obs.weights, transforms, error, flat, _noise_flux(obs))
-    types = np.float32, np.float32, np.complex64, np.float32, np.float32, np.float32
+    mean, colours = colour_prior(obs.bands, per_unit)
+    arrays = (obs.images, obs.weights, transforms, error, mean, colours, _noise_flux(obs))
+    types = [np.complex64 if np.iscomplexobj(a) else np.float32 for a in arrays]
     put = [jax.device_put(np.asarray(a, t)) for a, t in zip(arrays, types, strict=True)]
-    images, weights, transforms, error, flat, noise = put
     if grids is not None:
         grids = jax.device_put(grids.astype(np.float32))
-    return ImageData(images, weights, transforms, error, flat, noise, size, grid, grids)
+    return ImageData(*put, size, grid, grids)
 
 
 def _noise_flux(obs: Observation) -> float:

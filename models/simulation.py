@@ -14,8 +14,9 @@ from astropy.wcs import WCS
 from scorepriors.errors import InputError
 from scorepriors.training_sets import MODEL_PSF_SIGMA, PIXEL_SCALES, lsst_galaxy
 
+from .colours import WAVELENGTHS
 from .observation import Observation
-from .surveys import WAVELENGTHS, ZERO_POINT, flux_of, point_source_noise
+from .surveys import ZERO_POINT, flux_of, point_source_noise
 
 #: Ten-year LSST per band: 5 sigma point-source depth (AB), dark-sky brightness (AB per
 #: square arcsec) and seeing FWHM (arcsec); Ivezic et al. 2019, ApJ 873, 111.

@@ -14,11 +14,6 @@ from scorepriors.errors import InputError
 #: Pixel values of simulated images are nanojanskys.
 ZERO_POINT = 31.4
 
-#: Effective wavelengths in nm, which turn one number from blue to red into colours.
-WAVELENGTHS = {
-    "u": 367, "g": 483, "r": 622, "i": 755, "z": 869, "y": 971, "Y": 1081, "J": 1367, "H": 1771,
-}  # fmt: skip
-
 #: One exposure of ZTF per band: seeing FWHM (arcsec) and 5 sigma depth (AB, 30 s), Bellm
 #: et al. 2019, PASP 131, 018002, table 1; zero point (AB of one ADU), Masci et al. 2019,
 #: PASP 131, 018003.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .networks import denoise, score, unconfined
+from .networks import denoise, unconfined
 
 
 def noise_schedule(sigma_max, sigma_min, num_steps: int) -> Float[Array, " steps+1"]:
@@ -22,24 +22,52 @@ def noise_schedule(sigma_max, sigma_min, num_steps: int) -> Float[Array, " steps
     return (top + ramp * (bottom - top)) ** 7
 
 
+def follow_flow(
+    energy: Callable, z: Float[Array, "num n n"], levels: Float[Array, " steps+1"]
+) -> Float[Array, "num n n"]:
+    r"""Carry images along the probability-flow ODE from the first noise level to the last.
+
+    :math:`dz/d\sigma = -\sigma \nabla\log p_\sigma(z)` (Song et al. 2021, eq. 13, for
+    additive noise).  Down in noise this turns noise into galaxies, up it finds the noise
+    that a galaxy comes from.
+
+    Parameters
+    ----------
+    energy
+        Module with ``energy(z, sigma)``.
+    z
+        Stretched images at the first level.
+    levels
+        Noise levels, in either direction; see `noise_schedule`.
+
+    Notes
+    -----
+    DPM-Solver++ 2M (Lu et al. 2022, arXiv:2211.01095, algorithm 2): exact where the
+    denoised image does not change along the way, linear extrapolation where it does, one
+    score call a step.  Eight steps are as accurate as eight of Heun's method, at half the
+    calls.
+    """
+    levels = levels.astype(z.dtype)  # under x64 a float level is wider than float32 weights
+
+    def step(carry, ends):
+        z, before, last = carry
+        now, then = ends
+        clean = jax.vmap(lambda one: denoise(energy, one, now))(z)
+        length = jnp.log(now / then)
+        ahead = clean + length / (2 * last) * (clean - before)
+        share = then / now
+        return (share * z + (1 - share) * ahead, clean, length), None
+
+    # No extrapolation in the first step: the one before it is infinitely long.
+    start = (z, jnp.zeros_like(z), jnp.asarray(jnp.inf, z.dtype))
+    return jax.lax.scan(step, start, (levels[:-1], levels[1:]))[0][0]
+
+
 @partial(jax.jit, static_argnames=("static", "num", "num_steps"))
 def _flow(params, static, key, sigma_max, sigma_min, num, num_steps):
     energy = eqx.combine(params, static)
-    schedule = noise_schedule(sigma_max, sigma_min, num_steps)
-
-    def slope(z, sigma):
-        return -sigma * jax.vmap(lambda one: score(energy, one, sigma))(z)
-
-    def heun(z, levels):
-        now, then = levels
-        first = slope(z, now)
-        guess = z + (then - now) * first
-        second = slope(guess, then)
-        return z + (then - now) * (first + second) / 2, None
-
     z = jax.vmap(lambda k: energy.start(k, sigma_max))(jr.split(key, num))
-    schedule = schedule.astype(z.dtype)  # under x64 a float level is wider than float32 weights
-    return jax.lax.scan(heun, z, (schedule[:-1], schedule[1:]))[0]
+    return follow_flow(energy, z, noise_schedule(sigma_max, sigma_min, num_steps))
 
 
 def sample_flow(
@@ -51,10 +79,9 @@ def sample_flow(
     sigma_min: float | Array,
     num_steps: int = 30,
 ) -> Float[Array, "num n n"]:
-    r"""Draw from the density smoothed by `sigma_min` along the probability-flow ODE.
+    """Draw from the density smoothed by `sigma_min` along the probability-flow ODE.
 
-    :math:`dz/d\sigma = -\sigma \nabla\log p_\sigma(z)` (Song et al. 2021, eq. 13, for
-    additive noise), integrated from `sigma_max` by Heun's method.
+    Integrated from `sigma_max` by `follow_flow`.
 
     Parameters
     ----------
@@ -67,7 +94,7 @@ def sample_flow(
     sigma_max, sigma_min
         First and last noise level, in the stretched space.  Arrays: no recompilation.
     num_steps
-        Heun steps, two score calls each.
+        Steps, one score call each.
 
     Returns
     -------

@@ -202,7 +202,7 @@ class ScorePrior(dist.Distribution):
         sample_shape
             Leading shape.
         num_steps
-            Heun steps from `sigma_max` to `sigma`, two network calls each.
+            Steps from `sigma_max` to `sigma`, one network call each.
         """
         if not self.jacobian:
             raise InputError("the published form of a prior is not the density it was trained on "

@@ -68,8 +68,15 @@ class GaussianEnergy(eqx.Module):
 
     def start(self, key, sigma):
         """Draw an image ``[n, n]`` from the smoothed density at a large `sigma`."""
-        noise = jr.normal(key, self.mean.shape, self.mean.dtype)
-        return self.mean + jnp.sqrt(self.variance + sigma**2) * noise
+        return self.colour(jr.normal(key, self.mean.shape, self.mean.dtype), sigma)
+
+    def colour(self, white, sigma):
+        """Turn white noise ``[n, n]`` into what `start` draws."""
+        return self.mean + jnp.sqrt(self.variance + sigma**2) * white
+
+    def whiten(self, z, sigma):
+        """Undo `colour`."""
+        return (z - self.mean) / jnp.sqrt(self.variance + sigma**2)
 
 
 class LineEnergy(eqx.Module):
@@ -125,8 +132,15 @@ class LineEnergy(eqx.Module):
 
     def start(self, key, sigma):
         """Draw an image ``[n, n]``: the reference plus noise, fair at a large `sigma`."""
-        noise = jr.normal(key, self.reference.shape, self.reference.dtype)
-        return self.reference + sigma * noise
+        return self.colour(jr.normal(key, self.reference.shape, self.reference.dtype), sigma)
+
+    def colour(self, white, sigma):
+        """Turn white noise ``[n, n]`` into what `start` draws."""
+        return self.reference + sigma * white
+
+    def whiten(self, z, sigma):
+        """Undo `colour`."""
+        return (z - self.reference) / sigma
 
 
 class VarianceExploding(eqx.Module):
@@ -273,12 +287,23 @@ class WienerEnergy(eqx.Module):
 
     def start(self, key, sigma):
         """Draw ``[n, n]`` from the Gaussian part, which at a large `sigma` is all there is."""
-        key_modes, key_rest = jr.split(key)
-        a = jr.normal(key_modes, self.eigenvalues.shape, self.mean.dtype)
-        a = a * jnp.sqrt(self.eigenvalues + sigma**2)
-        rest = jr.normal(key_rest, self.mean.shape, self.mean.dtype)
-        rest = (rest - self.basis @ (rest @ self.basis)) * jnp.sqrt(self.tail + sigma**2)
-        return (self.mean + self.basis @ a + rest).reshape(self.box, self.box)
+        return self.colour(jr.normal(key, (self.box, self.box), self.mean.dtype), sigma)
+
+    def colour(self, white, sigma):
+        """Turn white noise ``[n, n]`` into what `start` draws."""
+        modes, rest = jnp.sqrt(self.eigenvalues + sigma**2), jnp.sqrt(self.tail + sigma**2)
+        return self.mean.reshape(white.shape) + self._scaled(white, modes, rest)
+
+    def whiten(self, z, sigma):
+        """Undo `colour`."""
+        modes, rest = jnp.sqrt(self.eigenvalues + sigma**2), jnp.sqrt(self.tail + sigma**2)
+        return self._scaled(z - self.mean.reshape(z.shape), 1 / modes, 1 / rest)
+
+    def _scaled(self, image, modes, rest):
+        """Scale an image ``[n, n]`` in the leading modes, and outside of them."""
+        a = image.ravel() @ self.basis
+        outside = image.ravel() - self.basis @ a
+        return (self.basis @ (a * modes) + outside * rest).reshape(image.shape)
 
 
 def principal_modes(images: np.ndarray, num_modes: int):

@@ -137,7 +137,9 @@ def _bulge_disk(
     disk_ratio = np.sqrt(0.2**2 + (1 - 0.2**2) * rng.uniform() ** 2)
     kind = rng.uniform()
     bulge_fraction = 0.0 if kind < 0.5 else rng.beta(0.8, 3.0) if kind < 0.9 else rng.beta(4, 1)
-    bulge_radius = np.clip(0.6 * disk_radius * np.exp(0.6 * rng.standard_normal()), 0.04, largest_bulge)
+    bulge_radius = np.clip(
+        0.6 * disk_radius * np.exp(0.6 * rng.standard_normal()), 0.04, largest_bulge
+    )
     bulge_ratio = 0.45 + 0.55 * rng.beta(2, 1.3)
     twist = angle + 10 * rng.standard_normal() * galsim.degrees
     disk = galsim.Exponential(half_light_radius=disk_radius, flux=1 - bulge_fraction)

@@ -1,5 +1,8 @@
 """Shared fixtures: small blends whose programs are compiled once."""
 
+import importlib.util
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +38,16 @@ def forget_programs():
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def calibrate():
+    """The calibration benchmark, whose long runs have reduced forms among the tests."""
+    path = Path(__file__).parents[1] / "benchmarks" / "calibration" / "calibrate.py"
+    spec = importlib.util.spec_from_file_location("calibrate", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def small_energy(box=8, modes=6, *, seed=0, trained=True):

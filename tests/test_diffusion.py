@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from scorepriors.diffusion import _flow, noise_schedule, sample_flow, sample_reverse_sde
+from scorepriors.diffusion import (
+    _flow,
+    follow_flow,
+    noise_schedule,
+    sample_flow,
+    sample_reverse_sde,
+)
 from scorepriors.networks import GaussianEnergy
 
 TOP, BOTTOM, NUM = 20.0, 0.2, 3000
@@ -29,23 +35,28 @@ def draw(sampler, energy, num=NUM, seed=0, **kwargs):
 
 def ancestral_variance(num_steps):
     """Variance ``[4, 4]`` after the ancestral steps, each linear, without sampling."""
-    schedule = np.asarray(noise_schedule(TOP, BOTTOM, num_steps), float)
     variance = VARIANCE + TOP**2
-    for now, then in pairwise(schedule):
+    for now, then in pairwise(np.asarray(schedule(num_steps), float)):
         share = (then / now) ** 2
         factor = share + (1 - share) * VARIANCE / (VARIANCE + now**2)
         variance = factor**2 * variance + then**2 * (1 - share)
     return variance
 
 
-def heun_factor(num_steps):
-    """Factor ``[4, 4]`` by which Heun's steps shrink the distance from the mean."""
-    schedule = np.asarray(noise_schedule(TOP, BOTTOM, num_steps), float)
-    total = np.ones_like(VARIANCE)
-    for now, then in pairwise(schedule):
-        step, first = then - now, now / (VARIANCE + now**2)
-        total *= 1 + step / 2 * (first + then / (VARIANCE + then**2) * (1 + step * first))
-    return total
+def flow_factor(levels):
+    """Factor ``[4, 4]`` by which the flow's steps change the distance from the mean."""
+    z, before, last = np.ones_like(VARIANCE), 0.0, np.inf
+    for now, then in pairwise(np.asarray(levels, float)):
+        clean = VARIANCE / (VARIANCE + now**2) * z
+        length = np.log(now / then)
+        ahead = clean + length / (2 * last) * (clean - before)
+        z = then / now * z + (1 - then / now) * ahead
+        before, last = clean, length
+    return z
+
+
+def schedule(num_steps):
+    return noise_schedule(TOP, BOTTOM, num_steps)
 
 
 def pulls(z, variance):
@@ -59,10 +70,10 @@ LIMIT = norm.isf(1e-6 / (2 * 32))
 
 
 def test_schedule_falls_from_end_to_end_evenly_in_the_seventh_root():
-    schedule = np.asarray(noise_schedule(TOP, BOTTOM, 10), float)
-    np.testing.assert_allclose(schedule[[0, -1]], [TOP, BOTTOM], rtol=1e-5)
-    np.testing.assert_allclose(np.diff(schedule ** (1 / 7), 2), 0, atol=1e-5)
-    assert (np.diff(schedule) < 0).all()
+    levels = np.asarray(schedule(10), float)
+    np.testing.assert_allclose(levels[[0, -1]], [TOP, BOTTOM], rtol=1e-5)
+    np.testing.assert_allclose(np.diff(levels ** (1 / 7), 2), 0, atol=1e-5)
+    assert (np.diff(levels) < 0).all()
 
 
 def test_flow_reproduces_mean_and_variance(energy):
@@ -72,19 +83,32 @@ def test_flow_reproduces_mean_and_variance(energy):
     assert np.abs(pulls(z, VARIANCE)).max() > LIMIT
 
 
-def test_flow_is_heuns_method(energy):
+def test_flow_takes_the_steps_it_says(energy):
     # The start is drawn from the same keys; each step is linear in it.
     keys = jax.random.split(jax.random.key(0), 50)
     start = np.asarray(jax.vmap(lambda k: energy.start(k, jnp.asarray(TOP)))(keys), float)
     z = draw(sample_flow, energy, 50, num_steps=12)
-    np.testing.assert_allclose(z, MEAN + heun_factor(12) * (start - MEAN), atol=2e-4)
+    np.testing.assert_allclose(z, MEAN + flow_factor(schedule(12)) * (start - MEAN), atol=2e-4)
 
 
-def test_flow_converges_at_second_order():
+@pytest.mark.parametrize("up", [False, True])
+def test_flow_converges_at_second_order(up):
     exact = np.sqrt((VARIANCE + BOTTOM**2) / (VARIANCE + TOP**2))
-    errors = [np.abs(heun_factor(steps) / exact - 1).max() for steps in (30, 60)]
+    exact = 1 / exact if up else exact
+    errors = [
+        np.abs(flow_factor(schedule(n)[:: -1 if up else 1]) / exact - 1).max() for n in (30, 60)
+    ]
     assert errors[0] < 0.02  # what thirty steps, the default, cost
     assert 3 < errors[0] / errors[1] < 6
+
+
+def test_flow_up_undoes_flow_down(energy):
+    top = jax.vmap(lambda k: energy.start(k, jnp.asarray(TOP)))(
+        jax.random.split(jax.random.key(1), 20)
+    )
+    bottom = follow_flow(energy, top, schedule(60))
+    again = follow_flow(energy, bottom, schedule(60)[::-1])
+    np.testing.assert_allclose(again, top, atol=0.02 * TOP)
 
 
 def test_reverse_sde_reproduces_mean_and_variance(energy):

@@ -14,6 +14,10 @@ from `truths.py`:
     python benchmarks/calibration/truths.py RUN/lsst-12.safetensors truths.npz --sigma 0.3
     python benchmarks/calibration/calibrate.py --prior RUN/lsst-12.safetensors --sigma 0.3 \\
         --truths truths.npz --output learned.npz
+
+The algorithm ``flow`` samples what the prior's own `sample` draws, so there any prior will do:
+
+    python benchmarks/calibration/calibrate.py --algorithm flow --prior lsst-32 --output flow.npz
 """
 
 import argparse
@@ -34,10 +38,11 @@ from numpyro.primitives import Messenger
 
 from scorepriors import LogStretch, ScorePrior, load_prior
 from scorepriors._files import atomic_path
-from scorepriors.inference import sample
+from scorepriors.inference import fit_map, posterior, sample
 from scorepriors.inference.calibration import coverage, ranks, thin, uniformity
 from scorepriors.inference.posterior import without_data
 from scorepriors.inference.sampling import SamplingWarning
+from scorepriors.inference.sampling.flow import NUM_STEPS, sample_flow_scene
 from scorepriors.inference.sampling.rhat import rank_rhat
 from scorepriors.inference.sampling.tree import group
 from scorepriors.models import blend, image_data, place_sources
@@ -48,11 +53,11 @@ from scorepriors.networks import GaussianEnergy
 BANDS, DRAWS = 3, 99
 NAMES = ("flux", "light", "row centroid", "projection 1", "projection 2", "projection 3")
 
-#: Mean (above the log of the noise) and width of the prior on brightness, and relative
-#: scatter of colours: as `blend` has them, and for sources that a survey would list, with
+#: Mean (above the log of the noise) and width of the prior on brightness, and widths
+#: of colours: as `blend` has them, and for sources that a survey would list, with
 #: a signal to noise of about 50 and more.  Where data say nothing a sampler must cross the
 #: whole of a learned prior, thousands of transitions for each blend.
-WIDE, DETECTED = (4.0, 4.0, 0.6), (7.0, 0.7, 0.2)
+WIDE, DETECTED = (4.0, 4.0, 1.0), (7.0, 0.7, 1 / 3)
 
 
 class Brightness(Messenger):
@@ -70,9 +75,9 @@ class Brightness(Messenger):
 
 def model(data, prior, sources, *, spectra, brightness):
     """`blend` with ``brightness``, as `WIDE`, in the place of its own."""
-    mean, width, scatter = brightness
+    mean, width, colour_width = brightness
     drawn = Brightness(blend, jnp.log(data.noise_flux) + mean, width)
-    drawn(data, prior, sources, spectra=spectra, scatter=scatter)
+    drawn(data, prior, sources, spectra=spectra, colour_width=colour_width)
 
 
 def closed_form(box: int = 8) -> ScorePrior:
@@ -135,7 +140,7 @@ def quantities(morphology, flux):
 
 def fit_one(
     index, data, prior, sources, *, truths=None, brightness=WIDE, fitted=None,
-    fitted_brightness=None, spectra="marginal", **options,
+    fitted_brightness=None, spectra="marginal", algorithm="hmc", **options,
 ):  # fmt: skip
     """Draws ``[C, n, K, 6]`` of the quantities of one blend, and their truth ``[K, 6]``.
 
@@ -151,24 +156,32 @@ def fit_one(
         Prior on brightness and colours, as `WIDE`.
     fitted, fitted_brightness
         Priors to fit with instead: controls.
-    spectra, **options
-        Of `blend` and of `sample`.
+    spectra, algorithm, **options
+        Of `blend` and of `sample_deblended`.
     """
     first, second = jax.random.split(jax.random.key(index))
-    if truths is None:
+    if truths is not None:
+        morphology = jnp.asarray(truths[2 * index : 2 * index + 2])
+    elif isinstance(prior.energy, GaussianEnergy):
         morphology = exact_draw(prior, first)
     else:
-        morphology = jnp.asarray(truths[2 * index : 2 * index + 2])
+        morphology = prior.sample(first, (2,), num_steps=NUM_STEPS)
     images, flux = simulate(data, prior, sources, morphology, brightness, second)
     mine = eqx.tree_at(lambda d: d.images, data, images)
-    options = {"num_warmup": 200, "num_samples": 250, "algorithm": "hmc", **options}
+    key = jax.random.fold_in(jax.random.key(1), index)
+    options = {"num_warmup": 200, "num_samples": 250, **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
-        tree = sample(
-            model, mine, fitted or prior, sources,
-            model_kwargs={"spectra": spectra, "brightness": fitted_brightness or brightness},
-            key=jax.random.fold_in(jax.random.key(1), index), **options,
-        )  # fmt: skip
+        if algorithm == "flow":
+            bound = posterior(blend, mine, fitted or prior, sources)
+            best = fit_map(bound, key=key, max_iterations=200, tolerance=0.5)
+            tree = sample_flow_scene(bound, best, key=key, **options)
+        else:
+            tree = sample(
+                model, mine, fitted or prior, sources,
+                model_kwargs={"spectra": spectra, "brightness": fitted_brightness or brightness},
+                key=key, algorithm=algorithm, **options,
+            )  # fmt: skip
     held = group(tree, "posterior")
     drawn = quantities(np.asarray(held["morphology"]), np.asarray(held["flux"]))
     truth = quantities(np.asarray(morphology), np.asarray(flux))
@@ -234,7 +247,10 @@ def parse():
     )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("calibration.npz"))
     given = parser.parse_args()
-    if bool(given.prior) != bool(given.truths):
+    if given.algorithm == "flow":
+        if given.truths or given.wrong_flux or given.forget_jacobian:
+            parser.error("--algorithm flow draws its own truths, and has no controls here")
+    elif bool(given.prior) != bool(given.truths):
         parser.error("--prior and --truths go together")
     return given
 
@@ -249,9 +265,9 @@ def main():
     arguments = scene(load_prior(given.prior, sigma=given.sigma) if given.prior else None)
     options = {
         "spectra": given.spectra, "num_warmup": given.warmup, "num_samples": given.samples,
-        "thinning": given.thinning, "algorithm": given.algorithm, "brightness": DETECTED if given.prior else WIDE,
+        "thinning": given.thinning, "algorithm": given.algorithm, "brightness": DETECTED if given.truths else WIDE,
     }  # fmt: skip
-    if given.prior:
+    if given.truths:
         with np.load(given.truths) as stored:
             options["truths"] = stored["images"]
         if len(options["truths"]) < 2 * given.number:
@@ -259,9 +275,9 @@ def main():
     if given.forget_jacobian:
         options["fitted"] = without_jacobian(arguments[1])
     if given.wrong_flux:
-        mean, width, scatter = options["brightness"]
+        mean, width, colours = options["brightness"]
         # Narrow as well: a wide prior a width off hardly moves sources that data show.
-        options["fitted_brightness"] = (mean + width, width / 8, scatter / 8)
+        options["fitted_brightness"] = (mean + width, width / 8, colours / 8)
     started = time.monotonic()
     while len(found) < given.number:
         drawn, truth = fit_one(len(found), *arguments, **options)

@@ -48,7 +48,8 @@ class Diagnosis(NamedTuple):
     divergences
         Number of divergent transitions kept.
     min_bfmi
-        The smallest energy Bayesian fraction of missing information of a chain.
+        The smallest energy Bayesian fraction of missing information of a chain; NaN for
+        moves that have no energy.
     saturated
         Share of draws whose tree had the largest depth allowed.
     warnings
@@ -92,10 +93,12 @@ def diagnose(tree, algorithm: Algorithm) -> Diagnosis:
     if chains > 1:
         max_rhat, max_pixel_rhat, disagreement = _agreement(whole, smallest)
     divergences = int(stats["diverging"].sum())
-    energy = np.asarray(stats["energy"])
-    with np.errstate(all="ignore"):
-        bfmi = (np.diff(energy, axis=1) ** 2).mean(1) / energy.var(1)
-    min_bfmi = float(bfmi.min())
+    min_bfmi = np.nan
+    if "energy" in stats:  # of Hamiltonian trajectories; others have none
+        energy = np.asarray(stats["energy"])
+        with np.errstate(all="ignore"):
+            bfmi = (np.diff(energy, axis=1) ** 2).mean(1) / energy.var(1)
+        min_bfmi = float(bfmi.min())
     saturated = 0.0
     if "reached_max_treedepth" in stats:
         saturated = float(stats["reached_max_treedepth"].mean())

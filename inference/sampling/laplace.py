@@ -22,11 +22,11 @@ from scorepriors.errors import InputError
 from ..optimization import MAPResult, fit_map
 from ..posterior import Posterior, posterior
 from .chains import make_target
+from .collect import observed_data, recover_draws
 from .curvature import FLOOR, curvature_spectrum, whitening_error, whitening_map
 from .diagnostics import SamplingWarning
 from .labels import site_dims
 from .preconditioner import identity_map
-from .sample import observed_data, recover_draws
 from .tree import make_tree
 
 #: Draws that go through the model in one call: bounds the memory.

@@ -2,9 +2,7 @@
 
 import json
 import time
-import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from scorepriors import __version__
 from scorepriors._loops import deferred_interrupt
-from scorepriors.distribution import ScorePrior
 from scorepriors.errors import InputError
 
-from .._progress import bar
 from ..optimization import MAPResult, fit_map
-from ..posterior import Posterior, observed_sites, posterior
+from ..posterior import Posterior, posterior
 from .algorithms import ALGORITHMS, MAX_DOUBLINGS, Algorithm, Move, Settings
 from .chains import Run, Target, begin, begin_tuner, make_target, run_chains
 from .checkpoints import fingerprint, load_run, save_run
 from .checks import check_gradient
+from .collect import attributes, collect, reporter
 from .curvature import curvature_map, map_rank
-from .diagnostics import Diagnosis, SamplingWarning, diagnose
-from .labels import site_dims
 from .preconditioner import identity_map
-from .tree import make_tree
 
 #: Directions in which warm-up draws may correct the curvature.
 REFINEMENT_RANK = 64
@@ -188,7 +181,7 @@ def sample(
     }  # fmt: skip
     directions = rank if preconditioner in ("both", "curvature") else 0
     total = num_warmup + num_samples
-    with _reporter(progress, total) as report, deferred_interrupt() as interrupt:
+    with reporter(progress, total) as report, deferred_interrupt() as interrupt:
         report(0, "start values and curvature")
         mark = fingerprint(bound, settings) if checkpoint is not None else ""
         resumed = checkpoint is not None and Path(checkpoint).exists()
@@ -217,36 +210,13 @@ def sample(
         if kept < 4:
             raise KeyboardInterrupt
         report(run.done, "from draws to values")
-        trace = bound.trace(target.params(jnp.asarray(run.draws[0][0, 0])))
-        values, likelihoods, predictions = recover_draws(
-            target, run.draws, draw_key, log_likelihood, posterior_predictive
-        )
-    groups = {
-        "posterior": values,
-        "sample_stats": _sample_stats(run.moves, run.settings),
-        "log_likelihood": likelihoods,
-        "posterior_predictive": predictions,
-        "observed_data": observed_data(trace),
-        "constant_data": dict(constant_data or {}),
-    }
-    attrs = {
-        **_attributes(bound, settings, run, start, kept),
-        "seconds": time.monotonic() - started,
-        "interrupted": int(kept < num_samples),
-    }
-    names = {**site_dims(trace), **(dims or {})}
-    tree = make_tree(groups, dims=names, coords=coords, attrs=attrs)
-    found = diagnose(tree, method)
-    tree.attrs.update(_summary(found))
-    if kept < num_samples:
-        warnings.warn(
-            f"interrupted: {kept} of {num_samples} draws per chain were made and are kept.",
-            SamplingWarning,
-            stacklevel=2,
-        )
-    for sentence in found.warnings:
-        warnings.warn(sentence, SamplingWarning, stacklevel=2)
-    return tree
+        return collect(
+            target, run.draws, _sample_stats(run.moves, run.settings), method,
+            key=draw_key, log_likelihood=log_likelihood, posterior_predictive=posterior_predictive,
+            dims=dims, coords=coords, constant_data=constant_data,
+            attrs={**attributes(bound, settings, start, kept), **_about(settings, run)},
+            wanted=num_samples, started=started,
+        )  # fmt: skip
 
 
 def _algorithm(algorithm: str | Algorithm) -> Algorithm:
@@ -266,17 +236,6 @@ def _description(what) -> str:
     if isinstance(what, Algorithm):
         return f"{what.note} ({what.step.__module__}.{what.step.__qualname__})"
     return "given"  # the checkpoint itself holds the start
-
-
-@contextmanager
-def _reporter(progress, total):
-    if callable(progress):
-        yield lambda done, text: progress(done, total, text)
-    elif progress:
-        with bar("sample", total) as update:
-            yield update
-    else:
-        yield lambda done, text: None
 
 
 def _state_of(run: Run, moves: Move, num_warmup: int) -> str:
@@ -410,48 +369,6 @@ def _spread_over_devices(states):
     return jax.tree.map(lambda a: jax.device_put(a, sharding), states)
 
 
-@eqx.filter_jit
-def _recover_block(target, offsets, key, index, log_likelihood, predictive):
-    """Values of draws ``[n, d]``, given before the refinement, with numbers ``[n]``."""
-
-    def one(index, q):
-        flat = target.preconditioner.center + target.preconditioner.curvature(q)
-        _, unravel = ravel_pytree(target.origin)
-        return target.bound.recover(
-            jax.random.fold_in(key, index), unravel(flat),
-            log_likelihood=log_likelihood, predictive=predictive,
-        )  # fmt: skip
-
-    # A few at a time: rendering needs much more memory than what is kept of it.
-    return jax.lax.map(lambda x: one(*x), (index, offsets), batch_size=8)
-
-
-def recover_draws(target, blocks, key, log_likelihood, predictive):
-    """Constrained values ``[C, n, ...]`` of the blocks of a run, which are used up."""
-    count = sum(len(block) for block in blocks)
-    size = max(len(block) for block in blocks)
-    chains = blocks[0].shape[1]
-    out, done = None, 0
-    blocks.reverse()
-    while blocks:
-        block = blocks.pop()
-        number = done + np.arange(len(block))
-        # Chain by chain, so that a draw's randomness depends on its place alone.
-        index = np.arange(chains) * count + number[:, None]
-        padding = [(0, size - len(block)), (0, 0)]
-        made = _recover_block(
-            target, np.pad(block, [*padding, (0, 0)], "edge").reshape(size * chains, -1), key,
-            np.pad(index, padding, "edge").ravel().astype(np.int32), log_likelihood, predictive,
-        )  # fmt: skip
-        made = jax.tree.map(lambda a: np.asarray(a).reshape(size, chains, *a.shape[1:]), made)
-        if out is None:
-            out = jax.tree.map(lambda a: np.empty((chains, count, *a.shape[2:]), a.dtype), made)
-        for whole, new in zip(jax.tree.leaves(out), jax.tree.leaves(made), strict=True):
-            whole[:, number] = np.swapaxes(new[: len(block)], 0, 1)
-        done += len(block)
-    return out
-
-
 def _sample_stats(moves, settings) -> dict:
     stacked = jax.tree.map(lambda *parts: np.concatenate(parts).T, *moves)
     stats = stacked._asdict()
@@ -464,36 +381,15 @@ def _sample_stats(moves, settings) -> dict:
     return stats
 
 
-def observed_data(trace) -> dict:
-    """Values of the observed sites of a trace, by name."""
-    # Data that the model computes from its arguments are not at hand here.
-    return {
-        name: np.asarray(site["value"])
-        for name, site in observed_sites(trace).items()
-        if not isinstance(site["value"], jax.core.Tracer)
-    }
-
-
-def _attributes(bound, settings, run: Run, start: str, kept: int) -> dict:
-    import numpyro
-
+def _about(settings, run: Run) -> dict:
+    """Facts of a run of BlackJAX's kernels."""
     gain = np.asarray(run.refinement.gain)
-    about = {
+    return {
         "inference_library": "blackjax",
         "inference_library_version": blackjax.__version__,
-        "scorepriors_version": __version__,
-        "numpyro_version": numpyro.__version__,
-        "jax_version": jax.__version__,
-        "algorithm": settings["algorithm"],
-        "num_warmup": settings["num_warmup"],
-        "thinning": settings["thinning"],
-        "target_acceptance_rate": settings["rate"],
-        "seed": json.dumps(settings["key"]),
-        "start": start,
         "step_size": float(run.settings.step_size),
         "trajectory_length": float(run.settings.length),
         "gradients": run.gradients,
-        "draws_kept": kept,
         "inverse_mass": json.dumps(
             {
                 "kind": settings["preconditioner"],
@@ -503,27 +399,4 @@ def _attributes(bound, settings, run: Run, start: str, kept: int) -> dict:
                 "smallest_refined_width": float(gain.min(initial=1.0)),
             }
         ),
-    }
-    priors = [
-        leaf
-        for leaf in jax.tree.leaves(
-            bound.arguments, is_leaf=lambda node: isinstance(node, ScorePrior)
-        )
-        if isinstance(leaf, ScorePrior)
-    ]
-    if priors:
-        about["prior"] = json.dumps([repr(p) for p in priors])
-        about["sigma0"] = json.dumps([float(p.sigma) for p in priors])
-    return about
-
-
-def _summary(found: Diagnosis) -> dict:
-    return {
-        "max_rhat": found.max_rhat,
-        "max_pixel_rhat": found.max_pixel_rhat,
-        "min_ess": found.min_ess,
-        "min_ess_site": found.worst,
-        "divergences": found.divergences,
-        "min_bfmi": found.min_bfmi,
-        "warnings": json.dumps(list(found.warnings)),
     }

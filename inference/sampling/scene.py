@@ -12,6 +12,7 @@ from scorepriors.errors import InputError
 from ..deblending import Deblended, catalogue_order
 from ..optimization import MAPResult
 from ..posterior import Posterior, posterior
+from .flow import sample_flow_scene
 from .laplace import laplace
 from .sample import sample
 from .tree import group, group_names, replace_group
@@ -38,7 +39,7 @@ def laplace_deblended(result: Deblended, *, key, **options) -> Any:
                   {"key": key, **options})  # fmt: skip
 
 
-def sample_deblended(result: Deblended, *, key, **options) -> Any:
+def sample_deblended(result: Deblended, *, key, algorithm: Any = "nuts", **options) -> Any:
     """Sample the posterior about a deblended scene.
 
     Parameters
@@ -47,8 +48,13 @@ def sample_deblended(result: Deblended, *, key, **options) -> Any:
         From `deblend`; chains start about its mode.
     key
         See `sample`.
+    algorithm
+        One of `sample`, or ``"flow"`` (`scorepriors.inference.sampling.flow`): moves of
+        the noise that the prior's flow turns into galaxies.  It finds shapes far from the
+        mode, which Hamiltonian trajectories do not, and is the one for faint sources.
     **options
-        Further arguments of `sample`, except `model` and `init`.
+        Further arguments of `sample`, except `model` and `init`; of
+        `scorepriors.inference.sampling.flow.sample_flow_scene` for ``"flow"``.
 
     Returns
     -------
@@ -66,8 +72,10 @@ def sample_deblended(result: Deblended, *, key, **options) -> Any:
     InputError
         If the spectra were profiled, which leaves no density to sample; and see `sample`.
     """
+    if algorithm == "flow":
+        return _draws(result, sample_flow_scene, {"key": key, **options})
     return _draws(result, lambda bound, best, **rest: sample(bound, init=best, **rest),
-                  {"key": key, **options})  # fmt: skip
+                  {"key": key, "algorithm": algorithm, **options})  # fmt: skip
 
 
 def _draws(result: Deblended, draw: Callable, options: dict) -> Any:

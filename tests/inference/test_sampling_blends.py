@@ -1,9 +1,7 @@
 """Posteriors of blends: closed forms, exact spectra, and calibration in a reduced form."""
 
-import importlib.util
 import json
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -138,16 +136,6 @@ def test_same_as_numpyro_nuts_on_a_blend(scene, drawn):
     for k in range(2):
         allowed = 3 * np.hypot(error(theirs[None, :, k]), error(ours[..., k]))
         assert abs(theirs[:, k].mean() - ours[..., k].mean()) < allowed
-
-
-@pytest.fixture(scope="module")
-def calibrate():
-    """The benchmark whose long run this is the reduced form of."""
-    path = Path(__file__).parents[2] / "benchmarks" / "calibration" / "calibrate.py"
-    spec = importlib.util.spec_from_file_location("calibrate", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 #: Chains of the reduced form.

@@ -1,0 +1,199 @@
+"""Moves of the noise that a flow turns into galaxies: the right posterior, and whole runs."""
+
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from astropy.table import Table
+from conftest import gaussian_prior, small_observation
+
+from scorepriors import InputError
+from scorepriors.inference import deblend, fit_map, posterior, sample, sample_deblended
+from scorepriors.inference.calibration import coverage
+from scorepriors.inference.sampling import SamplingWarning, flow
+from scorepriors.inference.sampling.flow import sample_flow_scene
+from scorepriors.inference.sampling.fluxes import flux_catalogue
+from scorepriors.inference.sampling.tree import group, load_tree, save_tree
+from scorepriors.models import blend, image_data, place_sources, read_positions
+from scorepriors.networks import GaussianEnergy
+
+CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bound():
+    obs = small_observation(CENTERS, shape=(20, 20))
+    return posterior(blend, image_data(obs, box=8), gaussian_prior(), place_sources(CENTERS, box=8))
+
+
+@pytest.fixture(scope="module")
+def mode(bound):
+    return fit_map(bound, key=jax.random.key(0))
+
+
+def quantities(tree):
+    """Numbers ``[C, n, 10]`` that say where a scene is: fluxes, light, width, a corner."""
+    held = group(tree, "posterior")
+    image, flux = np.asarray(held["morphology"], float), np.asarray(held["flux"], float)
+    light = image.sum((-2, -1))
+    rows = (image * np.arange(8)[:, None]).sum((-2, -1)) / light
+    parts = [flux.sum(-1), np.log(light), rows, image[..., 0, 0], held["brightness"]]
+    return np.concatenate(parts, -1)
+
+
+def deviations(ours, theirs):
+    """Differences of means and spreads, in their Monte Carlo standard errors."""
+    import arviz as az
+
+    out = []
+    for index in range(ours.shape[-1]):
+        pair = []
+        for draws in (ours[..., index], theirs[..., index]):
+            center = draws.mean()
+            pair.append((center, float(az.mcse(draws))))
+            far = np.abs(draws - center)
+            pair.append((far.mean(), float(az.mcse(far))))
+        for a, b in ((0, 2), (1, 3)):
+            out.append((pair[a][0] - pair[b][0]) / np.hypot(pair[a][1], pair[b][1]))
+    return np.abs(out)
+
+
+@pytest.fixture(scope="module")
+def hamiltonian(bound, mode):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)
+        tree = sample(
+            bound, key=jax.random.key(3), algorithm="hmc", init=mode, num_warmup=300,
+            num_samples=600,
+        )  # fmt: skip
+    return quantities(tree)
+
+
+def draw(bound, mode, **options):
+    options = {"num_warmup": 300, "num_samples": 1500, "thinning": 2, **options}
+    return sample_flow_scene(bound, mode, key=jax.random.key(1), **options)
+
+
+def test_same_posterior_as_hamiltonian_chains(bound, mode, hamiltonian):
+    # The flow of a Gaussian is exact in many steps; in eight its widths are off by percents.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "NUM_STEPS", 40)
+        tree = draw(bound, mode)
+    assert deviations(quantities(tree), hamiltonian).max() < 4
+    assert tree.attrs["algorithm"] == "flow"
+    assert "lp" in group(tree, "sample_stats")
+    jax.clear_caches()
+
+
+def test_moves_that_change_the_noise_are_seen(bound, mode, hamiltonian):
+    """Without the shrinking the noise is a random walk, its prior a flat one."""
+
+    def grown(old, fresh, step):
+        return old + step.reshape(*step.shape, *[1] * (old.ndim - step.ndim)) * fresh
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "NUM_STEPS", 40)
+        patch.setattr(flow, "_turned", grown)
+        jax.clear_caches()
+        tree = draw(bound, mode, num_samples=400)
+    assert deviations(quantities(tree), hamiltonian).max() > 8
+    jax.clear_caches()
+
+
+def test_calibration_in_reduced_form(calibrate):
+    arguments = calibrate.scene()
+    few = {"num_warmup": 100, "num_samples": 150, "num_chains": 4, "algorithm": "flow"}
+    found = np.array([calibrate.rank_one(i, *arguments, **few) for i in range(20)])
+    report = calibrate.summary(found)
+    assert report["smallest_p"] > report["smallest_p_allowed"]
+    for level in (0.5, 0.68, 0.9):
+        share, low, high = coverage(found.ravel(), calibrate.DRAWS, level)
+        assert low < share < high
+
+
+def test_interrupted_run_goes_on_to_the_same_draws(bound, mode, tmp_path):
+    options = {"num_warmup": 20, "num_samples": 30, "thinning": 1, "num_chains": 2}
+    whole = draw(bound, mode, **options)
+    path = tmp_path / "run.npz"
+
+    def stop(done, total, text):
+        # Bites after the checkpoint of this block, at the next one.
+        if done == 30:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+
+    part = draw(bound, mode, **options, progress=stop, checkpoint=path)
+    assert part.attrs["interrupted"] == 1
+    again = draw(bound, mode, **options, checkpoint=path)
+    assert again.attrs["start"] == "checkpoint"
+    for name in ("morphology", "flux", "brightness"):
+        np.testing.assert_array_equal(
+            group(again, "posterior")[name], group(whole, "posterior")[name]
+        )
+    with pytest.raises(InputError, match="another model"):
+        draw(bound, mode, **{**options, "num_samples": 40}, checkpoint=path)
+
+
+def test_scene_with_a_star_in_the_order_of_the_catalogue(tmp_path):
+    obs = small_observation(CENTERS, shape=(24, 24))
+    table = Table(
+        {"id": ["s", "g"], "x": CENTERS[:, 1], "y": CENTERS[:, 0], "is_star": [True, False]}
+    )
+    where = read_positions(table, obs)
+    assert list(where.is_point) == [True, False]
+    result = deblend(obs, where, prior=gaussian_prior())
+    tree = sample_deblended(
+        result, key=jax.random.key(0), algorithm="flow", num_warmup=20, num_samples=20,
+        num_chains=2,
+    )  # fmt: skip
+    held = group(tree, "posterior")
+    assert list(held["flux"]["source"].values) == ["s", "g"]
+    assert list(held["stars_offset"]["stars_source"].values) == ["s"]
+    assert np.ptp(np.asarray(held["stars_offset"])) > 0
+    assert list(flux_catalogue(tree)["id"]) == ["s", "g"]
+    save_tree(tree, tmp_path / "posterior.nc")
+    assert json.loads(load_tree(tmp_path / "posterior.nc").attrs["source_steps"])
+
+
+class Uncentred(GaussianEnergy):
+    """An energy that does not say what its start scatters about."""
+
+    center = property()
+
+    def __getattribute__(self, name):
+        if name == "center":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"spectra": "sampled"}, "integrates spectra out"),
+        ({"model": lambda data, prior, galaxies: blend(data, prior, galaxies)}, "use 'nuts'"),
+        ({"energy": Uncentred}, "has no `center`"),
+        ({"num_samples": 2}, "`num_samples` must be at least 4"),
+        ({"target_acceptance_rate": 1.5}, "between 0 and 1"),
+    ],
+)
+def test_what_it_cannot_sample_is_one_sentence(bound, mode, change, match):
+    (data, prior, galaxies), _ = bound.arguments
+    if "energy" in change:
+        energy = change["energy"](jnp.zeros((8, 8)), jnp.asarray(0.2))
+        prior = type(prior)(energy, prior.stretch, 0.3, sigma_max=5.0)
+    keywords = {"spectra": change["spectra"]} if "spectra" in change else {}
+    other = posterior(change.get("model", blend), data, prior, galaxies, model_kwargs=keywords)
+    options = {n: v for n, v in change.items() if n.startswith(("num", "target"))}
+    with pytest.raises(InputError, match=match):
+        sample_flow_scene(other, mode, key=jax.random.key(0), **options)
