@@ -253,7 +253,10 @@ def _print_table(result, truth=None) -> None:
 
 @main.command()
 @_scene_options("sampled")
-@click.option("--algorithm", default="dynamic_hmc", show_default=True, help="How chains move.")
+@click.option(
+    "--algorithm", default="dynamic_hmc", show_default=True,
+    help="How chains move; flow is the one for faint sources.",
+)  # fmt: skip
 @click.option("--chains", type=int, default=4, show_default=True)
 @click.option("--warmup", type=int, default=300, show_default=True, help="Draws to tune with.")
 @click.option("--draws", type=int, default=500, show_default=True, help="Draws kept per chain.")
@@ -297,10 +300,9 @@ def sample(files, example, catalog, psf, index, others, prior_name, sigma, algor
     from .sampling.results import SAMPLE_NAMES, write_samples
     from .sampling.scene import sample_deblended
 
-    if algorithm not in ALGORITHMS:
-        raise InputError(
-            f"unknown --algorithm {algorithm!r}; there are {', '.join(sorted(ALGORITHMS))}."
-        )
+    known = sorted([*ALGORITHMS, "flow"])
+    if algorithm not in known:
+        raise InputError(f"unknown --algorithm {algorithm!r}; there are {', '.join(known)}.")
     folder = Path(output)
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     result = _deblend_one(

@@ -101,13 +101,7 @@ def report_page(
             "of each chain's draws among all draws.",
             "Chains that agree overlap on the left and are flat on the right.",
         ),
-        picture(
-            energy_figure(tree),
-            f"Energy over {chains} chains of {draws} draws: its distribution and that of its "
-            "changes from draw to draw.",
-            "Where the changes are much narrower than the whole, chains move through the tails "
-            "slowly.",
-        ),
+        *_energy(tree, chains, draws),
         "<h2>Settings</h2>", _settings(tree),
     ]  # fmt: skip
     return (
@@ -226,8 +220,8 @@ def figures(tree: Any) -> list[tuple[str, str]]:
     stats = group(tree, "sample_stats")
     out = []
     for name, label in _FIGURES:
-        if name in tree.attrs:
-            value = tree.attrs[name]
+        value = tree.attrs.get(name)
+        if value is not None and value == value:  # NaN: the moves have no such thing
             out.append((label, f"{value:.5g}" if isinstance(value, float) else str(value)))
     out.append(("acceptance", f"{float(stats['acceptance_rate'].mean()):.3f}"))
     return out
@@ -423,6 +417,21 @@ def chains_figure(tree: Any) -> Figure:
     axes[-1, 0].set_xlabel("draw", fontsize=9, color=INK)
     axes[-1, 1].set_xlabel("rank", fontsize=9, color=INK)
     return figure
+
+
+def _energy(tree: Any, chains: int, draws: int) -> list[str]:
+    """The picture of the energies, where the moves have any."""
+    if "energy" not in group(tree, "sample_stats"):
+        return []
+    return [
+        picture(
+            energy_figure(tree),
+            f"Energy over {chains} chains of {draws} draws: its distribution and that of its "
+            "changes from draw to draw.",
+            "Where the changes are much narrower than the whole, chains move through the tails "
+            "slowly.",
+        )
+    ]
 
 
 def energy_figure(tree: Any) -> Figure:

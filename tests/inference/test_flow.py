@@ -1,6 +1,7 @@
 """Moves of the noise that a flow turns into galaxies: the right posterior, and whole runs."""
 
 import json
+import signal
 import warnings
 
 import jax
@@ -13,10 +14,11 @@ from conftest import gaussian_prior, small_observation
 from scorepriors import InputError
 from scorepriors.inference import deblend, fit_map, posterior, sample, sample_deblended
 from scorepriors.inference.calibration import coverage
-from scorepriors.inference.sampling import SamplingWarning, flow
+from scorepriors.inference.sampling import SamplingWarning, flow, write_samples
 from scorepriors.inference.sampling.flow import sample_flow_scene
 from scorepriors.inference.sampling.fluxes import flux_catalogue
-from scorepriors.inference.sampling.tree import group, load_tree, save_tree
+from scorepriors.inference.sampling.reference import Reference
+from scorepriors.inference.sampling.tree import group, load_tree
 from scorepriors.models import blend, image_data, place_sources, read_positions
 from scorepriors.networks import GaussianEnergy
 
@@ -98,12 +100,23 @@ def test_same_posterior_as_hamiltonian_chains(bound, mode, hamiltonian):
 def test_moves_that_change_the_noise_are_seen(bound, mode, hamiltonian):
     """Without the shrinking the noise is a random walk, its prior a flat one."""
 
-    def grown(old, fresh, step):
-        return old + step.reshape(*step.shape, *[1] * (old.ndim - step.ndim)) * fresh
+    def grown(self, noise, fresh, step):
+        return noise + step[:, None, None] * fresh
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flow, "NUM_STEPS", 40)
-        patch.setattr(flow, "_turned", grown)
+        patch.setattr(Reference, "move", grown)
+        jax.clear_caches()
+        tree = draw(bound, mode, num_samples=400)
+    assert deviations(quantities(tree), hamiltonian).max() > 8
+    jax.clear_caches()
+
+
+def test_moves_about_the_mode_are_paid_for(bound, mode, hamiltonian):
+    """Taking them by the likelihood alone counts the data twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "NUM_STEPS", 40)
+        patch.setattr(Reference, "excess", lambda self, noise: jnp.zeros(len(noise)))
         jax.clear_caches()
         tree = draw(bound, mode, num_samples=400)
     assert deviations(quantities(tree), hamiltonian).max() > 8
@@ -129,8 +142,6 @@ def test_interrupted_run_goes_on_to_the_same_draws(bound, mode, tmp_path):
     def stop(done, total, text):
         # Bites after the checkpoint of this block, at the next one.
         if done == 30:
-            import signal
-
             signal.raise_signal(signal.SIGINT)
 
     part = draw(bound, mode, **options, progress=stop, checkpoint=path)
@@ -162,17 +173,17 @@ def test_scene_with_a_star_in_the_order_of_the_catalogue(tmp_path):
     assert list(held["stars_offset"]["stars_source"].values) == ["s"]
     assert np.ptp(np.asarray(held["stars_offset"])) > 0
     assert list(flux_catalogue(tree)["id"]) == ["s", "g"]
-    save_tree(tree, tmp_path / "posterior.nc")
-    assert json.loads(load_tree(tmp_path / "posterior.nc").attrs["source_steps"])
+    paths = {path.name: path for path in write_samples(result, tree, tmp_path / "out")}
+    assert np.shape(json.loads(load_tree(paths["posterior.nc"]).attrs["source_steps"])) == (2, 2)
+    assert "E-BFMI" not in paths["diagnostics.txt"].read_text()
+    assert "Energy over" not in paths["report.html"].read_text()
 
 
-class Uncentred(GaussianEnergy):
-    """An energy that does not say what its start scatters about."""
-
-    center = property()
+class Colourless(GaussianEnergy):
+    """An energy that cannot make its start of white noise."""
 
     def __getattribute__(self, name):
-        if name == "center":
+        if name == "colour":
             raise AttributeError(name)
         return super().__getattribute__(name)
 
@@ -182,7 +193,7 @@ class Uncentred(GaussianEnergy):
     [
         ({"spectra": "sampled"}, "integrates spectra out"),
         ({"model": lambda data, prior, galaxies: blend(data, prior, galaxies)}, "use 'nuts'"),
-        ({"energy": Uncentred}, "has no `center`"),
+        ({"energy": Colourless}, "has no `colour`"),
         ({"num_samples": 2}, "`num_samples` must be at least 4"),
         ({"target_acceptance_rate": 1.5}, "between 0 and 1"),
     ],
