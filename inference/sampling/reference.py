@@ -20,9 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-#: Directions looked at.  A galaxy of signal to noise 100 has a dozen or two.
-DIRECTIONS = 40
-
 #: By this factor references are wider than the curvature makes them: one that is narrower
 #: than the posterior would hold chains for long where it is thin.
 WIDER = 1.5
@@ -80,21 +77,23 @@ class Reference(NamedTuple):
         return jnp.einsum("grd,gr->gd", self.basis, along)
 
 
-def reference(product: Callable, noise: Float[Array, "G n n"], key) -> Reference:
+def reference(product: Callable, noise: Float[Array, "G *n"], directions: int, key) -> Reference:
     """The Gaussians about one point.
 
     Parameters
     ----------
     product
-        ``v [G, n, n] -> [G, n, n]``: the Hessian of minus the log-likelihood times v, for
-        each galaxy by itself.
+        From v, of the shape of `noise`, to the Hessian of minus the log-likelihood times v,
+        for each galaxy by itself.
     noise
         The point.
+    directions
+        How many products to make.
     key
         For the first directions.
     """
     flat = noise.reshape(len(noise), -1)
-    steps = min(DIRECTIONS, flat.shape[-1])
+    steps = min(directions, flat.shape[-1])
     basis, diagonal, beside = lanczos_each(
         lambda v: product(v.reshape(noise.shape)).reshape(flat.shape), flat, steps, key
     )
