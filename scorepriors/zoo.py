@@ -54,7 +54,7 @@ def list_priors() -> list[PriorInfo]:
     Examples
     --------
     >>> [info.name for info in list_priors()]
-    ['hsc-32', 'lsst-32', 'ztf-32']
+    ['hsc-32', 'lsst-32', 'lsst-64', 'ztf-32']
     """
     return [prior_info(path) for path in sorted(_weights_folder().glob("*.safetensors"))]
 
@@ -93,7 +93,7 @@ def prior_info(name: str | Path) -> PriorInfo:
 
 
 def prior_for(pixel_scale: float | None) -> str:
-    """Name of the shipped prior whose pixels are nearest in size.
+    """Name of the shipped prior whose pixels are nearest in size; of several, the small box.
 
     Parameters
     ----------
@@ -107,8 +107,8 @@ def prior_for(pixel_scale: float | None) -> str:
     """
     if pixel_scale is None:
         return "lsst-32"
-    known = {i.name: i.pixel_scale for i in list_priors() if i.pixel_scale is not None}
-    return min(known, key=lambda name: abs(np.log(known[name] / pixel_scale)))
+    known = [info for info in list_priors() if info.pixel_scale is not None]
+    return min(known, key=lambda i: (abs(np.log(i.pixel_scale / pixel_scale)), i.box)).name
 
 
 def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:

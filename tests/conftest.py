@@ -1,6 +1,7 @@
 """Shared fixtures: small blends whose programs are compiled once."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import jax
@@ -20,6 +21,9 @@ def pytest_configure(config):
     Compilation is most of the time of these tests: programs are shared between the workers
     of one run, with the next run, and with that of another Python.
     """
+    if "PYTEST_XDIST_WORKER" in os.environ and "XLA_FLAGS" not in os.environ:
+        # A worker per core: threads of their own would only take turns.  Nothing has run yet.
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -32,7 +32,7 @@ def test_shipped_recipes(path):
 
 
 def test_there_are_shipped_recipes():
-    assert {path.stem for path in SHIPPED} >= {"hsc-32", "lsst-32", "ztf-32"}
+    assert {path.stem for path in SHIPPED} >= {"hsc-32", "lsst-32", "lsst-64", "ztf-32"}
 
 
 def test_what_is_not_said_has_its_default(write):

@@ -65,8 +65,7 @@ from .reference import Reference, reference
 #: size and flux of lsst-32 agree with those at forty within 2 %.
 NUM_STEPS = 8
 
-#: Directions in which data are looked for, of each galaxy and, for each, of all together.  A
-#: galaxy of signal to noise 100 has a dozen or two.
+#: Directions in which data are looked for, of each galaxy and, for each, of all together.
 DIRECTIONS, TOGETHER = 40, 20
 
 #: Acceptance rates that the steps of sources and of brightnesses are tuned for.
