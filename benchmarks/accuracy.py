@@ -9,9 +9,11 @@ A method's files are joined.  Error bars of medians are from resampling the blen
 
 import argparse
 import json
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 #: Medians of |e_F| below and above a blendedness of 0.5 on 30 LSST-like blends of other seeds
 #: (ugrizy, 64 x 64 pixels, ten-year depth, 2 to 8 sources, true centres), measured with
@@ -74,7 +76,7 @@ def panel(axis, methods: dict, column: str, edges, rng):
     for colour, (name, rows) in zip(COLOURS, methods.items(), strict=False):
         values = np.array([row[column] for row in rows], float)
         where, middle, spread = [], [], []
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             part = [r for r, v in zip(rows, values, strict=True) if low <= v < high]
             if len(part) >= 8:
                 center = np.sqrt(low * high) if column == "snr" else (low + high) / 2
@@ -99,11 +101,12 @@ def figure(methods: dict, path: str, rng):
     for style, (name, pair) in zip(("--", ":", "-."), PEERS.items(), strict=True):
         for value, span in zip(pair, ((0, 0.5), (0.5, 1)), strict=True):
             right.plot(span, [value] * 2, color="0.45", linestyle=style,
-                       label=f"{name}, other seeds" if span[0] == 0 else None)  # fmt: skip
-    right.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
+                       label=f"{name}, another set" if span[0] == 0 else None)  # fmt: skip
+    right.legend(fontsize=8, frameon=False, ncols=2, loc="lower right")
     left.set_yticks(
         [0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["1 %", "2 %", "5 %", "10 %", "20 %", "50 %"]
     )
+    left.yaxis.set_minor_formatter(NullFormatter())
     plt.savefig(path, dpi=120)
 
 

@@ -35,7 +35,9 @@ def test_an_image_depends_on_the_seed_and_its_number_only(galsim, name):
 
 
 def test_unknown_populations_name_the_known_ones(galsim):
-    with pytest.raises(InputError, match="unknown training set 'hst'; built in are hsc, lsst, lsst-large, ztf"):
+    with pytest.raises(
+        InputError, match="unknown training set 'hst'; built in are hsc, lsst, lsst-large, ztf"
+    ):
         simulate("hst", 1)
 
 

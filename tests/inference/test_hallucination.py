@@ -70,7 +70,7 @@ def test_information_of_a_joint_gaussian():
         bright = jnp.log(jnp.asarray([50.0, 80.0]))
         x = stretch(z)
         here = _Galaxies(
-            data, x, corner, spectrum, bright, data.render(x, corner), jnp.asarray(0.6)
+            data, x, corner, spectrum, bright, data.render(x, corner), jnp.asarray(1.0)
         )
         slope = np.asarray(jnp.exp(stretch.log_abs_det_jacobian(z, x)))
         priors = [4 * np.eye(pixels), 9 * np.eye(pixels)]
