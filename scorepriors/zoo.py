@@ -102,8 +102,8 @@ def prior_for(pixel_scale: float | None) -> str:
 
     Examples
     --------
-    >>> prior_for(1.0), prior_for(None)
-    ('ztf-32', 'lsst-32')
+    >>> prior_for(1.0), prior_for(0.2), prior_for(None)
+    ('ztf-32', 'lsst-32', 'lsst-32')
     """
     if pixel_scale is None:
         return "lsst-32"
