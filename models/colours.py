@@ -39,8 +39,7 @@ def wavelengths(bands: tuple[str, ...]) -> Float[np.ndarray, " B"] | None:
     array([483., 622., 755.])
     >>> wavelengths(("g", "narrow"))
     """
-    names = [[part for part in re.split("[^A-Za-z]", band) if part][-1:] for band in bands]
-    names = [part[0] if part else "" for part in names]
+    names = [(re.findall("[A-Za-z]+", band) or [""])[-1] for band in bands]
     names = [n.lower() if n in ("U", "G", "R", "I", "Z") else n for n in names]
     if not all(name in WAVELENGTHS for name in names):
         return None

@@ -5,6 +5,8 @@ and the result is added to the image where the box sits.  Corners are arrays: mo
 source, or rendering another blend, runs the same compiled program.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -281,10 +283,10 @@ def image_data(
     mean, colours = colour_prior(obs.bands, per_unit)
     arrays = (obs.images, obs.weights, transforms, error, mean, colours, _noise_flux(obs))
     types = [np.complex64 if np.iscomplexobj(a) else np.float32 for a in arrays]
-    put = [jax.device_put(np.asarray(a, t)) for a, t in zip(arrays, types, strict=True)]
+    put: Any = [jax.device_put(np.asarray(a, t)) for a, t in zip(arrays, types, strict=True)]
     if grids is not None:
         grids = jax.device_put(grids.astype(np.float32))
-    return ImageData(*put, size, grid, grids)
+    return ImageData(*put, kernel_size=size, grid=grid, grids=grids)
 
 
 def _noise_flux(obs: Observation) -> float:

@@ -107,8 +107,12 @@ def prior_for(pixel_scale: float | None) -> str:
     """
     if pixel_scale is None:
         return "lsst-32"
-    known = [info for info in list_priors() if info.pixel_scale is not None]
-    return min(known, key=lambda i: (abs(np.log(i.pixel_scale / pixel_scale)), i.box)).name
+    known = [
+        (abs(np.log(info.pixel_scale / pixel_scale)), info.box, info.name)
+        for info in list_priors()
+        if info.pixel_scale is not None
+    ]
+    return min(known)[-1]
 
 
 def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:

@@ -108,13 +108,15 @@ class Scene(eqx.Module):
 
     def galaxy(self, noise: Float[Array, "N n n"]):
         """Stretched galaxies that the flow makes of white noise."""
-        energy, levels = unconfined(self.prior.energy), self._levels()
+        energy: Any = unconfined(self.prior.energy)
+        levels = self._levels()
         top = jax.vmap(lambda white: energy.colour(white, levels[0]))(noise)
         return follow_flow(energy, top, levels)
 
     def noise(self, z: Float[Array, "N n n"]):
         """White noise that the flow makes galaxies of: the inverse of `galaxy`, about."""
-        energy, levels = unconfined(self.prior.energy), self._levels()
+        energy: Any = unconfined(self.prior.energy)
+        levels = self._levels()
         top = follow_flow(energy, z, levels[::-1])
         return jax.vmap(lambda one: energy.whiten(one, levels[0]))(top)
 
@@ -132,7 +134,7 @@ class Scene(eqx.Module):
         area = jnp.concatenate([image.sum((-2, -1)) for image, _ in images])
         return drawn, jnp.maximum(area, 1e-3)
 
-    def log_likelihood(self, drawn, area, brightness: Float[Array, " K"]):
+    def log_likelihood(self, brightness: Float[Array, " K"], drawn, area):
         """Log-density of pixels and brightnesses, the spectra integrated out."""
         flux = flux_given_brightness(self.data, brightness, colour_width=self.colour_width)
         solved = spectrum_posterior(
@@ -387,7 +389,9 @@ def _begin(bound, scene, best, num_chains, checkpoint, settings, key):
         one.noise.reshape(1, -1), TOGETHER * len(one.noise), first,
     )  # fmt: skip
     states = _spread(scene, each, states, second)
-    return Run(0, states, steps(), None, None), References(each, together), "given mode"
+    # No tuner and no map: these moves tune themselves by their acceptance.
+    none: Any = None
+    return Run(0, states, steps(), none, none), References(each, together), "given mode"
 
 
 def _empty(galaxies: int, dimension: int, directions: int, dtype) -> Reference:
@@ -402,7 +406,7 @@ def _about(scene: Scene, image, offset, brightness, num_chains: int) -> Walkers:
     noise = scene.noise(scene.prior.stretch.inv(image))
     z = scene.galaxy(noise)
     drawn, area = scene.render(z, offset)
-    value = scene.log_likelihood(drawn, area, brightness)
+    value = scene.log_likelihood(brightness, drawn, area)
     one = Walkers(noise, z, offset, brightness, drawn, area, value)
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (num_chains, *a.shape)), one)
 
@@ -414,8 +418,8 @@ def _alone(scene: Scene, chain: Walkers, z):
     def with_one(k):
         mine = jnp.arange(len(area)) == k
         return scene.log_likelihood(
-            jnp.where(mine[:, None, None, None], drawn, chain.drawn),
-            jnp.where(mine, area, chain.area), chain.brightness,
+            chain.brightness, jnp.where(mine[:, None, None, None], drawn, chain.drawn),
+            jnp.where(mine, area, chain.area),
         )  # fmt: skip
 
     return jax.lax.map(with_one, jnp.arange(len(z)))
@@ -429,7 +433,7 @@ def _curved(scene: Scene, chain: Walkers, v, together: bool):
         z = scene.galaxy(noise)
         if not together:
             return -_alone(scene, chain, z).sum()
-        return -scene.log_likelihood(*scene.render(z, chain.offset), chain.brightness)
+        return -scene.log_likelihood(chain.brightness, *scene.render(z, chain.offset))
 
     return jax.jvp(jax.grad(value), (chain.noise,), (v,))[1]
 
@@ -455,7 +459,7 @@ def _spread(scene: Scene, near: Reference, states: Walkers, key) -> Walkers:
     start = (states.noise, states.z, steps[0])
     (noise, z, _), _ = jax.lax.scan(wider, start, steps)
     drawn, area = jax.lax.map(lambda x: scene.render(*x), (z, states.offset))
-    value = jax.lax.map(lambda x: scene.log_likelihood(*x), (drawn, area, states.brightness))
+    value = jax.lax.map(lambda x: scene.log_likelihood(*x), (states.brightness, drawn, area))
     return Walkers(noise, z, states.offset, states.brightness, drawn, area, value)
 
 
@@ -565,13 +569,13 @@ def _sweep(scene: Scene, near: References, kind, states: Walkers, steps: Steps, 
     excess = jnp.concatenate([excess, jnp.zeros(offset.shape[:2], excess.dtype)], 1)
     # Chain by chain: one scene's renderings fit into the caches, those of all do not.
     states, source, brightness = jax.lax.map(
-        lambda x: _judge(scene, *x, steps.brightness, jointly),
+        lambda x: _judge(scene, steps.brightness, jointly, *x),
         (states, noise, z, offset, excess, jax.random.split(judge, chains)),
     )
     return states, Steps(source.mean(0), brightness.mean(0)), source.mean(1)
 
 
-def _judge(scene: Scene, chain: Walkers, noise, z, offset, excess, key, brightness_step, jointly):
+def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, offset, excess, key):
     """Take or leave the moves of one chain's sources, one after the other or all at once."""
     drawn, area = scene.render(z, offset)
     num_sources = len(area)
@@ -587,7 +591,7 @@ def _judge(scene: Scene, chain: Walkers, noise, z, offset, excess, key, brightne
         taken, value, rates = carry
         # All at once, the first decides for the others, which then change nothing.
         tried = jnp.where(jointly, taken | (k == 0), taken.at[k].set(True))
-        new = scene.log_likelihood(*mixed(tried), chain.brightness)
+        new = scene.log_likelihood(chain.brightness, *mixed(tried))
         accept, odds = _accept(keys[0, k], new - value + excess[k])
         return (
             jnp.where(accept, tried, taken), jnp.where(accept, new, value), rates.at[k].set(odds),
@@ -605,7 +609,7 @@ def _judge(scene: Scene, chain: Walkers, noise, z, offset, excess, key, brightne
         # Now and then far: a source that may be there or not has two places to be.
         move, bold = jax.random.normal(keys[1, k], (2,), brightness.dtype)
         tried = brightness.at[k].add(brightness_step[k] * jnp.exp(bold) * move)
-        new = scene.log_likelihood(*now, tried)
+        new = scene.log_likelihood(tried, *now)
         accept, odds = _accept(keys[2, k], new - value)
         return (
             jnp.where(accept, tried, brightness), jnp.where(accept, new, value),
@@ -621,7 +625,7 @@ def _judge(scene: Scene, chain: Walkers, noise, z, offset, excess, key, brightne
             jnp.where(galaxy[:, None, None], noise, chain.noise),
             jnp.where(galaxy[:, None, None], z, chain.z),
             jnp.where(star[:, None], offset, chain.offset),
-            brightness, *now, value,
+            brightness, now[0], now[1], value,
         ),
         source_rates,
         brightness_rates,
