@@ -280,13 +280,14 @@ def image_data(
     # undone, in whole pixels, when the box is placed.
     transforms = np.fft.rfft2(kernels, (grid, grid))
     per_unit = 1 / np.asarray(obs.flux_unit[1], float)
-    mean, colours = colour_prior(obs.bands, per_unit)
-    arrays = (obs.images, obs.weights, transforms, error, mean, colours, _noise_flux(obs))
+    prior = colour_prior(obs.bands, per_unit)
+    arrays = (obs.images, obs.weights, transforms, error, *prior, _noise_flux(obs))
     types = [np.complex64 if np.iscomplexobj(a) else np.float32 for a in arrays]
     put: Any = [jax.device_put(np.asarray(a, t)) for a, t in zip(arrays, types, strict=True)]
+    images, weights, transforms, error, mean, colours, noise = put
     if grids is not None:
         grids = jax.device_put(grids.astype(np.float32))
-    return ImageData(*put, kernel_size=size, grid=grid, grids=grids)
+    return ImageData(images, weights, transforms, error, mean, colours, noise, size, grid, grids)
 
 
 def _noise_flux(obs: Observation) -> float:
