@@ -180,11 +180,6 @@ class Walkers(NamedTuple):
     area: Float[Array, "C K"]
     log_likelihood: Float[Array, " C"]
 
-    @property
-    def position(self):
-        """The arrays themselves, as other chains have them."""
-        return self.noise
-
 
 class References(NamedTuple):
     """Gaussians that moves refer to: of G galaxies each, and of all of them as one."""
@@ -370,7 +365,7 @@ def _begin(bound, scene, best, num_chains, checkpoint, settings, key):
             states = _about(scene, image, offset, brightness, num_chains)
             near = References(
                 _empty(len(image), image[0].size, DIRECTIONS, image.dtype),
-                _empty(1, image.size, TOGETHER * len(image), image.dtype),
+                _empty(1, image.size, TOGETHER * size, image.dtype),
             )
             return states, steps(), None, None, {"references": near}, None
 
@@ -382,12 +377,11 @@ def _begin(bound, scene, best, num_chains, checkpoint, settings, key):
         raise InputError("the log-density is not finite at the mode; deblend again.")
     first, second = jax.random.split(key)
     one = jax.tree.map(lambda a: a[0], states)
-    each = reference(lambda v: _curved(scene, one, v, False), one.noise, DIRECTIONS, first)
+    each = reference(eqx.Partial(_curved, scene, one, False), one.noise, DIRECTIONS, first)
     # Of several galaxies as of one image, their boxes side by side.
     together = reference(
-        lambda v: _curved(scene, one, v.reshape(one.noise.shape), True).reshape(v.shape),
-        one.noise.reshape(1, -1), TOGETHER * len(one.noise), first,
-    )  # fmt: skip
+        eqx.Partial(_curved, scene, one, True), one.noise[None], TOGETHER * size, first
+    )
     states = _spread(scene, each, states, second)
     # No tuner and no map: these moves tune themselves by their acceptance.
     none: Any = None
@@ -425,9 +419,8 @@ def _alone(scene: Scene, chain: Walkers, z):
     return jax.lax.map(with_one, jnp.arange(len(z)))
 
 
-@eqx.filter_jit
-def _curved(scene: Scene, chain: Walkers, v, together: bool):
-    """The Hessian of minus the log-likelihood, times `v`: of each galaxy alone, or of all."""
+def _curved(scene: Scene, chain: Walkers, together: bool, v):
+    """The Hessian of minus the log-likelihood times ``v [., d]``: of each galaxy, or of all."""
 
     def value(noise):
         z = scene.galaxy(noise)
@@ -435,7 +428,8 @@ def _curved(scene: Scene, chain: Walkers, v, together: bool):
             return -_alone(scene, chain, z).sum()
         return -scene.log_likelihood(chain.brightness, *scene.render(z, chain.offset))
 
-    return jax.jvp(jax.grad(value), (chain.noise,), (v,))[1]
+    slope = jax.grad(value)
+    return jax.jvp(slope, (chain.noise,), (v.reshape(chain.noise.shape),))[1].reshape(v.shape)
 
 
 @eqx.filter_jit

@@ -15,6 +15,7 @@ leaves this Gaussian as it is, accepted by what it lacks, is right whatever the 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,8 +84,8 @@ def reference(product: Callable, noise: Float[Array, "G *n"], directions: int, k
     Parameters
     ----------
     product
-        From v, of the shape of `noise`, to the Hessian of minus the log-likelihood times v,
-        for each galaxy by itself.
+        From ``v [G, d]`` to the Hessian of minus the log-likelihood times v, for each galaxy
+        by itself.  A pytree (`equinox.Partial`): other arrays in it compile nothing.
     noise
         The point.
     directions
@@ -94,9 +95,7 @@ def reference(product: Callable, noise: Float[Array, "G *n"], directions: int, k
     """
     flat = noise.reshape(len(noise), -1)
     steps = min(directions, flat.shape[-1])
-    basis, diagonal, beside = lanczos_each(
-        lambda v: product(v.reshape(noise.shape)).reshape(flat.shape), flat, steps, key
-    )
+    basis, diagonal, beside = lanczos_each(product, flat, steps, key)
     matrix = np.zeros((len(flat), steps, steps))
     at = np.arange(steps)
     matrix[:, at, at] = np.asarray(diagonal).T
@@ -111,6 +110,7 @@ def reference(product: Callable, noise: Float[Array, "G *n"], directions: int, k
     return Reference(jnp.asarray(basis), jnp.asarray(precision), jnp.asarray(place))
 
 
+@eqx.filter_jit
 def lanczos_each(product: Callable, like: Float[Array, "G d"], steps: int, key):
     """Lanczos's recurrence for G symmetric operators at once, orthogonalised in full.
 
