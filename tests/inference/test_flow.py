@@ -209,3 +209,23 @@ def test_what_it_cannot_sample_is_one_sentence(bound, mode, change, match):
     options = {n: v for n, v in change.items() if n.startswith(("num", "target"))}
     with pytest.raises(InputError, match=match):
         sample_flow_scene(other, mode, key=jax.random.key(0), **options)
+
+
+def test_another_blend_of_the_shape_compiles_nothing(bound, mode):
+    few = {"num_warmup": 20, "num_samples": 10, "thinning": 1, "num_chains": 2}
+    draw(bound, mode, **few)
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    obs = small_observation(CENTERS[::-1] + 0.2, shape=(20, 20), seed=5)
+    (_, *rest), _ = bound.arguments
+    other = posterior(blend, image_data(obs, box=8), *rest)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        draw(other, mode, **few)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
