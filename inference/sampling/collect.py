@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from scorepriors import __version__
 from scorepriors.distribution import ScorePrior
+from scorepriors.errors import InputError
 
 from .._progress import bar
 from ..posterior import observed_sites
@@ -33,6 +34,15 @@ def reporter(progress, total):
             yield update
     else:
         yield lambda done, text: None
+
+
+def check_ranges(rate: float, **numbers: tuple[int, int]) -> None:
+    """Raise InputError for an acceptance rate or ``name=(number, least)`` out of range."""
+    for name, (number, least) in numbers.items():
+        if number < least:
+            raise InputError(f"`{name}` must be at least {least}, got {number}.")
+    if not 0 < rate < 1:
+        raise InputError(f"`target_acceptance_rate` must be between 0 and 1, got {rate}.")
 
 
 def collect(

@@ -57,7 +57,7 @@ from ..posterior import Posterior
 from .algorithms import Algorithm, Move
 from .chains import Run, make_target
 from .checkpoints import fingerprint, load_run, save_run
-from .collect import attributes, collect, reporter
+from .collect import attributes, check_ranges, collect, reporter
 from .preconditioner import identity_map
 from .reference import Reference, reference
 
@@ -247,15 +247,11 @@ def sample_flow_scene(
         If the model is another one, or its spectra are not integrated out.
     """
     started = time.monotonic()
-    for name, number, least in (
-        ("num_warmup", num_warmup, 20), ("num_samples", num_samples, 4),
-        ("num_chains", num_chains, 1), ("thinning", thinning, 1),
-    ):  # fmt: skip
-        if number < least:
-            raise InputError(f"`{name}` must be at least {least}, got {number}.")
     rate = SOURCE_RATE if target_acceptance_rate is None else target_acceptance_rate
-    if not 0 < rate < 1:
-        raise InputError(f"`target_acceptance_rate` must be between 0 and 1, got {rate}.")
+    check_ranges(
+        rate, num_warmup=(num_warmup, 20), num_samples=(num_samples, 4),
+        num_chains=(num_chains, 1), thinning=(thinning, 1),
+    )  # fmt: skip
     scene = _scene(bound)
     start_key, chain_key, draw_key = jax.random.split(key, 3)
     settings = {

@@ -22,7 +22,7 @@ from .algorithms import ALGORITHMS, MAX_DOUBLINGS, Algorithm, Move, Settings
 from .chains import Run, Target, begin, begin_tuner, make_target, run_chains
 from .checkpoints import fingerprint, load_run, save_run
 from .checks import check_gradient
-from .collect import attributes, collect, reporter
+from .collect import attributes, check_ranges, collect, reporter
 from .curvature import curvature_map, map_rank
 from .preconditioner import identity_map
 
@@ -155,14 +155,10 @@ def sample(
     started = time.monotonic()
     method = _algorithm(algorithm)
     rate = method.target if target_acceptance_rate is None else target_acceptance_rate
-    for name, number, least in (
-        ("num_warmup", num_warmup, 20), ("num_samples", num_samples, 4),
-        ("num_chains", num_chains, 1), ("thinning", thinning, 1), ("rank", rank, 1),
-    ):  # fmt: skip
-        if number < least:
-            raise InputError(f"`{name}` must be at least {least}, got {number}.")
-    if not 0 < rate < 1:
-        raise InputError(f"`target_acceptance_rate` must be between 0 and 1, got {rate}.")
+    check_ranges(
+        rate, num_warmup=(num_warmup, 20), num_samples=(num_samples, 4),
+        num_chains=(num_chains, 1), thinning=(thinning, 1), rank=(rank, 1),
+    )  # fmt: skip
     if preconditioner not in PRECONDITIONERS:
         raise InputError(
             f"`preconditioner` must be one of {', '.join(PRECONDITIONERS)}, got {preconditioner!r}."
