@@ -556,7 +556,8 @@ def train(config, output):
     weights = save_prior(
         folder / f"{recipe.name}.safetensors", result.energy, recipe,
         training={"seconds": round(result.seconds), "steps": result.step,
-                  "jax": jax.__version__, "scorepriors": __version__},
+                  "device": jax.devices()[0].device_kind, "jax": jax.__version__,
+                  "scorepriors": __version__},
     )  # fmt: skip
     images, _ = training_images(recipe, folder)
     prior = load_prior(weights)

@@ -90,17 +90,9 @@ def training_images(recipe: Recipe, directory: Path, progress: Callable | None =
     data = recipe.data
     stored = directory / "images.npz"
     identity = json.dumps(recipe.as_dict()["data"], sort_keys=True)
-    if stored.exists():
-        try:
-            # Opened here: NumPy leaves a damaged file open.
-            with stored.open("rb") as source, np.load(source, allow_pickle=False) as archive:
-                if str(archive["recipe"]) == identity:
-                    return archive["train"], archive["held_out"]
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise InputError(
-                f"the stored images {stored} cannot be read ({error}); delete them."
-            ) from error
-        raise InputError(f"{stored} was made from another [data] table; train in a new directory.")
+    images = _read_stored(stored, identity)
+    if images is not None:
+        return images["train"], images["held_out"]
     if data.set is not None:
         images = _simulate_parallel(recipe, progress)
     elif data.path is not None:
@@ -114,9 +106,32 @@ def training_images(recipe: Recipe, directory: Path, progress: Callable | None =
         held_out, train = images[:held], images[held : held + data.num_images]
     if data.set is not None:
         held_out, train = images[data.num_images :], images[: data.num_images]
-    with atomic_path(stored) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, train=train, held_out=held_out, recipe=identity)
+    _store(stored, identity, train=train, held_out=held_out)
     return train, held_out
+
+
+def _store(path: Path, identity: str, **arrays: np.ndarray) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, recipe=np.asarray(identity), **arrays)  # type: ignore[arg-type]
+
+
+def _read_stored(path: Path, identity: str) -> dict[str, np.ndarray] | None:
+    """What `_store` wrote, if it is there; InputError if it is of another recipe."""
+    if not path.exists():
+        return None
+    try:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        found = str(arrays.pop("recipe"))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise InputError(
+            f"the stored {path.stem} {path} cannot be read ({error}); delete the file."
+        ) from error
+    if found != identity:
+        table = "[data] table" if path.stem == "images" else "recipe"
+        raise InputError(f"{path} was made from another {table}; train in a new directory.")
+    return arrays
 
 
 def _simulate_chunk(task):
@@ -141,18 +156,42 @@ def _simulate_parallel(recipe: Recipe, progress: Callable | None) -> np.ndarray:
     return np.concatenate(images)
 
 
-def initial_energy(recipe: Recipe, train: np.ndarray) -> WienerEnergy:
-    """Wiener filter of the training images with an untrained network behind it."""
-    stretch = LogStretch(recipe.stretch.softening, recipe.stretch.scale)
-    # The covariance needs thousands of images, not all of them.
-    z = np.asarray(stretch.inv(train[:20_000]))
-    mean, basis, values, tail = principal_modes(z, recipe.network.modes)
+def training_modes(recipe: Recipe, directory: Path, train: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean and leading modes of the training images, stored in `directory`.
+
+    A network is trained in the coordinates of these modes and is worth nothing in others,
+    and two machines give modes of other signs: a run may move, its modes go with it.
+    """
+    stored = directory / "modes.npz"
+    identity = _identity(recipe, "data", "stretch", "network")
+    modes = _read_stored(stored, identity)
+    if modes is None:
+        stretch = LogStretch(recipe.stretch.softening, recipe.stretch.scale)
+        # The covariance needs thousands of images, not all of them.
+        z = np.asarray(stretch.inv(train[:20_000]))
+        names = ("mean", "basis", "eigenvalues", "tail")
+        found = principal_modes(z, recipe.network.modes)
+        modes = {n: np.asarray(a) for n, a in zip(names, found, strict=True)}
+        _store(stored, identity, **modes)
+    return modes
+
+
+def initial_energy(recipe: Recipe, modes: dict[str, np.ndarray]) -> WienerEnergy:
+    """Wiener filter of the training images with an untrained network behind it.
+
+    Parameters
+    ----------
+    recipe
+        What to train.
+    modes
+        From `training_modes`.
+    """
     net = recipe.network
     network = ModeNetwork(
         net.modes, net.width, net.inner, net.depth, key=jr.key(recipe.training.seed)
     )
-    mean, basis, values, tail = (jnp.asarray(a, jnp.float32) for a in (mean, basis, values, tail))
-    return WienerEnergy(mean, basis, values, tail, network)
+    arrays = (jnp.asarray(modes[n], jnp.float32) for n in ("mean", "basis", "eigenvalues", "tail"))
+    return WienerEnergy(*arrays, network)
 
 
 def mode_coordinates(recipe: Recipe, energy: WienerEnergy, images: np.ndarray) -> np.ndarray:
@@ -225,7 +264,7 @@ def train(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     images, _ = training_images(recipe, directory, simulate_progress)
-    energy = initial_energy(recipe, images)
+    energy = initial_energy(recipe, training_modes(recipe, directory, images))
     coordinates = jnp.asarray(mode_coordinates(recipe, energy, images), jnp.float32)
     first, second = recipe.training.steps, recipe.confinement.steps
     optimiser = make_optimiser(recipe)

@@ -23,6 +23,7 @@ from scorepriors.training import (
     mode_coordinates,
     train,
     training_images,
+    training_modes,
 )
 
 
@@ -73,6 +74,28 @@ def test_loss_falls_and_a_resumed_run_is_bit_identical(recipe, tmp_path):
     for a, b in zip(jax.tree.leaves(whole.energy), jax.tree.leaves(rest.energy), strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(whole.history, rest.history)
+
+
+def test_a_run_takes_its_modes_along_to_another_machine(recipe, tmp_path, monkeypatch):
+    whole = train(shorter(recipe, 40), tmp_path / "whole")
+
+    def stop(step, total, losses):
+        if step == 20:
+            raise RuntimeError
+
+    # As often as not, another linear algebra gives modes of the other sign.
+    with pytest.raises(RuntimeError):
+        train(shorter(recipe, 40), tmp_path / "run", progress=stop, checkpoint_seconds=0)
+    here = training.principal_modes
+
+    def elsewhere(*arguments):
+        mean, basis, *rest = here(*arguments)
+        return mean, -basis, *rest
+
+    monkeypatch.setattr(training, "principal_modes", elsewhere)
+    moved = train(shorter(recipe, 40), tmp_path / "run")
+    for one, other in zip(jax.tree.leaves(moved.energy), jax.tree.leaves(whole.energy)):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_crash_goes_on_from_the_last_checkpoint_of_the_same_recipe(recipe, tmp_path):
@@ -165,7 +188,7 @@ def test_too_few_images(tmp_path):
 
 def test_the_loss_of_an_untrained_network_is_one(recipe, tmp_path):
     images, _ = training_images(recipe, tmp_path)
-    energy = initial_energy(recipe, images)
+    energy = initial_energy(recipe, training_modes(recipe, tmp_path, images))
     coordinates = mode_coordinates(recipe, energy, images)
     assert coordinates.shape == (8 * len(images), 12)
     # The modes are those of all eight orientations: mean zero, variance the eigenvalue.
