@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .catalogue import catalogue as catalogue
-from .deblending import Deblended as Deblended
 from .deblending import deblend as deblend
 from .deblending import deblend_many as deblend_many
 from .lbfgs import flat_lbfgs as flat_lbfgs
@@ -14,6 +13,7 @@ from .outputs import write_outputs as write_outputs
 from .posterior import Posterior as Posterior
 from .posterior import posterior as posterior
 from .report import report_figure as report_figure
+from .scenes import Deblended as Deblended
 
 if TYPE_CHECKING:
     from .diagnosis import diagnose as diagnose

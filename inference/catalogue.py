@@ -8,7 +8,7 @@ from astropy.table import QTable
 
 from scorepriors import __version__
 
-from .deblending import Deblended, Scene
+from .scenes import Deblended, Scene
 
 #: Closer to the border than this, in pixels, the light of a source leaves the image.
 EDGE = 8
@@ -68,7 +68,7 @@ def catalogue(result: Deblended, *, seed: int | None = None) -> QTable:
     for name in table.colnames:
         table[name].info.description = _description(name, obs.bands)
     table.meta.update(
-        prior=result.prior.name, sigma0=float(result.prior.sigma), chi2=scene.chi2,
+        prior=result.prior_name, sigma0=float(result.prior.sigma), chi2=scene.chi2,
         converged=result.converged, scorepriors=__version__, jax=jax.__version__,
         numpyro=numpyro.__version__,
     )  # fmt: skip

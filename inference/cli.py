@@ -78,8 +78,9 @@ def _scene_options(folder: str):
             "jointly; may be given again.",
         ),
         click.option(
-            "--prior", "prior_name",
-            help="Name or .safetensors file.  [default: the shipped one with the nearest pixels]",
+            "--prior", "prior_names", multiple=True, metavar="NAME",
+            help="Name or .safetensors file; twice for small and large galaxies.  [default: the "
+            "shipped ones with the nearest pixels]",
         ),
         click.option("--sigma", type=float, help="Noise level sigma0 of the prior."),
         click.option(
@@ -130,7 +131,7 @@ def _read_scenes(files, example, each, catalog, psf, index, others):
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
 @click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
-def deblend(files, example, each, catalog, psf, index, others, prior_name, sigma, output, force,
+def deblend(files, example, each, catalog, psf, index, others, prior_names, sigma, output, force,
             max_iterations, diagnosed, seed, quiet):  # fmt: skip
     """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
 
@@ -154,12 +155,12 @@ def deblend(files, example, each, catalog, psf, index, others, prior_name, sigma
         check_target(target, force=force)
     import jax
 
-    from scorepriors.zoo import load_prior, prior_for
+    from scorepriors.zoo import priors_for
 
-    from .deblending import SIDE_BY_SIDE, deblend_many
+    from .deblending import SIDE_BY_SIDE, deblend_many, load_priors
 
     observations, positions, truth = _read_scenes(files, example, each, catalog, psf, index, others)
-    prior = load_prior(prior_name or prior_for(observations[0].pixel_scale), sigma=sigma)
+    prior = load_priors(prior_names or priors_for(observations[0].pixel_scale), sigma=sigma)
     results = deblend_many(
         observations, positions, prior=prior, key=jax.random.key(seed),
         max_iterations=max_iterations, progress=not quiet and sys.stderr.isatty(),
@@ -170,7 +171,7 @@ def deblend(files, example, each, catalog, psf, index, others, prior_name, sigma
         if result is None:
             continue
         paths = write_outputs(
-            result, target, force=force, seed=seed, total_seconds=seconds, prior=prior_name
+            result, target, force=force, seed=seed, total_seconds=seconds, prior=prior_names
         )
         _print_table(result, truth)
         if diagnosed:
@@ -245,7 +246,7 @@ def _print_table(result, truth=None) -> None:
     state = "converged" if result.converged else "NOT converged"
     console.print(
         f"{state} in {int(fit.num_iterations)} iterations, chi2 per pixel {scene.chi2:.3f}; "
-        f"prior {result.prior.name}, sigma0 = {float(result.prior.sigma):.3g}; "
+        f"prior {result.prior_name}, sigma0 = {float(result.prior.sigma):.3g}; "
         f"errors hold the shapes fixed",
         highlight=False,
     )
@@ -266,7 +267,7 @@ def _print_table(result, truth=None) -> None:
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
-def sample(files, example, catalog, psf, index, others, prior_name, sigma, algorithm, chains, warmup,
+def sample(files, example, catalog, psf, index, others, prior_names, sigma, algorithm, chains, warmup,
            draws, thinning, target_acceptance_rate, resume, diagnosed, output, force, seed,
            quiet):  # fmt: skip
     """Take the galaxies in FILE apart, and sample the posterior about the result.
@@ -306,7 +307,7 @@ def sample(files, example, catalog, psf, index, others, prior_name, sigma, algor
     folder = Path(output)
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     result = _deblend_one(
-        files, example, catalog, psf, index, others, prior_name, sigma, seed, not quiet
+        files, example, catalog, psf, index, others, prior_names, sigma, seed, not quiet
     )  # fmt: skip
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -326,7 +327,7 @@ def sample(files, example, catalog, psf, index, others, prior_name, sigma, algor
     reasons = [_as_options(sentence) for sentence in said(tree)]
     # Before anything is written: every file of a command speaks of its options.
     tree.attrs["warnings"] = json.dumps(reasons)
-    paths = write_samples(result, tree, folder, force=force or resume, prior=prior_name)
+    paths = write_samples(result, tree, folder, force=force or resume, prior=prior_names)
     _print_fluxes(tree)
     if diagnosed:
         paths += _diagnose(folder, result, tree, seed=seed, quiet=quiet)
@@ -381,17 +382,17 @@ def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
 
 
 def _deblend_one(
-    files, example, catalog, psf, index, others, prior_name, sigma, seed, progress
+    files, example, catalog, psf, index, others, prior_names, sigma, seed, progress
 ):  # fmt: skip
     """The scene to sample: one blend, without padding."""
     import jax
 
-    from scorepriors.zoo import load_prior, prior_for
+    from scorepriors.zoo import priors_for
 
-    from .deblending import deblend
+    from .deblending import deblend, load_priors
 
     (obs,), (positions,), _ = _read_scenes(files, example, False, catalog, psf, index, others)
-    prior = load_prior(prior_name or prior_for(obs.pixel_scale), sigma=sigma)
+    prior = load_priors(prior_names or priors_for(obs.pixel_scale), sigma=sigma)
     result = deblend(
         obs, positions, prior=prior, key=jax.random.key(seed), padding=1,
         progress=progress and sys.stderr.isatty(),

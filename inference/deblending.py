@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,18 +21,14 @@ from scorepriors.models.blend import blend
 from scorepriors.models.detection import detect
 from scorepriors.models.observation import Observation
 from scorepriors.models.positions import Positions
-from scorepriors.models.rendering import ImageData, image_data, overlap
-from scorepriors.models.sources import (
-    Morphologies,
-    Sources,
-    bulge_disk_image,
-    place_sources,
-    point_image,
-)
-from scorepriors.zoo import load_prior, prior_for
+from scorepriors.models.rendering import ImageData, image_data
+from scorepriors.models.sources import Sources, place_sources
+from scorepriors.zoo import load_prior, priors_for
 
 from .optimization import MAPResult, fit_map
-from .starting import GAUSSIAN_WIDTH, STARTS, blobs, free_form_start, profile_start
+from .parametric import ParametricScene
+from .scenes import Deblended
+from .starting import STARTS, profile_start
 
 #: Sides of the boxes of stars, pixels: ten standard deviations of the model PSF.
 STAR_BOX = 15
@@ -40,13 +37,19 @@ STAR_BOX = 15
 #: narrow enough for the pixel to outweigh it.
 UNRESOLVED = 0.1
 
-#: Sources are padded to a multiple of this, so that few programs serve all blends.
-PADDING = 4
+#: Priors of galaxies in small and, for the few that need them, in large boxes.
+PRIORS = ("lsst-32", "lsst-64")
+
+#: Sources are padded to a multiple of this, so that few programs serve all blends; those
+#: in large boxes, which are few and expensive, to a multiple of the second.
+PADDING, LARGE_PADDING = 4, 2
 
 #: Free-form fits that share an evaluation of the network: beyond some 64 images a call
 #: takes longer in proportion, and the caches overflow.
 SIDE_BY_SIDE = 8
 
+#: The same for blends with sources in large boxes.
+LARGE_SIDE_BY_SIDE = 2
 
 #: Pixels of image and prior may differ in size by this factor, in the logarithm.
 SAME_PIXELS = 0.1
@@ -56,76 +59,11 @@ class PriorWarning(UserWarning):
     """A prior is used on images unlike those it has learned from."""
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A set of sources that explains an image; padding removed, catalogue order.
-
-    Attributes
-    ----------
-    morphology
-        ``[K, H, W]``, on the grid of the image at the model's resolution, total flux
-        of one.  Light that falls off the image is lost here, but counted in `flux`.
-    convolved
-        ``[K, B, H, W]``, as observed, in the units of the image.
-    flux, flux_error
-        ``[K, B]``, units of the image; the error is that for given morphologies.
-    chi2
-        Per unmasked pixel.
-    source_chi2
-        ``[K]``, where each source is seen (`footprint_chi2`).
-    fit
-        The fit it came from.
-    """
-
-    morphology: np.ndarray
-    convolved: np.ndarray
-    flux: np.ndarray
-    flux_error: np.ndarray
-    chi2: float
-    source_chi2: np.ndarray
-    fit: MAPResult
-
-
-@dataclass(frozen=True)
-class Deblended:
-    """Outcome of `deblend`.
-
-    Attributes
-    ----------
-    observation, positions, prior
-        What went in.
-    free_form
-        The scene under the learned prior: the result.
-    parametric
-        The bulge-and-disk scene it started from.
-    center
-        ``[K, 2]``, fitted (row, column).
-    profile
-        Parametric shapes by name, ``[K]`` or ``[K, 2]``; NaN for stars.
-    seconds
-        Wall time per stage; of a batch, each blend's share.
-    """
-
-    observation: Observation
-    positions: Positions
-    prior: ScorePrior
-    free_form: Scene
-    parametric: Scene
-    center: np.ndarray
-    profile: dict
-    seconds: dict
-
-    @property
-    def converged(self) -> bool:
-        """Whether the free-form fit converged."""
-        return bool(self.free_form.fit.converged)
-
-
 def deblend(
     obs: Observation,
     positions: Positions | None = None,
     *,
-    prior: ScorePrior | str = "lsst-32",
+    prior: ScorePrior | str | Sequence[ScorePrior | str] = PRIORS,
     spectra: str = "marginal",
     center_error: float = 0.3,
     start: str = "profiles",
@@ -146,7 +84,9 @@ def deblend(
     positions
         Where the sources are; detected on the sum of the bands if not given.
     prior
-        A prior or the name of one.
+        A prior or the name of one, or two of them with boxes of different size: a galaxy
+        gets the larger one if the smaller would cut off more than a hundredth of its light,
+        by its fitted profile.
     spectra
         How spectra are treated, ``"marginal"`` or ``"profiled"``: see `blend`.
     center_error
@@ -187,8 +127,8 @@ def deblend(
     Raises
     ------
     InputError
-        If nothing is detected, for an unknown `start`, or for a noise level in `anneal`
-        that is not positive.
+        If nothing is detected, for an unknown `start`, for a noise level in `anneal` that
+        is not positive, or for priors that do not go together.
 
     Warns
     -----
@@ -199,7 +139,7 @@ def deblend(
     --------
     deblend_many : Many blends, which then share programs and network calls.
     """
-    prepared = _prepare(obs, positions, _load(prior))
+    prepared = _prepare(obs, positions, load_priors(prior))
     (result,) = _deblend_alike(
         [prepared], size=_padded_sizes([prepared], padding), side_by_side=1, chunk=1,
         spectra=spectra, center_error=center_error, start=start, anneal=anneal, free_form=free_form, key=key,
@@ -212,7 +152,7 @@ def deblend_many(
     observations: Sequence[Observation],
     positions: Sequence[Positions | None] | None = None,
     *,
-    prior: ScorePrior | str = "lsst-32",
+    prior: ScorePrior | str | Sequence[ScorePrior | str] = PRIORS,
     spectra: str = "marginal",
     center_error: float = 0.3,
     start: str = "profiles",
@@ -271,8 +211,8 @@ def deblend_many(
     for name, number in (("side_by_side", side_by_side), ("chunk", chunk)):
         if number < 1:
             raise InputError(f"`{name}` must be at least 1, got {number}.")
-    prior = _load(prior)
-    prepared = [_prepare(obs, where, prior) for obs, where in zip(observations, given, strict=True)]
+    priors = load_priors(prior)
+    prepared = [_prepare(obs, at, priors) for obs, at in zip(observations, given, strict=True)]
     alike: dict = {}
     for index, blend_ in enumerate(prepared):
         alike.setdefault(blend_.shape, []).append(index)
@@ -291,8 +231,45 @@ def deblend_many(
     return results
 
 
-def _load(prior) -> ScorePrior:
-    return load_prior(prior) if isinstance(prior, str) else prior
+def load_priors(
+    prior: ScorePrior | str | Sequence[ScorePrior | str], *, sigma: float | None = None
+) -> tuple[ScorePrior, ...]:
+    """One prior, or two by growing boxes.
+
+    Parameters
+    ----------
+    prior
+        Priors or names of them.
+    sigma
+        Noise level for all of them; their own if not given.
+
+    Raises
+    ------
+    InputError
+        If there are more, or two of one size or for different pixels or model PSFs.
+    """
+    several = [prior] if isinstance(prior, str | Path | ScorePrior) else list(prior)
+    loaded = [load_prior(one) if isinstance(one, str | Path) else one for one in several]
+    if sigma is not None:
+        loaded = [one.at(sigma) for one in loaded]
+    if not 1 <= len(loaded) <= 2:
+        raise InputError(f"give one prior or two, for small and large boxes, not {len(loaded)}.")
+    loaded.sort(key=lambda one: one.event_shape[-1])
+    if len(loaded) == 2:
+        for what, (small, large) in (
+            ("pixel scale", [one.pixel_scale for one in loaded]),
+            ("model PSF", [one.model_psf_sigma for one in loaded]),
+        ):
+            if small != large:
+                raise InputError(
+                    f"{loaded[0].name} and {loaded[1].name} differ in their {what}, {small} and "
+                    f"{large}; choose priors that were trained for the same images."
+                )
+        if loaded[0].event_shape == loaded[1].event_shape:
+            raise InputError(
+                f"{loaded[0].name} and {loaded[1].name} have boxes of the same size; give one of them."
+            )
+    return tuple(loaded)
 
 
 @dataclass(frozen=True)
@@ -301,7 +278,7 @@ class _Prepared:
 
     obs: Observation
     positions: Positions
-    prior: ScorePrior
+    priors: tuple[ScorePrior, ...]
     data: ImageData
 
     @property
@@ -316,14 +293,20 @@ class _Prepared:
         return tuple(np.shape(leaf) for leaf in leaves), structure, kinds
 
 
-def _prepare(obs: Observation, positions: Positions | None, prior: ScorePrior) -> _Prepared:
-    _compare_pixels(obs, prior)
+def _prepare(obs: Observation, positions: Positions | None, priors) -> _Prepared:
+    _compare_pixels(obs, priors[0])
     positions = detect(obs) if positions is None else positions
     if not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
-    box = prior.event_shape[-1]
-    data = image_data(obs, box=max(box, STAR_BOX), model_psf_sigma=prior.model_psf_sigma)
-    return _Prepared(obs, positions, prior, data)
+    return _Prepared(obs, positions, priors, _image_data(obs, priors[:1]))
+
+
+def _image_data(obs: Observation, priors: Sequence[ScorePrior]) -> ImageData:
+    """The observation, prepared for boxes of one prior or of both."""
+    box, wide = (*(prior.event_shape[-1] for prior in priors), None)[:2]
+    return image_data(
+        obs, box=max(box, STAR_BOX), wide_box=wide, model_psf_sigma=priors[0].model_psf_sigma
+    )
 
 
 def _compare_pixels(obs: Observation, prior: ScorePrior) -> None:
@@ -331,8 +314,8 @@ def _compare_pixels(obs: Observation, prior: ScorePrior) -> None:
     image, learned = obs.pixel_scale, prior.pixel_scale
     if image is None or learned is None or abs(np.log(image / learned)) < SAME_PIXELS:
         return
-    better = prior_for(image)
-    mend = "train one for these pixels" if better == prior.name else f"use {better!r}"
+    better = priors_for(image)
+    mend = "train one for these pixels" if prior.name in better else f"use {' and '.join(better)}"
     warnings.warn(
         f"{obs.name or 'the image'} has pixels of {image:.3g} arcsec, but {prior.name} learned "
         f"galaxies in pixels of {learned:.3g} arcsec; {mend}.",
@@ -358,7 +341,7 @@ def _deblend_alike(
     if not all(level > 0 for level in anneal):
         raise InputError(f"noise levels in `anneal` must be positive, got {tuple(anneal)}.")
     key = jax.random.key(0) if key is None else key
-    prior = blends[0].prior
+    prior = blends[0].priors[0]
     psf_sigma = UNRESOLVED if prior.model_psf_sigma is None else prior.model_psf_sigma
     options = {"box": prior.event_shape[-1], "star_box": STAR_BOX, "psf_sigma": psf_sigma}
     fit = partial(
@@ -410,37 +393,73 @@ def _deblend_chunk(
     if len(blends) > 1 and parametric.interrupted.any():
         return [None] * len(blends)
     scenes = [
-        _Parametric(b, s, g, parametric[i], options, start)
+        ParametricScene(
+            b.obs, b.positions, b.data, stars=s, galaxies=g, fit=parametric[i],
+            priors=b.priors, options=options, start=start,
+        )
         for i, (b, s, g) in enumerate(zip(blends, stars, galaxies, strict=True))
-    ]
+    ]  # fmt: skip
+    priors = dict(zip(("galaxies", "large"), blends[0].priors, strict=False))
     seconds = {"parametric": (time.monotonic() - clock) / len(blends)}
-    clock = time.monotonic()
-    if size[1] and free_form:
-        prior = blends[0].prior
-        final: Any = None
-        for level in (*anneal, None):
-            now = prior if level is None else prior.at(level)
-            before = [None if final is None else final[i] for i in range(len(blends))]
-            init, scale = _stacked(
-                [s.free_form_start(now, b) for s, b in zip(scenes, before, strict=True)]
-            )
-            final = fit(
-                data, now, _stacked([scene.moved for scene in scenes]), _stacked(stars),
-                init=init, scale=scale, tolerance=tolerance * counts,
-                in_axes=_axes(0, None, 0, stars), side_by_side=side_by_side,
-                progress=label("free-form" if level is None else f"sigma {level:g}"),
+    finals: list[Any] = [None] * len(blends)
+    fitted = size[1] and free_form
+    if fitted:
+        clock = time.monotonic()
+        # Blends with the same groups run the same programs.
+        alike: dict = {}
+        for i, scene in enumerate(scenes):
+            alike.setdefault(tuple(n for n in priors if (scene.kinds == n).any()), []).append(i)
+        for groups, members in alike.items():
+            found = _free_form(
+                [scenes[i] for i in members], {n: priors[n] for n in groups}, fit, size[1],
+                side_by_side, tolerance * counts[members], anneal, label,
             )  # fmt: skip
-            if final.interrupted.any():
+            for k, i in enumerate(members):
+                finals[i] = found[k]
+            if found.interrupted.any():
                 break
+        seconds["free_form"] = (time.monotonic() - clock) / len(blends)
     else:
-        final = parametric
-    seconds["free_form"] = (time.monotonic() - clock) / len(blends)
+        seconds["free_form"] = 0.0
     return [
         None
-        if len(blends) > 1 and final.interrupted[i]
-        else scene.result(final[i], seconds, free_form)
-        for i, scene in enumerate(scenes)
+        if fitted and (final is None or (len(blends) > 1 and final.interrupted))
+        else scene.result(priors, final, seconds)
+        for scene, final in zip(scenes, finals, strict=True)
     ]
+
+
+def _free_form(scenes, priors, fit, size, side_by_side, tolerance, anneal, label) -> MAPResult:
+    """Fits of scenes with the same groups of free-form sources, those of `priors`."""
+    sizes = {"galaxies": size}
+    if "large" in priors:
+        most = max(int(scene.is_large.sum()) for scene in scenes)
+        sizes["large"] = -(-most // LARGE_PADDING) * LARGE_PADDING
+        side_by_side = min(side_by_side, LARGE_SIDE_BY_SIDE)
+    for scene in scenes:
+        scene.place_boxes(priors, sizes)
+        if "large" in priors:
+            scene.data = _image_data(scene.obs, scene.priors)
+    data = _stacked([scene.data for scene in scenes])
+    stars = [scene.stars for scene in scenes]
+    boxes = {n: [scene.boxes.get(n) for scene in scenes] for n in ("galaxies", "large")}
+    final: Any = None
+    for level in (*anneal, None):
+        now = {n: p if level is None else p.at(level) for n, p in priors.items()}
+        init, scale = _stacked([
+            scene.free_form_start(now, None if final is None else final[i])
+            for i, scene in enumerate(scenes)
+        ])  # fmt: skip
+        final = fit(
+            data, now.get("galaxies"), _stacked(boxes["galaxies"]), _stacked(stars), None,
+            now.get("large"), _stacked(boxes["large"]), init=init, scale=scale,
+            tolerance=tolerance, side_by_side=side_by_side,
+            in_axes=_axes(0, None, boxes["galaxies"], stars, None, None, boxes["large"]),
+            progress=label("free-form" if level is None else f"sigma {level:g}"),
+        )  # fmt: skip
+        if final.interrupted.any():
+            break
+    return final
 
 
 def _axes(*arguments):
@@ -455,200 +474,3 @@ def _stacked(trees: list):
 
 def _group(center: np.ndarray, box: int, size: int) -> Sources | None:
     return place_sources(center, box=box, size=size) if size else None
-
-
-def _strip(values: dict, prefix: str) -> dict:
-    return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
-
-
-_PROFILE_NAMES = (
-    "log_radius",
-    "ellipticity",
-    "bulge_logit",
-    "bulge_log_ratio",
-    "bulge_ellipticity",
-)
-
-
-class _Parametric:
-    """A fitted parametric scene, and the way from it to the free-form one."""
-
-    def __init__(
-        self, prepared: _Prepared, stars, galaxies, fit: MAPResult, options: dict, start: str
-    ):
-        self.prepared = prepared
-        self.stars: Any = stars
-        self.galaxies: Any = galaxies
-        self.fit, self.options, self.start = fit, options, start
-        self.is_point = prepared.is_point
-        self.center = np.array(prepared.positions.row_column, float)
-        for which, group, kind in (
-            (self.is_point, stars, "stars"),
-            (~self.is_point, galaxies, "profiles"),
-        ):
-            if group is not None:
-                self.center[which] += self._values(kind)["offset"][: which.sum()]
-        # The fitted centre decides where the box goes: a prior is strict about centring.
-        self.moved: Any = None
-        if galaxies is not None and start == "blobs":
-            self.moved = galaxies
-        elif galaxies is not None:
-            self.moved = place_sources(
-                self.center[~self.is_point], box=options["box"], size=len(galaxies.mask)
-            )
-
-    def _values(self, kind: str) -> dict:
-        several = self.stars is not None and self.galaxies is not None
-        return _strip(self.fit.values, f"{kind}/" if several else "")
-
-    def _profile_images(self, sources: Sources) -> Morphologies:
-        """Fitted bulges and disks on the boxes of `sources`, about the same centres."""
-        values = {n: np.asarray(v) for n, v in self._values("profiles").items()}
-        place = np.asarray(self.galaxies.center) + values["offset"] - np.asarray(sources.corner)
-        image = bulge_disk_image(
-            place, *(values[n] for n in _PROFILE_NAMES), box=self.options["box"],
-            psf_sigma=self.options["psf_sigma"], xp=np,
-        )  # fmt: skip
-        return Morphologies(image, sources.corner, sources.mask)
-
-    def _star_images(self, offset) -> Morphologies:
-        stars = self.stars
-        place = np.asarray(stars.center) + np.asarray(offset) - np.asarray(stars.corner)
-        image = point_image(
-            place, box=self.options["star_box"], psf_sigma=self.options["psf_sigma"], xp=np
-        )
-        return Morphologies(image, stars.corner, stars.mask)
-
-    def free_form_start(self, prior: ScorePrior, before: MAPResult | None = None):
-        """Start values and widths of the free-form fit under `prior`.
-
-        Parameters
-        ----------
-        prior
-            At the noise level of the fit.
-        before
-            A free-form fit at another noise level, to go on from.
-        """
-        data = self.prepared.data
-        if before is not None:
-            galaxies = Morphologies(
-                before.values["morphology" if self.stars is None else "galaxies/morphology"],
-                self.moved.corner, self.moved.mask,
-            )  # fmt: skip
-        elif self.start == "blobs":
-            box = self.options["box"]
-            image = blobs(self.moved, box, GAUSSIAN_WIDTH * box)
-            galaxies = Morphologies(image, self.moved.corner, self.moved.mask)
-        else:
-            galaxies = self._profile_images(self.moved)
-        # Once a fit has seen the data its fluxes are nobody's start any more.
-        start = self.start if before is None else "profiles"
-        if self.stars is None:
-            return free_form_start(data, prior, galaxies, start=start)
-        if before is None:
-            offset = np.asarray(self._values("stars")["offset"])
-        else:
-            offset = np.asarray(before.values["stars/offset"])
-        init, scale = free_form_start(data, prior, galaxies, self._star_images(offset), start=start)
-        # Groups run galaxies, stars here and stars, profiles before; `free_form_start`
-        # has put the brightness in the new order already.
-        init["stars/offset"] = offset
-        scale["stars/offset"] = np.full_like(offset, 0.02)
-        return init, scale
-
-    def result(self, final: MAPResult, seconds: dict, with_free_form: bool = True) -> Deblended:
-        """Both scenes, with the free-form fit `final` if there was one."""
-        groups = []
-        if self.stars is not None:
-            groups.append(self._star_images(self._values("stars")["offset"]))
-        if self.galaxies is not None:
-            groups.append(self._profile_images(self.galaxies))
-        scene = partial(_scene, self.prepared, is_point=self.is_point)
-        parametric = free_form = scene(groups, self.fit)
-        if self.galaxies is not None and with_free_form:
-            name = "galaxies/morphology" if self.stars is not None else "morphology"
-            final_groups = [
-                Morphologies(np.asarray(final.values[name]), self.moved.corner, self.moved.mask)
-            ]
-            if self.stars is not None:
-                final_groups.append(self._star_images(final.values["stars/offset"]))
-            free_form = scene(final_groups, final, galaxies_first=True)
-        return Deblended(
-            self.prepared.obs, self.prepared.positions, self.prepared.prior, free_form, parametric,
-            self.center, self._profile(), seconds,
-        )  # fmt: skip
-
-    def _profile(self) -> dict:
-        if self.galaxies is None:
-            return {}
-        out, values = {}, self._values("profiles")
-        for name in _PROFILE_NAMES:
-            value = np.asarray(values[name])
-            full = np.full((len(self.is_point), *value.shape[1:]), np.nan)
-            full[~self.is_point] = value[: (~self.is_point).sum()]
-            out[name] = full
-        return out
-
-
-def _scene(prepared, groups, fit: MAPResult, *, is_point, galaxies_first=False) -> Scene:
-    """Collect a fit's sources in the order of the catalogue, without padding."""
-    masks = [np.asarray(m.mask) for m in groups]
-    order = catalogue_order(is_point, galaxies_first=galaxies_first)
-    real = np.concatenate(masks)
-    pick = lambda name: np.asarray(fit.values[name])[real][order]  # noqa: E731
-    images = [np.asarray(m.image)[mask] for m, mask in zip(groups, masks, strict=True)]
-    corners = [np.asarray(m.corner)[mask] for m, mask in zip(groups, masks, strict=True)]
-    data = prepared.data
-    unit = [data.render_on_host(i, c) for i, c in zip(images, corners, strict=True)]
-    convolved = np.concatenate(unit)[order] * pick("spectrum")[:, :, None, None]
-    placed = [_on_image(i, c, prepared.obs.shape) for i, c in zip(images, corners, strict=True)]
-    weights = np.asarray(data.weights)
-    squared = (np.asarray(data.images) - convolved.sum(0)) ** 2 * weights
-    return Scene(
-        morphology=np.concatenate(placed)[order],
-        convolved=convolved,
-        flux=pick("flux"),
-        flux_error=pick("flux_error"),
-        chi2=float(squared.sum() / (weights > 0).sum()),
-        source_chi2=footprint_chi2(squared, weights > 0, convolved),
-        fit=fit,
-    )
-
-
-def catalogue_order(is_point: np.ndarray, *, galaxies_first: bool) -> np.ndarray:
-    """Where, along the groups one after the other, each source of the catalogue is.
-
-    Groups hold the stars first in a parametric scene, the galaxies in a free-form one.
-    """
-    catalogue = np.arange(len(is_point))
-    parts = [catalogue[~is_point], catalogue[is_point]]
-    return np.argsort(np.concatenate(parts if galaxies_first else parts[::-1]))
-
-
-def footprint_chi2(squared: np.ndarray, seen: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Mean squared residual in units of the noise, where each source is seen.
-
-    Each pixel counts by the source's share of the model there times its own
-    significance, so empty sky around a source does not dilute the figure.
-
-    Parameters
-    ----------
-    squared
-        ``[B, H, W]``, squared residuals times weights.
-    seen
-        ``[B, H, W]``, False where masked.
-    images
-        ``[K, B, H, W]``, the sources as observed.
-    """
-    share = np.maximum(images, 0.0) * seen
-    return (squared * share).sum((1, 2, 3)) / np.maximum(share.sum((1, 2, 3)), 1e-30)
-
-
-def _on_image(images, corners, shape) -> np.ndarray:
-    """Boxes placed on the image grid, each normalised to a total flux of one."""
-    out = np.zeros((len(images), *shape), np.float32)
-    for target, image, corner in zip(out, images, corners, strict=True):
-        inside = overlap(corner, image.shape[-1], shape)
-        if inside is not None:
-            target[inside[0]] = image[inside[1]] / image.sum()
-    return out

@@ -14,12 +14,12 @@ from astropy.table import QTable
 
 from scorepriors.errors import InputError
 
-from .deblending import Deblended
-from .hallucination import NEIGHBOURS, hallucination_map
+from .hallucination import NEIGHBOURS, hallucination_map, pixels
 from .outputs import fits_text, write_whole
 from .sampling.fluxes import flux_draws
 from .sampling.laplace import error_ratio
 from .sampling.scene import laplace_deblended
+from .scenes import Deblended
 from .typicality import source_typicality
 
 #: Names of the result files; the catalogue of the folder gets new columns.
@@ -107,7 +107,7 @@ def diagnose(
     draws = approximate if tree is None else tree
     maps = hallucination_map(result, draws, key=second, neighbours=neighbours, progress=progress)
     report(0, 1, "samples of the prior")
-    usual = source_typicality(draws, result.prior, key=third)
+    usual = source_typicality(draws, result.priors(), key=third)
     ratio = None if tree is None else error_ratio(approximate, tree)
     maps.attrs["draws"] = str(draws.attrs.get("algorithm", ""))
     maps.attrs["negative_curvatures"] = int(approximate.attrs["negative_curvatures"])
@@ -201,17 +201,18 @@ def hallucination_images(diagnosis: SceneDiagnosis) -> fits.HDUList:
     planes = ("mean_delta_f", "mean_delta_f_error", "delta_f", "delta_f_aware",
               "prior_curvature", "data_curvature", "data_share", "sd", "slope")  # fmt: skip
     primary = fits.PrimaryHDU()
-    primary.header["PRIOR"] = (fits_text(diagnosis.result.prior.name), "learned prior")
+    primary.header["PRIOR"] = (fits_text(diagnosis.result.prior_name), "learned prior")
     primary.header["SIGMA0"] = (maps.attrs["sigma0"], "noise level of the prior")
     primary.header["DRAWS"] = (maps.attrs["draws"], "what the averages are over")
     hdus = [primary]
     for k, identity in enumerate(maps["source"].values):
-        cube = np.stack([maps[name].values[k] for name in planes]).astype(np.float32)
+        cube = np.stack([pixels(maps, name, k) for name in planes]).astype(np.float32)
+        margin = (maps.sizes["box_y"] - cube.shape[-1]) // 2
         header = fits.Header()
         header["SOURCEID"] = fits_text(identity)
         # First pixel of the box in the image: the images of `sources.fits` start at 0, 0.
-        header["CORNERX"] = (int(maps["corner"].values[k, 1]), "column of the first pixel")
-        header["CORNERY"] = (int(maps["corner"].values[k, 0]), "row of the first pixel")
+        header["CORNERX"] = (int(maps["corner"].values[k, 1]) + margin, "column of the first pixel")
+        header["CORNERY"] = (int(maps["corner"].values[k, 0]) + margin, "row of the first pixel")
         for i, name in enumerate(planes):
             header[f"PLANE{i + 1}"] = name
         header["GAMMA"] = float(maps["gamma"][k])

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .diagnosis import SceneDiagnosis, in_words, source_flags
+from .hallucination import pixels
 from .report import COLOURS, INK, SOFT
 from .sampling.page import picture
 
@@ -44,12 +45,12 @@ def plot_delta_f(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = Non
     ax = _axes(ax)
     unit = maps.attrs["sigma0"] ** 2
     mean = "mean_delta_f" if "mean_delta_f" in maps else "delta_f"
-    values = maps[mean].values[source]
+    values = pixels(maps, mean, source)
     shown = ax.imshow(
         values * unit, origin="lower", cmap="PuOr_r", vmin=-1.2, vmax=1.2, interpolation="nearest"
     )
     if "mean_delta_f_error" in maps:
-        error = np.maximum(maps["mean_delta_f_error"].values[source], 1e-12)
+        error = np.maximum(pixels(maps, "mean_delta_f_error", source), 1e-12)
         # Levels close by each other merge to one line where the change is steep.
         ax.contour(values / error, [-SIGNIFICANT, SIGNIFICANT], colors=INK, linewidths=0.7,
                    linestyles=["dashed", "solid"])  # fmt: skip
@@ -63,7 +64,7 @@ def plot_data_share(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = 
     """
     ax = _axes(ax)
     shown = ax.imshow(
-        maps["data_share"].values[source], origin="lower", cmap="cividis", vmin=0, vmax=1,
+        pixels(maps, "data_share", source), origin="lower", cmap="cividis", vmin=0, vmax=1,
         interpolation="nearest",
     )  # fmt: skip
     return _finish(ax, shown, "data share")
@@ -84,8 +85,8 @@ def plot_pixel_sd(
         Text behind the numbers.
     """
     ax = _axes(ax)
-    image = maps["morphology"].values[source]
-    values = maps["sd"].values[source] * maps["slope"].values[source] / image.sum() * flux
+    image = pixels(maps, "morphology", source)
+    values = pixels(maps, "sd", source) * pixels(maps, "slope", source) / image.sum() * flux
     shown = ax.imshow(values, origin="lower", cmap="viridis", vmin=0, interpolation="nearest")
     return _finish(ax, shown, f"sd [{unit} / pixel]" if unit else "sd [share of the flux / pixel]")
 
@@ -93,7 +94,7 @@ def plot_pixel_sd(
 def plot_model(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = None) -> Axes:
     """The source's image at the model's resolution, peak one, on an asinh scale."""
     ax = _axes(ax)
-    image = maps["morphology"].values[source]
+    image = pixels(maps, "morphology", source)
     shown = ax.imshow(
         np.arcsinh(image / 0.02) / np.arcsinh(50), origin="lower", cmap="gray", vmin=0, vmax=1,
         interpolation="nearest",
@@ -153,7 +154,7 @@ def diagnosis_figure(diagnosis: SceneDiagnosis) -> Figure:
         axis.set_title(title, fontsize=9.5, color=INK)
     draws = "chains" if diagnosis.laplace_ratio is not None else "Laplace approximation"
     figure.suptitle(
-        f"What the prior made up: {result.prior.name}, $\\sigma_0$ = {maps.attrs['sigma0']:.3g}; "
+        f"What the prior made up: {result.prior_name}, $\\sigma_0$ = {maps.attrs['sigma0']:.3g}; "
         f"averages over draws of the {draws}; lines: three standard errors",
         fontsize=10, color=INK,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from scorepriors.models.detection import detect
 from scorepriors.models.observation import Observation
 from scorepriors.models.positions import Positions, read_positions
 from scorepriors.training_sets import PIXEL_SCALES
-from scorepriors.zoo import load_prior, prior_for
+from scorepriors.zoo import priors_for
 
-from .deblending import PADDING, SIDE_BY_SIDE, Deblended, deblend_many
+from .deblending import PADDING, SIDE_BY_SIDE, deblend_many, load_priors
 from .evaluation import (
     central_interval,
     match_positions,
@@ -132,7 +132,7 @@ class _Fitted:
 def evaluate(
     path: str | Path,
     *,
-    prior: ScorePrior | str | None = None,
+    prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
     sigma: float | None = None,
     limit: int | None = None,
     checkpoint: str | Path | None = None,
@@ -147,7 +147,7 @@ def evaluate(
     path
         A set in the layout of `scorepriors.models.blend_sets`.
     prior
-        A prior or the name of one; that of the set's survey if not given.
+        As for `deblend`; those of the set's survey if not given.
     sigma
         Noise level sigma0 of the prior; its own if not given.
     limit
@@ -192,18 +192,15 @@ def evaluate(
         raise InputError(f"`limit` must be at least 1, got {limit}.")
     number = len(blends) if limit is None else min(limit, len(blends))
     if prior is None:
-        prior = prior_for(PIXEL_SCALES.get(str(blends.meta.get("survey"))))
-    if isinstance(prior, str):
-        prior = load_prior(prior, sigma=sigma)
-    elif sigma is not None:
-        prior = prior.at(sigma)
-    facts = _facts(chosen, prior, blends.path)
+        prior = priors_for(PIXEL_SCALES.get(str(blends.meta.get("survey"))))
+    priors = load_priors(prior, sigma=sigma)
+    facts = _facts(chosen, priors, blends.path)
     kept = _Checkpoint(checkpoint, facts, resume=resume)
     interrupted = False
     try:
         for first in range(0, number, CHUNK):
             missing = [i for i in range(first, min(first + CHUNK, number)) if i not in kept.blends]
-            if missing and not _evaluate_chunk(blends, missing, prior, chosen, kept, progress):
+            if missing and not _evaluate_chunk(blends, missing, priors, chosen, kept, progress):
                 interrupted = True
                 break
     except KeyboardInterrupt:
@@ -231,7 +228,7 @@ def evaluate(
     }
 
 
-def _facts(chosen: Settings, prior: ScorePrior, path: Path) -> dict[str, Any]:
+def _facts(chosen: Settings, priors: Sequence[ScorePrior], path: Path) -> dict[str, Any]:
     """What a checkpoint must share with the run that goes on with it."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -239,8 +236,8 @@ def _facts(chosen: Settings, prior: ScorePrior, path: Path) -> dict[str, Any]:
     return {
         **fields,
         "anneal": list(chosen.anneal) if chosen.method == "annealed" else [],
-        "prior": prior.name,
-        "sigma0": float(prior.sigma),
+        "prior": " and ".join(str(prior.name) for prior in priors),
+        "sigma0": float(priors[0].sigma),
         "set": path.name,
         "set_sha256": digest,
         "versions": {
@@ -290,7 +287,7 @@ class _Checkpoint:
             atomic_write(self.path, json.dumps({"facts": self.facts, "blends": self.blends}))
 
 
-def _evaluate_chunk(blends, indices, prior, chosen, kept, progress) -> bool:
+def _evaluate_chunk(blends, indices, priors, chosen, kept, progress) -> bool:
     """Fit some blends and keep their rows; False if Ctrl-C came between."""
     clock = time.monotonic()
     observations = [blends.observation(i) for i in indices]
@@ -299,7 +296,7 @@ def _evaluate_chunk(blends, indices, prior, chosen, kept, progress) -> bool:
     seen = [j for j, where in enumerate(positions) if where is not None]
     report = _reporter(progress, kept)
     fitted = deblend_many(
-        [observations[j] for j in seen], [positions[j] for j in seen], prior=prior,
+        [observations[j] for j in seen], [positions[j] for j in seen], prior=priors,
         spectra=chosen.spectra, center_error=chosen.center_error, start=STARTS[chosen.start],
         anneal=chosen.anneal if chosen.method == "annealed" else (),
         free_form=chosen.method != "parametric", key=jax.random.key(chosen.seed),

@@ -53,8 +53,10 @@ def simulate(survey, number, seed, sources, output, force, quiet):
 )  # fmt: skip
 @click.option("--method", type=click.Choice(_METHODS), default="map", show_default=True)
 @click.option(
-    "--prior", help="Name or .safetensors file.  [default: that of the survey, or lsst-32]"
-)
+    "--prior", multiple=True, metavar="NAME",
+    help="Name or .safetensors file; twice for small and large galaxies.  [default: those of the "
+    "survey, or of LSST]",
+)  # fmt: skip
 @click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
 @click.option(
     "--center-error", type=float,
@@ -69,9 +71,9 @@ def simulate(survey, number, seed, sources, output, force, quiet):
     "--anneal", metavar="SIGMA,...", default="1,0.4", show_default=True,
     help="Noise levels before the prior's own, for --method annealed.",
 )  # fmt: skip
-@click.option("--chains", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--warmup", type=click.IntRange(20), default=150, show_default=True)
-@click.option("--draws", type=click.IntRange(4), default=150, show_default=True)
+@click.option("--chains", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--warmup", type=click.IntRange(20), default=80, show_default=True)
+@click.option("--draws", type=click.IntRange(4), default=120, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
 @click.option("--json", "json_path", type=click.Path(), help="Write figures and table here.")
 @click.option("--figure", "figure_path", type=click.Path(), help="Write the figure (PNG) here.")
@@ -116,7 +118,7 @@ def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare,
     total = total if limit is None else min(limit, total)
     with bar_on_terminal(settings["method"], total, quiet) as update:
         result = run(
-            file, prior=prior, sigma=sigma, limit=limit, checkpoint=kept, resume=resume,
+            file, prior=prior or None, sigma=sigma, limit=limit, checkpoint=kept, resume=resume,
             progress=update, anneal=levels, **settings,
         )  # fmt: skip
     if result["number"]:

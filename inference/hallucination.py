@@ -12,6 +12,7 @@ the prior, whose own is about :math:`1/\sigma_0^2` off the galaxies: the sign of
 A sharper prior claims to know more.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float
 
 from scorepriors.distribution import ScorePrior
 from scorepriors.errors import InputError
-from scorepriors.models.blend import BRIGHTNESS_WIDTH, flux_given_brightness
+from scorepriors.models.blend import BRIGHTNESS_WIDTH, flux_given_brightness, site_name
 from scorepriors.models.information import (
     gather,
     likelihood_block,
@@ -35,11 +36,11 @@ from scorepriors.models.information import (
 from scorepriors.models.rendering import ImageData
 from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
 
-from .deblending import Deblended
 from .hessian import HessianOperator, matrix
 from .information import SourceBlocks, positive_part, source_information
 from .sampling.scene import without_padding
-from .sampling.tree import group
+from .sampling.tree import group, known_ids, morphology_draws
+from .scenes import Deblended
 
 #: Neighbours that are integrated out with a source; time grows with the cube of them.
 NEIGHBOURS = 3
@@ -96,8 +97,8 @@ def hallucination_map(
     num_draws, num_probes
         Draws to average over, and sign probes for the prior's curvature at each.
     neighbours
-        The most coupled neighbours of a source, integrated out with it; other sources
-        are held fixed.
+        The most coupled neighbours of a source, integrated out with it; other sources,
+        and all with boxes of another size, are held fixed.
     progress
         Called as ``progress(done, total, text)``.
 
@@ -105,7 +106,8 @@ def hallucination_map(
     -------
     xarray.Dataset
         Dimensions ``source, box_y, box_x``; sources are the free-form ones in the order
-        of the catalogue.  Curvatures are in the stretched space, dimensionless; divide
+        of the catalogue.  If their boxes have two sizes, the smaller are padded with NaN:
+        ``box`` is the side of a source's own, see `pixels`.  Curvatures are in the stretched space, dimensionless; divide
         by ``slope`` squared for those in inverse intensity squared, multiply ``sd`` by
         ``slope`` for intensities.
 
@@ -157,13 +159,35 @@ def hallucination_map(
         raise InputError(f"`neighbours` must not be negative, got {neighbours}.")
     if tree is not None and key is None:
         raise InputError("averages over draws need random probes; give a `key`.")
-    bound, fit, groups = without_padding(result.free_form.fit)
-    if "galaxies" not in groups:
+    priors = result.priors()
+    if not priors:
         raise InputError("every source is a star: there is no free-form image to question.")
-    prior: ScorePrior = bound.arguments[0][1]
+    if tree is not None:
+        _check_draws(result, tree)
+    maps = []
+    for i, (name, prior) in enumerate(priors.items()):
+        own = None if key is None else key if i == 0 else jax.random.fold_in(key, i)
+        maps.append(
+            _group_map(result, name, prior, tree, own, num_draws, num_probes, neighbours, progress)
+        )
+    return maps[0] if len(maps) == 1 else _joined(maps, result)
+
+
+def pixels(maps: xarray.Dataset, name: str, source: int) -> np.ndarray:
+    """A map of one source ``[n, n]``, in the box of its own: smaller ones are padded in `maps`."""
+    values = maps[name].values[source]
+    margin = (len(values) - int(maps["box"].values[source])) // 2
+    return values[margin : len(values) - margin, margin : len(values) - margin]
+
+
+def _group_map(
+    result, name, prior, tree, key, num_draws, num_probes, neighbours, progress
+) -> xarray.Dataset:
+    """The maps of the sources of one group; the light of all others is taken off the image."""
+    bound, fit, groups = without_padding(result.free_form.fit)
     keywords = bound.arguments[1]
     spectra = keywords.get("spectra", "marginal")
-    here = _galaxies(bound.arguments[0][0], fit.values, groups, keywords.get("colour_width", 1.0))
+    here = _galaxies(result, bound.arguments[0][0], fit.values, groups, name)
     report = progress or (lambda done, total, text: None)
     count, box = len(here.corner), prior.event_shape[-1]
     total = 2 * count + (1 if tree is not None else 0)
@@ -189,17 +213,16 @@ def hallucination_map(
     delta = diagonals - data_curvature
     share = aware / np.maximum(aware + np.maximum(diagonals, 0.0), 1e-300)
     light = np.maximum(images, 0.0)
-    pixels = ("source", "box_y", "box_x")
     variables: dict[str, Any] = {
-        "prior_curvature": (pixels, diagonals),
-        "data_curvature": (pixels, data_curvature),
-        "delta_f": (pixels, delta),
-        "delta_f_aware": (pixels, diagonals - aware),
-        "data_share": (pixels, share),
-        "sd": (pixels, np.stack([f.pixel_sd for f in found]).reshape(slope.shape)),
-        "slope": (pixels, slope),
-        "morphology": (pixels, images),
-        "significant": (pixels, delta != 0),
+        "prior_curvature": (_PIXELS, diagonals),
+        "data_curvature": (_PIXELS, data_curvature),
+        "delta_f": (_PIXELS, delta),
+        "delta_f_aware": (_PIXELS, diagonals - aware),
+        "data_share": (_PIXELS, share),
+        "sd": (_PIXELS, np.stack([f.pixel_sd for f in found]).reshape(slope.shape)),
+        "slope": (_PIXELS, slope),
+        "morphology": (_PIXELS, images),
+        "significant": (_PIXELS, delta != 0),
         "gamma": ("source", -np.sum(delta * images, axis=(1, 2))),
         "flux_share": ("source", (share * light).sum((1, 2)) / light.sum((1, 2))),
         "flux_sd": ("source", [f.flux_sd for f in found]),
@@ -207,21 +230,16 @@ def hallucination_map(
         "negative_curvatures": ("source", [int((v < 0).sum()) for v in values]),
         "lowest_curvature": ("source", [v.min() for v in values]),
         "corner": (("source", "axis"), np.asarray(here.corner)),
+        "box": ("source", np.full(count, box)),
     }
     if tree is not None:
         report(2 * count, total, "average over draws")
-        variables |= _averages(here, prior, spectra, tree, key, num_draws, num_probes)
+        draws = _draws(tree, name)
+        variables |= _averages(here, prior, spectra, draws, key, num_draws, num_probes)
     report(total, total, "done")
-    return _dataset(result, prior, variables)
-
-
-def _dataset(result: Deblended, prior, variables) -> xarray.Dataset:
-    is_point = np.asarray(result.positions.is_point)
-    ids = np.array(result.positions.ids)[~is_point]
-    box = prior.event_shape[-1]
+    ids = np.array(result.positions.ids)[result.kinds == name]
     attrs = {
-        "prior": repr(prior), "sigma0": float(prior.sigma),
-        "converged": int(result.converged),
+        "prior": repr(prior), "sigma0": float(prior.sigma), "converged": int(result.converged),
     }  # fmt: skip
     coords = {
         "source": ids, "box_y": np.arange(box), "box_x": np.arange(box), "axis": ["y", "x"],
@@ -229,18 +247,43 @@ def _dataset(result: Deblended, prior, variables) -> xarray.Dataset:
     return xarray.Dataset(variables, coords=coords, attrs=attrs)
 
 
-def _galaxies(data: ImageData, values: dict, groups: dict, colour_width: float) -> _Galaxies:
-    """The free-form sources; stars come off the image, held where they are."""
-    name = "galaxies/morphology" if "stars" in groups else "morphology"
-    morphology = jnp.asarray(values[name])
-    count = len(morphology)
-    # The model runs over galaxies first.
-    spectrum, brightness = (jnp.asarray(values[n])[:count] for n in ("spectrum", "brightness"))
-    corner = jnp.asarray(groups["galaxies"].corner)
-    unit = _render(data, morphology, corner)
-    return _Galaxies(
-        data, morphology, corner, spectrum, brightness, unit, jnp.asarray(colour_width)
+_PIXELS = ("source", "box_y", "box_x")
+
+
+def _joined(maps: list[xarray.Dataset], result: Deblended) -> xarray.Dataset:
+    """Maps of all groups in the order of the catalogue, in boxes of the larger size."""
+    largest = max(one.sizes["box_y"] for one in maps)
+    padded = []
+    for one in maps:
+        margin = (largest - one.sizes["box_y"]) // 2
+        around = {"box_y": (margin, margin), "box_x": (margin, margin)}
+        wide = one.drop_vars(["box_y", "box_x"]).pad(around, constant_values=np.nan)
+        wide["morphology"] = wide["morphology"].fillna(0.0)
+        wide["significant"] = wide["significant"].fillna(False).astype(bool)
+        wide["corner"] = one["corner"] - margin
+        padded.append(wide)
+    joined = xarray.concat(padded, "source", combine_attrs="override")
+    every = [i for i in result.positions.ids if i in set(joined["source"].values.tolist())]
+    joined = joined.sel(source=every)
+    joined.attrs["prior"] = " and ".join(one.attrs["prior"] for one in maps)
+    return joined.assign_coords(box_y=np.arange(largest), box_x=np.arange(largest))
+
+
+def _galaxies(result: Deblended, data: ImageData, values: dict, groups: dict, name: str):
+    """The sources of one group at the mode; the others come off the image as they are."""
+    morphology = jnp.asarray(values[site_name(groups, name, "morphology")])
+    before = list(groups)[: list(groups).index(name)]
+    first = sum(len(groups[other].corner) for other in before)
+    spectrum, brightness = (
+        jnp.asarray(values[n])[first : first + len(morphology)] for n in ("spectrum", "brightness")
     )
+    corner = jnp.asarray(groups[name].corner)
+    others = result.free_form.convolved[result.kinds != name].sum(0)
+    data = dataclasses.replace(data, images=data.images - jnp.asarray(others, data.images.dtype))
+    keywords = result.free_form.fit.posterior.arguments[1]
+    width = jnp.asarray(keywords.get("colour_width", 1.0))
+    unit = _render(data, morphology, corner)
+    return _Galaxies(data, morphology, corner, spectrum, brightness, unit, width)
 
 
 _render = eqx.filter_jit(lambda data, morphology, corner: data.render(morphology, corner))
@@ -368,10 +411,10 @@ def _flux_prior(here: _Galaxies, k: int, slope):
     return jacobian.T @ jacobian
 
 
-def _averages(here, prior, spectra, tree, key, num_draws, num_probes) -> dict:
+def _averages(here, prior, spectra, draws, key, num_draws, num_probes) -> dict:
     """Averages over draws, and their standard errors."""
     choose, probe = jax.random.split(key)
-    images, spectrum, brightness = _draws(tree, here)
+    images, spectrum, brightness = draws
     total = len(images)
     picks = np.asarray(jax.random.choice(choose, total, (min(num_draws, total),), replace=False))
     delta, gamma = [], []
@@ -381,14 +424,13 @@ def _averages(here, prior, spectra, tree, key, num_draws, num_probes) -> dict:
         delta.append(np.asarray(found, float))
         gamma.append(-np.sum(delta[-1] * images[pick], axis=(1, 2)))
     mean, error = _mean_and_error(np.stack(delta))
-    pixels = ("source", "box_y", "box_x")
     gamma_mean, gamma_error = _mean_and_error(np.stack(gamma))
     return {
-        "mean_delta_f": (pixels, mean),
-        "mean_delta_f_error": (pixels, error),
+        "mean_delta_f": (_PIXELS, mean),
+        "mean_delta_f_error": (_PIXELS, error),
         "mean_gamma": ("source", gamma_mean),
         "mean_gamma_error": ("source", gamma_error),
-        "significant": (pixels, np.abs(mean) > 3 * error),
+        "significant": (_PIXELS, np.abs(mean) > 3 * error),
     }
 
 
@@ -396,19 +438,24 @@ def _mean_and_error(values):
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
 
 
-def _draws(tree, here: _Galaxies):
-    """Images, spectra and brightnesses of the free-form sources, one chain after the other."""
+def _check_draws(result: Deblended, tree) -> None:
+    """Raise InputError for draws of another scene."""
+    found = morphology_draws(group(tree, "posterior"))
+    for name, prior in result.priors().items():
+        ids = [str(i) for i in np.array(result.positions.ids)[result.kinds == name]]
+        known = found.get(name, found.get(""))
+        if known is None or known.shape[3:] != prior.event_shape or known_ids(known) != ids:
+            raise InputError("the draws are not of this scene: they hold other sources.")
+
+
+def _draws(tree, name: str):
+    """Images, spectra and brightnesses of one group, one chain after the other."""
     posterior = group(tree, "posterior")
-    name = "galaxies_morphology" if "galaxies_morphology" in posterior else "morphology"
-    if name not in posterior or posterior[name].shape[2:] != here.morphology.shape:
-        raise InputError("the draws are not of this scene: they hold other sources.")
-    ids = [str(i) for i in posterior[posterior[name].dims[2]].values]
+    found = morphology_draws(posterior)
+    images = found.get(name, found.get(""))
     every = [str(i) for i in posterior["source"].values]
-    rows = [every.index(i) for i in ids]
-    arrays = [
-        posterior[name],
-        *(posterior[n].isel(source=rows) for n in ("spectrum", "brightness")),
-    ]
+    rows = [every.index(i) for i in known_ids(images)]
+    arrays = [images, *(posterior[n].isel(source=rows) for n in ("spectrum", "brightness"))]
     return [np.asarray(a).reshape(-1, *a.shape[2:]) for a in arrays]
 
 

@@ -17,10 +17,10 @@ from scorepriors import __version__
 from scorepriors.errors import InputError
 
 from .catalogue import catalogue
-from .deblending import Deblended
 from .report import report_figure
 from .scene_file import NAME as SCENE
 from .scene_file import save_scene
+from .scenes import Deblended
 
 #: Names of the result files.
 NAMES = ("catalogue.ecsv", "sources.fits", "report.png", "summary.json", SCENE)
@@ -62,7 +62,7 @@ def write_outputs(
     force: bool = False,
     seed: int = 0,
     total_seconds: float | None = None,
-    prior: str | None = None,
+    prior: Sequence[str] = (),
     extra: dict | None = None,
 ) -> list[Path]:
     """Write catalogue, source images, report and summary; all of them or none.
@@ -80,7 +80,7 @@ def write_outputs(
     total_seconds
         Wall time of everything, for the summary; the sum of the stages if not given.
     prior
-        Name or weight file to load the prior by again; its own name if not given.
+        Names or weight files to load the priors by again; their own names if not given.
     extra
         More entries of the summary.
 
@@ -179,7 +179,7 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
         "chi2": _number(result.free_form.chi2),
         "num_sources": len(result.positions.ids),
         "bands": list(result.observation.bands),
-        "prior": result.prior.name,
+        "prior": result.prior_name,
         "sigma0": float(result.prior.sigma),
         "seed": seed,
         "parametric": {
@@ -202,7 +202,7 @@ def source_images(result: Deblended) -> fits.HDUList:
     """
     obs, scene = result.observation, result.free_form
     primary = fits.PrimaryHDU()
-    primary.header["PRIOR"] = (fits_text(result.prior.name), "learned prior")
+    primary.header["PRIOR"] = (fits_text(result.prior_name), "learned prior")
     primary.header["SIGMA0"] = (float(result.prior.sigma), "noise level of the prior")
     primary.header["CONVERGD"] = (result.converged, "whether the fit converged")
     primary.header["CHI2"] = (_number(scene.chi2), "per unmasked pixel")

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from .deblending import Deblended
+from .scenes import Deblended
 
 INK, SOFT = "#222222", "#8a8a8a"
 #: Okabe and Ito's colours, told apart by everyone.
@@ -82,7 +82,7 @@ def report_figure(result: Deblended) -> Figure:
     top, bottom = parts
     total = scene.convolved.sum(0)
     axes: Any = top.subplots(len(obs.parts), 3, squeeze=False)
-    model = f"model: {result.prior.name}, $\\sigma_0$ = {float(result.prior.sigma):.3g}"
+    model = f"model: {result.prior_name}, $\\sigma_0$ = {float(result.prior.sigma):.3g}"
     residual = f"residual / noise,  $\\chi^2$ per pixel {scene.chi2:.3f}"
     for row, part in zip(axes, obs.parts, strict=True):
         scene_row(row, result, part, total, model=model, residual=residual)

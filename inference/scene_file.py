@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -19,23 +20,24 @@ from scorepriors.models.observation import Observation
 from scorepriors.models.positions import Positions
 from scorepriors.models.rendering import ImageData
 from scorepriors.models.sources import Sources
-from scorepriors.zoo import load_prior
 
-from .deblending import Deblended, Scene
+from .deblending import load_priors
 from .optimization import MAPResult
 from .posterior import posterior
+from .scenes import Deblended, Scene
 
 #: Name of the file in a folder of results.
 NAME = "scene.npz"
 
-_VERSION = 2
-_GROUPS = ("galaxies", "stars", "profiles")
+_VERSION = 3
+#: Arguments of `blend` that are groups of sources.
+_GROUPS = {"galaxies": 2, "stars": 3, "profiles": 4, "large": 6}
 _SCENE_ARRAYS = ("morphology", "convolved", "flux", "flux_error", "source_chi2")
 _FIT_ARRAYS = ("loss_history",)
 _FIT_NUMBERS = ("potential", "gradient_norm", "expected_gain")
 
 
-def save_scene(result: Deblended, path: str | Path, *, prior: str | None = None) -> None:
+def save_scene(result: Deblended, path: str | Path, *, prior: Sequence[str] = ()) -> None:
     """Write a deblended scene, whole or not at all.
 
     Parameters
@@ -45,18 +47,19 @@ def save_scene(result: Deblended, path: str | Path, *, prior: str | None = None)
     path
         File to write, ``.npz``; it holds numbers and text, no code.
     prior
-        Name or weight file to load the prior by; its own name if not given.  The
+        Names or weight files to load the priors by; their own names if not given.  The
         weights themselves are not stored.
     """
+    names = list(prior) or [str(p.name) for p in (result.prior, result.large_prior) if p]
     obs, positions = result.observation, result.positions
     arrays: dict = {
         "images": obs.images, "weights": obs.weights, "psfs": obs.psfs,
         "row_column": positions.row_column, "is_point": positions.is_point,
-        "center": result.center,
+        "center": result.center, "is_large": result.kinds == "large",
     }  # fmt: skip
     facts = {
         "version": _VERSION,
-        "prior": _reference(result.prior.name if prior is None else str(prior)),
+        "priors": [_reference(name) for name in names],
         "sigma0": float(result.prior.sigma),
         "bands": list(obs.bands),
         "name": obs.name,
@@ -78,7 +81,9 @@ def save_scene(result: Deblended, path: str | Path, *, prior: str | None = None)
         np.savez_compressed(stream, **arrays)
 
 
-def load_scene(path: str | Path, *, prior: ScorePrior | None = None) -> Deblended:
+def load_scene(
+    path: str | Path, *, prior: ScorePrior | Sequence[ScorePrior] | None = None
+) -> Deblended:
     """Read what `save_scene` wrote.
 
     Parameters
@@ -86,7 +91,7 @@ def load_scene(path: str | Path, *, prior: ScorePrior | None = None) -> Deblende
     path
         The file, or the folder of results it is in.
     prior
-        The prior of the scene; loaded by the name in the file if not given.
+        The priors of the scene; loaded by the names in the file if not given.
 
     Raises
     ------
@@ -109,7 +114,15 @@ def load_scene(path: str | Path, *, prior: ScorePrior | None = None) -> Deblende
     if facts.get("version") != _VERSION:
         raise InputError(f"{path} is of another version of this package; deblend again.")
     if prior is None:
-        prior = load_prior(facts["prior"], sigma=facts["sigma0"])
+        priors = load_priors(facts["priors"], sigma=facts["sigma0"])
+    else:
+        priors = load_priors(prior)
+    is_large = arrays["is_large"]
+    if is_large.any() and len(priors) < 2:
+        raise InputError(
+            f"{path} has sources in boxes of two sizes; give the priors of both, not only "
+            f"{priors[0].name}."
+        )
     obs = Observation.from_arrays(
         arrays["images"], weights=arrays["weights"], psfs=arrays["psfs"], bands=facts["bands"],
         wcs=_wcs(facts["wcs"]), unit=facts["unit"], zero_point=facts["zero_point"],
@@ -119,12 +132,13 @@ def load_scene(path: str | Path, *, prior: ScorePrior | None = None) -> Deblende
         obs = dataclasses.replace(obs, parts=tuple(map(_part, facts["parts"])))
     positions = Positions(tuple(facts["ids"]), arrays["row_column"], arrays["is_point"])
     free_form, parametric = (
-        _scene(_under(arrays, label), facts[label], prior) for label in ("free_form", "parametric")
+        _scene(_under(arrays, label), facts[label], priors) for label in ("free_form", "parametric")
     )
     profile = {name: arrays[f"profile/{name}"] for name in facts["profile"]}
     return Deblended(
-        obs, positions, prior, free_form, parametric, arrays["center"], profile, facts["seconds"]
-    )
+        obs, positions, priors[0], free_form, parametric, arrays["center"], profile,
+        facts["seconds"], priors[1] if is_large.any() else None, is_large,
+    )  # fmt: skip
 
 
 def _header(wcs: WCS | None) -> str | None:
@@ -165,7 +179,7 @@ def _scene_facts(scene: Scene) -> dict:
         "numbers": {name: float(getattr(fit, name)) for name in _FIT_NUMBERS},
         "keywords": {n: v if isinstance(v, str) else float(v) for n, v in keywords.items()},
         "whole": [n for n, v in keywords.items() if isinstance(v, int)],
-        "kernel_size": data.kernel_size, "grid": data.grid,
+        "kernel_size": data.kernel_size, "grid": data.grid, "wide_grid": data.wide_grid,
         "has_prior": fit.posterior.arguments[0][1] is not None,
     }  # fmt: skip
 
@@ -174,7 +188,8 @@ def _scene_arrays(scene: Scene) -> dict:
     """Pictures, and what rebuilds the fit: data, places of the sources, site values."""
     fit = scene.fit
     arguments = fit.posterior.arguments[0]
-    data, groups = arguments[0], dict(zip(_GROUPS, arguments[2:], strict=False))
+    data = arguments[0]
+    groups = {n: arguments[i] for n, i in _GROUPS.items() if i < len(arguments)}
     arrays = {name: getattr(scene, name) for name in _SCENE_ARRAYS}
     arrays |= {name: getattr(fit, name) for name in _FIT_ARRAYS}
     names = [f.name for f in dataclasses.fields(data) if not f.metadata.get("static")]
@@ -190,7 +205,7 @@ def _scene_arrays(scene: Scene) -> dict:
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _scene(arrays: dict, facts: dict, prior: ScorePrior) -> Scene:
+def _scene(arrays: dict, facts: dict, priors: Sequence[ScorePrior]) -> Scene:
     groups = {
         name: Sources(*(jnp.asarray(part[f]) for f in ("center", "corner", "mask")))
         for name in _GROUPS
@@ -202,13 +217,16 @@ def _scene(arrays: dict, facts: dict, prior: ScorePrior) -> Scene:
         **{name: jnp.asarray(leaves[name]) for name in names if name in leaves},
         kernel_size=facts["kernel_size"],
         grid=facts["grid"],
+        wide_grid=facts["wide_grid"],
     )
     keywords = {
         n: int(v) if n in facts["whole"] else v for n, v in facts["keywords"].items()
     }  # fmt: skip
+    large = groups.get("large")
     bound = posterior(
-        blend, data, prior if facts["has_prior"] else None, *(groups.get(n) for n in _GROUPS),
-        model_kwargs=keywords,
+        blend, data, priors[0] if facts["has_prior"] else None,
+        *(groups.get(n) for n in ("galaxies", "stars", "profiles")),
+        None if large is None else priors[1], large, model_kwargs=keywords,
     )  # fmt: skip
     params, values = (
         {n: jnp.asarray(a) for n, a in _under(arrays, which).items()}

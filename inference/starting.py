@@ -5,15 +5,16 @@ All in NumPy: each blend is looked at once or twice, which no compilation repays
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from scorepriors.distribution import ScorePrior
-from scorepriors.models.blend import BRIGHTNESS, BRIGHTNESS_WIDTH
+from scorepriors.models.blend import BRIGHTNESS, BRIGHTNESS_WIDTH, site_name
 from scorepriors.models.information import likelihood_diagonal_on_host
 from scorepriors.models.rendering import ImageData
 from scorepriors.models.sources import Morphologies, Sources
+from scorepriors.stretch import LogStretch
 
 #: Where a fit may start: from the fitted profiles, or badly on purpose (see `deblend`).
 STARTS = ("profiles", "sed20", "flat", "gaussian", "blobs")
@@ -216,9 +217,11 @@ def _matched_flux(data: ImageData, flux, error, mask):
 
 def free_form_start(
     data: ImageData,
-    prior: ScorePrior,
-    galaxies: Morphologies,
+    prior: ScorePrior | None,
+    galaxies: Morphologies | None,
     stars: Morphologies | None = None,
+    large_prior: ScorePrior | None = None,
+    large: Morphologies | None = None,
     *,
     start: str = "profiles",
 ):
@@ -234,34 +237,53 @@ def free_form_start(
         Morphologies on the boxes where the free-form ones will be, any positive scale.
     stars
         Other sources of the scene.
+    large_prior, large
+        The second group of free-form sources, if there is one.
     start
         See `deblend`.
 
     Returns
     -------
     init, scale
-        For `fit_map` with ``blend(data, prior, galaxies, stars)``, without the sites of
-        the stars.  The widths are those of a Gaussian with the curvature of the
-        likelihood's diagonal plus the prior's noise floor, in the unconstrained space.
+        For `fit_map` with ``blend(data, prior, galaxies, stars, None, large_prior, large)``,
+        without the sites of the stars.  The widths are those of a Gaussian with the
+        curvature of the likelihood's diagonal plus the prior's noise floor, in the
+        unconstrained space.
     """
-    stretch: Any = prior.stretch
+    priors: dict[str, Any] = {"galaxies": prior, "large": large_prior}
+    groups = {}
+    for name, group in (("galaxies", galaxies), ("large", large), ("stars", stars)):
+        if group is not None:
+            groups[name] = group if name == "stars" else _peak_one(group, priors[name])
+    flux, error = linear_fluxes(data, list(groups.values()))
+    total, _, flux = _settled(data, list(groups.values()), flux, error, start)
+    init, scale = {"brightness": np.log(total)}, {"brightness": np.full(len(total), 0.3)}
+    first = 0
+    for name, group in groups.items():
+        own = flux[first : first + len(group.mask)]
+        first += len(group.mask)
+        if name != "stars":
+            site = site_name(groups, name, "morphology")
+            init[site] = group.image
+            scale[site] = _pixel_widths(data, priors[name], group, own)
+    return _float32(init), _float32(scale)
+
+
+def _peak_one(group: Morphologies, prior: ScorePrior) -> Morphologies:
+    image, stretch = np.asarray(group.image), cast(LogStretch, prior.stretch)
+    scaled = image / image.max((-2, -1), keepdims=True)
+    return group._replace(image=np.maximum(scaled, -0.5 * float(stretch.softening)))
+
+
+def _pixel_widths(data: ImageData, prior: ScorePrior, group: Morphologies, flux) -> np.ndarray:
+    """Widths of the pixels in the unconstrained space ``[K, n, n]``, given fluxes ``[K, B]``."""
+    image, stretch = np.asarray(group.image), cast(LogStretch, prior.stretch)
     softening, compression = float(stretch.softening), float(stretch.scale)
-    image = np.asarray(galaxies.image)
-    image = np.maximum(image / image.max((-2, -1), keepdims=True), -0.5 * softening)
-    groups = [Morphologies(image, galaxies.corner, galaxies.mask)]
-    groups += [] if stars is None else [stars]
-    flux, error = linear_fluxes(data, groups)
-    count, real = len(image), np.asarray(galaxies.mask)
-    total, _, flux = _settled(data, groups, flux, error, start)
-    amplitude = np.where(real[:, None], flux[:count] / image.sum((-2, -1))[:, None], 0.0)
+    real = np.asarray(group.mask)[:, None]
+    amplitude = np.where(real, flux / image.sum((-2, -1))[:, None], 0.0)
     information = likelihood_diagonal_on_host(
-        data, amplitude, np.asarray(galaxies.corner), image.shape[-1]
+        data, amplitude, np.asarray(group.corner), image.shape[-1]
     )
     # u = log(x + s) = c z + log s, so du/dz = c and dx/du = x + s.
     floor = 1 / (compression * float(prior.sigma)) ** 2
-    curvature = information * (image + softening) ** 2 + floor
-    prefix = "" if stars is None else "galaxies/"
-    init = {prefix + "morphology": image, "brightness": np.log(total)}
-    width = np.full(len(total), 0.3)
-    scale = {prefix + "morphology": 1 / np.sqrt(curvature), "brightness": width}
-    return _float32(init), _float32(scale)
+    return 1 / np.sqrt(information * (image + softening) ** 2 + floor)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from scorepriors.distribution import ScorePrior
 from scorepriors.errors import InputError
 
-from .sampling.tree import group
+from .sampling.tree import group, known_ids, morphology_draws
 
 #: Samples of the prior to compare with, and how many of them, nearest in light, count.
 REFERENCE, NEAREST = 1024, 256
@@ -147,7 +147,7 @@ def _p_value(own, others) -> float:
 
 
 def source_typicality(
-    tree: Any, prior: ScorePrior, *, key, num_draws: int = NUM_DRAWS
+    tree: Any, prior: ScorePrior | dict[str, ScorePrior], *, key, num_draws: int = NUM_DRAWS
 ) -> dict[str, float]:
     """Typicality of every free-form source of a scene, by its id.
 
@@ -156,7 +156,7 @@ def source_typicality(
     tree
         Draws, from `sample_deblended` or `laplace_deblended`.
     prior
-        The prior of the scene, at its sigma0.
+        The prior of the scene, at its sigma0; or several by group, `Deblended.priors`.
     key
         For the reference and the choice of draws.
     num_draws
@@ -169,17 +169,18 @@ def source_typicality(
         have, so draws of bright sources are *less* unusual than samples and the median
         errs towards one: a small value means something.
     """
-    first, second = jax.random.split(key)
-    posterior = group(tree, "posterior")
-    name = "galaxies_morphology" if "galaxies_morphology" in posterior else "morphology"
-    if name not in posterior:
+    found = morphology_draws(group(tree, "posterior"))
+    if not found:
         raise InputError("every source is a star: there is no free-form image to judge.")
-    against = reference(prior, key=first)
-    draws = posterior[name]
-    values = np.asarray(draws).reshape(-1, *draws.shape[2:])
-    picks = jax.random.choice(second, len(values), (min(num_draws, len(values)),), replace=False)
-    chosen = values[np.sort(np.asarray(picks))]
-    return {
-        str(identity): float(np.median(typicality(prior, chosen[:, k], against=against)))
-        for k, identity in enumerate(posterior[draws.dims[2]].values)
-    }
+    said = {}
+    for i, (name, draws) in enumerate(found.items()):
+        own = prior if isinstance(prior, ScorePrior) else prior.get(name, next(iter(prior.values())))
+        first, second = jax.random.split(key if i == 0 else jax.random.fold_in(key, i))
+        against = reference(own, key=first)
+        values = np.asarray(draws).reshape(-1, *draws.shape[2:])
+        count = min(num_draws, len(values))
+        picks = jax.random.choice(second, len(values), (count,), replace=False)
+        chosen = values[np.sort(np.asarray(picks))]
+        for k, identity in enumerate(known_ids(draws)):
+            said[identity] = float(np.median(typicality(own, chosen[:, k], against=against)))
+    return said

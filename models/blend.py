@@ -1,6 +1,6 @@
 """The ready-made NumPyro model of a blend; read it, copy it, change it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax.numpy as jnp
 import numpyro
@@ -19,6 +19,14 @@ from .spectra import SpectrumPrior, spectrum_posterior
 #: counts are steep, but this is wide on purpose: four decades either way.
 BRIGHTNESS, BRIGHTNESS_WIDTH = 4.0, 4.0
 
+#: Names of the groups of sources, in the order in which K runs over them.
+GROUPS = ("galaxies", "large", "stars", "profiles")
+
+
+def site_name(groups: Collection[str], group: str, site: str) -> str:
+    """Name of a group's site in a `blend` of some `GROUPS`: no prefix if it is the only one."""
+    return site if len(groups) == 1 else f"{group}/{site}"
+
 
 def blend(
     data: ImageData,
@@ -26,6 +34,8 @@ def blend(
     galaxies: Sources | None = None,
     stars: Sources | None = None,
     profiles: Sources | None = None,
+    large_prior: ScorePrior | None = None,
+    large: Sources | None = None,
     *,
     spectra: str = "marginal",
     colour_width: float = 1.0,
@@ -34,7 +44,7 @@ def blend(
     psf_sigma: float = 0.7,
     center_error: float = 0.3,
 ) -> None:
-    """Sources of up to three kinds in one multi-band image.
+    """Sources of up to four kinds in one multi-band image.
 
     Parameters
     ----------
@@ -44,13 +54,16 @@ def blend(
         Of free-form morphologies; needed with `galaxies`.
     galaxies, stars, profiles
         Groups of free-form sources, point sources and bulge-plus-disk sources.
+    large_prior, large
+        A second group of free-form sources, with a prior of larger boxes (see `image_data`,
+        `wide_box`).
     spectra
         ``"marginal"``: integrated out exactly (the default, for sampling and modes).
         ``"profiled"``: maximised exactly.  ``"sampled"``: a site like any other.
     colour_width
         Widths of the prior on colours, in units of the usual ones; see `flux_prior`.
     box, star_box
-        Sides of the boxes of `profiles` and `stars` (that of `galaxies` is the prior's).
+        Sides of the boxes of `profiles` and `stars` (free-form sources have their prior's).
     psf_sigma
         Standard deviation in pixels of the model PSF, as given to `image_data`.
     center_error
@@ -61,7 +74,7 @@ def blend(
     Sites are those of the groups (``galaxies/morphology``, ``stars/offset``, ...; no
     prefix if there is one group), ``brightness [K]`` (log of the flux summed over the
     bands), ``spectrum [K, B]`` and the deterministic ``flux [K, B]`` with
-    ``flux_error``.  K runs over the groups in the order of the arguments.
+    ``flux_error``.  K runs over the groups in the order of `GROUPS`.
 
     One colour per source is the assumption behind "spectrum x morphology".
     """
@@ -70,6 +83,10 @@ def blend(
         if prior is None:
             raise ValueError("free-form `galaxies` need a `prior`.")
         groups["galaxies"] = lambda: free_form(prior, galaxies)
+    if large is not None:
+        if large_prior is None:
+            raise ValueError("free-form `large` sources need a `large_prior`.")
+        groups["large"] = lambda: free_form(large_prior, large)
     if stars is not None:
         groups["stars"] = lambda: point_sources(
             stars, box=star_box, psf_sigma=psf_sigma, center_error=center_error

@@ -49,6 +49,7 @@ def gather(
     box
         Their side n.
     """
+    data = data.for_box(box)
     own = data.num_own
     out = _correlated(data, images[:, :own], corner, box, jnp.conj(data.transforms[:own]))
     if data.grids is None:
@@ -107,6 +108,7 @@ def likelihood_block(
     Array
         ``[n n, n n]``, rows of the first box, inverse intensity squared.
     """
+    data = data.for_box(box)
     if data.grids is not None:
         return _block_by_rendering(data, products, corner, other, box)
     grid, size = data.grid, data.kernel_size
@@ -140,6 +142,7 @@ def likelihood_diagonal_on_host(
     data: ImageData, spectrum: np.ndarray, corner: np.ndarray, box: int
 ) -> np.ndarray:
     """As `likelihood_diagonal`, in NumPy: a single look is not worth a compilation."""
+    data = data.for_box(box)
     grid, own = data.grid, data.num_own
     kernel = irfft2(np.asarray(data.transforms), (grid, grid))
     squared = rfft2(kernel[:own] ** 2).conj()
@@ -165,6 +168,7 @@ def likelihood_diagonal_on_host(
 
 def _seen(data: ImageData, corner, box: int) -> Float[Array, "K B n n"]:
     """The squared kernel correlated with the weights, at every pixel of the boxes."""
+    data = data.for_box(box)
     kernels = jnp.fft.irfft2(data.transforms, (data.grid, data.grid))
     # Beyond the kernel's own support there is rounding alone.
     inside = jnp.arange(data.grid) < data.kernel_size

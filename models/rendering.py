@@ -5,6 +5,7 @@ and the result is added to the image where the box sits.  Corners are arrays: mo
 source, or rendering another blend, runs the same compiled program.
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -45,6 +46,9 @@ class ImageData(eqx.Module):
         Band-summed noise of a pixel: the unit in which fluxes are large or small.
     kernel_size, grid
         P and N; static.
+    wide_transforms, wide_grid
+        The same transforms on a grid for larger boxes, ``[B, N', N' // 2 + 1]``, and its
+        side (static); None and 0 if there are no such boxes.
     grids
         ``[G, 3]``, row and column of the first pixel and the side of the pixels of the
         last G bands, in pixels of the model (see `scorepriors.models.grids`); None if all
@@ -61,6 +65,8 @@ class ImageData(eqx.Module):
     kernel_size: int = eqx.field(static=True)
     grid: int = eqx.field(static=True)
     grids: Float[Array, "G 3"] | None = None
+    wide_transforms: Complex[Array, "B N M"] | None = None
+    wide_grid: int = eqx.field(static=True, default=0)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -81,7 +87,25 @@ class ImageData(eqx.Module):
     @property
     def box(self) -> int:
         """The largest source box that convolves without wrapping around."""
-        return self.grid - self.kernel_size + 1
+        return max(self.grid, self.wide_grid) - self.kernel_size + 1
+
+    def for_box(self, box: int) -> "ImageData":
+        """The same with the smallest grid that holds boxes of this side in `grid`.
+
+        Raises
+        ------
+        InputError
+            If none does.
+        """
+        if box <= self.grid - self.kernel_size + 1:
+            return self
+        if box > self.box:
+            raise InputError(
+                f"source boxes of {box} pixels do not fit the prepared grid, made for "
+                f"{self.box}; call `image_data(obs, box={box}, ...)`."
+            )
+        wide: Any = self.wide_transforms
+        return dataclasses.replace(self, transforms=wide, grid=self.wide_grid)
 
     def render(
         self, morphology: Float[Array, "K n n"], corner: Int[Array, "K 2"]
@@ -102,29 +126,27 @@ class ImageData(eqx.Module):
             If the boxes are larger than `box`.
         """
         size = morphology.shape[-1]
-        if size > self.box:
-            raise InputError(
-                f"source boxes of {size} pixels do not fit the prepared grid, made for "
-                f"{self.box}; call `image_data(obs, box={size}, ...)`."
-            )
-        grid, own, shape = self.grid, self.num_own, self.shape
+        fitting = self.for_box(size)
+        grid, own, shape = fitting.grid, self.num_own, self.shape
+        transforms = fitting.transforms
         boxes = jnp.fft.rfft2(morphology, (grid, grid))
         # Bands outermost, as the spectra want them; the swap at the end moves nothing.
-        convolved = jnp.fft.irfft2(boxes * self.transforms[:own, None], (grid, grid))
+        convolved = jnp.fft.irfft2(boxes * transforms[:own, None], (grid, grid))
         first = corner - self.kernel_size // 2
         images = place(convolved, jnp.broadcast_to(first, (own, *corner.shape)), shape)
         if self.grids is not None:
-            other = boxes * self.transforms[own:, None]
+            other = boxes * transforms[own:, None]
             other = regrid(other, self.grids, first, size + self.kernel_size - 1, shape)
             images = jnp.concatenate([images, other])
         return jnp.swapaxes(images, 0, 1)
 
     def render_on_host(self, morphology: np.ndarray, corner: np.ndarray) -> np.ndarray:
         """As `render`, in NumPy: a single look at the data is not worth a compilation."""
-        grid, own, shape = self.grid, self.num_own, self.shape
+        fitting = self.for_box(morphology.shape[-1])
+        grid, own, shape = fitting.grid, self.num_own, self.shape
         out = np.zeros((len(morphology), self.num_bands, *shape), np.float32)
         boxes = rfft2(np.asarray(morphology, np.float32), (grid, grid))
-        transforms, first = np.asarray(self.transforms), corner - self.kernel_size // 2
+        transforms, first = np.asarray(fitting.transforms), corner - self.kernel_size // 2
         convolved = irfft2(boxes[:, None] * transforms[:own], (grid, grid))
         for target, image, at in zip(out, convolved, first, strict=True):
             inside = overlap(at, grid, shape)
@@ -248,7 +270,11 @@ def overlap(corner, size: int, shape: tuple[int, int]):
 
 
 def image_data(
-    obs: Observation, *, box: int = 32, model_psf_sigma: float | None = 0.7
+    obs: Observation,
+    *,
+    box: int = 32,
+    wide_box: int | None = None,
+    model_psf_sigma: float | None = 0.7,
 ) -> ImageData:
     """Prepare an observation for a model.
 
@@ -258,6 +284,9 @@ def image_data(
         Pixels, weights and PSFs.
     box
         Side of the largest source box, pixels.
+    wide_box
+        Side of still larger boxes that a few sources have: they are convolved on a grid
+        of their own, and the others stay as fast as they were.
     model_psf_sigma
         Standard deviation in pixels of the PSF that morphologies carry: that of the
         prior, `ScorePrior.model_psf_sigma`.  None: morphologies carry none.
@@ -275,9 +304,11 @@ def image_data(
         # A larger pixel holds more light.
         kernels[obs.parts[0].number :] *= grids[:, 2, None, None] ** 2
     size = kernels.shape[-1]
-    grid = next_fast_len(box + size - 1, real=True)
     # The transform is taken of the uncentred kernel: its offset of half a kernel is
     # undone, in whole pixels, when the box is placed.
+    grid, wide_grid = (
+        0 if side is None else next_fast_len(side + size - 1, real=True) for side in (box, wide_box)
+    )
     transforms = np.fft.rfft2(kernels, (grid, grid))
     per_unit = 1 / np.asarray(obs.flux_unit[1], float)
     prior = colour_prior(obs.bands, per_unit)
@@ -287,7 +318,14 @@ def image_data(
     images, weights, transforms, error, mean, colours, noise = put
     if grids is not None:
         grids = jax.device_put(grids.astype(np.float32))
-    return ImageData(images, weights, transforms, error, mean, colours, noise, size, grid, grids)
+    wide: Any = None
+    if wide_grid:
+        wide = np.fft.rfft2(kernels, (wide_grid, wide_grid)).astype(np.complex64)
+        wide = jax.device_put(wide)
+    return ImageData(
+        images, weights, transforms, error, mean, colours, noise, size, grid, grids, wide,
+        wide_grid,
+    )  # fmt: skip
 
 
 def _noise_flux(obs: Observation) -> float:

@@ -90,9 +90,9 @@ def training_images(recipe: Recipe, directory: Path, progress: Callable | None =
     data = recipe.data
     stored = directory / "images.npz"
     identity = json.dumps(recipe.as_dict()["data"], sort_keys=True)
-    images = _read_stored(stored, identity)
-    if images is not None:
-        return images["train"], images["held_out"]
+    kept = _read_stored(stored, identity)
+    if kept is not None:
+        return kept["train"], kept["held_out"]
     if data.set is not None:
         images = _simulate_parallel(recipe, progress)
     elif data.path is not None:
@@ -190,8 +190,10 @@ def initial_energy(recipe: Recipe, modes: dict[str, np.ndarray]) -> WienerEnergy
     network = ModeNetwork(
         net.modes, net.width, net.inner, net.depth, key=jr.key(recipe.training.seed)
     )
-    arrays = (jnp.asarray(modes[n], jnp.float32) for n in ("mean", "basis", "eigenvalues", "tail"))
-    return WienerEnergy(*arrays, network)
+    mean, basis, values, tail = (
+        jnp.asarray(modes[n], jnp.float32) for n in ("mean", "basis", "eigenvalues", "tail")
+    )
+    return WienerEnergy(mean, basis, values, tail, network)
 
 
 def mode_coordinates(recipe: Recipe, energy: WienerEnergy, images: np.ndarray) -> np.ndarray:

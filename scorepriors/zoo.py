@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -92,27 +93,25 @@ def prior_info(name: str | Path) -> PriorInfo:
     )  # fmt: skip
 
 
-def prior_for(pixel_scale: float | None) -> str:
-    """Name of the shipped prior whose pixels are nearest in size; of several, the small box.
+def priors_for(pixel_scale: float | None) -> tuple[str, ...]:
+    """Names of the shipped priors whose pixels are nearest in size, by growing boxes.
 
     Parameters
     ----------
     pixel_scale
-        Arcseconds; None, if it is not known, gives ``"lsst-32"``.
+        Arcseconds; None, if it is not known, gives those for LSST.
 
     Examples
     --------
-    >>> prior_for(1.0), prior_for(0.2), prior_for(None)
-    ('ztf-32', 'lsst-32', 'lsst-32')
+    >>> priors_for(1.0), priors_for(0.2), priors_for(None)
+    (('ztf-32',), ('lsst-32', 'lsst-64'), ('lsst-32', 'lsst-64'))
     """
-    if pixel_scale is None:
-        return "lsst-32"
-    known = [
-        (abs(np.log(info.pixel_scale / pixel_scale)), info.box, info.name)
-        for info in list_priors()
-        if info.pixel_scale is not None
-    ]
-    return min(known)[-1]
+    scale = 0.2 if pixel_scale is None else pixel_scale
+    known = [info for info in list_priors() if info.pixel_scale is not None]
+    distance = {info.name: abs(np.log(cast(float, info.pixel_scale) / scale)) for info in known}
+    nearest = min(distance.values())
+    chosen = [info for info in known if distance[info.name] == nearest]
+    return tuple(info.name for info in sorted(chosen, key=lambda info: info.box))
 
 
 def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:

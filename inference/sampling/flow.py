@@ -46,6 +46,7 @@ from scorepriors.models.blend import (
     BRIGHTNESS_WIDTH,
     blend,
     flux_given_brightness,
+    site_name,
 )
 from scorepriors.models.rendering import ImageData
 from scorepriors.models.sources import Sources, point_image
@@ -80,31 +81,27 @@ BLOCK = 10
 #: Seconds between checkpoints.
 CHECKPOINT_INTERVAL = 20.0
 
+#: Images of galaxies by the name of their group; names of `GROUPS` are in the order in
+#: which JAX has the keys of a dictionary.
+Images = dict[str, Array]
+
 FLOW = Algorithm(
     init=lambda *_: None, step=lambda *_: None, first_step=lambda _: 0.1,
     note="moves of the noise that the prior's probability flow turns into galaxies",
 )  # fmt: skip
 
 
-class Scene(eqx.Module):
-    """What the density of a blend is made of; galaxies come before stars.
+class Group(eqx.Module):
+    """Galaxies under one prior.
 
     Attributes
     ----------
-    data, prior, galaxies, stars
-        Arguments of `scorepriors.models.blend`.
-    colour_width, center_error, psf_sigma, star_box
-        Keywords of it.
+    prior, sources
+        As for `scorepriors.models.blend`.
     """
 
-    data: ImageData
     prior: ScorePrior
-    galaxies: Sources
-    stars: Sources | None
-    colour_width: float
-    center_error: float
-    psf_sigma: float
-    star_box: int = eqx.field(static=True)
+    sources: Sources
 
     def galaxy(self, noise: Float[Array, "N n n"]):
         """Stretched galaxies that the flow makes of white noise."""
@@ -123,9 +120,38 @@ class Scene(eqx.Module):
     def _levels(self):
         return noise_schedule(self.prior.sigma_max, self.prior.sigma, NUM_STEPS)
 
-    def render(self, z: Float[Array, "G n n"], offset: Float[Array, "S 2"]):
+
+class Scene(eqx.Module):
+    """What the density of a blend is made of; galaxies come before stars.
+
+    Attributes
+    ----------
+    data, stars
+        Arguments of `scorepriors.models.blend`.
+    groups
+        Galaxies by the name of their group there.
+    colour_width, center_error, psf_sigma, star_box
+        Keywords of it.
+    """
+
+    data: ImageData
+    groups: dict[str, Group]
+    stars: Sources | None
+    colour_width: float
+    center_error: float
+    psf_sigma: float
+    star_box: int = eqx.field(static=True)
+
+    def galaxies(self, noise: Images) -> Images:
+        """Stretched galaxies that the flows make of white noise, group by group."""
+        return {name: group.galaxy(noise[name]) for name, group in self.groups.items()}
+
+    def render(self, z: Images, offset: Float[Array, "S 2"]):
         """Sources with unit spectra as observed ``[K, B, H, W]``, and their areas ``[K]``."""
-        images = [(self.prior.stretch(z), self.galaxies.corner)]
+        images = [
+            (group.prior.stretch(z[name]), group.sources.corner)
+            for name, group in self.groups.items()
+        ]
         if self.stars is not None:
             place = self.stars.center + offset - self.stars.corner
             star = point_image(place, box=self.star_box, psf_sigma=self.psf_sigma)
@@ -143,25 +169,31 @@ class Scene(eqx.Module):
         usual = dist.Normal(jnp.log(self.data.noise_flux) + BRIGHTNESS, BRIGHTNESS_WIDTH)
         return solved.log_marginal + usual.log_prob(brightness).sum()
 
-    def parameters(self, z, offset, brightness) -> dict:
+    def site(self, group: str, site: str) -> str:
+        """Name of a site of the model."""
+        stars = [] if self.stars is None else ["stars"]
+        return site_name([*self.groups, *stars], group, site)
+
+    def parameters(self, z: Images, offset, brightness) -> dict:
         """Unconstrained parameters of the model ``blend``, by site."""
-        image = biject_to(self.prior.support).inv(self.prior.stretch(z))
-        if self.stars is None:
-            return {"morphology": image, "brightness": brightness}
-        return {
-            "galaxies/morphology": image, "stars/offset": offset, "brightness": brightness,
-        }  # fmt: skip
+        found = {"brightness": brightness}
+        for name, group in self.groups.items():
+            image = group.prior.stretch(z[name])
+            found[self.site(name, "morphology")] = biject_to(group.prior.support).inv(image)
+        if self.stars is not None:
+            found[self.site("stars", "offset")] = offset
+        return found
 
 
 class Walkers(NamedTuple):
-    """Where C chains stand; G galaxies and S stars are K sources.
+    """Where C chains stand; the galaxies of all groups and S stars are K sources.
 
     Attributes
     ----------
     noise
-        ``[C, G, n, n]``, white.
+        White, ``[C, G, n, n]`` of each group.
     z
-        ``[C, G, n, n]``, the stretched galaxies that the flow makes of it.
+        The stretched galaxies that the flow makes of it.
     offset
         ``[C, S, 2]``, of the stars.
     brightness
@@ -172,8 +204,8 @@ class Walkers(NamedTuple):
         ``[C]``.
     """
 
-    noise: Float[Array, "C G n n"]
-    z: Float[Array, "C G n n"]
+    noise: Images
+    z: Images
     offset: Float[Array, "C S 2"]
     brightness: Float[Array, "C K"]
     drawn: Float[Array, "C K B H W"]
@@ -182,9 +214,9 @@ class Walkers(NamedTuple):
 
 
 class References(NamedTuple):
-    """Gaussians that moves refer to: of G galaxies each, and of all of them as one."""
+    """Gaussians that moves refer to: of each galaxy, by group, and of all of them as one."""
 
-    each: Reference
+    each: dict[str, Reference]
     together: Reference
 
 
@@ -315,8 +347,11 @@ def sample_flow_scene(
 
 def _scene(bound: Posterior) -> Scene:
     """The parts of a posterior of `blend`."""
-    (data, prior, galaxies, stars, profiles), keywords = _arguments(bound)
-    if bound.model is not blend or galaxies is None or prior is None or profiles is not None:
+    args, keywords = bound.arguments
+    data, prior, galaxies, stars, profiles, large_prior, large = (*args, *[None] * 7)[:7]
+    given = {"galaxies": (prior, galaxies), "large": (large_prior, large)}
+    groups = {n: Group(*pair) for n, pair in given.items() if pair[1] is not None}
+    if bound.model is not blend or not groups or profiles is not None:
         raise InputError(
             "the algorithm 'flow' samples free-form galaxies (and stars) of `blend`; "
             "use 'nuts' or 'dynamic_hmc' for another model."
@@ -326,62 +361,81 @@ def _scene(bound: Posterior) -> Scene:
             f"the algorithm 'flow' integrates spectra out, but spectra={keywords['spectra']!r}; "
             "deblend with spectra='marginal'."
         )
-    if not hasattr(prior.energy, "colour"):
-        raise InputError(
-            f"the energy of {prior.name} has no `colour`, which makes its start of white noise; "
-            "add it, or use 'nuts' or 'dynamic_hmc'."
-        )
+    for group in groups.values():
+        if not hasattr(group.prior.energy, "colour"):
+            raise InputError(
+                f"the energy of {group.prior.name} has no `colour`, which makes its start of "
+                "white noise; add it, or use 'nuts' or 'dynamic_hmc'."
+            )
     return Scene(
-        data, prior, galaxies, stars, keywords.get("colour_width", 1.0),
+        data, groups, stars, keywords.get("colour_width", 1.0),
         keywords.get("center_error", 0.3), keywords.get("psf_sigma", 0.7),
         int(keywords.get("star_box", 15)),
     )  # fmt: skip
 
 
-def _arguments(bound: Posterior):
-    args, keywords = bound.arguments
-    return (*args, *[None] * (5 - len(args)))[:5], keywords
-
-
 def _begin(bound, scene, best, num_chains, checkpoint, settings, key):
     """A run and its reference, at the start or as the checkpoint has them."""
     values = best.values
-    one = scene.stars is None
-    image = jnp.asarray(values["morphology" if one else "galaxies/morphology"])
-    offset = jnp.zeros((0, 2)) if one else jnp.asarray(values["stars/offset"])
+    images = {n: jnp.asarray(values[scene.site(n, "morphology")]) for n in scene.groups}
+    stars = scene.stars
+    offset = (
+        jnp.zeros((0, 2)) if stars is None else jnp.asarray(values[scene.site("stars", "offset")])
+    )
     brightness = jnp.asarray(values["brightness"])
-    size = len(brightness)
+    size, kind = len(brightness), brightness.dtype
+    pixels = sum(image.size for image in images.values())
 
     def steps():
-        return Steps(jnp.full((3, size), 0.3, image.dtype), jnp.full(size, 0.2, image.dtype))
+        return Steps(jnp.full((3, size), 0.3, kind), jnp.full(size, 0.2, kind))
 
     if checkpoint is not None and Path(checkpoint).exists():
 
         def skeleton():
-            states = _about(scene, image, offset, brightness, num_chains)
-            near = References(
-                _empty(len(image), image[0].size, DIRECTIONS, image.dtype),
-                _empty(1, image.size, TOGETHER * size, image.dtype),
-            )
+            states = _about(scene, images, offset, brightness, num_chains)
+            each = {
+                n: _empty(len(image), image[0].size, DIRECTIONS, kind)
+                for n, image in images.items()
+            }
+            near = References(each, _empty(1, pixels, TOGETHER * size, kind))
             return states, steps(), None, None, {"references": near}, None
 
         like = eqx.filter_eval_shape(skeleton)
         run, near, _ = load_run(checkpoint, like, fingerprint(bound, settings))
         return run, near["references"], "checkpoint"
-    states = _about(scene, image, offset, brightness, num_chains)
+    states = _about(scene, images, offset, brightness, num_chains)
     if not np.isfinite(np.asarray(states.log_likelihood)).all():
         raise InputError("the log-density is not finite at the mode; deblend again.")
     first, second = jax.random.split(key)
     one = jax.tree.map(lambda a: a[0], states)
-    each = reference(eqx.Partial(_curved, scene, one, False), one.noise, DIRECTIONS, first)
-    # Of several galaxies as of one image, their boxes side by side.
+    each = {
+        name: reference(eqx.Partial(_curved, scene, one, name), noise, DIRECTIONS, first)
+        for name, noise in one.noise.items()
+    }
+    # Of several galaxies as of one image, their pixels one after the other.
     together = reference(
-        eqx.Partial(_curved, scene, one, True), one.noise[None], TOGETHER * size, first
+        eqx.Partial(_curved, scene, one, None), _as_one(one.noise, 0), TOGETHER * size, first
     )
     states = _spread(scene, each, states, second)
     # No tuner and no map: these moves tune themselves by their acceptance.
     none: Any = None
     return Run(0, states, steps(), none, none), References(each, together), "given mode"
+
+
+def _as_one(noise: Images, axes: int):
+    """Images ``[*axes, G, n, n]`` of all groups as one row of pixels, ``[*axes, 1, d]``."""
+    rows = [a.reshape(*a.shape[:axes], 1, -1) for a in noise.values()]
+    return jnp.concatenate(rows, -1)
+
+
+def _apart(row, like: Images) -> Images:
+    """The inverse of `_as_one`."""
+    out, first = {}, 0
+    for name, a in like.items():
+        size = int(np.prod(a.shape[row.ndim - 2 :]))
+        out[name] = row[..., 0, first : first + size].reshape(a.shape)
+        first += size
+    return out
 
 
 def _empty(galaxies: int, dimension: int, directions: int, dtype) -> Reference:
@@ -391,18 +445,21 @@ def _empty(galaxies: int, dimension: int, directions: int, dtype) -> Reference:
 
 
 @eqx.filter_jit
-def _about(scene: Scene, image, offset, brightness, num_chains: int) -> Walkers:
+def _about(scene: Scene, images: Images, offset, brightness, num_chains: int) -> Walkers:
     """Chains that all stand at one point, or about: the flow is not undone to the last digit."""
-    noise = scene.noise(scene.prior.stretch.inv(image))
-    z = scene.galaxy(noise)
+    noise = {
+        name: group.noise(group.prior.stretch.inv(images[name]))
+        for name, group in scene.groups.items()
+    }
+    z = scene.galaxies(noise)
     drawn, area = scene.render(z, offset)
     value = scene.log_likelihood(brightness, drawn, area)
     one = Walkers(noise, z, offset, brightness, drawn, area, value)
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (num_chains, *a.shape)), one)
 
 
-def _alone(scene: Scene, chain: Walkers, z):
-    """Log-likelihoods ``[G]`` of one chain, each with only that galaxy as in `z`."""
+def _alone(scene: Scene, chain: Walkers, z: Images, which):
+    """Log-likelihoods of one chain, each with only one galaxy, by number, as in `z`."""
     drawn, area = scene.render(z, chain.offset)
 
     def with_one(k):
@@ -412,40 +469,68 @@ def _alone(scene: Scene, chain: Walkers, z):
             jnp.where(mine, area, chain.area),
         )  # fmt: skip
 
-    return jax.lax.map(with_one, jnp.arange(len(z)))
+    return jax.lax.map(with_one, which)
 
 
-def _curved(scene: Scene, chain: Walkers, together: bool, v):
-    """The Hessian of minus the log-likelihood times ``v [., d]``: of each galaxy, or of all."""
+def _numbers(noise: Images, axis: int) -> Images:
+    """Numbers of the galaxies of each group among all sources."""
+    out, first = {}, 0
+    for name, a in noise.items():
+        out[name] = jnp.arange(first, first + a.shape[axis])
+        first += a.shape[axis]
+    return out
 
-    def value(noise):
-        z = scene.galaxy(noise)
-        if not together:
-            return -_alone(scene, chain, z).sum()
-        return -scene.log_likelihood(chain.brightness, *scene.render(z, chain.offset))
 
-    slope = jax.grad(value)
-    return jax.jvp(slope, (chain.noise,), (v.reshape(chain.noise.shape),))[1].reshape(v.shape)
+def _curved(scene: Scene, chain: Walkers, name: str | None, v):
+    """The Hessian of minus the log-likelihood times ``v``.
+
+    Of each galaxy of a group by itself, ``v [G, d]``; or of all galaxies as one, ``[1, d]``.
+    """
+    if name is None:
+
+        def value(noise):
+            z = scene.galaxies(_apart(noise, chain.noise))
+            return -scene.log_likelihood(chain.brightness, *scene.render(z, chain.offset))
+
+        here = _as_one(chain.noise, 0)
+    else:
+        which = _numbers(chain.noise, 0)[name]
+
+        def value(noise):
+            z = {**chain.z, name: scene.groups[name].galaxy(noise)}
+            return -_alone(scene, chain, z, which).sum()
+
+        here = chain.noise[name]
+    return jax.jvp(jax.grad(value), (here,), (v.reshape(here.shape),))[1].reshape(v.shape)
 
 
 @eqx.filter_jit
-def _spread(scene: Scene, near: Reference, states: Walkers, key) -> Walkers:
+def _spread(scene: Scene, near: dict[str, Reference], states: Walkers, key) -> Walkers:
     """Chains spread about the mode as far as the likelihood lets them, galaxy by galaxy."""
-    shape = states.noise.shape
-    fresh = jax.random.normal(key, shape, states.noise.dtype)
+    fresh = _normals(key, states.noise)
+    numbers = _numbers(states.noise, 1)
+    every = jnp.concatenate(list(numbers.values()))
     # What a draw of the posterior loses against the mode, and half as much again.
-    allowed = -(5 + near.freedom())
+    allowed = {name: -(5 + one.freedom()) for name, one in near.items()}
 
     def wider(carry, step):
         noise, z, _ = carry
-        steps = jnp.full(shape[1], step, noise.dtype)
-        tried = jax.vmap(lambda old, new: near.move(old, new, steps))(states.noise, fresh)
-        made = scene.galaxy(tried.reshape(-1, *shape[2:])).reshape(shape)
-        values = jax.lax.map(lambda x: _alone(scene, *x), (states, made))
-        good = (values - states.log_likelihood[:, None] > allowed)[..., None, None]
-        return (jnp.where(good, tried, noise), jnp.where(good, made, z), step), None
+        tried = {
+            name: jax.vmap(lambda old, new, n=name: near[n].move(old, new, _each(step, old)))(
+                noise[name], fresh[name]
+            )
+            for name in noise
+        }
+        made = _of_all_chains(scene, tried)
+        values = jax.lax.map(lambda x: _alone(scene, x[0], x[1], every), (states, made))
+        for name, mine in numbers.items():
+            loss = values[:, mine] - states.log_likelihood[:, None]
+            good = (loss > allowed[name])[..., None, None]
+            tried[name] = jnp.where(good, tried[name], noise[name])
+            made[name] = jnp.where(good, made[name], z[name])
+        return (tried, made, step), None
 
-    steps = jnp.asarray([0.05, 0.1, 0.2, 0.4, 0.7, 1.0], states.noise.dtype)
+    steps = jnp.asarray([0.05, 0.1, 0.2, 0.4, 0.7, 1.0], states.brightness.dtype)
     start = (states.noise, states.z, steps[0])
     (noise, z, _), _ = jax.lax.scan(wider, start, steps)
     drawn, area = jax.lax.map(lambda x: scene.render(*x), (z, states.offset))
@@ -453,9 +538,28 @@ def _spread(scene: Scene, near: Reference, states: Walkers, key) -> Walkers:
     return Walkers(noise, z, states.offset, states.brightness, drawn, area, value)
 
 
+def _each(step, galaxies):
+    return jnp.full(len(galaxies), step, galaxies.dtype)
+
+
+def _normals(key, like: Images) -> Images:
+    """White noise of the shapes of `like`."""
+    return {
+        name: jax.random.normal(key if i == 0 else jax.random.fold_in(key, i), a.shape, a.dtype)
+        for i, (name, a) in enumerate(like.items())
+    }
+
+
+def _of_all_chains(scene: Scene, noise: Images) -> Images:
+    """Galaxies ``[C, G, n, n]``: those of all chains in one call of the network."""
+    made = scene.galaxies({n: a.reshape(-1, *a.shape[2:]) for n, a in noise.items()})
+    return {name: made[name].reshape(a.shape) for name, a in noise.items()}
+
+
 @eqx.filter_jit
 def _parameters(scene: Scene, states: Walkers, chain) -> dict:
-    return scene.parameters(states.z[chain], states.offset[chain], states.brightness[chain])
+    z = {name: a[chain] for name, a in states.z.items()}
+    return scene.parameters(z, states.offset[chain], states.brightness[chain])
 
 
 @eqx.filter_jit
@@ -497,14 +601,15 @@ def _advance(scene, near, states, steps, key, first, count, thinning, warming, r
         flat = flat.at[i].set(one(states.z, states.offset, states.brightness))
         return states, steps, flat, jax.tree.map(lambda a, b: a.at[i].set(b), moves, move)
 
-    dimension = states.z[0].size + states.offset[0].size + states.brightness[0].size
+    one = (states.z, states.offset, states.brightness)
+    dimension = sum(a[0].size for a in jax.tree.leaves(one))
     kind = states.log_likelihood.dtype
     moves = Move(
         jnp.zeros((size, chains), kind), jnp.zeros((size, chains), bool),
         jnp.zeros((size, chains), kind), jnp.zeros((size, chains), jnp.int32),
         jnp.zeros((size, chains), jnp.int32),
     )  # fmt: skip
-    flat = jnp.zeros((size, chains, dimension), states.z.dtype)
+    flat = jnp.zeros((size, chains, dimension), kind)
     return jax.lax.fori_loop(0, count, draw, (states, steps, flat, moves))
 
 
@@ -529,30 +634,31 @@ def _sweep(scene: Scene, near: References, kind, states: Walkers, steps: Steps, 
     accepted
         ``[C]``, averaged over the sources.
     """
-    shape = states.z.shape
-    chains, num_galaxies = shape[:2]
+    numbers = _numbers(states.noise, 1)
+    chains, num_galaxies = len(states.brightness), sum(len(n) for n in numbers.values())
     bold, fresh, star, judge = jax.random.split(key, 4)
-    scatter = jax.random.normal(bold, states.brightness.shape, states.z.dtype)
+    scatter = jax.random.normal(bold, states.brightness.shape, states.brightness.dtype)
     step = jnp.minimum(steps.source * jnp.exp(BOLDNESS * scatter), 1.0)
-    new = jax.random.normal(fresh, shape, states.noise.dtype)
-    each, jointly = near.each.times(kind), kind == 2
-    flat = (chains, 1, states.noise[0].size)
-    noise = jnp.where(
-        jointly,
-        jax.vmap(near.together.move)(
-            states.noise.reshape(flat), new.reshape(flat), step[:, :1]
-        ).reshape(shape),
-        jax.vmap(each.move)(states.noise, new, step[:, :num_galaxies]),
-    )
-    # All galaxies of all chains in one call of the network.
-    z = scene.galaxy(noise.reshape(-1, *shape[2:])).reshape(shape)
+    new, jointly = _normals(fresh, states.noise), kind == 2
+    each = {name: one.times(kind) for name, one in near.each.items()}
+    before = _as_one(states.noise, 1)
+    moved = _apart(jax.vmap(near.together.move)(before, _as_one(new, 1), step[:, :1]), states.noise)
+    noise = {
+        name: jnp.where(
+            jointly, moved[name], jax.vmap(each[name].move)(old, new[name], step[:, numbers[name]])
+        )
+        for name, old in states.noise.items()
+    }
+    z = _of_all_chains(scene, noise)
+
     # What the reference says of a move, which the likelihood has to make up for.
-    alone = jax.vmap(lambda a, b: each.excess(b) - each.excess(a))(states.noise, noise)
-    common = jax.vmap(lambda a, b: near.together.excess(b) - near.together.excess(a))(
-        states.noise.reshape(flat), noise.reshape(flat)
-    )
+    def gain(one, old, moved):
+        return jax.vmap(lambda a, b: one.excess(b) - one.excess(a))(old, moved)
+
+    alone = [gain(each[name], states.noise[name], noise[name]) for name in noise]
+    common = gain(near.together, before, _as_one(noise, 1))
     first = jnp.arange(num_galaxies) == 0
-    excess = jnp.where(jointly, common * first, alone)
+    excess = jnp.where(jointly, common * first, jnp.concatenate(alone, 1))
     other = scene.center_error * jax.random.normal(star, states.offset.shape, states.offset.dtype)
     turn = jnp.where(jointly, 0.0, step[:, num_galaxies:, None])
     offset = jnp.sqrt(1 - turn**2) * states.offset + turn * other
@@ -609,11 +715,15 @@ def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, off
     brightness, value, brightness_rates = jax.lax.fori_loop(
         0, num_sources, bright, (chain.brightness, value, zero)
     )
-    galaxy, star = taken[: len(z)], taken[len(z) :]
+    numbers = _numbers(z, 0)
+    star = taken[sum(len(n) for n in numbers.values()) :]
+
+    def chosen(new, old):
+        return {n: jnp.where(taken[numbers[n]][:, None, None], new[n], old[n]) for n in new}
+
     return (
         Walkers(
-            jnp.where(galaxy[:, None, None], noise, chain.noise),
-            jnp.where(galaxy[:, None, None], z, chain.z),
+            chosen(noise, chain.noise), chosen(z, chain.z),
             jnp.where(star[:, None], offset, chain.offset),
             brightness, now[0], now[1], value,
         ),

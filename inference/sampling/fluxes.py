@@ -82,7 +82,8 @@ def _scene(tree):
 def _places(posterior) -> dict[str, tuple[str, int]]:
     """Site and row of every source, by its id."""
     found = {}
-    for name in ("morphology", "offset", "galaxies_morphology", "stars_offset"):
+    groups = ("galaxies_morphology", "large_morphology", "stars_offset")
+    for name in ("morphology", "offset", *groups):
         if name in posterior:
             ids = posterior[posterior[name].dims[2]].values
             found.update({str(i): (name, row) for row, i in enumerate(ids)})

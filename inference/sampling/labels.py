@@ -3,9 +3,10 @@
 from typing import Any
 
 #: Axes of one event of this project's sites (and of deterministic ones, whole), by the
-#: last part of the name.  A box has its own axes: ``y, x`` are those of the image.
+#: name or its last part.  A box has its own axes: ``y, x`` are those of the image.
 AXES = {
     "morphology": ("box_y", "box_x"),
+    "large/morphology": ("large_box_y", "large_box_x"),
     "offset": ("axis",),
     "ellipticity": ("ellipticity_component",),
     "bulge_ellipticity": ("ellipticity_component",),
@@ -41,7 +42,7 @@ def _dims(name: str, frames, event: int, ndim: int) -> list[str]:
     for plate, dim in frames:
         if -batch <= dim < 0:
             dims[batch + dim] = plate
-    own = AXES.get(name.rsplit("/", 1)[-1], ())
+    own = AXES.get(name) or AXES.get(name.rsplit("/", 1)[-1], ())
     if own and len(own) <= ndim and all(d.startswith(f"{name}_dim_") for d in dims[-len(own) :]):
         dims[-len(own) :] = own
     return dims

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from ..deblending import Deblended
 from ..report import COLOURS, INK, SOFT, part_composer, scene_row
+from ..scenes import Deblended
 from .diagnostics import said
 from .fluxes import flux_catalogue, flux_correlation, flux_draws, source_draws
 from .tree import group

@@ -1,12 +1,13 @@
 """Result files of a sampled scene, written whole or not at all."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..deblending import Deblended
 from ..outputs import observed_hdus, residual_hdus, write_whole
 from ..scene_file import NAME as SCENE
 from ..scene_file import save_scene
+from ..scenes import Deblended
 from .diagnostics import said
 from .fluxes import flux_catalogue, source_images
 from .page import figures, mean_as_observed, report_page
@@ -24,7 +25,7 @@ def write_samples(
     directory: str | Path,
     *,
     force: bool = False,
-    prior: str | None = None,
+    prior: Sequence[str] = (),
 ) -> list[Path]:
     """Write draws, catalogue, source images, diagnostics and report; all of them or none.
 
@@ -38,6 +39,8 @@ def write_samples(
         Made if missing.
     force
         Replace results that are there.
+    prior
+        See `scorepriors.inference.scene_file.save_scene`.
 
     Returns
     -------

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from scorepriors.errors import InputError
+from scorepriors.models.blend import GROUPS
 
-from ..deblending import Deblended, catalogue_order
 from ..optimization import MAPResult
 from ..posterior import Posterior, posterior
+from ..scenes import Deblended, catalogue_order
 from .flow import sample_flow_scene
 from .laplace import laplace
 from .sample import sample
@@ -62,9 +63,10 @@ def sample_deblended(result: Deblended, *, key, algorithm: Any = "nuts", **optio
         As from `sample`, in the order of the catalogue and without padding.  Images have
         the dimensions ``source, box_y, box_x`` (of boxes; ``y, x`` are those of the
         image), spectra and fluxes ``source, band``, in the units of the image.  With
-        stars and galaxies in one scene, the sites of each kind have a dimension of their
-        own: ``galaxies_morphology`` has ``galaxies_source``, ``stars_offset`` has
-        ``stars_source``.  Group ``constant_data`` holds where the boxes are and how the
+        several kinds of sources in one scene, the sites of each have dimensions of their
+        own: ``galaxies_morphology`` has ``galaxies_source``, ``large_morphology`` (in larger
+        boxes) ``large_source, large_box_y, large_box_x``, ``stars_offset`` ``stars_source``.
+        Group ``constant_data`` holds where the boxes are and how the
         units convert; attributes hold the WCS, the units and the prior.
 
     Raises
@@ -89,7 +91,7 @@ def _draws(result: Deblended, draw: Callable, options: dict) -> Any:
         )
     obs = result.observation
     is_point = np.asarray(result.positions.is_point)
-    order = catalogue_order(is_point, galaxies_first=True)
+    order = catalogue_order(result.kinds, GROUPS)
     height, width = obs.images.shape[1:]
     coords = {
         "band": list(obs.bands),
@@ -113,9 +115,10 @@ def _draws(result: Deblended, draw: Callable, options: dict) -> Any:
         if "source" in dataset.dims:
             dataset = dataset.isel(source=order).assign_coords(source=ids)
         # Within its own group every source has the order of the catalogue.
-        for dim, points in (("galaxies_source", False), ("stars_source", True)):
+        for name_of_group in GROUPS:
+            dim = f"{name_of_group}_source"
             if dim in dataset.dims:
-                dataset = dataset.assign_coords({dim: ids[is_point == points]})
+                dataset = dataset.assign_coords({dim: ids[result.kinds == name_of_group]})
         replace_group(tree, name, dataset)
     tree.attrs.update(_facts(result, keywords))
     return tree
@@ -133,19 +136,22 @@ def without_padding(fit: MAPResult) -> tuple[Posterior, MAPResult, dict]:
         Posterior and mode of the real sources; their places by group, in the order in
         which the model runs over them.
     """
-    (data, prior, galaxies, stars, *_), keywords = fit.posterior.arguments
-    whole = {n: g for n, g in (("galaxies", galaxies), ("stars", stars)) if g is not None}
+    args, keywords = fit.posterior.arguments
+    data, prior, galaxies, stars, _, large_prior, large = (*args, *[None] * 7)[:7]
+    pairs = zip(GROUPS, (galaxies, large, stars), strict=False)
+    whole = {name: group for name, group in pairs if group is not None}
     masks = {n: np.asarray(g.mask) for n, g in whole.items()}
     groups = {n: jax.tree.map(lambda a, m=masks[n]: a[m], g) for n, g in whole.items()}
     every = np.concatenate(list(masks.values()))
     values = {}
     for name, value in fit.values.items():
+        # A single group's sites have no prefix, and are as long as all.
         own = masks.get(name.split("/")[0], every)
         values[name] = value[own] if np.ndim(value) and len(value) == len(own) else value
-    bound = posterior(
-        fit.posterior.model, data, prior, groups.get("galaxies"), groups.get("stars"),
-        model_kwargs=keywords,
-    )  # fmt: skip
+    arguments: tuple = (data, prior, groups.get("galaxies"), groups.get("stars"))
+    if large is not None:
+        arguments = (*arguments, None, large_prior, groups["large"])
+    bound = posterior(fit.posterior.model, *arguments, model_kwargs=keywords)
     return bound, dataclasses.replace(fit, values=values), groups
 
 
@@ -163,7 +169,7 @@ def _facts(result: Deblended, keywords: dict) -> dict:
     facts: dict[str, Any] = {
         "scene": "deblended",
         "name": obs.name,
-        "prior_name": str(result.prior.name),
+        "prior_name": result.prior_name,
         "prior_sigma": float(result.prior.sigma),
         "height": obs.shape[0],
         "width": obs.shape[1],

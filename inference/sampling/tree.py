@@ -85,6 +85,20 @@ def group_names(tree: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def morphology_draws(posterior: Any) -> dict[str, Any]:
+    """Draws ``[chain, draw, source, n, n]`` of free-form images of a scene, by group.
+
+    The only kind of sources of a scene has no name of its own: the key is empty then.
+    """
+    names = {"": "morphology", "galaxies": "galaxies_morphology", "large": "large_morphology"}
+    return {group: posterior[name] for group, name in names.items() if name in posterior}
+
+
+def known_ids(draws: Any) -> list[str]:
+    """Ids of the sources of `morphology_draws`, in their order."""
+    return [str(identity) for identity in draws[draws.dims[2]].values]
+
+
 def save_tree(tree: Any, path: str | Path) -> None:
     """Write NetCDF (or zarr, for a path that ends so), whole or not at all.
 

@@ -16,7 +16,7 @@ from scorepriors.inference.deblending import PriorWarning, deblend, deblend_many
 from scorepriors.models.example import load_example
 from scorepriors.models.positions import Positions, read_positions
 from scorepriors.stretch import LogStretch
-from scorepriors.zoo import prior_for
+from scorepriors.zoo import priors_for
 
 
 def positions(centers, stars=()):
@@ -178,7 +178,7 @@ def test_a_prior_of_other_pixels_is_said_to_be(result):
         pixel_scale=1.01,
     )
     with pytest.warns(
-        PriorWarning, match="learned galaxies in pixels of 1.01 arcsec; use 'lsst-32'"
+        PriorWarning, match="learned galaxies in pixels of 1.01 arcsec; use lsst-32 and lsst-64"
     ):
         deblend(obs, read_positions(obs.catalog, obs), prior=prior, free_form=False)
     with warnings.catch_warnings():
@@ -187,7 +187,6 @@ def test_a_prior_of_other_pixels_is_said_to_be(result):
 
 
 def test_the_command_chooses_the_prior_by_the_pixels():
-    assert prior_for(0.2) == "lsst-32"
-    assert prior_for(0.168) == "hsc-32"
-    assert prior_for(0.9) == "ztf-32"
-    assert prior_for(None) == "lsst-32"
+    assert priors_for(0.2) == priors_for(None) == ("lsst-32", "lsst-64")
+    assert priors_for(0.168) == ("hsc-32",)
+    assert priors_for(0.9) == ("ztf-32",)

@@ -1,5 +1,6 @@
 """Moves of the noise that a flow turns into galaxies: the right posterior, and whole runs."""
 
+import dataclasses
 import json
 import signal
 import warnings
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 from astropy.table import Table
 from conftest import gaussian_prior, small_observation
 
@@ -94,6 +96,31 @@ def test_same_posterior_as_hamiltonian_chains(bound, mode, hamiltonian):
     assert deviations(quantities(tree), hamiltonian).max() < 4
     assert tree.attrs["algorithm"] == "flow"
     assert "lp" in group(tree, "sample_stats")
+    jax.clear_caches()
+
+
+def test_two_groups_of_galaxies_under_one_prior_are_one_group(bound, mode, hamiltonian):
+    data, prior = bound.arguments[0][:2]
+    first, second = (place_sources(center[None], box=8) for center in CENTERS)
+    split = posterior(blend, data, prior, first, None, None, prior, second)
+
+    def apart(values):
+        image = values["morphology"]
+        rest = {n: v for n, v in values.items() if n != "morphology"}
+        return {"galaxies/morphology": image[:1], "large/morphology": image[1:], **rest}
+
+    assert split.potential_fn(apart(mode.params)) == pytest.approx(float(mode.potential), rel=1e-5)
+    there = dataclasses.replace(mode, values=apart(mode.values), params=apart(mode.params))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "NUM_STEPS", 40)
+        tree = draw(split, there)
+    held = group(tree, "posterior")
+    images = xarray.concat(
+        [held[f"{n}_morphology"].rename({f"{n}_source": "source"}) for n in ("galaxies", "large")],
+        "source",
+    )
+    found = quantities({"posterior": held.assign(morphology=images)})
+    assert deviations(found, hamiltonian).max() < 4
     jax.clear_caches()
 
 

@@ -24,13 +24,14 @@ from conftest import gaussian_prior, small_observation
 from scorepriors import InputError
 from scorepriors.inference import cli, deblend, flux_catalogue, flux_covariance, source_moments
 from scorepriors.inference.cli import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
-from scorepriors.inference.deblending import catalogue_order
 from scorepriors.inference.diagnosis import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.sampling import load_tree, save_tree, source_images
 from scorepriors.inference.sampling.page import in_digits
 from scorepriors.inference.sampling.results import SAMPLE_NAMES
 from scorepriors.inference.sampling.scene import without_padding
 from scorepriors.inference.sampling.tree import group, group_names, make_tree
+from scorepriors.inference.scenes import catalogue_order
+from scorepriors.models.blend import GROUPS
 
 CENTERS = np.array([(8.0, 8.0), (9.5, 16.0), (16.0, 11.0)])
 
@@ -230,11 +231,9 @@ def test_plots_of_arviz_take_the_draws(name):
 
 
 def test_sources_go_back_to_the_order_of_the_catalogue():
-    is_point = np.array([True, False, True, False])
-    grouped = np.array([1, 3, 0, 2])  # galaxies, then stars
-    np.testing.assert_array_equal(
-        grouped[catalogue_order(is_point, galaxies_first=True)], np.arange(4)
-    )
+    kinds = np.array(["stars", "galaxies", "large", "stars", "galaxies"])
+    grouped = np.array([1, 4, 2, 0, 3])  # small galaxies, large ones, then stars
+    np.testing.assert_array_equal(grouped[catalogue_order(kinds, GROUPS)], np.arange(5))
 
 
 def test_numbers_have_the_digits_of_their_errors():
