@@ -16,6 +16,9 @@ EDGE = 8
 #: A larger share of the flux than this beyond the border is worth a flag.
 BEYOND = 0.01
 
+#: So many standard deviations too high is the chi2 of a source that is not explained.
+RESIDUAL = 5.0
+
 
 def catalogue(result: Deblended, *, seed: int | None = None) -> QTable:
     """Table of the deblended sources, in the order of the input positions.
@@ -142,7 +145,10 @@ def flags(result: Deblended) -> list[str]:
 
     edge: within 8 px of the border, or light of it lies beyond.  masked: a fifth of its light on masked pixels.
     faint: total signal to noise below 5.  negative: no positive flux.  moved: more than
-    1 px from its catalogue position.  point: modelled as a star.  not_converged.
+    1 px from its catalogue position.  outshone: at its own position most of the light is
+    that of others, whose shapes may have taken some of its own.  residual: where it is
+    seen the scene does not explain the data (chi2 too high by five standard deviations).
+    point: modelled as a star.  not_converged.
     """
     obs, scene = result.observation, result.free_form
     height, width = obs.shape
@@ -151,6 +157,9 @@ def flags(result: Deblended) -> list[str]:
     lost = np.array([_masked_share(image, obs.weights) for image in scene.convolved])
     # Shapes have a flux of one where the image holds all of them.
     beyond = scene.morphology.sum((1, 2)) < 1 - BEYOND
+    outshone = _outshone(scene, result.center, obs.weights)
+    spread = _chi2_spread(scene.convolved, obs.weights)
+    unexplained = scene.source_chi2 > 1 + RESIDUAL * spread
     words = []
     for k, (row, column) in enumerate(result.center):
         near = min(row, column, height - 1 - row, width - 1 - column) < EDGE
@@ -160,6 +169,8 @@ def flags(result: Deblended) -> list[str]:
             "faint": signal[k] < 5,
             "negative": scene.flux[k].sum() <= 0,
             "moved": moved[k],
+            "outshone": outshone[k],
+            "residual": unexplained[k],
             "point": bool(result.positions.is_point[k]),
             "not_converged": not result.converged,
         }
@@ -170,6 +181,24 @@ def flags(result: Deblended) -> list[str]:
 def _signal_to_noise(scene: Scene) -> np.ndarray:
     error = np.where(scene.flux_error > 0, scene.flux_error, np.inf)
     return np.sqrt(np.sum((scene.flux / error) ** 2, axis=1))
+
+
+def _outshone(scene: Scene, center: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Whether at a source's own pixel its light, weighted over the bands, is less than half."""
+    height, width = scene.convolved.shape[-2:]
+    out = np.zeros(len(center), bool)
+    for k, place in enumerate(center):
+        row, column = (int(np.clip(round(c), 0, n - 1)) for c, n in zip(place, (height, width)))
+        light = np.maximum(scene.convolved[:, :, row, column], 0.0) @ weights[:, row, column]
+        out[k] = light.sum() > 0 and light[k] < 0.5 * light.sum()
+    return out
+
+
+def _chi2_spread(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Standard deviation of each source's chi2 (`footprint_chi2`) for pure noise."""
+    share = np.maximum(images, 0.0) * (weights > 0)
+    total = np.maximum(share.sum((1, 2, 3)), 1e-30)
+    return np.sqrt(2 * (share**2).sum((1, 2, 3))) / total
 
 
 def _masked_share(image: np.ndarray, weights: np.ndarray) -> float:

@@ -38,6 +38,7 @@ from .evaluation import (
     source_metrics,
     summarise,
 )
+from .scenes import Deblended
 
 METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 

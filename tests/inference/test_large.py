@@ -145,28 +145,22 @@ def test_the_scene_comes_back_from_its_file(result, tmp_path):
     assert again.prior_name == result.prior_name
     _, fit, groups = without_padding(again.free_form.fit)
     assert list(groups) == ["galaxies", "large", "stars"]
-    np.testing.assert_allclose(
-        fit.posterior.potential_fn(again.free_form.fit.params),
-        result.free_form.fit.posterior.potential_fn(result.free_form.fit.params), rtol=1e-5,
-    )  # fmt: skip
+    _, before, _ = without_padding(result.free_form.fit)
+    assert set(fit.values) == set(before.values)
+    for name, value in before.values.items():
+        np.testing.assert_array_equal(fit.values[name], value)
     with pytest.raises(InputError, match="boxes of two sizes; give the priors of both"):
         load_scene(tmp_path / "scene.npz", prior=PRIORS[1])
 
 
 @pytest.mark.parametrize("kind", ["laplace", "flow"])
-def test_draws_know_both_kinds(result, kind, tmp_path):
+def test_draws_know_both_kinds(result, kind):
     key = jax.random.key(1)
     if kind == "laplace":
         tree = laplace_deblended(result, key=key, num_samples=100)
     else:
         options = {"num_warmup": 20, "num_samples": 20, "num_chains": 2}
         tree = sample_deblended(result, key=key, algorithm="flow", **options)
-        again = sample_deblended(
-            result, key=key, algorithm="flow", **options, checkpoint=tmp_path / "run.npz"
-        )
-        np.testing.assert_array_equal(
-            group(tree, "posterior")["flux"], group(again, "posterior")["flux"]
-        )
     held = group(tree, "posterior")
     assert held["large_morphology"].shape[2:] == (1, LARGE, LARGE)
     assert held["galaxies_morphology"].shape[2:] == (1, SMALL, SMALL)
@@ -176,9 +170,8 @@ def test_draws_know_both_kinds(result, kind, tmp_path):
     ratio = np.asarray(table["flux_total"].value) / result.free_form.flux.sum(1)
     assert ((ratio > 0.8) & (ratio < 1.2)).all()
     # Images are in their places: as bright there as in the catalogue.
-    peaks = [
-        np.unravel_index(one.argmax(), one.shape) for one in source_moments(tree)["mean"][:, 0]
-    ]
+    images = source_moments(tree)["mean"].values[:, 0]
+    peaks = [np.unravel_index(one.argmax(), one.shape) for one in images]
     assert np.abs(np.array(peaks) - POSITIONS.row_column).max() <= 1
 
 
