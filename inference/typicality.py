@@ -174,7 +174,9 @@ def source_typicality(
         raise InputError("every source is a star: there is no free-form image to judge.")
     said = {}
     for i, (name, draws) in enumerate(found.items()):
-        own = prior if isinstance(prior, ScorePrior) else prior.get(name, next(iter(prior.values())))
+        own = (
+            prior if isinstance(prior, ScorePrior) else prior.get(name, next(iter(prior.values())))
+        )
         first, second = jax.random.split(key if i == 0 else jax.random.fold_in(key, i))
         against = reference(own, key=first)
         values = np.asarray(draws).reshape(-1, *draws.shape[2:])

@@ -48,9 +48,10 @@ from scorepriors.models.blend import (
     flux_given_brightness,
     site_name,
 )
+from scorepriors.models.products import chosen, inner_products, log_marginal
 from scorepriors.models.rendering import ImageData
 from scorepriors.models.sources import Sources, point_image
-from scorepriors.models.spectra import spectrum_posterior
+from scorepriors.models.spectra import SpectrumPosterior, SpectrumPrior, spectrum_posterior
 from scorepriors.networks import unconfined
 
 from ..optimization import MAPResult
@@ -162,12 +163,22 @@ class Scene(eqx.Module):
 
     def log_likelihood(self, brightness: Float[Array, " K"], drawn, area):
         """Log-density of pixels and brightnesses, the spectra integrated out."""
+        return self.spectra(brightness, drawn, area).log_marginal + self.usual(brightness)
+
+    def spectra(self, brightness, drawn, area) -> SpectrumPosterior:
+        """Spectra given shapes and brightnesses."""
+        prior = self.spectrum_prior(brightness, area)
+        return spectrum_posterior(drawn, self.data.images, self.data.weights, prior)
+
+    def spectrum_prior(self, brightness: Float[Array, " K"], area) -> SpectrumPrior:
+        """Of the amplitudes, given brightnesses and areas."""
         flux = flux_given_brightness(self.data, brightness, colour_width=self.colour_width)
-        solved = spectrum_posterior(
-            drawn, self.data.images, self.data.weights, flux.of_amplitudes(area)
-        )
-        usual = dist.Normal(jnp.log(self.data.noise_flux) + BRIGHTNESS, BRIGHTNESS_WIDTH)
-        return solved.log_marginal + usual.log_prob(brightness).sum()
+        return flux.of_amplitudes(area)
+
+    def usual(self, brightness: Float[Array, " K"]):
+        """Log-density of the brightnesses under their prior."""
+        mean = jnp.log(self.data.noise_flux) + BRIGHTNESS
+        return dist.Normal(mean, BRIGHTNESS_WIDTH).log_prob(brightness).sum()
 
     def site(self, group: str, site: str) -> str:
         """Name of a site of the model."""
@@ -676,18 +687,26 @@ def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, off
     drawn, area = scene.render(z, offset)
     num_sources = len(area)
     keys = jax.random.split(key, (3, num_sources))
+    # Pixels are looked at once; every choice after that is one of inner products.
+    here = scene.spectra(chain.brightness, chain.drawn, chain.area).mean
+    model = jnp.einsum("kb,kbyx->byx", here, chain.drawn)
+    data = scene.data
+    products = inner_products(
+        jnp.concatenate([chain.drawn, drawn]), data.images - model, data.weights
+    )
+    current = jnp.arange(num_sources)
 
-    def mixed(taken):
-        return (
-            jnp.where(taken[:, None, None, None], drawn, chain.drawn),
-            jnp.where(taken, area, chain.area),
-        )
+    def log_likelihood(brightness, taken):
+        choice = current + num_sources * taken
+        prior = scene.spectrum_prior(brightness, jnp.where(taken, area, chain.area))
+        held = chosen(products, here, current, choice)
+        return log_marginal(held, prior, here) + scene.usual(brightness)
 
     def source(k, carry):
         taken, value, rates = carry
         # All at once, the first decides for the others, which then change nothing.
         tried = jnp.where(jointly, taken | (k == 0), taken.at[k].set(True))
-        new = scene.log_likelihood(chain.brightness, *mixed(tried))
+        new = log_likelihood(chain.brightness, tried)
         accept, odds = _accept(keys[0, k], new - value + excess[k])
         return (
             jnp.where(accept, tried, taken), jnp.where(accept, new, value), rates.at[k].set(odds),
@@ -695,17 +714,15 @@ def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, off
 
     zero = jnp.zeros(num_sources, chain.brightness.dtype)
     nobody = jnp.zeros(num_sources, bool)
-    taken, value, source_rates = jax.lax.fori_loop(
-        0, num_sources, source, (nobody, chain.log_likelihood, zero)
-    )
-    now = mixed(taken)
+    start = log_likelihood(chain.brightness, nobody)
+    taken, value, source_rates = jax.lax.fori_loop(0, num_sources, source, (nobody, start, zero))
 
     def bright(k, carry):
         brightness, value, rates = carry
         # Now and then far: a source that may be there or not has two places to be.
         move, bold = jax.random.normal(keys[1, k], (2,), brightness.dtype)
         tried = brightness.at[k].add(brightness_step[k] * jnp.exp(bold) * move)
-        new = scene.log_likelihood(tried, *now)
+        new = log_likelihood(tried, taken)
         accept, odds = _accept(keys[2, k], new - value)
         return (
             jnp.where(accept, tried, brightness), jnp.where(accept, new, value),
@@ -718,14 +735,15 @@ def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, off
     numbers = _numbers(z, 0)
     star = taken[sum(len(n) for n in numbers.values()) :]
 
-    def chosen(new, old):
+    def either(new, old):
         return {n: jnp.where(taken[numbers[n]][:, None, None], new[n], old[n]) for n in new}
 
     return (
         Walkers(
-            chosen(noise, chain.noise), chosen(z, chain.z),
+            either(noise, chain.noise), either(z, chain.z),
             jnp.where(star[:, None], offset, chain.offset),
-            brightness, now[0], now[1], value,
+            brightness, jnp.where(taken[:, None, None, None], drawn, chain.drawn),
+            jnp.where(taken, area, chain.area), value,
         ),
         source_rates,
         brightness_rates,

@@ -1,0 +1,132 @@
+r"""The likelihood of a blend from inner products of its sources, without another look at pixels.
+
+A sampler that offers sources other shapes, one after the other, asks for the likelihood of
+many combinations of the same few images.  With the spectra integrated out it depends on the
+images through their weighted inner products alone,
+
+.. math:: \sum_p W_{bp} M_{kbp} M_{lbp}, \quad \sum_p W_{bp} M_{kbp} r_{bp}, \quad
+          \sum_p W_{bp} r_{bp}^2,
+
+which are made once.  Here r is a residual: with data themselves the sums would be differences
+of large numbers, and single precision would not do.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .factorization import cholesky_and_inverse
+from .spectra import SpectrumPrior
+
+
+class Products(NamedTuple):
+    """Weighted inner products of N images and a residual, band by band.
+
+    Attributes
+    ----------
+    normal
+        ``[B, N, N]``, of the images with each other.
+    projected
+        ``[B, N]``, of the images with the residual.
+    square
+        ``[B]``, of the residual with itself.
+    """
+
+    normal: Float[Array, "B N N"]
+    projected: Float[Array, "B N"]
+    square: Float[Array, " B"]
+
+
+def inner_products(
+    drawn: Float[Array, "N B H W"],
+    residual: Float[Array, "B H W"],
+    weights: Float[Array, "B H W"],
+) -> Products:
+    """All weighted inner products of images and a residual."""
+    bands = len(weights)
+    images = jnp.swapaxes(drawn, 0, 1).reshape(bands, len(drawn), -1)
+    left, seen = residual.reshape(bands, -1), weights.reshape(bands, -1)
+    weighted = images * seen[:, None]
+    return Products(
+        weighted @ jnp.swapaxes(images, 1, 2),
+        jnp.einsum("bnp,bp->bn", weighted, left),
+        jnp.sum(seen * left**2, 1),
+    )
+
+
+def chosen(
+    products: Products,
+    before: Float[Array, "K B"],
+    current: Int[Array, " K"],
+    choice: Int[Array, " K"],
+) -> Products:
+    """Products of a choice of K images, with the residual that they leave.
+
+    Parameters
+    ----------
+    products
+        Of all images, with the residual that the images `current` leave.
+    before
+        Amplitudes ``[K, B]`` with which they were taken off, and with which those of
+        `choice` are.
+    current, choice
+        Rows of the images.
+    """
+    amplitudes = before.T
+    change = jnp.zeros_like(products.projected)
+    change = change.at[:, current].add(amplitudes).at[:, choice].add(-amplitudes)
+    moved = jnp.einsum("bnm,bm->bn", products.normal, change)
+    square = products.square + jnp.sum(change * (2 * products.projected + moved), 1)
+    return Products(
+        products.normal[:, choice][:, :, choice], (products.projected + moved)[:, choice], square
+    )
+
+
+def log_marginal(
+    products: Products, prior: SpectrumPrior, before: Float[Array, "K B"]
+) -> Float[Array, ""]:
+    """Log-density of the pixels with the spectra integrated out.
+
+    Parameters
+    ----------
+    products
+        Of the K sources, with the residual that they leave with amplitudes `before`.
+    prior
+        Of the amplitudes.
+    before
+        ``[K, B]``; near the solution, for the sake of precision.
+
+    Returns
+    -------
+    Array
+        That of `SpectrumPosterior.log_marginal`, up to rounding.
+    """
+    num_sources, num_bands = before.shape
+    size = num_sources * num_bands
+    width = jnp.sqrt(jnp.diagonal(prior.covariance, axis1=1, axis2=2))
+    correlation = prior.covariance / (width[:, :, None] * width[:, None, :])
+    factor, root = cholesky_and_inverse(correlation)
+    inverse = jnp.swapaxes(root, -1, -2) @ root
+    # In units of the prior's widths, as in `spectrum_posterior`.
+    scaled = products.normal * width.T[:, :, None] * width.T[:, None, :]
+    precision = jnp.einsum("bkl,bc->kblc", scaled, jnp.eye(num_bands))
+    precision += jnp.einsum("kbc,kl->kblc", inverse, jnp.eye(num_sources))
+    precision = precision.reshape(size, size)
+    balance = 1 / jnp.sqrt(jnp.diagonal(precision))
+    balanced = precision * balance[:, None] * balance[None, :]
+    ridge = 4 * size * jnp.finfo(precision.dtype).eps
+    lower, root = cholesky_and_inverse(balanced + ridge * jnp.eye(size))
+    inverse_balanced = root.T @ root
+    away = (before - prior.mean) / width
+    pull = jnp.einsum("kbc,kc->kb", inverse, away)
+    right = (products.projected.T * width - pull).reshape(size) * balance
+    step = inverse_balanced @ right
+    step += inverse_balanced @ (right - balanced @ step)
+    # The minimum, less what it is at `before`: small where that is near the solution.
+    gained = jnp.sum(step * (2 * right - balanced @ step))
+    chi2 = products.square.sum() + jnp.sum(pull * away) - gained
+    to_precision = 1 / (balance * width.reshape(size))
+    log_det_prior = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2) * width))
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) * to_precision))
+    return -0.5 * (chi2 + log_det_prior + log_det)

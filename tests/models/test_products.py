@@ -1,0 +1,68 @@
+"""The likelihood from inner products is that of the pixels, for any choice of images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scorepriors.models.products import chosen, inner_products, log_marginal
+from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
+
+SOURCES, BANDS, SIDE = 3, 4, 24
+
+
+def scene(brightest, dtype):
+    """Two shapes for each of three overlapping galaxies, and what one of them looks like."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.indices((SIDE, SIDE))
+    center = np.array([(10, 9), (13, 12), (9, 14)])
+    width = np.array([2.0, 3.0, 1.5])
+    shapes = [
+        np.exp(-((rows - r) ** 2 + (columns - c) ** 2)[None] / 2 / (w * g) ** 2)
+        * np.linspace(0.8, 1, BANDS)[:, None, None]
+        for g in (1.0, 1.02)
+        for (r, c), w in zip(center, width)
+    ]
+    drawn = np.stack(shapes)
+    flux = np.array([brightest, 30.0, 4.0])[:, None] * rng.uniform(0.8, 1.2, (SOURCES, BANDS))
+    images = np.einsum("kb,kbyx->byx", flux, drawn[:SOURCES])
+    images += rng.normal(size=images.shape)
+    weights = np.where(rng.uniform(size=images.shape) < 0.1, 0.0, 1.0)
+    mean = np.repeat(flux.mean(1)[:, None], BANDS, 1)
+    covariance = mean[:, :, None] * mean[:, None] * (0.3 + 0.2 * np.eye(BANDS))
+    cast = lambda *arrays: [jnp.asarray(a, dtype) for a in arrays]  # noqa: E731
+    drawn, images, weights, mean, covariance = cast(drawn, images, weights, mean, covariance)
+    return drawn, images, weights, SpectrumPrior(mean, covariance)
+
+
+def by_products(drawn, images, weights, prior):
+    """Log-densities of all eight choices."""
+    here = spectrum_posterior(drawn[:SOURCES], images, weights, prior).mean
+    left = images - jnp.einsum("kb,kbyx->byx", here, drawn[:SOURCES])
+    products = inner_products(drawn, left, weights)
+    current = jnp.arange(SOURCES)
+    return [
+        log_marginal(chosen(products, here, current, choice), prior, here) for choice in choices()
+    ]
+
+
+def choices():
+    return [
+        jnp.arange(SOURCES) + SOURCES * (number >> np.arange(SOURCES) & 1) for number in range(8)
+    ]
+
+
+@pytest.mark.parametrize("brightest", [100.0, 1e4])
+def test_every_choice_of_images(brightest):
+    with jax.enable_x64(True):
+        double = scene(brightest, float)
+        drawn, images, weights, prior = double
+        exact = np.array([
+            spectrum_posterior(drawn[c], images, weights, prior).log_marginal for c in choices()
+        ])  # fmt: skip
+        # The ridge is a part in 10^14 here.
+        np.testing.assert_allclose(by_products(*double), exact, rtol=1e-9)
+    single = np.array(by_products(*scene(brightest, jnp.float32)), float)
+    # What decides a move is a difference; those of thousands of nats need no digits.
+    change, expected = single - single[0], exact - exact[0]
+    np.testing.assert_allclose(change, expected, atol=0.02, rtol=1e-3)
