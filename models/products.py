@@ -95,7 +95,7 @@ def log_marginal(
     prior
         Of the amplitudes.
     before
-        ``[K, B]``; near the solution, for the sake of precision.
+        ``[K, B]``; near the solution where the data decide, for the sake of precision.
 
     Returns
     -------
@@ -118,14 +118,18 @@ def log_marginal(
     ridge = 4 * size * jnp.finfo(precision.dtype).eps
     lower, root = cholesky_and_inverse(balanced + ridge * jnp.eye(size))
     inverse_balanced = root.T @ root
-    away = (before - prior.mean) / width
-    pull = jnp.einsum("kbc,kc->kb", inverse, away)
-    right = (products.projected.T * width - pull).reshape(size) * balance
-    step = inverse_balanced @ right
-    step += inverse_balanced @ (right - balanced @ step)
-    # The minimum, less what it is at `before`: small where that is near the solution.
-    gained = jnp.sum(step * (2 * right - balanced @ step))
-    chi2 = products.square.sum() + jnp.sum(pull * away) - gained
+    # The solution is sought from the prior's mean, which is near where the prior decides, and
+    # the pixels are asked at its distance from `before`, which is near where they decide.
+    away = before - prior.mean
+    projected = products.projected.T + jnp.einsum("bkl,lb->kb", products.normal, away)
+    right = (projected * width).reshape(size) * balance
+    solution = inverse_balanced @ right
+    solution += inverse_balanced @ (right - balanced @ solution)
+    solution = (balance * solution).reshape(num_sources, num_bands)
+    step = solution * width - away
+    moved = jnp.einsum("bkl,lb->kb", products.normal, step)
+    chi2 = products.square.sum() + jnp.sum(step * (moved - 2 * products.projected.T))
+    chi2 += jnp.sum(jnp.einsum("kbc,kc->kb", inverse, solution) * solution)
     to_precision = 1 / (balance * width.reshape(size))
     log_det_prior = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2) * width))
     log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) * to_precision))

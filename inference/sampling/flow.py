@@ -420,12 +420,12 @@ def _begin(bound, scene, best, num_chains, checkpoint, settings, key):
     first, second = jax.random.split(key)
     one = jax.tree.map(lambda a: a[0], states)
     each = {
-        name: reference(eqx.Partial(_curved, scene, one, name), noise, DIRECTIONS, first)
+        name: reference(eqx.Partial(_curvature, scene, one, name), noise, DIRECTIONS, first)
         for name, noise in one.noise.items()
     }
     # Of several galaxies as of one image, their pixels one after the other.
     together = reference(
-        eqx.Partial(_curved, scene, one, None), _as_one(one.noise, 0), TOGETHER * size, first
+        eqx.Partial(_curvature, scene, one, None), _as_one(one.noise, 0), TOGETHER * size, first
     )
     states = _spread(scene, each, states, second)
     # No tuner and no map: these moves tune themselves by their acceptance.
@@ -492,27 +492,47 @@ def _numbers(noise: Images, axis: int) -> Images:
     return out
 
 
-def _curved(scene: Scene, chain: Walkers, name: str | None, v):
-    """The Hessian of minus the log-likelihood times ``v``.
+def _curvature(scene: Scene, chain: Walkers, name: str | None):
+    """Prepare products with the curvature of minus the log-likelihood in the noise.
 
-    Of each galaxy of a group by itself, ``v [G, d]``; or of all galaxies as one, ``[1, d]``.
+    Of each galaxy of a group by itself, for ``v [G, d]``; or of all galaxies as one, for
+    ``[1, d]``.  That of Gauss and Newton: :math:`J^T (W - W M C M^T W) J` with the derivative
+    J of the model image, the weights W, and what the spectra, with covariance C, explain of
+    it taken out.  It needs no second derivative of the flow, and is never negative.
     """
+    data = scene.data
+    solved = scene.spectra(chain.brightness, chain.drawn, chain.area)
+    covariance = solved.covariance()
     if name is None:
+        here, spectrum = _as_one(chain.noise, 0), solved.mean
 
-        def value(noise):
+        def drawn(noise):
             z = scene.galaxies(_apart(noise, chain.noise))
-            return -scene.log_likelihood(chain.brightness, *scene.render(z, chain.offset))
-
-        here = _as_one(chain.noise, 0)
+            return scene.render(z, chain.offset)[0]
     else:
-        which = _numbers(chain.noise, 0)[name]
+        group = scene.groups[name]
+        here, spectrum = chain.noise[name], solved.mean[_numbers(chain.noise, 0)[name]]
 
-        def value(noise):
-            z = {**chain.z, name: scene.groups[name].galaxy(noise)}
-            return -_alone(scene, chain, z, which).sum()
+        def drawn(noise):
+            return data.render(group.prior.stretch(group.galaxy(noise)), group.sources.corner)
 
-        here = chain.noise[name]
-    return jax.jvp(jax.grad(value), (here,), (v.reshape(here.shape),))[1].reshape(v.shape)
+    # Once for all products: what is left of each is linear.
+    _, forward = jax.linearize(drawn, here)
+    backward = jax.linear_transpose(forward, here)
+
+    def unexplained(images):
+        """Weighted changes of the model ``[..., B, H, W]`` that no spectrum makes up for."""
+        weighed = data.weights * images
+        seen = jnp.einsum("kbyx,...byx->...kb", chain.drawn, weighed)
+        moved = jnp.einsum("kblc,...lc->...kb", covariance, seen)
+        return weighed - data.weights * jnp.einsum("kbyx,...kb->...byx", chain.drawn, moved)
+
+    def product(v):
+        change = spectrum[:, :, None, None] * forward(v.reshape(here.shape))
+        left = unexplained(change.sum(0) if name is None else change)
+        return backward(spectrum[:, :, None, None] * left)[0].reshape(v.shape)
+
+    return product
 
 
 @eqx.filter_jit

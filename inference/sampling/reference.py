@@ -78,14 +78,15 @@ class Reference(NamedTuple):
         return jnp.einsum("grd,gr->gd", self.basis, along)
 
 
-def reference(product: Callable, noise: Float[Array, "G *n"], directions: int, key) -> Reference:
+def reference(operator: Callable, noise: Float[Array, "G *n"], directions: int, key) -> Reference:
     """The Gaussians about one point.
 
     Parameters
     ----------
-    product
-        From ``v [G, d]`` to the Hessian of minus the log-likelihood times v, for each galaxy
-        by itself.  A pytree (`equinox.Partial`): other arrays in it compile nothing.
+    operator
+        Called once, gives a function from ``v [G, d]`` to the curvature of minus the
+        log-likelihood times v, for each galaxy by itself.  A pytree (`equinox.Partial`): other
+        arrays in it compile nothing.
     noise
         The point.
     directions
@@ -95,7 +96,7 @@ def reference(product: Callable, noise: Float[Array, "G *n"], directions: int, k
     """
     flat = noise.reshape(len(noise), -1)
     steps = min(directions, flat.shape[-1])
-    basis, diagonal, beside = lanczos_each(product, flat, steps, key)
+    basis, diagonal, beside = lanczos_each(operator, flat, steps, key)
     matrix = np.zeros((len(flat), steps, steps))
     at = np.arange(steps)
     matrix[:, at, at] = np.asarray(diagonal).T
@@ -111,7 +112,7 @@ def reference(product: Callable, noise: Float[Array, "G *n"], directions: int, k
 
 
 @eqx.filter_jit
-def lanczos_each(product: Callable, like: Float[Array, "G d"], steps: int, key):
+def lanczos_each(operator: Callable, like: Float[Array, "G d"], steps: int, key):
     """Lanczos's recurrence for G symmetric operators at once, orthogonalised in full.
 
     Returns
@@ -121,6 +122,7 @@ def lanczos_each(product: Callable, like: Float[Array, "G d"], steps: int, key):
     diagonal, beside
         ``[steps, G]``, of the tridiagonal matrices.
     """
+    product = operator()
     unit = lambda v: v / jnp.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
     first = unit(jax.random.normal(key, like.shape, like.dtype))
     basis = jnp.zeros((steps, *like.shape), like.dtype)

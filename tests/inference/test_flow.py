@@ -98,6 +98,41 @@ def test_same_posterior_as_hamiltonian_chains(bound, mode, hamiltonian):
     jax.clear_caches()
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_curvature_against_dense_algebra(bound, mode, together):
+    scene = flow._scene(bound)
+    images = {"galaxies": jnp.asarray(mode.values["morphology"])}
+    brightness = jnp.asarray(mode.values["brightness"])
+    chains = flow._about(scene, images, jnp.zeros((0, 2)), brightness, 1)
+    chain = jax.tree.map(lambda a: a[0], chains)
+    noise = chain.noise["galaxies"]
+    solved = scene.spectra(chain.brightness, chain.drawn, chain.area)
+
+    def model(flat):
+        z = scene.galaxies({"galaxies": flat.reshape(noise.shape)})
+        return jnp.einsum("kb,kbyx->byx", solved.mean, scene.render(z, chain.offset)[0]).ravel()
+
+    slope = np.asarray(jax.jacobian(model)(noise.ravel()), float)
+    weights = np.asarray(scene.data.weights, float).ravel()
+    drawn, covariance = np.asarray(chain.drawn, float), np.asarray(solved.covariance(), float)
+    by_spectrum = np.einsum("kbyx,bc->byxkc", drawn, np.eye(drawn.shape[1]))
+    by_spectrum = by_spectrum.reshape(len(weights), -1)
+    weighed = weights[:, None] * by_spectrum
+    size = weighed.shape[1]
+    inner = np.diag(weights) - weighed @ covariance.reshape(size, size) @ weighed.T
+    expected = slope.T @ inner @ slope
+    v = jax.random.normal(jax.random.key(0), (noise.size,))
+    if together:
+        found = flow._curvature(scene, chain, None)(v[None])[0]
+    else:
+        # Each galaxy by itself: the blocks on the diagonal.
+        found = flow._curvature(scene, chain, "galaxies")(v.reshape(len(noise), -1)).ravel()
+        half = noise[0].size
+        expected[:half, half:] = expected[half:, :half] = 0
+    expected = expected @ np.asarray(v, float)
+    assert np.linalg.norm(np.asarray(found, float) - expected) < 1e-3 * np.linalg.norm(expected)
+
+
 def test_two_groups_of_galaxies_under_one_prior_are_one_group(bound, mode, hamiltonian):
     data, prior = bound.arguments[0][:2]
     first, second = (place_sources(center[None], box=8) for center in CENTERS)

@@ -32,7 +32,7 @@ def found(hessians, point):
         flat = v.reshape(GALAXIES, 16)
         return jnp.einsum("gij,gj->gi", jnp.asarray(hessians, jnp.float32), flat).reshape(v.shape)
 
-    return reference(product, point, 16, jax.random.key(0))
+    return reference(lambda: product, point, 16, jax.random.key(0))
 
 
 def moments(near: Reference):

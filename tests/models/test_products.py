@@ -52,6 +52,17 @@ def choices():
     ]
 
 
+@pytest.mark.parametrize("factor", [1e-9, 1e-3, 1e3])
+def test_a_prior_far_from_the_data_is_never_likely(factor):
+    drawn, images, weights, prior = scene(100.0, jnp.float32)
+    here = spectrum_posterior(drawn[:SOURCES], images, weights, prior).mean
+    left = images - jnp.einsum("kb,kbyx->byx", here, drawn[:SOURCES])
+    products = inner_products(drawn[:SOURCES], left, weights)
+    far = SpectrumPrior(factor * prior.mean, factor**2 * prior.covariance)
+    exact = spectrum_posterior(drawn[:SOURCES], images, weights, far).log_marginal
+    np.testing.assert_allclose(log_marginal(products, far, here), exact, rtol=1e-3)
+
+
 @pytest.mark.parametrize("brightest", [100.0, 1e4])
 def test_every_choice_of_images(brightest):
     with jax.enable_x64(True):
