@@ -274,7 +274,7 @@ def compile_map(
     members = [0] * problem.lanes
     arguments = problem.select(members)
     state = _begin(arguments[0], arguments[1], optimizer, problem.vmapped)
-    settings = _settings(problem, np.ones(problem.lanes, bool), members, 0, 1)
+    settings = _settings(problem, np.ones(problem.lanes, bool), members, False, 0, 1)
     program: Any = _compiled_advance()
     lowered = program.lower(*arguments, state, *settings, optimizer, block, problem.vmapped)
 
@@ -356,13 +356,13 @@ def _run(problem, optimizer, max_iterations, block, results, losses, report, int
     complete, clock = np.zeros(problem.num_fits, bool), 0
     while True:
         idle = np.array([m is None for m in members])
-        settings = _settings(problem, fresh, members, clock, max_iterations)
-        state, values = _compiled_advance()(
+        settings = _settings(problem, fresh, members, bool(queue), clock, max_iterations)
+        state, values, steps = _compiled_advance()(
             *arguments, state, *settings, optimizer, block, problem.vmapped
         )
-        clock += block
+        clock += int(steps)
         lane = (lambda leaf, i: np.asarray(leaf)[i]) if lanes > 1 else (lambda leaf, i: leaf)
-        history = np.asarray(values).reshape(lanes, block)
+        history = np.asarray(values).reshape(lanes, block)[:, : int(steps)]
         iterations = np.asarray(state.iteration).reshape(lanes)
         ended = np.asarray(state.done).reshape(lanes) | (iterations >= max_iterations)
         complete[[m for m, e in zip(members, ended, strict=True) if m is not None and e]] = True
@@ -394,11 +394,11 @@ def _run(problem, optimizer, max_iterations, block, results, losses, report, int
             arguments = problem.select([0 if m is None else m for m in members])
 
 
-def _settings(problem, fresh, members, clock: int, max_iterations: int):
-    """Which fits are new and which places are idle, and two numbers, as `_advance` takes them."""
+def _settings(problem, fresh, members, waiting: bool, clock: int, max_iterations: int):
+    """What steers `_advance`: which fits are new, which places idle, whether more fits wait."""
     idle = np.array([m is None for m in members])
     flags = (fresh, idle) if problem.lanes > 1 else (fresh[0], idle[0])
-    return flags, np.asarray(clock, np.int32), np.asarray(max_iterations, np.int32)
+    return (*flags, np.asarray(waiting)), np.asarray(clock, np.int32), np.asarray(max_iterations, np.int32)
 
 
 def _collect(results: list, batch) -> tuple[_Best, dict]:
@@ -618,9 +618,10 @@ def _compiler_options() -> dict:
 def _advance(
     bound, origin, widths, tolerance, state, flags, clock, max_iterations, optimizer, block, batch
 ):
-    """At most `block` iterations; returns the state and the values, NaN where idle.
+    """At most `block` iterations, fewer if a place gets free that another fit waits for.
 
-    One evaluation per iteration, and one copy of the model in the program.
+    Returns the state, the values, NaN where idle, and the number of iterations.  One
+    evaluation per iteration, and one copy of the model in the program.
     """
 
     def restart(state, fresh):
@@ -651,13 +652,14 @@ def _advance(
         return kept, jnp.where(running, new.value, jnp.nan)
 
     iterate = _mapped(one, batch, _axes(batch), 0, 0, 0, 0, 0, None)
-    fresh, idle = flags
+    fresh, idle, waiting = flags
     state = _mapped(restart, batch, 0, 0)(state, fresh)
 
     def condition(carry):
         state, _, i = carry
-        active = ~(idle | state.done | (state.iteration >= max_iterations))
-        return (i < block) & active.any()
+        ended = state.done | (state.iteration >= max_iterations)
+        free = waiting & (ended & ~idle).any()
+        return (i < block) & ~(ended | idle).all() & ~free
 
     def body(carry):
         state, values, i = carry
@@ -666,8 +668,8 @@ def _advance(
         return state, values, i + 1
 
     values = jnp.full((block, *state.value.shape), jnp.nan, state.value.dtype)
-    state, values, _ = jax.lax.while_loop(condition, body, (state, values, jnp.int32(0)))
-    return state, values.T
+    state, values, steps = jax.lax.while_loop(condition, body, (state, values, jnp.int32(0)))
+    return state, values.T, steps
 
 
 def _iterate(objective, optimizer, state: _State, tolerance, clock) -> _State:
