@@ -7,9 +7,11 @@ fit under the learned prior starts from it, and both results are kept.
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -25,7 +27,7 @@ from scorepriors.models.rendering import ImageData, image_data
 from scorepriors.models.sources import Sources, place_sources
 from scorepriors.zoo import load_prior, priors_for
 
-from .optimization import MAPResult, fit_map
+from .optimization import compile_map, fit_map
 from .parametric import ParametricScene
 from .scenes import Deblended
 from .starting import STARTS, profile_start
@@ -385,11 +387,28 @@ def _deblend_chunk(
     data = _stacked([b.data for b in blends])
     # No network is in the parametric fit, so side by side would gain nothing and keep
     # finished blends busy.
-    parametric = fit(
-        data, None, None, _stacked(stars), _stacked(galaxies), init=init, scale=scale,
+    fit_profiles = partial(
+        fit, data, None, None, _stacked(stars), _stacked(galaxies), init=init, scale=scale,
         tolerance=0.1 * tolerance * counts, in_axes=_axes(0, None, None, stars, galaxies),
         side_by_side=1, progress=label("profiles"),
     )  # fmt: skip
+    with ThreadPoolExecutor() as pool:
+        # One program compiles while the other is traced, and that one while the first runs.
+        compiled = pool.submit(_compiled_ahead(fit_profiles)())
+        if size[1] and free_form:
+            at_start: Any = SimpleNamespace(values=starts[0][0])
+            unfitted = ParametricScene(
+                blends[0].obs, blends[0].positions, blends[0].data, stars=stars[0],
+                galaxies=galaxies[0], fit=at_start,
+                priors=blends[0].priors[:1], options=options, start=start,
+            )  # fmt: skip
+            usual = {"galaxies": blends[0].priors[0]}
+            ahead = _free_form(
+                [unfitted], usual, _compiled_ahead(fit), size[1], side_by_side, 1.0, (), label
+            )
+            pool.submit(ahead)
+        compiled.result()
+        parametric = fit_profiles()
     if len(blends) > 1 and parametric.interrupted.any():
         return [None] * len(blends)
     scenes = [
@@ -429,8 +448,16 @@ def _deblend_chunk(
     ]
 
 
-def _free_form(scenes, priors, fit, size, side_by_side, tolerance, anneal, label) -> MAPResult:
-    """Fits of scenes with the same groups of free-form sources, those of `priors`."""
+def _compiled_ahead(fit: partial) -> partial:
+    """`compile_map` with the arguments of `fit_map` that are known."""
+    return partial(compile_map, *fit.args, **fit.keywords)
+
+
+def _free_form(scenes, priors, fit, size, side_by_side, tolerance, anneal, label) -> Any:
+    """Fits of scenes with the same groups of free-form sources, those of `priors`.
+
+    What `fit` returns, which is `fit_map` or `compile_map` with the model.
+    """
     sizes = {"galaxies": size}
     if "large" in priors:
         most = max(int(scene.is_large.sum()) for scene in scenes)
@@ -457,7 +484,7 @@ def _free_form(scenes, priors, fit, size, side_by_side, tolerance, anneal, label
             in_axes=_axes(0, None, boxes["galaxies"], stars, None, None, boxes["large"]),
             progress=label("free-form" if level is None else f"sigma {level:g}"),
         )  # fmt: skip
-        if final.interrupted.any():
+        if level is None or final.interrupted.any():
             break
     return final
 

@@ -207,15 +207,8 @@ def fit_map(
     optimizer = _DEFAULT_OPTIMIZER if optimizer is None else optimizer
     optimizer = optax.with_extra_args_support(optimizer)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
-    if in_axes is None:
-        batch, num_fits, lanes = None, 1, 1
-        origin = bound.start(init, key=key)
-    else:
-        batch = _batch_axes(bound, in_axes)
-        num_fits = _batch_size(bound, batch)
-        lanes = num_fits if side_by_side is None else side_by_side
-        origin = _batched_start(bound, batch, init, key, num_fits, lanes)
-    problem = _Problem(bound, batch, origin, _widths(origin, scale), tolerance, num_fits, lanes)
+    problem = _problem(bound, init, scale, key, tolerance, in_axes, side_by_side)
+    batch, num_fits = problem.batch, problem.num_fits
     results: list = [None] * num_fits
     losses: list = [[] for _ in range(num_fits)]
     total = max_iterations if num_fits == 1 else num_fits
@@ -237,6 +230,85 @@ def fit_map(
         posterior=bound,
         axes=batch,
     )
+
+
+def compile_map(
+    model: Callable | Posterior,
+    *model_args,
+    key,
+    model_kwargs: dict | None = None,
+    init: dict | None = None,
+    scale: dict | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    block: int = 10,
+    in_axes: tuple | None = None,
+    side_by_side: int | None = None,
+    **others,
+) -> Callable[[], Any]:
+    """Get the program of a fit ready before the fit.
+
+    Parameters
+    ----------
+    model, *model_args, key, model_kwargs, init, scale, optimizer, block, in_axes, side_by_side
+        As for `fit_map`.  Of arrays the shapes alone matter, and with `side_by_side` the
+        size of the batch does not.
+    **others
+        Other arguments of `fit_map`, which do not change the program.
+
+    Returns
+    -------
+    Callable
+        Compiles, unless that has been done; takes and returns nothing.  It runs no Python
+        of the model, so another thread may call it while this one goes on.  A fit that
+        begins before it has returned compiles as well.
+    """
+    del others
+    optimizer = optax.with_extra_args_support(
+        _DEFAULT_OPTIMIZER if optimizer is None else optimizer
+    )
+    bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    signature = _signature(bound, in_axes, side_by_side, optimizer, block)
+    if signature in _COMPILED:
+        return lambda: None
+    problem = _problem(bound, init, scale, key, 1.0, in_axes, side_by_side)
+    members = [0] * problem.lanes
+    arguments = problem.select(members)
+    state = _begin(arguments[0], arguments[1], optimizer, problem.vmapped)
+    settings = _settings(problem, np.ones(problem.lanes, bool), members, False, 0, 1)
+    program: Any = _compiled_advance()
+    lowered = program.lower(*arguments, state, *settings, optimizer, block, problem.vmapped)
+
+    def compile_program():
+        lowered.compile()
+        _COMPILED.add(signature)
+
+    return compile_program
+
+
+#: What has been compiled ahead in this process.
+_COMPILED: set = set()
+
+
+def _signature(bound: Posterior, in_axes, side_by_side, optimizer, block) -> tuple:
+    """What the program of a fit depends on; not the size of the batch, if side by side."""
+    batch = None if in_axes is None else _batch_axes(bound, in_axes)
+    whole = batch is not None and side_by_side is None
+    arrays = bound if batch is None or whole else _slice(bound, batch, 0)
+    leaves, structure = jax.tree.flatten(arrays)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return structure, shapes, batch, side_by_side, optimizer, block
+
+
+def _problem(bound, init, scale, key, tolerance, in_axes, side_by_side) -> "_Problem":
+    if in_axes is None:
+        batch, num_fits, lanes = None, 1, 1
+        origin = bound.start(init, key=key)
+    else:
+        batch = _batch_axes(bound, in_axes)
+        num_fits = _batch_size(bound, batch)
+        lanes = num_fits if side_by_side is None else side_by_side
+        origin = _batched_start(bound, batch, init, key, num_fits, lanes)
+    return _Problem(bound, batch, origin, _widths(origin, scale), tolerance, num_fits, lanes)
 
 
 @dataclass(frozen=True)
@@ -284,14 +356,13 @@ def _run(problem, optimizer, max_iterations, block, results, losses, report, int
     complete, clock = np.zeros(problem.num_fits, bool), 0
     while True:
         idle = np.array([m is None for m in members])
-        flags = (fresh, idle) if lanes > 1 else (fresh[0], idle[0])
-        state, values = _compiled_advance()(
-            *arguments, state, flags, np.asarray(clock, np.int32),
-            np.asarray(max_iterations, np.int32), optimizer, block, problem.vmapped,
-        )  # fmt: skip
-        clock += block
+        settings = _settings(problem, fresh, members, bool(queue), clock, max_iterations)
+        state, values, steps = _compiled_advance()(
+            *arguments, state, *settings, optimizer, block, problem.vmapped
+        )
+        clock += int(steps)
         lane = (lambda leaf, i: np.asarray(leaf)[i]) if lanes > 1 else (lambda leaf, i: leaf)
-        history = np.asarray(values).reshape(lanes, block)
+        history = np.asarray(values).reshape(lanes, block)[:, : int(steps)]
         iterations = np.asarray(state.iteration).reshape(lanes)
         ended = np.asarray(state.done).reshape(lanes) | (iterations >= max_iterations)
         complete[[m for m, e in zip(members, ended, strict=True) if m is not None and e]] = True
@@ -321,6 +392,13 @@ def _run(problem, optimizer, max_iterations, block, results, losses, report, int
             return complete
         if fresh[active].any():
             arguments = problem.select([0 if m is None else m for m in members])
+
+
+def _settings(problem, fresh, members, waiting: bool, clock: int, max_iterations: int):
+    """What steers `_advance`: which fits are new, which places idle, whether more fits wait."""
+    idle = np.array([m is None for m in members])
+    flags = (fresh, idle) if problem.lanes > 1 else (fresh[0], idle[0])
+    return (*flags, np.asarray(waiting)), np.asarray(clock, np.int32), np.asarray(max_iterations, np.int32)
 
 
 def _collect(results: list, batch) -> tuple[_Best, dict]:
@@ -540,9 +618,10 @@ def _compiler_options() -> dict:
 def _advance(
     bound, origin, widths, tolerance, state, flags, clock, max_iterations, optimizer, block, batch
 ):
-    """At most `block` iterations; returns the state and the values, NaN where idle.
+    """At most `block` iterations, fewer if a place gets free that another fit waits for.
 
-    One evaluation per iteration, and one copy of the model in the program.
+    Returns the state, the values, NaN where idle, and the number of iterations.  One
+    evaluation per iteration, and one copy of the model in the program.
     """
 
     def restart(state, fresh):
@@ -573,13 +652,14 @@ def _advance(
         return kept, jnp.where(running, new.value, jnp.nan)
 
     iterate = _mapped(one, batch, _axes(batch), 0, 0, 0, 0, 0, None)
-    fresh, idle = flags
+    fresh, idle, waiting = flags
     state = _mapped(restart, batch, 0, 0)(state, fresh)
 
     def condition(carry):
         state, _, i = carry
-        active = ~(idle | state.done | (state.iteration >= max_iterations))
-        return (i < block) & active.any()
+        ended = state.done | (state.iteration >= max_iterations)
+        free = waiting & (ended & ~idle).any()
+        return (i < block) & ~(ended | idle).all() & ~free
 
     def body(carry):
         state, values, i = carry
@@ -588,8 +668,8 @@ def _advance(
         return state, values, i + 1
 
     values = jnp.full((block, *state.value.shape), jnp.nan, state.value.dtype)
-    state, values, _ = jax.lax.while_loop(condition, body, (state, values, jnp.int32(0)))
-    return state, values.T
+    state, values, steps = jax.lax.while_loop(condition, body, (state, values, jnp.int32(0)))
+    return state, values.T, steps
 
 
 def _iterate(objective, optimizer, state: _State, tolerance, clock) -> _State:

@@ -133,10 +133,8 @@ def observe(
     ValueError
         For another value of `spectra`.
     """
-    renderings = jnp.concatenate([data.render(m.image, m.corner) for m in morphologies])
+    renderings = jnp.concatenate([data.render(m.image, m.corner, m.mask) for m in morphologies])
     area = jnp.concatenate([m.image.sum((-2, -1)) for m in morphologies])
-    mask = jnp.concatenate([m.mask for m in morphologies])
-    renderings *= mask[:, None, None, None]
     # An image whose pixels sum to nothing has no flux to speak of; it stays finite.
     area = jnp.maximum(area, 1e-3)
     prior = flux_prior(data, area, colour_width=colour_width)

@@ -1,6 +1,7 @@
 """MAP fits of models that have nothing to do with galaxies, and of blends."""
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -10,7 +11,7 @@ import pytest
 from scipy.optimize import minimize
 
 from scorepriors import InputError
-from scorepriors.inference.optimization import fit_map
+from scorepriors.inference.optimization import compile_map, fit_map
 from scorepriors.inference.posterior import posterior
 
 RNG = np.random.default_rng(0)
@@ -85,6 +86,28 @@ def test_a_batch_side_by_side_equals_one_by_one(key):
     assert best.converged.all()
     for i in range(2):
         np.testing.assert_allclose(best.values["w"][i], closed_form(xs[i], ys[i]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [{}, {"in_axes": (0, 0), "side_by_side": 2}])
+def test_a_program_compiled_ahead_is_not_compiled_again(batch, key):
+    def model(x, y):
+        linear(x, y)
+
+    one = (X, Y) if not batch else (X[None], Y[None])
+    many = (X, Y) if not batch else (np.stack([X] * 3), np.stack([Y] * 3))
+    start = np.zeros(3, np.float32)
+    few, all_ = (start, start) if not batch else (start[None], np.stack([start] * 3))
+    compile_map(model, *one, key=key, init={"w": few}, **batch)()
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: compiled.append(event) if "backend_compile" in event else None
+    )
+    try:
+        best = fit_map(model, *many, key=key, init={"w": all_}, **batch)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not compiled
+    assert np.all(best.converged)
 
 
 def test_progress_and_interruption_keep_the_best(key):
