@@ -33,6 +33,15 @@ def pytest_configure(config):
         config.option.loadscopereorder = False
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache():
+    """Keep the commands from choosing another cache: its folder is part of what a program is
+    looked up by, so all that follows in the process would be compiled anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scorepriors.inference.cli._prepare_jax", lambda devices=1: None)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
     """Let go of a file's compiled programs: the whole suite's are more than one process holds.

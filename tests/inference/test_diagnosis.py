@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from conftest import gaussian_prior, small_energy, small_observation
 
 from scorepriors import InputError, save_prior
-from scorepriors.inference import cli
 from scorepriors.inference.catalogue import catalogue
+from scorepriors.inference.cli import main
 from scorepriors.inference.diagnosis import COLUMNS, FLAGS
 from scorepriors.inference.outputs import summary
 from scorepriors.inference.scene_file import load_scene, save_scene
@@ -28,16 +28,8 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def own_cache():
-    """Leave the compilation cache of the process as it is: other tests count on it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_prepare_jax", lambda devices=1: None)
-        yield
-
-
 def run(*arguments):
-    return CliRunner().invoke(cli.main, [str(a) for a in arguments])
+    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")
