@@ -19,14 +19,27 @@ def pytest_configure(config):
     """Keep compiled programs beside pytest's own cache.
 
     Compilation is most of the time of these tests: programs are shared between the workers
-    of one run, with the next run, and with that of another Python.
+    of one run, with the next run, and with that of another Python where JAX is the same.
+    Small ones too: a test that runs a model op by op compiles hundreds.
     """
     if "PYTEST_XDIST_WORKER" in os.environ and "XLA_FLAGS" not in os.environ:
         # A worker per core: threads of their own would only take turns.  Nothing has run yet.
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if hasattr(config.option, "loadscopereorder"):
+        # Files with the fewest tests would come last, and the longest are among them.
+        config.option.loadscopereorder = False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache():
+    """Keep the commands from choosing another cache: its folder is part of what a program is
+    looked up by, so all that follows in the process would be compiled anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scorepriors.inference.cli._prepare_jax", lambda devices=1: None)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

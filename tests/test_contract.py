@@ -49,13 +49,18 @@ def _images(prior, *shape, seed=1):
     return prior.stretch(z)
 
 
+# What a prior says, compiled whole: op by op a network is a hundred programs.
+log_prob = jax.jit(lambda prior, x: prior.log_prob(x))
+score_of = jax.jit(lambda prior, x: prior.score(x))
+
+
 def test_log_prob_follows_batch_shapes_and_jit_equals_eager(prior):
     x = _images(prior, 2, 3)
     value = prior.log_prob(x)
     assert value.shape == (2, 3)
     assert np.isfinite(value).all()
     rtol = 2e-5
-    np.testing.assert_allclose(jax.jit(lambda p, x: p.log_prob(x))(prior, x), value, rtol=rtol)
+    np.testing.assert_allclose(log_prob(prior, x), value, rtol=rtol)
     np.testing.assert_allclose(jax.vmap(prior.log_prob)(x), value, rtol=rtol)
     assert prior.expand([3]).log_prob(x).shape == (2, 3)
     assert prior.expand([3]).to_event(1).log_prob(x).shape == (2,)
@@ -66,7 +71,7 @@ def test_pytree_and_pickle_round_trips(prior):
     leaves, structure = jax.tree.flatten(prior)
     for again in (jax.tree.unflatten(structure, leaves), pickle.loads(pickle.dumps(prior))):
         assert again.event_shape == prior.event_shape
-        np.testing.assert_allclose(again.log_prob(x), prior.log_prob(x), rtol=1e-6)
+        np.testing.assert_allclose(log_prob(again, x), log_prob(prior, x), rtol=1e-6)
 
 
 def test_score_is_the_gradient_and_integrates_to_log_prob(prior):
@@ -75,9 +80,9 @@ def test_score_is_the_gradient_and_integrates_to_log_prob(prior):
     z0, z1 = prior.stretch.inv(start), prior.stretch.inv(end)
     nodes, weights = np.polynomial.legendre.leggauss(24)
     points = prior.stretch(z0 + (nodes[:, None, None] + 1) / 2 * (z1 - z0))
-    slope = (prior.score(points) * _velocity(prior, points) * (z1 - z0)).sum((1, 2))
+    slope = (score_of(prior, points) * _velocity(prior, points) * (z1 - z0)).sum((1, 2))
     integral = (slope * weights / 2).sum()
-    difference = prior.log_prob(end) - prior.log_prob(start)
+    difference = log_prob(prior, end) - log_prob(prior, start)
     np.testing.assert_allclose(integral, difference, rtol=2e-3, atol=0.05)
 
 
@@ -191,14 +196,14 @@ def test_published_form_is_the_score_times_the_slope_of_the_stretch(name):
     prior = PRIORS[name]()
     x = _images(prior)
     z = prior.stretch.inv(x)
-    in_z = score(prior.energy, z, prior.sigma)
+    in_z = jax.jit(score)(prior.energy, z, prior.sigma)
     expected = in_z / _velocity(prior, x)
     published = prior.as_published()
     atol = 1e-5 * float(abs(expected).max())
-    np.testing.assert_allclose(published.score(x), expected, rtol=1e-3, atol=atol)
+    np.testing.assert_allclose(score_of(published, x), expected, rtol=1e-3, atol=atol)
     assert "as published" in repr(published)
     # The prior itself has the slope of the Jacobian too.
-    assert abs(prior.score(x) - expected).max() > 100 * atol
+    assert abs(score_of(prior, x) - expected).max() > 100 * atol
     with pytest.raises(InputError, match="cannot be sampled"):
         published.sample(jax.random.key(0))
 
@@ -447,7 +452,8 @@ def test_models_keep_the_contract(name, spectra):
     for again in (jax.tree.unflatten(structure, leaves), pickle.loads(pickle.dumps(bound))):
         np.testing.assert_allclose(evaluate(again, u), value, rtol=1e-5)
     # Padded slots keep their prior and never touch the image.
-    flux = bound.constrain(u)["flux"]
+    flux, terms = jax.jit(
+        lambda bound, u: (bound.constrain(u)["flux"], bound.log_density_terms(u))
+    )(bound, u)
     assert flux.shape == (3 * len(groups), 3)
-    terms = bound.log_density_terms(u)
     np.testing.assert_allclose(sum(t.sum() for t in terms.values()), value, rtol=1e-4)

@@ -13,14 +13,6 @@ from scorepriors.models.example import load_example
 from scorepriors.zoo import prior_path
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch):
-    """Leave the compilation cache of the process as it is: other tests count on it."""
-    import scorepriors.inference.cli as cli
-
-    monkeypatch.setattr(cli, "_prepare_jax", lambda devices=1: None)
-
-
 def run(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 

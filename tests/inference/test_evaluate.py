@@ -96,9 +96,6 @@ def path(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch):
     """Two blends between checkpoints; a prior known in closed form for the command."""
-    import scorepriors.inference.cli as cli
-
-    monkeypatch.setattr(cli, "_prepare_jax", lambda devices=1: None)
     monkeypatch.setattr(module, "CHUNK", 2)
     monkeypatch.setattr(module, "load_prior", lambda name, sigma=None: gaussian_prior(box=16))
 

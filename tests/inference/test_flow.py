@@ -196,7 +196,7 @@ def test_calibration_in_reduced_form(calibrate):
 
 
 def test_interrupted_run_goes_on_to_the_same_draws(bound, mode, tmp_path):
-    options = {"num_warmup": 20, "num_samples": 30, "thinning": 1, "num_chains": 2}
+    options = {"num_warmup": 20, "num_samples": 30, "thinning": 1, "num_chains": 4}
     whole = draw(bound, mode, **options)
     path = tmp_path / "run.npz"
 
@@ -224,10 +224,10 @@ def test_scene_with_a_star_in_the_order_of_the_catalogue(tmp_path):
     )
     where = read_positions(table, obs)
     assert list(where.is_point) == [True, False]
-    result = deblend(obs, where, prior=gaussian_prior())
+    result = deblend(obs, where, prior=gaussian_prior(), padding=1)
     tree = sample_deblended(
         result, key=jax.random.key(0), algorithm="flow", num_warmup=20, num_samples=20,
-        num_chains=2,
+        num_chains=4,
     )  # fmt: skip
     held = group(tree, "posterior")
     assert list(held["flux"]["source"].values) == ["s", "g"]
@@ -272,7 +272,7 @@ def test_what_it_cannot_sample_is_one_sentence(bound, mode, change, match):
 
 
 def test_another_blend_of_the_shape_compiles_nothing(bound, mode):
-    few = {"num_warmup": 20, "num_samples": 10, "thinning": 1, "num_chains": 2}
+    few = {"num_warmup": 20, "num_samples": 10, "thinning": 1, "num_chains": 4}
     draw(bound, mode, **few)
     compiled = []
 

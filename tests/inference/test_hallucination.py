@@ -243,7 +243,8 @@ def test_box_beyond_the_image():
 def half_a_galaxy():
     """An isolated galaxy with one half masked, and which pixels of its box that hides."""
     pytest.importorskip("galsim")
-    obs, truth = simulate_blend(1, seed=3, magnitudes=(22.0, 22.01))
+    # In the shape of `test_tasks`, whose programs these are.
+    obs, truth = simulate_blend(1, seed=3, magnitudes=(22.0, 22.01), shape=(48, 48))
     edge = round(float(truth.center[0, 1])) + 1
     weights = obs.weights.copy()
     weights[:, :, edge:] = 0

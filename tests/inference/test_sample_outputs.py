@@ -273,7 +273,6 @@ def sampled(scene, tmp_path_factory):
         return found[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_prepare_jax", lambda devices=1: None)
         patch.setattr("scorepriors.zoo.load_prior", lambda name, sigma=None: gaussian_prior(8))
         patch.setattr("scorepriors.inference.deblending.deblend", padded)
         outcome = run(
@@ -428,12 +427,6 @@ def far_away(folder):
     return folder / "positions.csv"
 
 
-@pytest.fixture
-def own_cache(monkeypatch):
-    monkeypatch.setattr(cli, "_prepare_jax", lambda devices=1: None)
-
-
-@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_get_one_sentence_and_leave_nothing(name, scene, tmp_path):
     target = tmp_path / "results"
@@ -446,7 +439,6 @@ def test_mistakes_get_one_sentence_and_leave_nothing(name, scene, tmp_path):
     assert not target.exists()
 
 
-@pytest.mark.usefixtures("own_cache")
 def test_a_run_that_was_cut_short_is_not_lost(scene, tmp_path):
     (tmp_path / "checkpoint.npz").write_bytes(b"x")
     outcome = run(scene[0] / "blend.fits", "--output", tmp_path)
@@ -455,7 +447,6 @@ def test_a_run_that_was_cut_short_is_not_lost(scene, tmp_path):
     assert os.listdir(tmp_path) == ["checkpoint.npz"]
 
 
-@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize(
     ("trusted", "code"), [(True, 0), (False, NOT_TRUSTED), (None, INTERRUPTED)]
 )

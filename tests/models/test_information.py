@@ -58,58 +58,77 @@ def scene():
     return morphology, jnp.asarray(rng.uniform(1, 5, (2, BANDS))), jnp.asarray(CORNER)
 
 
+# One program each instead of one per operation.
+diagonal_in_closed_form = eqx.filter_jit(likelihood_diagonal)
+block_in_closed_form = eqx.filter_jit(likelihood_block)
+
+
 def given(data, spectrum, corner, x):
     return 0.5 * jnp.sum(data.weights * (data.images - data.model(spectrum, x, corner)) ** 2)
 
 
 def test_given_spectra(data):
     morphology, spectrum, corner = scene()
-    hessian = jax.hessian(lambda x: given(data, spectrum, corner, x))(morphology)
+    hessian = jax.jit(jax.hessian(lambda x: given(data, spectrum, corner, x)))(morphology)
     hessian = hessian.reshape(2, BOX**2, 2, BOX**2)
-    found = likelihood_diagonal(data, spectrum, corner, BOX).reshape(2, -1)
+    found = diagonal_in_closed_form(data, spectrum, corner, BOX).reshape(2, -1)
     true = np.einsum("kiki->ki", hessian)
     np.testing.assert_allclose(found, true, atol=1e-10 * true.max())
-    beyond = likelihood_diagonal(data, spectrum, corner + 40, BOX)
+    beyond = diagonal_in_closed_form(data, spectrum, corner + 40, BOX)
     np.testing.assert_allclose(beyond, 0, atol=1e-12 * true.max())
     on_host = likelihood_diagonal_on_host(data, np.asarray(spectrum), CORNER, BOX)
     np.testing.assert_allclose(on_host.reshape(2, -1), found, atol=1e-6 * true.max())
     for k, m in ((0, 0), (0, 1), (1, 0)):
-        block = likelihood_block(data, spectrum[k] * spectrum[m], corner[k], corner[m], BOX)
+        products = spectrum[k] * spectrum[m]
+        block = block_in_closed_form(data, products, corner[k], corner[m], BOX)
         np.testing.assert_allclose(block, hessian[k, :, m], atol=1e-10 * true.max())
 
 
 def test_gather_is_the_transpose_of_rendering(data):
     morphology, _, corner = scene()
     images = np.random.default_rng(2).normal(size=(2, BANDS, *SHAPE))
-    found = gather(data, jnp.asarray(images), corner, BOX)
-    inner = jnp.vdot(data.render(morphology, corner), images)
+    found = eqx.filter_jit(gather)(data, jnp.asarray(images), corner, BOX)
+    drawn = eqx.filter_jit(lambda data, x: data.render(x, corner))(data, morphology)
+    inner = jnp.vdot(drawn, images)
     np.testing.assert_allclose(jnp.einsum("kbyx,kyx->", found, morphology), inner, rtol=1e-12)
 
 
-@pytest.mark.parametrize("marginal", [True, False])
-def test_spectra_integrated_out_or_maximised(data, marginal):
+def test_spectra_integrated_out_or_maximised(data):
     morphology, _, corner = scene()
     rng = np.random.default_rng(3)
     mean = jnp.asarray(rng.uniform(20, 60, (2, BANDS)))
     half = rng.normal(size=(2, BANDS, BANDS))
     covariance = jnp.asarray(30 * half @ half.swapaxes(1, 2) + 50 * np.eye(BANDS))
 
-    def solve(x):
+    def solve(data, x):
         area = x.sum((-2, -1))
         prior = SpectrumPrior(mean / area[:, None], covariance / area[:, None, None] ** 2)
         return spectrum_posterior(data.render(x, corner), data.images, data.weights, prior)
 
-    def minus(x):
-        return -(solve(x).log_marginal if marginal else solve(x).log_profiled)
+    # Both in one program: compiling it is what takes time.
+    @eqx.filter_jit
+    def differentiated(data, x):
+        def minus(x):
+            solved = solve(data, x)
+            return -jnp.stack([solved.log_marginal, solved.log_profiled])
 
-    hessian = jax.hessian(minus)(morphology).reshape(2 * BOX**2, 2 * BOX**2)
-    parts = scene_curvature(
-        data, morphology, corner, SpectrumPrior(mean, covariance), solve(morphology),
-        marginal=marginal,
-    )  # fmt: skip
-    found = scene_diagonal(data, parts, corner).ravel()
-    true = np.diagonal(hessian)
-    np.testing.assert_allclose(found, true, atol=1e-10 * np.abs(true).max())
-    # The spectra take information away; what is left is not that of given spectra.
-    known = likelihood_diagonal(data, solve(morphology).mean, corner, BOX).ravel()
-    assert np.abs(known - true).max() > 1e-3 * true.max()
+        return jax.hessian(minus)(x).reshape(2, 2 * BOX**2, 2 * BOX**2)
+
+    @eqx.filter_jit
+    def in_closed_form(data, x):
+        solved, prior = solve(data, x), SpectrumPrior(mean, covariance)
+        diagonals = [
+            scene_diagonal(
+                data, scene_curvature(data, x, corner, prior, solved, marginal=marginal), corner
+            ).ravel()
+            for marginal in (True, False)
+        ]
+        return diagonals, solved.mean
+
+    diagonals, spectrum = in_closed_form(data, morphology)
+    known = diagonal_in_closed_form(data, spectrum, corner, BOX).ravel()
+    for found, hessian in zip(diagonals, differentiated(data, morphology), strict=True):
+        true = np.diagonal(hessian)
+        np.testing.assert_allclose(found, true, atol=1e-10 * np.abs(true).max())
+        # The spectra take information away; what is left is not that of given spectra.
+        assert np.abs(known - true).max() > 1e-3 * true.max()

@@ -40,8 +40,9 @@ def test_gradient_of_the_rendering():
     s, v = jax.random.normal(jax.random.key(0), (2, 3, 8, 8))
     weight = jax.random.normal(jax.random.key(1), (3, 3, 24, 24))
     # The rendering is linear: its adjoint is all there is to check.
-    forward = jnp.vdot(weight, data.render(v, corner))
-    backward = jnp.vdot(jax.grad(lambda s: jnp.vdot(weight, data.render(s, corner)))(s), v)
+    product = jax.jit(lambda s: jnp.vdot(weight, data.render(s, corner)))
+    forward = product(v)
+    backward = jnp.vdot(jax.jit(jax.grad(product))(s), v)
     np.testing.assert_allclose(forward, backward, rtol=1e-4)
 
 
@@ -59,6 +60,7 @@ def test_placing_far_off_the_canvas_and_its_derivatives():
     # First and second derivatives, mapped over a batch of corners that share the images.
     many = jnp.asarray(np.stack([corners[:3], corners[:3] + 1]))
 
+    @jax.jit
     def cubed(image):
         return (jax.vmap(lambda c: place(image, c, (16, 17)))(many) ** 3).sum()
 
