@@ -398,7 +398,11 @@ def _settings(problem, fresh, members, waiting: bool, clock: int, max_iterations
     """What steers `_advance`: which fits are new, which places idle, whether more fits wait."""
     idle = np.array([m is None for m in members])
     flags = (fresh, idle) if problem.lanes > 1 else (fresh[0], idle[0])
-    return (*flags, np.asarray(waiting)), np.asarray(clock, np.int32), np.asarray(max_iterations, np.int32)
+    return (
+        (*flags, np.asarray(waiting)),
+        np.asarray(clock, np.int32),
+        np.asarray(max_iterations, np.int32),
+    )
 
 
 def _collect(results: list, batch) -> tuple[_Best, dict]:
