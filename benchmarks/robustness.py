@@ -6,7 +6,7 @@
 Every blend is spoilt in one way at a time and deblended; figures are those of
 `scorepriors evaluate` on the true sources.  ``collapsed`` counts sources that end with less
 than a fifth of their light, ``unflagged`` those of them that the catalogue flags with no more
-than ``edge`` or ``blended``; ``not finite`` counts fluxes that are no numbers (there must be none).
+than ``edge``; ``not finite`` counts fluxes that are no numbers (there must be none).
 """
 
 import argparse
@@ -18,8 +18,8 @@ import numpy as np
 from astropy.table import Table
 from scipy.ndimage import affine_transform
 
-from scorepriors import load_prior
 from scorepriors.inference import catalogue, deblend_many
+from scorepriors.inference.deblending import PRIORS, load_priors
 from scorepriors.inference.evaluation import source_metrics, summarise
 from scorepriors.models import read_positions
 from scorepriors.models.blend_sets import BlendSet
@@ -145,7 +145,7 @@ def run(blends: BlendSet, number: int, case: str, prior) -> dict:
         metrics = source_metrics(
             scene.convolved[real], truth.convolved[task.true], truth.flux[task.true]
         )
-        telling = [set(w.split(",")) - {"ok", "edge", "blended"} for w in words]
+        telling = [set(w.split(",")) - {"ok", "edge"} for w in words]
         for k, true in enumerate(task.true):
             lost = metrics["e_F"][k] < -0.8
             collapsed += lost
@@ -187,12 +187,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file")
     parser.add_argument("--limit", type=int, default=30)
-    parser.add_argument("--prior", default="lsst-32")
+    parser.add_argument("--prior", nargs="+", default=PRIORS)
     parser.add_argument("--case", action="append", choices=list(CASES))
     parser.add_argument("--json")
     options = parser.parse_args()
     blends = BlendSet(options.file)
-    prior, results = load_prior(options.prior), {}
+    prior, results = load_priors(options.prior), {}
     for case in options.case or CASES:
         results[case] = run(blends, min(options.limit, len(blends)), case, prior)
         print(line(case, results[case]), flush=True)

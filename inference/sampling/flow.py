@@ -84,7 +84,7 @@ CHECKPOINT_INTERVAL = 20.0
 
 #: Images of galaxies by the name of their group; names of `GROUPS` are in the order in
 #: which JAX has the keys of a dictionary.
-Images = dict[str, Array]
+_Images = dict[str, Array]
 
 FLOW = Algorithm(
     init=lambda *_: None, step=lambda *_: None, first_step=lambda _: 0.1,
@@ -143,11 +143,11 @@ class Scene(eqx.Module):
     psf_sigma: float
     star_box: int = eqx.field(static=True)
 
-    def galaxies(self, noise: Images) -> Images:
+    def galaxies(self, noise: _Images) -> _Images:
         """Stretched galaxies that the flows make of white noise, group by group."""
         return {name: group.galaxy(noise[name]) for name, group in self.groups.items()}
 
-    def render(self, z: Images, offset: Float[Array, "S 2"]):
+    def render(self, z: _Images, offset: Float[Array, "S 2"]):
         """Sources with unit spectra as observed ``[K, B, H, W]``, and their areas ``[K]``."""
         images = [
             (group.prior.stretch(z[name]), group.sources.corner)
@@ -185,7 +185,7 @@ class Scene(eqx.Module):
         stars = [] if self.stars is None else ["stars"]
         return site_name([*self.groups, *stars], group, site)
 
-    def parameters(self, z: Images, offset, brightness) -> dict:
+    def parameters(self, z: _Images, offset, brightness) -> dict:
         """Unconstrained parameters of the model ``blend``, by site."""
         found = {"brightness": brightness}
         for name, group in self.groups.items():
@@ -215,8 +215,8 @@ class Walkers(NamedTuple):
         ``[C]``.
     """
 
-    noise: Images
-    z: Images
+    noise: _Images
+    z: _Images
     offset: Float[Array, "C S 2"]
     brightness: Float[Array, "C K"]
     drawn: Float[Array, "C K B H W"]
@@ -433,13 +433,13 @@ def _begin(bound, scene, best, num_chains, checkpoint, settings, key):
     return Run(0, states, steps(), none, none), References(each, together), "given mode"
 
 
-def _as_one(noise: Images, axes: int):
+def _as_one(noise: _Images, axes: int):
     """Images ``[*axes, G, n, n]`` of all groups as one row of pixels, ``[*axes, 1, d]``."""
     rows = [a.reshape(*a.shape[:axes], 1, -1) for a in noise.values()]
     return jnp.concatenate(rows, -1)
 
 
-def _apart(row, like: Images) -> Images:
+def _apart(row, like: _Images) -> _Images:
     """The inverse of `_as_one`."""
     out, first = {}, 0
     for name, a in like.items():
@@ -456,7 +456,7 @@ def _empty(galaxies: int, dimension: int, directions: int, dtype) -> Reference:
 
 
 @eqx.filter_jit
-def _about(scene: Scene, images: Images, offset, brightness, num_chains: int) -> Walkers:
+def _about(scene: Scene, images: _Images, offset, brightness, num_chains: int) -> Walkers:
     """Chains that all stand at one point, or about: the flow is not undone to the last digit."""
     noise = {
         name: group.noise(group.prior.stretch.inv(images[name]))
@@ -469,7 +469,7 @@ def _about(scene: Scene, images: Images, offset, brightness, num_chains: int) ->
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (num_chains, *a.shape)), one)
 
 
-def _alone(scene: Scene, chain: Walkers, z: Images, which):
+def _alone(scene: Scene, chain: Walkers, z: _Images, which):
     """Log-likelihoods of one chain, each with only one galaxy, by number, as in `z`."""
     drawn, area = scene.render(z, chain.offset)
 
@@ -483,7 +483,7 @@ def _alone(scene: Scene, chain: Walkers, z: Images, which):
     return jax.lax.map(with_one, which)
 
 
-def _numbers(noise: Images, axis: int) -> Images:
+def _numbers(noise: _Images, axis: int) -> _Images:
     """Numbers of the galaxies of each group among all sources."""
     out, first = {}, 0
     for name, a in noise.items():
@@ -573,7 +573,7 @@ def _each(step, galaxies):
     return jnp.full(len(galaxies), step, galaxies.dtype)
 
 
-def _normals(key, like: Images) -> Images:
+def _normals(key, like: _Images) -> _Images:
     """White noise of the shapes of `like`."""
     return {
         name: jax.random.normal(key if i == 0 else jax.random.fold_in(key, i), a.shape, a.dtype)
@@ -581,7 +581,7 @@ def _normals(key, like: Images) -> Images:
     }
 
 
-def _of_all_chains(scene: Scene, noise: Images) -> Images:
+def _of_all_chains(scene: Scene, noise: _Images) -> _Images:
     """Galaxies ``[C, G, n, n]``: those of all chains in one call of the network."""
     made = scene.galaxies({n: a.reshape(-1, *a.shape[2:]) for n, a in noise.items()})
     return {name: made[name].reshape(a.shape) for name, a in noise.items()}
