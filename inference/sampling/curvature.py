@@ -128,14 +128,16 @@ def _hessian_product(bound, u, direction):
 @eqx.filter_jit
 def _dense(bound, u):
     flat, _ = ravel_pytree(u)
-    return jax.lax.map(
-        partial(_hessian_product, bound, u), jnp.eye(len(flat), dtype=flat.dtype), batch_size=16
-    )
+    size = len(flat)
+    # Whole batches alone: what is left over would be compiled a second time.
+    rows = jnp.eye(-(-size // 16) * 16, size, dtype=flat.dtype)
+    return jax.lax.map(partial(_hessian_product, bound, u), rows, batch_size=16)[:size]
 
 
-@eqx.filter_jit
 def _products(bound, u, directions):
-    return jax.lax.map(partial(_hessian_product, bound, u), directions)
+    # By the program of Lanczos: another number of directions compiles nothing.
+    one = jnp.ones(directions.shape[-1], directions.dtype)
+    return jnp.stack([_scaled_product(bound, u, one, direction) for direction in directions])
 
 
 def _site_scales(bound, u, key, probes: int = 8):
