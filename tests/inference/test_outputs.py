@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 from scorepriors import InputError
 from scorepriors.inference import outputs
 from scorepriors.inference.catalogue import catalogue, moments
-from scorepriors.inference.deblending import Deblended, Scene
+from scorepriors.inference.scenes import Deblended, Scene
 from scorepriors.inference.optimization import MAPResult
 from scorepriors.inference.outputs import NAMES, write_outputs
 from scorepriors.inference.posterior import posterior
@@ -119,6 +119,26 @@ def test_moments_of_a_known_ellipse():
     assert e1 == pytest.approx((wide - high) / (wide + high), rel=1e-3)
     assert e2 == pytest.approx(0, abs=1e-9)
     assert np.isnan(moments(np.zeros((1, 9, 9)))[0]).all()
+
+
+def test_sources_that_are_outshone_or_not_explained_are_flagged():
+    result = made(3)
+    scene = result.free_form
+    convolved = scene.convolved.copy()
+    row, column = np.round(result.center[1]).astype(int)
+    # Twice as much light of another as of its own, where it is brightest.
+    convolved[0, :, row, column] = 2 * convolved[1, :, row, column]
+    # Noise alone scatters by the root of two over the pixels in which a source is seen.
+    light = scene.convolved[2]
+    spread = np.sqrt(2 * (light**2).sum()) / light.sum()
+    for deviation, flag in ((4, "ok"), (6, "residual")):
+        chi2 = np.array([1.0, 1.0, 1 + deviation * spread])
+        spoilt = replace(scene, convolved=convolved, source_chi2=chi2)
+        assert list(catalogue(replace(result, free_form=spoilt))["flags"]) == [
+            "ok",
+            "outshone",
+            flag,
+        ]
 
 
 def test_every_flag_is_raised_by_its_cause():
