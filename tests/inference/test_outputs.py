@@ -16,11 +16,11 @@ from astropy.wcs import WCS
 from scorepriors import InputError
 from scorepriors.inference import outputs
 from scorepriors.inference.catalogue import catalogue, moments
-from scorepriors.inference.scenes import Deblended, Scene
 from scorepriors.inference.optimization import MAPResult
 from scorepriors.inference.outputs import NAMES, write_outputs
 from scorepriors.inference.posterior import posterior
 from scorepriors.inference.report import report_figure
+from scorepriors.inference.scenes import Deblended, Scene
 from scorepriors.models.blend import blend
 from scorepriors.models.observation import Observation
 from scorepriors.models.positions import Positions

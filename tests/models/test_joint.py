@@ -14,6 +14,7 @@ from jax.test_util import check_grads
 from scorepriors.errors import InputError
 from scorepriors.models import detect, image_data, join_observations, place_sources
 from scorepriors.models.grids import regrid
+from scorepriors.models.information import likelihood_diagonal_on_host
 from scorepriors.models.observation import Observation, PSFWarning
 from scorepriors.models.psf import gaussian_psf
 
@@ -73,6 +74,28 @@ def test_psfs_are_taken_to_the_pixels_of_the_model(joined):
     distance = np.arange(joined.psfs.shape[-1]) - joined.psfs.shape[-1] // 2
     expected = np.exp(-(distance[:, None] ** 2 + distance**2) / (2 * sigma**2))
     np.testing.assert_allclose(joined.psfs[3], expected / expected.sum(), atol=1e-4)
+
+
+def test_boxes_of_two_sizes_are_each_seen_as_by_themselves(joined):
+    both = image_data(joined, box=8, wide_box=12)
+    assert both.box >= 12 > both.for_box(8).grid - both.kernel_size + 1
+    sources = np.array([[13, 17], [27, 2]])
+    for box in (8, 12):
+        alone = image_data(joined, box=box)
+        boxes = np.random.default_rng(0).uniform(size=(2, box, box)).astype(np.float32)
+        expected = alone.render_on_host(boxes, sources)
+        tolerance = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(both.render_on_host(boxes, sources), expected, atol=tolerance)
+        render = eqx.filter_jit(lambda d, b, c: d.render(b, c))
+        seen = render(both, jnp.asarray(boxes), jnp.asarray(sources))
+        np.testing.assert_allclose(seen, expected, atol=tolerance)
+        diagonal = likelihood_diagonal_on_host(both, np.ones((2, 5)), sources, box)
+        np.testing.assert_allclose(
+            diagonal, likelihood_diagonal_on_host(alone, np.ones((2, 5)), sources, box), rtol=1e-4,
+            atol=1e-4 * diagonal.max(),
+        )  # fmt: skip
+    with pytest.raises(InputError, match="boxes of 60 pixels do not fit the prepared grid"):
+        both.for_box(60)
 
 
 @pytest.mark.parametrize("on_host", [False, True])
