@@ -62,7 +62,7 @@ def write_outputs(
     force: bool = False,
     seed: int = 0,
     total_seconds: float | None = None,
-    prior: Sequence[str] = (),
+    prior: str | Path | Sequence[str] = (),
     extra: dict | None = None,
 ) -> list[Path]:
     """Write catalogue, source images, report and summary; all of them or none.

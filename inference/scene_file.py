@@ -37,7 +37,9 @@ _FIT_ARRAYS = ("loss_history",)
 _FIT_NUMBERS = ("potential", "gradient_norm", "expected_gain")
 
 
-def save_scene(result: Deblended, path: str | Path, *, prior: Sequence[str] = ()) -> None:
+def save_scene(
+    result: Deblended, path: str | Path, *, prior: str | Path | Sequence[str] = ()
+) -> None:
     """Write a deblended scene, whole or not at all.
 
     Parameters
@@ -50,7 +52,8 @@ def save_scene(result: Deblended, path: str | Path, *, prior: Sequence[str] = ()
         Names or weight files to load the priors by; their own names if not given.  The
         weights themselves are not stored.
     """
-    names = list(prior) or [str(p.name) for p in (result.prior, result.large_prior) if p]
+    given = [str(prior)] if isinstance(prior, str | Path) else list(prior)
+    names = given or [str(p.name) for p in (result.prior, result.large_prior) if p]
     obs, positions = result.observation, result.positions
     arrays: dict = {
         "images": obs.images, "weights": obs.weights, "psfs": obs.psfs,

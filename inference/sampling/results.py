@@ -25,7 +25,7 @@ def write_samples(
     directory: str | Path,
     *,
     force: bool = False,
-    prior: Sequence[str] = (),
+    prior: str | Path | Sequence[str] = (),
 ) -> list[Path]:
     """Write draws, catalogue, source images, diagnostics and report; all of them or none.
 

@@ -97,7 +97,8 @@ def path(tmp_path_factory):
 def small_and_quick(monkeypatch):
     """Two blends between checkpoints; a prior known in closed form for the command."""
     monkeypatch.setattr(module, "CHUNK", 2)
-    monkeypatch.setattr(module, "load_prior", lambda name, sigma=None: gaussian_prior(box=16))
+    known = (gaussian_prior(box=16),)
+    monkeypatch.setattr(module, "load_priors", lambda prior, sigma=None: known)
 
 
 def evaluate(path, **options):
