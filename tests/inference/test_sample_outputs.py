@@ -273,7 +273,10 @@ def sampled(scene, tmp_path_factory):
         return found[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scorepriors.zoo.load_prior", lambda name, sigma=None: gaussian_prior(8))
+        patch.setattr(
+            "scorepriors.inference.deblending.load_priors",
+            lambda prior, sigma=None: (gaussian_prior(8),),
+        )
         patch.setattr("scorepriors.inference.deblending.deblend", padded)
         outcome = run(
             folder / "blend.fits", "--catalog", folder / "positions.ecsv", "--algorithm", "hmc",
