@@ -120,7 +120,7 @@ def test_bad_folders(folder, tmp_path):
     np.savez(tmp_path / "scene.npz", **arrays)
     with pytest.raises(InputError, match="another version"):
         load_scene(tmp_path)
-    arrays["facts"] = json.dumps(facts | {"prior": "lsst-33"})
+    arrays["facts"] = json.dumps(facts | {"priors": ["lsst-33"]})
     np.savez(tmp_path / "scene.npz", **arrays)
     with pytest.raises(InputError, match="lsst-33"):
         load_scene(tmp_path)
