@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from scorepriors._programs import make_room_for_programs
 from scorepriors.distribution import ScorePrior
 from scorepriors.errors import InputError
 from scorepriors.models.blend import blend
@@ -342,6 +343,7 @@ def _deblend_alike(
         raise InputError(f"unknown start {start!r}; there are {', '.join(STARTS)}.")
     if not all(level > 0 for level in anneal):
         raise InputError(f"noise levels in `anneal` must be positive, got {tuple(anneal)}.")
+    make_room_for_programs()
     key = jax.random.key(0) if key is None else key
     prior = blends[0].priors[0]
     psf_sigma = UNRESOLVED if prior.model_psf_sigma is None else prior.model_psf_sigma

@@ -9,22 +9,20 @@ mode in x itself, which NumPyro's AutoDelta finds, weighs each pixel by dz/dx.)
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
-from numpyro.infer.util import unconstrain_fn
 
 from scorepriors._loops import deferred_interrupt
 from scorepriors.errors import InputError
 
 from ._progress import fit_progress
-from .lbfgs import LBFGSState, flat_lbfgs
+from .batches import batch_axes, batch_size, members_of
+from .iterations import Best, begin, compiled_advance, unconstrain
+from .lbfgs import flat_lbfgs
 from .posterior import Posterior, posterior
 
 
@@ -88,39 +86,11 @@ class MAPResult:
             params, values, self.converged[index], self.num_iterations[index],
             self.potential[index], self.loss_history[:iterations, index],
             self.gradient_norm[index], self.expected_gain[index], self.seconds,
-            bool(self.interrupted[index]), _slice(self.posterior, self.axes, index),
+            bool(self.interrupted[index]), members_of(self.posterior, self.axes, index),
         )  # fmt: skip
 
 
-class _State(eqx.Module):
-    v: Any
-    optimizer: Any
-    curvature: Any
-    value: Any
-    best: Any
-    gain: Any
-    calm: Any
-    iteration: Any
-    converged: Any
-    failed: Any
-    misses: Any
-
-    @property
-    def done(self):
-        return self.converged | self.failed
-
-
-class _Best(eqx.Module):
-    params: Any
-    values: Any
-    value: Any
-    gradient_norm: Any
-    gain: Any
-
-
 _DEFAULT_OPTIMIZER = flat_lbfgs()
-# Watches the curvature of any other optimiser, to say what is left to gain.
-_CURVATURE = optax.scale_by_lbfgs(memory_size=20)
 
 
 def fit_map(
@@ -273,9 +243,9 @@ def compile_map(
     problem = _problem(bound, init, scale, key, 1.0, in_axes, side_by_side)
     members = [0] * problem.lanes
     arguments = problem.select(members)
-    state = _begin(arguments[0], arguments[1], optimizer, problem.vmapped)
+    state = begin(arguments[0], arguments[1], optimizer, problem.vmapped)
     settings = _settings(problem, np.ones(problem.lanes, bool), members, False, 0, 1)
-    program: Any = _compiled_advance()
+    program: Any = compiled_advance()
     lowered = program.lower(*arguments, state, *settings, optimizer, block, problem.vmapped)
 
     def compile_program():
@@ -291,9 +261,9 @@ _COMPILED: set = set()
 
 def _signature(bound: Posterior, in_axes, side_by_side, optimizer, block) -> tuple:
     """What the program of a fit depends on; not the size of the batch, if side by side."""
-    batch = None if in_axes is None else _batch_axes(bound, in_axes)
+    batch = None if in_axes is None else batch_axes(bound, in_axes)
     whole = batch is not None and side_by_side is None
-    arrays = bound if batch is None or whole else _slice(bound, batch, 0)
+    arrays = bound if batch is None or whole else members_of(bound, batch, 0)
     leaves, structure = jax.tree.flatten(arrays)
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     return structure, shapes, batch, side_by_side, optimizer, block
@@ -304,8 +274,8 @@ def _problem(bound, init, scale, key, tolerance, in_axes, side_by_side) -> "_Pro
         batch, num_fits, lanes = None, 1, 1
         origin = bound.start(init, key=key)
     else:
-        batch = _batch_axes(bound, in_axes)
-        num_fits = _batch_size(bound, batch)
+        batch = batch_axes(bound, in_axes)
+        num_fits = batch_size(bound, batch)
         lanes = num_fits if side_by_side is None else side_by_side
         origin = _batched_start(bound, batch, init, key, num_fits, lanes)
     return _Problem(bound, batch, origin, _widths(origin, scale), tolerance, num_fits, lanes)
@@ -329,19 +299,16 @@ class _Problem:
         return self.batch if self.lanes > 1 else None
 
     def select(self, members: list[int]):
-        """The fits `members`, one per lane, as arguments of `_advance`."""
+        """The fits `members`, one per lane, as arguments of a compiled call."""
         if self.batch is None:
             tolerance = np.asarray(self.tolerance, np.float32)
             return self.bound, self.origin, self.widths, tolerance
         pick: Any = np.asarray(members) if self.lanes > 1 else members[0]
-        take = lambda leaf: np.asarray(leaf)[pick]  # noqa: E731
-        arrays = jax.tree.map(
-            lambda axis, leaf: leaf if axis is None else take(leaf),
-            self.batch.tree, self.bound.arrays, is_leaf=lambda x: x is None,
-        )  # fmt: skip
-        bound = eqx.tree_at(lambda p: p.arrays, self.bound, arrays, is_leaf=lambda x: x is None)
+        bound = members_of(self.bound, self.batch, pick)
         tolerance = np.broadcast_to(np.asarray(self.tolerance, np.float32), self.num_fits)
-        origin, widths = jax.tree.map(take, (self.origin, self.widths))
+        origin, widths = jax.tree.map(
+            lambda leaf: np.asarray(leaf)[pick], (self.origin, self.widths)
+        )
         return bound, origin, widths, np.asarray(tolerance[pick])
 
 
@@ -352,12 +319,12 @@ def _run(problem, optimizer, max_iterations, block, results, losses, report, int
     members = [queue.pop() if queue else None for _ in range(lanes)]
     fresh = np.ones(lanes, bool)
     arguments = problem.select([0 if m is None else m for m in members])
-    state = _begin(arguments[0], arguments[1], optimizer, problem.vmapped)
+    state = begin(arguments[0], arguments[1], optimizer, problem.vmapped)
     complete, clock = np.zeros(problem.num_fits, bool), 0
     while True:
         idle = np.array([m is None for m in members])
         settings = _settings(problem, fresh, members, bool(queue), clock, max_iterations)
-        state, values, steps = _compiled_advance()(
+        state, values, steps = compiled_advance()(
             *arguments, state, *settings, optimizer, block, problem.vmapped
         )
         clock += int(steps)
@@ -405,7 +372,7 @@ def _settings(problem, fresh, members, waiting: bool, clock: int, max_iterations
     )
 
 
-def _collect(results: list, batch) -> tuple[_Best, dict]:
+def _collect(results: list, batch) -> tuple[Best, dict]:
     """Best points and ends of all fits: as they are, or stacked along a leading axis."""
     if batch is None:
         best, iteration, converged = results[0]
@@ -413,7 +380,7 @@ def _collect(results: list, batch) -> tuple[_Best, dict]:
         scalars = {"iteration": host[0], "converged": host[1]}
         names = ("value", "gradient_norm", "gain")
         plain = [np.asarray(getattr(best, name))[()] for name in names]
-        return _Best(best.params, best.values, *plain), scalars
+        return Best(best.params, best.values, *plain), scalars
     known = next(r for r in results if r is not None)
 
     def missing(leaf):
@@ -436,57 +403,6 @@ def _histories(losses: list) -> np.ndarray:
     return out
 
 
-def _batch_axes(bound: Posterior, in_axes: tuple):
-    """Axes tree for the posterior's arrays, from one entry per positional argument."""
-    args, kwargs = bound.arrays
-    if len(in_axes) != len(args):
-        raise InputError(
-            f"`in_axes` has {len(in_axes)} entries for {len(args)} positional arguments."
-        )
-    axes = tuple(
-        jax.tree.map(lambda _, a=axis: a, arg) for axis, arg in zip(in_axes, args, strict=True)
-    )
-    return _Static((axes, jax.tree.map(lambda _: None, kwargs)))
-
-
-class _Static:
-    """A tree of axes, hashable so that jit can take it as static."""
-
-    def __init__(self, tree):
-        self.tree = tree
-        leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None)
-        self._key = (tuple(leaves), structure)
-
-    def __hash__(self):
-        return hash(self._key)
-
-    def __eq__(self, other):
-        return isinstance(other, _Static) and self._key == other._key
-
-
-def _slice(bound: Posterior, batch: _Static, index: int) -> Posterior:
-    arrays = jax.tree.map(
-        lambda axis, leaf: leaf if axis is None else np.asarray(leaf)[index],
-        batch.tree, bound.arrays, is_leaf=lambda x: x is None,
-    )  # fmt: skip
-    return eqx.tree_at(lambda p: p.arrays, bound, arrays, is_leaf=lambda x: x is None)
-
-
-def _batch_size(bound: Posterior, batch: _Static) -> int:
-    sizes = {
-        leaf.shape[0]
-        for axis, leaf in zip(
-            jax.tree.leaves(batch.tree, is_leaf=lambda x: x is None),
-            jax.tree.leaves(bound.arrays, is_leaf=lambda x: x is None),
-            strict=True,
-        )
-        if axis == 0
-    }
-    if len(sizes) != 1:
-        raise InputError(f"batched arguments disagree on the size of the batch: {sorted(sizes)}.")
-    return sizes.pop()
-
-
 def _complete(bound: Posterior, init: dict) -> bool:
     """Whether `init` gives a value of the right shape for every site."""
     return bool(init) and bound.sites(init) == {n: v.shape for n, v in init.items()}
@@ -495,7 +411,7 @@ def _complete(bound: Posterior, init: dict) -> bool:
 def _batched_start(bound, batch, init, key, size, lanes):
     init = {} if init is None else init
     if _complete(
-        _slice(bound, batch, 0), {n: np.asarray(v)[0] for n, v in init.items()}
+        members_of(bound, batch, 0), {n: np.asarray(v)[0] for n, v in init.items()}
     ):  # nothing to draw: map the values, compiled once
         take = lambda leaf, i: np.asarray(leaf)[i]  # noqa: E731
         # In groups of one size, so that batches of every length share the program.
@@ -504,7 +420,7 @@ def _batched_start(bound, batch, init, key, size, lanes):
             members = np.minimum(np.arange(start, start + lanes), size - 1)
             group = _Problem(bound, batch, {}, {}, 1.0, size, lanes).select(list(members))[0]
             pick = members if lanes > 1 else members[0]
-            u = _unconstrain(
+            u = unconstrain(
                 group, {n: take(v, pick) for n, v in init.items()},
                 batch if lanes > 1 else None,
             )  # fmt: skip
@@ -514,7 +430,7 @@ def _batched_start(bound, batch, init, key, size, lanes):
             parts.append(jax.tree.map(lambda leaf, n=size - start: leaf[:n], u))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     starts = [
-        _slice(bound, batch, i).start({n: v[i] for n, v in init.items()}, key=k)
+        members_of(bound, batch, i).start({n: v[i] for n, v in init.items()}, key=k)
         for i, k in enumerate(jax.random.split(key, size))
     ]
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(u) for u in leaves]), *starts)
@@ -534,188 +450,3 @@ def _widths(origin: dict, scale: dict | None) -> dict:
         }
     except ValueError as error:
         raise InputError(f"`scale` does not fit the sites: {error}.") from error
-
-
-def _mapped(function, batch, *axes):
-    if batch is None:
-        return function
-    return jax.vmap(function, in_axes=axes)
-
-
-def _axes(batch):
-    """Axes of a Posterior whose arrays are batched as `batch` says."""
-    return None if batch is None else batch.tree
-
-
-@eqx.filter_jit
-def _unconstrain(bound, values, batch):
-    def one(arrays, values):
-        args, kwargs = _with_arrays(bound, arrays).arguments
-        return unconstrain_fn(bound.model, args, kwargs, values)
-
-    return _mapped(one, batch, _axes(batch), 0)(bound.arrays, values)
-
-
-def _with_arrays(bound, arrays):
-    return eqx.tree_at(lambda p: p.arrays, bound, arrays, is_leaf=lambda x: x is None)
-
-
-def _objective(bound, arrays, origin, widths):
-    """Potential and site values as functions of the flat offset from the start, in widths."""
-    local = _with_arrays(bound, arrays)
-    flat, unravel = ravel_pytree(origin)
-    width, _ = ravel_pytree(widths)
-
-    def objective(v):
-        u = unravel(flat + width * v)
-        value, sites = local.potential_and_values(u)
-        return value, (u, sites)
-
-    return objective
-
-
-@eqx.filter_jit
-def _begin(bound, origin, optimizer, batch):
-    """A state of the right shape; `_advance` puts in what a fit starts from."""
-
-    def one(arrays, origin):
-        v = jnp.zeros_like(ravel_pytree(origin)[0])
-        objective = _objective(bound, arrays, origin, origin)
-        shapes = jax.eval_shape(objective, v)[1]
-        params, values = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        # Explicit types: a weak one would compile the loop a second time.
-        inf = jnp.asarray(jnp.inf, v.dtype)
-        zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        initial = optimizer.init(v)
-        curvature = None if isinstance(initial, LBFGSState) else _CURVATURE.init(v)
-        return _State(
-            v=v, optimizer=initial, curvature=curvature, value=inf,
-            best=_Best(params, values, inf, inf, inf), gain=inf, calm=zero, iteration=zero,
-            converged=no, failed=no, misses=zero,
-        )  # fmt: skip
-
-    return _mapped(one, batch, _axes(batch), 0)(bound.arrays, origin)
-
-
-@cache
-def _compiled_advance():
-    jit: Any = eqx.filter_jit
-    return jit(_advance, compiler_options=_compiler_options())
-
-
-def _compiler_options() -> dict:
-    """Options that compile a fit in two thirds of the time, at the same speed afterwards.
-
-    On CPUs most of that time went into unrolling short loops (bands, sources) and into
-    the newer code generator.  A version of XLA that does not know them does without.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-    options: Any = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
-    try:
-        jax.jit(lambda x: x).lower(np.float32(0)).compile(compiler_options=options)
-    except Exception:
-        return {}
-    return options
-
-
-def _advance(
-    bound, origin, widths, tolerance, state, flags, clock, max_iterations, optimizer, block, batch
-):
-    """At most `block` iterations, fewer if a place gets free that another fit waits for.
-
-    Returns the state, the values, NaN where idle, and the number of iterations.  One
-    evaluation per iteration, and one copy of the model in the program.
-    """
-
-    def restart(state, fresh):
-        v = jnp.zeros_like(state.v)
-        inf = jnp.full_like(state.value, jnp.inf)
-        best = _Best(state.best.params, state.best.values, inf, inf, inf)
-        zero, no = jnp.zeros_like(state.calm), jnp.zeros_like(state.failed)
-        initial = optimizer.init(v)
-        curvature = None if state.curvature is None else _CURVATURE.init(v)
-        new = _State(v, initial, curvature, inf, best, inf, zero, zero, no, no, zero)
-        return jax.tree.map(lambda new, old: jnp.where(fresh, new, old), new, state)
-
-    def one(arrays, origin, widths, tolerance, state, idle, clock):
-        objective = _objective(bound, arrays, origin, widths)
-        running = ~(idle | state.done | (state.iteration >= max_iterations))
-        new = _iterate(objective, optimizer, state, tolerance, clock)
-        # Everything stands still in a fit that has ended, but for the memories of the
-        # optimiser, which nobody reads again.
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(running, new, old),
-            eqx.tree_at(lambda s: (s.optimizer, s.curvature), new, (None, None),
-                        is_leaf=lambda x: x is None),
-            eqx.tree_at(lambda s: (s.optimizer, s.curvature), state, (None, None),
-                        is_leaf=lambda x: x is None),
-        )  # fmt: skip
-        kept = eqx.tree_at(lambda s: (s.optimizer, s.curvature), kept,
-                           (new.optimizer, new.curvature), is_leaf=lambda x: x is None)  # fmt: skip
-        return kept, jnp.where(running, new.value, jnp.nan)
-
-    iterate = _mapped(one, batch, _axes(batch), 0, 0, 0, 0, 0, None)
-    fresh, idle, waiting = flags
-    state = _mapped(restart, batch, 0, 0)(state, fresh)
-
-    def condition(carry):
-        state, _, i = carry
-        ended = state.done | (state.iteration >= max_iterations)
-        free = waiting & (ended & ~idle).any()
-        return (i < block) & ~(ended | idle).all() & ~free
-
-    def body(carry):
-        state, values, i = carry
-        state, value = iterate(bound.arrays, origin, widths, tolerance, state, idle, clock + i)
-        values = jax.lax.dynamic_update_index_in_dim(values, value, i, 0)
-        return state, values, i + 1
-
-    values = jnp.full((block, *state.value.shape), jnp.nan, state.value.dtype)
-    state, values, steps = jax.lax.while_loop(condition, body, (state, values, jnp.int32(0)))
-    return state, values.T, steps
-
-
-def _iterate(objective, optimizer, state: _State, tolerance, clock) -> _State:
-    """Evaluate the current point, judge it, and choose the next."""
-    v = state.v
-    (value, (params, sites)), gradient = jax.value_and_grad(objective, has_aux=True)(v)
-    finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
-    misses = jnp.where(finite, 0, state.misses + 1)
-    usable = jnp.where(finite, gradient, 0.0)
-    updates, optimizer_state = optimizer.update(
-        usable, state.optimizer, v, value=jnp.where(finite, value, jnp.inf), grad=usable,
-        clock=clock, value_fn=lambda v: objective(v)[0],
-    )  # fmt: skip
-    if state.curvature is None:
-        curvature, gain, judged = None, optimizer_state.gain, optimizer_state.accepted
-    else:
-        step, watched = _CURVATURE.update(gradient, state.curvature, v)
-        curvature = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), watched, state.curvature
-        )
-        gain, judged = 0.5 * jnp.vdot(step, gradient), finite
-    better = finite & (value <= state.best.value)
-    new_best = _Best(params, sites, value, jnp.linalg.norm(gradient), gain)
-    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new_best, state.best)
-    # Calm: little left to gain, and the potential has stopped falling.  The second test
-    # catches modes at infinity, where curvature vanishes and the first can be fooled.
-    # Rounding of a potential of 1e5 in float32 is 0.01: it must not keep a fit from ending.
-    rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
-    settled = jnp.abs(state.value - value) <= 0.1 * tolerance + rounding
-    calm = jnp.where(judged & (gain >= 0) & (gain < tolerance) & settled, state.calm + 1, 0)
-    return _State(
-        v=optax.apply_updates(v, updates),
-        optimizer=optimizer_state,
-        curvature=curvature,
-        value=value,
-        best=best,
-        gain=gain,
-        calm=calm,
-        iteration=state.iteration + 1,
-        converged=calm >= 3,
-        # A line search steps back from points outside the support; an optimiser that
-        # cannot would stay there for ever.
-        misses=misses,
-        failed=misses >= 10,
-    )

@@ -38,7 +38,7 @@ def own_cache():
     """Keep the commands from choosing another cache: its folder is part of what a program is
     looked up by, so all that follows in the process would be compiled anew."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scorepriors.inference.cli._prepare_jax", lambda devices=1: None)
+        patch.setattr("scorepriors.inference.cli.common.prepare_jax", lambda devices=1: None)
         yield
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from scorepriors._programs import make_room_for_programs
 from scorepriors.errors import InputError
 from scorepriors.models.blend import GROUPS
 
@@ -82,6 +83,7 @@ def sample_deblended(result: Deblended, *, key, algorithm: Any = "nuts", **optio
 
 def _draws(result: Deblended, draw: Callable, options: dict) -> Any:
     """Draws by ``draw(bound, mode, **options)`` in the order of the catalogue."""
+    make_room_for_programs()
     bound, best, groups = without_padding(result.free_form.fit)
     keywords = bound.arguments[1]
     if keywords.get("spectra") == "profiled":

@@ -8,7 +8,8 @@ from astropy.io import fits
 from astropy.table import Table
 from click.testing import CliRunner
 
-from scorepriors.inference.cli import BAD_INPUT, NOT_CONVERGED, main
+from scorepriors.inference.cli import main
+from scorepriors.inference.cli.common import BAD_INPUT, NOT_CONVERGED
 from scorepriors.models.example import load_example
 from scorepriors.zoo import prior_path
 

@@ -10,7 +10,9 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
 from scorepriors.inference import evaluate as module
-from scorepriors.inference.cli import BAD_INPUT, INTERRUPTED, main
+from scorepriors.inference.cli import main
+from scorepriors.inference.cli.common import BAD_INPUT, INTERRUPTED
+from scorepriors.inference.cli.evaluation import evaluate as command
 from scorepriors.inference.deblending import deblend
 from scorepriors.inference.evaluation import (
     central_interval,
@@ -20,7 +22,6 @@ from scorepriors.inference.evaluation import (
     source_metrics,
     summarise,
 )
-from scorepriors.inference.evaluation_cli import evaluate as command
 from scorepriors.inference.evaluation_figures import binned, evaluation_figure
 from scorepriors.models.blend_sets import blendedness, write_set
 from scorepriors.models.positions import Positions

@@ -15,10 +15,12 @@ from conftest import gaussian_prior, small_observation
 from scorepriors import InputError
 from scorepriors.inference import deblend, fit_map, posterior, sample, sample_deblended
 from scorepriors.inference.calibration import coverage
-from scorepriors.inference.sampling import SamplingWarning, flow, write_samples
+from scorepriors.inference.sampling import SamplingWarning, write_samples
 from scorepriors.inference.sampling.flow import sample_flow_scene
+from scorepriors.inference.sampling.flow.reference import Reference
+from scorepriors.inference.sampling.flow.scene import scene_of
+from scorepriors.inference.sampling.flow.start import about, curvature
 from scorepriors.inference.sampling.fluxes import flux_catalogue
-from scorepriors.inference.sampling.reference import Reference
 from scorepriors.inference.sampling.tree import group, load_tree
 from scorepriors.models import blend, image_data, place_sources, read_positions
 from scorepriors.networks import GaussianEnergy
@@ -90,7 +92,7 @@ def draw(bound, mode, **options):
 def test_same_posterior_as_hamiltonian_chains(bound, mode, hamiltonian):
     # The flow of a Gaussian is exact in many steps; in eight its widths are off by percents.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "NUM_STEPS", 40)
+        patch.setattr("scorepriors.inference.sampling.flow.scene.NUM_STEPS", 40)
         tree = draw(bound, mode)
     assert deviations(quantities(tree), hamiltonian).max() < 4
     assert tree.attrs["algorithm"] == "flow"
@@ -100,10 +102,10 @@ def test_same_posterior_as_hamiltonian_chains(bound, mode, hamiltonian):
 
 @pytest.mark.parametrize("together", [False, True])
 def test_curvature_against_dense_algebra(bound, mode, together):
-    scene = flow._scene(bound)
+    scene = scene_of(bound)
     images = {"galaxies": jnp.asarray(mode.values["morphology"])}
     brightness = jnp.asarray(mode.values["brightness"])
-    chains = flow._about(scene, images, jnp.zeros((0, 2)), brightness, 1)
+    chains = about(scene, images, jnp.zeros((0, 2)), brightness, 1)
     chain = jax.tree.map(lambda a: a[0], chains)
     noise = chain.noise["galaxies"]
     solved = scene.spectra(chain.brightness, chain.drawn, chain.area)
@@ -123,10 +125,10 @@ def test_curvature_against_dense_algebra(bound, mode, together):
     expected = slope.T @ inner @ slope
     v = jax.random.normal(jax.random.key(0), (noise.size,))
     if together:
-        found = flow._curvature(scene, chain, None)(v[None])[0]
+        found = curvature(scene, chain, None)(v[None])[0]
     else:
         # Each galaxy by itself: the blocks on the diagonal.
-        found = flow._curvature(scene, chain, "galaxies")(v.reshape(len(noise), -1)).ravel()
+        found = curvature(scene, chain, "galaxies")(v.reshape(len(noise), -1)).ravel()
         half = noise[0].size
         expected[:half, half:] = expected[half:, :half] = 0
     expected = expected @ np.asarray(v, float)
@@ -146,7 +148,7 @@ def test_two_groups_of_galaxies_under_one_prior_are_one_group(bound, mode, hamil
     assert split.potential_fn(apart(mode.params)) == pytest.approx(float(mode.potential), rel=1e-5)
     there = dataclasses.replace(mode, values=apart(mode.values), params=apart(mode.params))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "NUM_STEPS", 40)
+        patch.setattr("scorepriors.inference.sampling.flow.scene.NUM_STEPS", 40)
         tree = draw(split, there)
     held = group(tree, "posterior")
     images = np.concatenate([held["galaxies_morphology"], held["large_morphology"]], 2)
@@ -165,7 +167,7 @@ def test_moves_that_change_the_noise_are_seen(bound, mode, hamiltonian):
         return jnp.sqrt(1 - step**2 / 2) * noise + step * fresh
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "NUM_STEPS", 40)
+        patch.setattr("scorepriors.inference.sampling.flow.scene.NUM_STEPS", 40)
         patch.setattr(Reference, "move", grown)
         jax.clear_caches()
         tree = draw(bound, mode, num_samples=400)
@@ -176,7 +178,7 @@ def test_moves_that_change_the_noise_are_seen(bound, mode, hamiltonian):
 def test_moves_about_the_mode_are_paid_for(bound, mode, hamiltonian):
     """Taking them by the likelihood alone counts the data twice."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "NUM_STEPS", 40)
+        patch.setattr("scorepriors.inference.sampling.flow.scene.NUM_STEPS", 40)
         patch.setattr(Reference, "excess", lambda self, noise: jnp.zeros(len(noise)))
         jax.clear_caches()
         tree = draw(bound, mode, num_samples=400)

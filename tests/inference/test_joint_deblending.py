@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from conftest import gaussian_prior
 
 from scorepriors.inference import deblend, laplace_deblended, report_figure
-from scorepriors.inference.cli import _read_scenes, main
+from scorepriors.inference.cli import main
+from scorepriors.inference.cli.common import read_scenes
 from scorepriors.inference.hallucination import hallucination_map
 from scorepriors.inference.outputs import write_outputs
 from scorepriors.inference.sampling import SamplingWarning
@@ -168,7 +169,7 @@ def test_the_command(views, tmp_path):
     refused = run(main, ["deblend", "--each", *paths, "--with", paths[1]])
     assert refused.exit_code == 2
     assert "--each" in refused.output
-    (joined,), (places,), _ = _read_scenes(paths[:1], False, False, None, None, None, paths[1:])
+    (joined,), (places,), _ = read_scenes(paths[:1], False, False, None, None, None, paths[1:])
     assert joined.bands == ("r", "i", "J")
     assert places is None
     with fits.open(paths[1], mode="update") as hdus:

@@ -23,7 +23,7 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
 from scorepriors.inference import cli, deblend, flux_catalogue, flux_covariance, source_moments
-from scorepriors.inference.cli import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
+from scorepriors.inference.cli.common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
 from scorepriors.inference.diagnosis import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.sampling import load_tree, save_tree, source_images
 from scorepriors.inference.sampling.page import in_digits
@@ -466,7 +466,7 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
         (folder / "posterior.nc").write_text("x")
         return [folder / "posterior.nc"]
 
-    monkeypatch.setattr(cli, "_deblend_one", lambda *_: None)
+    monkeypatch.setattr("scorepriors.inference.cli.sampling._deblend_one", lambda *_: None)
     monkeypatch.setattr("scorepriors.inference.sampling.scene.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.sampling.results.write_samples", written)
     outcome = run(scene[0] / "blend.fits", "--output", tmp_path / "out")

@@ -9,6 +9,9 @@ import click
 
 from scorepriors.errors import InputError
 
+from . import common
+from .common import INTERRUPTED
+
 _SURVEYS = ("lsst", "hsc", "ztf")
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 _STARTS = ("catalogue", "detect", "sed20", "flat", "gaussian", "blobs")
@@ -34,7 +37,7 @@ def simulate(survey, number, seed, sources, output, force, quiet):
     path = _target(output, force, ".npz")
     from scorepriors.models.blend_sets import parse_sources, simulate_set, write_set
 
-    from ._progress import bar_on_terminal
+    from .._progress import bar_on_terminal
 
     with bar_on_terminal(f"simulating {survey}", number, quiet) as update:
         arrays = simulate_set(
@@ -106,13 +109,12 @@ def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare,
     earlier = [_read_result(path) for path in compare]
     kept = _kept(checkpoint, json_path, resume=resume, force=force)
     levels = _levels(anneal)
-    from .cli import INTERRUPTED, _prepare_jax
 
-    _prepare_jax()
+    common.prepare_jax()
     from scorepriors.models.blend_sets import BlendSet
 
-    from ._progress import bar_on_terminal
-    from .evaluate import evaluate as run
+    from .._progress import bar_on_terminal
+    from ..evaluate import evaluate as run
 
     total = len(BlendSet(file))
     total = total if limit is None else min(limit, total)
@@ -138,7 +140,7 @@ def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare,
 def _write(result, earlier, json_path, figure_path) -> None:
     from scorepriors._files import atomic_path, atomic_write
 
-    from .evaluation_figures import evaluation_figure
+    from ..evaluation_figures import evaluation_figure
 
     if json_path is not None:
         atomic_write(json_path, json.dumps(result, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,41 @@
+"""The command line: deblend, sample, diagnose, simulate, evaluate, train, validate, priors.
+
+What a command does not need it does not import; what it refuses, it refuses before
+anything is compiled.
+"""
+
+import click
+
+from scorepriors import __version__
+from scorepriors.errors import InputError
+
+from .common import BAD_INPUT, INTERRUPTED
+from .deblending import deblend
+from .diagnosis import diagnose
+from .evaluation import evaluate, simulate
+from .sampling import sample
+from .training import priors, train, validate
+
+
+class _Group(click.Group):
+    """Turns every expected error into one line and an exit code of its own."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"scorepriors: {error}", err=True)
+            ctx.exit(BAD_INPUT)
+        except KeyboardInterrupt:
+            click.echo("scorepriors: interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main():
+    """Learned galaxy priors: take blended galaxies apart."""
+
+
+for _command in (deblend, sample, diagnose, simulate, evaluate, train, priors, validate):
+    main.add_command(_command)

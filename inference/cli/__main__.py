@@ -1,0 +1,5 @@
+"""``python -m scorepriors.inference.cli``."""
+
+from . import main
+
+main()
