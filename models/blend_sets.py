@@ -35,7 +35,8 @@ from scorepriors._files import atomic_path
 from scorepriors.errors import InputError
 from scorepriors.training_sets import MODEL_PSF_SIGMA, lsst_galaxy, ztf_galaxy
 
-from . import readers
+from .files import load_npz
+from .npz_files import read_from_set
 from .observation import Observation
 from .simulation import (
     colours,
@@ -289,7 +290,7 @@ class BlendSet:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._arrays = readers.load_npz(self.path)
+        self._arrays = load_npz(self.path)
         name, arrays = self.path.name, self._arrays
         if "images" not in arrays or arrays["images"].ndim != 4:
             raise InputError(f"{name} is no set of blends: it needs `images` of [N, B, H, W].")
@@ -326,7 +327,7 @@ class BlendSet:
 
     def observation(self, index: int) -> Observation:
         """Blend `index` as `Observation.read` gives it: nothing in it knows the truth."""
-        return Observation.from_arrays(**readers.read_from_set(self.path, self._arrays, index))
+        return Observation.from_arrays(**read_from_set(self.path, self._arrays, index))
 
     def truth(self, index: int) -> BlendTruth:
         """The truth of blend `index`."""

@@ -18,8 +18,12 @@ from astropy.wcs.utils import proj_plane_pixel_area
 from scorepriors._files import atomic_path
 from scorepriors.errors import InputError
 
-from . import readers
+from .checks import numeric, parse_unit, weights_from_variance, where_first
+from .files import FITS_ENDINGS, NPZ_ENDINGS, check_file
+from .fits_files import read_fits
 from .grids import Part
+from .nddata import read_nddata
+from .npz_files import read_npz
 
 #: AB magnitude of one nanojansky, exactly: 2.5 log10(3631e9).
 _NANOJANSKY_ZERO_POINT = float(2.5 * np.log10(3631e9))
@@ -101,12 +105,12 @@ class Observation:
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self):
-        images = readers.numeric(self.images, "images")
+        images = numeric(self.images, "images")
         _check_image_shape(images)
         bands = _check_bands(self.bands, len(images))
-        images, weights = _check_pixels(images, readers.numeric(self.weights, "weights"), bands)
-        psfs = _check_psfs(readers.numeric(self.psfs, "psfs"), bands)
-        unit = readers.parse_unit(self.unit)
+        images, weights = _check_pixels(images, numeric(self.weights, "weights"), bands)
+        psfs = _check_psfs(numeric(self.psfs, "psfs"), bands)
+        unit = parse_unit(self.unit)
         checked = {
             "images": _freeze(images),
             "weights": _freeze(weights),
@@ -184,7 +188,7 @@ class Observation:
         zero = self.flux_zero_point
         if zero is None:
             return None
-        flux = readers.numeric(flux, "flux").astype(np.float64)
+        flux = numeric(flux, "flux").astype(np.float64)
         if flux.ndim == 0 or flux.shape[-1] != self.num_bands:
             raise InputError(
                 f"flux has the shape {flux.shape}; its last axis must be the {self.num_bands} "
@@ -240,18 +244,18 @@ class Observation:
         if (weights is None) == (variance is None):
             given = "neither" if weights is None else "both"
             raise InputError(f"give weights or variance: exactly one of them, not {given}.")
-        images, unit = _strip_unit(images, readers.parse_unit(unit), 1, "images")
+        images, unit = _strip_unit(images, parse_unit(unit), 1, "images")
         noise_name, power = ("variance", 2) if weights is None else ("weights", -2)
         noise = variance if weights is None else weights
         noise, _ = _strip_unit(noise, unit, power, noise_name)
-        values = readers.numeric(images, "images")
+        values = numeric(images, "images")
         _check_image_shape(values)
         masked = np.zeros(values.shape, bool)
         for array in (images, noise):
             if np.ma.isMaskedArray(array) and array.shape == values.shape:
                 masked |= np.ma.getmaskarray(array)
         if mask is not None:
-            given_mask = readers.numeric(mask, "mask") != 0
+            given_mask = numeric(mask, "mask") != 0
             if given_mask.shape not in (values.shape, values.shape[1:]):
                 raise InputError(
                     f"mask has the shape {given_mask.shape} but the images have "
@@ -263,9 +267,9 @@ class Observation:
         elif isinstance(bands, str):
             bands = (bands,)  # not its letters
         if weights is None:
-            noise = readers.weights_from_variance(noise, masked)
+            noise = weights_from_variance(noise, masked)
         else:
-            noise = readers.numeric(noise, "weights")
+            noise = numeric(noise, "weights")
             if noise.shape == masked.shape:
                 noise = np.where(masked, 0, noise)
         zero_point = _check_zero_point(zero_point, unit, len(values))
@@ -279,7 +283,7 @@ class Observation:
         WCS and unit are honoured.  Band names come from `bands`, or from FILTER or BAND in
         the metadata.
         """
-        return cls.from_arrays(**readers.read_nddata(images, psfs, bands))
+        return cls.from_arrays(**read_nddata(images, psfs, bands))
 
     @classmethod
     def from_fits(cls, path, psf=None) -> "Observation":
@@ -293,7 +297,7 @@ class Observation:
             A FITS, npz or npy file (or one per band, or an array), in place of the PSF
             extensions.
         """
-        return cls._build(readers.read_fits(path, psf), path)
+        return cls._build(read_fits(path, psf), path)
 
     @classmethod
     def from_npz(cls, path, index: int | None = None, psf=None) -> "Observation":
@@ -301,7 +305,7 @@ class Observation:
 
         The layouts stand in the docstring of `scorepriors.models.readers`.
         """
-        return cls._build(readers.read_npz(path, index, psf), path)
+        return cls._build(read_npz(path, index, psf), path)
 
     @classmethod
     def read(cls, path, psf=None, index: int | None = None) -> "Observation":
@@ -310,13 +314,13 @@ class Observation:
             paths = list(path)
             if len(paths) == 1:
                 return cls.read(paths[0], psf, index)
-            if any(str(p).lower().endswith(readers.NPZ_ENDINGS) for p in paths):
+            if any(str(p).lower().endswith(NPZ_ENDINGS) for p in paths):
                 raise InputError("an npz file holds all bands; give one npz file, not a list.")
             path = paths
         else:
-            endings = (*readers.FITS_ENDINGS, *readers.NPZ_ENDINGS)
-            readers.check_file(path, endings, "image file")
-            if str(path).lower().endswith(readers.NPZ_ENDINGS):
+            endings = (*FITS_ENDINGS, *NPZ_ENDINGS)
+            check_file(path, endings, "image file")
+            if str(path).lower().endswith(NPZ_ENDINGS):
                 return cls.from_npz(path, index, psf)
         if index is not None:
             raise InputError(f"FITS files hold one blend, not a set; leave out index={index}.")
@@ -447,7 +451,7 @@ def _check_pixels(
     }.items():
         if bad.any():
             raise InputError(
-                f"{bad.sum()} weight(s) are {problem}, {readers.where_first(bad, bands)}; "
+                f"{bad.sum()} weight(s) are {problem}, {where_first(bad, bands)}; "
                 "set them to 0 to mask those pixels."
             )
     used = weights > 0
@@ -457,7 +461,7 @@ def _check_pixels(
     if bad.any():
         raise InputError(
             f"{bad.sum()} pixel(s) are NaN or infinite under positive weight, "
-            f"{readers.where_first(bad, bands)}; set their weight to 0."
+            f"{where_first(bad, bands)}; set their weight to 0."
         )
     images = np.where(used, images, 0).astype(np.float64)
     limits = np.finfo(np.float32)
@@ -585,7 +589,7 @@ def _check_zero_point(
 ) -> tuple[float, ...] | None:
     if zero_point is None:
         return None
-    values = readers.numeric(zero_point, "zero_point").astype(np.float64)
+    values = numeric(zero_point, "zero_point").astype(np.float64)
     if values.ndim == 0:
         values = np.full(num_bands, values)
     if values.shape != (num_bands,):

@@ -14,7 +14,9 @@ from scipy.spatial import cKDTree
 
 from scorepriors.errors import InputError
 
-from . import readers
+from .checks import numeric
+from .files import FITS_ENDINGS, NPZ_ENDINGS, check_file, load_hdus, load_npz
+from .npz_files import plain_catalog
 from .observation import Observation
 
 #: Column names of pixel positions (lower case), and what the first pixel is called.
@@ -136,7 +138,7 @@ def _as_table(source) -> Table:
         return source
     if isinstance(source, str | os.PathLike):
         return _read_table(Path(source))
-    array = readers.numeric(source, "the array of positions")
+    array = numeric(source, "the array of positions")
     if array.size == 0:
         return Table()
     if array.ndim != 2 or array.shape[1] != 2:
@@ -145,16 +147,16 @@ def _as_table(source) -> Table:
 
 
 def _read_table(path: Path) -> Table:
-    endings = (*_TABLE_FORMATS, *readers.FITS_ENDINGS, *readers.NPZ_ENDINGS)
-    path = readers.check_file(path, endings, "catalogue")
+    endings = (*_TABLE_FORMATS, *FITS_ENDINGS, *NPZ_ENDINGS)
+    path = check_file(path, endings, "catalogue")
     name = path.name.lower()
-    if name.endswith(readers.NPZ_ENDINGS):
-        archive = readers.load_npz(path)
+    if name.endswith(NPZ_ENDINGS):
+        archive = load_npz(path)
         if "catalog" not in archive:
             raise InputError(f"{path.name} holds no array `catalog`; found {', '.join(archive)}.")
-        return readers.plain_catalog(archive["catalog"])
-    if name.endswith(readers.FITS_ENDINGS):
-        tables = [hdu for hdu in readers.load_hdus(path) if isinstance(hdu.data, Table)]
+        return plain_catalog(archive["catalog"])
+    if name.endswith(FITS_ENDINGS):
+        tables = [hdu for hdu in load_hdus(path) if isinstance(hdu.data, Table)]
         if not tables:
             raise InputError(f"{path.name} holds no table; put the positions in a table extension.")
         return next((hdu.data for hdu in tables if hdu.name == "CATALOG"), tables[0].data)

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from scorepriors import InputError, LogStretch, ScorePrior, cards, validation
+from scorepriors import (
+    InputError,
+    LogStretch,
+    ScorePrior,
+    cards,
+    chain_checks,
+    comparison,
+    density_checks,
+    validation,
+)
 from scorepriors.networks import (
     GaussianEnergy,
     ModeNetwork,
@@ -55,7 +64,7 @@ def gaussian_energy():
 def test_halves_of_one_set_are_alike():
     images = galaxies(600, 1)
     noisy = validation.add_noise(images, STRETCH, 0.05, key=jr.key(0))
-    found = validation.compare_sets(noisy[:300], noisy[300:], STRETCH, key=jr.key(1))
+    found = comparison.compare_sets(noisy[:300], noisy[300:], STRETCH, key=jr.key(1))
     # The AUC of chance has a standard deviation of sqrt((n + m + 1) / (12 n m)), .024.
     assert abs(found["trees_auc"] - 0.5) < 0.1
     assert abs(found["pixel_auc"] - 0.5) < 0.1
@@ -68,7 +77,7 @@ def test_other_set_is_told_apart():
         validation.add_noise(galaxies(300, 1, width=width), STRETCH, 0.05, key=jr.key(2))
         for width in (2.0, 3.5)
     )
-    found = validation.compare_sets(a, b, STRETCH, key=jr.key(3))
+    found = comparison.compare_sets(a, b, STRETCH, key=jr.key(3))
     assert found["trees_auc"] > 0.9
     assert found["pixel_auc"] > 0.9
     assert found["ks"]["size"] > 0.8
@@ -76,15 +85,15 @@ def test_other_set_is_told_apart():
 
 def test_shifted_features_are_told_apart():
     features = np.random.default_rng(0).normal(size=(600, 3))
-    assert abs(validation.trees_auc(features[:300], features[300:], key=jr.key(0)) - 0.5) < 0.1
-    assert validation.trees_auc(features[:300] + 2, features[300:], key=jr.key(0)) > 0.9
+    assert abs(comparison.trees_auc(features[:300], features[300:], key=jr.key(0)) - 0.5) < 0.1
+    assert comparison.trees_auc(features[:300] + 2, features[300:], key=jr.key(0)) > 0.9
 
 
 def test_ks_distance():
     a = np.arange(10.0)
-    assert validation.ks_distance(a, a) == 0
-    assert validation.ks_distance(a, a + 100) == 1
-    assert validation.ks_distance(a, a + 5) == pytest.approx(0.5)
+    assert comparison.ks_distance(a, a) == 0
+    assert comparison.ks_distance(a, a + 100) == 1
+    assert comparison.ks_distance(a, a + 5) == pytest.approx(0.5)
 
 
 def test_oriented_subset():
@@ -101,7 +110,7 @@ def test_denoising_of_a_gaussian(gaussian_energy):
     """The error of the Wiener filter in white noise is known: sqrt(v / (v + sigma^2))."""
     noise = jr.normal(jr.key(0), (100, N, N))
     z = gaussian_energy.mean + jnp.sqrt(gaussian_energy.variance) * noise
-    table = validation.denoising_table(
+    table = density_checks.denoising_table(
         gaussian_energy, gaussian_energy, z, key=jr.key(1), sigmas=(0.1, 1.0)
     )
     expected = [(0.5 / (0.5 + sigma**2)) ** 0.5 for sigma in (0.1, 1.0)]
@@ -113,16 +122,16 @@ def test_linear_part(wiener, random_network, gaussian_energy):
     images = galaxies(500, 0)
     z = STRETCH.inv(images[:2]) + 0.1
     expected = [float(wiener(one, jnp.float32(0.1))) for one in z]
-    own = validation.linear_part(random_network, STRETCH, images)
+    own = density_checks.linear_part(random_network, STRETCH, images)
     np.testing.assert_allclose([float(own(one, jnp.float32(0.1))) for one in z], expected)
-    made = validation.linear_part(gaussian_energy, STRETCH, images)
+    made = density_checks.linear_part(gaussian_energy, STRETCH, images)
     assert made.eigenvalues.shape == (192,)
     np.testing.assert_allclose(made.eigenvalues[:5], wiener.eigenvalues[:5], rtol=1e-3)
 
 
 def test_energy_has_a_symmetric_jacobian(random_network):
     z = STRETCH.inv(galaxies(2, 3))
-    kappa = validation.jacobian_asymmetry(Partial(score, random_network), z, 0.1, key=jr.key(0))
+    kappa = density_checks.jacobian_asymmetry(Partial(score, random_network), z, 0.1, key=jr.key(0))
     assert kappa < 1e-12
 
 
@@ -134,7 +143,7 @@ def test_curl_is_seen():
         return -z / sigma**2 + strength * curl.astype(z.dtype)
 
     z = jnp.ones((2, N, N))
-    kappa = partial(validation.jacobian_asymmetry, z=z, sigma=1.0, key=jr.key(1), num_probes=16)
+    kappa = partial(density_checks.jacobian_asymmetry, z=z, sigma=1.0, key=jr.key(1), num_probes=16)
     # J - J^T = 2 (A - A^T) against J + J^T = -2 I, with |A - A^T|_F^2 = 2 n^2 exactly about.
     expected = float(jnp.linalg.norm(turn - turn.T)) / N
     assert kappa(Partial(swirl, 1.0)) == pytest.approx(expected, rel=0.05)
@@ -143,7 +152,7 @@ def test_curl_is_seen():
 
 def test_ring_of_a_gaussian(gaussian_energy):
     z = jnp.broadcast_to(gaussian_energy.mean, (3, N, N))
-    found = validation.ring_test(gaussian_energy, z, sigma=0.1)
+    found = density_checks.ring_test(gaussian_energy, z, sigma=0.1)
     precision = 1 / (0.5 + 0.1**2)
     assert found["on_ring"] == pytest.approx(-precision, rel=1e-5)
     assert found["abs_elsewhere"] == pytest.approx(0, abs=1e-6)
@@ -154,7 +163,7 @@ def test_ring_of_a_gaussian(gaussian_energy):
 
 def test_shift_costs_more_with_distance(wiener):
     z = STRETCH.inv(galaxies(20, 4))
-    drops = validation.shift_cost(wiener, z, 0.1)["drop"]
+    drops = density_checks.shift_cost(wiener, z, 0.1)["drop"]
     assert 0 < drops[0] < drops[1] < drops[2]
 
 
@@ -162,21 +171,21 @@ def test_stein_identity_of_a_gaussian(gaussian_energy):
     noise = jr.normal(jr.key(0), (32, N, N))
     sigma = 0.5
     start = gaussian_energy.mean + (0.5 + sigma**2) ** 0.5 * noise
-    found = validation.stein_identity(
+    found = chain_checks.stein_identity(
         gaussian_energy, start, sigma, key=jr.key(1), num_draws=200, num_warmup=60
     )
     assert found["expected"] == -(N**2)
     # Six in a million by chance, with a fixed key.
     assert found["deviation"] < 4.5
     assert found["standard_error"] < 2.0
-    low, high = validation.ACCEPTANCE
+    low, high = chain_checks.ACCEPTANCE
     assert low < found["acceptance"] < high
 
 
 def test_stein_sees_chains_out_of_equilibrium(gaussian_energy):
     """Started too narrow and kept from mixing: the identity must fail."""
     start = gaussian_energy.mean + 0.1 * jr.normal(jr.key(0), (32, N, N))
-    found = validation.stein_identity(
+    found = chain_checks.stein_identity(
         gaussian_energy, start, 0.05, key=jr.key(1), num_draws=20, num_warmup=0
     )
     assert found["deviation"] > 4.5
@@ -185,7 +194,7 @@ def test_stein_sees_chains_out_of_equilibrium(gaussian_energy):
 
 def test_stein_needs_chains(gaussian_energy):
     with pytest.raises(InputError, match="at least 2 chains"):
-        validation.stein_identity(gaussian_energy, jnp.zeros((1, N, N)), 0.1, key=jr.key(0))
+        chain_checks.stein_identity(gaussian_energy, jnp.zeros((1, N, N)), 0.1, key=jr.key(0))
 
 
 def test_long_chains_stay_where_the_density_is(gaussian_energy):
@@ -198,7 +207,7 @@ def test_long_chains_stay_where_the_density_is(gaussian_energy):
 
     reference = np.asarray(stretch(draws(0, 300)))
     settings = {"key": jr.key(1), "num_draws": 120, "num_leapfrog": 5}
-    found = validation.long_chains(
+    found = chain_checks.long_chains(
         gaussian_energy, stretch, draws(2, 64), reference, sigma, **settings
     )
     assert abs(found["drift"]) < 0.5
@@ -209,7 +218,7 @@ def test_long_chains_stay_where_the_density_is(gaussian_energy):
 
     # The energy's minimum is elsewhere than the images': chains leave for it.
     elsewhere = GaussianEnergy(gaussian_energy.mean + 4.0, gaussian_energy.variance)
-    found = validation.long_chains(elsewhere, stretch, draws(2, 64), reference, sigma, **settings)
+    found = chain_checks.long_chains(elsewhere, stretch, draws(2, 64), reference, sigma, **settings)
     assert found["drift"] < -10
     assert found["strayed"] == 1.0
 
