@@ -35,9 +35,9 @@ from scorepriors._files import atomic_path
 from scorepriors.errors import InputError
 from scorepriors.training_sets import MODEL_PSF_SIGMA, lsst_galaxy, ztf_galaxy
 
-from .files import load_npz
-from .npz_files import read_from_set
 from .observation import Observation
+from .readers.files import load_npz
+from .readers.npz_files import read_from_set
 from .simulation import (
     colours,
     draw,

@@ -19,11 +19,11 @@ from scorepriors._files import atomic_path
 from scorepriors.errors import InputError
 
 from .checks import numeric, parse_unit, weights_from_variance, where_first
-from .files import FITS_ENDINGS, NPZ_ENDINGS, check_file
-from .fits_files import read_fits
 from .grids import Part
-from .nddata import read_nddata
-from .npz_files import read_npz
+from .readers.files import FITS_ENDINGS, NPZ_ENDINGS, check_file
+from .readers.fits_files import read_fits
+from .readers.nddata import read_nddata
+from .readers.npz_files import read_npz
 
 #: AB magnitude of one nanojansky, exactly: 2.5 log10(3631e9).
 _NANOJANSKY_ZERO_POINT = float(2.5 * np.log10(3631e9))

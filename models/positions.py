@@ -15,9 +15,9 @@ from scipy.spatial import cKDTree
 from scorepriors.errors import InputError
 
 from .checks import numeric
-from .files import FITS_ENDINGS, NPZ_ENDINGS, check_file, load_hdus, load_npz
-from .npz_files import plain_catalog
 from .observation import Observation
+from .readers.files import FITS_ENDINGS, NPZ_ENDINGS, check_file, load_hdus, load_npz
+from .readers.npz_files import plain_catalog
 
 #: Column names of pixel positions (lower case), and what the first pixel is called.
 _PIXEL_COLUMNS = (

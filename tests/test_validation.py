@@ -15,10 +15,6 @@ from scorepriors import (
     LogStretch,
     ScorePrior,
     cards,
-    chain_checks,
-    comparison,
-    density_checks,
-    validation,
 )
 from scorepriors.networks import (
     GaussianEnergy,
@@ -27,6 +23,8 @@ from scorepriors.networks import (
     principal_modes,
     score,
 )
+from scorepriors.validation import chains, comparison, criteria, density, passed, validate_prior
+from scorepriors.validation.report import add_noise, oriented_subset
 
 N = 16
 STRETCH = LogStretch()
@@ -63,7 +61,7 @@ def gaussian_energy():
 
 def test_halves_of_one_set_are_alike():
     images = galaxies(600, 1)
-    noisy = validation.add_noise(images, STRETCH, 0.05, key=jr.key(0))
+    noisy = add_noise(images, STRETCH, 0.05, key=jr.key(0))
     found = comparison.compare_sets(noisy[:300], noisy[300:], STRETCH, key=jr.key(1))
     # The AUC of chance has a standard deviation of sqrt((n + m + 1) / (12 n m)), .024.
     assert abs(found["trees_auc"] - 0.5) < 0.1
@@ -74,7 +72,7 @@ def test_halves_of_one_set_are_alike():
 
 def test_other_set_is_told_apart():
     a, b = (
-        validation.add_noise(galaxies(300, 1, width=width), STRETCH, 0.05, key=jr.key(2))
+        add_noise(galaxies(300, 1, width=width), STRETCH, 0.05, key=jr.key(2))
         for width in (2.0, 3.5)
     )
     found = comparison.compare_sets(a, b, STRETCH, key=jr.key(3))
@@ -98,11 +96,11 @@ def test_ks_distance():
 
 def test_oriented_subset():
     images = np.arange(5 * 9, dtype=np.float32).reshape(5, 3, 3)
-    chosen = validation.oriented_subset(images, 5, key=jr.key(0))
+    chosen = oriented_subset(images, 5, key=jr.key(0))
     assert sorted(chosen.sum((1, 2))) == sorted(images.sum((1, 2)))
     rng = np.random.default_rng(0)
     many = np.repeat(rng.normal(size=(1, 3, 3)), 200, axis=0)
-    turned = validation.oriented_subset(many, 200, key=jr.key(1))
+    turned = oriented_subset(many, 200, key=jr.key(1))
     assert len(np.unique(turned.reshape(200, -1), axis=0)) == 8
 
 
@@ -110,7 +108,7 @@ def test_denoising_of_a_gaussian(gaussian_energy):
     """The error of the Wiener filter in white noise is known: sqrt(v / (v + sigma^2))."""
     noise = jr.normal(jr.key(0), (100, N, N))
     z = gaussian_energy.mean + jnp.sqrt(gaussian_energy.variance) * noise
-    table = density_checks.denoising_table(
+    table = density.denoising_table(
         gaussian_energy, gaussian_energy, z, key=jr.key(1), sigmas=(0.1, 1.0)
     )
     expected = [(0.5 / (0.5 + sigma**2)) ** 0.5 for sigma in (0.1, 1.0)]
@@ -122,16 +120,16 @@ def test_linear_part(wiener, random_network, gaussian_energy):
     images = galaxies(500, 0)
     z = STRETCH.inv(images[:2]) + 0.1
     expected = [float(wiener(one, jnp.float32(0.1))) for one in z]
-    own = density_checks.linear_part(random_network, STRETCH, images)
+    own = density.linear_part(random_network, STRETCH, images)
     np.testing.assert_allclose([float(own(one, jnp.float32(0.1))) for one in z], expected)
-    made = density_checks.linear_part(gaussian_energy, STRETCH, images)
+    made = density.linear_part(gaussian_energy, STRETCH, images)
     assert made.eigenvalues.shape == (192,)
     np.testing.assert_allclose(made.eigenvalues[:5], wiener.eigenvalues[:5], rtol=1e-3)
 
 
 def test_energy_has_a_symmetric_jacobian(random_network):
     z = STRETCH.inv(galaxies(2, 3))
-    kappa = density_checks.jacobian_asymmetry(Partial(score, random_network), z, 0.1, key=jr.key(0))
+    kappa = density.jacobian_asymmetry(Partial(score, random_network), z, 0.1, key=jr.key(0))
     assert kappa < 1e-12
 
 
@@ -143,7 +141,7 @@ def test_curl_is_seen():
         return -z / sigma**2 + strength * curl.astype(z.dtype)
 
     z = jnp.ones((2, N, N))
-    kappa = partial(density_checks.jacobian_asymmetry, z=z, sigma=1.0, key=jr.key(1), num_probes=16)
+    kappa = partial(density.jacobian_asymmetry, z=z, sigma=1.0, key=jr.key(1), num_probes=16)
     # J - J^T = 2 (A - A^T) against J + J^T = -2 I, with |A - A^T|_F^2 = 2 n^2 exactly about.
     expected = float(jnp.linalg.norm(turn - turn.T)) / N
     assert kappa(Partial(swirl, 1.0)) == pytest.approx(expected, rel=0.05)
@@ -152,7 +150,7 @@ def test_curl_is_seen():
 
 def test_ring_of_a_gaussian(gaussian_energy):
     z = jnp.broadcast_to(gaussian_energy.mean, (3, N, N))
-    found = density_checks.ring_test(gaussian_energy, z, sigma=0.1)
+    found = density.ring_test(gaussian_energy, z, sigma=0.1)
     precision = 1 / (0.5 + 0.1**2)
     assert found["on_ring"] == pytest.approx(-precision, rel=1e-5)
     assert found["abs_elsewhere"] == pytest.approx(0, abs=1e-6)
@@ -163,7 +161,7 @@ def test_ring_of_a_gaussian(gaussian_energy):
 
 def test_shift_costs_more_with_distance(wiener):
     z = STRETCH.inv(galaxies(20, 4))
-    drops = density_checks.shift_cost(wiener, z, 0.1)["drop"]
+    drops = density.shift_cost(wiener, z, 0.1)["drop"]
     assert 0 < drops[0] < drops[1] < drops[2]
 
 
@@ -171,21 +169,21 @@ def test_stein_identity_of_a_gaussian(gaussian_energy):
     noise = jr.normal(jr.key(0), (32, N, N))
     sigma = 0.5
     start = gaussian_energy.mean + (0.5 + sigma**2) ** 0.5 * noise
-    found = chain_checks.stein_identity(
+    found = chains.stein_identity(
         gaussian_energy, start, sigma, key=jr.key(1), num_draws=200, num_warmup=60
     )
     assert found["expected"] == -(N**2)
     # Six in a million by chance, with a fixed key.
     assert found["deviation"] < 4.5
     assert found["standard_error"] < 2.0
-    low, high = chain_checks.ACCEPTANCE
+    low, high = chains.ACCEPTANCE
     assert low < found["acceptance"] < high
 
 
 def test_stein_sees_chains_out_of_equilibrium(gaussian_energy):
     """Started too narrow and kept from mixing: the identity must fail."""
     start = gaussian_energy.mean + 0.1 * jr.normal(jr.key(0), (32, N, N))
-    found = chain_checks.stein_identity(
+    found = chains.stein_identity(
         gaussian_energy, start, 0.05, key=jr.key(1), num_draws=20, num_warmup=0
     )
     assert found["deviation"] > 4.5
@@ -194,7 +192,7 @@ def test_stein_sees_chains_out_of_equilibrium(gaussian_energy):
 
 def test_stein_needs_chains(gaussian_energy):
     with pytest.raises(InputError, match="at least 2 chains"):
-        chain_checks.stein_identity(gaussian_energy, jnp.zeros((1, N, N)), 0.1, key=jr.key(0))
+        chains.stein_identity(gaussian_energy, jnp.zeros((1, N, N)), 0.1, key=jr.key(0))
 
 
 def test_long_chains_stay_where_the_density_is(gaussian_energy):
@@ -207,9 +205,7 @@ def test_long_chains_stay_where_the_density_is(gaussian_energy):
 
     reference = np.asarray(stretch(draws(0, 300)))
     settings = {"key": jr.key(1), "num_draws": 120, "num_leapfrog": 5}
-    found = chain_checks.long_chains(
-        gaussian_energy, stretch, draws(2, 64), reference, sigma, **settings
-    )
+    found = chains.long_chains(gaussian_energy, stretch, draws(2, 64), reference, sigma, **settings)
     assert abs(found["drift"]) < 0.5
     assert found["strayed"] == 0.0
     assert (found["chains"], found["draws"]) == (64, 120)
@@ -218,7 +214,7 @@ def test_long_chains_stay_where_the_density_is(gaussian_energy):
 
     # The energy's minimum is elsewhere than the images': chains leave for it.
     elsewhere = GaussianEnergy(gaussian_energy.mean + 4.0, gaussian_energy.variance)
-    found = chain_checks.long_chains(elsewhere, stretch, draws(2, 64), reference, sigma, **settings)
+    found = chains.long_chains(elsewhere, stretch, draws(2, 64), reference, sigma, **settings)
     assert found["drift"] < -10
     assert found["strayed"] == 1.0
 
@@ -227,7 +223,7 @@ def test_long_chains_stay_where_the_density_is(gaussian_energy):
 def report(wiener):
     prior = ScorePrior(wiener, STRETCH, 0.15, name="tiny")
     seen = []
-    found = validation.validate_prior(
+    found = validate_prior(
         prior, galaxies(500, 0), galaxies(200, 5), key=jr.key(0), num=150, progress=seen.append
     )
     assert seen == list(found["seconds"])
@@ -241,8 +237,8 @@ def test_report_is_plain(report):
 
 
 def test_criteria(report):
-    verdict = validation.passed(report)
-    assert set(verdict) == set(validation.criteria(report))
+    verdict = passed(report)
+    assert set(verdict) == set(criteria(report))
     assert all(type(value) is bool for value in verdict.values())
     assert verdict["kappa"]
     assert verdict["stein"]
@@ -253,11 +249,11 @@ def test_inputs_are_checked(wiener):
     prior = ScorePrior(wiener, STRETCH)
     images = galaxies(50, 0)
     with pytest.raises(InputError, match="`held_out` holds 50 images, fewer than num = 60"):
-        validation.validate_prior(prior, galaxies(60, 1), images, key=jr.key(0), num=60)
+        validate_prior(prior, galaxies(60, 1), images, key=jr.key(0), num=60)
     with pytest.raises(InputError, match="`num` must be at least 20"):
-        validation.validate_prior(prior, images, images, key=jr.key(0), num=5)
+        validate_prior(prior, images, images, key=jr.key(0), num=5)
     with pytest.raises(InputError, match=r"`train_images` must be \[N, 16, 16\]"):
-        validation.validate_prior(prior, images[:, 1:], images, key=jr.key(0), num=20)
+        validate_prior(prior, images[:, 1:], images, key=jr.key(0), num=20)
 
 
 def test_card(report, wiener, tmp_path):

@@ -11,10 +11,10 @@ from astropy.wcs import WCS
 
 from scorepriors.errors import InputError
 from scorepriors.models.checks import masked_pixels
-from scorepriors.models.npz_files import plain_catalog
 from scorepriors.models.observation import Observation
 from scorepriors.models.psf import gaussian_psf
-from scorepriors.models.psf_files import read_psf
+from scorepriors.models.readers.npz_files import plain_catalog
+from scorepriors.models.readers.psf_files import read_psf
 
 SHAPE = (2, 10, 14)
 PSF = gaussian_psf(1.5, 15)

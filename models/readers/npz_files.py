@@ -12,7 +12,7 @@ from scipy.ndimage import uniform_filter
 
 from scorepriors.errors import InputError
 
-from .checks import broadcast_mask, masked_pixels, numeric, weights_from_noise
+from ..checks import broadcast_mask, masked_pixels, numeric, weights_from_noise
 from .files import Source, array_names, load_npz
 from .psf_files import read_psf
 

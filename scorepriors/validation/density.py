@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro.distributions.transforms import Transform
 
-from .networks import ModeNetwork, WienerEnergy, denoise, principal_modes, unconfined
+from ..networks import ModeNetwork, WienerEnergy, denoise, principal_modes, unconfined
 
 #: Noise levels of the denoising figures.
 DENOISING_SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 5.0)

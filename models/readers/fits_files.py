@@ -12,8 +12,8 @@ from astropy.wcs import WCS
 
 from scorepriors.errors import InputError
 
-from .band_parts import BandPart, combine
-from .checks import broadcast_mask, masked_pixels, parse_unit, weights_from_noise
+from ..checks import broadcast_mask, masked_pixels, parse_unit, weights_from_noise
+from .bands import BandPart, combine
 from .files import FITS_ENDINGS, HDU, NPZ_ENDINGS, Source, check_file, find_hdu, load_hdus, reason
 from .psf_files import read_psf
 

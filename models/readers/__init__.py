@@ -10,7 +10,7 @@
   (or ``WHT``; inverse variances), shaped like the image.  Of several the first in this
   order is taken.  Weight zero and infinite variance mean masked.
 - optional ``MASK``, ``[B, H, W]`` or ``[H, W]``: nonzero means masked.  A mask with
-  values other than 0 and 1 is a bit mask, see `masked_pixels`.
+  values other than 0 and 1 is a bit mask, see `scorepriors.models.checks.masked_pixels`.
 - ``PSF``: ``[B, P, P]``, or ``[P, P]`` for all bands; or in a file of its own.
 - optional table ``CATALOG`` with positions of sources.
 
@@ -26,20 +26,8 @@ and ``meta`` (JSON with ``zp``); the reader takes one of its blends.
 Everything returned is a dictionary of arguments of ``Observation.from_arrays``.
 """
 
-# Public here since 0.1.0, as documented; the package itself imports from where they live.
-from .checks import BAD_PLANES as BAD_PLANES
-from .checks import masked_pixels as masked_pixels
-from .checks import numeric as numeric
-from .checks import parse_unit as parse_unit
-from .checks import weights_from_variance as weights_from_variance
-from .checks import where_first as where_first
-from .files import check_file as check_file
-from .files import load_hdus as load_hdus
-from .files import load_npz as load_npz
-from .fits_files import celestial_wcs as celestial_wcs
 from .fits_files import read_fits as read_fits
 from .nddata import read_nddata as read_nddata
-from .npz_files import plain_catalog as plain_catalog
 from .npz_files import read_from_set as read_from_set
 from .npz_files import read_npz as read_npz
 from .psf_files import read_psf as read_psf

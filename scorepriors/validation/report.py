@@ -1,8 +1,4 @@
-"""How good a trained prior is: two-sample tests, denoising, and consistency as a density.
-
-Every figure of the report is made by one small function that can be called alone;
-`validate_prior` calls them all.
-"""
+"""The report on a prior, the sets of images it compares, and what a good prior reaches."""
 
 import time
 from collections.abc import Callable
@@ -15,16 +11,12 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro.distributions.transforms import Transform
 
-# What is imported `as` itself is public here since 0.1.0, as documented, and not used below.
-from .chain_checks import ACCEPTANCE as ACCEPTANCE
-from .chain_checks import first_step as first_step
-from .chain_checks import long_chains, stein_identity
+from ..distribution import ScorePrior
+from ..errors import InputError
+from ..networks import score
+from .chains import long_chains, stein_identity
 from .comparison import classifiers, compare_sets
-from .comparison import ks_distance as ks_distance
-from .comparison import pixel_auc as pixel_auc
-from .comparison import trees_auc as trees_auc
-from .density_checks import DENOISING_SIGMAS as DENOISING_SIGMAS
-from .density_checks import (
+from .density import (
     denoised,
     denoising_table,
     jacobian_asymmetry,
@@ -32,9 +24,6 @@ from .density_checks import (
     ring_test,
     shift_cost,
 )
-from .distribution import ScorePrior
-from .errors import InputError
-from .networks import score
 
 #: Noise level at which samples are judged against noisy held-out images.
 JUDGED_SIGMA = 0.05

@@ -7,8 +7,8 @@ import numpy as np
 
 from scorepriors.errors import InputError
 
-from .band_parts import stack_psfs
-from .checks import numeric
+from ..checks import numeric
+from .bands import stack_psfs
 from .files import (
     FITS_ENDINGS,
     READ_ERRORS,

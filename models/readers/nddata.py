@@ -9,8 +9,8 @@ from astropy.wcs import WCS
 
 from scorepriors.errors import InputError
 
-from .band_parts import BandPart, combine
-from .checks import broadcast_mask, numeric, weights_from_noise
+from ..checks import broadcast_mask, numeric, weights_from_noise
+from .bands import BandPart, combine
 
 
 def read_nddata(images: Sequence, psfs, bands: Sequence[str] | None = None) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 from numpyro.distributions.transforms import Transform
 
-from .errors import InputError
-from .moments import MOMENTS, image_moments
+from ..errors import InputError
+from ..moments import MOMENTS, image_moments
 
 
 def compare_sets(

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpyro.distributions.transforms import Transform
 
+from ..errors import InputError
+from ..moments import image_moments
 from .comparison import columns, trees_auc
-from .density_checks import log_prob_and_score
-from .errors import InputError
-from .moments import image_moments
+from .density import log_prob_and_score
 
 #: Acceptance wanted of the chains of `stein_identity`.
 ACCEPTANCE = (0.6, 0.9)
