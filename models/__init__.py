@@ -6,9 +6,9 @@ from .detection import detect as detect
 from .example import load_example as load_example
 from .joint import join_observations as join_observations
 from .observation import Observation as Observation
-from .observation import PSFWarning as PSFWarning
 from .positions import Positions as Positions
 from .positions import read_positions as read_positions
+from .psf_checks import PSFWarning as PSFWarning
 from .rendering import ImageData as ImageData
 from .rendering import image_data as image_data
 from .simulation import simulate_blend as simulate_blend

@@ -10,7 +10,8 @@ from astropy.wcs import WCS
 from scorepriors.errors import InputError
 
 from .grids import Part, regrid
-from .observation import Observation, PSFWarning
+from .observation import Observation
+from .psf_checks import PSFWarning
 from .surveys import ZERO_POINT
 
 #: Largest error in pixels of the reference that the straight grid of a part may make.

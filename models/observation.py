@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,34 +17,25 @@ from astropy.wcs.utils import proj_plane_pixel_area
 from scorepriors._files import atomic_path
 from scorepriors.errors import InputError
 
-from .checks import numeric, parse_unit, weights_from_variance, where_first
+from .checks import (
+    NANOJANSKY_ZERO_POINT,
+    ZERO_POINT_OF_ONE,
+    check_bands,
+    check_image_shape,
+    check_pixels,
+    check_wcs,
+    check_zero_point,
+    numeric,
+    parse_unit,
+    strip_unit,
+    weights_from_variance,
+)
 from .grids import Part
+from .psf_checks import check_psfs
 from .readers.files import FITS_ENDINGS, NPZ_ENDINGS, check_file
 from .readers.fits_files import read_fits
 from .readers.nddata import read_nddata
 from .readers.npz_files import read_npz
-
-#: AB magnitude of one nanojansky, exactly: 2.5 log10(3631e9).
-_NANOJANSKY_ZERO_POINT = float(2.5 * np.log10(3631e9))
-
-#: Conventional rounding of the same, which zero points of 31.4 mean by one nanojansky.
-_ZERO_POINT_OF_ONE = 31.4
-
-#: Largest disagreement in magnitudes between a unit and a zero point, one per cent.
-_ZERO_POINT_TOLERANCE = 0.01
-
-#: A PSF further off than this is a mistake, not a sub-pixel shift, pixels.
-_MAX_PEAK_OFFSET = 2.0
-
-#: Centroid offsets above this visibly shift every source, pixels.
-_MAX_CENTROID_OFFSET = 0.1
-
-#: Relative error of a PSF's sum that is more than rounding or a cut wing.
-_MAX_SUM_ERROR = 0.01
-
-
-class PSFWarning(UserWarning):
-    """A PSF image was used, but it is not quite what it should be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,19 +96,19 @@ class Observation:
 
     def __post_init__(self):
         images = numeric(self.images, "images")
-        _check_image_shape(images)
-        bands = _check_bands(self.bands, len(images))
-        images, weights = _check_pixels(images, numeric(self.weights, "weights"), bands)
-        psfs = _check_psfs(numeric(self.psfs, "psfs"), bands)
+        check_image_shape(images)
+        bands = check_bands(self.bands, len(images))
+        images, weights = check_pixels(images, numeric(self.weights, "weights"), bands)
+        psfs = check_psfs(numeric(self.psfs, "psfs"), bands)
         unit = parse_unit(self.unit)
         checked = {
             "images": _freeze(images),
             "weights": _freeze(weights),
             "psfs": _freeze(psfs),
             "bands": bands,
-            "wcs": _check_wcs(self.wcs),
+            "wcs": check_wcs(self.wcs),
             "unit": unit,
-            "zero_point": _check_zero_point(self.zero_point, unit, len(bands)),
+            "zero_point": check_zero_point(self.zero_point, unit, len(bands)),
             "name": str(self.name),
             # One part is made anew: the images may have been replaced by others.
             "parts": self.parts
@@ -158,7 +148,7 @@ class Observation:
         """
         if self.zero_point is not None:
             zero_point = np.array(self.zero_point)
-            return units.nJy, 10 ** ((_ZERO_POINT_OF_ONE - zero_point) / 2.5)
+            return units.nJy, 10 ** ((ZERO_POINT_OF_ONE - zero_point) / 2.5)
         if self.unit is not None and self.unit.is_equivalent(units.nJy):
             return units.nJy, np.full(self.num_bands, self.unit.to(units.nJy))
         return self.unit or units.dimensionless_unscaled, np.ones(self.num_bands)
@@ -168,7 +158,7 @@ class Observation:
         """AB magnitude of one unit of `flux_unit`; None if that is no flux density."""
         if self.flux_unit[0] != units.nJy:
             return None
-        return _ZERO_POINT_OF_ONE if self.zero_point is not None else _NANOJANSKY_ZERO_POINT
+        return ZERO_POINT_OF_ONE if self.zero_point is not None else NANOJANSKY_ZERO_POINT
 
     def magnitudes(self, flux) -> np.ndarray | None:
         """AB magnitudes of fluxes in image units.
@@ -244,12 +234,12 @@ class Observation:
         if (weights is None) == (variance is None):
             given = "neither" if weights is None else "both"
             raise InputError(f"give weights or variance: exactly one of them, not {given}.")
-        images, unit = _strip_unit(images, parse_unit(unit), 1, "images")
+        images, unit = strip_unit(images, parse_unit(unit), 1, "images")
         noise_name, power = ("variance", 2) if weights is None else ("weights", -2)
         noise = variance if weights is None else weights
-        noise, _ = _strip_unit(noise, unit, power, noise_name)
+        noise, _ = strip_unit(noise, unit, power, noise_name)
         values = numeric(images, "images")
-        _check_image_shape(values)
+        check_image_shape(values)
         masked = np.zeros(values.shape, bool)
         for array in (images, noise):
             if np.ma.isMaskedArray(array) and array.shape == values.shape:
@@ -272,7 +262,7 @@ class Observation:
             noise = numeric(noise, "weights")
             if noise.shape == masked.shape:
                 noise = np.where(masked, 0, noise)
-        zero_point = _check_zero_point(zero_point, unit, len(values))
+        zero_point = check_zero_point(zero_point, unit, len(values))
         return cls(values, noise, psfs, tuple(bands), wcs, unit, zero_point, name, catalog)
 
     @classmethod
@@ -397,213 +387,3 @@ def _table_hdu(table: Table) -> fits.BinTableHDU:
 def _freeze(array: np.ndarray) -> np.ndarray:
     array.setflags(write=False)
     return array
-
-
-def _strip_unit(array, unit: units.UnitBase | None, power: int, what: str):
-    """Take the unit off a Quantity, converted to ``unit**power``; returns the unit too."""
-    if not isinstance(array, units.Quantity):
-        return array, unit
-    if unit is None and power == 1:
-        return array.value, array.unit
-    target = units.dimensionless_unscaled if unit is None else unit**power
-    try:
-        return array.to_value(target), unit
-    except units.UnitConversionError as error:
-        raise InputError(
-            f"{what} has the unit {array.unit}, which does not go with images in "
-            f"{unit or 'no unit'}; convert it to {target or 'plain numbers'}."
-        ) from error
-
-
-def _check_image_shape(images: np.ndarray) -> None:
-    if images.ndim != 3:
-        hint = "; a single band is images[None]" if images.ndim == 2 else ""
-        raise InputError(f"images have the shape {images.shape}; give [B, H, W]{hint}.")
-    if images.size == 0:
-        raise InputError(f"images have the shape {images.shape}: there is no pixel in them.")
-
-
-def _check_bands(bands, num_bands: int) -> tuple[str, ...]:
-    bands = (bands,) if isinstance(bands, str) else tuple(str(band) for band in bands)
-    if len(bands) != num_bands:
-        raise InputError(
-            f"{len(bands)} band name(s) {bands} for {num_bands} image(s); give one for each."
-        )
-    if len(set(bands)) < num_bands:
-        twice = next(band for band in bands if bands.count(band) > 1)
-        raise InputError(f"the band {twice!r} is named twice in {bands}; names must differ.")
-    return bands
-
-
-def _check_pixels(
-    images: np.ndarray, weights: np.ndarray, bands: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return checked float32 images and weights; images are zero under weight zero."""
-    if weights.shape != images.shape:
-        raise InputError(
-            f"weights have the shape {weights.shape} but the images have {images.shape}; "
-            "they must agree."
-        )
-    weights = weights.astype(np.float64)
-    for problem, bad in {
-        "NaN or infinite": ~np.isfinite(weights),
-        "negative": weights < 0,
-    }.items():
-        if bad.any():
-            raise InputError(
-                f"{bad.sum()} weight(s) are {problem}, {where_first(bad, bands)}; "
-                "set them to 0 to mask those pixels."
-            )
-    used = weights > 0
-    if not used.any():
-        raise InputError("all pixels of all bands are masked; there is nothing to fit.")
-    bad = used & ~np.isfinite(images)
-    if bad.any():
-        raise InputError(
-            f"{bad.sum()} pixel(s) are NaN or infinite under positive weight, "
-            f"{where_first(bad, bands)}; set their weight to 0."
-        )
-    images = np.where(used, images, 0).astype(np.float64)
-    limits = np.finfo(np.float32)
-    # Below `tiny` single precision has denormals only, which accelerators flush to zero.
-    small, large = weights[used].min(), max(weights.max(), np.abs(images).max())
-    if small < limits.tiny or large > limits.max:
-        raise InputError(
-            f"pixels or weights do not fit single precision (smallest weight {small:.3g}, "
-            f"largest value {large:.3g}); choose another unit for the images."
-        )
-    return images.astype(np.float32), weights.astype(np.float32)
-
-
-def _check_psfs(psfs: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
-    """Return checked float32 PSFs ``[B, P, P]``, P odd, normalised."""
-    if psfs.ndim == 2:
-        psfs = np.broadcast_to(psfs, (len(bands), *psfs.shape))
-    if psfs.ndim != 3 or psfs.size == 0:
-        raise InputError(f"psfs have the shape {psfs.shape}; give [B, P, P], or [P, P] for all.")
-    if len(psfs) != len(bands):
-        raise InputError(
-            f"there are {len(psfs)} PSFs for {len(bands)} band(s); give one for each, or one "
-            "[P, P] for all."
-        )
-    if psfs.shape[1] != psfs.shape[2]:
-        raise InputError(f"psfs have the shape {psfs.shape}; their images must be square.")
-    psfs = psfs.astype(np.float64)
-    sums = psfs.sum(axis=(1, 2))
-    for band, psf, total in zip(bands, psfs, sums):
-        if not np.isfinite(psf).all():
-            raise InputError(
-                f"the PSF of band {band!r} has {(~np.isfinite(psf)).sum()} NaN or infinite "
-                "pixel(s); replace them, by 0 in the wings."
-            )
-        if not total > 0:
-            raise InputError(
-                f"the PSF of band {band!r} has the sum {total:.3g}; it must be positive."
-            )
-    psfs = _pad_to_odd(psfs)
-    off = [f"{band} {total:.4g}" for band, total in zip(bands, sums) if _sum_is_off(total)]
-    if off:
-        warnings.warn(
-            f"PSFs do not sum to one, so they were normalised: {', '.join(off)}.",
-            PSFWarning,
-            stacklevel=4,
-        )
-    psfs = psfs / psfs.sum(axis=(1, 2), keepdims=True)
-    _check_centres(psfs, bands)
-    return psfs.astype(np.float32)
-
-
-def _sum_is_off(total: float) -> bool:
-    return abs(total - 1) > _MAX_SUM_ERROR
-
-
-def _centroids(psfs: np.ndarray) -> np.ndarray:
-    """Centroids ``[B, 2]`` (row, column) of the pixels above 1 % of each peak.
-
-    The cut keeps the noise of measured PSFs out, which far wings would multiply.
-    """
-    bright = np.where(psfs > 0.01 * psfs.max(axis=(1, 2), keepdims=True), psfs, 0)
-    flux = bright.sum(axis=(1, 2))
-    pixel = np.arange(psfs.shape[-1])
-    rows = (bright.sum(axis=2) @ pixel) / flux
-    columns = (bright.sum(axis=1) @ pixel) / flux
-    return np.stack([rows, columns], axis=1)
-
-
-def _pad_to_odd(psfs: np.ndarray) -> np.ndarray:
-    """Add a row and a column of zeros on the side that puts even PSFs on ``P // 2``."""
-    size = psfs.shape[-1]
-    if size % 2:
-        return psfs
-    middle = (size - 1) / 2
-    # One side for all bands: padding must not shift bands against each other.
-    before = (_centroids(psfs).mean(axis=0) < middle - 1e-6).astype(int)
-    pads = [(0, 0), *((int(b), 1 - int(b)) for b in before)]
-    return np.pad(psfs, pads)
-
-
-def _check_centres(psfs: np.ndarray, bands: tuple[str, ...]) -> None:
-    centre = psfs.shape[-1] // 2
-    for band, psf in zip(bands, psfs):
-        row, column = np.unravel_index(np.argmax(psf), psf.shape)
-        if np.hypot(row - centre, column - centre) > _MAX_PEAK_OFFSET:
-            raise InputError(
-                f"the PSF of band {band!r} peaks at (row {row}, column {column}), far from its "
-                f"central pixel ({centre}, {centre}); cut it out around its peak."
-            )
-    offsets = _centroids(psfs) - centre
-    off = [
-        f"{band} ({row:+.2f}, {column:+.2f})"
-        for band, (row, column) in zip(bands, offsets)
-        if np.hypot(row, column) > _MAX_CENTROID_OFFSET
-    ]
-    if off:
-        warnings.warn(
-            "PSFs are not centred on their central pixel, which shifts sources by as much; "
-            f"offsets in (row, column): {', '.join(off)}.",
-            PSFWarning,
-            stacklevel=5,
-        )
-
-
-def _check_wcs(wcs) -> WCS | None:
-    if wcs is None:
-        return None
-    if not isinstance(wcs, WCS):
-        raise InputError(
-            f"wcs is of the type {type(wcs).__name__}; give an astropy.wcs.WCS or None."
-        )
-    if wcs.naxis > 2:
-        # Not `.celestial`: it would reorder the pixel axes of a (Dec, RA) header.
-        wcs = wcs.sub([1, 2])
-    if not wcs.has_celestial:
-        raise InputError(
-            f"wcs has the axes {list(wcs.wcs.ctype)}, which are not a position on the sky; "
-            "give a celestial WCS or None."
-        )
-    return wcs
-
-
-def _check_zero_point(
-    zero_point, unit: units.UnitBase | None, num_bands: int
-) -> tuple[float, ...] | None:
-    if zero_point is None:
-        return None
-    values = numeric(zero_point, "zero_point").astype(np.float64)
-    if values.ndim == 0:
-        values = np.full(num_bands, values)
-    if values.shape != (num_bands,):
-        raise InputError(
-            f"{values.size} zero point(s) for {num_bands} band(s); give one for each, or one "
-            "number for all."
-        )
-    if not np.isfinite(values).all():
-        raise InputError(f"zero_point is {values.tolist()}; give finite AB magnitudes or None.")
-    if unit is not None and unit.is_equivalent(units.nJy):
-        meant = _NANOJANSKY_ZERO_POINT - 2.5 * np.log10(unit.to(units.nJy))
-        if np.abs(values - meant).max() > _ZERO_POINT_TOLERANCE:
-            raise InputError(
-                f"the unit {unit} means a zero point of {meant:.2f}, but zero_point is "
-                f"{values.tolist()}; give one of the two."
-            )
-    return tuple(values.tolist())

@@ -15,8 +15,9 @@ from scorepriors.errors import InputError
 from scorepriors.models import detect, image_data, join_observations, place_sources
 from scorepriors.models.grids import regrid
 from scorepriors.models.information import likelihood_diagonal_on_host
-from scorepriors.models.observation import Observation, PSFWarning
+from scorepriors.models.observation import Observation
 from scorepriors.models.psf import gaussian_psf
+from scorepriors.models.psf_checks import PSFWarning
 
 #: Pixel, 1/12 of its square, beside the variance of a PSF.
 PIXEL = 1 / 12

@@ -16,8 +16,9 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from scorepriors.errors import InputError
-from scorepriors.models.observation import Observation, PSFWarning
+from scorepriors.models.observation import Observation
 from scorepriors.models.psf import gaussian_psf
+from scorepriors.models.psf_checks import PSFWarning
 
 SHAPE = (2, 12, 15)
 
