@@ -16,8 +16,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .factorization import cholesky_and_inverse
-from .spectra import SpectrumPrior
+from .spectra import SpectrumPrior, normal_equations
 
 
 class Products(NamedTuple):
@@ -102,35 +101,15 @@ def log_marginal(
     Array
         That of `SpectrumPosterior.log_marginal`, up to rounding.
     """
-    num_sources, num_bands = before.shape
-    size = num_sources * num_bands
-    width = jnp.sqrt(jnp.diagonal(prior.covariance, axis1=1, axis2=2))
-    correlation = prior.covariance / (width[:, :, None] * width[:, None, :])
-    factor, root = cholesky_and_inverse(correlation)
-    inverse = jnp.swapaxes(root, -1, -2) @ root
-    # In units of the prior's widths, as in `spectrum_posterior`.
-    scaled = products.normal * width.T[:, :, None] * width.T[:, None, :]
-    precision = jnp.einsum("bkl,bc->kblc", scaled, jnp.eye(num_bands))
-    precision += jnp.einsum("kbc,kl->kblc", inverse, jnp.eye(num_sources))
-    precision = precision.reshape(size, size)
-    balance = 1 / jnp.sqrt(jnp.diagonal(precision))
-    balanced = precision * balance[:, None] * balance[None, :]
-    ridge = 4 * size * jnp.finfo(precision.dtype).eps
-    lower, root = cholesky_and_inverse(balanced + ridge * jnp.eye(size))
-    inverse_balanced = root.T @ root
+    equations = normal_equations(products.normal, prior)
     # The solution is sought from the prior's mean, which is near where the prior decides, and
     # the pixels are asked at its distance from `before`, which is near where they decide.
     away = before - prior.mean
-    projected = products.projected.T + jnp.einsum("bkl,lb->kb", products.normal, away)
-    right = (projected * width).reshape(size) * balance
-    solution = inverse_balanced @ right
-    solution += inverse_balanced @ (right - balanced @ solution)
-    solution = (balance * solution).reshape(num_sources, num_bands)
-    step = solution * width - away
+    solution = equations.solve(
+        products.projected.T + jnp.einsum("bkl,lb->kb", products.normal, away)
+    )
+    step = solution * equations.width - away
     moved = jnp.einsum("bkl,lb->kb", products.normal, step)
     chi2 = products.square.sum() + jnp.sum(step * (moved - 2 * products.projected.T))
-    chi2 += jnp.sum(jnp.einsum("kbc,kc->kb", inverse, solution) * solution)
-    to_precision = 1 / (balance * width.reshape(size))
-    log_det_prior = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2) * width))
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) * to_precision))
-    return -0.5 * (chi2 + log_det_prior + log_det)
+    chi2 += jnp.sum(equations.pull(solution) * solution)
+    return -0.5 * (chi2 + equations.log_det_prior + equations.log_det)

@@ -72,6 +72,91 @@ class SpectrumPosterior(eqx.Module):
         return (self.root.T @ self.root).reshape(*self.mean.shape, *self.mean.shape)
 
 
+class NormalEquations(NamedTuple):
+    """Equations for the spectra of K sources in B bands, in units of the prior's widths.
+
+    Attributes
+    ----------
+    width
+        ``[K, B]``, of the prior.
+    inverse
+        ``[K, B, B]``, of the prior's correlations.
+    balance
+        ``[K B]``, which gives the precision a unit diagonal: bright and faint sources differ
+        by 1e6 in curvature.
+    balanced
+        That precision ``[K B, K B]``.
+    root
+        Inverse of its lower Cholesky factor.
+    log_det_prior, log_det
+        Log-determinants of the prior's covariance and of the posterior's precision.
+    """
+
+    width: Float[Array, "K B"]
+    inverse: Float[Array, "K B B"]
+    balance: Float[Array, " KB"]
+    balanced: Float[Array, "KB KB"]
+    root: Float[Array, "KB KB"]
+    log_det_prior: Float[Array, ""]
+    log_det: Float[Array, ""]
+
+    @property
+    def to_precision(self) -> Float[Array, " KB"]:
+        """What turns the balanced coefficients into spectra, inverted."""
+        return 1 / (self.balance * self.width.reshape(-1))
+
+    def solve(self, projected: Float[Array, "K B"]) -> Float[Array, "K B"]:
+        """Solution for the products of the renderings with a residual about the prior's mean."""
+        right = (projected * self.width).reshape(-1) * self.balance
+        inverse = self.root.T @ self.root
+        solution = inverse @ right
+        # One refinement takes the ridge out of the solution again.
+        solution += inverse @ (right - self.balanced @ solution)
+        return (self.balance * solution).reshape(self.width.shape)
+
+    def pull(self, solution: Float[Array, "K B"]) -> Float[Array, "K B"]:
+        """Gradient of the prior's half chi^2 at a solution."""
+        return jnp.einsum("kbc,kc->kb", self.inverse, solution)
+
+    def covariance(self) -> Float[Array, "K B K B"]:
+        """Covariance of the spectra."""
+        covariance = self.root.T @ self.root / (self.to_precision[:, None] * self.to_precision)
+        return covariance.reshape(*self.width.shape, *self.width.shape)
+
+
+def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> NormalEquations:
+    """Equations for all spectra jointly, factored.
+
+    Parameters
+    ----------
+    normal
+        Weighted products of the renderings with each other.
+    prior
+        Of the spectra.
+    """
+    num_bands, num_sources = normal.shape[:2]
+    size = num_sources * num_bands
+    # Solve for coefficients in units of the prior's widths: float32 sees numbers near one.
+    width = jnp.sqrt(jnp.diagonal(prior.covariance, axis1=1, axis2=2))
+    correlation = prior.covariance / (width[:, :, None] * width[:, None, :])
+    factor, root = cholesky_and_inverse(correlation)
+    inverse = jnp.swapaxes(root, -1, -2) @ root
+    scaled = normal * width.T[:, :, None] * width.T[:, None, :]
+    precision = jnp.einsum("bkl,bc->kblc", scaled, jnp.eye(num_bands))
+    precision += jnp.einsum("kbc,kl->kblc", inverse, jnp.eye(num_sources))
+    precision = precision.reshape(size, size)
+    balance = 1 / jnp.sqrt(jnp.diagonal(precision))
+    balanced = precision * balance[:, None] * balance[None, :]
+    # Unit diagonal plus the rounding of a float32 factorisation of this size: two sources
+    # of almost one shape would otherwise make it fail.
+    ridge = 4 * size * jnp.finfo(precision.dtype).eps
+    lower, root = cholesky_and_inverse(balanced + ridge * jnp.eye(size))
+    log_det_prior = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2) * width))
+    to_precision = 1 / (balance * width.reshape(size))
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) * to_precision))
+    return NormalEquations(width, inverse, balance, balanced, root, log_det_prior, log_det)
+
+
 def spectrum_posterior(
     renderings: Float[Array, "K B H W"],
     images: Float[Array, "B H W"],
@@ -94,7 +179,6 @@ def spectrum_posterior(
     SpectrumPosterior
     """
     num_sources, num_bands = renderings.shape[:2]
-    size = num_sources * num_bands
     # Bands outermost, pixels in one axis: every product below is then a plain one.
     drawn = jnp.swapaxes(renderings, 0, 1).reshape(num_bands, num_sources, -1)
     pixels, seen = (a.reshape(num_bands, -1) for a in (images, weights))
@@ -104,47 +188,25 @@ def spectrum_posterior(
     # and makes chi^2 a sum of squares instead of a difference of large numbers.
     residual = pixels - (prior.mean.T[:, :, None] * drawn).sum(1)
     projected = (weighted * residual[:, None]).sum(-1).T
-    # Solve for coefficients in units of the prior's widths: float32 sees numbers near one.
-    width = jnp.sqrt(jnp.diagonal(prior.covariance, axis1=1, axis2=2))
-    correlation = prior.covariance / (width[:, :, None] * width[:, None, :])
-    factor, root = cholesky_and_inverse(correlation)
-    inverse = jnp.swapaxes(root, -1, -2) @ root
-    scaled = normal * width.T[:, :, None] * width.T[:, None, :]
-    precision = jnp.einsum("bkl,bc->kblc", scaled, jnp.eye(num_bands))
-    precision += jnp.einsum("kbc,kl->kblc", inverse, jnp.eye(num_sources))
-    precision = precision.reshape(size, size)
-    # Equilibrate before factoring: bright and faint sources differ by 1e6 in curvature.
-    balance = 1 / jnp.sqrt(jnp.diagonal(precision))
-    balanced = precision * balance[:, None] * balance[None, :]
-    # Unit diagonal plus the rounding of a float32 factorisation of this size: two sources
-    # of almost one shape would otherwise make it fail.
-    ridge = 4 * size * jnp.finfo(precision.dtype).eps
-    lower, root = cholesky_and_inverse(balanced + ridge * jnp.eye(size))
-    inverse_balanced = root.T @ root
-    right = (projected * width).reshape(size) * balance
-    solution = inverse_balanced @ right
-    # One refinement takes the ridge out of the solution again.
-    solution += inverse_balanced @ (right - balanced @ solution)
-    solution = (balance * solution).reshape(num_sources, num_bands)
+    equations = normal_equations(normal, prior)
+    solution = equations.solve(projected)
     # The minimum as a sum of squares: residuals at the solution plus the prior's share.
-    step = solution * width
+    step = solution * equations.width
     mode = prior.mean + step
     left = residual - (step.T[:, :, None] * drawn).sum(1)
-    pull = jnp.einsum("kbc,kc->kb", inverse, solution)
+    pull = equations.pull(solution)
     chi2 = jnp.sum(seen * left**2) + jnp.sum(pull * solution)
-    to_precision = 1 / (balance * width.reshape(size))
-    log_det_prior = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2) * width))
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) * to_precision))
-    log_profiled = -0.5 * (chi2 + log_det_prior + size * math.log(2 * math.pi))
-    log_marginal = -0.5 * (chi2 + log_det_prior + log_det)
+    log_profiled = -0.5 * (
+        chi2 + equations.log_det_prior + num_sources * num_bands * math.log(2 * math.pi)
+    )
+    log_marginal = -0.5 * (chi2 + equations.log_det_prior + equations.log_det)
     # Gradients in closed form.  At the mode its own motion changes nothing (the envelope
     # theorem), and the determinant's part is the covariance times what moves it: much less
     # to compute, and to compile, than the derivative of every step above.
-    pull /= width
+    pull /= equations.width
     pulled = seen * left
-    inverse /= width[:, :, None] * width[:, None, :]
-    covariance = inverse_balanced / (to_precision[:, None] * to_precision)
-    covariance = covariance.reshape(num_sources, num_bands, num_sources, num_bands)
+    inverse = equations.inverse / (equations.width[:, :, None] * equations.width[:, None, :])
+    covariance = equations.covariance()
     between = jnp.einsum("kblb->bkl", covariance)
     within = jnp.einsum("kbkc->kbc", covariance)
     spread = between @ weighted
@@ -165,7 +227,7 @@ def spectrum_posterior(
     inputs = (drawn, pixels, seen, prior.mean, prior.covariance)
     return SpectrumPosterior(
         mode,
-        root / to_precision,
+        equations.root / equations.to_precision,
         _with_gradient(log_profiled, inputs, profiled),
         _with_gradient(log_marginal, inputs, marginal),
     )

@@ -31,7 +31,7 @@ def diagnose(folder, force, seed, quiet):
             f"there is no folder {folder!r}; give one that `deblend` or `sample` wrote."
         )
     common.prepare_jax()
-    from ..diagnosis import DIAGNOSIS_NAMES
+    from ..diagnosis_outputs import DIAGNOSIS_NAMES
     from ..sampling.tree import load_tree
     from ..scene_file import load_scene
 
@@ -48,7 +48,8 @@ def diagnose_scene(folder, result, tree, *, seed, quiet) -> list[Path]:
     import jax
 
     from .._progress import bar_on_terminal
-    from ..diagnosis import diagnose, write_diagnosis
+    from ..diagnosis import diagnose
+    from ..diagnosis_outputs import write_diagnosis
     from ..sampling.diagnostics import SamplingWarning
 
     with warnings.catch_warnings(), bar_on_terminal("diagnose", 1, quiet) as update:

@@ -14,7 +14,8 @@ from conftest import gaussian_prior, small_energy, small_observation
 from scorepriors import InputError, save_prior
 from scorepriors.inference.catalogue import catalogue
 from scorepriors.inference.cli import main
-from scorepriors.inference.diagnosis import COLUMNS, FLAGS
+from scorepriors.inference.diagnosis import FLAGS
+from scorepriors.inference.diagnosis_outputs import COLUMNS
 from scorepriors.inference.outputs import summary
 from scorepriors.inference.scene_file import load_scene, save_scene
 from scorepriors.recipe import DataRecipe, NetworkRecipe, Recipe

@@ -17,8 +17,9 @@ from scorepriors.inference import (
     laplace_deblended,
     sample_deblended,
 )
-from scorepriors.inference.diagnosis import diagnose, hallucination_images
+from scorepriors.inference.diagnosis import diagnose
 from scorepriors.inference.diagnosis_figures import diagnosis_figure
+from scorepriors.inference.diagnosis_outputs import hallucination_images
 from scorepriors.inference.hallucination import pixels
 from scorepriors.inference.sampling import SamplingWarning, flux_catalogue, source_moments
 from scorepriors.inference.sampling.scene import without_padding

@@ -24,7 +24,7 @@ from conftest import gaussian_prior, small_observation
 from scorepriors import InputError
 from scorepriors.inference import cli, deblend, flux_catalogue, flux_covariance, source_moments
 from scorepriors.inference.cli.common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
-from scorepriors.inference.diagnosis import COLUMNS, DIAGNOSIS_NAMES
+from scorepriors.inference.diagnosis_outputs import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.sampling import load_tree, save_tree, source_images
 from scorepriors.inference.sampling.page import in_digits
 from scorepriors.inference.sampling.results import SAMPLE_NAMES
