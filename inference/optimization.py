@@ -160,7 +160,7 @@ def fit_map(
 
     Examples
     --------
-    >>> import numpyro, numpyro.distributions as dist
+    >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
     >>> def coin(heads):
     ...     p = numpyro.sample("p", dist.Beta(1.0, 1.0))
     ...     numpyro.sample("heads", dist.Binomial(10, p), obs=heads)
