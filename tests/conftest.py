@@ -6,8 +6,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from scorepriors import LogStretch, ScorePrior
 from scorepriors.models.observation import Observation
@@ -25,13 +27,10 @@ def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" in os.environ and "XLA_FLAGS" not in os.environ:
         # A worker per core: threads of their own would only take turns.  Programs compiled as
         # those of `fit_map` are take two thirds of the time.  Nothing has run yet.
-        os.environ["XLA_FLAGS"] = " ".join(
-            [
-                "--xla_cpu_multi_thread_eigen=false",
-                "--xla_cpu_use_fusion_emitters=false",
-                "--xla_backend_optimization_level=1",
-            ]
-        )
+        flags = ["--xla_cpu_multi_thread_eigen=false", "--xla_backend_optimization_level=1"]
+        if Version(jaxlib.__version__) < Version("0.11"):  # later ones have one emitter only
+            flags.append("--xla_cpu_use_fusion_emitters=false")
+        os.environ["XLA_FLAGS"] = " ".join(flags)
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
