@@ -19,10 +19,11 @@ from astropy.table import Table
 from scipy.ndimage import affine_transform
 
 from scorepriors.inference import catalogue, deblend_many
-from scorepriors.inference.deblending import PRIORS, load_priors
+from scorepriors.inference.deblending import load_priors
 from scorepriors.inference.evaluation import source_metrics, summarise
 from scorepriors.models import read_positions
 from scorepriors.models.blend_sets import BlendSet
+from scorepriors.zoo import priors_for
 
 #: Position errors that go with the catalogue: true centres, or those a user would assume.
 EXACT, USUAL = 0.05, 0.3
@@ -187,7 +188,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file")
     parser.add_argument("--limit", type=int, default=30)
-    parser.add_argument("--prior", nargs="+", default=PRIORS)
+    parser.add_argument("--prior", nargs="+", default=priors_for(0.2))
     parser.add_argument("--case", action="append", choices=list(CASES))
     parser.add_argument("--json")
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 
     python benchmarks/tasks.py inpainting --number 24
     python benchmarks/tasks.py deconvolution --number 24
-    python benchmarks/tasks.py joint --number 12
+    python benchmarks/tasks.py joint --number 8
 
 Galaxies are simulated, seeds count from 0, and every line is one of them.  Needs the
 ``simulation`` extra.

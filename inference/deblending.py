@@ -40,9 +40,6 @@ STAR_BOX = 15
 #: narrow enough for the pixel to outweigh it.
 UNRESOLVED = 0.1
 
-#: Priors of galaxies in small and, for the few that need them, in large boxes.
-PRIORS = ("lsst-32", "lsst-64")
-
 #: Sources are padded to a multiple of this, so that few programs serve all blends; those
 #: in large boxes, which are few and expensive, to a multiple of the second.
 PADDING, LARGE_PADDING = 4, 2
@@ -66,7 +63,7 @@ def deblend(
     obs: Observation,
     positions: Positions | None = None,
     *,
-    prior: ScorePrior | str | Sequence[ScorePrior | str] = PRIORS,
+    prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
     spectra: str = "marginal",
     center_error: float = 0.3,
     start: str = "profiles",
@@ -89,7 +86,8 @@ def deblend(
     prior
         A prior or the name of one, or two of them with boxes of different size: a galaxy
         gets the larger one if the smaller would cut off more than a hundredth of its light,
-        by its fitted profile.
+        by its fitted profile.  The shipped ones with the nearest pixels if not given
+        (`scorepriors.zoo.priors_for`).
     spectra
         How spectra are treated, ``"marginal"`` or ``"profiled"``: see `blend`.
     center_error
@@ -117,8 +115,9 @@ def deblend(
         dimensions costs iterations and, measured on simulated blends, accuracy.  The
         parametric fit, cheap and of few dimensions, goes on to a tenth of it.
     padding
-        Sources are padded to a multiple of this; blends of one padded size (and image
-        and PSF shape) share their compiled programs.
+        Stars, and galaxies in small boxes, are padded to a multiple of this, galaxies in
+        large boxes always to a multiple of two; blends of one padded size (and image and
+        PSF shape) share their compiled programs.
     progress
         True for progress bars.
 
@@ -142,6 +141,7 @@ def deblend(
     --------
     deblend_many : Many blends, which then share programs and network calls.
     """
+    prior = priors_for(obs.pixel_scale) if prior is None else prior
     prepared = _prepare(obs, positions, load_priors(prior))
     (result,) = _deblend_alike(
         [prepared], size=_padded_sizes([prepared], padding), side_by_side=1, chunk=1,
@@ -155,7 +155,7 @@ def deblend_many(
     observations: Sequence[Observation],
     positions: Sequence[Positions | None] | None = None,
     *,
-    prior: ScorePrior | str | Sequence[ScorePrior | str] = PRIORS,
+    prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
     spectra: str = "marginal",
     center_error: float = 0.3,
     start: str = "profiles",
@@ -182,12 +182,13 @@ def deblend_many(
     positions
         One entry per blend, None where sources are to be detected.
     prior, spectra, center_error, start, anneal, free_form, key, max_iterations, tolerance
-        As for `deblend`.
+        As for `deblend`; without a `prior` the pixels of the first blend choose.
     padding
         All blends are padded to the largest number of sources, rounded up to a multiple
         of this.
     side_by_side
-        Free-form fits that share an evaluation.  When one ends the next takes its place.
+        Free-form fits that share an evaluation, at most two where there are large boxes.
+        When one ends the next takes its place.
     chunk
         Blends that go through both fits before the next ones begin: bounds the memory,
         and what Ctrl-C loses.
@@ -214,6 +215,8 @@ def deblend_many(
     for name, number in (("side_by_side", side_by_side), ("chunk", chunk)):
         if number < 1:
             raise InputError(f"`{name}` must be at least 1, got {number}.")
+    if prior is None:
+        prior = priors_for(observations[0].pixel_scale if observations else None)
     priors = load_priors(prior)
     prepared = [_prepare(obs, at, priors) for obs, at in zip(observations, given, strict=True)]
     alike: dict = {}

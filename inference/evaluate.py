@@ -174,8 +174,9 @@ def evaluate(
     Notes
     -----
     ``flux_error`` holds the shapes fixed for ``"parametric"``, ``"map"`` and ``"annealed"``,
-    so that their ``coverage_68`` says what is missing in such errors; for ``"posterior"``
-    it is the standard deviation of the draws, and intervals are their quantiles.
+    so that their ``coverage_68`` says what is missing in such errors; for ``"laplace"`` it
+    is that of the Gaussian about the mode, all shapes free; for ``"posterior"`` the standard
+    deviation of the draws, and intervals are their quantiles.
 
     With detected sources, each true source takes the nearest detection within 3 px that no
     other has nearer.  True sources without one count as zeros (``e_F = -1``, correlations

@@ -64,7 +64,7 @@ class TrainingRecipe:
 class ConfinementRecipe:
     """A wall around the region where the energy was learned (`scorepriors.confinement`)."""
 
-    #: None leaves the wall out.
+    #: Zero leaves the wall out.
     steps: int = 0
     batch: int = 256
     learning_rate: float = 2e-3
@@ -116,7 +116,9 @@ def read_recipe(path: str | Path) -> Recipe:
     recipe = _fill(Recipe, table, "")
     data = recipe.data
     if (data.set is None) == (data.path is None):
-        raise InputError("[data] needs either `set` (lsst, ztf) or `path`, and not both.")
+        raise InputError(
+            "[data] needs either `set` (lsst, lsst-large, hsc, ztf) or `path`, and not both."
+        )
     if data.set is not None and (data.pixel_scale or data.model_psf_sigma):
         raise InputError(
             "`data.pixel_scale` and `data.model_psf_sigma` describe images of your own; "

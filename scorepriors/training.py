@@ -209,6 +209,8 @@ def denoising_loss(energy: WienerEnergy, clean, sigma, noise):
 
     Parameters
     ----------
+    energy
+        Being trained.
     clean, noise
         ``[batch, m]``, mode coordinates and unit normal deviates.
     sigma

@@ -1,4 +1,4 @@
-"""Images to train on: two GalSim populations, and the user's own FITS or npz files."""
+"""Images to train on: four GalSim populations, and the user's own FITS or npz files."""
 
 import zlib
 from collections.abc import Iterable, Iterator

@@ -41,7 +41,9 @@ def one(blends: BlendSet, index: int, chains: bool) -> list[dict]:
     """A row per source."""
     obs, truth = blends.observation(index), blends.truth(index)
     where = read_positions(Table({"x": truth.center[:, 1], "y": truth.center[:, 0]}), obs)
-    result = deblend(obs, where, center_error=0.05, padding=8, key=jax.random.key(index))
+    result = deblend(
+        obs, where, prior="lsst-32", center_error=0.05, padding=8, key=jax.random.key(index)
+    )
     metrics = source_metrics(result.free_form.convolved, truth.convolved, truth.flux)
     maps = hallucination_map(result)
     flux = result.free_form.flux.sum(1)

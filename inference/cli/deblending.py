@@ -25,7 +25,8 @@ def deblend(files, example, each, catalog, psf, index, others, prior_names, sigm
     Writes catalogue.ecsv, sources.fits, report.png, summary.json and scene.npz to the
     output folder.  With --each every FILE is a blend, they are fitted side by side, and the
     results go to one folder per file within the output folder.  Exit codes: 0 done, 2
-    bad input, 3 not converged (results are written).
+    bad input, 3 not converged (results are written), 130 interrupted (what was reached is
+    written).
     """
     started = time.monotonic()
     if example == bool(files):

@@ -18,7 +18,8 @@ from .diagnosis import diagnose_scene
 @scene_options("sampled")
 @click.option(
     "--algorithm", default="dynamic_hmc", show_default=True,
-    help="How chains move; flow is the one for faint sources.",
+    help="How chains move: nuts, hmc, dynamic_hmc, adjusted_mclmc, mclmc, or flow, the one for "
+    "faint sources.",
 )  # fmt: skip
 @click.option("--chains", type=int, default=4, show_default=True)
 @click.option("--warmup", type=int, default=300, show_default=True, help="Draws to tune with.")

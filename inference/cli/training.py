@@ -19,8 +19,8 @@ from .common import INTERRUPTED
 def train(config, output):
     """Train a prior as the TOML file CONFIG says; resumes a run it finds.
 
-    Writes images.npz (the training set), checkpoint.npz, NAME.safetensors, loss.png
-    and samples.png to the run folder.  Ctrl-C saves a checkpoint and ends.
+    Writes images.npz (the training set), modes.npz, checkpoint.npz, confinement.npz (of the
+    wall, if the recipe has one), NAME.safetensors, loss.png and samples.png to the run folder.  Ctrl-C saves a checkpoint and ends.
     """
     from scorepriors.recipe import read_recipe
 

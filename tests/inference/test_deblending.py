@@ -1,5 +1,6 @@
 """The main job on the embedded example, and that no blend compiles anew."""
 
+import dataclasses
 import os
 import signal
 import warnings
@@ -186,7 +187,15 @@ def test_a_prior_of_other_pixels_is_said_to_be(result):
         deblend(obs, read_positions(obs.catalog, obs), free_form=False)
 
 
-def test_the_command_chooses_the_prior_by_the_pixels():
+def test_pixels_choose_the_prior(result):
+    obs = result[0].observation
+    wcs = obs.wcs.deepcopy()
+    wcs.wcs.cdelt *= 5
+    coarse = dataclasses.replace(obs, wcs=wcs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PriorWarning)
+        found = deblend(coarse, read_positions(obs.catalog, obs), free_form=False, max_iterations=1)
+    assert found.prior_name == "ztf-32"
     assert priors_for(0.2) == priors_for(None) == ("lsst-32", "lsst-64")
     assert priors_for(0.168) == ("hsc-32",)
     assert priors_for(0.9) == ("ztf-32",)
