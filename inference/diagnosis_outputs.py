@@ -12,7 +12,7 @@ from scorepriors.errors import InputError
 from .diagnosis import FLAGS, SceneDiagnosis, source_flags
 from .diagnosis_figures import diagnosis_figure
 from .hallucination import pixels
-from .outputs import fits_text, write_whole
+from .outputs import check_target, fits_text, write_whole
 from .sampling.fluxes import flux_draws
 
 #: Names of the result files; the catalogue of the folder gets new columns.
@@ -121,10 +121,7 @@ def write_diagnosis(
     -------
     list of pathlib.Path
     """
-    directory = Path(directory)
-    present = [name for name in DIAGNOSIS_NAMES if (directory / name).exists()]
-    if present and not force:
-        raise InputError(f"{directory / present[0]} exists; use --force to replace it.")
+    directory = check_target(directory, force=force, names=DIAGNOSIS_NAMES)
     catalogue = directory / "catalogue.ecsv"
     try:
         table = add_columns(QTable.read(catalogue), diagnosis)

@@ -102,7 +102,7 @@ class NormalEquations(NamedTuple):
 
     @property
     def to_precision(self) -> Float[Array, " KB"]:
-        """What turns the balanced coefficients into spectra, inverted."""
+        """Diagonal that turns balanced coefficients' Cholesky factor into that of the precision."""
         return 1 / (self.balance * self.width.reshape(-1))
 
     def solve(self, projected: Float[Array, "K B"]) -> Float[Array, "K B"]:
@@ -152,8 +152,7 @@ def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> Nor
     ridge = 4 * size * jnp.finfo(precision.dtype).eps
     lower, root = cholesky_and_inverse(balanced + ridge * jnp.eye(size))
     log_det_prior = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2) * width))
-    to_precision = 1 / (balance * width.reshape(size))
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) * to_precision))
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) / (balance * width.reshape(size))))
     return NormalEquations(width, inverse, balance, balanced, root, log_det_prior, log_det)
 
 

@@ -20,9 +20,6 @@ from ..networks import ModeNetwork, WienerEnergy, denoise, principal_modes, unco
 DENOISING_SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 
 
-# ---- denoising ---------------------------------------------------------------------
-
-
 def denoising_table(
     energy: Callable,
     linear: Callable,
@@ -95,9 +92,6 @@ def denoised(energy, z, sigma):
 def _denoising_rms(energy, z, noise, sigma):
     error = denoised(energy, z + sigma * noise, sigma) - z
     return jnp.sqrt(jnp.mean((error / sigma) ** 2))
-
-
-# ---- consistency as a density ------------------------------------------------------
 
 
 def jacobian_asymmetry(
