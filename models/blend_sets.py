@@ -38,6 +38,7 @@ from scorepriors.training_sets import MODEL_PSF_SIGMA, lsst_galaxy, ztf_galaxy
 from .observation import Observation
 from .readers.files import load_npz
 from .readers.npz_files import read_from_set
+from .real_galaxies import RealGalaxies
 from .simulation import (
     colours,
     draw,
@@ -88,6 +89,7 @@ def simulate_set(
     *,
     seed: int = 0,
     sources: tuple[int, int] = (2, 8),
+    galaxies: str | Path | None = None,
     progress: Callable | None = None,
 ) -> dict[str, np.ndarray]:
     """Simulate blends of a survey, as in section 4.3 of Sampson et al. (2024).
@@ -107,6 +109,9 @@ def simulate_set(
         Any non-negative integer.
     sources
         Smallest and largest number of galaxies in a blend; all numbers are as likely.
+    galaxies
+        A catalogue of real ones (`scorepriors.models.real_galaxies`), to take the shapes
+        from; all else is as for bulges and disks.
     progress
         Called as ``progress(done)`` after each blend.
 
@@ -118,7 +123,8 @@ def simulate_set(
     Raises
     ------
     InputError
-        For an unknown survey, numbers that make no set, or if GalSim is missing.
+        For an unknown survey, numbers that make no set, an unreadable catalogue, or if GalSim
+        is missing.
     """
     facts = survey(name)
     if number < 1:
@@ -131,10 +137,11 @@ def simulate_set(
             f"the numbers of sources {low}:{high} are none; give MIN:MAX with 1 <= MIN <= MAX."
         )
     galsim = import_galsim()
+    real = None if galaxies is None else RealGalaxies(galaxies, scale=facts.scale)
     blends = []
     for index in range(number):
         rng = np.random.default_rng((seed, index, _STREAM))
-        blends.append(_blend(galsim, rng, facts, low, high))
+        blends.append(_blend(galsim, rng, facts, real, low, high))
         if progress is not None:
             progress(index + 1)
     counts = [len(b["centers"]) for b in blends]
@@ -143,6 +150,8 @@ def simulate_set(
         "scale": float(facts.scale), "zp": ZERO_POINT, "model_sigma": MODEL_PSF_SIGMA,
         "format": 1, "scorepriors": __version__, "galsim": galsim.__version__,
     }  # fmt: skip
+    if real is not None:
+        meta["galaxies"] = real.path.name
     if name != "ztf":
         meta["surveycodex"] = version("surveycodex")
     per_blend = {
@@ -159,7 +168,7 @@ def simulate_set(
     }
 
 
-def _blend(galsim, rng, facts: Survey, low: int, high: int) -> dict[str, np.ndarray]:
+def _blend(galsim, rng, facts: Survey, real: RealGalaxies | None, low: int, high: int):
     shape = (SIDE, SIDE)
     count = int(rng.integers(low, high + 1))
     seeing = facts.seeing * (1 + 0.03 * rng.standard_normal(len(facts.bands)))
@@ -172,7 +181,7 @@ def _blend(galsim, rng, facts: Survey, low: int, high: int) -> dict[str, np.ndar
     half = rng.uniform(1.5, 3.5) * max(width, 3.0)
     # Closer than two thirds of the seeing, two galaxies would be catalogued as one.
     centers = _places(rng, count, half, width / 1.5, facts.name) + image_middle(shape)
-    galaxies = [_galaxy(galsim, rng, facts, psfs, center, shape) for center in centers]
+    galaxies = [_galaxy(galsim, rng, facts, real, psfs, center, shape) for center in centers]
     magnitudes, flux, morphology, unit = (np.stack(part) for part in zip(*galaxies, strict=True))
     convolved = unit * flux[:, :, None, None]
     total = convolved.sum(0)
@@ -207,16 +216,15 @@ def _places(rng, count: int, half: float, gap: float, name: str) -> np.ndarray:
     return places
 
 
-def _galaxy(galsim, rng, facts: Survey, psfs, center, shape):
+def _galaxy(galsim, rng, facts: Survey, real: RealGalaxies | None, psfs, center, shape):
     """Magnitudes ``[B]``, fluxes ``[B]`` and unit images of one galaxy bright enough."""
     for _ in range(1000):
         magnitude = _magnitude(rng, *facts.magnitudes)
         magnitudes = magnitude + colours(rng, 1, facts.bands)[0]
-        if facts.population == "ztf":
-            profile = ztf_galaxy(galsim, rng, int(rng.integers(2)))
+        if real is not None:
+            profile = real.draw(rng, magnitude, SIZE_SLOPE)
         else:
-            profile = lsst_galaxy(galsim, rng)
-        profile = profile.dilate(10 ** (SIZE_SLOPE * (magnitude - facts.size)))
+            profile = _bulge_and_disk(galsim, rng, facts, magnitude)
         flux = flux_of(magnitudes)
         unit = draw(galsim, profile, center, psfs, shape, facts.scale)
         if _snr(unit[None] * flux[:, None, None], facts.sky_variance)[0] >= MIN_SNR:
@@ -224,6 +232,15 @@ def _galaxy(galsim, rng, facts: Survey, psfs, center, shape):
             morphology = draw(galsim, profile, center, [sharp], shape, facts.scale)[0]
             return magnitudes, flux, morphology, unit
     raise InputError(f"no galaxy of {facts.name} stands out of its noise; report this, please.")
+
+
+def _bulge_and_disk(galsim, rng, facts: Survey, magnitude: float):
+    """A profile of the survey's population, as large as galaxies of the magnitude are."""
+    if facts.population == "ztf":
+        profile = ztf_galaxy(galsim, rng, int(rng.integers(2)))
+    else:
+        profile = lsst_galaxy(galsim, rng)
+    return profile.dilate(10 ** (SIZE_SLOPE * (magnitude - facts.size)))
 
 
 def _magnitude(rng, bright: float, faint: float) -> float:

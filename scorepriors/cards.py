@@ -258,8 +258,8 @@ def _verdict(report) -> str:
 
 def _samples(report) -> str:
     columns = [
-        (report[what][level], f"{who}, {level.replace('_', '-')}")
-        for level in ("noisy", "noise_free")
+        (report[what][level], f"{who}, {level}")
+        for level in ("noisy", "denoised", "clean")
         for what, who in (("samples", "samples"), ("control", "training"))
     ]
     head = ("against held-out images", *(label for _, label in columns))
@@ -282,8 +282,8 @@ def _samples(report) -> str:
         "## Samples against held-out images\n\n"
         "AUC is 0.5 when the two cannot be told apart. The training columns, with "
         f"{protocol['control']}, show what the tests give for a perfect prior.\n\n"
-        f"Noisy: {protocol['noisy']}.\n\nNoise-free: {protocol['noise_free']}.\n\n"
-        + _table(head, rows)
+        f"Noisy: {protocol['noisy']}.\n\nDenoised: {protocol['denoised']}.\n\n"
+        f"Clean: {protocol['clean']}.\n\n" + _table(head, rows)
     )
 
 

@@ -24,7 +24,7 @@ from scorepriors.networks import (
     score,
 )
 from scorepriors.validation import chains, comparison, criteria, density, passed, validate_prior
-from scorepriors.validation.report import add_noise, oriented_subset
+from scorepriors.validation.report import add_noise, denoise_images, oriented_subset
 
 N = 16
 STRETCH = LogStretch()
@@ -68,6 +68,16 @@ def test_halves_of_one_set_are_alike():
     assert abs(found["pixel_auc"] - 0.5) < 0.1
     assert max(found["ks"].values()) < 2.0 * (2 / 300) ** 0.5
     assert found["one_maximum"] == found["one_maximum_reference"] == 1.0
+
+
+def test_denoised_images_are_the_means_of_a_gaussian(gaussian_energy):
+    """Of a Gaussian with a variance of 1/2: the mean given one noisy draw is known."""
+    sigma = 0.3
+    z = gaussian_energy.mean + jr.normal(jr.key(0), (5, N, N))
+    prior = ScorePrior(gaussian_energy, STRETCH)
+    found = STRETCH.inv(denoise_images(prior, STRETCH(z), sigma))
+    mean = (0.5 * z + sigma**2 * gaussian_energy.mean) / (0.5 + sigma**2)
+    np.testing.assert_allclose(found, mean, atol=1e-4)
 
 
 def test_other_set_is_told_apart():
@@ -232,7 +242,7 @@ def report(wiener):
 
 def test_report_is_plain(report):
     assert json.loads(json.dumps(report)) == report
-    assert set(report["samples"]) == set(report["control"]) == {"noisy", "noise_free"}
+    assert set(report["samples"]) == set(report["control"]) == {"noisy", "denoised", "clean"}
     np.testing.assert_allclose(report["denoising"]["ratio"], 1.0)
 
 

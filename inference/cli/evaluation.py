@@ -24,10 +24,14 @@ _STARTS = ("catalogue", "detect", "sed20", "flat", "gaussian", "blobs")
 @click.option(
     "--sources", default="2:8", show_default=True, metavar="MIN:MAX", help="Galaxies per blend."
 )
+@click.option(
+    "--galaxies", type=click.Path(), metavar="CATALOGUE",
+    help="Shapes of real galaxies, from a catalogue in GalSim's format.  [default: bulges, disks]",
+)  # fmt: skip
 @click.option("--output", type=click.Path(), required=True, help="The npz file to write.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def simulate(survey, number, seed, sources, output, force, quiet):
+def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
     """Simulate blends of a survey, with truth, for `evaluate`.
 
     Blend i depends on the seed and i only: a longer set begins with the shorter one.  The
@@ -41,8 +45,9 @@ def simulate(survey, number, seed, sources, output, force, quiet):
 
     with bar_on_terminal(f"simulating {survey}", number, quiet) as update:
         arrays = simulate_set(
-            survey, number, seed=seed, sources=parse_sources(sources), progress=update
-        )
+            survey, number, seed=seed, sources=parse_sources(sources), galaxies=galaxies,
+            progress=update,
+        )  # fmt: skip
     write_set(path, arrays)
     click.echo(str(path))
 

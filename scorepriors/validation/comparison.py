@@ -34,9 +34,9 @@ def compare_sets(
     -------
     dict
         ``trees_auc`` and ``pixel_auc`` (0.5: indistinguishable, 1: always told apart),
-        ``trees_auc_without_border`` (the mean of the border is nothing but the noise of
-        the faintest pixels in noise-free samples), ``ks`` by moment, ``one_maximum`` and ``one_maximum_reference`` (the share of
-        either set with exactly one maximum).
+        ``trees_auc_without_border`` (the mean of the border is nothing but what a denoising
+        step leaves in the faintest pixels), ``ks`` by moment, ``one_maximum`` and
+        ``one_maximum_reference`` (the share of either set with exactly one maximum).
     """
     key_trees, key_pixels = jr.split(key)
     ours, theirs = image_moments(images), image_moments(reference)
