@@ -28,10 +28,15 @@ from scorepriors.models.rendering import ImageData, image_data
 from scorepriors.models.sources import Sources, place_sources
 from scorepriors.zoo import load_prior, priors_for
 
+from .lbfgs import flat_lbfgs
 from .optimization import compile_map, fit_map
 from .parametric import ParametricScene
 from .scenes import Deblended
 from .starting import STARTS, profile_start
+
+#: For scenes of bulges and disks: up to nine parameters per source, which start dozens of their
+#: widths away.  Longer memory and steps than for images save a tenth of the iterations.
+_PROFILE_OPTIMIZER = flat_lbfgs(memory_size=40, first_step=0.5, max_step=20.0)
 
 #: Sides of the boxes of stars, pixels: ten standard deviations of the model PSF.
 STAR_BOX = 15
@@ -384,24 +389,15 @@ def _deblend_chunk(
         _group(b.positions.row_column[~b.is_point], options["box"], size[1]) for b in blends
     ]
     counts = np.array([len(b.positions.ids) for b in blends])
-    starts = [
-        profile_start(b.data, *groups, **options, start=start)
-        for b, *groups in zip(blends, stars, galaxies, strict=True)
-    ]
-    init, scale = _stacked(starts)
-    data = _stacked([b.data for b in blends])
-    # No network is in the parametric fit, so side by side would gain nothing and keep
-    # finished blends busy.
-    fit_profiles = partial(
-        fit, data, None, None, _stacked(stars), _stacked(galaxies), init=init, scale=scale,
-        tolerance=0.1 * tolerance * counts, in_axes=_axes(0, None, None, stars, galaxies),
-        side_by_side=1, progress=label("profiles"),
-    )  # fmt: skip
+    first_look = partial(profile_start, **options, start=start)
+    begun = first_look(blends[0].data, stars[0], galaxies[0])
     with ThreadPoolExecutor() as pool:
-        # One program compiles while the other is traced, and that one while the first runs.
-        compiled = pool.submit(_compiled_ahead(fit_profiles)())
+        # One program compiles while the other is traced and all starts are sought, and that
+        # one while the first runs.
+        ahead = _profile_fit(_compiled_ahead(fit), blends[:1], stars[:1], galaxies[:1], [begun])
+        compiled = pool.submit(ahead())
         if size[1] and free_form:
-            at_start: Any = SimpleNamespace(values=starts[0][0])
+            at_start: Any = SimpleNamespace(values=begun[0])
             unfitted = ParametricScene(
                 blends[0].obs, blends[0].positions, blends[0].data, stars=stars[0],
                 galaxies=galaxies[0], fit=at_start,
@@ -412,8 +408,11 @@ def _deblend_chunk(
                 [unfitted], usual, _compiled_ahead(fit), size[1], side_by_side, 1.0, (), label
             )
             pool.submit(ahead)
+        starts = [begun, *map(first_look, [b.data for b in blends[1:]], stars[1:], galaxies[1:])]
         compiled.result()
-        parametric = fit_profiles()
+        parametric = _profile_fit(fit, blends, stars, galaxies, starts)(
+            tolerance=0.1 * tolerance * counts, progress=label("profiles")
+        )
     if len(blends) > 1 and parametric.interrupted.any():
         return [None] * len(blends)
     scenes = [
@@ -451,6 +450,19 @@ def _deblend_chunk(
         else scene.result(priors, final, seconds)
         for scene, final in zip(scenes, finals, strict=True)
     ]
+
+
+def _profile_fit(fit: partial, blends, stars, galaxies, starts) -> partial:
+    """The fit of bulges, disks and stars, one blend at a time.
+
+    No network is in it, so side by side would gain nothing and keep finished blends busy.
+    """
+    init, scale = _stacked(starts)
+    return partial(
+        fit, _stacked([b.data for b in blends]), None, None, _stacked(stars), _stacked(galaxies),
+        init=init, scale=scale, in_axes=_axes(0, None, None, stars, galaxies), side_by_side=1,
+        optimizer=_PROFILE_OPTIMIZER,
+    )  # fmt: skip
 
 
 def _compiled_ahead(fit: partial) -> partial:

@@ -1,6 +1,6 @@
 """Iterations of a fit, many in one compiled program."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -88,24 +88,29 @@ def _objective(bound, arrays, origin, widths):
     return objective
 
 
-@eqx.filter_jit
 def begin(bound, origin, optimizer, batch):
     """A state of the right shape; `_advance` puts in what a fit starts from."""
+    # Abstractly: nothing of it has to be computed, let alone compiled.  (NumPy's zeros have
+    # types that are not weak ones, which would compile the loop a second time.)
+    state = _first_state.eval_shape(bound, origin, optimizer, batch)
+    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), state)
 
+
+# Under jit for its memory of shapes seen: the model is traced once for each.
+@partial(jax.jit, static_argnums=(2, 3))
+def _first_state(bound, origin, optimizer, batch):
     def one(arrays, origin):
         v = jnp.zeros_like(ravel_pytree(origin)[0])
         objective = _objective(bound, arrays, origin, origin)
-        shapes = jax.eval_shape(objective, v)[1]
-        params, values = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        # Explicit types: a weak one would compile the loop a second time.
-        inf = jnp.asarray(jnp.inf, v.dtype)
-        zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        params, values = jax.eval_shape(objective, v)[1]
+        params, values = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (params, values))
         initial = optimizer.init(v)
         curvature = None if isinstance(initial, LBFGSState) else _CURVATURE.init(v)
+        real, number, flag = v[0], jnp.int32(0), jnp.zeros((), bool)
         return State(
-            v=v, optimizer=initial, curvature=curvature, value=inf,
-            best=Best(params, values, inf, inf, inf), gain=inf, calm=zero, iteration=zero,
-            converged=no, failed=no, misses=zero,
+            v=v, optimizer=initial, curvature=curvature, value=real,
+            best=Best(params, values, real, real, real), gain=real, calm=number, iteration=number,
+            converged=flag, failed=flag, misses=number,
         )  # fmt: skip
 
     return mapped(one, batch, axes_of(batch), 0)(bound.arrays, origin)

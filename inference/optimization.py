@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from scorepriors._loops import deferred_interrupt
+from scorepriors._programs import generation
 from scorepriors.errors import InputError
 
 from ._progress import fit_progress
@@ -266,7 +267,7 @@ def _signature(bound: Posterior, in_axes, side_by_side, optimizer, block) -> tup
     arrays = bound if batch is None or whole else members_of(bound, batch, 0)
     leaves, structure = jax.tree.flatten(arrays)
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    return structure, shapes, batch, side_by_side, optimizer, block
+    return structure, shapes, batch, side_by_side, optimizer, block, generation()
 
 
 def _problem(bound, init, scale, key, tolerance, in_axes, side_by_side) -> "_Problem":
