@@ -146,8 +146,7 @@ def deblend(
     --------
     deblend_many : Many blends, which then share programs and network calls.
     """
-    prior = priors_for(obs.pixel_scale) if prior is None else prior
-    prepared = _prepare(obs, positions, load_priors(prior))
+    prepared = _prepare(obs, positions, load_priors(prior, pixel_scale=obs.pixel_scale))
     (result,) = _deblend_alike(
         [prepared], size=_padded_sizes([prepared], padding), side_by_side=1, chunk=1,
         spectra=spectra, center_error=center_error, start=start, anneal=anneal, free_form=free_form, key=key,
@@ -220,9 +219,8 @@ def deblend_many(
     for name, number in (("side_by_side", side_by_side), ("chunk", chunk)):
         if number < 1:
             raise InputError(f"`{name}` must be at least 1, got {number}.")
-    if prior is None:
-        prior = priors_for(observations[0].pixel_scale if observations else None)
-    priors = load_priors(prior)
+    pixel_scale = observations[0].pixel_scale if observations else None
+    priors = load_priors(prior, pixel_scale=pixel_scale)
     prepared = [_prepare(obs, at, priors) for obs, at in zip(observations, given, strict=True)]
     alike: dict = {}
     for index, blend_ in enumerate(prepared):
@@ -243,22 +241,29 @@ def deblend_many(
 
 
 def load_priors(
-    prior: ScorePrior | str | Sequence[ScorePrior | str], *, sigma: float | None = None
+    prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
+    *,
+    sigma: float | None = None,
+    pixel_scale: float | None = None,
 ) -> tuple[ScorePrior, ...]:
     """One prior, or two by growing boxes.
 
     Parameters
     ----------
     prior
-        Priors or names of them.
+        Priors or names of them; if not given, the shipped ones for pixels of this size.
     sigma
         Noise level for all of them; their own if not given.
+    pixel_scale
+        Arcseconds per pixel, if known.
 
     Raises
     ------
     InputError
         If there are more, or two of one size or for different pixels or model PSFs.
     """
+    if prior is None:
+        prior = priors_for(pixel_scale)
     several = [prior] if isinstance(prior, str | Path | ScorePrior) else list(prior)
     loaded = [load_prior(one) if isinstance(one, str | Path) else one for one in several]
     if sigma is not None:

@@ -43,12 +43,11 @@ def deblend(files, example, each, catalog, psf, index, others, prior_names, sigm
         check_target(target, force=force)
     import jax
 
-    from scorepriors.zoo import priors_for
-
     from ..deblending import SIDE_BY_SIDE, deblend_many, load_priors
 
     observations, positions, truth = read_scenes(files, example, each, catalog, psf, index, others)
-    prior = load_priors(prior_names or priors_for(observations[0].pixel_scale), sigma=sigma)
+    pixel_scale = observations[0].pixel_scale
+    prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=pixel_scale)
     results = deblend_many(
         observations, positions, prior=prior, key=jax.random.key(seed),
         max_iterations=max_iterations, progress=not quiet and sys.stderr.isatty(),

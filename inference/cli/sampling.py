@@ -150,12 +150,10 @@ def _deblend_one(
     """The scene to sample: one blend, without padding."""
     import jax
 
-    from scorepriors.zoo import priors_for
-
     from ..deblending import deblend, load_priors
 
     (obs,), (positions,), _ = read_scenes(files, example, False, catalog, psf, index, others)
-    prior = load_priors(prior_names or priors_for(obs.pixel_scale), sigma=sigma)
+    prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=obs.pixel_scale)
     result = deblend(
         obs, positions, prior=prior, key=jax.random.key(seed), padding=1,
         progress=progress and sys.stderr.isatty(),

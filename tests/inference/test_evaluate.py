@@ -99,7 +99,7 @@ def small_and_quick(monkeypatch):
     """Two blends between checkpoints; a prior known in closed form for the command."""
     monkeypatch.setattr(module, "CHUNK", 2)
     known = (gaussian_prior(box=16),)
-    monkeypatch.setattr(module, "load_priors", lambda prior, sigma=None: known)
+    monkeypatch.setattr(module, "load_priors", lambda prior, **_: known)
 
 
 def evaluate(path, **options):

@@ -275,7 +275,7 @@ def sampled(scene, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "scorepriors.inference.deblending.load_priors",
-            lambda prior, sigma=None: (gaussian_prior(8),),
+            lambda prior, **_: (gaussian_prior(8),),
         )
         patch.setattr("scorepriors.inference.deblending.deblend", padded)
         outcome = run(
