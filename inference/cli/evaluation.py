@@ -232,16 +232,19 @@ def _print_result(result: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"{result['number']} blends, {result['num_sources']} sources: {result['method']}, "
-        f"start {result['start']}"
-    )
+    table = Table(show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     for key, name, style in _TABLE:
         value = result[key]
         table.add_row(name, "-" if value is None else format(value, style))
     console = Console(width=None if sys.stdout.isatty() else 100)
+    # Not as the table's title, which would be broken to its width.
+    console.print(
+        f"{result['number']} blends, {result['num_sources']} sources: {result['method']}, "
+        f"start {result['start']}",
+        highlight=False,
+    )
     console.print(table)
     if result["start"] == "detect":
         console.print(
