@@ -394,8 +394,9 @@ def _deblend_chunk(
         _group(b.positions.row_column[~b.is_point], options["box"], size[1]) for b in blends
     ]
     counts = np.array([len(b.positions.ids) for b in blends])
-    first_look = partial(profile_start, **options, start=start)
-    begun = first_look(blends[0].data, stars[0], galaxies[0])
+    each = list(zip(blends, stars, galaxies, strict=True))
+    looks = (profile_start(b.data, *sources, **options, start=start) for b, *sources in each)
+    begun = next(looks)
     with ThreadPoolExecutor() as pool:
         # One program compiles while the other is traced and all starts are sought, and that
         # one while the first runs.
@@ -413,7 +414,7 @@ def _deblend_chunk(
                 [unfitted], usual, _compiled_ahead(fit), size[1], side_by_side, 1.0, (), label
             )
             pool.submit(ahead)
-        starts = [begun, *map(first_look, [b.data for b in blends[1:]], stars[1:], galaxies[1:])]
+        starts = [begun, *looks]
         compiled.result()
         parametric = _profile_fit(fit, blends, stars, galaxies, starts)(
             tolerance=0.1 * tolerance * counts, progress=label("profiles")
@@ -425,7 +426,7 @@ def _deblend_chunk(
             b.obs, b.positions, b.data, stars=s, galaxies=g, fit=parametric[i],
             priors=b.priors, options=options, start=start,
         )
-        for i, (b, s, g) in enumerate(zip(blends, stars, galaxies, strict=True))
+        for i, (b, s, g) in enumerate(each)
     ]  # fmt: skip
     priors = dict(zip(("galaxies", "large"), blends[0].priors, strict=False))
     seconds = {"parametric": (time.monotonic() - clock) / len(blends)}

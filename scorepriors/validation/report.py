@@ -270,7 +270,9 @@ def noise_and_denoise(
     return denoise_images(prior, add_noise(images, prior.stretch, sigma, key=key), sigma)
 
 
-def denoise_images(prior: ScorePrior, images: Float[Array, "N n n"], sigma: float) -> np.ndarray:
+def denoise_images(
+    prior: ScorePrior, images: Float[Array | np.ndarray, "N n n"], sigma: float
+) -> np.ndarray:
     """Remove noise of `sigma` from intensities, in one denoising step of the prior."""
     clean = denoised(prior.energy, prior.stretch.inv(jnp.asarray(images)), prior.at(sigma).sigma)
     return np.asarray(prior.stretch(clean))
