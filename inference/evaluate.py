@@ -27,7 +27,6 @@ from scorepriors.models.blend_sets import BlendSet, BlendTruth
 from scorepriors.models.detection import detect
 from scorepriors.models.observation import Observation
 from scorepriors.models.positions import Positions, read_positions
-from scorepriors.training_sets import PIXEL_SCALES
 
 from .deblending import PADDING, SIDE_BY_SIDE, deblend_many, load_priors
 from .evaluation import (
@@ -192,8 +191,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise InputError(f"`limit` must be at least 1, got {limit}.")
     number = len(blends) if limit is None else min(limit, len(blends))
-    pixel_scale = PIXEL_SCALES.get(str(blends.meta.get("survey")))
-    priors = load_priors(prior, sigma=sigma, pixel_scale=pixel_scale)
+    priors = load_priors(prior, sigma=sigma, pixel_scale=blends.observation(0).pixel_scale)
     facts = _facts(chosen, priors, blends.path)
     kept = _Checkpoint(checkpoint, facts, resume=resume)
     interrupted = False

@@ -69,6 +69,7 @@ def save_scene(
         "unit": None if obs.unit is None else obs.unit.to_string(),
         "zero_point": None if obs.zero_point is None else list(obs.zero_point),
         "wcs": _header(obs.wcs),
+        "scale": obs.scale,
         "parts": [_part_facts(part) for part in obs.parts] if len(obs.parts) > 1 else [],
         "ids": list(positions.ids),
         "seconds": {n: float(v) for n, v in result.seconds.items()},
@@ -129,7 +130,7 @@ def load_scene(
     obs = Observation.from_arrays(
         arrays["images"], weights=arrays["weights"], psfs=arrays["psfs"], bands=facts["bands"],
         wcs=_wcs(facts["wcs"]), unit=facts["unit"], zero_point=facts["zero_point"],
-        name=facts["name"],
+        name=facts["name"], scale=facts.get("scale"),
     )  # fmt: skip
     if facts.get("parts"):
         obs = dataclasses.replace(obs, parts=tuple(map(_part, facts["parts"])))

@@ -10,7 +10,8 @@ of every array over the S sources of the set.
   (`Observation.read` does); with the noiseless flux, it is what the noise was drawn from.
 - ``bands [B]``; ``src_start [N + 1]``; ``meta``, a JSON text: ``survey``, ``seed``, ``n``,
   ``sources``, ``bands``, ``scale`` (arcsec), ``zp`` (AB magnitude of one unit),
-  ``model_sigma`` (pixels), ``format`` and the versions of what made it.
+  ``model_sigma`` (pixels), ``format``, the versions of what made it and, of real galaxies,
+  the name and checksum of their table.
 - truth: ``centers [S, 2]`` (row, column); ``flux_total [S, B]`` and ``flux_stamp [S, B]``,
   of which the second counts only what lies on the image; ``mags [S, B]``; ``conv
   [S, B, H, W]``, each source as observed without noise; ``morph [S, H, W]``, its shape at
@@ -20,10 +21,10 @@ of every array over the S sources of the set.
 A blend of five LSST galaxies takes about 0.8 MB, in the file and in memory.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,8 @@ def simulate_set(
     name
         Survey: ``"lsst"``, ``"hsc"`` or ``"ztf"``.
     number
-        How many blends.  Blend i depends on `seed` and i alone, so a longer set begins
-        with the shorter one.
+        How many blends.  All else equal blend i depends on `seed` and i alone, so a longer
+        set begins with the shorter one.
     seed
         Any non-negative integer.
     sources
@@ -137,7 +138,7 @@ def simulate_set(
             f"the numbers of sources {low}:{high} are none; give MIN:MAX with 1 <= MIN <= MAX."
         )
     galsim = import_galsim()
-    real = None if galaxies is None else RealGalaxies(galaxies, scale=facts.scale)
+    real = None if galaxies is None else RealGalaxies(galaxies)
     blends = []
     for index in range(number):
         rng = np.random.default_rng((seed, index, _STREAM))
@@ -151,7 +152,8 @@ def simulate_set(
         "format": 1, "scorepriors": __version__, "galsim": galsim.__version__,
     }  # fmt: skip
     if real is not None:
-        meta["galaxies"] = real.path.name
+        table = hashlib.sha256(real.path.read_bytes()).hexdigest()
+        meta |= {"galaxies": real.path.name, "galaxies_sha256": table}
     if name != "ztf":
         meta["surveycodex"] = version("surveycodex")
     per_blend = {
@@ -222,7 +224,9 @@ def _galaxy(galsim, rng, facts: Survey, real: RealGalaxies | None, psfs, center,
         magnitude = _magnitude(rng, *facts.magnitudes)
         magnitudes = magnitude + colours(rng, 1, facts.bands)[0]
         if real is not None:
-            profile = real.draw(rng, magnitude, SIZE_SLOPE)
+            # Its centre is that in the sharpest band, as a survey would measure it.
+            sharpest = psfs[int(np.argmin(facts.seeing))]
+            profile = real.draw(rng, magnitude, SIZE_SLOPE, sharpest, facts.scale)
         else:
             profile = _bulge_and_disk(galsim, rng, facts, magnitude)
         flux = flux_of(magnitudes)
@@ -299,6 +303,13 @@ class BlendSet:
     path
         npz file of the layout above; ``beta``, ``snr`` and ``mags`` may be missing.
 
+    Attributes
+    ----------
+    path
+        The file.
+    meta
+        Facts of the set, as the file has them.
+
     Raises
     ------
     InputError
@@ -317,25 +328,11 @@ class BlendSet:
                 f"{name} holds no truth to compare with: {', '.join(missing)} missing; make a set "
                 "with `scorepriors simulate`."
             )
-        count, num_sources = len(self), len(arrays["centers"])
-        start = arrays["src_start"]
-        if start.shape != (count + 1,) or start[0] != 0 or np.any(np.diff(start) < 1):
-            raise InputError(
-                f"{name}: `src_start` does not give each of {count} blends its sources."
-            )
-        for field in ("conv", "flux_stamp", "flux_total"):
-            if len(arrays[field]) != num_sources or start[-1] != num_sources:
-                raise InputError(f"{name}: `{field}` and `centers` have not one row per source.")
-        if arrays["conv"].shape[1:] != arrays["images"].shape[1:]:
-            raise InputError(f"{name}: `conv` and `images` disagree on bands or pixels.")
+        _check_layout(name, arrays)
+        self.meta = _meta(name, arrays)
 
     def __len__(self) -> int:
         return len(self._arrays["images"])
-
-    @cached_property
-    def meta(self) -> dict:
-        """Facts of the set, as the file has them."""
-        return json.loads(str(self._arrays["meta"])) if "meta" in self._arrays else {}
 
     @property
     def max_sources(self) -> int:
@@ -368,6 +365,49 @@ class BlendSet:
             snr=arrays["snr"][start:stop] if "snr" in arrays else unknown,
             magnitude=arrays["mags"][start:stop, band] if "mags" in arrays else unknown,
         )
+
+
+def _check_layout(name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Compare the shapes of a set's arrays with each other."""
+    count, bands, *shape = arrays["images"].shape
+    num_sources = len(np.atleast_1d(arrays["centers"]))
+    start = arrays["src_start"]
+    if (
+        start.dtype.kind not in "iu"
+        or start.shape != (count + 1,)
+        or start[0] != 0
+        or np.any(np.diff(start.astype(int)) < 1)
+        or start[-1] != num_sources
+    ):
+        raise InputError(
+            f"{name}: `src_start` does not give each of {count} blends its sources, of which "
+            f"`centers` has {num_sources}."
+        )
+    expected = {
+        "skyvar": (count, bands), "gain": (bands,), "centers": (num_sources, 2),
+        "conv": (num_sources, bands, *shape), "flux_stamp": (num_sources, bands),
+        "flux_total": (num_sources, bands), "mags": (num_sources, bands),
+        "beta": (num_sources,), "snr": (num_sources,),
+    }  # fmt: skip
+    for field, wanted in expected.items():
+        if field in arrays and arrays[field].shape != wanted:
+            raise InputError(
+                f"{name}: `{field}` has the shape {arrays[field].shape}; {wanted} goes with the "
+                "images and their sources."
+            )
+    if "psfs" in arrays and arrays["psfs"].ndim == 4 and len(arrays["psfs"]) != count:
+        raise InputError(f"{name}: {len(arrays['psfs'])} sets of `psfs` for {count} blends.")
+
+
+def _meta(name: str, arrays: dict[str, np.ndarray]) -> dict:
+    """The facts of a set; none if it has none."""
+    try:
+        meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
+    except ValueError:
+        meta = None
+    if not isinstance(meta, dict):
+        raise InputError(f"{name} [meta] is not a JSON object.")
+    return meta
 
 
 def parse_sources(text: str) -> tuple[int, int]:

@@ -238,6 +238,19 @@ def check_wcs(wcs) -> WCS | None:
     return wcs
 
 
+def check_scale(scale) -> float | None:
+    """Return arcseconds per pixel, a positive number, or None."""
+    if scale is None:
+        return None
+    try:
+        value = float(scale)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"scale is {scale!r}; give arcseconds per pixel, or None.") from error
+    if not (np.isfinite(value) and value > 0):
+        raise InputError(f"scale is {value:g}; give arcseconds per pixel, a positive number.")
+    return value
+
+
 def check_zero_point(
     zero_point, unit: units.UnitBase | None, num_bands: int
 ) -> tuple[float, ...] | None:

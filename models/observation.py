@@ -23,6 +23,7 @@ from .checks import (
     check_bands,
     check_image_shape,
     check_pixels,
+    check_scale,
     check_wcs,
     check_zero_point,
     numeric,
@@ -67,6 +68,8 @@ class Observation:
         For titles and file names.
     catalog
         Positions that came with the images, as found there; or None.
+    scale
+        Arcseconds per pixel where there is no `wcs` to tell; or None.
     parts
         The observations that `join_observations` made this one of, and where their pixels
         are; one that holds all bands otherwise.
@@ -93,6 +96,7 @@ class Observation:
     name: str = ""
     catalog: Table | None = None
     parts: tuple[Part, ...] = ()
+    scale: float | None = None
 
     def __post_init__(self):
         images = numeric(self.images, "images")
@@ -110,6 +114,7 @@ class Observation:
             "unit": unit,
             "zero_point": check_zero_point(self.zero_point, unit, len(bands)),
             "name": str(self.name),
+            "scale": check_scale(self.scale),
             # One part is made anew: the images may have been replaced by others.
             "parts": self.parts
             if len(self.parts) > 1
@@ -135,9 +140,9 @@ class Observation:
 
     @property
     def pixel_scale(self) -> float | None:
-        """Side of a pixel in arcseconds (square root of its area); None without a WCS."""
+        """Side of a pixel in arcseconds (square root of its area), or None: from `wcs` or `scale`."""
         if self.wcs is None:
-            return None
+            return self.scale
         return float(np.sqrt(proj_plane_pixel_area(self.wcs)) * 3600)
 
     @property
@@ -201,6 +206,7 @@ class Observation:
         zero_point: float | Sequence[float] | None = None,
         name: str = "",
         catalog: Table | None = None,
+        scale: float | None = None,
     ) -> "Observation":
         """Build an observation from arrays.
 
@@ -218,7 +224,7 @@ class Observation:
             a column of zeros.
         bands
             Names; ``band0``, ``band1``, ... if not given.
-        wcs, unit, zero_point, name, catalog
+        wcs, unit, zero_point, name, catalog, scale
             See the class.
 
         Examples
@@ -263,7 +269,9 @@ class Observation:
             if noise.shape == masked.shape:
                 noise = np.where(masked, 0, noise)
         zero_point = check_zero_point(zero_point, unit, len(values))
-        return cls(values, noise, psfs, tuple(bands), wcs, unit, zero_point, name, catalog)
+        return cls(
+            values, noise, psfs, tuple(bands), wcs, unit, zero_point, name, catalog, scale=scale
+        )  # fmt: skip
 
     @classmethod
     def from_nddata(cls, images: Sequence, psfs, bands=None) -> "Observation":
@@ -365,6 +373,8 @@ class Observation:
             header.update({f"BAND{i}": band for i, band in enumerate(self.bands, 1)})
         else:
             header["BANDS"] = ",".join(self.bands)
+        if self.wcs is None and self.scale is not None:
+            header["PIXSCALE"] = self.scale
         if self.unit is not None:
             header["BUNIT"] = self.unit.to_string()
         if self.zero_point is not None:

@@ -7,13 +7,23 @@ fetches them): a FITS table, and beside it the files of images and PSFs that it 
 from pathlib import Path
 
 import numpy as np
+from astropy.table import Table
 
 from scorepriors.errors import InputError
 
-from .simulation import import_galsim, model_psf
+from .simulation import import_galsim
 
 #: Fainter galaxies of a catalogue are not used: their images are noise as much as shape.
 FAINTEST = 24.0
+
+#: Columns that are looked at, here or by GalSim.
+COLUMNS = (
+    "ident", "mag", "gal_filename", "gal_hdu", "psf_filename", "psf_hdu", "pixel_scale",
+    "noise_mean", "noise_variance", "noise_filename",
+)  # fmt: skip
+
+#: Draws of which none has a centre, before that is said.
+_ATTEMPTS = 100
 
 
 class RealGalaxies:
@@ -23,51 +33,52 @@ class RealGalaxies:
     ----------
     path
         The FITS table; images and PSFs are looked for beside it.
-    scale
-        Arcseconds per pixel of the images to be simulated.
     faintest
         Magnitude of the faintest galaxy to use.
+
+    Attributes
+    ----------
+    path
+        The table.
+    magnitudes
+        ``[N]``, of the galaxies that are used.
 
     Raises
     ------
     InputError
-        If GalSim is missing, the table is not one, files that it names are missing, or no
-        galaxy is bright enough.
+        If GalSim is missing, the table is not one, lacks a column or names a file that is
+        missing, or no galaxy is bright enough.
     """
 
-    def __init__(self, path: str | Path, *, scale: float, faintest: float = FAINTEST):
+    def __init__(self, path: str | Path, *, faintest: float = FAINTEST):
         galsim = import_galsim()
-        self.path = Path(path)
-        name = self.path.name
-        if not self.path.is_file():
-            raise InputError(f"there is no catalogue of real galaxies {str(path)!r}.")
+        self.path = Path(path).resolve()
+        columns = _columns(self.path)
         try:
-            catalogue = galsim.RealGalaxyCatalog(str(self.path), dir=str(self.path.parent))
-            magnitudes = np.asarray(catalogue.mag, float)
-        except (OSError, TypeError, IndexError, KeyError, AttributeError, galsim.GalSimError) as e:
+            magnitudes = np.asarray(columns["mag"], float)
+        except ValueError as error:
+            raise InputError(f"{self.path.name}: the column MAG holds no numbers.") from error
+        self._rows = np.flatnonzero(magnitudes <= faintest)
+        if not self._rows.size:
             raise InputError(
-                f"{name} is no catalogue of real galaxies as GalSim has them: {e}."
-            ) from e
-        bright = np.flatnonzero(magnitudes <= faintest)
-        if not bright.size:
-            raise InputError(
-                f"{name} has no galaxy brighter than magnitude {faintest:g}; fainter ones are "
-                "more noise than shape."
+                f"{self.path.name} has no galaxy brighter than magnitude {faintest:g}; fainter ones "
+                "are more noise than shape."
             )
-        try:
-            # Centres are those that a survey would measure, not the middle of the cutout.
-            self._profiles = [
-                _centred(galsim, galsim.RealGalaxy(catalogue, index=int(i), flux=1.0), scale)
-                for i in bright
-            ]
-        except (OSError, KeyError, galsim.GalSimError) as e:
-            raise InputError(f"{name} names images that cannot be read: {e}.") from e
-        self.magnitudes = magnitudes[bright]
+        self.magnitudes = magnitudes[self._rows]
+        for column in ("gal_filename", "psf_filename", "noise_filename"):
+            for name in sorted({str(n).strip() for n in columns[column][self._rows]}):
+                if not (self.path.parent / name).is_file():
+                    raise InputError(
+                        f"{self.path.name} names a file {name!r} that is not beside it; put it there."
+                    )
+        self._catalogue = galsim.RealGalaxyCatalog(self.path.name, dir=str(self.path.parent))
 
     def __len__(self) -> int:
-        return len(self._profiles)
+        return len(self._rows)
 
-    def draw(self, rng: np.random.Generator, magnitude: float, size_slope: float):
+    def draw(
+        self, rng: np.random.Generator, magnitude: float, size_slope: float, psf, scale: float
+    ):
         """One of the galaxies, turned, perhaps mirrored, and as large as its new magnitude wants.
 
         Parameters
@@ -78,22 +89,74 @@ class RealGalaxies:
             Of the galaxy that it stands for.
         size_slope
             Decades of size per magnitude.
+        psf
+            GalSim object; the centre of a galaxy is that of its image through it.
+        scale
+            Arcseconds per pixel of that image.
 
         Returns
         -------
         galsim.GSObject
-            Of unit flux, its centre at the origin.
+            Of unit flux, its centre (of adaptive moments) at the origin.
+
+        Raises
+        ------
+        InputError
+            If the files do not hold the image.
         """
         galsim = import_galsim()
-        pick = int(rng.integers(len(self)))
-        profile = self._profiles[pick].rotate(rng.uniform(0, 360) * galsim.degrees)
-        if rng.integers(2):
-            profile = profile.transform(1, 0, 0, -1)
-        return profile.dilate(10 ** (size_slope * (magnitude - self.magnitudes[pick])))
+        for _ in range(_ATTEMPTS):
+            pick = int(rng.integers(len(self)))
+            angle, mirrored = rng.uniform(0, 360) * galsim.degrees, bool(rng.integers(2))
+            profile = self._profile(galsim, pick).rotate(angle)
+            if mirrored:
+                profile = profile.transform(1, 0, 0, -1)
+            profile = profile.dilate(10 ** (size_slope * (magnitude - self.magnitudes[pick])))
+            image = galsim.Convolve(profile, psf).drawImage(scale=scale / 2)
+            try:
+                centre = image.FindAdaptiveMom().moments_centroid
+            except galsim.GalSimHSMError:  # an image without one; another galaxy, then
+                continue
+            return profile.shift(-(centre - image.true_center) * image.scale)
+        raise InputError(f"none of {_ATTEMPTS} galaxies drawn from {self.path.name} has a centre.")
+
+    def _profile(self, galsim, pick: int):
+        """A galaxy of unit flux, the telescope's PSF taken out."""
+        row = int(self._rows[pick])
+        try:
+            return galsim.RealGalaxy(self._catalogue, index=row, flux=1.0)
+        # What GalSim and astropy raise for wrong HDUs, damaged files and nonsense in columns.
+        except (
+            OSError,
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise InputError(
+                f"galaxy {row} of {self.path.name} cannot be read ({reason}); remove it or mend it."
+            ) from error
 
 
-def _centred(galsim, profile, scale: float):
-    """Move the centroid (of adaptive moments) of a profile at the model's resolution to the origin."""
-    image = galsim.Convolve(profile, model_psf(galsim, scale)).drawImage(scale=scale / 2)
-    offset = image.FindAdaptiveMom().moments_centroid - image.true_center
-    return profile.shift(-offset * image.scale)
+def _columns(path: Path) -> dict:
+    """The columns of the table, by names in lower case."""
+    if path.is_dir():
+        raise InputError(f"{path.name} is a folder; give the table of real galaxies in it.")
+    if not path.is_file():
+        raise InputError(f"there is no catalogue of real galaxies {str(path)!r}.")
+    try:
+        table = Table.read(path, format="fits", hdu=1)
+    except Exception as error:  # whatever astropy raises for what is no FITS table
+        raise InputError(
+            f"{path.name} is no FITS table, as catalogues of real galaxies are."
+        ) from error
+    columns = {name.lower(): table[name] for name in table.colnames}
+    missing = [name.upper() for name in COLUMNS if name not in columns]
+    if missing:
+        raise InputError(
+            f"{path.name} is no catalogue of real galaxies as GalSim has them: it lacks "
+            f"{', '.join(missing)}."
+        )
+    return columns

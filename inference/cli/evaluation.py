@@ -34,7 +34,7 @@ _STARTS = ("catalogue", "detect", "sed20", "flat", "gaussian", "blobs")
 def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
     """Simulate blends of a survey, with truth, for `evaluate`.
 
-    Blend i depends on the seed and i only: a longer set begins with the shorter one.  The
+    All else equal blend i depends on the seed and i only: a longer set begins with the shorter one.  The
     layout of the file stands in the documentation of `scorepriors.models.blend_sets`; each
     blend is an observation as well: scorepriors deblend FILE --index I.
     """

@@ -26,6 +26,7 @@ class BandPart(NamedTuple):
     unit: units.UnitBase | None
     zero_point: tuple[float, ...] | None
     catalog: Table | None
+    scale: float | None = None
 
 
 def combine(parts: Sequence[BandPart], psfs: np.ndarray | None, name: str) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def combine(parts: Sequence[BandPart], psfs: np.ndarray | None, name: str) -> di
         "zero_point": zero_point,
         "name": name,
         "catalog": next((part.catalog for part in parts if part.catalog is not None), None),
+        "scale": first.scale,
     }
 
 

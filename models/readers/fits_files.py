@@ -111,6 +111,7 @@ def _read_part(path: Path) -> BandPart:
         unit=parse_unit(unit) if unit else None,
         zero_point=_header_zero_point(header, shape[0]),
         catalog=None if catalog is None else catalog.data,
+        scale=header.get("PIXSCALE"),
     )
 
 

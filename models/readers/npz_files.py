@@ -94,6 +94,8 @@ def _read_single(path: Path, archive: dict[str, np.ndarray], images: np.ndarray)
         arguments["zero_point"] = float(zero) if zero.ndim == 0 else zero.tolist()
     if "unit" in archive:
         arguments["unit"] = str(archive["unit"])
+    if "scale" in archive:
+        arguments["scale"] = archive["scale"]
     return arguments
 
 
@@ -174,10 +176,10 @@ def read_from_set(
     }
     if "meta" in archive:
         try:
-            zero_point = json.loads(str(archive["meta"])).get("zp")
+            meta = json.loads(str(archive["meta"]))
+            arguments |= {"zero_point": meta.get("zp"), "scale": meta.get("scale")}
         except (ValueError, AttributeError) as error:
             raise InputError(f"{path.name} [meta] is not a JSON object.") from error
-        arguments["zero_point"] = zero_point
     return _complete(arguments, archive, psf)
 
 
