@@ -352,6 +352,8 @@ def _deblend_alike(
     max_iterations, tolerance, progress,
 ) -> list:  # fmt: skip
     """Both fits of blends of one shape, in chunks."""
+    if not tolerance > 0:
+        raise InputError(f"`tolerance` must be positive, got {tolerance}.")
     if start not in STARTS:
         raise InputError(f"unknown start {start!r}; there are {', '.join(STARTS)}.")
     if not all(level > 0 for level in anneal):

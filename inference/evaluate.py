@@ -136,6 +136,7 @@ def evaluate(
     limit: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    restart: bool = False,
     progress: Callable | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -155,6 +156,8 @@ def evaluate(
         File to keep finished blends in.
     resume
         Go on with the blends that `checkpoint` has not.
+    restart
+        Replace a checkpoint of before, once there is something to put in its place.
     progress
         Called as ``progress(done, text)`` with the number of finished blends.
     **settings
@@ -184,7 +187,7 @@ def evaluate(
     ------
     InputError
         If the set has no truth, for unknown settings, or if the checkpoint is there without
-        `resume` or is of another run.
+        `resume` or `restart`, is of another run, or is none.
     """
     chosen = Settings(**settings)
     blends = BlendSet(path)
@@ -193,7 +196,7 @@ def evaluate(
     number = len(blends) if limit is None else min(limit, len(blends))
     priors = load_priors(prior, sigma=sigma, pixel_scale=blends.observation(0).pixel_scale)
     facts = _facts(chosen, priors, blends.path)
-    kept = _Checkpoint(checkpoint, facts, resume=resume)
+    kept = _Checkpoint(checkpoint, facts, resume=resume, restart=restart)
     interrupted = False
     try:
         for first in range(0, number, CHUNK):
@@ -249,29 +252,33 @@ def _facts(chosen: Settings, priors: Sequence[ScorePrior], path: Path) -> dict[s
 class _Checkpoint:
     """Finished blends, by index, and the file they are kept in."""
 
-    def __init__(self, path: str | Path | None, facts: dict, *, resume: bool):
+    def __init__(self, path: str | Path | None, facts: dict, *, resume: bool, restart: bool):
         self.path, self.facts = None if path is None else Path(path), facts
         self.blends: dict[int, dict] = {}
         if self.path is None:
             if resume:
                 raise InputError("there is no checkpoint to go on with; give its file.")
             return
-        if not resume:
-            if self.path.exists():
-                raise InputError(
-                    f"{self.path} is of a run that was cut short; resume it, or remove it."
-                )
-            return
         if not self.path.exists():
-            raise InputError(f"there is no {self.path} to go on with; do not resume.")
+            if resume:
+                raise InputError(f"there is no {self.path} to go on with; do not resume.")
+            return
         try:
             content = json.loads(self.path.read_text())
-            before, blends = content["facts"], content["blends"]
-            self.blends = {int(i): blend for i, blend in blends.items()}
+            before = dict(content["facts"])
+            blends = {int(i): blend for i, blend in content["blends"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{self.path} is no checkpoint of an evaluation; remove it."
+                f"{self.path} is no checkpoint of an evaluation; give another name, or remove it."
             ) from error
+        if restart:
+            return
+        if not resume:
+            raise InputError(
+                f"{self.path} is of a run that was cut short; resume it, or start again in its "
+                "place (--resume, --force)."
+            )
+        self.blends = blends
         for name, value in facts.items():
             if before.get(name) != value:
                 raise InputError(

@@ -90,10 +90,16 @@ def _objective(bound, arrays, origin, widths):
 
 def begin(bound, origin, optimizer, batch):
     """A state of the right shape; `_advance` puts in what a fit starts from."""
-    # Abstractly: nothing of it has to be computed, let alone compiled.  (NumPy's zeros have
-    # types that are not weak ones, which would compile the loop a second time.)
+    # Abstractly: nothing of it has to be computed, let alone compiled.
     state = _first_state.eval_shape(bound, origin, optimizer, batch)
-    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), state)
+    return jax.tree.map(_zeros, state)
+
+
+def _zeros(s):
+    """Zeros without a weak type, which would compile the loop a second time."""
+    if jax.dtypes.issubdtype(s.dtype, jax.dtypes.extended):
+        return jnp.zeros(s.shape, s.dtype)  # random keys, which NumPy does not know
+    return np.zeros(s.shape, s.dtype)
 
 
 # Under jit for its memory of shapes seen: the model is traced once for each.

@@ -24,7 +24,12 @@ from scorepriors.networks import (
     score,
 )
 from scorepriors.validation import chains, comparison, criteria, density, passed, validate_prior
-from scorepriors.validation.report import add_noise, denoise_images, oriented_subset
+from scorepriors.validation.report import (
+    add_noise,
+    denoise_images,
+    noise_and_denoise,
+    oriented_subset,
+)
 
 N = 16
 STRETCH = LogStretch()
@@ -78,6 +83,14 @@ def test_denoised_images_are_the_means_of_a_gaussian(gaussian_energy):
     found = STRETCH.inv(denoise_images(prior, STRETCH(z), sigma))
     mean = (0.5 * z + sigma**2 * gaussian_energy.mean) / (0.5 + sigma**2)
     np.testing.assert_allclose(found, mean, atol=1e-4)
+    # The same with the noise added: it moves images, and most of it is gone afterwards.
+    images = np.asarray(STRETCH(z))
+    twice = [noise_and_denoise(prior, images, sigma, key=jr.key(i)) for i in (1, 2)]
+    for found in twice:
+        noisy = np.asarray(STRETCH.inv(found)) * (0.5 + sigma**2) / 0.5
+        left = noisy - sigma**2 * np.asarray(gaussian_energy.mean) / 0.5 - np.asarray(z)
+        assert np.std(left) == pytest.approx(sigma, rel=0.1)
+    assert abs(twice[0] - twice[1]).max() > 0
 
 
 def test_other_set_is_told_apart():
@@ -243,6 +256,10 @@ def report(wiener):
 def test_report_is_plain(report):
     assert json.loads(json.dumps(report)) == report
     assert set(report["samples"]) == set(report["control"]) == {"noisy", "denoised", "clean"}
+    # Of the same samples, against other images: those that went through noise and a step.
+    denoised, clean = (report["samples"][level]["ks"] for level in ("denoised", "clean"))
+    assert denoised != clean
+    assert report["control"]["denoised"]["ks"] != report["control"]["clean"]["ks"]
     np.testing.assert_allclose(report["denoising"]["ratio"], 1.0)
 
 

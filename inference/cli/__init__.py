@@ -26,6 +26,12 @@ class _Group(click.Group):
         except InputError as error:
             click.echo(f"scorepriors: {error}", err=True)
             ctx.exit(BAD_INPUT)
+        except OSError as error:
+            # The disk is full, a file has gone, ...; a closed pipe is click's to handle.
+            if error.filename is None or isinstance(error, BrokenPipeError):
+                raise
+            click.echo(f"scorepriors: {error.filename}: {error.strerror}.", err=True)
+            ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("scorepriors: interrupted.", err=True)
             ctx.exit(INTERRUPTED)

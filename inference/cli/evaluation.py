@@ -112,7 +112,7 @@ def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare,
         for path, ending in ((json_path, ".json"), (figure_path, ".png"))
     ]
     earlier = [_read_result(path) for path in compare]
-    kept = _kept(checkpoint, json_path, resume=resume, force=force)
+    kept = _kept(checkpoint, json_path, resume=resume)
     levels = _levels(anneal)
 
     common.prepare_jax()
@@ -126,7 +126,7 @@ def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare,
     with bar_on_terminal(settings["method"], total, quiet) as update:
         result = run(
             file, prior=prior or None, sigma=sigma, limit=limit, checkpoint=kept, resume=resume,
-            progress=update, anneal=levels, **settings,
+            restart=force, progress=update, anneal=levels, **settings,
         )  # fmt: skip
     if result["number"]:
         _print_result(result)
@@ -159,10 +159,10 @@ def _write(result, earlier, json_path, figure_path) -> None:
 def _target(path, force: bool, ending: str) -> Path:
     """Where to write one file; checked before any work is done."""
     path = Path(path)
-    if not path.name.lower().endswith(ending):
-        raise InputError(f"cannot write {path.name!r}: its name must end in {ending}.")
     if path.is_dir():
         raise InputError(f"the output {str(path)!r} is a folder; give a file.")
+    if not path.name.lower().endswith(ending):
+        raise InputError(f"cannot write {path.name!r}: its name must end in {ending}.")
     if path.exists() and not force:
         raise InputError(f"{path} exists; use --force to replace it, or another name.")
     if not path.parent.is_dir():
@@ -172,23 +172,13 @@ def _target(path, force: bool, ending: str) -> Path:
     return path
 
 
-def _kept(checkpoint, json_path, *, resume: bool, force: bool) -> Path | None:
+def _kept(checkpoint, json_path, *, resume: bool) -> Path | None:
     """Where finished blends are kept; None if nothing says where."""
     if checkpoint is None and json_path is None:
         if resume:
             raise InputError("--resume needs --json or --checkpoint, to know where the run is.")
         return None
-    path = Path(checkpoint) if checkpoint else Path(json_path).with_suffix(".checkpoint.json")
-    if force:
-        path.unlink(missing_ok=True)
-    if resume and not path.exists():
-        raise InputError(f"there is no {path} to go on with; leave out --resume.")
-    if path.exists() and not resume:
-        raise InputError(
-            f"{path} is of a run that was cut short; use --resume to go on, or --force to start "
-            "again."
-        )
-    return path
+    return Path(checkpoint) if checkpoint else Path(json_path).with_suffix(".checkpoint.json")
 
 
 def _levels(text: str) -> tuple[float, ...]:
@@ -241,19 +231,19 @@ def _print_result(result: dict) -> None:
     console = Console(width=None if sys.stdout.isatty() else 100)
     # Not as the table's title, which would be broken to its width.
     console.print(
-        f"{result['number']} blends, {result['num_sources']} sources: {result['method']}, "
-        f"start {result['start']}",
+        f"{_counted(result['number'], 'blend')}, {_counted(result['num_sources'], 'source')}: "
+        f"{result['method']}, start {result['start']}",
         highlight=False,
     )
     console.print(table)
     if result["start"] == "detect":
         console.print(
-            f"{result['num_missed']} sources not detected (they count as zeros), "
-            f"{result['num_spurious']} detections of nothing",
+            f"{_counted(result['num_missed'], 'source')} not detected (counted as zeros), "
+            f"{_counted(result['num_spurious'], 'detection')} of nothing",
             highlight=False,
         )
     state = (
-        f"{result['num_not_converged']} blends not converged"
+        f"{_counted(result['num_not_converged'], 'blend')} not converged"
         if result["num_not_converged"]
         else "all converged"
     )
@@ -263,3 +253,7 @@ def _print_result(result: dict) -> None:
         f"{state}; prior {result['prior']}, sigma0 = {result['sigma0']:.3g}{held}",
         highlight=False,
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

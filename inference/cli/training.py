@@ -115,8 +115,10 @@ def validate(name, num, images, output, seed):
     from scorepriors.zoo import load_prior, prior_recipe
 
     from .._progress import console
+    from ..outputs import check_target
 
     prior, recipe = load_prior(name), prior_recipe(name)
+    folder = check_target(output or f"validation-{recipe.name}", force=True, names=())
     data = recipe.data
     if images is not None:
         try:
@@ -131,7 +133,6 @@ def validate(name, num, images, output, seed):
         train_images, held_out = everything[: data.num_images], everything[data.num_images :]
     else:
         raise InputError("this prior was trained on your own images; give --images RUN/images.npz.")
-    folder = Path(output) if output else Path(f"validation-{recipe.name}")
     folder.mkdir(parents=True, exist_ok=True)
     key = jax.random.key(seed)
     report = validate_prior(

@@ -106,6 +106,10 @@ def find_hdu(hdus: Sequence[HDU], names: Sequence[str]) -> HDU | None:
 def load_npz(path: Source) -> dict[str, np.ndarray]:
     """Read all arrays of an npz archive; pickled ones are refused."""
     path = check_file(path, NPZ_ENDINGS, "npz file")
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path.name} is no npz archive, whatever its name; save it with np.savez."
+        )
     try:
         # Opened here, since numpy leaves the files of broken archives open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:

@@ -155,6 +155,12 @@ def read_from_set(
     sky = numeric(archive["skyvar"], f"{path.name} [skyvar]")[index][:, None, None]
     gain = numeric(archive["gain"], f"{path.name} [gain]")[:, None, None]
     image = images[index].astype(np.float64)
+    bad = np.count_nonzero(~np.isfinite(image))
+    if bad:
+        raise InputError(
+            f"{path.name} [images] is NaN or infinite at {bad} pixel(s) of blend {index}; sets have "
+            "no mask, so put numbers there."
+        )
     # The variance of a pixel must not follow its own noise: low pixels would get the
     # larger weights and drag every flux down.  A 3 x 3 mean cuts that by nine.
     smooth = np.maximum(uniform_filter(image, size=(1, 3, 3), mode="nearest"), 0)

@@ -205,6 +205,23 @@ def without_seconds(result):
     return {name: value for name, value in result.items() if not name.startswith("seconds")}
 
 
+@pytest.mark.parametrize("again", [{}, {"restart": True}, {"resume": True}])
+def test_a_file_that_is_no_checkpoint_is_left_alone(path, tmp_path, again):
+    precious = tmp_path / "precious.json"
+    precious.write_text("not ours")
+    with pytest.raises(InputError, match=r"precious.json is no checkpoint of an evaluation"):
+        evaluate(path, checkpoint=precious, **again)
+    assert precious.read_text() == "not ours"
+
+
+def test_a_run_started_again_replaces_its_checkpoint(path, tmp_path):
+    checkpoint = tmp_path / "kept.json"
+    evaluate(path, checkpoint=checkpoint, limit=1)
+    before = checkpoint.read_text()
+    evaluate(path, checkpoint=checkpoint, limit=1, restart=True, start="flat")
+    assert checkpoint.read_text() != before
+
+
 def test_resuming_gives_what_an_uninterrupted_run_gives(result, path, tmp_path, monkeypatch):
     checkpoint = tmp_path / "kept.json"
     fit = module.deblend_many
@@ -219,10 +236,15 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(result, path, tmp_path, 
     monkeypatch.setattr(module, "deblend_many", interrupted)
     first = evaluate(path, checkpoint=checkpoint)
     assert (first["interrupted"], first["number"]) == (True, 2)
-    with pytest.raises(InputError, match="resume it, or remove it"):
+    with pytest.raises(InputError, match="resume it, or start again"):
         evaluate(path, checkpoint=checkpoint)
     with pytest.raises(InputError, match="another run: start was catalogue and is flat"):
         evaluate(path, checkpoint=checkpoint, resume=True, start="flat")
+    # What a run cannot begin with must not cost what another run has reached.
+    kept = checkpoint.read_text()
+    with pytest.raises(InputError, match="nowhere.npz"):
+        evaluate(tmp_path / "nowhere.npz", checkpoint=checkpoint, restart=True)
+    assert checkpoint.read_text() == kept
     monkeypatch.setattr(module, "deblend_many", fit)
     done = []
     second = evaluate(

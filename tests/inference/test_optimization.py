@@ -96,6 +96,8 @@ def test_a_program_compiled_ahead_is_not_compiled_again(batch, key):
     one = (X, Y) if not batch else (X[None], Y[None])
     many = (X, Y) if not batch else (np.stack([X] * 3), np.stack([Y] * 3))
     start = np.zeros(3, np.float32)
+    # What else a first fit of the process compiles is not what this is about.
+    fit_map(linear, *one, key=key, init={"w": start if not batch else start[None]}, **batch)
     few, all_ = (start, start) if not batch else (start[None], np.stack([start] * 3))
     compile_map(model, *one, key=key, init={"w": few}, **batch)()
     compiled = []
@@ -108,6 +110,37 @@ def test_a_program_compiled_ahead_is_not_compiled_again(batch, key):
         jax.monitoring.clear_event_listeners()
     assert not compiled
     assert np.all(best.converged)
+
+
+def test_what_was_dropped_is_compiled_ahead_again(key, monkeypatch):
+    from scorepriors import _programs
+
+    def model(x, y):
+        linear(x, y)
+
+    def compiles():
+        seen = []
+        ready = compile_map(model, X, Y, key=key, init={"w": np.zeros(3, np.float32)})
+        jax.monitoring.register_event_duration_secs_listener(
+            lambda event, *_, **__: seen.append(event) if "backend_compile" in event else None
+        )
+        try:
+            ready()
+        finally:
+            jax.monitoring.clear_event_listeners()
+        return bool(seen)
+
+    assert compiles()
+    assert not compiles()
+    monkeypatch.setattr(_programs, "_generation", _programs.generation() + 1)
+    jax.clear_caches()
+    assert compiles()
+
+
+def test_an_optimizer_whose_state_holds_a_random_key(key):
+    noisy = optax.chain(optax.add_noise(1e-6, 0.5, 0), optax.adam(0.1))
+    best = fit_map(linear, X, Y, key=key, optimizer=noisy, max_iterations=500)
+    np.testing.assert_allclose(best.values["w"], closed_form(X, Y), atol=0.05)
 
 
 def test_progress_and_interruption_keep_the_best(key):
