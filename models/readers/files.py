@@ -106,14 +106,15 @@ def find_hdu(hdus: Sequence[HDU], names: Sequence[str]) -> HDU | None:
 def load_npz(path: Source) -> dict[str, np.ndarray]:
     """Read all arrays of an npz archive; pickled ones are refused."""
     path = check_file(path, NPZ_ENDINGS, "npz file")
-    if not zipfile.is_zipfile(path):
-        raise InputError(
-            f"{path.name} is no npz archive, whatever its name; save it with np.savez."
-        )
     try:
         # Opened here, since numpy leaves the files of broken archives open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            # numpy takes whatever else for a pickle; protocols from 2 on begin with 128.
+            other = file.read(1) not in (b"P", b"\x80")
+            file.seek(0)
+            if not other:
+                with np.load(file, allow_pickle=False) as archive:
+                    return {name: archive[name] for name in archive.files}
     except (*READ_ERRORS, AttributeError, zipfile.BadZipFile) as error:
         if "pickle" in str(error) or "Object arrays" in str(error):
             raise InputError(
@@ -121,6 +122,9 @@ def load_npz(path: Source) -> dict[str, np.ndarray]:
                 "code; save plain arrays."
             ) from error
         raise InputError(f"{path.name} is not a readable npz archive: {reason(error)}.") from error
+    raise InputError(
+        f"{path.name} is not a readable npz archive, whatever its name; save it with np.savez."
+    )
 
 
 def array_names(archive: dict[str, np.ndarray]) -> str:

@@ -242,7 +242,7 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(result, path, tmp_path, 
         evaluate(path, checkpoint=checkpoint, resume=True, start="flat")
     # What a run cannot begin with must not cost what another run has reached.
     kept = checkpoint.read_text()
-    with pytest.raises(InputError, match="nowhere.npz"):
+    with pytest.raises(InputError, match=r"nowhere\.npz"):
         evaluate(tmp_path / "nowhere.npz", checkpoint=checkpoint, restart=True)
     assert checkpoint.read_text() == kept
     monkeypatch.setattr(module, "deblend_many", fit)
