@@ -46,7 +46,8 @@ def folder(weights, tmp_path_factory):
     """A deblended folder; the second source is a star."""
     path = tmp_path_factory.mktemp("diagnosis")
     obs = small_observation(CENTERS, shape=(24, 26), bands=2, flux=600.0)
-    np.savez(path / "blend.npz", images=obs.images, variance=1 / obs.weights, psfs=obs.psfs)
+    np.savez(path / "blend.npz", images=obs.images, variance=1 / obs.weights, psfs=obs.psfs,
+             scale=0.3)  # fmt: skip
     rows = "\n".join(f"{c[1]},{c[0]},{i}" for i, c in enumerate(CENTERS))
     (path / "positions.csv").write_text(f"x,y,is_point\n{rows}\n")
     done = run("deblend", path / "blend.npz", "--catalog", path / "positions.csv",
@@ -60,6 +61,7 @@ def test_a_scene_comes_back(weights, folder, tmp_path):
     save_scene(first, tmp_path / "again.npz", prior=weights)
     second = load_scene(tmp_path / "again.npz")
     assert summary(first) == summary(second)
+    assert first.observation.pixel_scale == second.observation.pixel_scale == 0.3
     assert json.loads((folder / "summary.json").read_text())["chi2"] == summary(first)["chi2"]
     one, two = catalogue(first), catalogue(second)
     for name in one.colnames:

@@ -82,6 +82,7 @@ def test_surveys_have_their_bands_and_pixels(galsim, name, tmp_path):
     assert obs.bands == tuple(bands)
     assert obs.shape == (64, 64)
     assert len(obs.catalog) == 2
+    assert obs.pixel_scale == pytest.approx(scale)
     meta = BlendSet(made).meta
     assert (meta["survey"], meta["seed"], meta["n"]) == (name, 2, 1)
 

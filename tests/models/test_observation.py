@@ -70,6 +70,8 @@ def test_fields_and_properties():
     assert obs.bands == ("g", "r")
     assert obs.name == "field"
     assert make().pixel_scale is None
+    assert make(scale=0.17).pixel_scale == 0.17
+    assert make(wcs=obs.wcs, scale=0.17).pixel_scale == pytest.approx(0.2)
     assert make(bands=None).bands == ("band0", "band1")
 
 
@@ -162,6 +164,8 @@ def test_flux_unit_and_magnitudes():
         ({"bands": ("g", "g")}, "band 'g' is named twice"),
         ({"psfs": np.stack([psf()] * 3)}, r"3 PSFs for 2 band\(s\)"),
         ({"zero_point": (27.0, 27.0, 27.0)}, r"3 zero point\(s\) for 2 band\(s\)"),
+        ({"scale": 0.0}, "scale is 0; give arcseconds per pixel, a positive number"),
+        ({"scale": "small"}, "scale is 'small'; give arcseconds per pixel, or None"),
         ({"zero_point": (27.0, np.nan)}, r"zero_point is \[27.0, nan\]; give finite"),
         ({"zero_point": 27.0, "unit": "nJy"}, "unit nJy means a zero point of 31.40"),
         ({"images": at(np.nan)}, r"1 pixel\(s\) are NaN .*\(band 'r', row 3, column 4\); set"),
@@ -322,9 +326,10 @@ def test_fits_round_trip(tmp_path, ending):
 
 
 def test_fits_round_trip_of_the_least(tmp_path):
-    make(bands=("a,b", "c"), name="Süd").to_fits(tmp_path / "x.fits")
+    make(bands=("a,b", "c"), name="Süd", scale=0.17).to_fits(tmp_path / "x.fits")
     again = Observation.read(tmp_path / "x.fits")
     assert again.bands == ("a,b", "c")
+    assert again.pixel_scale == 0.17
     assert again.wcs is again.unit is again.zero_point is again.catalog is None
 
 
