@@ -10,7 +10,6 @@ FULL = 0.7
 _MOST = Path("/proc/sys/vm/max_map_count")
 _MAPPINGS = Path("/proc/self/maps")
 
-
 _generation = 0
 
 

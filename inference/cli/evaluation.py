@@ -34,9 +34,9 @@ _STARTS = ("catalogue", "detect", "sed20", "flat", "gaussian", "blobs")
 def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
     """Simulate blends of a survey, with truth, for `evaluate`.
 
-    All else equal blend i depends on the seed and i only: a longer set begins with the shorter one.  The
-    layout of the file stands in the documentation of `scorepriors.models.blend_sets`; each
-    blend is an observation as well: scorepriors deblend FILE --index I.
+    All else equal blend i depends on the seed and i only: a longer set begins with the shorter
+    one.  The layout of the file stands in the documentation of `scorepriors.models.blend_sets`;
+    each blend is an observation as well: scorepriors deblend FILE --index I.
     """
     path = _target(output, force, ".npz")
     from scorepriors.models.blend_sets import parse_sources, simulate_set, write_set

@@ -99,6 +99,7 @@ def validate_prior(
     classifiers()  # missing scikit-learn should not cost the user a minute
     stretch, energy, sigma0 = prior.stretch, prior.energy, float(prior.sigma)
     keys = iter(jr.split(key, 20))
+    # Of their own, so that the other figures of a seed stay what earlier cards say.
     keys_denoised = iter(jr.split(jr.fold_in(key, 1), 4))
     seconds: dict[str, float] = {}
 
