@@ -15,7 +15,7 @@ def galsim():
     return pytest.importorskip("galsim")
 
 
-@pytest.mark.parametrize("name", ["lsst", "lsst-large", "hsc", "ztf"])
+@pytest.mark.parametrize("name", ["lsst", "lsst-clumpy", "lsst-large", "hsc", "ztf"])
 def test_simulated_galaxies_are_centred_with_a_peak_of_one(galsim, name):
     images = simulate(name, 12, box=32, seed=3)
     assert (images.shape, images.dtype) == ((12, 32, 32), np.float32)
@@ -25,7 +25,7 @@ def test_simulated_galaxies_are_centred_with_a_peak_of_one(galsim, name):
     assert len({image.tobytes() for image in images}) == 12
 
 
-@pytest.mark.parametrize("name", ["lsst", "lsst-large", "hsc", "ztf"])
+@pytest.mark.parametrize("name", ["lsst", "lsst-clumpy", "lsst-large", "hsc", "ztf"])
 def test_an_image_depends_on_the_seed_and_its_number_only(galsim, name):
     images = simulate(name, 4, box=16, seed=3)
     np.testing.assert_array_equal(simulate(name, 2, box=16, seed=3), images[:2])
@@ -36,7 +36,7 @@ def test_an_image_depends_on_the_seed_and_its_number_only(galsim, name):
 
 def test_unknown_populations_name_the_known_ones(galsim):
     with pytest.raises(
-        InputError, match="unknown training set 'hst'; built in are hsc, lsst, lsst-large, ztf"
+        InputError, match="unknown training set 'hst'; built in are hsc, lsst, lsst-clumpy, lsst-large, ztf"
     ):
         simulate("hst", 1)
 
