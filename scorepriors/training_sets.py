@@ -1,4 +1,4 @@
-"""Images to train on: five GalSim populations, and the user's own FITS or npz files."""
+"""Images to train on: six GalSim populations, and the user's own FITS or npz files."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,10 +16,20 @@ _DAMAGED = (OSError, TypeError, ValueError, EOFError, BadZipFile, zlib.error)
 MODEL_PSF_SIGMA = 0.7
 
 #: Pixel scale in arcseconds of each built-in population.
-PIXEL_SCALES = {"lsst": 0.2, "lsst-clumpy": 0.2, "lsst-large": 0.2, "hsc": 0.168, "ztf": 1.01}
+PIXEL_SCALES = {
+    "lsst": 0.2,
+    "lsst-clumpy": 0.2,
+    "lsst-large": 0.2,
+    "lsst-large-clumpy": 0.2,
+    "hsc": 0.168,
+    "ztf": 1.01,
+}
 
 #: Sersic indices are drawn from these: GalSim keeps a table for each index it has met.
 _SERSIC_INDICES = np.arange(5, 51, 5) / 10
+
+#: Radii in arcseconds of the galaxies for boxes of 64 pixels.
+_LARGE = {"median": 0.7, "smallest": 0.25, "largest": 2.5, "largest_bulge": 1.6}
 
 
 def peak_normalise(images: np.ndarray) -> np.ndarray:
@@ -43,7 +53,8 @@ def simulate(name: str, num_images: int, *, box: int = 32, seed: int = 0) -> np.
         fractions of faint galaxies in a ten-year LSST survey, 0.2 arcsec pixels.
         ``"lsst-clumpy"``: half of them ``"lsst"``, half with knots of star formation,
         other profiles and bulges off centre, as galaxies look from space.
-        ``"lsst-large"``: the largest ``"lsst"`` galaxies, which do not fit into 32 pixels.
+        ``"lsst-large"``: the largest ``"lsst"`` galaxies, which do not fit into 32 pixels;
+        ``"lsst-large-clumpy"``: the largest ``"lsst-clumpy"`` ones.
         ``"hsc"``: as ``"lsst"``, half as large again, for the brighter galaxies of HSC's
         wide survey, 0.168 arcsec pixels.
         ``"ztf"``: single Sersic profiles, half of them n = 1 and half n = 4,
@@ -82,6 +93,7 @@ def iter_simulated(
         "lsst": lsst_galaxy,
         "lsst-clumpy": clumpy_lsst_galaxy,
         "lsst-large": large_lsst_galaxy,
+        "lsst-large-clumpy": large_clumpy_lsst_galaxy,
         "hsc": hsc_galaxy,
         "ztf": ztf_galaxy,
     }
@@ -123,10 +135,25 @@ def clumpy_lsst_galaxy(galsim, rng, index=0):
     """
     if index % 2 == 0:
         return lsst_galaxy(galsim, rng)
+    return _irregular_galaxy(galsim, rng, median=0.3, largest=1.2)
+
+
+def large_clumpy_lsst_galaxy(galsim, rng, index=0):
+    """Every other galaxy as `large_lsst_galaxy`, every other one irregular.
+
+    As `clumpy_lsst_galaxy`, with the sizes of `large_lsst_galaxy`.
+    """
+    if index % 2 == 0:
+        return large_lsst_galaxy(galsim, rng)
+    return _irregular_galaxy(galsim, rng, **_LARGE)
+
+
+def _irregular_galaxy(galsim, rng, **sizes):
+    """One irregular galaxy, centred on the adaptive moments of its image."""
     pixel = PIXEL_SCALES["lsst-clumpy"]
     psf = galsim.Gaussian(sigma=MODEL_PSF_SIGMA * pixel)
     while True:
-        profile = _irregular_galaxy(galsim, rng)
+        profile = _bulge_knots_disk(galsim, rng, **sizes)
         image = galsim.Convolve(profile, psf).drawImage(scale=pixel / 2)
         try:
             centre = image.FindAdaptiveMom().moments_centroid
@@ -140,14 +167,22 @@ def clumpy_lsst_galaxy(galsim, rng, index=0):
             return profile.shift((image.true_center - centre) * image.scale)
 
 
-def _irregular_galaxy(galsim, rng):
-    def sersic(lowest, highest, radius, flux):
-        indices = _SERSIC_INDICES
-        index = rng.choice(indices[(indices >= lowest) & (indices <= highest)])
-        return galsim.Sersic(float(index), half_light_radius=radius, flux=flux)
+def _bulge_knots_disk(
+    galsim,
+    rng,
+    *,
+    median: float,
+    largest: float,
+    smallest: float = 0.05,
+    largest_bulge: float = 0.8,
+):
+    def sersic(low, high, radius, flux):
+        between = (low <= _SERSIC_INDICES) & (high >= _SERSIC_INDICES)
+        index = float(rng.choice(_SERSIC_INDICES[between]))
+        return galsim.Sersic(index, half_light_radius=radius, flux=flux)
 
     angle = rng.uniform(0, 180) * galsim.degrees
-    radius = np.clip(0.3 * np.exp(0.6 * rng.standard_normal()), 0.05, 1.2)
+    radius = np.clip(median * np.exp(0.6 * rng.standard_normal()), smallest, largest)
     ratio = np.sqrt(0.2**2 + (1 - 0.2**2) * rng.uniform() ** 2)
     kind = rng.uniform()
     bulge = 0.0 if kind < 0.4 else rng.beta(0.8, 3.0) if kind < 0.9 else rng.beta(4, 1)
@@ -163,7 +198,7 @@ def _irregular_galaxy(galsim, rng):
     )
     profile = disk.shear(q=ratio, beta=angle)
     if bulge > 0:
-        size = np.clip(0.5 * radius * np.exp(0.6 * rng.standard_normal()), 0.04, 0.8)
+        size = np.clip(0.5 * radius * np.exp(0.6 * rng.standard_normal()), 0.04, largest_bulge)
         twist = angle + 30 * rng.standard_normal() * galsim.degrees
         lump = sersic(1.0, 5.0, size, bulge).shear(q=0.45 + 0.55 * rng.beta(2, 1.3), beta=twist)
         profile += lump.shift(*(0.08 * radius * rng.standard_normal(2)))
@@ -175,8 +210,7 @@ def large_lsst_galaxy(galsim, rng, index=0):
 
     As `lsst_galaxy`, with disks of 0.25 to 2.5 arcsec around 0.7 and bulges of up to 1.6.
     """
-    sizes = {"median": 0.7, "smallest": 0.25, "largest": 2.5, "largest_bulge": 1.6}
-    return _bulge_disk(galsim, rng, **sizes)
+    return _bulge_disk(galsim, rng, **_LARGE)
 
 
 def hsc_galaxy(galsim, rng, index=0):

@@ -9,13 +9,15 @@ from astropy.io import fits
 from scorepriors import InputError
 from scorepriors.training_sets import iter_simulated, peak_normalise, read_images, simulate
 
+POPULATIONS = ["lsst", "lsst-clumpy", "lsst-large", "lsst-large-clumpy", "hsc", "ztf"]
+
 
 @pytest.fixture
 def galsim():
     return pytest.importorskip("galsim")
 
 
-@pytest.mark.parametrize("name", ["lsst", "lsst-clumpy", "lsst-large", "hsc", "ztf"])
+@pytest.mark.parametrize("name", POPULATIONS)
 def test_simulated_galaxies_are_centred_with_a_peak_of_one(galsim, name):
     images = simulate(name, 12, box=32, seed=3)
     assert (images.shape, images.dtype) == ((12, 32, 32), np.float32)
@@ -25,7 +27,7 @@ def test_simulated_galaxies_are_centred_with_a_peak_of_one(galsim, name):
     assert len({image.tobytes() for image in images}) == 12
 
 
-@pytest.mark.parametrize("name", ["lsst", "lsst-clumpy", "lsst-large", "hsc", "ztf"])
+@pytest.mark.parametrize("name", POPULATIONS)
 def test_an_image_depends_on_the_seed_and_its_number_only(galsim, name):
     images = simulate(name, 4, box=16, seed=3)
     np.testing.assert_array_equal(simulate(name, 2, box=16, seed=3), images[:2])
@@ -34,9 +36,35 @@ def test_an_image_depends_on_the_seed_and_its_number_only(galsim, name):
     assert (simulate(name, 4, box=16, seed=4) != images).any((1, 2)).all()
 
 
+@pytest.mark.parametrize(
+    "clumpy, smooth", [("lsst-clumpy", "lsst"), ("lsst-large-clumpy", "lsst-large")]
+)
+def test_every_other_galaxy_is_irregular(galsim, clumpy, smooth):
+    images = simulate(clumpy, 20, box=32, seed=1)
+    np.testing.assert_array_equal(images[::2], simulate(smooth, 20, box=32, seed=1)[::2])
+    for image in images[1::2]:
+        # Where a catalogue would put it, up to the shift every galaxy has.
+        centre = galsim.Image(image, xmin=0, ymin=0).FindAdaptiveMom().moments_centroid
+        assert max(abs(centre.x - 15.5), abs(centre.y - 15.5)) < 0.7
+    # A bulge and a disk with one centre are their own mirror image in it; these are not.
+    asymmetry = [_asymmetry(galsim, image) for image in images]
+    assert np.median(asymmetry[1::2]) > 3 * np.median(asymmetry[::2])
+
+
+def _asymmetry(galsim, image):
+    """Share of the light that a turn by 180 degrees about the adaptive centre moves."""
+    image = galsim.Image(image, xmin=0, ymin=0)
+    centre = image.FindAdaptiveMom().moments_centroid - image.true_center
+    profile = galsim.InterpolatedImage(image, scale=1).shift(-centre)
+    turned = profile.rotate(180 * galsim.degrees)
+    a, b = (p.drawImage(nx=24, ny=24, scale=1, method="no_pixel").array for p in (profile, turned))
+    return np.abs(a - b).sum() / np.abs(a).sum()
+
+
 def test_unknown_populations_name_the_known_ones(galsim):
     with pytest.raises(
-        InputError, match="unknown training set 'hst'; built in are hsc, lsst, lsst-clumpy, lsst-large, ztf"
+        InputError,
+        match="unknown training set 'hst'; built in are hsc, lsst, lsst-clumpy, lsst-large, lsst-large-clumpy, ztf",
     ):
         simulate("hst", 1)
 
