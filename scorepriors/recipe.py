@@ -117,7 +117,7 @@ def read_recipe(path: str | Path) -> Recipe:
     data = recipe.data
     if (data.set is None) == (data.path is None):
         raise InputError(
-            "[data] needs either `set` (lsst, lsst-clumpy, lsst-large, lsst-large-clumpy, hsc, ztf) or `path`, and not both."
+            "[data] needs either `set` (lsst, lsst-irregular, lsst-large, hsc, ztf) or `path`, and not both."
         )
     if data.set is not None and (data.pixel_scale or data.model_psf_sigma):
         raise InputError(

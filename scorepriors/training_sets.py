@@ -1,4 +1,4 @@
-"""Images to train on: six GalSim populations, and the user's own FITS or npz files."""
+"""Images to train on: five GalSim populations, and the user's own FITS or npz files."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -18,18 +18,14 @@ MODEL_PSF_SIGMA = 0.7
 #: Pixel scale in arcseconds of each built-in population.
 PIXEL_SCALES = {
     "lsst": 0.2,
-    "lsst-clumpy": 0.2,
+    "lsst-irregular": 0.2,
     "lsst-large": 0.2,
-    "lsst-large-clumpy": 0.2,
     "hsc": 0.168,
     "ztf": 1.01,
 }
 
 #: Sersic indices are drawn from these: GalSim keeps a table for each index it has met.
 _SERSIC_INDICES = np.arange(5, 51, 5) / 10
-
-#: Radii in arcseconds of the galaxies for boxes of 64 pixels.
-_LARGE = {"median": 0.7, "smallest": 0.25, "largest": 2.5, "largest_bulge": 1.6}
 
 
 def peak_normalise(images: np.ndarray) -> np.ndarray:
@@ -51,10 +47,9 @@ def simulate(name: str, num_images: int, *, box: int = 32, seed: int = 0) -> np.
     name
         ``"lsst"``: bulge (n = 4) plus disk (n = 1) with sizes, axis ratios and bulge
         fractions of faint galaxies in a ten-year LSST survey, 0.2 arcsec pixels.
-        ``"lsst-clumpy"``: half of them ``"lsst"``, half with knots of star formation,
-        other profiles and bulges off centre, as galaxies look from space.
-        ``"lsst-large"``: the largest ``"lsst"`` galaxies, which do not fit into 32 pixels;
-        ``"lsst-large-clumpy"``: the largest ``"lsst-clumpy"`` ones.
+        ``"lsst-irregular"``: as ``"lsst"``, but three of ten with lumps, other profiles
+        and bulges off centre.
+        ``"lsst-large"``: the largest ``"lsst"`` galaxies, which do not fit into 32 pixels.
         ``"hsc"``: as ``"lsst"``, half as large again, for the brighter galaxies of HSC's
         wide survey, 0.168 arcsec pixels.
         ``"ztf"``: single Sersic profiles, half of them n = 1 and half n = 4,
@@ -91,9 +86,8 @@ def iter_simulated(
         ) from error
     populations = {
         "lsst": lsst_galaxy,
-        "lsst-clumpy": clumpy_lsst_galaxy,
+        "lsst-irregular": irregular_lsst_galaxy,
         "lsst-large": large_lsst_galaxy,
-        "lsst-large-clumpy": large_clumpy_lsst_galaxy,
         "hsc": hsc_galaxy,
         "ztf": ztf_galaxy,
     }
@@ -124,36 +118,21 @@ def lsst_galaxy(galsim, rng, index=0):
     return _bulge_disk(galsim, rng, median=0.25, largest=1.2)
 
 
-def clumpy_lsst_galaxy(galsim, rng, index=0):
-    """Every other galaxy as `lsst_galaxy`, every other one irregular.
+def irregular_lsst_galaxy(galsim, rng, index=0):
+    """Seven of ten galaxies as `lsst_galaxy`, three irregular.
 
     Real galaxies differ from a bulge and a disk by star-forming regions, by profiles in
-    between, and by centres that do not agree.  The irregular ones have 3 to 40 knots
-    along the disk with up to 70 % of its light, Sersic indices of 0.5 to 1.5 (disk)
-    and 1 to 5 (bulge), and bulges off the disk's centre by 8 % of its radius.  Their
+    between, and by centres that do not agree.  The irregular ones have Sersic indices of
+    0.5 to 1.5 (disk) and 1 to 5 (bulge) and bulges off the disk's centre by 6 % of its
+    radius; half of them have one to five lumps with 5 to 30 % of the disk's light.  Their
     centre is where a catalogue would put it: at the adaptive moments of the image.
     """
-    if index % 2 == 0:
+    if index % 10 < 7:
         return lsst_galaxy(galsim, rng)
-    return _irregular_galaxy(galsim, rng, median=0.3, largest=1.2)
-
-
-def large_clumpy_lsst_galaxy(galsim, rng, index=0):
-    """Every other galaxy as `large_lsst_galaxy`, every other one irregular.
-
-    As `clumpy_lsst_galaxy`, with the sizes of `large_lsst_galaxy`.
-    """
-    if index % 2 == 0:
-        return large_lsst_galaxy(galsim, rng)
-    return _irregular_galaxy(galsim, rng, **_LARGE)
-
-
-def _irregular_galaxy(galsim, rng, **sizes):
-    """One irregular galaxy, centred on the adaptive moments of its image."""
-    pixel = PIXEL_SCALES["lsst-clumpy"]
+    pixel = PIXEL_SCALES["lsst-irregular"]
     psf = galsim.Gaussian(sigma=MODEL_PSF_SIGMA * pixel)
     while True:
-        profile = _bulge_knots_disk(galsim, rng, **sizes)
+        profile = _bulge_disk_lumps(galsim, rng)
         image = galsim.Convolve(profile, psf).drawImage(scale=pixel / 2)
         try:
             centre = image.FindAdaptiveMom().moments_centroid
@@ -161,47 +140,40 @@ def _irregular_galaxy(galsim, rng, **sizes):
             continue
         row, column = np.unravel_index(image.array.argmax(), image.array.shape)
         peak = galsim.PositionI(int(column) + image.xmin, int(row) + image.ymin)
-        # A prior is strict about the centre. What peaks elsewhere has a knot that outshines
+        # A prior is strict about the centre. What peaks elsewhere has a lump that outshines
         # all the rest, and a catalogue would place it there.
         if max(abs(peak.x - centre.x), abs(peak.y - centre.y)) < 3:
             return profile.shift((image.true_center - centre) * image.scale)
 
 
-def _bulge_knots_disk(
-    galsim,
-    rng,
-    *,
-    median: float,
-    largest: float,
-    smallest: float = 0.05,
-    largest_bulge: float = 0.8,
-):
+def _bulge_disk_lumps(galsim, rng):
     def sersic(low, high, radius, flux):
         between = (low <= _SERSIC_INDICES) & (high >= _SERSIC_INDICES)
         index = float(rng.choice(_SERSIC_INDICES[between]))
         return galsim.Sersic(index, half_light_radius=radius, flux=flux)
 
     angle = rng.uniform(0, 180) * galsim.degrees
-    radius = np.clip(median * np.exp(0.6 * rng.standard_normal()), smallest, largest)
+    radius = np.clip(0.27 * np.exp(0.6 * rng.standard_normal()), 0.05, 1.2)
     ratio = np.sqrt(0.2**2 + (1 - 0.2**2) * rng.uniform() ** 2)
     kind = rng.uniform()
-    bulge = 0.0 if kind < 0.4 else rng.beta(0.8, 3.0) if kind < 0.9 else rng.beta(4, 1)
-    knots = 0.7 * rng.beta(1, 2.5)
-    disk = sersic(0.5, 1.5, radius, (1 - bulge) * (1 - knots))
-    where = galsim.Exponential(
-        half_light_radius=radius * rng.uniform(0.5, 1.1), flux=(1 - bulge) * knots
-    )
-    disk += galsim.RandomKnots(
-        int(rng.integers(3, 41)),
-        profile=where,
-        rng=galsim.BaseDeviate(int(rng.integers(1, 2**31))),
-    )
+    bulge = 0.0 if kind < 0.5 else rng.beta(0.8, 3.0) if kind < 0.9 else rng.beta(4, 1)
+    in_lumps = rng.uniform(0.05, 0.3) if rng.uniform() < 0.5 else 0.0
+    disk = sersic(0.5, 1.5, radius, (1 - bulge) * (1 - in_lumps))
+    if in_lumps > 0:
+        for share in rng.dirichlet(np.full(rng.integers(1, 6), 2.0)):
+            size, flux = radius * rng.uniform(0.25, 0.5), (1 - bulge) * in_lumps * share
+            # At the distances of an exponential disk's stars, but for those far out:
+            # alone there a lump would be a neighbour.
+            distance = radius * min(rng.gamma(2, 1 / 1.678), 1.5)
+            azimuth = rng.uniform(0, 2 * np.pi)
+            lump = galsim.Gaussian(half_light_radius=size, flux=flux)
+            disk += lump.shift(distance * np.cos(azimuth), distance * np.sin(azimuth))
     profile = disk.shear(q=ratio, beta=angle)
     if bulge > 0:
-        size = np.clip(0.5 * radius * np.exp(0.6 * rng.standard_normal()), 0.04, largest_bulge)
-        twist = angle + 30 * rng.standard_normal() * galsim.degrees
-        lump = sersic(1.0, 5.0, size, bulge).shear(q=0.45 + 0.55 * rng.beta(2, 1.3), beta=twist)
-        profile += lump.shift(*(0.08 * radius * rng.standard_normal(2)))
+        size = np.clip(0.55 * radius * np.exp(0.6 * rng.standard_normal()), 0.04, 0.8)
+        twist = angle + 20 * rng.standard_normal() * galsim.degrees
+        core = sersic(1.0, 5.0, size, bulge).shear(q=0.45 + 0.55 * rng.beta(2, 1.3), beta=twist)
+        profile += core.shift(*(0.06 * radius * rng.standard_normal(2)))
     return profile
 
 
@@ -210,7 +182,8 @@ def large_lsst_galaxy(galsim, rng, index=0):
 
     As `lsst_galaxy`, with disks of 0.25 to 2.5 arcsec around 0.7 and bulges of up to 1.6.
     """
-    return _bulge_disk(galsim, rng, **_LARGE)
+    sizes = {"median": 0.7, "smallest": 0.25, "largest": 2.5, "largest_bulge": 1.6}
+    return _bulge_disk(galsim, rng, **sizes)
 
 
 def hsc_galaxy(galsim, rng, index=0):
