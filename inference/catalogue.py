@@ -19,6 +19,12 @@ BEYOND = 0.01
 #: So many standard deviations too high is the chi2 of a source that is not explained.
 RESIDUAL = 5.0
 
+#: Fluxes of the two scenes that differ by more than this share depend on what is assumed.
+DISPUTED = 0.3
+
+#: Where negative light takes away more than this share of a source, neither is believed.
+CANCELLED = 0.1
+
 
 def catalogue(result: Deblended, *, seed: int | None = None) -> QTable:
     """Table of the deblended sources, in the order of the input positions.
@@ -148,6 +154,8 @@ def flags(result: Deblended) -> list[str]:
     1 px from its catalogue position.  outshone: at its own position most of the light is
     that of others, whose shapes may have taken some of its own.  residual: where it is
     seen the scene does not explain the data (chi2 too high by five standard deviations).
+    disputed: as a bulge and a disk it would have another flux by three tenths and more.
+    cancelled: negative light of neighbours takes away a tenth of its own.
     point: modelled as a star.  not_converged.
     """
     obs, scene = result.observation, result.free_form
@@ -160,6 +168,9 @@ def flags(result: Deblended) -> list[str]:
     outshone = _outshone(scene, result.center, obs.weights)
     spread = _chi2_spread(scene.convolved, obs.weights)
     unexplained = scene.source_chi2 > 1 + RESIDUAL * spread
+    flux, other = scene.flux.sum(1), result.parametric.flux.sum(1)
+    disputed = np.abs(other - flux) > DISPUTED * np.abs(flux)
+    cancelled = _cancelled_share(scene.convolved) > CANCELLED
     words = []
     for k, (row, column) in enumerate(result.center):
         near = min(row, column, height - 1 - row, width - 1 - column) < EDGE
@@ -171,6 +182,8 @@ def flags(result: Deblended) -> list[str]:
             "moved": moved[k],
             "outshone": outshone[k],
             "residual": unexplained[k],
+            "disputed": disputed[k],
+            "cancelled": cancelled[k],
             "point": bool(result.positions.is_point[k]),
             "not_converged": not result.converged,
         }
@@ -192,6 +205,19 @@ def _outshone(scene: Scene, center: np.ndarray, weights: np.ndarray) -> np.ndarr
         light = np.maximum(scene.convolved[:, :, row, column], 0.0) @ weights[:, row, column]
         out[k] = light.sum() > 0 and light[k] < 0.5 * light.sum()
     return out
+
+
+def _cancelled_share(images: np.ndarray) -> np.ndarray:
+    """Share of the light of each source ``[K, B, H, W]`` that negative light of others undoes.
+
+    Where a model lacks the arms of a bright galaxy, two sources in one place, one far too
+    bright and one far below zero, can make up for them.
+    """
+    negative = np.minimum(images, 0.0)
+    others = negative.sum(0) - negative
+    light = np.maximum(images, 0.0)
+    undone = np.minimum(light, -others).sum((1, 2, 3), dtype=float)
+    return undone / np.maximum(light.sum((1, 2, 3), dtype=float), 1e-30)
 
 
 def _chi2_spread(images: np.ndarray, weights: np.ndarray) -> np.ndarray:

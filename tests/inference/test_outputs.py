@@ -141,6 +141,33 @@ def test_sources_that_are_outshone_or_not_explained_are_flagged():
         ]
 
 
+def test_a_flux_that_hangs_on_the_model_of_shapes_is_disputed():
+    result = made(3)
+    flux = result.free_form.flux.copy()
+    for factor, words in ((0.72, ["ok"] * 3), (0.68, ["ok", "disputed", "ok"])):
+        other = flux.copy()
+        other[1] *= factor
+        parametric = replace(result.parametric, flux=other)
+        assert list(catalogue(replace(result, parametric=parametric))["flags"]) == words
+
+
+def test_light_that_negative_light_undoes_is_flagged():
+    result = made(3)
+    scene = result.free_form
+    for share, word in ((0.08, "ok"), (0.12, "cancelled")):
+        # One source sits where another is, as a share of it, below zero.
+        convolved = scene.convolved.copy()
+        convolved[0] = -share * convolved[1]
+        flux = scene.flux.copy()
+        flux[0] = -share * flux[1]
+        spoilt = replace(scene, convolved=convolved, flux=flux)
+        words = [w.split(",") for w in catalogue(replace(result, free_form=spoilt))["flags"]]
+        assert "negative" in words[0]
+        assert "cancelled" not in words[0]
+        assert words[1] == [word]
+        assert words[2] == ["ok"]
+
+
 def test_every_flag_is_raised_by_its_cause():
     result = made(6)
     scene, obs = result.free_form, result.observation
