@@ -135,7 +135,7 @@ def deblend(
     ------
     InputError
         If nothing is detected, for an unknown `start`, for a noise level in `anneal` that
-        is not positive, or for priors that do not go together.
+        the prior has not learned or that is not above its own, or for priors that do not go together.
 
     Warns
     -----
@@ -260,13 +260,20 @@ def load_priors(
     Raises
     ------
     InputError
-        If there are more, or two of one size or for different pixels or model PSFs.
+        If there are more, or two of one size or for different pixels or model PSFs, or for a
+        noise level that they have not learned.
     """
     if prior is None:
         prior = priors_for(pixel_scale)
     several = [prior] if isinstance(prior, str | Path | ScorePrior) else list(prior)
     loaded = [load_prior(one) if isinstance(one, str | Path) else one for one in several]
     if sigma is not None:
+        for one in loaded:
+            if not 0 < sigma <= float(one.sigma_max):
+                raise InputError(
+                    f"`sigma` must be positive and at most {float(one.sigma_max):g}, the largest noise "
+                    f"{one.name} has learned, got {sigma:g}."
+                )
         loaded = [one.at(sigma) for one in loaded]
     if not 1 <= len(loaded) <= 2:
         raise InputError(f"give one prior or two, for small and large boxes, not {len(loaded)}.")
@@ -356,11 +363,14 @@ def _deblend_alike(
         raise InputError(f"`tolerance` must be positive, got {tolerance}.")
     if start not in STARTS:
         raise InputError(f"unknown start {start!r}; there are {', '.join(STARTS)}.")
-    if not all(level > 0 for level in anneal):
-        raise InputError(f"noise levels in `anneal` must be positive, got {tuple(anneal)}.")
+    prior = blends[0].priors[0]
+    if not all(prior.sigma < level <= prior.sigma_max for level in anneal):
+        raise InputError(
+            f"noise levels in `anneal` must lie above the prior's own, {float(prior.sigma):g}, and be at "
+            f"most {float(prior.sigma_max):g}, the largest it has learned; got {tuple(anneal)}."
+        )
     make_room_for_programs()
     key = jax.random.key(0) if key is None else key
-    prior = blends[0].priors[0]
     psf_sigma = UNRESOLVED if prior.model_psf_sigma is None else prior.model_psf_sigma
     options = {"box": prior.event_shape[-1], "star_box": STAR_BOX, "psf_sigma": psf_sigma}
     fit = partial(

@@ -143,7 +143,8 @@ def hallucination_map(
     Raises
     ------
     InputError
-        If there is no free-form source, or `tree` is of another scene.
+        If there is no free-form source, if `tree` is of another scene, or if the fit is
+        so far from any galaxy that no matrix of curvatures is one of a density.
 
     Notes
     -----
@@ -207,7 +208,14 @@ def _group_map(
     for k in range(count):
         report(count + k, total, "curvature of the data")
         members = _neighbourhood(here, k, neighbours)
-        found.append(source_information(_blocks(here, members, slope, positive, pairs)))
+        try:
+            found.append(source_information(_blocks(here, members, slope, positive, pairs)))
+        except np.linalg.LinAlgError as error:
+            raise InputError(
+                f"galaxy {k + 1} of {count} curves the wrong way in more directions than the data "
+                "hold: the fit ended far from a galaxy, where the prior has learned nothing; deblend "
+                "again with the prior's own noise level, or from other positions."
+            ) from error
     images = np.asarray(here.morphology, float)
     aware = np.stack([f.data_curvature for f in found]).reshape(slope.shape)
     delta = diagonals - data_curvature

@@ -121,6 +121,10 @@ def masked_pixels(mask, header: fits.Header | None = None, what: str = "MASK") -
     return (mask.astype(np.int64) & bits) != 0
 
 
+#: Of units in headers.
+_PLURALS = {"counts": "count", "electrons": "electron", "photons": "photon", "maggies": "maggy"}
+
+
 def broadcast_mask(masked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Repeat a mask ``[H, W]`` for all bands; one with the images' shape stays as it is."""
     if masked.shape not in (shape, shape[1:]):
@@ -132,13 +136,24 @@ def broadcast_mask(masked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def parse_unit(unit) -> units.UnitBase | None:
-    """Parse a unit; unknown words are kept as they are, without a meaning."""
+    """Parse a unit; unknown words are kept as they are, without a meaning.
+
+    Headers spell ``ADU``, ``counts`` and ``ELECTRONS/S`` as they like: capitals and plurals
+    that astropy does not know are understood.
+    """
     if unit is None or isinstance(unit, units.UnitBase):
         return unit
     try:
-        return units.Unit(unit, parse_strict="silent")
+        found = units.Unit(unit, parse_strict="silent")
     except (TypeError, ValueError) as error:
         raise InputError(f"{unit!r} is not a unit; give an astropy unit such as 'nJy'.") from error
+    if isinstance(found, units.UnrecognizedUnit):
+        plain = str(unit).lower()
+        for plural, singular in _PLURALS.items():
+            plain = plain.replace(plural, singular)
+        usual = units.Unit(plain, parse_strict="silent")
+        return found if isinstance(usual, units.UnrecognizedUnit) else usual
+    return found
 
 
 def strip_unit(array, unit: units.UnitBase | None, power: int, what: str):

@@ -149,14 +149,17 @@ class Observation:
     def flux_unit(self) -> tuple[units.UnitBase, np.ndarray]:
         """Unit of fluxes in tables, and the factor ``[B]`` that takes image units to it.
 
-        Nanojansky if the zero points or the unit tell how; else the image's own unit.
+        Nanojansky if the zero points or the unit tell how; else the image's own unit, or
+        plain numbers if astropy does not know it, and so cannot calculate with it.
         """
         if self.zero_point is not None:
             zero_point = np.array(self.zero_point)
             return units.nJy, 10 ** ((ZERO_POINT_OF_ONE - zero_point) / 2.5)
         if self.unit is not None and self.unit.is_equivalent(units.nJy):
             return units.nJy, np.full(self.num_bands, self.unit.to(units.nJy))
-        return self.unit or units.dimensionless_unscaled, np.ones(self.num_bands)
+        unknown = self.unit is None or isinstance(self.unit, units.UnrecognizedUnit)
+        unit = units.dimensionless_unscaled if unknown else self.unit
+        return unit, np.ones(self.num_bands)
 
     @property
     def flux_zero_point(self) -> float | None:

@@ -69,12 +69,13 @@ def write_card(
 def sample_grid_figure(
     samples: np.ndarray, train_images: np.ndarray, path: str | Path, *, softening: float = 0.05
 ) -> None:
-    """Draw 64 training images (left) beside 64 samples (right) as a picture file.
+    """Draw training images (left) beside samples (right) as a picture file, up to 64 of each.
 
     Parameters
     ----------
     samples, train_images
-        ``[N, n, n]`` intensities with a peak near one; the first 64 of each are shown.
+        ``[N, n, n]`` intensities with a peak near one.  The first of each fill a square of
+        eight by eight, or of as many as both sets have.
     path
         Target; its ending gives the format.
     softening
@@ -83,15 +84,21 @@ def sample_grid_figure(
     Raises
     ------
     InputError
-        If either set has fewer than 64 images.
+        If either set has no image, or is none.
     """
+    for images in (samples, train_images):
+        if np.ndim(images) != 3 or len(images) == 0:
+            raise InputError(
+                f"a picture of samples needs images [N, n, n], got {np.shape(images)}."
+            )
+    side = min(8, *(int(len(images) ** 0.5) for images in (samples, train_images)))
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, images, title in zip(
         axes, (train_images, samples), ("training images", "samples"), strict=True
     ):
         axis.imshow(
-            np.arcsinh(_mosaic(images) / softening),
+            np.arcsinh(_mosaic(images, side) / softening),
             vmin=0.0,
             vmax=np.arcsinh(1 / softening),
             cmap="magma",
@@ -384,12 +391,8 @@ def _show(value) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:,.1f}"
 
 
-def _mosaic(images: np.ndarray, side: int = 8) -> np.ndarray:
+def _mosaic(images: np.ndarray, side: int) -> np.ndarray:
     images = np.asarray(images, float)
-    if images.ndim != 3 or len(images) < side**2:
-        raise InputError(
-            f"a grid of {side} x {side} needs {side**2} images [N, n, n], got {images.shape}."
-        )
     n = images.shape[-1]
     framed = np.full((side**2, n + 1, n + 1), np.nan)  # one blank pixel between images
     framed[:, :n, :n] = images[: side**2]

@@ -1,6 +1,7 @@
 """The training recipe: a small TOML file, checked before anything is computed."""
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,9 +70,9 @@ class ConfinementRecipe:
     batch: int = 256
     learning_rate: float = 2e-3
     #: Sizes: codes of the bottleneck, width of the decoder, reach of the correction.
-    codes: int = 24
-    width: int = 128
-    reach: float = 3.0
+    codes: int = 32
+    width: int = 192
+    reach: float = 5.0
     #: Noise in excess of what is told, at most, of half the training images.
     wide_factor: float = 3.0
 
@@ -189,12 +190,23 @@ def _check(recipe: Recipe) -> None:
     positive["data.pixel_scale"] = d.pixel_scale
     positive["data.model_psf_sigma"] = d.model_psf_sigma
     for name, value in positive.items():
-        if value is not None and not value > 0:
+        if value is not None and not (value > 0 and math.isfinite(value)):
             raise InputError(f"`{name}` in the recipe must be positive, got {value}.")
-    if not t.sigma_max > t.sigma_min:
-        raise InputError("`training.sigma_max` must exceed `training.sigma_min`.")
-    if c.steps < 0:
-        raise InputError(f"`confinement.steps` in the recipe must not be negative, got {c.steps}.")
+    not_negative = {
+        "data.seed": d.seed, "training.seed": t.seed, "training.warmup": t.warmup,
+        "confinement.steps": c.steps,
+    }  # fmt: skip
+    for name, value in not_negative.items():
+        if value < 0:
+            raise InputError(f"`{name}` in the recipe must not be negative, got {value}.")
+    if "/" in recipe.name or "\\" in recipe.name:
+        raise InputError(
+            f"`name` in the recipe names a file; leave the slash out of {recipe.name!r}."
+        )
+    if not (t.sigma_max > t.sigma_min and math.isfinite(t.sigma_max)):
+        raise InputError(
+            f"`training.sigma_max` must exceed `training.sigma_min` and be finite, got {t.sigma_max}."
+        )
     if not c.wide_factor >= 1:
         raise InputError(f"`confinement.wide_factor` must be at least 1, got {c.wide_factor}.")
     if not 0 <= t.ema < 1:

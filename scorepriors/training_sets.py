@@ -47,8 +47,8 @@ def simulate(name: str, num_images: int, *, box: int = 32, seed: int = 0) -> np.
     name
         ``"lsst"``: bulge (n = 4) plus disk (n = 1) with sizes, axis ratios and bulge
         fractions of faint galaxies in a ten-year LSST survey, 0.2 arcsec pixels.
-        ``"lsst-irregular"``: as ``"lsst"``, but three of ten with lumps, other profiles
-        and bulges off centre.
+        ``"lsst-irregular"``: as ``"lsst"``, but the last three of every ten with lumps,
+        other profiles and bulges off centre.
         ``"lsst-large"``: the largest ``"lsst"`` galaxies, which do not fit into 32 pixels.
         ``"hsc"``: as ``"lsst"``, half as large again, for the brighter galaxies of HSC's
         wide survey, 0.168 arcsec pixels.
@@ -69,7 +69,7 @@ def simulate(name: str, num_images: int, *, box: int = 32, seed: int = 0) -> np.
     Raises
     ------
     InputError
-        If the population is unknown or GalSim is not installed.
+        If the population is unknown, the seed negative or GalSim not installed.
     """
     return np.stack(list(iter_simulated(name, range(num_images), box=box, seed=seed)))
 
@@ -95,6 +95,8 @@ def iter_simulated(
         raise InputError(
             f"unknown training set {name!r}; built in are {', '.join(sorted(populations))}."
         )
+    if seed < 0:
+        raise InputError(f"`seed` must not be negative, got {seed}.")
     scale = PIXEL_SCALES[name]
     psf = galsim.Gaussian(sigma=MODEL_PSF_SIGMA * scale)
     for index in indices:
@@ -122,10 +124,13 @@ def irregular_lsst_galaxy(galsim, rng, index=0):
     """Seven of ten galaxies as `lsst_galaxy`, three irregular.
 
     Real galaxies differ from a bulge and a disk by star-forming regions, by profiles in
-    between, and by centres that do not agree.  The irregular ones have Sersic indices of
-    0.5 to 1.5 (disk) and 1 to 5 (bulge) and bulges off the disk's centre by 6 % of its
-    radius; half of them have one to five lumps with 5 to 30 % of the disk's light.  Their
-    centre is where a catalogue would put it: at the adaptive moments of the image.
+    between, and by centres that do not agree.  The irregular ones, those whose index ends
+    in 7, 8 or 9, have Sersic indices of 0.5, 1 or 1.5 (disk) and 1 to 5 in steps of a half
+    (bulge), and bulges off the disk's centre by a Gaussian 6 % of its radius on either
+    axis, turned by 20 degrees; half of them have one to five lumps with 5 to 30 % of the
+    disk's light.  Their centre is where a catalogue would put it: at the adaptive moments
+    of the image.  Those that peak elsewhere are drawn again; to draw one takes four times
+    as long as a smooth one.
     """
     if index % 10 < 7:
         return lsst_galaxy(galsim, rng)
@@ -289,7 +294,7 @@ def _read_stacks(file: Path, box: int | None) -> Iterator[np.ndarray]:
 
 
 def _read_arrays(file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    if file.suffix == ".npz":
+    if file.suffix.lower() == ".npz":
         try:
             # Opened here: NumPy leaves a damaged file open.
             with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:

@@ -7,7 +7,13 @@ import pytest
 from astropy.io import fits
 
 from scorepriors import InputError
-from scorepriors.training_sets import iter_simulated, peak_normalise, read_images, simulate
+from scorepriors.training_sets import (
+    _bulge_disk_lumps,
+    iter_simulated,
+    peak_normalise,
+    read_images,
+    simulate,
+)
 
 POPULATIONS = ["lsst", "lsst-irregular", "lsst-large", "hsc", "ztf"]
 
@@ -29,11 +35,11 @@ def test_simulated_galaxies_are_centred_with_a_peak_of_one(galsim, name):
 
 @pytest.mark.parametrize("name", POPULATIONS)
 def test_an_image_depends_on_the_seed_and_its_number_only(galsim, name):
-    images = simulate(name, 4, box=16, seed=3)
+    images = simulate(name, 9, box=16, seed=3)
     np.testing.assert_array_equal(simulate(name, 2, box=16, seed=3), images[:2])
-    alone = list(iter_simulated(name, [3, 1], box=16, seed=3))
-    np.testing.assert_array_equal(alone, images[[3, 1]])
-    assert (simulate(name, 4, box=16, seed=4) != images).any((1, 2)).all()
+    alone = list(iter_simulated(name, [8, 3, 1], box=16, seed=3))
+    np.testing.assert_array_equal(alone, images[[8, 3, 1]])
+    assert (simulate(name, 9, box=16, seed=4) != images).any((1, 2)).all()
 
 
 def test_three_of_ten_galaxies_are_irregular(galsim):
@@ -52,6 +58,49 @@ def test_three_of_ten_galaxies_are_irregular(galsim):
     assert upper > 1.5 * upper_smooth
 
 
+def test_what_makes_irregular_galaxies_irregular(galsim):
+    rng = np.random.default_rng(5)
+    parts = [_parts(_bulge_disk_lumps(galsim, rng), galsim) for _ in range(200)]
+    disks = [p[galsim.Sersic][0] for p in parts]
+    assert {disk.n for disk, _ in disks} == {0.5, 1.0, 1.5}
+    bulges = [
+        (p[galsim.Sersic][1], p[galsim.Sersic][0]) for p in parts if len(p[galsim.Sersic]) > 1
+    ]
+    assert 0.35 < len(bulges) / len(parts) < 0.65
+    assert {bulge.n for (bulge, _), _ in bulges} == set(np.arange(2, 11) / 2)
+    # Six per cent of the radius on either axis; the shear of the disk leaves its centre.
+    off = [np.hypot(*at) / disk.half_light_radius for (_, at), (disk, _) in bulges]
+    assert 0.04 < np.sqrt(np.mean(np.square(off)) / 2) < 0.08
+    lumpy = [p for p in parts if galsim.Gaussian in p]
+    assert 0.4 < len(lumpy) / len(parts) < 0.6
+    for p in lumpy:
+        disk, lumps = p[galsim.Sersic][0][0], p[galsim.Gaussian]
+        assert 1 <= len(lumps) <= 5
+        light = sum(lump.flux for lump, _ in lumps)
+        assert 0.05 <= light / (light + disk.flux) <= 0.3
+        # The disk is seen from the side, which brings them nearer and changes no area.
+        furthest = max(np.hypot(*at) for _, at in lumps)
+        assert furthest <= 1.5 * disk.half_light_radius / np.sqrt(0.2) + 1e-9
+
+
+def _parts(profile, galsim):
+    """Profiles of a galaxy without shear, and where their centres are, by class."""
+    found = {}
+
+    def visit(one, shift, jacobian):
+        if isinstance(one, galsim.Sum):
+            for part in one.obj_list:
+                visit(part, shift, jacobian)
+        elif isinstance(one, galsim.Transformation):
+            offset = jacobian @ np.array([one.offset.x, one.offset.y])
+            visit(one.original, shift + offset, jacobian @ np.array(one.jac).reshape(2, 2))
+        else:
+            found.setdefault(type(one), []).append((one, tuple(shift)))
+
+    visit(profile, np.zeros(2), np.eye(2))
+    return found
+
+
 def _asymmetry(galsim, image):
     """Share of the light that a turn by 180 degrees about the adaptive centre moves."""
     image = galsim.Image(image, xmin=0, ymin=0)
@@ -68,6 +117,11 @@ def test_unknown_populations_name_the_known_ones(galsim):
         match="unknown training set 'hst'; built in are hsc, lsst, lsst-irregular, lsst-large, ztf",
     ):
         simulate("hst", 1)
+
+
+def test_negative_seeds_are_refused(galsim):
+    with pytest.raises(InputError, match="`seed` must not be negative, got -1"):
+        simulate("lsst", 1, seed=-1)
 
 
 def test_peaks_are_scaled_and_empty_images_refused():
@@ -101,6 +155,8 @@ def test_folders_are_read_in_the_order_of_names(tmp_path, stack):
 def test_single_files_are_read(tmp_path, stack):
     np.savez(tmp_path / "a.npz", images=stack, names=np.asarray(["x"] * 5), one=stack[0])
     assert read_images(tmp_path / "a.npz").shape == (6, 12, 12)
+    (tmp_path / "a.npz").rename(tmp_path / "A.NPZ")
+    assert read_images(tmp_path / "A.NPZ").shape == (6, 12, 12)
 
 
 def test_folders_without_images(tmp_path):

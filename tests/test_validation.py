@@ -307,7 +307,8 @@ def test_figures(report, tmp_path):
     cards.loss_curve_figure(np.exp(-np.ones((20, 5))), 100, tmp_path / "loss.png")
     cards.denoising_figure(report, tmp_path / "denoising.svg")
     assert {f.name for f in tmp_path.iterdir()} == {"grid.png", "loss.png", "denoising.svg"}
-    with pytest.raises(InputError, match="needs 64 images"):
-        cards.sample_grid_figure(images[:9], images, tmp_path / "grid.png")
+    cards.sample_grid_figure(images[:9], images, tmp_path / "few.png")  # three by three
+    with pytest.raises(InputError, match=r"needs images \[N, n, n\], got \(0, "):
+        cards.sample_grid_figure(images[:0], images, tmp_path / "grid.png")
     with pytest.raises(InputError, match="loss history"):
         cards.loss_curve_figure(np.ones((4, 3)), 100, tmp_path / "loss.png")

@@ -36,6 +36,8 @@ def train(config, output):
     from .._progress import bar
 
     folder = Path(output) if output else Path("runs") / recipe.name
+    if folder.is_file():
+        raise InputError(f"{str(folder)!r} is a file; give a folder for the run (--output).")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -176,6 +176,10 @@ def test_train_refuses_a_bad_recipe(tmp_path):
     outcome = run("train", recipe)
     assert outcome.exit_code == BAD_INPUT
     assert "data.colour" in outcome.stderr
+    recipe.write_text("name = 'x'\n[data]\nset = 'lsst'\n")
+    outcome = run("train", recipe, "--output", recipe)
+    assert outcome.exit_code == BAD_INPUT
+    assert "is a file; give a folder for the run" in outcome.stderr
 
 
 def test_train_writes_weights_and_pictures(tmp_path):

@@ -13,7 +13,7 @@ from scorepriors.inference import evaluate as module
 from scorepriors.inference.cli import main
 from scorepriors.inference.cli.common import BAD_INPUT, INTERRUPTED
 from scorepriors.inference.cli.evaluation import evaluate as command
-from scorepriors.inference.deblending import deblend
+from scorepriors.inference.deblending import deblend, load_priors
 from scorepriors.inference.evaluation import (
     central_interval,
     correlation,
@@ -474,5 +474,10 @@ def test_bad_starts_are_named():
     prior = gaussian_prior(box=16)
     with pytest.raises(InputError, match="unknown start 'good'; there are profiles"):
         deblend(obs, where, prior=prior, start="good")
-    with pytest.raises(InputError, match="`anneal` must be positive"):
-        deblend(obs, where, prior=prior, anneal=(1.0, -1.0))
+    for level in (-1.0, 0.9 * float(prior.sigma), 1000.0):
+        with pytest.raises(
+            InputError, match=r"`anneal` must lie above the prior's own, .* learned"
+        ):
+            deblend(obs, where, prior=prior, anneal=(1.0, level))
+    with pytest.raises(InputError, match="`sigma` must be positive and at most 5, the largest"):
+        load_priors(prior, sigma=1000.0)

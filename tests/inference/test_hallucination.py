@@ -222,6 +222,15 @@ def test_negative_curvature_is_counted_not_hidden():
     np.testing.assert_allclose(np.linalg.eigvalsh(raised), [0.015, 0.015, 1, 2, 3, 4], rtol=1e-9)
 
 
+def test_a_fit_that_ended_nowhere_is_named(scene, monkeypatch):
+    def information(blocks):
+        raise np.linalg.LinAlgError("7-th leading minor of the array is not positive definite")
+
+    monkeypatch.setattr("scorepriors.inference.hallucination.source_information", information)
+    with pytest.raises(InputError, match=r"galaxy 1 of 2 curves the wrong way .*; deblend again"):
+        hallucination_map(scene)
+
+
 def test_bad_numbers(scene):
     with pytest.raises(InputError, match="at least 2"):
         hallucination_map(scene, num_probes=1)

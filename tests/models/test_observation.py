@@ -195,8 +195,18 @@ def test_errors(changes, message):
 
 
 def test_unknown_units_are_kept():
-    # Images must not be refused for a strange BUNIT.
-    assert make(unit="counts per blink").flux_unit[0].to_string() == "counts per blink"
+    # Images must not be refused for a strange BUNIT, nor calculated with in it.
+    obs = make(unit="counts per blink")
+    assert obs.unit.to_string() == "counts per blink"
+    assert (np.ones(3) * obs.flux_unit[0]).unit == units.dimensionless_unscaled
+
+
+@pytest.mark.parametrize(
+    ("spelt", "meant"),
+    [("ADU", "adu"), ("counts", "ct"), ("ELECTRONS/S", "electron / s"), ("10^-9 maggies", "nmgy")],
+)
+def test_units_as_headers_spell_them(spelt, meant):
+    assert make(unit=spelt).unit == units.Unit(meant)
 
 
 def test_direct_construction_validates():
