@@ -196,12 +196,13 @@ def make_confinement_step(energy, recipe):
 
 def calibrate(
     energy, confinement: Confinement, coordinates: Float[Array, "N m"], *,
-    key: PRNGKeyArray, num: int = 4000, allowance: float = 1.1,
+    key: PRNGKeyArray, num: int = 4000, allowance: float = 1.1, inside: float = 1.0,
 ) -> Confinement:  # fmt: skip
-    """Put the wall where no noisy training image is.
+    """Put the wall where no noisy training image is, or all but a few.
 
-    The threshold at each level is the largest q of `num` noisy training images times
-    `allowance`.
+    The threshold at each level is `allowance` times a quantile of q among `num` noisy training
+    images: the largest for `inside` one.  Where a few galaxies are far stranger than all
+    others, the largest leaves room for anything: it is the quantile that walls it in.
     """
 
     @jax.jit
@@ -217,9 +218,9 @@ def calibrate(
         return jax.vmap(one)(a)
 
     levels = np.exp(np.asarray(confinement.log_sigma))
-    largest = [
-        float(jnp.max(distances(coordinates, key_level, jnp.asarray(sigma, jnp.float32))))
+    edge = [
+        float(jnp.quantile(distances(coordinates, key_level, jnp.float32(sigma)), inside))
         for key_level, sigma in zip(jr.split(key, len(levels)), levels, strict=True)
     ]
-    log_threshold = jnp.log(allowance * jnp.asarray(largest, jnp.float32))
+    log_threshold = jnp.log(allowance * jnp.asarray(edge, jnp.float32))
     return eqx.tree_at(lambda c: c.log_threshold, confinement, log_threshold)

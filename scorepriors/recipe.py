@@ -75,6 +75,8 @@ class ConfinementRecipe:
     reach: float = 5.0
     #: Noise in excess of what is told, at most, of half the training images.
     wide_factor: float = 3.0
+    #: Share of noisy training images that are inside; the wall begins a tenth further out.
+    inside: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,8 @@ def _check(recipe: Recipe) -> None:
         )
     if not c.wide_factor >= 1:
         raise InputError(f"`confinement.wide_factor` must be at least 1, got {c.wide_factor}.")
+    if not 0.5 <= c.inside <= 1:
+        raise InputError(f"`confinement.inside` must lie in [0.5, 1], got {c.inside}.")
     if not 0 <= t.ema < 1:
         raise InputError(f"`training.ema` must lie in [0, 1), got {t.ema}.")
     if recipe.network.modes > d.box**2:

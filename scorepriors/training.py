@@ -379,9 +379,10 @@ def _confinement_block(energy, recipe, coordinates):
 
 
 def _confined(energy, confinement: Confinement, coordinates, recipe) -> WienerEnergy:
-    """The energy with its wall, put where no training image is."""
+    """The energy with its wall, put where no training image is, or few."""
     key = jr.fold_in(jr.key(recipe.training.seed), 1)
-    wall = calibrate(energy, confinement, coordinates, key=key)
+    inside = recipe.confinement.inside
+    wall = calibrate(energy, confinement, coordinates, key=key, inside=inside)
     return eqx.tree_at(lambda e: e.confinement, energy, wall, is_leaf=lambda x: x is None)
 
 

@@ -31,6 +31,10 @@ from .training_sets import MODEL_PSF_SIGMA, PIXEL_SCALES
 #: Version of the weights format; files of another version are refused.
 FORMAT = 1
 
+#: Shipped priors that are taken only where they are named, since others for the same pixels are
+#: the better densities (see the cards).
+BY_NAME = ("lsst-irregular-32",)
+
 
 @dataclass(frozen=True)
 class PriorInfo:
@@ -55,7 +59,7 @@ def list_priors() -> list[PriorInfo]:
     Examples
     --------
     >>> [info.name for info in list_priors()]
-    ['hsc-32', 'lsst-32', 'lsst-64', 'ztf-32']
+    ['hsc-32', 'lsst-32', 'lsst-64', 'lsst-irregular-32', 'ztf-32']
     """
     return [prior_info(path) for path in sorted(_weights_folder().glob("*.safetensors"))]
 
@@ -96,6 +100,8 @@ def prior_info(name: str | Path) -> PriorInfo:
 def priors_for(pixel_scale: float | None) -> tuple[str, ...]:
     """Names of the shipped priors whose pixels are nearest in size, by growing boxes.
 
+    Those of `BY_NAME` are nobody's without asking.
+
     Parameters
     ----------
     pixel_scale
@@ -107,7 +113,9 @@ def priors_for(pixel_scale: float | None) -> tuple[str, ...]:
     (('ztf-32',), ('lsst-32', 'lsst-64'), ('lsst-32', 'lsst-64'))
     """
     scale = 0.2 if pixel_scale is None else pixel_scale
-    known = [info for info in list_priors() if info.pixel_scale is not None]
+    known = [
+        info for info in list_priors() if info.pixel_scale is not None and info.name not in BY_NAME
+    ]
     distance = {info.name: abs(np.log(cast(float, info.pixel_scale) / scale)) for info in known}
     nearest = min(distance.values())
     chosen = [info for info in known if distance[info.name] == nearest]

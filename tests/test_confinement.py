@@ -62,6 +62,25 @@ def test_the_wall_is_zero_on_noisy_galaxies(downhill, recipe, sigma):
     assert np.mean(np.asarray(inside == bare)) >= 0.98
 
 
+@pytest.mark.parametrize("inside", [0.6, 0.9])
+def test_a_share_of_the_galaxies_may_stay_outside(downhill, recipe, inside):
+    energy, galaxies = downhill
+    wall = calibrate(
+        energy, initial_confinement(recipe), galaxies, key=jr.key(3), num=4000, allowance=1.0,
+        inside=inside,
+    )  # fmt: skip
+    confined = eqx.tree_at(lambda e: e.confinement, energy, wall, is_leaf=lambda x: x is None)
+    # At a level of the calibration, or the threshold is one between two.
+    sigma = jnp.exp(wall.log_sigma[8])
+    clean = galaxies[jr.randint(jr.key(8), (4000,), 0, len(galaxies))]
+    noisy = clean + sigma * jr.normal(jr.key(9), clean.shape)
+    bare, found = (
+        np.asarray(jax.vmap(e.mode_energy, (0, None))(noisy, sigma)) for e in (energy, confined)
+    )
+    # Two sets of 4,000, each with a standard error below 0.008.
+    assert np.mean(found == bare) == pytest.approx(inside, abs=0.04)
+
+
 def test_far_off_the_energy_rises_in_every_direction(downhill, recipe):
     energy, galaxies = downhill
     confined = walled(energy, recipe, galaxies)

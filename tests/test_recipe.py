@@ -7,6 +7,7 @@ import pytest
 
 from scorepriors import InputError
 from scorepriors.recipe import Recipe, read_recipe, recipe_from_dict
+from scorepriors.zoo import _read_header, list_priors, prior_path
 
 SHIPPED = sorted((Path(__file__).parents[1] / "docs" / "recipes").glob("*.toml"))
 
@@ -29,10 +30,13 @@ def test_shipped_recipes(path):
     assert recipe.name == path.stem
     assert f"-{recipe.data.box}" in recipe.name
     assert recipe_from_dict(recipe.as_dict()) == recipe
+    # The weights that are shipped are those that it makes.
+    header = _read_header(prior_path(recipe.name))
+    assert recipe_from_dict(header["recipe"]) == recipe
 
 
 def test_there_are_shipped_recipes():
-    assert {path.stem for path in SHIPPED} >= {"hsc-32", "lsst-32", "lsst-64", "ztf-32"}
+    assert {path.stem for path in SHIPPED} == {info.name for info in list_priors()}
 
 
 def test_what_is_not_said_has_its_default(write):
@@ -81,6 +85,10 @@ def test_path_is_relative_to_the_recipe(write, tmp_path, monkeypatch):
         (GOOD + "[training]\nsigma_max = inf", "`training.sigma_max` .* be finite, got inf"),
         ("name = 'a/b'\n[data]\nset = 'lsst'", "leave the slash out of 'a/b'"),
         (GOOD + "[confinement]\nreach = 0", "`confinement.reach` in the recipe must be positive"),
+        (
+            GOOD + "[confinement]\ninside = 1.1",
+            r"`confinement.inside` must lie in \[0.5, 1\], got 1.1",
+        ),
         (GOOD + "[confinement]\nwide_factor = 0.5", "`confinement.wide_factor` must be at least 1"),
         ("name = ", "recipe.toml is not valid TOML"),
     ],

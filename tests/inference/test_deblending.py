@@ -17,7 +17,7 @@ from scorepriors.inference.deblending import PriorWarning, deblend, deblend_many
 from scorepriors.models.example import load_example
 from scorepriors.models.positions import Positions, read_positions
 from scorepriors.stretch import LogStretch
-from scorepriors.zoo import priors_for
+from scorepriors.zoo import BY_NAME, list_priors, priors_for
 
 
 def positions(centers, stars=()):
@@ -198,4 +198,5 @@ def test_pixels_choose_the_prior(result):
     assert found.prior_name == "ztf-32"
     assert priors_for(0.2) == priors_for(None) == ("lsst-32", "lsst-64")
     assert priors_for(0.168) == ("hsc-32",)
+    assert set(BY_NAME) <= {info.name for info in list_priors()}
     assert priors_for(0.9) == ("ztf-32",)
