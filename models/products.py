@@ -14,7 +14,7 @@ of large numbers, and single precision would not do.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from .spectra import SpectrumPrior, normal_equations
 
@@ -54,32 +54,31 @@ def inner_products(
     )
 
 
-def chosen(
-    products: Products,
-    before: Float[Array, "K B"],
-    current: Int[Array, " K"],
-    choice: Int[Array, " K"],
-) -> Products:
-    """Products of a choice of K images, with the residual that they leave.
+def chosen(products: Products, before: Float[Array, "K B"], taken: Bool[Array, " K"]) -> Products:
+    """Products of K images, some of them changed, with the residual that they leave.
 
     Parameters
     ----------
     products
-        Of all images, with the residual that the images `current` leave.
+        Of K images and then, in the same order, of what a change would add to each, with the
+        residual that the unchanged images leave.  (Not of the changed images themselves: of
+        two that are nearly one, a bright galaxy's, the difference would be all rounding.)
     before
-        Amplitudes ``[K, B]`` with which they were taken off, and with which those of
-        `choice` are.
-    current, choice
-        Rows of the images.
+        Amplitudes ``[K, B]`` with which images were and are taken off.
+    taken
+        Which images are changed.
     """
-    amplitudes = before.T
-    change = jnp.zeros_like(products.projected)
-    change = change.at[:, current].add(amplitudes).at[:, choice].add(-amplitudes)
-    moved = jnp.einsum("bnm,bm->bn", products.normal, change)
-    square = products.square + jnp.sum(change * (2 * products.projected + moved), 1)
-    return Products(
-        products.normal[:, choice][:, :, choice], (products.projected + moved)[:, choice], square
-    )
+    size = len(before)
+    share = jnp.asarray(taken, products.normal.dtype)
+    old, cross = products.normal[:, :size, :size], products.normal[:, :size, size:] * share
+    change = products.normal[:, size:, size:] * share * share[:, None]
+    # Less is left by so much of the changes.
+    added = before.T * share
+    projected = products.projected[:, :size] - jnp.einsum("bkl,bl->bk", cross, added)
+    along = share * products.projected[:, size:]
+    moved = along - jnp.einsum("bkl,bl->bk", change, added)
+    square = products.square - jnp.sum(added * (along + moved), 1)
+    return Products(old + cross + jnp.swapaxes(cross, 1, 2) + change, projected + moved, square)
 
 
 def log_marginal(

@@ -163,14 +163,12 @@ def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, off
     model = jnp.einsum("kb,kbyx->byx", here, chain.drawn)
     data = scene.data
     products = inner_products(
-        jnp.concatenate([chain.drawn, drawn]), data.images - model, data.weights
+        jnp.concatenate([chain.drawn, drawn - chain.drawn]), data.images - model, data.weights
     )
-    current = jnp.arange(num_sources)
 
     def log_likelihood(brightness, taken):
-        choice = current + num_sources * taken
         prior = scene.spectrum_prior(brightness, jnp.where(taken, area, chain.area))
-        held = chosen(products, here, current, choice)
+        held = chosen(products, here, taken)
         return log_marginal(held, prior, here) + scene.usual(brightness)
 
     def source(k, carry):
