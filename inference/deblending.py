@@ -26,7 +26,7 @@ from scorepriors.models.observation import Observation
 from scorepriors.models.positions import Positions
 from scorepriors.models.rendering import ImageData, image_data
 from scorepriors.models.sources import Sources, place_sources
-from scorepriors.zoo import load_prior, priors_for
+from scorepriors.zoo import load_prior, prior_info, priors_for
 
 from .lbfgs import flat_lbfgs
 from .optimization import compile_map, fit_map
@@ -338,7 +338,8 @@ def _compare_pixels(obs: Observation, prior: ScorePrior) -> None:
     if image is None or learned is None or abs(np.log(image / learned)) < SAME_PIXELS:
         return
     better = priors_for(image)
-    mend = "train one for these pixels" if prior.name in better else f"use {' and '.join(better)}"
+    nearest = prior_info(better[0]).pixel_scale == learned
+    mend = "train one for these pixels" if nearest else f"use {' and '.join(better)}"
     warnings.warn(
         f"{obs.name or 'the image'} has pixels of {image:.3g} arcsec, but {prior.name} learned "
         f"galaxies in pixels of {learned:.3g} arcsec; {mend}.",

@@ -121,10 +121,6 @@ def masked_pixels(mask, header: fits.Header | None = None, what: str = "MASK") -
     return (mask.astype(np.int64) & bits) != 0
 
 
-#: Of units in headers.
-_PLURALS = {"counts": "count", "electrons": "electron", "photons": "photon", "maggies": "maggy"}
-
-
 def broadcast_mask(masked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Repeat a mask ``[H, W]`` for all bands; one with the images' shape stays as it is."""
     if masked.shape not in (shape, shape[1:]):
@@ -133,6 +129,10 @@ def broadcast_mask(masked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
             f"give {shape} or {shape[1:]}."
         )
     return np.broadcast_to(masked, shape)
+
+
+#: Words of units that headers write in the plural, and astropy knows in the singular alone.
+_PLURALS = {"counts": "count", "electrons": "electron", "photons": "photon", "maggies": "maggy"}
 
 
 def parse_unit(unit) -> units.UnitBase | None:
@@ -147,13 +147,13 @@ def parse_unit(unit) -> units.UnitBase | None:
         found = units.Unit(unit, parse_strict="silent")
     except (TypeError, ValueError) as error:
         raise InputError(f"{unit!r} is not a unit; give an astropy unit such as 'nJy'.") from error
-    if isinstance(found, units.UnrecognizedUnit):
-        plain = str(unit).lower()
-        for plural, singular in _PLURALS.items():
-            plain = plain.replace(plural, singular)
-        usual = units.Unit(plain, parse_strict="silent")
-        return found if isinstance(usual, units.UnrecognizedUnit) else usual
-    return found
+    if not isinstance(found, units.UnrecognizedUnit):
+        return found
+    plain = str(unit).lower()
+    for plural, singular in _PLURALS.items():
+        plain = plain.replace(plural, singular)
+    usual = units.Unit(plain, parse_strict="silent")
+    return found if isinstance(usual, units.UnrecognizedUnit) else usual
 
 
 def strip_unit(array, unit: units.UnitBase | None, power: int, what: str):

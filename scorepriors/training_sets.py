@@ -129,7 +129,7 @@ def irregular_lsst_galaxy(galsim, rng, index=0):
     (bulge), and bulges off the disk's centre by a Gaussian 6 % of its radius on either
     axis, turned by 20 degrees; half of them have one to five lumps with 5 to 30 % of the
     disk's light.  Their centre is where a catalogue would put it: at the adaptive moments
-    of the image.  Those that peak elsewhere are drawn again; to draw one takes four times
+    of the image.  Those that peak elsewhere are drawn again; to draw one takes five times
     as long as a smooth one.
     """
     if index % 10 < 7:

@@ -187,6 +187,16 @@ def test_a_prior_of_other_pixels_is_said_to_be(result):
         deblend(obs, read_positions(obs.catalog, obs), free_form=False)
 
 
+def test_no_prior_of_the_same_pixels_is_recommended(result):
+    obs = result[0].observation
+    wcs = obs.wcs.deepcopy()
+    wcs.wcs.cdelt *= 1.2
+    coarse = dataclasses.replace(obs, wcs=wcs)
+    where = read_positions(obs.catalog, obs)
+    with pytest.warns(PriorWarning, match="pixels of 0.2 arcsec; train one for these pixels"):
+        deblend(coarse, where, prior="lsst-irregular-32", free_form=False, max_iterations=1)
+
+
 def test_pixels_choose_the_prior(result):
     obs = result[0].observation
     wcs = obs.wcs.deepcopy()
