@@ -16,11 +16,11 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 
 #: Medians of |e_F| below and above a blendedness of 0.5 on 30 LSST-like blends of other seeds
-#: (ugrizy, 64 x 64 pixels, ten-year depth, 2 to 8 sources, true centres), measured with
+#: (ugrizy, 64 x 64 pixels, ten-year depth, 2 to 8 sources, true centers), measured with
 #: scarlet_lite, scarlet 1.0.1 and scarlet2 0.5.1 (200 iterations, no neural prior), 2026-11.
 PEERS = {"scarlet_lite": (0.063, 0.431), "scarlet": (0.097, 0.373), "scarlet2": (0.110, 0.613)}
 
-COLOURS = ("#009e73", "#0072b2", "#d55e00", "#cc79a7")
+COLORS = ("#009e73", "#0072b2", "#d55e00", "#cc79a7")
 SNR = (5, 8, 12, 20, 40, 100, 1e4)
 BETA = (0, 0.1, 0.25, 0.5, 0.75, 1)
 
@@ -73,7 +73,7 @@ def line(name: str, rows: list[dict], rng) -> str:
 
 def panel(axis, methods: dict, column: str, edges, rng):
     """Medians in bins of a column, one line per method."""
-    for colour, (name, rows) in zip(COLOURS, methods.items(), strict=False):
+    for color, (name, rows) in zip(COLORS, methods.items(), strict=False):
         values = np.array([row[column] for row in rows], float)
         where, middle, spread = [], [], []
         for low, high in pairwise(edges):
@@ -84,7 +84,7 @@ def panel(axis, methods: dict, column: str, edges, rng):
                 where.append(min(center, 250) if column == "snr" else center)
                 middle.append(value)
                 spread.append(error)
-        axis.errorbar(where, middle, spread, color=colour, marker="o", ms=4, capsize=2, label=name)
+        axis.errorbar(where, middle, spread, color=color, marker="o", ms=4, capsize=2, label=name)
     axis.set_yscale("log")
     axis.grid(alpha=0.25)
 

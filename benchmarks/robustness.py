@@ -1,11 +1,11 @@
-"""What bad starts, bad data and bad catalogues do to a deblending, against truth.
+"""What bad starts, bad data and bad catalogs do to a deblending, against truth.
 
     scorepriors simulate --number 30 --seed 21 --output set.npz
     python benchmarks/robustness.py set.npz --json robustness.json
 
 Every blend is spoilt in one way at a time and deblended; figures are those of
 `scorepriors evaluate` on the true sources.  ``collapsed`` counts sources that end with less
-than a fifth of their light, ``unflagged`` those of them that the catalogue flags with no more
+than a fifth of their light, ``unflagged`` those of them that the catalog flags with no more
 than ``edge``; ``not finite`` counts fluxes that are no numbers (there must be none).
 """
 
@@ -18,14 +18,14 @@ import numpy as np
 from astropy.table import Table
 from scipy.ndimage import affine_transform
 
-from scorepriors.inference import catalogue, deblend_many
+from scorepriors.inference import catalog, deblend_many
 from scorepriors.inference.deblending import load_priors
-from scorepriors.inference.evaluation import source_metrics, summarise
+from scorepriors.inference.evaluation import source_metrics, summarize
 from scorepriors.models import read_positions
 from scorepriors.models.blend_sets import BlendSet
 from scorepriors.zoo import priors_for
 
-#: Position errors that go with the catalogue: true centres, or those a user would assume.
+#: Position errors that go with the catalog: true centers, or those a user would assume.
 EXACT, USUAL = 0.05, 0.3
 
 
@@ -81,7 +81,7 @@ def wider_psf(task, rng):
     return dataclasses.replace(task, obs=dataclasses.replace(task.obs, psfs=wide))
 
 
-def moved_catalogue(task, rng):
+def moved_catalog(task, rng):
     """Every position off by a pixel, in a direction of its own."""
     angle = rng.uniform(0, 2 * np.pi, len(task.center))
     step = np.stack([np.sin(angle), np.cos(angle)], 1)
@@ -89,7 +89,7 @@ def moved_catalogue(task, rng):
 
 
 def missing_source(task, rng):
-    """One source, drawn at random, that the catalogue has not."""
+    """One source, drawn at random, that the catalog has not."""
     gone = rng.integers(len(task.center))
     keep = np.arange(len(task.center)) != gone
     return dataclasses.replace(task, center=task.center[keep], true=np.flatnonzero(keep))
@@ -116,7 +116,7 @@ CASES = {
     "a band missing": (missing_band, "profiles", EXACT),
     "30 % masked": (masked_third, "profiles", EXACT),
     "PSF 5 % too wide": (wider_psf, "profiles", EXACT),
-    "catalogue off by 1 px": (moved_catalogue, "profiles", USUAL),
+    "catalog off by 1 px": (moved_catalog, "profiles", USUAL),
     "a source missing": (missing_source, "profiles", EXACT),
     "a source too many": (spurious_source, "profiles", EXACT),
 }
@@ -140,7 +140,7 @@ def run(blends: BlendSet, number: int, case: str, prior) -> dict:
     )  # fmt: skip
     rows, chi2, not_finite, collapsed, unflagged, flagged, extra = [], [], 0, 0, 0, 0, []
     for task, truth, result in zip(tasks, truths, results, strict=True):
-        scene, words = result.free_form, list(catalogue(result)["flags"])
+        scene, words = result.free_form, list(catalog(result)["flags"])
         not_finite += int((~np.isfinite(scene.flux)).sum())
         real = np.arange(len(task.true))
         metrics = source_metrics(
@@ -157,7 +157,7 @@ def run(blends: BlendSet, number: int, case: str, prior) -> dict:
         noise = 1 / np.sqrt(np.sum(1 / np.maximum(scene.flux_error**2, 1e-30), axis=1))
         extra += [abs(scene.flux[k].sum()) / noise[k] for k in range(len(real), len(words))]
         chi2.append(scene.chi2)
-    figures = summarise(rows, chi2)
+    figures = summarize(rows, chi2)
     return figures | {
         "num_sources": len(rows),
         "not_finite": not_finite,

@@ -2,7 +2,7 @@
 
     pytest benchmarks/test_sampling_speed.py --benchmark-enable -s
 
-All on one blend: two bright galaxies in three bands under `lsst-32`, spectra marginalised
+All on one blend: two bright galaxies in three bands under `lsst-32`, spectra marginalized
 unless said otherwise, four chains; the effective draws are those of the worst of the sites
 that fluxes hang on, brightness and the sum of a morphology.  (Not of the fluxes: in ours
 exact spectra are drawn afterwards, which adds noise without memory.)  Ours finds the mode

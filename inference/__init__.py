@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .catalogue import catalogue as catalogue
+from .catalog import catalog as catalog
 from .deblending import deblend as deblend
 from .deblending import deblend_many as deblend_many
 from .lbfgs import flat_lbfgs as flat_lbfgs
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .sampling import Algorithm as Algorithm
     from .sampling import SamplingWarning as SamplingWarning
     from .sampling import error_ratio as error_ratio
-    from .sampling import flux_catalogue as flux_catalogue
+    from .sampling import flux_catalog as flux_catalog
     from .sampling import flux_covariance as flux_covariance
     from .sampling import laplace as laplace
     from .sampling import laplace_deblended as laplace_deblended
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: Imported when asked for: whoever only deblends need not wait for ArviZ and BlackJAX.
 _LATER = {
     "sampling": (
-        "ALGORITHMS", "Algorithm", "SamplingWarning", "error_ratio", "flux_catalogue",
+        "ALGORITHMS", "Algorithm", "SamplingWarning", "error_ratio", "flux_catalog",
         "flux_covariance", "laplace", "laplace_deblended", "load_tree", "sample",
         "sample_deblended", "save_tree", "source_moments", "write_samples",
     ),

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import xarray
 
-from .hallucination import NEIGHBOURS, hallucination_map
+from .hallucination import NEIGHBORS, hallucination_map
 from .sampling.laplace import error_ratio
 from .sampling.scene import laplace_deblended
 from .scenes import Deblended
@@ -58,7 +58,7 @@ def diagnose(
     tree: Any = None,
     *,
     key,
-    neighbours: int = NEIGHBOURS,
+    neighbors: int = NEIGHBORS,
     progress: Callable | None = None,
 ) -> SceneDiagnosis:
     """Find out what the prior made up in a scene.
@@ -71,7 +71,7 @@ def diagnose(
         Draws, from `sample_deblended`; those of `laplace_deblended` without.
     key
         Random key.
-    neighbours
+    neighbors
         See `hallucination_map`.
     progress
         Called as ``progress(done, total, text)``.
@@ -85,7 +85,7 @@ def diagnose(
     report(0, 1, "curvature at the mode")
     approximate = laplace_deblended(result, key=first)
     draws = approximate if tree is None else tree
-    maps = hallucination_map(result, draws, key=second, neighbours=neighbours, progress=progress)
+    maps = hallucination_map(result, draws, key=second, neighbors=neighbors, progress=progress)
     report(0, 1, "samples of the prior")
     usual = source_typicality(draws, result.priors(), key=third)
     ratio = None if tree is None else error_ratio(approximate, tree)

@@ -12,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .diagnosis import SceneDiagnosis, in_words, source_flags
 from .hallucination import pixels
-from .report import COLOURS, INK, SOFT
+from .report import COLORS, INK, SOFT
 from .sampling.page import picture
 
 #: Standard errors at which a difference of curvatures counts.
@@ -58,7 +58,7 @@ def plot_delta_f(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = Non
 
 
 def plot_data_share(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = None) -> Axes:
-    """Share of the data in what holds each pixel, 0 to 1, neighbours integrated out.
+    """Share of the data in what holds each pixel, 0 to 1, neighbors integrated out.
 
     Parameters are those of `plot_delta_f`.
     """
@@ -142,7 +142,7 @@ def diagnosis_figure(diagnosis: SceneDiagnosis) -> Figure:
         plot_data_share(maps, k, ax=axes[k, 3])
         axes[k, 0].set_ylabel(
             identity, color="white", fontsize=9, rotation=0, labelpad=14, va="center",
-            bbox={"boxstyle": "round,pad=0.2", "fc": COLOURS[row % len(COLOURS)], "ec": "none"},
+            bbox={"boxstyle": "round,pad=0.2", "fc": COLORS[row % len(COLORS)], "ec": "none"},
         )  # fmt: skip
         text = words[identity] + (f"\n\n{', '.join(flags[identity])}" if flags[identity] else "")
         lines = [textwrap.fill(part, 38) for part in text.split("\n")]

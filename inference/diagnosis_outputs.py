@@ -1,4 +1,4 @@
-"""Results of a diagnosis: columns of the catalogue, maps in FITS, a picture."""
+"""Results of a diagnosis: columns of the catalog, maps in FITS, a picture."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from .hallucination import pixels
 from .outputs import check_target, fits_text, write_whole
 from .sampling.fluxes import flux_draws
 
-#: Names of the result files; the catalogue of the folder gets new columns.
+#: Names of the result files; the catalog of the folder gets new columns.
 DIAGNOSIS_NAMES = ("hallucination.fits", "hallucination.png")
 
-#: Columns in the catalogue, and what they mean.
+#: Columns in the catalog, and what they mean.
 COLUMNS = {
     "gamma": "confidence: minus the curvature excess of the prior, weighted by the shape (eq. 18)",
     "data_share": "share of its light that the data hold by themselves, 0 (prior) to 1 (data)",
@@ -29,12 +29,12 @@ COLUMNS = {
 
 
 def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
-    """The catalogue of a scene with the columns of `COLUMNS`, and flags.
+    """The catalog of a scene with the columns of `COLUMNS`, and flags.
 
     Parameters
     ----------
     table
-        From `catalogue` or `flux_catalogue`, in the order of the input positions.
+        From `catalog` or `flux_catalog`, in the order of the input positions.
     diagnosis
         Of the same scene.
 
@@ -45,7 +45,7 @@ def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
     """
     ids = list(diagnosis.result.positions.ids)
     if [str(i) for i in table["id"]] != ids:
-        raise InputError("the catalogue is of other sources than the scene; deblend again.")
+        raise InputError("the catalog is of other sources than the scene; deblend again.")
     table = table.copy()
     maps = diagnosis.maps
     rows = [ids.index(str(i)) for i in maps["source"].values]
@@ -104,7 +104,7 @@ def hallucination_images(diagnosis: SceneDiagnosis) -> fits.HDUList:
 def write_diagnosis(
     diagnosis: SceneDiagnosis, directory: str | Path, *, force: bool = False, extra=None
 ) -> list[Path]:
-    """Write maps and picture, and give the folder's catalogue its columns.
+    """Write maps and picture, and give the folder's catalog its columns.
 
     Parameters
     ----------
@@ -122,15 +122,15 @@ def write_diagnosis(
     list of pathlib.Path
     """
     directory = check_target(directory, force=force, names=DIAGNOSIS_NAMES)
-    catalogue = directory / "catalogue.ecsv"
+    catalog = directory / "catalog.ecsv"
     try:
-        table = add_columns(QTable.read(catalogue), diagnosis)
+        table = add_columns(QTable.read(catalog), diagnosis)
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {catalogue}: {error}; deblend again.") from error
+        raise InputError(f"cannot read {catalog}: {error}; deblend again.") from error
     writers = {
         "hallucination.fits": lambda path: hallucination_images(diagnosis).writeto(path),
         "hallucination.png": lambda path: diagnosis_figure(diagnosis).savefig(path, dpi=110),
-        "catalogue.ecsv": lambda path: table.write(path, format="ascii.ecsv"),
+        "catalog.ecsv": lambda path: table.write(path, format="ascii.ecsv"),
         **(extra or {}),
     }
     return write_whole(directory, writers, force=True)

@@ -1,6 +1,6 @@
 """Deblend a set with truth and say how well it went; resumable blend by blend.
 
-No column of the truth enters a fit but the true centres, which are the catalogue (unless
+No column of the truth enters a fit but the true centers, which are the catalog (unless
 sources are to be detected): weights are those that `Observation` makes of the image.
 """
 
@@ -34,7 +34,7 @@ from .evaluation import (
     match_positions,
     mean_chi2,
     source_metrics,
-    summarise,
+    summarize,
 )
 from .scenes import Deblended
 
@@ -42,7 +42,7 @@ METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 
 #: Names of starts, and what `deblend` calls them.
 STARTS = {
-    "catalogue": "profiles",
+    "catalog": "profiles",
     "detect": "profiles",
     "sed20": "sed20",
     "flat": "flat",
@@ -53,11 +53,11 @@ STARTS = {
 #: Noise levels of the prior before its own, of ``"annealed"``.
 ANNEALING = (1.0, 0.4)
 
-#: Error of the positions in pixels: a catalogue of true centres has none (a fit still
+#: Error of the positions in pixels: a catalog of true centers has none (a fit still
 #: wants some room), peaks of a noisy image do.
 EXACT_CENTER_ERROR, DETECTED_CENTER_ERROR = 0.05, 0.3
 
-#: A detection further from a true centre than this is not of that source, pixels.
+#: A detection further from a true center than this is not of that source, pixels.
 MATCH_RADIUS = 3.0
 
 #: Blends fitted between two checkpoints.
@@ -76,12 +76,12 @@ class Settings:
         ``"laplace"``: that of ``"map"`` with errors from the curvature, all shapes free.
         ``"posterior"``: means and quantiles of draws by the algorithm ``"flow"``.
     start
-        ``"catalogue"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
-        ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centres.
+        ``"catalog"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
+        ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centers.
     spectra, tolerance, max_iterations
         As for `deblend`.
     center_error
-        As for `deblend`; if not given, 0.05 px for true centres and 0.3 px for detections.
+        As for `deblend`; if not given, 0.05 px for true centers and 0.3 px for detections.
     anneal
         Noise levels of ``"annealed"``, largest first.
     chains, warmup, draws
@@ -91,7 +91,7 @@ class Settings:
     """
 
     method: str = "map"
-    start: str = "catalogue"
+    start: str = "catalog"
     center_error: float | None = None
     spectra: str = "marginal"
     tolerance: float = 1.0
@@ -166,7 +166,7 @@ def evaluate(
     Returns
     -------
     dict
-        Ready for JSON: the figures of `summarise`, ``seconds_total``, ``seconds_per_blend``
+        Ready for JSON: the figures of `summarize`, ``seconds_total``, ``seconds_per_blend``
         (wall time of fits and draws, compilation included), ``sources`` (a row per true
         source; fluxes in ``flux_unit``, summed over bands, as far as they lie on the
         image), ``number`` of blends, settings, prior and versions.  Ctrl-C sets
@@ -210,7 +210,7 @@ def evaluate(
         kept.save()
     done = [kept.blends[i] for i in sorted(kept.blends) if i < number]
     sources = [row for blend in done for row in blend["sources"]]
-    result: dict[str, Any] = summarise(sources, [blend["chi2"] for blend in done])
+    result: dict[str, Any] = summarize(sources, [blend["chi2"] for blend in done])
     seconds = sum(blend["seconds"] for blend in done)
     return {
         **result,
@@ -359,7 +359,7 @@ def _padding(blends: BlendSet, positions) -> int:
 
 
 def _positions(obs: Observation, truth: BlendTruth, chosen: Settings) -> Positions | None:
-    """The catalogue of one blend; None if nothing is detected."""
+    """The catalog of one blend; None if nothing is detected."""
     if chosen.start != "detect":
         return read_positions(Table({"x": truth.center[:, 1], "y": truth.center[:, 0]}), obs)
     try:

@@ -117,7 +117,7 @@ def match_positions(found, true, *, radius: float) -> np.ndarray:
     return out
 
 
-def summarise(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, float | None]:
+def summarize(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, float | None]:
     """Headline figures of a table of sources.
 
     Parameters

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from .report import COLOURS, INK, SOFT
+from .report import COLORS, INK, SOFT
 
 #: Edges of the bins of blendedness.
 BLENDEDNESS_EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0001)
@@ -88,7 +88,7 @@ def evaluation_figure(results: Sequence[dict], labels: Sequence[str] | None = No
     # Columns side by side inside their bins, or bars would hide each other.
     shifts = (np.arange(len(results)) - (len(results) - 1) / 2) * 0.02
     for number, (table, name) in enumerate(zip(tables, names, strict=True)):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         marker = "os^Dvp"[number % 6]
         for column, (x, bins) in enumerate(
             ((table["flux_true"], edges), (table["beta"], np.array(BLENDEDNESS_EDGES)))
@@ -97,11 +97,11 @@ def evaluation_figure(results: Sequence[dict], labels: Sequence[str] | None = No
             place = (lambda v, s=shift: v * 10**s) if column == 0 else (lambda v, s=shift: v + s)
             for row, values in enumerate(_drawn(table)):
                 axis = grid[row, column]
-                axis.plot(x, values, ".", color=colour, alpha=0.25, markersize=4, zorder=1)
+                axis.plot(x, values, ".", color=color, alpha=0.25, markersize=4, zorder=1)
                 stats = binned(x, values, bins)
                 bars = [stats.median - stats.low, stats.high - stats.median]
                 axis.errorbar(
-                    place(stats.middle), stats.median, bars, color=colour, marker=marker,
+                    place(stats.middle), stats.median, bars, color=color, marker=marker,
                     markersize=5.5, markeredgecolor="white", linewidth=1.4, capsize=2.5,
                     label=name, zorder=3 + number,
                 )  # fmt: skip

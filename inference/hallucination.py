@@ -42,10 +42,10 @@ from .sampling.scene import without_padding
 from .sampling.tree import group, known_ids, morphology_draws
 from .scenes import Deblended
 
-#: Neighbours that are integrated out with a source; time grows with the cube of them.
-NEIGHBOURS = 3
+#: Neighbors that are integrated out with a source; time grows with the cube of them.
+NEIGHBORS = 3
 
-#: Sources coupled more weakly than this (a correlation) do not count as neighbours.
+#: Sources coupled more weakly than this (a correlation) do not count as neighbors.
 COUPLED = 1e-3
 
 
@@ -67,11 +67,11 @@ class _Galaxies(eqx.Module):
     spectrum: Float[Array, "K B"]
     brightness: Float[Array, " K"]
     unit: Float[Array, "K B H W"]
-    colour_width: Array
+    color_width: Array
 
     def flux_prior(self) -> SpectrumPrior:
         """Of the fluxes, given the brightnesses."""
-        return flux_given_brightness(self.data, self.brightness, colour_width=self.colour_width)
+        return flux_given_brightness(self.data, self.brightness, color_width=self.color_width)
 
 
 def hallucination_map(
@@ -81,7 +81,7 @@ def hallucination_map(
     key=None,
     num_draws: int = 32,
     num_probes: int = 16,
-    neighbours: int = NEIGHBOURS,
+    neighbors: int = NEIGHBORS,
     progress: Callable | None = None,
 ) -> xarray.Dataset:
     r"""Curvatures of prior and data for every free-form source.
@@ -96,8 +96,8 @@ def hallucination_map(
         For the choice of draws and the probes; needed with `tree`.
     num_draws, num_probes
         Draws to average over, and sign probes for the prior's curvature at each.
-    neighbours
-        The most coupled neighbours of a source, integrated out with it; other sources,
+    neighbors
+        The most coupled neighbors of a source, integrated out with it; other sources,
         and all with boxes of another size, are held fixed.
     progress
         Called as ``progress(done, total, text)``.
@@ -106,7 +106,7 @@ def hallucination_map(
     -------
     xarray.Dataset
         Dimensions ``source, box_y, box_x``; sources are the free-form ones in the order
-        of the catalogue.  If their boxes have two sizes, the smaller are padded with NaN:
+        of the catalog.  If their boxes have two sizes, the smaller are padded with NaN:
         ``box`` is the side of a source's own, see `pixels`.  Curvatures are in the stretched space, dimensionless; divide
         by ``slope`` squared for those in inverse intensity squared, multiply ``sd`` by
         ``slope`` for intensities.
@@ -114,11 +114,11 @@ def hallucination_map(
         ``prior_curvature``, ``data_curvature``
             At the mode: of the prior (exact, by as many products as pixels), and of the
             likelihood in closed form with the PSF, spectra as in the fit (integrated
-            out, determinant included, or maximised), neighbours held fixed.
+            out, determinant included, or maximized), neighbors held fixed.
         ``delta_f``, ``gamma``
             Eqs 17 and 18 at the mode.
         ``delta_f_aware``, ``data_share``
-            With neighbours and spectra integrated out: :math:`F_\mathrm{prior} - F`, and
+            With neighbors and spectra integrated out: :math:`F_\mathrm{prior} - F`, and
             :math:`F / (F + F_\mathrm{prior})`, the share of the data in what holds a
             pixel, between 0 and 1, where a negative curvature of the prior counts as
             none.
@@ -150,14 +150,14 @@ def hallucination_map(
     -----
     Given the other pixels of its source, the precision of a pixel is the sum of what the
     data say of it, F, and of what the prior says: that is what the share of the data is a
-    share of.  It grows with exposure, falls where neighbours overlap, and is zero under a
+    share of.  It grows with exposure, falls where neighbors overlap, and is zero under a
     mask.  It depends on sigma0 through the prior's curvature, which grows as
     :math:`1/\sigma_0^2` where the prior is its own noise: compare sources, not priors.
     """
     if num_draws < 2 or num_probes < 2:
         raise InputError("`num_draws` and `num_probes` must be at least 2: one has no error.")
-    if neighbours < 0:
-        raise InputError(f"`neighbours` must not be negative, got {neighbours}.")
+    if neighbors < 0:
+        raise InputError(f"`neighbors` must not be negative, got {neighbors}.")
     if tree is not None and key is None:
         raise InputError("averages over draws need random probes; give a `key`.")
     priors = result.priors()
@@ -169,7 +169,7 @@ def hallucination_map(
     for i, (name, prior) in enumerate(priors.items()):
         own = None if key is None else key if i == 0 else jax.random.fold_in(key, i)
         maps.append(
-            _group_map(result, name, prior, tree, own, num_draws, num_probes, neighbours, progress)
+            _group_map(result, name, prior, tree, own, num_draws, num_probes, neighbors, progress)
         )
     return maps[0] if len(maps) == 1 else _joined(maps, result)
 
@@ -182,7 +182,7 @@ def pixels(maps: xarray.Dataset, name: str, source: int) -> np.ndarray:
 
 
 def _group_map(
-    result, name, prior, tree, key, num_draws, num_probes, neighbours, progress
+    result, name, prior, tree, key, num_draws, num_probes, neighbors, progress
 ) -> xarray.Dataset:
     """The maps of the sources of one group; the light of all others is taken off the image."""
     bound, fit, groups = without_padding(result.free_form.fit)
@@ -207,7 +207,7 @@ def _group_map(
     found = []
     for k in range(count):
         report(count + k, total, "curvature of the data")
-        members = _neighbourhood(here, k, neighbours)
+        members = _neighborhood(here, k, neighbors)
         try:
             found.append(source_information(_blocks(here, members, slope, positive, pairs)))
         except np.linalg.LinAlgError as error:
@@ -259,7 +259,7 @@ _PIXELS = ("source", "box_y", "box_x")
 
 
 def _joined(maps: list[xarray.Dataset], result: Deblended) -> xarray.Dataset:
-    """Maps of all groups in the order of the catalogue, in boxes of the larger size."""
+    """Maps of all groups in the order of the catalog, in boxes of the larger size."""
     largest = max(one.sizes["box_y"] for one in maps)
     padded = []
     for one in maps:
@@ -289,7 +289,7 @@ def _galaxies(result: Deblended, data: ImageData, values: dict, groups: dict, na
     others = result.free_form.convolved[result.kinds != name].sum(0)
     data = dataclasses.replace(data, images=data.images - jnp.asarray(others, data.images.dtype))
     keywords = result.free_form.fit.posterior.arguments[1]
-    width = jnp.asarray(keywords.get("colour_width", 1.0))
+    width = jnp.asarray(keywords.get("color_width", 1.0))
     unit = _render(data, morphology, corner)
     return _Galaxies(data, morphology, corner, spectrum, brightness, unit, width)
 
@@ -319,8 +319,8 @@ def _data_curvature(here: _Galaxies, spectra: str):
     return scene_diagonal(here.data, parts, here.corner)
 
 
-def _neighbourhood(here: _Galaxies, k: int, most: int) -> list[int]:
-    """The source itself, then its most coupled neighbours."""
+def _neighborhood(here: _Galaxies, k: int, most: int) -> list[int]:
+    """The source itself, then its most coupled neighbors."""
     coupling = np.abs(np.asarray(_coupling(here), float))
     coupling /= np.sqrt(np.outer(np.diagonal(coupling), np.diagonal(coupling)) + 1e-300)
     order = [m for m in np.argsort(-coupling[k]) if m != k and coupling[k, m] > COUPLED]
@@ -471,7 +471,7 @@ def _draws(tree, name: str):
 def _at_draw(here: _Galaxies, morphology, spectrum, brightness) -> _Galaxies:
     unit = here.data.render(morphology, here.corner)
     return _Galaxies(
-        here.data, morphology, here.corner, spectrum, brightness, unit, here.colour_width
+        here.data, morphology, here.corner, spectrum, brightness, unit, here.color_width
     )
 
 

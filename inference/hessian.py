@@ -82,7 +82,7 @@ for _question in (
     lx.has_unit_diagonal, lx.is_positive_semidefinite, lx.is_negative_semidefinite,
 ):  # fmt: skip
     _question.register(HessianOperator, lambda operator: False)
-for _identity in (lx.linearise, lx.conj):
+for _identity in (lx.linearize, lx.conj):
     _identity.register(HessianOperator, lambda operator: operator)
 lx.materialise.register(
     HessianOperator,

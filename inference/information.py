@@ -1,13 +1,13 @@
 r"""What holds a source: how much of it the data know, how much the prior says.
 
-For one source with its most coupled neighbours, all of the following in the tangent
+For one source with its most coupled neighbors, all of the following in the tangent
 space at a point, in the stretched coordinates z of the prior:
 
 .. math:: H = F + P, \qquad F = J^\top W J, \qquad P = -\partial^2 \log p(z),
 
 F the Fisher information of the pixels about shapes, amplitudes and brightnesses
 (positive by construction: J is the derivative of the rendered scene), P the curvature of
-the priors.  What a neighbour does is not known, only what its own prior and the data
+the priors.  What a neighbor does is not known, only what its own prior and the data
 say: it is eliminated (a Schur complement), which is to integrate it out.  A direction in
 which a learned prior curves the wrong way, or hardly, counts as a hundredth of the usual
 curvature; how many there are is reported.
@@ -23,7 +23,7 @@ FLOOR = 0.01
 
 
 class SourceBlocks(NamedTuple):
-    """Matrices about one source (index 0) and its neighbours.
+    """Matrices about one source (index 0) and its neighbors.
 
     Parameters are ordered source by source: pixels ``n n``, amplitudes ``B``, log flux.
 
@@ -56,7 +56,7 @@ class SourceInformation(NamedTuple):
     Attributes
     ----------
     data_curvature
-        ``[n n]``, diagonal of what the data know of each pixel, neighbours and spectra
+        ``[n n]``, diagonal of what the data know of each pixel, neighbors and spectra
         integrated out.
     pixel_sd
         ``[n n]``, standard deviation of each pixel in z.
@@ -73,7 +73,7 @@ class SourceInformation(NamedTuple):
 
 
 def source_information(blocks: SourceBlocks) -> SourceInformation:
-    r"""What data and prior know of a source when its neighbours are not known.
+    r"""What data and prior know of a source when its neighbors are not known.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def source_information(blocks: SourceBlocks) -> SourceInformation:
     """
     own, pixels = blocks.own, blocks.pixels
     prior = blocks.image_prior + blocks.flux_prior
-    # Eliminating the neighbours leaves what the data know, and the source's own priors.
+    # Eliminating the neighbors leaves what the data know, and the source's own priors.
     known = _eliminate(blocks.data, blocks.data + prior, own)
     total = known + prior[:own, :own]
     flux = blocks.flux[:own]

@@ -14,7 +14,7 @@ from numpyro.infer.util import unconstrain_fn
 from .batches import axes_of, mapped, with_arrays
 from .lbfgs import LBFGSState
 
-# Watches the curvature of any other optimiser, to say what is left to gain.
+# Watches the curvature of any other optimizer, to say what is left to gain.
 _CURVATURE = optax.scale_by_lbfgs(memory_size=20)
 
 
@@ -24,7 +24,7 @@ class State(eqx.Module):
     Attributes
     ----------
     optimizer, curvature
-        States of the optimiser, and of what watches the curvature if it is no L-BFGS.
+        States of the optimizer, and of what watches the curvature if it is no L-BFGS.
     value, gain
         Potential at the last point evaluated, and what a Newton step would still win, nats.
     best
@@ -173,7 +173,7 @@ def _advance(
         running = ~(idle | state.done | (state.iteration >= max_iterations))
         new = _iterate(objective, optimizer, state, tolerance, clock)
         # Everything stands still in a fit that has ended, but for the memories of the
-        # optimiser, which nobody reads again.
+        # optimizer, which nobody reads again.
         kept = jax.tree.map(
             lambda new, old: jnp.where(running, new, old),
             eqx.tree_at(lambda s: (s.optimizer, s.curvature), new, (None, None),
@@ -244,7 +244,7 @@ def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:
         calm=calm,
         iteration=state.iteration + 1,
         converged=calm >= 3,
-        # A line search steps back from points outside the support; an optimiser that
+        # A line search steps back from points outside the support; an optimizer that
         # cannot would stay there for ever.
         misses=misses,
         failed=misses >= 10,

@@ -28,7 +28,7 @@ class RitzPairs(NamedTuple):
 def lanczos(product: Callable, dimension: int, steps: int, *, seed, rounding: float) -> RitzPairs:
     """Ritz pairs of a symmetric operator.
 
-    With full reorthogonalisation in float64 on the host, and a fresh direction where
+    With full reorthogonalization in float64 on the host, and a fresh direction where
     the Krylov space is exhausted: a bulk of equal eigenvalues exhausts it early, and
     libraries for accelerators go on with noise there.
 

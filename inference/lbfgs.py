@@ -1,4 +1,4 @@
-"""L-BFGS with a flattened line search: one gradient per iteration, as an optax optimiser.
+"""L-BFGS with a flattened line search: one gradient per iteration, as an optax optimizer.
 
 optax's own L-BFGS searches along each direction inside one update, which traces the
 objective several times over (compilation) and, under `vmap`, makes every fit of a

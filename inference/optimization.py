@@ -59,7 +59,7 @@ class MAPResult:
         Whether Ctrl-C ended the fit; the best iterate so far is kept.  With ``in_axes``
         one per fit.
     posterior
-        What was maximised.
+        What was maximized.
     axes
         Of a batch: which arrays of `posterior` are mapped.
     """
@@ -127,7 +127,7 @@ def fit_map(
         site; 1 by default.  The search runs in units of them: a rough guess of the
         posterior widths makes an ill-conditioned fit quick.
     optimizer
-        Any optax optimiser; L-BFGS by default (`flat_lbfgs`).
+        Any optax optimizer; L-BFGS by default (`flat_lbfgs`).
     max_iterations
         At most so many.
     tolerance

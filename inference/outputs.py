@@ -16,14 +16,14 @@ from astropy.io import fits
 from scorepriors import __version__
 from scorepriors.errors import InputError
 
-from .catalogue import catalogue
+from .catalog import catalog
 from .report import report_figure
 from .scene_file import NAME as SCENE
 from .scene_file import save_scene
 from .scenes import Deblended
 
 #: Names of the result files.
-NAMES = ("catalogue.ecsv", "sources.fits", "report.png", "summary.json", SCENE)
+NAMES = ("catalog.ecsv", "sources.fits", "report.png", "summary.json", SCENE)
 
 
 def check_target(
@@ -65,7 +65,7 @@ def write_outputs(
     prior: str | Path | Sequence[str] = (),
     extra: dict | None = None,
 ) -> list[Path]:
-    """Write catalogue, source images, report and summary; all of them or none.
+    """Write catalog, source images, report and summary; all of them or none.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def write_outputs(
     force
         Replace results that are there.
     seed
-        Recorded in catalogue and summary.
+        Recorded in catalog and summary.
     total_seconds
         Wall time of everything, for the summary; the sum of the stages if not given.
     prior
@@ -87,7 +87,7 @@ def write_outputs(
     Returns
     -------
     list of pathlib.Path
-        ``catalogue.ecsv``, ``sources.fits``, ``report.png``, ``summary.json``, ``scene.npz``.
+        ``catalog.ecsv``, ``sources.fits``, ``report.png``, ``summary.json``, ``scene.npz``.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def write_outputs(
     facts = summary(result, seed=seed, total_seconds=total_seconds) | (extra or {})
     text = json.dumps(facts, indent=2, allow_nan=False)
     writers = (
-        lambda path: catalogue(result, seed=seed).write(path, format="ascii.ecsv"),
+        lambda path: catalog(result, seed=seed).write(path, format="ascii.ecsv"),
         lambda path: source_images(result).writeto(path),
         lambda path: report_figure(result).savefig(path, dpi=110),
         lambda path: path.write_text(text + "\n"),

@@ -74,7 +74,7 @@ class ParametricScene:
         self.is_large = np.zeros(len(self.is_point), bool)
         if len(priors) > 1 and galaxies is not None and start != "blobs":
             self.is_large[~self.is_point] = self._cut_off(priors) > CUT_OFF
-        #: Boxes of the free-form sources by group, about the fitted centres: a prior is
+        #: Boxes of the free-form sources by group, about the fitted centers: a prior is
         #: strict about centring.
         self.boxes: dict[str, Sources] = {}
 

@@ -11,15 +11,15 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from .scenes import Deblended
 
 INK, SOFT = "#222222", "#8a8a8a"
-#: Okabe and Ito's colours, told apart by everyone.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a5195", "#666666")
+#: Okabe and Ito's colors, told apart by everyone.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a5195", "#666666")
 
 
-def colour_composer(images: np.ndarray, noise: np.ndarray):
-    """A function from cubes ``[B, H, W]`` to colours ``[H, W, 3]``, scaled by one image.
+def color_composer(images: np.ndarray, noise: np.ndarray):
+    """A function from cubes ``[B, H, W]`` to colors ``[H, W, 3]``, scaled by one image.
 
     Three bands spread over those available (reddest in red); fewer than three make
-    grey.  The same scaling serves every panel, so that they can be compared.
+    gray.  The same scaling serves every panel, so that they can be compared.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def colour_composer(images: np.ndarray, noise: np.ndarray):
     """
     num = len(images)
     picks = [num - 1, num // 2, 0] if num < 5 else [num - 2, num // 2, 1]
-    # Scale bands to a common brightness: a galaxy of mean colour comes out white.
+    # Scale bands to a common brightness: a galaxy of mean color comes out white.
     level = np.array([np.percentile(image, 99.5) for image in images])
     level = np.where(level > 0, level, 1.0)
     floor = float(np.median(noise / level))
@@ -48,10 +48,10 @@ def colour_composer(images: np.ndarray, noise: np.ndarray):
 
 
 def part_composer(obs, part):
-    """`colour_composer` for cubes of one of the joined observations."""
+    """`color_composer` for cubes of one of the joined observations."""
     images, weights = part.cut(obs.images), part.cut(obs.weights)
     noise = [1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0 for w in weights]
-    return colour_composer(images, np.array(noise))
+    return color_composer(images, np.array(noise))
 
 
 def significance(obs, part, total) -> np.ndarray:
@@ -126,11 +126,11 @@ def scene_row(axes, result: Deblended, part, total, *, model: str, residual: str
     axes[0].set_title("observed" if alone else part.name, color=INK)
     for k, place in enumerate(result.center):
         row, column = (place - part.origin) / part.scale
-        colour = COLOURS[k % len(COLOURS)]
+        color = COLORS[k % len(COLORS)]
         axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
         axes[0].annotate(
             _tag(result, k), (column, row), (5, 4), textcoords="offset points", color="white",
-            fontsize=7, bbox={"boxstyle": "round,pad=0.12", "fc": colour, "ec": "none"},
+            fontsize=7, bbox={"boxstyle": "round,pad=0.12", "fc": color, "ec": "none"},
             annotation_clip=True,
         )  # fmt: skip
     height, width = part.shape
@@ -152,7 +152,7 @@ def scene_row(axes, result: Deblended, part, total, *, model: str, residual: str
 
 def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> None:
     obs, scene = result.observation, result.free_form
-    colour = COLOURS[k % len(COLOURS)]
+    color = COLORS[k % len(COLORS)]
     unit, factor = obs.flux_unit
     for axis in axes:
         axis.axis("on")
@@ -160,7 +160,7 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     convolved = obs.parts[0].cut(scene.convolved[k])
     seen.imshow(compose(convolved), origin="lower", interpolation="nearest")
     seen.set_ylabel(_tag(result, k), color="white", fontsize=9, rotation=0, labelpad=12,
-                    va="center", bbox={"boxstyle": "round,pad=0.2", "fc": colour, "ec": "none"})  # fmt: skip
+                    va="center", bbox={"boxstyle": "round,pad=0.2", "fc": color, "ec": "none"})  # fmt: skip
     image = scene.morphology[k]
     peak = max(float(image.max()), 1e-30)
     model.imshow(np.arcsinh(image / (0.02 * peak)), origin="lower", cmap="gray",
@@ -177,7 +177,7 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     spectrum.plot(bands, result.parametric.flux[k] * factor, "s", color=SOFT, markersize=6,
                   fillstyle="none", label="bulge + disk")  # fmt: skip
     spectrum.errorbar(bands, scene.flux[k] * factor, scene.flux_error[k] * factor, fmt="o-",
-                      color=colour, markersize=4, linewidth=1.2, capsize=2,
+                      color=color, markersize=4, linewidth=1.2, capsize=2,
                       label="learned prior")  # fmt: skip
     highest = max(
         float((scene.flux[k] * factor).max()), float((result.parametric.flux[k] * factor).max())
@@ -196,7 +196,7 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     label = unit.to_string()
     spectrum.set_ylabel(f"flux [{label}]" if label else "flux", fontsize=8, color=INK)
     if _tag(result, k) != result.positions.ids[k]:
-        spectrum.set_title(result.positions.ids[k], loc="right", fontsize=8, color=colour, pad=2)
+        spectrum.set_title(result.positions.ids[k], loc="right", fontsize=8, color=color, pad=2)
     if first:
         seen.set_title("as observed", fontsize=9, color=INK)
         model.set_title("model, zoomed", fontsize=9, color=INK)

@@ -1,4 +1,4 @@
-"""Scenes: sources as they explain an image, in the order of the catalogue."""
+"""Scenes: sources as they explain an image, in the order of the catalog."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from .optimization import MAPResult
 
 @dataclass(frozen=True)
 class Scene:
-    """A set of sources that explains an image; padding removed, catalogue order.
+    """A set of sources that explains an image; padding removed, catalog order.
 
     Attributes
     ----------
@@ -110,8 +110,8 @@ def source_kinds(is_point: np.ndarray, is_large: np.ndarray | None = None) -> np
     return np.where(is_point, "stars", np.where(large, "large", "galaxies"))
 
 
-def catalogue_order(kinds: np.ndarray, groups: Sequence[str]) -> np.ndarray:
-    """Where, along the groups one after the other, each source of the catalogue is.
+def catalog_order(kinds: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """Where, along the groups one after the other, each source of the catalog is.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def collect_scene(
     kinds: np.ndarray,
     fit: MAPResult,
 ) -> Scene:
-    """Collect a fit's sources in the order of the catalogue, without padding.
+    """Collect a fit's sources in the order of the catalog, without padding.
 
     Parameters
     ----------
@@ -140,12 +140,12 @@ def collect_scene(
     groups
         Morphologies by the name of their group, in the order of the fit's model.
     kinds
-        ``[K]``, the group of every source of the catalogue.
+        ``[K]``, the group of every source of the catalog.
     fit
         The fit.
     """
     masks = [np.asarray(m.mask) for m in groups.values()]
-    order = catalogue_order(kinds, list(groups))
+    order = catalog_order(kinds, list(groups))
     real = np.concatenate(masks)
     pick = lambda name: np.asarray(fit.values[name])[real][order]  # noqa: E731
     images = [np.asarray(m.image)[mask] for m, mask in zip(groups.values(), masks, strict=True)]
@@ -186,7 +186,7 @@ def footprint_chi2(squared: np.ndarray, seen: np.ndarray, images: np.ndarray) ->
 
 
 def _on_image(images, corners, shape) -> np.ndarray:
-    """Boxes placed on the image grid, each normalised to a total flux of one."""
+    """Boxes placed on the image grid, each normalized to a total flux of one."""
     out = np.zeros((len(images), *shape), np.float32)
     for target, image, corner in zip(out, images, corners, strict=True):
         inside = overlap(corner, image.shape[-1], shape)

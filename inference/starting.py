@@ -27,7 +27,7 @@ GAUSSIAN_WIDTH = 0.2 / 2.355
 def linear_fluxes(data: ImageData, groups: Sequence[Morphologies]):
     """Fluxes ``[K, B]`` and errors by least squares for fixed morphologies.
 
-    Regularised only by a Gaussian of 100,000 times the noise, which matters to none
+    Regularized only by a Gaussian of 100,000 times the noise, which matters to none
     but padding and sources without data.
     """
     wide = 1e5 * float(data.noise_flux)
@@ -65,7 +65,7 @@ def profile_start(
 ):
     """Start values and widths of a scene of stars and bulge-and-disk galaxies.
 
-    Every source starts at its catalogue position, galaxies as small round disks, with
+    Every source starts at its catalog position, galaxies as small round disks, with
     its least-squares flux: faint and blended ones get a usable start as well.  Other
     values of `start` than the default spoil fluxes or shapes: see `deblend`.
 
@@ -84,7 +84,7 @@ def profile_start(
     total, snr, _ = _settled(data, groups, flux, error, start)
     several = len(groups) > 1
     init = {"brightness": np.log(total)}
-    # The scatter of colours keeps the brightness wide, however bright the source.
+    # The scatter of colors keeps the brightness wide, however bright the source.
     scale = {"brightness": np.full(len(total), 0.3)}
     first = 0
     if stars is not None:
@@ -135,7 +135,7 @@ def _settled(data: ImageData, groups: Sequence[Morphologies], flux, error, start
     total, snr = _matched_flux(data, _spoiled(flux, groups, start), error, mask)
     noise = np.where(mask, total / snr, 1.0)
     mean, floor = np.asarray(data.mean_spectrum, float), math.log(float(data.noise_flux))
-    relative = np.asarray(data.colour_covariance, float) * mean[:, None] * mean
+    relative = np.asarray(data.color_covariance, float) * mean[:, None] * mean
     identity = np.eye(data.num_bands)
 
     def solve(brightness):

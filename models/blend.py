@@ -38,7 +38,7 @@ def blend(
     large: Sources | None = None,
     *,
     spectra: str = "marginal",
-    colour_width: float = 1.0,
+    color_width: float = 1.0,
     box: int = 32,
     star_box: int = 15,
     psf_sigma: float = 0.7,
@@ -59,9 +59,9 @@ def blend(
         `wide_box`).
     spectra
         ``"marginal"``: integrated out exactly (the default, for sampling and modes).
-        ``"profiled"``: maximised exactly.  ``"sampled"``: a site like any other.
-    colour_width
-        Widths of the prior on colours, in units of the usual ones; see `flux_prior`.
+        ``"profiled"``: maximized exactly.  ``"sampled"``: a site like any other.
+    color_width
+        Widths of the prior on colors, in units of the usual ones; see `flux_prior`.
     box, star_box
         Sides of the boxes of `profiles` and `stars` (free-form sources have their prior's).
     psf_sigma
@@ -76,7 +76,7 @@ def blend(
     bands), ``spectrum [K, B]`` and the deterministic ``flux [K, B]`` with
     ``flux_error``.  K runs over the groups in the order of `GROUPS`.
 
-    One colour per source is the assumption behind "spectrum x morphology".
+    One color per source is the assumption behind "spectrum x morphology".
     """
     groups: dict[str, Callable] = {}
     if galaxies is not None:
@@ -102,7 +102,7 @@ def blend(
         else:
             with scope(prefix=name, divider="/"):
                 drawn.append(draw())
-    observe(data, drawn, spectra=spectra, colour_width=colour_width)
+    observe(data, drawn, spectra=spectra, color_width=color_width)
 
 
 def observe(
@@ -110,7 +110,7 @@ def observe(
     morphologies: Sequence[Morphologies],
     *,
     spectra: str = "marginal",
-    colour_width: float = 1.0,
+    color_width: float = 1.0,
 ) -> None:
     """Give sources spectra, render them, and compare with the data.
 
@@ -125,7 +125,7 @@ def observe(
         One entry per group of sources.
     spectra
         ``"marginal"``, ``"profiled"`` or ``"sampled"``.
-    colour_width
+    color_width
         See `flux_prior`.
 
     Raises
@@ -137,7 +137,7 @@ def observe(
     area = jnp.concatenate([m.image.sum((-2, -1)) for m in morphologies])
     # An image whose pixels sum to nothing has no flux to speak of; it stays finite.
     area = jnp.maximum(area, 1e-3)
-    prior = flux_prior(data, area, colour_width=colour_width)
+    prior = flux_prior(data, area, color_width=color_width)
     if spectra == "sampled":
         with numpyro.plate("spectra", len(area)):
             spectrum = numpyro.sample(
@@ -177,43 +177,43 @@ def _pixels(data: ImageData, model) -> None:
 
 
 def flux_prior(
-    data: ImageData, area: Float[Array, " K"], *, colour_width: float = 1.0
+    data: ImageData, area: Float[Array, " K"], *, color_width: float = 1.0
 ) -> SpectrumPrior:
-    r"""A proper prior on spectra: one flux per source, colours Gaussian given the flux.
+    r"""A proper prior on spectra: one flux per source, colors Gaussian given the flux.
 
-    A flat prior is not neutral with many bands: marginalised, flat in amplitude favours
+    A flat prior is not neutral with many bands: marginalized, flat in amplitude favors
     compact shapes and flat in flux extended ones, to the power of the number of bands.
     Here a site ``brightness`` holds :math:`\log F_k`, and given it the flux in band b
     is Gaussian about the spectrum of galaxies, with the scatter of single ones
-    (`scorepriors.models.colours`).
+    (`scorepriors.models.colors`).
 
     Parameters
     ----------
     data
-        For the bands, their colours and the noise level.
+        For the bands, their colors and the noise level.
     area
         ``[K]``, sums of the morphologies, which turn fluxes into amplitudes.
-    colour_width
+    color_width
         Widths of the scatter, in units of those.
     """
     with numpyro.plate("fluxes", len(area)):
         usual = dist.Normal(jnp.log(data.noise_flux) + BRIGHTNESS, BRIGHTNESS_WIDTH)
         brightness = numpyro.sample("brightness", usual)
-    return flux_given_brightness(data, brightness, colour_width=colour_width).of_amplitudes(area)
+    return flux_given_brightness(data, brightness, color_width=color_width).of_amplitudes(area)
 
 
 def flux_given_brightness(
-    data: ImageData, brightness: Float[Array, " K"], *, colour_width: float | Array = 1.0
+    data: ImageData, brightness: Float[Array, " K"], *, color_width: float | Array = 1.0
 ) -> SpectrumPrior:
     """Fluxes of sources of known brightness: the Gaussian part of `flux_prior`.
 
     Parameters
     ----------
-    data, colour_width
+    data, color_width
         See `flux_prior`.
     brightness
         ``[K]``, logarithms of the fluxes summed over the bands.
     """
     flux = jnp.exp(brightness)[:, None] * data.mean_spectrum
-    relative = colour_width**2 * data.colour_covariance
+    relative = color_width**2 * data.color_covariance
     return SpectrumPrior(flux, flux[:, :, None] * flux[:, None, :] * relative)

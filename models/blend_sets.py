@@ -41,7 +41,7 @@ from .readers.files import load_npz
 from .readers.npz_files import read_from_set
 from .real_galaxies import RealGalaxies
 from .simulation import (
-    colours,
+    colors,
     draw,
     image_middle,
     import_galsim,
@@ -54,7 +54,7 @@ from .surveys import ZERO_POINT, Survey, flux_of, survey
 #: Image side, pixels.
 SIDE = 64
 
-#: Fainter galaxies than this (all bands, against the sky) are in no catalogue.
+#: Fainter galaxies than this (all bands, against the sky) are in no catalog.
 MIN_SNR = 5.0
 
 #: Logarithm of number counts per magnitude, as observed for galaxies of i = 20 to 26.
@@ -96,7 +96,7 @@ def simulate_set(
     """Simulate blends of a survey, as in section 4.3 of Sampson et al. (2024).
 
     Galaxies have magnitudes as number counts have them, sizes that shrink with magnitude,
-    one colour each, and places so close that most overlap; the PSF differs from band to
+    one color each, and places so close that most overlap; the PSF differs from band to
     band and, slightly, from blend to blend.
 
     Parameters
@@ -111,7 +111,7 @@ def simulate_set(
     sources
         Smallest and largest number of galaxies in a blend; all numbers are as likely.
     galaxies
-        A catalogue of real ones (`scorepriors.models.real_galaxies`), to take the shapes
+        A catalog of real ones (`scorepriors.models.real_galaxies`), to take the shapes
         from; all else is as for bulges and disks.
     progress
         Called as ``progress(done)`` after each blend.
@@ -124,7 +124,7 @@ def simulate_set(
     Raises
     ------
     InputError
-        For an unknown survey, numbers that make no set, an unreadable catalogue, or if GalSim
+        For an unknown survey, numbers that make no set, an unreadable catalog, or if GalSim
         is missing.
     """
     facts = survey(name)
@@ -181,7 +181,7 @@ def _blend(galsim, rng, facts: Survey, real: RealGalaxies | None, low: int, high
     ]
     width = seeing.min() / facts.scale
     half = rng.uniform(1.5, 3.5) * max(width, 3.0)
-    # Closer than two thirds of the seeing, two galaxies would be catalogued as one.
+    # Closer than two thirds of the seeing, two galaxies would be catalogd as one.
     centers = _places(rng, count, half, width / 1.5, facts.name) + image_middle(shape)
     galaxies = [_galaxy(galsim, rng, facts, real, psfs, center, shape) for center in centers]
     magnitudes, flux, morphology, unit = (np.stack(part) for part in zip(*galaxies, strict=True))
@@ -222,9 +222,9 @@ def _galaxy(galsim, rng, facts: Survey, real: RealGalaxies | None, psfs, center,
     """Magnitudes ``[B]``, fluxes ``[B]`` and unit images of one galaxy bright enough."""
     for _ in range(1000):
         magnitude = _magnitude(rng, *facts.magnitudes)
-        magnitudes = magnitude + colours(rng, 1, facts.bands)[0]
+        magnitudes = magnitude + colors(rng, 1, facts.bands)[0]
         if real is not None:
-            # Its centre is that in the sharpest band, as a survey would measure it.
+            # Its center is that in the sharpest band, as a survey would measure it.
             sharpest = psfs[int(np.argmin(facts.seeing))]
             profile = real.draw(rng, magnitude, SIZE_SLOPE, sharpest, facts.scale)
         else:

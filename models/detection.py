@@ -1,9 +1,9 @@
-"""Finding sources when no catalogue is given: peaks of the sharpened sum of the bands.
+"""Finding sources when no catalog is given: peaks of the sharpened sum of the bands.
 
-Where galaxies overlap the brighter one has the only maximum, and the neighbour is a
+Where galaxies overlap the brighter one has the only maximum, and the neighbor is a
 shoulder on its flank.  Minus the Laplacian of the smoothed image turns shoulders into
 peaks (Lindeberg 1998, International Journal of Computer Vision 30, 79): it is a filter
-for blobs of one size, with a sum of zero, so that the smooth light of a large neighbour
+for blobs of one size, with a sum of zero, so that the smooth light of a large neighbor
 drops out.
 """
 
@@ -83,7 +83,7 @@ def detect(obs: Observation, *, threshold: float = 4.0) -> Positions:
     Notes
     -----
     On simulated LSST blends of 2 to 8 galaxies with a signal to noise above 5, some 60 % are
-    found, and at best 15 % of those with a blendedness above .5.  A catalogue of deeper or
+    found, and at best 15 % of those with a blendedness above .5.  A catalog of deeper or
     sharper images is better where there is one.
     """
     image, variance, mask = detection_image(obs)
@@ -97,7 +97,7 @@ def detect(obs: Observation, *, threshold: float = 4.0) -> Positions:
                 places = np.vstack([places, place])
     if not len(places):
         raise InputError(
-            f"no source found above {threshold:g} sigma in the sum of the bands; give a catalogue."
+            f"no source found above {threshold:g} sigma in the sum of the bands; give a catalog."
         )
     smooth = gaussian_filter(image, width)
     brightness = smooth[tuple(np.round(places).astype(int).T)]

@@ -1,6 +1,6 @@
 """Cholesky factors of many small matrices at once, on machines of few cores too.
 
-The CPU kernels of jaxlib 0.10 spread a large batch of factorisations over the threads that
+The CPU kernels of jaxlib 0.10 spread a large batch of factorizations over the threads that
 run the program, and wait there for their end.  As many of them side by side as there are
 threads then wait for each other for ever; two cores are enough.  (From 0.11.2 on they do not
 spread them any more.)  Here a large batch is worked off one matrix after the other on a CPU:
@@ -40,7 +40,7 @@ def cholesky_and_inverse(
     >>> lower.tolist(), inverse.tolist()
     ([[2.0, 0.0], [1.0, 1.0]], [[0.5, 0.0], [-0.5, 1.0]])
     """
-    return _factorise(matrix)
+    return _factorize(matrix)
 
 
 @cholesky_and_inverse.defjvp
@@ -52,17 +52,17 @@ def _cholesky_and_inverse_jvp(primals, tangents):
 
 
 @custom_vmap
-def _factorise(matrix):
+def _factorize(matrix):
     """The factors of a stack; what is mapped over becomes one more axis of the stack."""
     if matrix.size * matrix.shape[-1] < _LIMIT:
         return _at_once(matrix)
     return jax.lax.platform_dependent(matrix, cpu=_in_turn, default=_at_once)
 
 
-@_factorise.def_vmap
-def _factorise_stack(axis_size, in_batched, matrix):
+@_factorize.def_vmap
+def _factorize_stack(axis_size, in_batched, matrix):
     del axis_size, in_batched
-    return _factorise(matrix), (True, True)
+    return _factorize(matrix), (True, True)
 
 
 def _at_once(matrix):

@@ -31,7 +31,7 @@ class Part:
     first, number
         Index of its first band, and how many bands there are.
     origin
-        (row, column) of its first pixel's centre, in pixels of the model.
+        (row, column) of its first pixel's center, in pixels of the model.
     scale
         Side of its pixels, in pixels of the model.
     shape

@@ -6,14 +6,14 @@ second derivative of the log-likelihood is
 .. math:: F_{ki,lj} = \sum_b A_{kb} A_{lb}\, (K_b^\top W_b K_b)_{ij},
 
 whose diagonal is :math:`\sum_b A_{kb}^2\, (K_b^2 \star W_b)_i`, the squared kernel
-correlated with the weights.  With the spectra maximised or integrated out, Louis'
+correlated with the weights.  With the spectra maximized or integrated out, Louis'
 identity [1]_ gives what is to be added: for an expectation over the spectra A given the
 morphologies,
 
 .. math:: \partial^2 \log m = E[\partial^2 \ell] + \mathrm{Cov}[\partial \ell],
 
 in which :math:`\ell(x, A)` is quadratic in A and A is Gaussian, so both terms are finite
-sums.  (Maximised spectra have the same with the covariance to leading order alone.)
+sums.  (Maximized spectra have the same with the covariance to leading order alone.)
 
 References
 ----------
@@ -217,7 +217,7 @@ class SceneCurvature(NamedTuple):
     covariance
         ``[K, B, K, B]``, of the spectra.
     marginal
-        Whether the spectra are integrated out (else maximised).
+        Whether the spectra are integrated out (else maximized).
     """
 
     products: Float[Array, "K B K B"]
@@ -251,7 +251,7 @@ def scene_curvature(
         Spectra for these morphologies, from `spectrum_posterior` with the prior that
         `flux_prior` implies for the amplitudes.
     marginal
-        Spectra integrated out, else maximised.
+        Spectra integrated out, else maximized.
     """
     box = morphology.shape[-1]
     mean, covariance = solved.mean, solved.covariance()

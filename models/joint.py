@@ -173,7 +173,7 @@ def _padded(cube: np.ndarray, canvas) -> np.ndarray:
 
 
 def _same_size(psfs: Sequence[np.ndarray]) -> np.ndarray:
-    """PSFs padded to the largest, centres kept."""
+    """PSFs padded to the largest, centers kept."""
     size = max(p.shape[-1] for p in psfs)
     margins = [(size - p.shape[-1]) // 2 for p in psfs]
     return np.concatenate(

@@ -54,7 +54,7 @@ class Observation:
     weights
         ``[B, H, W]`` float32, inverse variances; zero means masked.
     psfs
-        ``[B, P, P]`` float32, P odd, sums of one, centred on pixel ``P // 2``.  Effective
+        ``[B, P, P]`` float32, P odd, sums of one, centered on pixel ``P // 2``.  Effective
         PSFs, the pixel's response included.
     bands
         Names, all different.
@@ -82,7 +82,7 @@ class Observation:
     Warns
     -----
     PSFWarning
-        If a PSF's sum is off by more than 1 % (it is normalised), or its centroid by
+        If a PSF's sum is off by more than 1 % (it is normalized), or its centroid by
         more than 0.1 pixel (it is used as it is).
     """
 
@@ -281,7 +281,7 @@ class Observation:
         """Build an observation from one astropy NDData or CCDData per band.
 
         Each needs an uncertainty (standard deviation, variance or inverse variance); mask,
-        WCS and unit are honoured.  Band names come from `bands`, or from FILTER or BAND in
+        WCS and unit are honored.  Band names come from `bands`, or from FILTER or BAND in
         the metadata.
         """
         return cls.from_arrays(**read_nddata(images, psfs, bands))

@@ -1,4 +1,4 @@
-"""Positions of sources in the pixels of an observation, from catalogues of many kinds."""
+"""Positions of sources in the pixels of an observation, from catalogs of many kinds."""
 
 import os
 import warnings
@@ -63,7 +63,7 @@ class Positions:
         One name per source, all different.
     row_column
         ``[K, 2]`` float64, 0-based (row, column), that is (y, x); integers are the
-        centres of pixels.
+        centers of pixels.
     is_point
         ``[K]`` bool; true for stars.
     """
@@ -124,7 +124,7 @@ def read_positions(source, obs: Observation, *, margin: float = 0.0) -> Position
     """
     table = _as_table(source)
     if len(table) == 0:
-        raise InputError("the catalogue has no rows; give the position of at least one source.")
+        raise InputError("the catalog has no rows; give the position of at least one source.")
     columns = {name.lower(): name for name in reversed(table.colnames)}
     ids = _ids(table, columns)
     row_column = _pixel_positions(table, columns, ids, obs)
@@ -148,7 +148,7 @@ def _as_table(source) -> Table:
 
 def _read_table(path: Path) -> Table:
     endings = (*_TABLE_FORMATS, *FITS_ENDINGS, *NPZ_ENDINGS)
-    path = check_file(path, endings, "catalogue")
+    path = check_file(path, endings, "catalog")
     name = path.name.lower()
     if name.endswith(NPZ_ENDINGS):
         archive = load_npz(path)
@@ -182,7 +182,7 @@ def _ids(table: Table, columns: dict[str, str]) -> tuple[str, ...]:
     ids = tuple(_text(value) for value in table[name])
     if len(set(ids)) < len(ids):
         twice = next(value for value in ids if ids.count(value) > 1)
-        raise InputError(f"the id {twice!r} stands twice in the catalogue; ids must differ.")
+        raise InputError(f"the id {twice!r} stands twice in the catalog; ids must differ.")
     return ids
 
 
@@ -222,19 +222,19 @@ def _pixel_positions(
     if sky is None:
         found = ", ".join(table.colnames) or "none"
         raise InputError(
-            f"the catalogue has no columns of positions; give x and y (pixels) or ra and dec "
+            f"the catalog has no columns of positions; give x and y (pixels) or ra and dec "
             f"(degrees); found {found}."
         )
     if obs.wcs is None:
         raise InputError(
-            "the catalogue gives positions on the sky but the observation has no WCS; give x "
+            "the catalog gives positions on the sky but the observation has no WCS; give x "
             "and y in pixels."
         )
     try:
         x, y = obs.wcs.world_to_pixel(sky)
     except Exception as error:  # NoConvergence of distortions far outside the image
         raise InputError(
-            "the catalogue's positions on the sky are too far from the image for its WCS; "
+            "the catalog's positions on the sky are too far from the image for its WCS; "
             "keep the sources in the image only."
         ) from error
     return np.stack([np.atleast_1d(y), np.atleast_1d(x)], axis=1).astype(np.float64)
@@ -274,7 +274,7 @@ def _check_finite(values: np.ndarray, ids: tuple[str, ...]) -> None:
 def _check_inside(
     row_column: np.ndarray, ids: tuple[str, ...], shape: tuple[int, int], margin: float
 ) -> None:
-    # Pixel centres are integers, so the image ends half a pixel beyond the last centre.
+    # Pixel centers are integers, so the image ends half a pixel beyond the last center.
     low, high = -0.5 - margin, np.array(shape) - 0.5 + margin
     with np.errstate(invalid="ignore"):
         inside = ((row_column >= low) & (row_column < high)).all(axis=1)

@@ -42,7 +42,7 @@ def sersic_mixture(index: float, num_components: int = 0) -> tuple[np.ndarray, n
     # Light fractions of rings, from the cumulative profile: exact for the cusp too.
     edges = np.geomspace(1e-4, 100.0, 800)
     rings = np.diff(gammainc(2 * index, scale * edges ** (1 / index)))
-    # Ends of the ladder by a search over both for n = 0.7 to 4: what minimises the L2
+    # Ends of the ladder by a search over both for n = 0.7 to 4: what minimizes the L2
     # error of images at 1 to 4 px half-light radius (0.1 to 0.2 %).
     lowest, highest = min(0.849, 0.19 * index**-1.36), max(0.9, 1.75 * index**1.43)
     sigmas = np.geomspace(lowest, highest, size)
@@ -96,7 +96,7 @@ def gaussian_mixture_image(
         Second moments (yy, xy, xx) of each ellipse in units of its width squared, of
         determinant one, each broadcastable to the components: see `ellipse`.
     center
-        (row, column) in the box, pixel centres at integers.
+        (row, column) in the box, pixel centers at integers.
     box
         Side in pixels.
     psf_sigma

@@ -18,7 +18,7 @@ class DifferenceKernels(NamedTuple):
     Attributes
     ----------
     kernels
-        ``[B, P, P]``, float64, centre at ``P // 2``, sums of one.
+        ``[B, P, P]``, float64, center at ``P // 2``, sums of one.
     error
         ``[B]``, relative L2 error of model PSF * kernel against the observed PSF.
     """
@@ -35,9 +35,9 @@ def gaussian_psf(sigma: float, size: int, offset=(0.0, 0.0)) -> np.ndarray:
     sigma
         Pixels, before the pixel's own response.
     size
-        Side of the image; the centre is the middle of pixel ``size // 2``.
+        Side of the image; the center is the middle of pixel ``size // 2``.
     offset
-        Shift of the centre in (row, column), pixels.
+        Shift of the center in (row, column), pixels.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def gaussian_psf(sigma: float, size: int, offset=(0.0, 0.0)) -> np.ndarray:
 
 
 def difference_kernels(psfs: np.ndarray, model_sigma: float | None) -> DifferenceKernels:
-    r"""Kernels k with ``model PSF * k = PSF``, by a regularised ratio in Fourier space.
+    r"""Kernels k with ``model PSF * k = PSF``, by a regularized ratio in Fourier space.
 
     .. math:: \hat k = \hat P \, \hat G^* / (|\hat G|^2 + \epsilon)
 
@@ -60,7 +60,7 @@ def difference_kernels(psfs: np.ndarray, model_sigma: float | None) -> Differenc
     Parameters
     ----------
     psfs
-        ``[B, P, P]``, P odd, centred, normalised.
+        ``[B, P, P]``, P odd, centered, normalized.
     model_sigma
         Standard deviation in pixels of the model's Gaussian PSF; None if model images
         are not convolved at all, which makes the PSFs themselves the kernels.
@@ -90,7 +90,7 @@ def difference_kernels(psfs: np.ndarray, model_sigma: float | None) -> Differenc
 
 
 def _transform(images: np.ndarray, grid: int) -> np.ndarray:
-    """Real Fourier transform of centred images, their centre moved to pixel (0, 0)."""
+    """Real Fourier transform of centered images, their center moved to pixel (0, 0)."""
     size = images.shape[-1]
     padded = np.zeros((len(images), grid, grid))
     padded[:, :size, :size] = images

@@ -1,4 +1,4 @@
-"""Checks of PSF images: square, normalised, centred."""
+"""Checks of PSF images: square, normalized, centered."""
 
 import warnings
 
@@ -21,7 +21,7 @@ class PSFWarning(UserWarning):
 
 
 def check_psfs(psfs: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
-    """Return checked float32 PSFs ``[B, P, P]``, P odd, normalised."""
+    """Return checked float32 PSFs ``[B, P, P]``, P odd, normalized."""
     if psfs.ndim == 2:
         psfs = np.broadcast_to(psfs, (len(bands), *psfs.shape))
     if psfs.ndim != 3 or psfs.size == 0:
@@ -49,12 +49,12 @@ def check_psfs(psfs: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
     off = [f"{band} {total:.4g}" for band, total in zip(bands, sums) if sum_is_off(total)]
     if off:
         warnings.warn(
-            f"PSFs do not sum to one, so they were normalised: {', '.join(off)}.",
+            f"PSFs do not sum to one, so they were normalized: {', '.join(off)}.",
             PSFWarning,
             stacklevel=4,
         )
     psfs = psfs / psfs.sum(axis=(1, 2), keepdims=True)
-    _check_centres(psfs, bands)
+    _check_centers(psfs, bands)
     return psfs.astype(np.float32)
 
 
@@ -88,16 +88,16 @@ def _pad_to_odd(psfs: np.ndarray) -> np.ndarray:
     return np.pad(psfs, pads)
 
 
-def _check_centres(psfs: np.ndarray, bands: tuple[str, ...]) -> None:
-    centre = psfs.shape[-1] // 2
+def _check_centers(psfs: np.ndarray, bands: tuple[str, ...]) -> None:
+    center = psfs.shape[-1] // 2
     for band, psf in zip(bands, psfs):
         row, column = np.unravel_index(np.argmax(psf), psf.shape)
-        if np.hypot(row - centre, column - centre) > _MAX_PEAK_OFFSET:
+        if np.hypot(row - center, column - center) > _MAX_PEAK_OFFSET:
             raise InputError(
                 f"the PSF of band {band!r} peaks at (row {row}, column {column}), far from its "
-                f"central pixel ({centre}, {centre}); cut it out around its peak."
+                f"central pixel ({center}, {center}); cut it out around its peak."
             )
-    offsets = _centroids(psfs) - centre
+    offsets = _centroids(psfs) - center
     off = [
         f"{band} ({row:+.2f}, {column:+.2f})"
         for band, (row, column) in zip(bands, offsets)
@@ -105,7 +105,7 @@ def _check_centres(psfs: np.ndarray, bands: tuple[str, ...]) -> None:
     ]
     if off:
         warnings.warn(
-            "PSFs are not centred on their central pixel, which shifts sources by as much; "
+            "PSFs are not centered on their central pixel, which shifts sources by as much; "
             f"offsets in (row, column): {', '.join(off)}.",
             PSFWarning,
             stacklevel=5,

@@ -1,4 +1,4 @@
-"""Shapes of real galaxies, from catalogues of space-telescope images in GalSim's format.
+"""Shapes of real galaxies, from catalogs of space-telescope images in GalSim's format.
 
 GalSim's COSMOS samples have it (Mandelbaum et al. 2012, MNRAS 420, 1518; ``galsim_download_cosmos``
 fetches them): a FITS table, and beside it the files of images and PSFs that it names.
@@ -13,7 +13,7 @@ from scorepriors.errors import InputError
 
 from .simulation import import_galsim
 
-#: Fainter galaxies of a catalogue are not used: their images are noise as much as shape.
+#: Fainter galaxies of a catalog are not used: their images are noise as much as shape.
 FAINTEST = 24.0
 
 #: Columns that are looked at, here or by GalSim.
@@ -22,7 +22,7 @@ COLUMNS = (
     "noise_mean", "noise_variance", "noise_filename",
 )  # fmt: skip
 
-#: Draws of which none has a centre, before that is said.
+#: Draws of which none has a center, before that is said.
 _ATTEMPTS = 100
 
 
@@ -71,7 +71,7 @@ class RealGalaxies:
                     raise InputError(
                         f"{self.path.name} names a file {name!r} that is not beside it; put it there."
                     )
-        self._catalogue = galsim.RealGalaxyCatalog(self.path.name, dir=str(self.path.parent))
+        self._catalog = galsim.RealGalaxyCatalog(self.path.name, dir=str(self.path.parent))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -90,14 +90,14 @@ class RealGalaxies:
         size_slope
             Decades of size per magnitude.
         psf
-            GalSim object; the centre of a galaxy is that of its image through it.
+            GalSim object; the center of a galaxy is that of its image through it.
         scale
             Arcseconds per pixel of that image.
 
         Returns
         -------
         galsim.GSObject
-            Of unit flux, its centre (of adaptive moments) at the origin.
+            Of unit flux, its center (of adaptive moments) at the origin.
 
         Raises
         ------
@@ -114,17 +114,17 @@ class RealGalaxies:
             profile = profile.dilate(10 ** (size_slope * (magnitude - self.magnitudes[pick])))
             image = galsim.Convolve(profile, psf).drawImage(scale=scale / 2)
             try:
-                centre = image.FindAdaptiveMom().moments_centroid
+                center = image.FindAdaptiveMom().moments_centroid
             except galsim.GalSimHSMError:  # an image without one; another galaxy, then
                 continue
-            return profile.shift(-(centre - image.true_center) * image.scale)
-        raise InputError(f"none of {_ATTEMPTS} galaxies drawn from {self.path.name} has a centre.")
+            return profile.shift(-(center - image.true_center) * image.scale)
+        raise InputError(f"none of {_ATTEMPTS} galaxies drawn from {self.path.name} has a center.")
 
     def _profile(self, galsim, pick: int):
         """A galaxy of unit flux, the telescope's PSF taken out."""
         row = int(self._rows[pick])
         try:
-            return galsim.RealGalaxy(self._catalogue, index=row, flux=1.0)
+            return galsim.RealGalaxy(self._catalog, index=row, flux=1.0)
         # What GalSim and astropy raise for wrong HDUs, damaged files and nonsense in columns.
         except (
             OSError,
@@ -145,18 +145,18 @@ def _columns(path: Path) -> dict:
     if path.is_dir():
         raise InputError(f"{path.name} is a folder; give the table of real galaxies in it.")
     if not path.is_file():
-        raise InputError(f"there is no catalogue of real galaxies {str(path)!r}.")
+        raise InputError(f"there is no catalog of real galaxies {str(path)!r}.")
     try:
         table = Table.read(path, format="fits", hdu=1)
     except Exception as error:  # whatever astropy raises for what is no FITS table
         raise InputError(
-            f"{path.name} is no FITS table, as catalogues of real galaxies are."
+            f"{path.name} is no FITS table, as catalogs of real galaxies are."
         ) from error
     columns = {name.lower(): table[name] for name in table.colnames}
     missing = [name.upper() for name in COLUMNS if name not in columns]
     if missing:
         raise InputError(
-            f"{path.name} is no catalogue of real galaxies as GalSim has them: it lacks "
+            f"{path.name} is no catalog of real galaxies as GalSim has them: it lacks "
             f"{', '.join(missing)}."
         )
     return columns

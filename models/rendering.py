@@ -20,7 +20,7 @@ from scipy.fft import irfft2, next_fast_len, rfft2
 
 from scorepriors.errors import InputError
 
-from .colours import colour_prior
+from .colors import color_prior
 from .convolution import convolve, pair_bands
 from .grids import regrid
 from .observation import Observation
@@ -40,9 +40,9 @@ class ImageData(eqx.Module):
         ``[B]``, relative L2 error of the kernels (see `difference_kernels`).
     mean_spectrum
         ``[B]``, that of galaxies in the units of the image, sum 1.
-    colour_covariance
+    color_covariance
         ``[B, B]``, of single galaxies' fluxes relative to it; both are from
-        `scorepriors.models.colours`.
+        `scorepriors.models.colors`.
     noise_flux
         Band-summed noise of a pixel: the unit in which fluxes are large or small.
     kernel_size, grid
@@ -61,7 +61,7 @@ class ImageData(eqx.Module):
     transforms: Complex[Array, "B N M"]
     kernel_error: Float[Array, " B"]
     mean_spectrum: Float[Array, " B"]
-    colour_covariance: Float[Array, "B B"]
+    color_covariance: Float[Array, "B B"]
     noise_flux: Float[Array, ""]
     kernel_size: int = eqx.field(static=True)
     grid: int = eqx.field(static=True)
@@ -311,18 +311,18 @@ def image_data(
         # A larger pixel holds more light.
         kernels[obs.parts[0].number :] *= grids[:, 2, None, None] ** 2
     size = kernels.shape[-1]
-    # The transform is taken of the uncentred kernel: its offset of half a kernel is
+    # The transform is taken of the uncentered kernel: its offset of half a kernel is
     # undone, in whole pixels, when the box is placed.
     grid, wide_grid = (
         0 if side is None else next_fast_len(side + size - 1, real=True) for side in (box, wide_box)
     )
     transforms = np.fft.rfft2(kernels, (grid, grid))
     per_unit = 1 / np.asarray(obs.flux_unit[1], float)
-    prior = colour_prior(obs.bands, per_unit)
+    prior = color_prior(obs.bands, per_unit)
     arrays = (obs.images, obs.weights, transforms, error, *prior, _noise_flux(obs))
     types = [np.complex64 if np.iscomplexobj(a) else np.float32 for a in arrays]
     put: Any = [jax.device_put(np.asarray(a, t)) for a, t in zip(arrays, types, strict=True)]
-    images, weights, transforms, error, mean, colours, noise = put
+    images, weights, transforms, error, mean, colors, noise = put
     if grids is not None:
         grids = jax.device_put(grids.astype(np.float32))
     wide: Any = None
@@ -330,7 +330,7 @@ def image_data(
         wide = np.fft.rfft2(kernels, (wide_grid, wide_grid)).astype(np.complex64)
         wide = jax.device_put(wide)
     return ImageData(
-        images, weights, transforms, error, mean, colours, noise, size, grid, grids, wide,
+        images, weights, transforms, error, mean, colors, noise, size, grid, grids, wide,
         wide_grid,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from scorepriors.errors import InputError
 from scorepriors.training_sets import MODEL_PSF_SIGMA, PIXEL_SCALES, lsst_galaxy
 
-from .colours import WAVELENGTHS
+from .colors import WAVELENGTHS
 from .observation import Observation
 from .surveys import ZERO_POINT, flux_of, point_source_noise
 
@@ -59,7 +59,7 @@ def simulate_blend(
     magnitudes: tuple[float, float] = (22.0, 25.0),
     spread: float = 5.0,
 ) -> tuple[Observation, Truth]:
-    """Draw a blend: galaxies of the ``lsst`` population close together, one colour each.
+    """Draw a blend: galaxies of the ``lsst`` population close together, one color each.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def simulate_blend(
     magnitudes
         Range of the i magnitudes.
     spread
-        Standard deviation in pixels of the positions about the centre of the image.
+        Standard deviation in pixels of the positions about the center of the image.
 
     Returns
     -------
@@ -199,7 +199,7 @@ def _draw_scene(galsim, rng, num_sources, bands, magnitudes, spread, gap=4.0) ->
         mend=f"{num_sources} sources do not fit within `spread` = {spread} px; make it larger.",
     )  # fmt: skip
     mags = np.sort(rng.uniform(*magnitudes, num_sources))
-    flux = flux_of(mags[:, None] + colours(rng, num_sources, bands))
+    flux = flux_of(mags[:, None] + colors(rng, num_sources, bands))
     return _Scene(places, flux, [lsst_galaxy(galsim, rng) for _ in range(num_sources)])
 
 
@@ -249,7 +249,7 @@ def import_galsim() -> Any:
 
 
 def image_middle(shape: tuple[int, int]) -> np.ndarray:
-    """(row, column) of the middle of an image, pixel centres at integers."""
+    """(row, column) of the middle of an image, pixel centers at integers."""
     return (np.array(shape) - 1) / 2
 
 
@@ -339,7 +339,7 @@ def _apart(places, *, gap: float, reach: float, mend: str) -> np.ndarray:
     raise InputError(mend)
 
 
-def colours(rng, count: int, bands: str) -> np.ndarray:
+def colors(rng, count: int, bands: str) -> np.ndarray:
     """Magnitudes relative to i ``[K, B]``: one number from blue to red, and some scatter."""
     wave = np.array([WAVELENGTHS[b] for b in bands])
     slope = rng.uniform(0.2, 2.2, (count, 1))

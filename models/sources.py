@@ -48,7 +48,7 @@ class Sources(eqx.Module):
     Attributes
     ----------
     center
-        ``[K, 2]``, (row, column), pixel centres at integers.
+        ``[K, 2]``, (row, column), pixel centers at integers.
     corner
         ``[K, 2]``, first pixel of each source's box.
     mask
@@ -68,7 +68,7 @@ def place_sources(center, *, box: int, size: int | None = None) -> Sources:
     center
         ``[K, 2]``, (row, column).
     box
-        Side of the boxes.  The centre of an even box lies between pixels, so a source
+        Side of the boxes.  The center of an even box lies between pixels, so a source
         ends up within half a pixel of it.
     size
         Padded number of sources; K by default.
@@ -136,7 +136,7 @@ def point_image(place: Float[Array, "K 2"], *, box: int, psf_sigma: float, xp=jn
 def bulge_disk(
     sources: Sources, *, box: int = 32, psf_sigma: float = 0.7, center_error: float = 0.3
 ) -> Morphologies:
-    """Exponential disk plus de Vaucouleurs bulge, one colour.
+    """Exponential disk plus de Vaucouleurs bulge, one color.
 
     Sites, all ``[K]`` or ``[K, 2]`` and real: ``offset`` (pixels), ``log_radius`` (of
     the disk, pixels), ``ellipticity`` (see `ellipse`), ``bulge_logit`` (of the
@@ -167,7 +167,7 @@ def bulge_disk_image(
     Parameters
     ----------
     place
-        ``[K, 2]``, (row, column) of the centres in the boxes.
+        ``[K, 2]``, (row, column) of the centers in the boxes.
     log_radius, ellipticity, bulge_logit, bulge_log_ratio, bulge_ellipticity
         See `bulge_disk`.
     box, psf_sigma

@@ -6,7 +6,7 @@ jointly is
 
 .. math:: P_{kb,lb'} = \delta_{bb'} \sum W_b M_{kb} M_{lb} + \delta_{kl} (\Lambda_k^{-1})_{bb'}
 
-and everything follows from one Cholesky factorisation of a KB x KB matrix.
+and everything follows from one Cholesky factorization of a KB x KB matrix.
 """
 
 import math
@@ -51,7 +51,7 @@ class SpectrumPosterior(eqx.Module):
         ``[K B, K B]``, sources outermost: its transpose times itself is their covariance.
     log_profiled
         Log-density of pixels and spectra at the mode, up to a constant that depends
-        on the data alone: what a MAP fit maximises.
+        on the data alone: what a MAP fit maximizes.
     log_marginal
         Log-density of the pixels with the spectra integrated out, up to the same
         constant: what sampling needs.
@@ -147,7 +147,7 @@ def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> Nor
     precision = precision.reshape(size, size)
     balance = 1 / jnp.sqrt(jnp.diagonal(precision))
     balanced = precision * balance[:, None] * balance[None, :]
-    # Unit diagonal plus the rounding of a float32 factorisation of this size: two sources
+    # Unit diagonal plus the rounding of a float32 factorization of this size: two sources
     # of almost one shape would otherwise make it fail.
     ridge = 4 * size * jnp.finfo(precision.dtype).eps
     lower, root = cholesky_and_inverse(balanced + ridge * jnp.eye(size))

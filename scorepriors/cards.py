@@ -79,7 +79,7 @@ def sample_grid_figure(
     path
         Target; its ending gives the format.
     softening
-        The grey scale is ``asinh(x / softening)`` from 0 to the peak, equal for all.
+        The gray scale is ``asinh(x / softening)`` from 0 to the peak, equal for all.
 
     Raises
     ------
@@ -181,9 +181,9 @@ def _introduction(info, recipe) -> str:
 A scalar energy of one {info.box} x {info.box} pixel galaxy image, trained by denoising score
 matching; its gradient is the score, and as a NumPyro distribution it has a log-density that is
 a number. Noise level sigma0 = {info.sigma0:g} in the stretched space by default. One image has
-a peak of one: colours and fluxes are not part of the prior.
+a peak of one: colors and fluxes are not part of the prior.
 
-Licence of the weights: {recipe.licence}.
+License of the weights: {recipe.license}.
 """
 
 
@@ -367,9 +367,9 @@ def _limits(info, recipe, report) -> str:
 ## Limits of use
 
 - It knows the galaxies of its training set and nothing else, {resolution}.
-- Galaxies must be centred as in training: moving one by whole pixels costs {costs} pixels at
+- Galaxies must be centered as in training: moving one by whole pixels costs {costs} pixels at
   sigma = {report["protocol"]["sigma_density"]:g}.
-- The log-density is unnormalised, by a constant that depends on sigma0: neither sigma0 nor the
+- The log-density is unnormalized, by a constant that depends on sigma0: neither sigma0 nor the
   choice between priors can be inferred from it.
 - It is the density of an image *with noise* of sigma0 in the stretched space; `denoise` removes
   that noise from one image.

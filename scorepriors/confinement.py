@@ -27,7 +27,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 #: Growth of the energy per unit of q far behind the wall: that of Gaussian noise.  Four
-#: times as steep, a galaxy two pixels off centre cost 5,285 nats instead of 611 without a
+#: times as steep, a galaxy two pixels off center cost 5,285 nats instead of 611 without a
 #: wall at sigma 0.15, and a foreign ring disturbed the score of the pixels around it.
 SLOPE = 0.5
 
@@ -120,10 +120,10 @@ class ConfinementState(NamedTuple):
     """What a checkpoint of this stage holds."""
 
     confinement: Confinement
-    optimiser: optax.OptState
+    optimizer: optax.OptState
 
 
-def make_confinement_optimiser(config) -> optax.GradientTransformation:
+def make_confinement_optimizer(config) -> optax.GradientTransformation:
     """Clipped Adam with warm-up and cosine decay."""
     warmup = max(1, min(200, config.steps // 10))
     schedule = optax.warmup_cosine_decay_schedule(
@@ -151,7 +151,7 @@ def make_confinement_step(energy, recipe):
         ``step(state, key, coordinates) -> state, (sigma, losses)``.
     """
     config, first = recipe.confinement, recipe.training
-    optimiser = make_confinement_optimiser(config)
+    optimizer = make_confinement_optimizer(config)
 
     def loss_fn(trained, a, clean, sigma):
         features, wiener = jax.vmap(energy.features)(a, sigma)
@@ -185,8 +185,8 @@ def make_confinement_step(energy, recipe):
             gradient,
             replace_fn=fixed,
         )
-        updates, optimiser_state = optimiser.update(gradient, state.optimiser)
-        return ConfinementState(optax.apply_updates(state.confinement, updates), optimiser_state), (
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        return ConfinementState(optax.apply_updates(state.confinement, updates), optimizer_state), (
             jnp.where(factor == 1.0, sigma, 0.0),
             losses,
         )

@@ -63,7 +63,7 @@ class ScorePrior(dist.Distribution):
 
     Notes
     -----
-    `log_prob` is unnormalised, by a constant that depends on sigma: neither sigma nor
+    `log_prob` is unnormalized, by a constant that depends on sigma: neither sigma nor
     the choice between priors can be inferred with it.
 
     References
@@ -167,7 +167,7 @@ class ScorePrior(dist.Distribution):
 
     @validate_sample
     def log_prob(self, value: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
-        """Unnormalised log-density; shape: that of `value` without its last two axes."""
+        """Unnormalized log-density; shape: that of `value` without its last two axes."""
         z = self.stretch.inv(value)
         energy = self.energy
         flat = z.reshape((-1, *self.event_shape))

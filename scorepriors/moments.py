@@ -26,7 +26,7 @@ def image_moments(images: np.ndarray) -> dict[str, np.ndarray]:
     Parameters
     ----------
     images
-        ``[N, n, n]``, one galaxy each, near the centre; any unit of intensity.
+        ``[N, n, n]``, one galaxy each, near the center; any unit of intensity.
 
     Returns
     -------
@@ -41,9 +41,9 @@ def image_moments(images: np.ndarray) -> dict[str, np.ndarray]:
         ``ellipticity``
             :math:`|e| = |Q_{xx} - Q_{yy} + 2 i Q_{xy}| / (Q_{xx} + Q_{yy})`.
         ``concentration``
-            Flux within n/16 of the centre of the box over flux within n/4.
+            Flux within n/16 of the center of the box over flux within n/4.
         ``centroid_offset``
-            Distance of the centroid from the centre of the box, in pixels.
+            Distance of the centroid from the center of the box, in pixels.
         ``peak_over_flux``
             Brightest pixel over the flux.
         ``border_over_peak``
@@ -79,7 +79,7 @@ def image_moments(images: np.ndarray) -> dict[str, np.ndarray]:
     flux, peak = images.sum((1, 2)), images.max((1, 2))
     row, column, second = _windowed_moments(images)
     trace = second[0] + second[1]
-    centre = (size - 1) / 2
+    center = (size - 1) / 2
     ring = np.ones((size, size), bool)
     ring[1:-1, 1:-1] = False
     values = (
@@ -87,7 +87,7 @@ def image_moments(images: np.ndarray) -> dict[str, np.ndarray]:
         np.sqrt(np.maximum(trace, 0) / 2),
         _ratio(np.hypot(second[0] - second[1], 2 * second[2]), trace),
         _ratio(_aperture(images, size / 16), _aperture(images, size / 4)),
-        np.hypot(row - centre, column - centre),
+        np.hypot(row - center, column - center),
         _ratio(peak, flux),
         _ratio(images[:, ring].mean(1), peak),
         count_maxima(images).astype(float),
@@ -98,10 +98,10 @@ def image_moments(images: np.ndarray) -> dict[str, np.ndarray]:
 def count_maxima(images: np.ndarray) -> np.ndarray:
     """Count the local maxima of every image, ``[N]`` integers.
 
-    A maximum is a pixel above its eight neighbours and above a tenth of the brightest
+    A maximum is a pixel above its eight neighbors and above a tenth of the brightest
     pixel (`MAXIMUM_THRESHOLD`), both after smoothing with the 3 x 3 binomial kernel
     (1, 2, 1)/4 along each axis.  Without that the noise of sigma0 makes maxima of its
-    own on the flat core of a large galaxy.  Equal neighbours count once.
+    own on the flat core of a large galaxy.  Equal neighbors count once.
 
     Parameters
     ----------
@@ -117,12 +117,12 @@ def count_maxima(images: np.ndarray) -> np.ndarray:
     is_maximum = smooth > MAXIMUM_THRESHOLD * smooth.max((1, 2), keepdims=True)
     for down in range(3):
         for right in range(3):
-            neighbour = around[:, down : down + size, right : right + size]
+            neighbor = around[:, down : down + size, right : right + size]
             if (down, right) < (1, 1):
-                is_maximum &= smooth > neighbour
+                is_maximum &= smooth > neighbor
             elif (down, right) > (1, 1):
                 # A tie goes to the pixel that comes first, so a plateau counts once.
-                is_maximum &= smooth >= neighbour
+                is_maximum &= smooth >= neighbor
     return is_maximum.sum((1, 2))
 
 
@@ -137,7 +137,7 @@ def _windowed_moments(images: np.ndarray, num_iterations: int = 5):
         return np.exp(-0.5 * ((pixel - at[:, None]) / (size / 6)) ** 2)
 
     def mean(weight_y, weight_x):
-        # Windows and monomials factorise, so each moment is two thin contractions.
+        # Windows and monomials factorize, so each moment is two thin contractions.
         return np.einsum("iy,iyx,ix->i", weight_y, images, weight_x, optimize=True)
 
     for _ in range(num_iterations):
@@ -146,7 +146,7 @@ def _windowed_moments(images: np.ndarray, num_iterations: int = 5):
         inside = total > 0
         new_row = _ratio(mean(w_y * pixel, w_x), total)
         new_column = _ratio(mean(w_y, w_x * pixel), total)
-        # An image without flux keeps the centre; noise must not throw the window out.
+        # An image without flux keeps the center; noise must not throw the window out.
         row = np.where(inside, np.clip(new_row, 0, size - 1), start)
         column = np.where(inside, np.clip(new_column, 0, size - 1), start)
     w_y, w_x = weights(row), weights(column)

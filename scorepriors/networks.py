@@ -68,14 +68,14 @@ class GaussianEnergy(eqx.Module):
 
     def start(self, key, sigma):
         """Draw an image ``[n, n]`` from the smoothed density at a large `sigma`."""
-        return self.colour(jr.normal(key, self.mean.shape, self.mean.dtype), sigma)
+        return self.color(jr.normal(key, self.mean.shape, self.mean.dtype), sigma)
 
-    def colour(self, white, sigma):
+    def color(self, white, sigma):
         """Turn white noise ``[n, n]`` into what `start` draws."""
         return self.mean + jnp.sqrt(self.variance + sigma**2) * white
 
     def whiten(self, z, sigma):
-        """Undo `colour`."""
+        """Undo `color`."""
         return (z - self.mean) / jnp.sqrt(self.variance + sigma**2)
 
 
@@ -132,14 +132,14 @@ class LineEnergy(eqx.Module):
 
     def start(self, key, sigma):
         """Draw an image ``[n, n]``: the reference plus noise, fair at a large `sigma`."""
-        return self.colour(jr.normal(key, self.reference.shape, self.reference.dtype), sigma)
+        return self.color(jr.normal(key, self.reference.shape, self.reference.dtype), sigma)
 
-    def colour(self, white, sigma):
+    def color(self, white, sigma):
         """Turn white noise ``[n, n]`` into what `start` draws."""
         return self.reference + sigma * white
 
     def whiten(self, z, sigma):
-        """Undo `colour`."""
+        """Undo `color`."""
         return (z - self.reference) / sigma
 
 
@@ -184,7 +184,7 @@ class _Block(eqx.Module):
 
     def __call__(self, h, embedded):
         scale, shift = jnp.split(self.modulation(embedded), 2)
-        m = _normalise(h) * (1 + scale) + shift
+        m = _normalize(h) * (1 + scale) + shift
         return h + self.out(jax.nn.silu(self.gate(m)) * self.value(m))
 
 
@@ -219,7 +219,7 @@ class ModeNetwork(eqx.Module):
         h = self.enter(jnp.concatenate([modes, wiener]))
         for block in self.blocks:
             h = block(h, embedded)
-        return _normalise(h)
+        return _normalize(h)
 
     def __call__(self, modes, wiener, log_sigma):
         """Field F ``[m]``."""
@@ -287,15 +287,15 @@ class WienerEnergy(eqx.Module):
 
     def start(self, key, sigma):
         """Draw ``[n, n]`` from the Gaussian part, which at a large `sigma` is all there is."""
-        return self.colour(jr.normal(key, (self.box, self.box), self.mean.dtype), sigma)
+        return self.color(jr.normal(key, (self.box, self.box), self.mean.dtype), sigma)
 
-    def colour(self, white, sigma):
+    def color(self, white, sigma):
         """Turn white noise ``[n, n]`` into what `start` draws."""
         modes, rest = jnp.sqrt(self.eigenvalues + sigma**2), jnp.sqrt(self.tail + sigma**2)
         return self.mean.reshape(white.shape) + self._scaled(white, modes, rest)
 
     def whiten(self, z, sigma):
-        """Undo `colour`."""
+        """Undo `color`."""
         modes, rest = jnp.sqrt(self.eigenvalues + sigma**2), jnp.sqrt(self.tail + sigma**2)
         return self._scaled(z - self.mean.reshape(z.shape), 1 / modes, 1 / rest)
 
@@ -345,7 +345,7 @@ def dihedral(images: np.ndarray):
         yield turned[:, :, ::-1]
 
 
-def _normalise(h):
+def _normalize(h):
     return h / jnp.sqrt(jnp.mean(h**2) + 1e-6)
 
 

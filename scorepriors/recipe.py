@@ -46,7 +46,7 @@ class NetworkRecipe:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Optimisation by Adam on denoising score matching."""
+    """Optimization by Adam on denoising score matching."""
 
     steps: int = 40_000
     batch: int = 128
@@ -85,7 +85,7 @@ class Recipe:
 
     name: str
     sigma0: float = 0.15
-    licence: str = "MIT"
+    license: str = "MIT"
     description: str = ""
     data: DataRecipe = field(default_factory=DataRecipe)
     stretch: StretchRecipe = field(default_factory=StretchRecipe)
@@ -143,6 +143,8 @@ def _fill(kind, table: dict, prefix: str):
     fields = {f.name: f for f in dataclasses.fields(kind)}
     values = {}
     for key, value in table.items():
+        # Weights and recipes of before 0.2 spell it the British way.
+        key = "license" if key == "licence" and not prefix else key
         if key not in fields:
             raise InputError(
                 f"unknown key `{prefix}{key}` in the recipe; known are {', '.join(fields)}."

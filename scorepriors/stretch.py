@@ -32,7 +32,7 @@ class LogStretch(Transform):
     Notes
     -----
     NumPyro maps the support ``x > -s`` to the reals by ``u = log(x + s)``, which is
-    ``c z + log s``: the space in which NumPyro optimises and samples *is* the
+    ``c z + log s``: the space in which NumPyro optimizes and samples *is* the
     stretched one, up to a shift and a scale.
 
     The published stretch, Sampson et al. (2024) eq. 10, is

@@ -29,7 +29,7 @@ from .confinement import (
     ConfinementState,
     calibrate,
     initial_confinement,
-    make_confinement_optimiser,
+    make_confinement_optimizer,
     make_confinement_step,
 )
 from .errors import InputError
@@ -43,11 +43,11 @@ LOSS_BINS = (0.025, 0.1, 0.4, 1.6, 6.4, 25.6)
 
 
 class TrainingState(NamedTuple):
-    """What a checkpoint holds: the trained network, its average, the optimiser."""
+    """What a checkpoint holds: the trained network, its average, the optimizer."""
 
     network: ModeNetwork
     average: ModeNetwork
-    optimiser: optax.OptState
+    optimizer: optax.OptState
 
 
 @dataclass
@@ -61,7 +61,7 @@ class TrainingResult:
     step, num_steps
         Steps done and wanted; fewer done after an interruption.
     seconds
-        Time spent in optimisation, all resumed runs together.
+        Time spent in optimization, all resumed runs together.
     history
         Denoising loss per block and noise bin, ``[blocks, bins]``, NaN where a bin got no
         image.
@@ -271,20 +271,20 @@ def train(
     energy = initial_energy(recipe, training_modes(recipe, directory, images))
     coordinates = jnp.asarray(mode_coordinates(recipe, energy, images), jnp.float32)
     first, second = recipe.training.steps, recipe.confinement.steps
-    optimiser = make_optimiser(recipe)
+    optimizer = make_optimizer(recipe)
     run = _run_stage(
         directory / "checkpoint.npz",
         _identity(recipe, "data", "stretch", "network", "training"),
-        _Run(TrainingState(energy.network, energy.network, optimiser.init(energy.network))),
+        _Run(TrainingState(energy.network, energy.network, optimizer.init(energy.network))),
         first,
-        lambda: _compile_block(energy, optimiser, recipe, coordinates),
+        lambda: _compile_block(energy, optimizer, recipe, coordinates),
         _Settings(recipe, _offset(progress, 0, first + second), checkpoint_seconds),
     )
     energy = eqx.tree_at(lambda e: e.network, energy, run.state.average)
     step, seconds, history = run.step, run.seconds, run.history
     if second and step == first:
         untrained = initial_confinement(recipe)
-        start = make_confinement_optimiser(recipe.confinement).init(untrained)
+        start = make_confinement_optimizer(recipe.confinement).init(untrained)
         run = _run_stage(
             # A checkpoint of its own: another wall needs no new energy.
             directory / "confinement.npz",
@@ -386,7 +386,7 @@ def _confined(energy, confinement: Confinement, coordinates, recipe) -> WienerEn
     return eqx.tree_at(lambda e: e.confinement, energy, wall, is_leaf=lambda x: x is None)
 
 
-def make_optimiser(recipe: Recipe) -> optax.GradientTransformation:
+def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     """Clipped Adam with warm-up and cosine decay."""
     config = recipe.training
     warmup = min(config.warmup, max(1, config.steps // 10))
@@ -396,7 +396,7 @@ def make_optimiser(recipe: Recipe) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(schedule))
 
 
-def _compile_block(energy, optimiser, recipe, coordinates):
+def _compile_block(energy, optimizer, recipe, coordinates):
     config = recipe.training
     mesh = Mesh(np.asarray(jax.devices()[: config.devices]), ("batch",))
     by_image = NamedSharding(mesh, PartitionSpec("batch"))
@@ -420,10 +420,10 @@ def _compile_block(energy, optimiser, recipe, coordinates):
         (_, losses), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
             state.network, clean, sigma, noise
         )
-        updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.network)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.network)
         network = optax.apply_updates(state.network, updates)
         average = optax.incremental_update(network, state.average, 1 - config.ema)
-        return TrainingState(network, average, optimiser_state), sigma, losses
+        return TrainingState(network, average, optimizer_state), sigma, losses
 
     def body(carry, step):
         state, key, coordinates = carry

@@ -28,7 +28,7 @@ PIXEL_SCALES = {
 _SERSIC_INDICES = np.arange(5, 51, 5) / 10
 
 
-def peak_normalise(images: np.ndarray) -> np.ndarray:
+def peak_normalize(images: np.ndarray) -> np.ndarray:
     """Scale images ``[N, n, n]`` to a peak of one; raises InputError for empty ones."""
     peak = images.max(axis=(1, 2), keepdims=True)
     bad = np.flatnonzero(~(peak[:, 0, 0] > 0))
@@ -48,7 +48,7 @@ def simulate(name: str, num_images: int, *, box: int = 32, seed: int = 0) -> np.
         ``"lsst"``: bulge (n = 4) plus disk (n = 1) with sizes, axis ratios and bulge
         fractions of faint galaxies in a ten-year LSST survey, 0.2 arcsec pixels.
         ``"lsst-irregular"``: as ``"lsst"``, but the last three of every ten with lumps,
-        other profiles and bulges off centre.
+        other profiles and bulges off center.
         ``"lsst-large"``: the largest ``"lsst"`` galaxies, which do not fit into 32 pixels.
         ``"hsc"``: as ``"lsst"``, half as large again, for the brighter galaxies of HSC's
         wide survey, 0.168 arcsec pixels.
@@ -103,11 +103,11 @@ def iter_simulated(
         rng = np.random.default_rng((seed, index))
         profile = populations[name](galsim, rng, index)
         # Half a pixel either way is what is left after a box has been placed on whole
-        # pixels; the margin beyond it forgives a catalogue that is slightly off.
+        # pixels; the margin beyond it forgives a catalog that is slightly off.
         shift = rng.uniform(-0.6, 0.6, 2) * scale
         profile = galsim.Convolve(profile.shift(*shift), psf)
         image = profile.drawImage(nx=box, ny=box, scale=scale, dtype=np.float32).array
-        yield peak_normalise(image[None])[0]
+        yield peak_normalize(image[None])[0]
 
 
 def lsst_galaxy(galsim, rng, index=0):
@@ -124,11 +124,11 @@ def irregular_lsst_galaxy(galsim, rng, index=0):
     """Seven of ten galaxies as `lsst_galaxy`, three irregular.
 
     Real galaxies differ from a bulge and a disk by star-forming regions, by profiles in
-    between, and by centres that do not agree.  The irregular ones, those whose index ends
+    between, and by centers that do not agree.  The irregular ones, those whose index ends
     in 7, 8 or 9, have Sersic indices of 0.5, 1 or 1.5 (disk) and 1 to 5 in steps of a half
-    (bulge), and bulges off the disk's centre by a Gaussian 6 % of its radius on either
+    (bulge), and bulges off the disk's center by a Gaussian 6 % of its radius on either
     axis, turned by 20 degrees; half of them have one to five lumps with 5 to 30 % of the
-    disk's light.  Their centre is where a catalogue would put it: at the adaptive moments
+    disk's light.  Their center is where a catalog would put it: at the adaptive moments
     of the image.  Those that peak elsewhere are drawn again; to draw one takes five times
     as long as a smooth one.
     """
@@ -140,15 +140,15 @@ def irregular_lsst_galaxy(galsim, rng, index=0):
         profile = _bulge_disk_lumps(galsim, rng)
         image = galsim.Convolve(profile, psf).drawImage(scale=pixel / 2)
         try:
-            centre = image.FindAdaptiveMom().moments_centroid
+            center = image.FindAdaptiveMom().moments_centroid
         except galsim.GalSimHSMError:
             continue
         row, column = np.unravel_index(image.array.argmax(), image.array.shape)
         peak = galsim.PositionI(int(column) + image.xmin, int(row) + image.ymin)
-        # A prior is strict about the centre. What peaks elsewhere has a lump that outshines
-        # all the rest, and a catalogue would place it there.
-        if max(abs(peak.x - centre.x), abs(peak.y - centre.y)) < 3:
-            return profile.shift((image.true_center - centre) * image.scale)
+        # A prior is strict about the center. What peaks elsewhere has a lump that outshines
+        # all the rest, and a catalog would place it there.
+        if max(abs(peak.x - center.x), abs(peak.y - center.y)) < 3:
+            return profile.shift((image.true_center - center) * image.scale)
 
 
 def _bulge_disk_lumps(galsim, rng):
@@ -168,7 +168,7 @@ def _bulge_disk_lumps(galsim, rng):
         for share in rng.dirichlet(np.full(rng.integers(1, 6), 2.0)):
             size, flux = radius * rng.uniform(0.25, 0.5), (1 - bulge) * in_lumps * share
             # At the distances of an exponential disk's stars, but for those far out:
-            # alone there a lump would be a neighbour.
+            # alone there a lump would be a neighbor.
             distance = radius * min(rng.gamma(2, 1 / 1.678), 1.5)
             azimuth = rng.uniform(0, 2 * np.pi)
             lump = galsim.Gaussian(half_light_radius=size, flux=flux)
@@ -275,7 +275,7 @@ def read_images(path: str | Path, *, box: int | None = None) -> np.ndarray:
     images = np.concatenate(stacks)
     if not np.isfinite(images).all():
         raise InputError(f"training images in {str(path)!r} hold NaN or infinite pixels.")
-    return peak_normalise(images)
+    return peak_normalize(images)
 
 
 def _read_stacks(file: Path, box: int | None) -> Iterator[np.ndarray]:

@@ -45,7 +45,7 @@ class PriorInfo:
     sigma0: float
     pixel_scale: float | None
     description: str
-    licence: str
+    license: str
     path: Path
 
 
@@ -93,7 +93,7 @@ def prior_info(name: str | Path) -> PriorInfo:
     recipe = recipe_from_dict(header["recipe"])
     return PriorInfo(
         recipe.name, recipe.data.box, recipe.sigma0, header.get("pixel_scale"),
-        recipe.description, recipe.licence, path,
+        recipe.description, recipe.license, path,
     )  # fmt: skip
 
 

@@ -10,9 +10,9 @@ N = 32
 Y, X = np.mgrid[:N, :N] - (N - 1) / 2
 
 
-def gaussian(sigma_x, sigma_y=None, *, centre=(0.0, 0.0), angle=0.0):
+def gaussian(sigma_x, sigma_y=None, *, center=(0.0, 0.0), angle=0.0):
     sigma_y = sigma_x if sigma_y is None else sigma_y
-    y, x = Y - centre[0], X - centre[1]
+    y, x = Y - center[0], X - center[1]
     u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
     return np.exp(-0.5 * ((u / sigma_x) ** 2 + (v / sigma_y) ** 2))
 
@@ -42,7 +42,7 @@ def test_ellipticity_does_not_depend_on_the_angle(angle):
 
 
 def test_centroid_offset():
-    moments = image_moments(gaussian(1.5, centre=(0.3, -0.4))[None])
+    moments = image_moments(gaussian(1.5, center=(0.3, -0.4))[None])
     np.testing.assert_allclose(moments["centroid_offset"], 0.5, rtol=1e-2)
 
 
@@ -62,15 +62,15 @@ def test_border():
 
 
 def test_every_orientation_measures_alike():
-    image = gaussian(3.0, 1.5, centre=(0.2, 0.4), angle=0.3)
+    image = gaussian(3.0, 1.5, center=(0.2, 0.4), angle=0.3)
     turned = [np.rot90(image, k)[:, ::flip] for k in range(4) for flip in (1, -1)]
     for name, values in image_moments(np.stack(turned)).items():
         np.testing.assert_allclose(values, values[0], rtol=1e-6, err_msg=name)
 
 
 def test_maxima():
-    pair = gaussian(1.5, centre=(0, -6)) + 0.5 * gaussian(1.5, centre=(0, 6))
-    faint = gaussian(1.5, centre=(0, -6)) + 0.05 * gaussian(1.5, centre=(0, 6))
+    pair = gaussian(1.5, center=(0, -6)) + 0.5 * gaussian(1.5, center=(0, 6))
+    faint = gaussian(1.5, center=(0, -6)) + 0.05 * gaussian(1.5, center=(0, 6))
     np.testing.assert_array_equal(count_maxima(np.stack([pair, faint])), [2, 1])
 
 

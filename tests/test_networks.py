@@ -122,7 +122,7 @@ def test_start_draws_the_gaussian_part(sigma):
 
 @pytest.fixture(scope="module")
 def galaxies():
-    """Elongated blobs off the centre ``[200, 6, 6]``: nothing about them is symmetric."""
+    """Elongated blobs off the center ``[200, 6, 6]``: nothing about them is symmetric."""
     rng = np.random.default_rng(0)
     rows, columns = np.indices((6, 6))[:, None] - rng.uniform(2, 3.5, (2, 200, 1, 1))
     return np.exp(-(rows**2) / 2 - columns**2 / 6) + 0.01 * rng.normal(size=(200, 6, 6))

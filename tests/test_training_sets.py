@@ -10,7 +10,7 @@ from scorepriors import InputError
 from scorepriors.training_sets import (
     _bulge_disk_lumps,
     iter_simulated,
-    peak_normalise,
+    peak_normalize,
     read_images,
     simulate,
 )
@@ -24,7 +24,7 @@ def galsim():
 
 
 @pytest.mark.parametrize("name", POPULATIONS)
-def test_simulated_galaxies_are_centred_with_a_peak_of_one(galsim, name):
+def test_simulated_galaxies_are_centered_with_a_peak_of_one(galsim, name):
     images = simulate(name, 12, box=32, seed=3)
     assert (images.shape, images.dtype) == ((12, 32, 32), np.float32)
     np.testing.assert_allclose(images.max((1, 2)), 1)
@@ -48,10 +48,10 @@ def test_three_of_ten_galaxies_are_irregular(galsim):
     smooth = simulate("lsst", 120, box=32, seed=1)
     np.testing.assert_array_equal(images[~irregular], smooth[~irregular])
     for image in images[irregular]:
-        # Where a catalogue would put it, up to the shift every galaxy has.
-        centre = galsim.Image(image, xmin=0, ymin=0).FindAdaptiveMom().moments_centroid
-        assert max(abs(centre.x - 15.5), abs(centre.y - 15.5)) < 0.7
-    # A bulge and a disk with one centre are their own mirror image in it, up to pixels.
+        # Where a catalog would put it, up to the shift every galaxy has.
+        center = galsim.Image(image, xmin=0, ymin=0).FindAdaptiveMom().moments_centroid
+        assert max(abs(center.x - 15.5), abs(center.y - 15.5)) < 0.7
+    # A bulge and a disk with one center are their own mirror image in it, up to pixels.
     asymmetry = np.array([_asymmetry(galsim, image) for image in images])
     parts = (asymmetry[irregular], asymmetry[~irregular])
     upper, upper_smooth = (np.percentile(part, 75) for part in parts)
@@ -68,7 +68,7 @@ def test_what_makes_irregular_galaxies_irregular(galsim):
     ]
     assert 0.35 < len(bulges) / len(parts) < 0.65
     assert {bulge.n for (bulge, _), _ in bulges} == set(np.arange(2, 11) / 2)
-    # Six per cent of the radius on either axis; the shear of the disk leaves its centre.
+    # Six per cent of the radius on either axis; the shear of the disk leaves its center.
     off = [np.hypot(*at) / disk.half_light_radius for (_, at), (disk, _) in bulges]
     assert 0.04 < np.sqrt(np.mean(np.square(off)) / 2) < 0.08
     lumpy = [p for p in parts if galsim.Gaussian in p]
@@ -84,7 +84,7 @@ def test_what_makes_irregular_galaxies_irregular(galsim):
 
 
 def _parts(profile, galsim):
-    """Profiles of a galaxy without shear, and where their centres are, by class."""
+    """Profiles of a galaxy without shear, and where their centers are, by class."""
     found = {}
 
     def visit(one, shift, jacobian):
@@ -102,10 +102,10 @@ def _parts(profile, galsim):
 
 
 def _asymmetry(galsim, image):
-    """Share of the light that a turn by 180 degrees about the adaptive centre moves."""
+    """Share of the light that a turn by 180 degrees about the adaptive center moves."""
     image = galsim.Image(image, xmin=0, ymin=0)
-    centre = image.FindAdaptiveMom().moments_centroid - image.true_center
-    profile = galsim.InterpolatedImage(image, scale=1).shift(-centre)
+    center = image.FindAdaptiveMom().moments_centroid - image.true_center
+    profile = galsim.InterpolatedImage(image, scale=1).shift(-center)
     turned = profile.rotate(180 * galsim.degrees)
     a, b = (p.drawImage(nx=24, ny=24, scale=1, method="no_pixel").array for p in (profile, turned))
     return np.abs(a - b).sum() / np.abs(a).sum()
@@ -126,10 +126,10 @@ def test_negative_seeds_are_refused(galsim):
 
 def test_peaks_are_scaled_and_empty_images_refused():
     images = np.stack([np.eye(3) * 5, np.eye(3) / 7])
-    np.testing.assert_allclose(peak_normalise(images), [np.eye(3)] * 2)
+    np.testing.assert_allclose(peak_normalize(images), [np.eye(3)] * 2)
     images[1] = -1
     with pytest.raises(InputError, match="training image 1 has no positive pixel; remove the 1"):
-        peak_normalise(images)
+        peak_normalize(images)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@
 
 Blends of two sources in three bands are drawn from the model's own prior and sampled;
 ranks of fluxes, centroids and random projections of the images are tested for
-uniformity and drawn.  Fluxes and colours come from `flux_prior`, PSFs differ between the
-bands, noise is one.  Spectra are marginalised in the fit and were drawn in the
+uniformity and drawn.  Fluxes and colors come from `flux_prior`, PSFs differ between the
+bands, noise is one.  Spectra are marginalized in the fit and were drawn in the
 simulation.  The prior of the images is either one whose density is known in closed form,
 so that truths are exact draws of it (boxes of 8 pixels), or a learned one, with truths
 from `truths.py`:
@@ -54,7 +54,7 @@ BANDS, DRAWS = 3, 99
 NAMES = ("flux", "light", "row centroid", "projection 1", "projection 2", "projection 3")
 
 #: Mean (above the log of the noise) and width of the prior on brightness, and widths
-#: of colours: as `blend` has them, and for sources that a survey would list, with
+#: of colors: as `blend` has them, and for sources that a survey would list, with
 #: a signal to noise of about 50 and more.  Where data say nothing a sampler must cross the
 #: whole of a learned prior, thousands of transitions for each blend.
 WIDE, DETECTED = (4.0, 4.0, 1.0), (7.0, 0.7, 1 / 3)
@@ -75,9 +75,9 @@ class Brightness(Messenger):
 
 def model(data, prior, sources, *, spectra, brightness):
     """`blend` with ``brightness``, as `WIDE`, in the place of its own."""
-    mean, width, colour_width = brightness
+    mean, width, color_width = brightness
     drawn = Brightness(blend, jnp.log(data.noise_flux) + mean, width)
-    drawn(data, prior, sources, spectra=spectra, colour_width=colour_width)
+    drawn(data, prior, sources, spectra=spectra, color_width=color_width)
 
 
 def closed_form(box: int = 8) -> ScorePrior:
@@ -153,7 +153,7 @@ def fit_one(
     truths
         Images ``[N, n, n]`` drawn from the prior, two for each blend.
     brightness
-        Prior on brightness and colours, as `WIDE`.
+        Prior on brightness and colors, as `WIDE`.
     fitted, fitted_brightness
         Priors to fit with instead: controls.
     spectra, algorithm, **options
@@ -242,7 +242,7 @@ def parse():
     )
     parser.add_argument(
         "--wrong-flux", action="store_true",
-        help="Fit with fluxes a width too high, they and colours an eighth as wide: a control "
+        help="Fit with fluxes a width too high, they and colors an eighth as wide: a control "
         "that fails.",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("calibration.npz"))
@@ -275,9 +275,9 @@ def main():
     if given.forget_jacobian:
         options["fitted"] = without_jacobian(arguments[1])
     if given.wrong_flux:
-        mean, width, colours = options["brightness"]
+        mean, width, colors = options["brightness"]
         # Narrow as well: a wide prior a width off hardly moves sources that data show.
-        options["fitted_brightness"] = (mean + width, width / 8, colours / 8)
+        options["fitted_brightness"] = (mean + width, width / 8, colors / 8)
     started = time.monotonic()
     while len(found) < given.number:
         drawn, truth = fit_one(len(found), *arguments, **options)

@@ -3,8 +3,8 @@
     python benchmarks/hallucination/errors.py SET.npz --number 30 --output errors.json
     python benchmarks/hallucination/errors.py SET.npz --number 10 --chains --output chains.json
 
-SET.npz is a set of blends with truth, as `scorepriors simulate` writes it; true centres
-are the catalogue.  Resumable: blends that are in the output are not done again.
+SET.npz is a set of blends with truth, as `scorepriors simulate` writes it; true centers
+are the catalog.  Resumable: blends that are in the output are not done again.
 """
 
 import argparse

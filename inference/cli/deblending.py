@@ -22,7 +22,7 @@ def deblend(files, example, each, catalog, psf, index, others, prior_names, sigm
             max_iterations, diagnosed, seed, quiet):  # fmt: skip
     """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
 
-    Writes catalogue.ecsv, sources.fits, report.png, summary.json and scene.npz to the
+    Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
     output folder.  With --each every FILE is a blend, they are fitted side by side, and the
     results go to one folder per file within the output folder.  Exit codes: 0 done, 2
     bad input, 3 not converged (results are written), 130 interrupted (what was reached is

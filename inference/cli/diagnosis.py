@@ -19,7 +19,7 @@ from . import common
 def diagnose(folder, force, seed, quiet):
     """Say what the prior made up in the results that `deblend` or `sample` wrote to DIR.
 
-    Writes hallucination.fits and hallucination.png, gives catalogue.ecsv the columns
+    Writes hallucination.fits and hallucination.png, gives catalog.ecsv the columns
     gamma, data_share, degrees_of_freedom, typicality, flux_err_free_total and more words
     in flags, and, where there are chains, report.html a section.
     """

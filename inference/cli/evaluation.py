@@ -14,7 +14,7 @@ from .common import INTERRUPTED
 
 _SURVEYS = ("lsst", "hsc", "ztf")
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
-_STARTS = ("catalogue", "detect", "sed20", "flat", "gaussian", "blobs")
+_STARTS = ("catalog", "detect", "sed20", "flat", "gaussian", "blobs")
 
 
 @click.command()
@@ -25,8 +25,8 @@ _STARTS = ("catalogue", "detect", "sed20", "flat", "gaussian", "blobs")
     "--sources", default="2:8", show_default=True, metavar="MIN:MAX", help="Galaxies per blend."
 )
 @click.option(
-    "--galaxies", type=click.Path(), metavar="CATALOGUE",
-    help="Shapes of real galaxies, from a catalogue in GalSim's format.  [default: bulges, disks]",
+    "--galaxies", type=click.Path(), metavar="CATALOG",
+    help="Shapes of real galaxies, from a catalog in GalSim's format.  [default: bulges, disks]",
 )  # fmt: skip
 @click.option("--output", type=click.Path(), required=True, help="The npz file to write.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
@@ -56,8 +56,8 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
 @click.argument("file", type=click.Path())
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many blends.")
 @click.option(
-    "--start", type=click.Choice(_STARTS), default="catalogue", show_default=True,
-    help="True centres as the catalogue, detected sources, or true centres and a bad start.",
+    "--start", type=click.Choice(_STARTS), default="catalog", show_default=True,
+    help="True centers as the catalog, detected sources, or true centers and a bad start.",
 )  # fmt: skip
 @click.option("--method", type=click.Choice(_METHODS), default="map", show_default=True)
 @click.option(
@@ -68,7 +68,7 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
 @click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
 @click.option(
     "--center-error", type=float,
-    help="Error of the positions, px.  [default: 0.05 for true centres, 0.3 detected]",
+    help="Error of the positions, px.  [default: 0.05 for true centers, 0.3 detected]",
 )  # fmt: skip
 @click.option(
     "--spectra", type=click.Choice(("marginal", "profiled")), default="marginal", show_default=True

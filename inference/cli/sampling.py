@@ -35,7 +35,7 @@ def sample(files, example, catalog, psf, index, others, prior_names, sigma, algo
            quiet):  # fmt: skip
     """Take the galaxies in FILE apart, and sample the posterior about the result.
 
-    Writes posterior.nc (for ArviZ), catalogue.ecsv, sources.fits, diagnostics.txt,
+    Writes posterior.nc (for ArviZ), catalog.ecsv, sources.fits, diagnostics.txt,
     report.html and scene.npz to the output folder.  While it runs, its state is kept there in
     checkpoint.npz: after Ctrl-C, or a crash, --resume goes on.  Exit codes: 0 draws to be
     trusted, 2 bad input, 3 not to be trusted (results are written, with the reasons), 130

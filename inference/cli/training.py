@@ -49,8 +49,8 @@ def train(config, output):
     with bar(recipe.name, recipe.training.steps + recipe.confinement.steps) as update:
 
         def report(step, total, losses):
-            centres = np.sqrt(np.asarray(LOSS_BINS[:-1]) * np.asarray(LOSS_BINS[1:]))
-            text = "  ".join(f"{s:.2g}: {v:.3f}" for s, v in zip(centres, losses, strict=True))
+            centers = np.sqrt(np.asarray(LOSS_BINS[:-1]) * np.asarray(LOSS_BINS[1:]))
+            text = "  ".join(f"{s:.2g}: {v:.3f}" for s, v in zip(centers, losses, strict=True))
             update(step, f"loss at sigma {text}")
 
         result = train(recipe, folder, progress=report)
@@ -80,12 +80,12 @@ def priors():
     from scorepriors.zoo import list_priors
 
     table = Table()
-    for name in ("name", "box", "sigma0", "pixel", "licence", "description"):
+    for name in ("name", "box", "sigma0", "pixel", "license", "description"):
         table.add_column(name)
     for info in list_priors():
         pixel = "" if info.pixel_scale is None else f'{info.pixel_scale:g}"'
         table.add_row(
-            info.name, f"{info.box} x {info.box}", f"{info.sigma0:g}", pixel, info.licence,
+            info.name, f"{info.box} x {info.box}", f"{info.sigma0:g}", pixel, info.license,
             info.description,
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -3,7 +3,7 @@
 from .algorithms import ALGORITHMS as ALGORITHMS
 from .algorithms import Algorithm as Algorithm
 from .diagnostics import SamplingWarning as SamplingWarning
-from .fluxes import flux_catalogue as flux_catalogue
+from .fluxes import flux_catalog as flux_catalog
 from .fluxes import flux_covariance as flux_covariance
 from .fluxes import source_images as source_images
 from .fluxes import source_moments as source_moments

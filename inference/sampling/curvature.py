@@ -3,7 +3,7 @@ r"""Curvature at a point, as a change of variables.
 In the stretched space a learned prior has one curvature, :math:`1/\sigma_0^2`, in all
 directions but some fifty per source, and the data stiffen some more.  So the Hessian is
 a scale times identity plus few directions, which Lanczos finds from Hessian-vector
-products of the whole log-density: prior, rendering and marginalised spectra at once,
+products of the whole log-density: prior, rendering and marginalized spectra at once,
 jointly over sources that overlap.
 """
 

@@ -123,14 +123,14 @@ def diagnose(tree, algorithm: Algorithm) -> Diagnosis:
     if divergences:
         said.append(
             f"{divergences} divergent transitions: the step size is too large for a part of the "
-            "posterior; raise target_acceptance_rate, or reparametrise the model."
+            "posterior; raise target_acceptance_rate, or reparametrize the model."
         )
     # With thinning the energies kept are further apart than one transition, and this
     # warns too late rather than too early.
     if algorithm.exact and min_bfmi < MIN_BFMI:
         said.append(
             f"energies mix slowly (E-BFMI {min_bfmi:.2f}, should be above {MIN_BFMI}): the tails "
-            "are explored badly; raise num_warmup or reparametrise the model."
+            "are explored badly; raise num_warmup or reparametrize the model."
         )
     if saturated > 0.01:
         said.append(

@@ -13,7 +13,7 @@ from scorepriors.errors import InputError
 from scorepriors.models.rendering import overlap
 from scorepriors.models.sources import point_image
 
-from ..catalogue import moments
+from ..catalog import moments
 from ..outputs import fits_text, image_header, source_hdu
 from .diagnostics import said
 from .rhat import rank_rhat
@@ -49,7 +49,7 @@ class Draws(NamedTuple):
 
 
 def source_draws(tree: Any) -> Iterator[Draws]:
-    """Images and spectra of every source, in the order of the catalogue.
+    """Images and spectra of every source, in the order of the catalog.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def flux_draws(tree: Any):
 
 
 def flux_covariance(tree: Any):
-    """Posterior covariance of all fluxes, between neighbours and between bands.
+    """Posterior covariance of all fluxes, between neighbors and between bands.
 
     Returns
     -------
@@ -179,8 +179,8 @@ def centroids(images: np.ndarray) -> np.ndarray:
     return np.stack([row, column], axis=1)
 
 
-def flux_catalogue(tree: Any) -> QTable:
-    """Table of the sources with errors from the draws, in the order of the catalogue.
+def flux_catalog(tree: Any) -> QTable:
+    """Table of the sources with errors from the draws, in the order of the catalog.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def flux_catalogue(tree: Any) -> QTable:
     astropy.table.QTable
         Means as values and standard deviations as errors, everything uncertain included;
         percentiles of fluxes; shapes at the model's resolution, measured on the draws.
-        ``neighbour`` is the source whose total flux is most correlated with this one's.
+        ``neighbor`` is the source whose total flux is most correlated with this one's.
         The full covariance is that of `flux_covariance`.
     """
     posterior, _ = _scene(tree)
@@ -209,7 +209,7 @@ def flux_catalogue(tree: Any) -> QTable:
         _add_flux(table, band, draws[:, :, b], unit, zero_point)
     total = draws.sum(2)
     _add_flux(table, "total", total, unit, None)
-    _add_neighbours(table, ids, total)
+    _add_neighbors(table, ids, total)
     one = flux.to_dataset(name="flux")
     table["flux_ess"] = effective_sizes(one)["flux"].min(1)
     if flux.sizes["chain"] > 1:
@@ -283,15 +283,15 @@ def _on_the_sky(wcs, where):
     return middle.ra.deg, middle.dec.deg, *errors
 
 
-def _add_neighbours(table, ids, total) -> None:
+def _add_neighbors(table, ids, total) -> None:
     """The source with the most correlated total flux."""
     if len(ids) < 2:
         return
     correlation = flux_correlation(total)
     np.fill_diagonal(correlation, 0.0)
     nearest = np.abs(correlation).argmax(1)
-    table["neighbour"] = ids[nearest]
-    table["neighbour_correlation"] = correlation[np.arange(len(ids)), nearest]
+    table["neighbor"] = ids[nearest]
+    table["neighbor_correlation"] = correlation[np.arange(len(ids)), nearest]
 
 
 def flux_correlation(values: np.ndarray) -> np.ndarray:
@@ -322,7 +322,7 @@ _BAND_DESCRIPTIONS = {
 }
 
 _DESCRIPTIONS = {
-    "id": "name in the input catalogue",
+    "id": "name in the input catalog",
     "ra": "ICRS right ascension of the centroid",
     "dec": "ICRS declination of the centroid",
     "ra_err": "standard deviation towards the east",
@@ -333,8 +333,8 @@ _DESCRIPTIONS = {
     "e1": "(Ixx - Iyy) / (Ixx + Iyy) at the model's resolution",
     "e2": "2 Ixy / (Ixx + Iyy) at the model's resolution",
     "ellipticity": "modulus of (e1, e2)",
-    "neighbour": "source whose total flux is most correlated with this one's",
-    "neighbour_correlation": "that correlation",
+    "neighbor": "source whose total flux is most correlated with this one's",
+    "neighbor_correlation": "that correlation",
     "flux_ess": "bulk effective draws of the fluxes, the least over bands",
     "flux_rhat": "R-hat of the fluxes, the largest over bands",
 }

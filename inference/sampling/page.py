@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from ..report import COLOURS, INK, SOFT, part_composer, scene_row
+from ..report import COLORS, INK, SOFT, part_composer, scene_row
 from ..scenes import Deblended
 from .diagnostics import said
-from .fluxes import flux_catalogue, flux_correlation, flux_draws, source_draws
+from .fluxes import flux_catalog, flux_correlation, flux_draws, source_draws
 from .tree import group
 
 #: Draws per source side by side, sources in the pair plot, points of a pair.
@@ -53,11 +53,11 @@ def report_page(
     tree
         From `sample_deblended`.
     table
-        From `flux_catalogue`, if it is at hand.
+        From `flux_catalog`, if it is at hand.
     more
         Further sections, as HTML, behind the draws of the sources.
     """
-    table = flux_catalogue(tree) if table is None else table
+    table = flux_catalog(tree) if table is None else table
     title = f"Posterior of {result.observation.name or 'a blend'}"
     count, bands = len(result.positions.ids), len(result.observation.bands)
     chains, draws = (group(tree, "posterior").sizes[d] for d in ("chain", "draw"))
@@ -81,12 +81,12 @@ def report_page(
             "At the model's resolution. What differs from draw to draw, the data do not know.",
         ),
         *more,
-        "<h2>Fluxes and their neighbours</h2>",
+        "<h2>Fluxes and their neighbors</h2>",
         picture(
             pairs_figure(tree),
             "Histograms of the total flux of each source and scatter plots of pairs of sources, "
             f"with their correlations. {_in_words(table)}",
-            "Total fluxes. A negative correlation is light that either of two neighbours may own."
+            "Total fluxes. A negative correlation is light that either of two neighbors may own."
             + (f" The {_PAIRS} most correlated sources are shown." if count > _PAIRS else ""),
         ),
         picture(
@@ -137,8 +137,8 @@ def _flux_table(table, bands) -> str:
         identity = html.escape(str(row["id"]))
         pairs = {n: _pm(_number(row[n]), _number(row[f"{n}_err"])) for n in ("x", "y", "size")}
         near = ""
-        if "neighbour" in table.colnames:
-            near = f"{html.escape(row['neighbour'])} ({row['neighbour_correlation']:+.2f})"
+        if "neighbor" in table.colnames:
+            near = f"{html.escape(row['neighbor'])} ({row['neighbor_correlation']:+.2f})"
         fluxes.append(
             [identity]
             + [_pm(_number(row[f"flux_{n}"]), _number(row[f"flux_err_{n}"])) for n in names]
@@ -149,7 +149,7 @@ def _flux_table(table, bands) -> str:
         + _table(["source", *names], fluxes)
         + "<p>Centroids and second-moment radii in pixels; effective draws of the fluxes; and the "
         "source with the most correlated flux.</p>"
-        + _table(["source", "x", "y", "size", "effective draws", "neighbour"], shapes)
+        + _table(["source", "x", "y", "size", "effective draws", "neighbor"], shapes)
     )
 
 
@@ -183,13 +183,13 @@ def in_digits(value: float, error: float) -> str:
 
 
 def _in_words(table) -> str:
-    if "neighbour" not in table.colnames:
+    if "neighbor" not in table.colnames:
         return ""
-    strongest = int(np.argmax(np.abs(table["neighbour_correlation"])))
+    strongest = int(np.argmax(np.abs(table["neighbor_correlation"])))
     row = table[strongest]
     return (
-        f"The strongest is between {row['id']} and {row['neighbour']}: "
-        f"{row['neighbour_correlation']:+.2f}."
+        f"The strongest is between {row['id']} and {row['neighbor']}: "
+        f"{row['neighbor_correlation']:+.2f}."
     )
 
 
@@ -287,7 +287,7 @@ def draws_figure(result: Deblended, tree: Any) -> Figure:
     figure = _figure(10.5, 1.55 * len(found) + 0.3)
     axes: Any = figure.subplots(len(found), _SHOWN + 2, squeeze=False)
     obs = result.observation
-    # Colours are those of the scene (of the first observation); only the brightness is
+    # Colors are those of the scene (of the first observation); only the brightness is
     # each source's own.
     part = obs.parts[0]
     compose = part_composer(obs, part)
@@ -311,7 +311,7 @@ def draws_figure(result: Deblended, tree: Any) -> Figure:
                 axis.set_title(title, fontsize=9, color=INK)
         axes[k, 0].set_ylabel(
             result.positions.ids[k], color="white", fontsize=9, rotation=0, labelpad=14,
-            va="center", bbox={"boxstyle": "round,pad=0.2", "fc": COLOURS[k % len(COLOURS)],
+            va="center", bbox={"boxstyle": "round,pad=0.2", "fc": COLORS[k % len(COLORS)],
                                "ec": "none"},
         )  # fmt: skip
     return figure
@@ -339,16 +339,16 @@ def pairs_figure(tree: Any) -> Figure:
             _open(axis)
             axis.locator_params(nbins=3)
             if i == j:
-                colour = COLOURS[a % len(COLOURS)]
+                color = COLORS[a % len(COLORS)]
                 axis.hist(
                     total[:, a],
                     int(np.clip(len(total) // 20, 8, 30)),
-                    color=colour,
+                    color=color,
                     histtype="stepfilled",
                     alpha=0.8,
                 )
                 axis.set_yticks([])
-                axis.set_title(ids[a], fontsize=9, color=colour)
+                axis.set_title(ids[a], fontsize=9, color=color)
             else:
                 axis.plot(total[thin, b], total[thin, a], ".", color=INK, markersize=2, alpha=0.4)
                 axis.set_title(f"{correlation[a, b]:+.2f}", fontsize=8, color=INK, pad=2)
@@ -399,10 +399,10 @@ def chains_figure(tree: Any) -> Figure:
         trace, rank = axes[k]
         order = total[:, :, k].ravel().argsort().argsort().reshape(chains, draws)
         for c in range(chains):
-            colour = COLOURS[c % len(COLOURS)]
-            trace.plot(total[c, :, k], color=colour, linewidth=0.6, alpha=0.85)
+            color = COLORS[c % len(COLORS)]
+            trace.plot(total[c, :, k], color=color, linewidth=0.6, alpha=0.85)
             heights, _ = np.histogram(order[c], edges)
-            rank.stairs(heights / (draws / bins), edges, color=colour, linewidth=1.2)
+            rank.stairs(heights / (draws / bins), edges, color=color, linewidth=1.2)
         rank.axhline(1, color=SOFT, linewidth=0.6)
         rank.set_ylim(0, None)
         rank.set_xticks([])
@@ -437,18 +437,18 @@ def _energy(tree: Any, chains: int, draws: int) -> list[str]:
 def energy_figure(tree: Any) -> Figure:
     """Distribution of the energy and of its changes."""
     energy = np.asarray(group(tree, "sample_stats")["energy"], float)
-    centred = (energy - energy.mean(1, keepdims=True)).ravel()
+    centered = (energy - energy.mean(1, keepdims=True)).ravel()
     change = np.diff(energy, axis=1).ravel()
     figure = _figure(6.4, 3.2)
     axis: Any = figure.subplots()
     if np.isfinite(energy).all():
-        reach = max(np.abs(centred).max(), np.abs(change).max(), 1e-6)
+        reach = max(np.abs(centered).max(), np.abs(change).max(), 1e-6)
         edges = np.linspace(-reach, reach, 50)
-        for values, colour, label in (
-            (centred, COLOURS[0], "energy about its mean"),
-            (change, COLOURS[1], "change from draw to draw"),
+        for values, color, label in (
+            (centered, COLORS[0], "energy about its mean"),
+            (change, COLORS[1], "change from draw to draw"),
         ):
-            axis.hist(values, edges, density=True, color=colour, alpha=0.55, label=label)
+            axis.hist(values, edges, density=True, color=color, alpha=0.55, label=label)
         axis.legend(fontsize=8, frameon=False)
     axis.set_xlabel("energy [nats]", fontsize=9, color=INK)
     axis.set_yticks([])

@@ -9,13 +9,13 @@ from ..scene_file import NAME as SCENE
 from ..scene_file import save_scene
 from ..scenes import Deblended
 from .diagnostics import said
-from .fluxes import flux_catalogue, source_images
+from .fluxes import flux_catalog, source_images
 from .page import figures, mean_as_observed, report_page
 from .tree import save_tree
 
 #: Names of the result files.
 SAMPLE_NAMES = (
-    "posterior.nc", "catalogue.ecsv", "sources.fits", "diagnostics.txt", "report.html", SCENE,
+    "posterior.nc", "catalog.ecsv", "sources.fits", "diagnostics.txt", "report.html", SCENE,
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def write_samples(
     force: bool = False,
     prior: str | Path | Sequence[str] = (),
 ) -> list[Path]:
-    """Write draws, catalogue, source images, diagnostics and report; all of them or none.
+    """Write draws, catalog, source images, diagnostics and report; all of them or none.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def write_samples(
     list of pathlib.Path
         Files named as in `SAMPLE_NAMES`.
     """
-    table = flux_catalogue(tree)
+    table = flux_catalog(tree)
     page = report_page(result, tree, table=table)
     images = source_images(tree)
     images.extend(_as_observed(result, tree))

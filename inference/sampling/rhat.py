@@ -8,7 +8,7 @@ _CHUNK = 128
 
 
 def rank_rhat(draws: np.ndarray) -> np.ndarray:
-    """Rank-normalised split R-hat ``[...]`` of draws ``[chain, draw, ...]``.
+    """Rank-normalized split R-hat ``[...]`` of draws ``[chain, draw, ...]``.
 
     The larger of R-hat of the ranks (location) and of the ranks of the distance from
     the median (scale).  ``arviz.rhat`` gives the same, one element at a time: a minute

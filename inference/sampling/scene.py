@@ -13,7 +13,7 @@ from scorepriors.models.blend import GROUPS
 
 from ..optimization import MAPResult
 from ..posterior import Posterior, posterior
-from ..scenes import Deblended, catalogue_order
+from ..scenes import Deblended, catalog_order
 from .flow import sample_flow_scene
 from .laplace import laplace
 from .sample import sample
@@ -61,7 +61,7 @@ def sample_deblended(result: Deblended, *, key, algorithm: Any = "nuts", **optio
     Returns
     -------
     xarray.DataTree or arviz.InferenceData
-        As from `sample`, in the order of the catalogue and without padding.  Images have
+        As from `sample`, in the order of the catalog and without padding.  Images have
         the dimensions ``source, box_y, box_x`` (of boxes; ``y, x`` are those of the
         image), spectra and fluxes ``source, band``, in the units of the image.  With
         several kinds of sources in one scene, the sites of each have dimensions of their
@@ -82,7 +82,7 @@ def sample_deblended(result: Deblended, *, key, algorithm: Any = "nuts", **optio
 
 
 def _draws(result: Deblended, draw: Callable, options: dict) -> Any:
-    """Draws by ``draw(bound, mode, **options)`` in the order of the catalogue."""
+    """Draws by ``draw(bound, mode, **options)`` in the order of the catalog."""
     make_room_for_programs()
     bound, best, groups = without_padding(result.free_form.fit)
     keywords = bound.arguments[1]
@@ -93,7 +93,7 @@ def _draws(result: Deblended, draw: Callable, options: dict) -> Any:
         )
     obs = result.observation
     is_point = np.asarray(result.positions.is_point)
-    order = catalogue_order(result.kinds, GROUPS)
+    order = catalog_order(result.kinds, GROUPS)
     height, width = obs.images.shape[1:]
     coords = {
         "band": list(obs.bands),
@@ -116,7 +116,7 @@ def _draws(result: Deblended, draw: Callable, options: dict) -> Any:
         dataset = group(tree, name)
         if "source" in dataset.dims:
             dataset = dataset.isel(source=order).assign_coords(source=ids)
-        # Within its own group every source has the order of the catalogue.
+        # Within its own group every source has the order of the catalog.
         for name_of_group in GROUPS:
             dim = f"{name_of_group}_source"
             if dim in dataset.dims:

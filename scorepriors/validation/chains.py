@@ -32,7 +32,7 @@ def stein_identity(
 ) -> dict[str, float]:
     r"""Test :math:`E[z \cdot \nabla\log p(z)] = -n^2` on Markov chains of the density.
 
-    It holds for any normalisable density of :math:`n^2` variables that falls off fast,
+    It holds for any normalizable density of :math:`n^2` variables that falls off fast,
     and a factor in the score that the log-density does not have breaks it.  The chains
     are Hamiltonian Monte Carlo in the stretched space, whose Metropolis test looks at
     values of the log-density only, so draws and gradient are independent witnesses.

@@ -87,11 +87,11 @@ def pixel_auc(
     _, network = classifiers()
     pooled = np.concatenate([z, reference]).reshape(len(z) + len(reference), -1)
     num_components = min(num_components, *pooled.shape)
-    centred = pooled - pooled.mean(0)
-    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    centered = pooled - pooled.mean(0)
+    values, vectors = np.linalg.eigh(centered.T @ centered / len(centered))
     # The leading component gets a standard deviation of 3: most of the rest are below 1.
     scale = np.sqrt(max(values[-1], 1e-30)) / 3
-    features = centred @ vectors[:, -num_components:] / scale
+    features = centered @ vectors[:, -num_components:] / scale
     # Few passes and a strong penalty: there are more weights than images.
     classifier = network((64, 32), alpha=1.0, max_iter=60, random_state=_seed(key))
     return _cross_validated_auc(classifier, features[: len(z)], features[len(z) :], 2, key)

@@ -182,7 +182,7 @@ def ring_test(
     amplitude
         Height of the ring in the stretched space.
     radius
-        Radius in pixels about the centre of the box, 9/32 of the box by default; the
+        Radius in pixels about the center of the box, 9/32 of the box by default; the
         ring is one pixel wide.
 
     Returns
@@ -223,8 +223,8 @@ def shift_cost(
 ) -> dict[str, list[float]]:
     """Mean fall of the log-density when images are moved by whole pixels along one axis.
 
-    How strictly the prior wants its galaxies centred: lists ``pixels`` and ``drop``.
-    The pixels uncovered at the edge repeat their neighbours.
+    How strictly the prior wants its galaxies centered: lists ``pixels`` and ``drop``.
+    The pixels uncovered at the edge repeat their neighbors.
     """
     z = jnp.asarray(z)
     level = jnp.asarray(sigma, z.dtype)

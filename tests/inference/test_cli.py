@@ -84,12 +84,12 @@ MISTAKES = {
     "all masked": lambda b, t: [rewrite(b, set_data("WEIGHT", np.zeros_like))],
     "shapes disagree": lambda b, t: [rewrite(b, set_data("WEIGHT", lambda a: a[:, :-1]))],
     "too few PSFs": lambda b, t: [rewrite(b, set_data("PSF", lambda a: a[:-1]))],
-    "PSF off centre": lambda b, t: [rewrite(b, set_data("PSF", lambda a: np.roll(a, 9, 1)))],
+    "PSF off center": lambda b, t: [rewrite(b, set_data("PSF", lambda a: np.roll(a, 9, 1)))],
     "no PSF": lambda b, t: [rewrite(b, lambda hdus: hdus.pop("PSF"))],
-    "catalogue outside": lambda b, t: [b, "--catalog", positions(t, x=[500.0], y=[3.0])],
-    "catalogue empty": lambda b, t: [b, "--catalog", positions(t, x=[], y=[])],
-    "catalogue columns": lambda b, t: [b, "--catalog", positions(t, left=[1.0], up=[3.0])],
-    "catalogue twice": lambda b, t: [b, "--catalog", positions(t, x=[9.0, 9], y=[9.0, 9])],
+    "catalog outside": lambda b, t: [b, "--catalog", positions(t, x=[500.0], y=[3.0])],
+    "catalog empty": lambda b, t: [b, "--catalog", positions(t, x=[], y=[])],
+    "catalog columns": lambda b, t: [b, "--catalog", positions(t, left=[1.0], up=[3.0])],
+    "catalog twice": lambda b, t: [b, "--catalog", positions(t, x=[9.0, 9], y=[9.0, 9])],
     "unknown prior": lambda b, t: [b, "--prior", "hubble-512"],
     "corrupt weights": lambda b, t: [b, "--prior", corrupt_weights(t)],
     "bad sigma": lambda b, t: [b, "--sigma", "-1"],
@@ -118,7 +118,7 @@ def test_the_example_and_its_files(tmp_path):
     target = tmp_path / "results"
     outcome = run("deblend", "--example", "--output", target)
     assert outcome.exit_code == 0, outcome.output
-    table = Table.read(target / "catalogue.ecsv")
+    table = Table.read(target / "catalog.ecsv")
     assert len(table) == 4
     assert str(table["flux_r"].unit) == "nJy"
     assert np.isfinite(table["ra"]).all()
@@ -133,11 +133,11 @@ def test_the_example_and_its_files(tmp_path):
         assert cubes[0].header["CTYPE1"] == "RA---TAN"
     assert (target / "report.png").read_bytes()[:4] == b"\x89PNG"
     # Nothing is replaced without being told to.
-    before = (target / "catalogue.ecsv").read_bytes()
+    before = (target / "catalog.ecsv").read_bytes()
     again = run("deblend", "--example", "--output", target)
     assert again.exit_code == BAD_INPUT
     assert "--force" in again.stderr
-    assert (target / "catalogue.ecsv").read_bytes() == before
+    assert (target / "catalog.ecsv").read_bytes() == before
 
 
 def test_not_converged_has_a_code_of_its_own_and_keeps_results(tmp_path):
@@ -159,7 +159,7 @@ def test_each_file_a_blend_with_a_folder_of_its_own(blend, tmp_path):
     assert sum("not converged" in line for line in outcome.stderr.splitlines()) == 2
     for name in ("blend", "other"):
         assert str(target / name) in outcome.stderr
-        assert len(Table.read(target / name / "catalogue.ecsv")) == 4
+        assert len(Table.read(target / name / "catalog.ecsv")) == 4
         assert json.loads((target / name / "summary.json").read_text())["seed"] == 7
 
 
@@ -172,10 +172,10 @@ def test_priors_are_listed():
 
 def test_train_refuses_a_bad_recipe(tmp_path):
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text("name = 'x'\n[data]\nset = 'lsst'\ncolour = 3\n")
+    recipe.write_text("name = 'x'\n[data]\nset = 'lsst'\ncolor = 3\n")
     outcome = run("train", recipe)
     assert outcome.exit_code == BAD_INPUT
-    assert "data.colour" in outcome.stderr
+    assert "data.color" in outcome.stderr
     recipe.write_text("name = 'x'\n[data]\nset = 'lsst'\n")
     outcome = run("train", recipe, "--output", recipe)
     assert outcome.exit_code == BAD_INPUT

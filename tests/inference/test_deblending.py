@@ -157,7 +157,7 @@ def test_nothing_compiles_from_the_second_blend_on():
     assert compiled
 
 
-def test_stars_beside_galaxies_keep_the_order_of_the_catalogue():
+def test_stars_beside_galaxies_keep_the_order_of_the_catalog():
     centers = [(7.0, 7.2), (15.8, 16.1), (8.0, 17.0)]
     obs = small_observation(centers, flux=500.0)
     prior = gaussian_prior(box=16)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from conftest import gaussian_prior, small_energy, small_observation
 
 from scorepriors import InputError, save_prior
-from scorepriors.inference.catalogue import catalogue
+from scorepriors.inference.catalog import catalog
 from scorepriors.inference.cli import main
 from scorepriors.inference.diagnosis import FLAGS
 from scorepriors.inference.diagnosis_outputs import COLUMNS
@@ -63,7 +63,7 @@ def test_a_scene_comes_back(weights, folder, tmp_path):
     assert summary(first) == summary(second)
     assert first.observation.pixel_scale == second.observation.pixel_scale == 0.3
     assert json.loads((folder / "summary.json").read_text())["chi2"] == summary(first)["chi2"]
-    one, two = catalogue(first), catalogue(second)
+    one, two = catalog(first), catalog(second)
     for name in one.colnames:
         np.testing.assert_array_equal(np.asarray(one[name]), np.asarray(two[name]))
     fit = second.free_form.fit
@@ -74,7 +74,7 @@ def test_a_scene_comes_back(weights, folder, tmp_path):
 def test_the_command_says_what_was_made_up(folder):
     done = run("diagnose", folder, "--quiet")
     assert done.exit_code == 0, done.output
-    table = QTable.read(folder / "catalogue.ecsv")
+    table = QTable.read(folder / "catalog.ecsv")
     assert set(COLUMNS) <= set(table.colnames)
     for name in (*COLUMNS, "flags"):
         assert table[name].info.description
@@ -103,7 +103,7 @@ def test_the_command_says_what_was_made_up(folder):
     assert again.exit_code == 2
     assert "--force" in again.output
     assert run("diagnose", folder, "--quiet", "--force").exit_code == 0
-    assert list(QTable.read(folder / "catalogue.ecsv")["flags"]) == list(table["flags"])
+    assert list(QTable.read(folder / "catalog.ecsv")["flags"]) == list(table["flags"])
 
 
 def test_bad_folders(folder, tmp_path):

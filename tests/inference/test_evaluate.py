@@ -20,7 +20,7 @@ from scorepriors.inference.evaluation import (
     match_positions,
     mean_chi2,
     source_metrics,
-    summarise,
+    summarize,
 )
 from scorepriors.inference.evaluation_figures import binned, evaluation_figure
 from scorepriors.models.blend_sets import blendedness, write_set
@@ -172,14 +172,14 @@ def test_a_summary_of_known_rows():
             (0.5, -0.3, None),
         )
     ]
-    found = summarise(rows, [1.0, 1.2, 0.9])
+    found = summarize(rows, [1.0, 1.2, 0.9])
     assert found["median_abs_flux_error"] == pytest.approx(0.17)
     assert found["median_abs_flux_error_blended"] == pytest.approx(0.6)
     assert found["median_abs_flux_error_isolated"] == pytest.approx(0.03)
     assert found["share_flux_error_above_half"] == 0.25
     assert found["coverage_68"] == pytest.approx(1 / 3)
     assert found["chi2_median"] == 1.0
-    empty = summarise(rows[:2], [1.0])
+    empty = summarize(rows[:2], [1.0])
     assert empty["median_abs_flux_error_blended"] is None
 
 
@@ -238,7 +238,7 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(result, path, tmp_path, 
     assert (first["interrupted"], first["number"]) == (True, 2)
     with pytest.raises(InputError, match="resume it, or start again"):
         evaluate(path, checkpoint=checkpoint)
-    with pytest.raises(InputError, match="another run: start was catalogue and is flat"):
+    with pytest.raises(InputError, match="another run: start was catalog and is flat"):
         evaluate(path, checkpoint=checkpoint, resume=True, start="flat")
     # What a run cannot begin with must not cost what another run has reached.
     kept = checkpoint.read_text()
@@ -356,7 +356,7 @@ def test_the_figure_says_what_it_shows(result):
     assert any("[nJy]" in label for label in labels)
     assert sum("correlation" in label for label in labels) == 2
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert legend == ["map, start catalogue", "map, start gaussian"]
+    assert legend == ["map, start catalog", "map, start gaussian"]
 
 
 # --- the command line ---------------------------------------------------------------------

@@ -20,7 +20,7 @@ from scorepriors.inference.sampling.flow import sample_flow_scene
 from scorepriors.inference.sampling.flow.reference import Reference
 from scorepriors.inference.sampling.flow.scene import scene_of
 from scorepriors.inference.sampling.flow.start import about, curvature
-from scorepriors.inference.sampling.fluxes import flux_catalogue
+from scorepriors.inference.sampling.fluxes import flux_catalog
 from scorepriors.inference.sampling.tree import group, load_tree
 from scorepriors.models import blend, image_data, place_sources, read_positions
 from scorepriors.networks import GaussianEnergy
@@ -219,7 +219,7 @@ def test_interrupted_run_goes_on_to_the_same_draws(bound, mode, tmp_path):
         draw(bound, mode, **{**options, "num_samples": 40}, checkpoint=path)
 
 
-def test_scene_with_a_star_in_the_order_of_the_catalogue(tmp_path):
+def test_scene_with_a_star_in_the_order_of_the_catalog(tmp_path):
     obs = small_observation(CENTERS, shape=(24, 24))
     table = Table(
         {"id": ["s", "g"], "x": CENTERS[:, 1], "y": CENTERS[:, 0], "is_star": [True, False]}
@@ -235,18 +235,18 @@ def test_scene_with_a_star_in_the_order_of_the_catalogue(tmp_path):
     assert list(held["flux"]["source"].values) == ["s", "g"]
     assert list(held["stars_offset"]["stars_source"].values) == ["s"]
     assert np.ptp(np.asarray(held["stars_offset"])) > 0
-    assert list(flux_catalogue(tree)["id"]) == ["s", "g"]
+    assert list(flux_catalog(tree)["id"]) == ["s", "g"]
     paths = {path.name: path for path in write_samples(result, tree, tmp_path / "out")}
     assert np.shape(json.loads(load_tree(paths["posterior.nc"]).attrs["source_steps"])) == (3, 2)
     assert "E-BFMI" not in paths["diagnostics.txt"].read_text()
     assert "Energy over" not in paths["report.html"].read_text()
 
 
-class Colourless(GaussianEnergy):
+class Colorless(GaussianEnergy):
     """An energy that cannot make its start of white noise."""
 
     def __getattribute__(self, name):
-        if name == "colour":
+        if name == "color":
             raise AttributeError(name)
         return super().__getattribute__(name)
 
@@ -256,7 +256,7 @@ class Colourless(GaussianEnergy):
     [
         ({"spectra": "sampled"}, "integrates spectra out"),
         ({"model": lambda data, prior, galaxies: blend(data, prior, galaxies)}, "use 'nuts'"),
-        ({"energy": Colourless}, "has no `colour`"),
+        ({"energy": Colorless}, "has no `color`"),
         ({"num_samples": 2}, "`num_samples` must be at least 4"),
         ({"target_acceptance_rate": 1.5}, "between 0 and 1"),
     ],

@@ -164,8 +164,8 @@ def refit(result, obs):
     return dataclasses.replace(result, free_form=dataclasses.replace(scene, fit=fit))
 
 
-def test_a_neighbour_costs_information_where_they_overlap(scene, maps):
-    alone = hallucination_map(scene, neighbours=0)
+def test_a_neighbor_costs_information_where_they_overlap(scene, maps):
+    alone = hallucination_map(scene, neighbors=0)
     lost = (alone["data_share"] - maps["data_share"]).values
     assert (lost > -1e-6).all()
     # The second source lies to the right of the first: the first loses there.
@@ -235,7 +235,7 @@ def test_bad_numbers(scene):
     with pytest.raises(InputError, match="at least 2"):
         hallucination_map(scene, num_probes=1)
     with pytest.raises(InputError, match="must not be negative"):
-        hallucination_map(scene, neighbours=-1)
+        hallucination_map(scene, neighbors=-1)
 
 
 def test_box_beyond_the_image():

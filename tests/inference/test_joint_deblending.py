@@ -118,7 +118,7 @@ def test_files(result, tmp_path):
             places.append(WCS(hdus[name].header).celestial.pixel_to_world(column, row))
     assert places[0].separation(places[1]).arcsec < 0.3
     assert len(report_figure(result).axes) >= 6
-    table = Table.read(tmp_path / "catalogue.ecsv")
+    table = Table.read(tmp_path / "catalog.ecsv")
     assert {"flux_r", "flux_i", "flux_J"} <= set(table.colnames)
 
 

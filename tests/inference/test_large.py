@@ -11,7 +11,7 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError, ScorePrior
 from scorepriors.inference import (
-    catalogue,
+    catalog,
     deblend,
     deblend_many,
     laplace_deblended,
@@ -21,7 +21,7 @@ from scorepriors.inference.diagnosis import diagnose
 from scorepriors.inference.diagnosis_figures import diagnosis_figure
 from scorepriors.inference.diagnosis_outputs import hallucination_images
 from scorepriors.inference.hallucination import pixels
-from scorepriors.inference.sampling import SamplingWarning, flux_catalogue, source_moments
+from scorepriors.inference.sampling import SamplingWarning, flux_catalog, source_moments
 from scorepriors.inference.sampling.scene import without_padding
 from scorepriors.inference.sampling.tree import group
 from scorepriors.inference.scene_file import load_scene, save_scene
@@ -167,16 +167,16 @@ def test_draws_know_both_kinds(result, kind):
     assert held["galaxies_morphology"].shape[2:] == (1, SMALL, SMALL)
     assert held["large_morphology"].dims[3:] == ("large_box_y", "large_box_x")
     assert [str(i) for i in held["source"].values] == ["wide", "star", "dwarf"]
-    table = flux_catalogue(tree)
+    table = flux_catalog(tree)
     ratio = np.asarray(table["flux_total"].value) / result.free_form.flux.sum(1)
     assert ((ratio > 0.8) & (ratio < 1.2)).all()
-    # Images are in their places: as bright there as in the catalogue.
+    # Images are in their places: as bright there as in the catalog.
     images = source_moments(tree)["mean"].values[:, 0]
     peaks = [np.unravel_index(one.argmax(), one.shape) for one in images]
     assert np.abs(np.array(peaks) - POSITIONS.row_column).max() <= 1
 
 
-def test_maps_of_both_kinds_in_the_order_of_the_catalogue(result):
+def test_maps_of_both_kinds_in_the_order_of_the_catalog(result):
     found = diagnose(result, key=jax.random.key(0))
     maps = found.maps
     assert [str(i) for i in maps["source"].values] == ["wide", "dwarf"]
@@ -195,4 +195,4 @@ def test_maps_of_both_kinds_in_the_order_of_the_catalogue(result):
         own = result.free_form.morphology[k][row : row + n, column : column + n]
         image = pixels(maps, "morphology", 0 if k == 0 else 1)
         np.testing.assert_allclose(own / own.max(), image / image.max(), atol=1e-5)
-        assert f"{catalogue(result)['id'][k]}" in hdu.header["SOURCEID"]
+        assert f"{catalog(result)['id'][k]}" in hdu.header["SOURCEID"]

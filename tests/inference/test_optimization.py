@@ -26,11 +26,11 @@ def linear(x, y):
     numpyro.sample("y", dist.Normal(x @ w, 0.1).to_event(1), obs=y)
 
 
-def eight_schools(num, errors, y=None, centred=False):
+def eight_schools(num, errors, y=None, centered=False):
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
     with numpyro.plate("school", num):
-        if centred:
+        if centered:
             theta = numpyro.sample("theta", dist.Normal(mu, tau))
         else:
             theta = mu + tau * numpyro.sample("z", dist.Normal(0.0, 1.0))
@@ -51,13 +51,13 @@ def test_linear_regression_is_the_closed_form(key):
     assert np.isfinite(best.loss_history).all()
 
 
-def test_any_optax_optimiser(key):
+def test_any_optax_optimizer(key):
     best = fit_map(linear, X, Y, key=key, optimizer=optax.adam(0.05), max_iterations=2000)
     assert best.converged
     np.testing.assert_allclose(best.values["w"], closed_form(X, Y), atol=0.01)
 
 
-def test_noncentred_eight_schools_agrees_with_scipy(key):
+def test_noncentered_eight_schools_agrees_with_scipy(key):
     best = fit_map(eight_schools, 8, ERRORS, key=key, model_kwargs={"y": SCHOOLS}, tolerance=1e-4)
     assert best.converged
     bound = posterior(eight_schools, 8, ERRORS, model_kwargs={"y": SCHOOLS})
@@ -74,7 +74,7 @@ def test_noncentred_eight_schools_agrees_with_scipy(key):
 
 def test_a_mode_at_infinity_is_not_called_converged(key):
     best = fit_map(
-        eight_schools, 8, ERRORS, key=key, model_kwargs={"y": SCHOOLS, "centred": True},
+        eight_schools, 8, ERRORS, key=key, model_kwargs={"y": SCHOOLS, "centered": True},
         max_iterations=300,
     )  # fmt: skip
     assert not best.converged

@@ -1,4 +1,4 @@
-"""Catalogue, result files and report of a scene that no fit had to make."""
+"""Catalog, result files and report of a scene that no fit had to make."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from astropy.wcs import WCS
 
 from scorepriors import InputError
 from scorepriors.inference import outputs
-from scorepriors.inference.catalogue import catalogue, moments
+from scorepriors.inference.catalog import catalog, moments
 from scorepriors.inference.optimization import MAPResult
 from scorepriors.inference.outputs import NAMES, write_outputs
 from scorepriors.inference.posterior import posterior
@@ -69,9 +69,9 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
     return Deblended(obs, positions, prior, scene, scene, center, profile, {"free_form": 2.0})
 
 
-def test_catalogue_has_units_and_the_shapes_of_the_scene():
+def test_catalog_has_units_and_the_shapes_of_the_scene():
     result = made(zero_point=30.4)
-    table = catalogue(result)
+    table = catalog(result)
     np.testing.assert_allclose(table["x"], result.center[:, 1])
     # A zero point one magnitude below that of a nanojansky: a factor of 10^0.4.
     np.testing.assert_allclose(
@@ -91,13 +91,13 @@ def test_catalogue_has_units_and_the_shapes_of_the_scene():
 
 
 def test_a_plain_image_has_neither_sky_nor_magnitudes():
-    names = catalogue(made(wcs=False)).colnames
+    names = catalog(made(wcs=False)).colnames
     assert not {"ra", "dec", "size_arcsec", "mag_r"} & set(names)
     assert {"flux_r", "flux_err_r", "profile_flux_r"} <= set(names)
 
 
-def test_catalogue_round_trips(tmp_path):
-    table = catalogue(made(unit="nJy", bands=("g_err", "r")), seed=7)
+def test_catalog_round_trips(tmp_path):
+    table = catalog(made(unit="nJy", bands=("g_err", "r")), seed=7)
     table.write(tmp_path / "t.ecsv", format="ascii.ecsv")
     back = QTable.read(tmp_path / "t.ecsv", format="ascii.ecsv")
     assert back.colnames == table.colnames
@@ -134,7 +134,7 @@ def test_sources_that_are_outshone_or_not_explained_are_flagged():
     for deviation, flag in ((4, "ok"), (6, "residual")):
         chi2 = np.array([1.0, 1.0, 1 + deviation * spread])
         spoilt = replace(scene, convolved=convolved, source_chi2=chi2)
-        assert list(catalogue(replace(result, free_form=spoilt))["flags"]) == [
+        assert list(catalog(replace(result, free_form=spoilt))["flags"]) == [
             "ok",
             "outshone",
             flag,
@@ -148,22 +148,22 @@ def test_a_flux_that_hangs_on_the_model_of_shapes_is_disputed():
         other = flux.copy()
         other[1] *= factor
         parametric = replace(result.parametric, flux=other)
-        assert list(catalogue(replace(result, parametric=parametric))["flags"]) == words
+        assert list(catalog(replace(result, parametric=parametric))["flags"]) == words
 
 
 def test_light_that_negative_light_undoes_is_flagged():
     result = made(3)
     scene = result.free_form
-    for share, word in ((0.08, "ok"), (0.12, "cancelled")):
+    for share, word in ((0.08, "ok"), (0.12, "canceled")):
         # One source sits where another is, as a share of it, below zero.
         convolved = scene.convolved.copy()
         convolved[0] = -share * convolved[1]
         flux = scene.flux.copy()
         flux[0] = -share * flux[1]
         spoilt = replace(scene, convolved=convolved, flux=flux)
-        words = [w.split(",") for w in catalogue(replace(result, free_form=spoilt))["flags"]]
+        words = [w.split(",") for w in catalog(replace(result, free_form=spoilt))["flags"]]
         assert "negative" in words[0]
-        assert "cancelled" not in words[0]
+        assert "canceled" not in words[0]
         assert words[1] == [word]
         assert words[2] == ["ok"]
 
@@ -190,7 +190,7 @@ def test_every_flag_is_raised_by_its_cause():
             fit=SimpleNamespace(converged=False),
         ),
     )  # fmt: skip
-    found = [set(words.split(",")) for words in catalogue(result)["flags"]]
+    found = [set(words.split(",")) for words in catalog(result)["flags"]]
     expected = ["edge", "edge", "faint", "negative", "moved", "masked"]
     for words, word in zip(found, expected, strict=True):
         assert {word, "not_converged"} <= words

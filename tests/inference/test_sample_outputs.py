@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
-from scorepriors.inference import cli, deblend, flux_catalogue, flux_covariance, source_moments
+from scorepriors.inference import cli, deblend, flux_catalog, flux_covariance, source_moments
 from scorepriors.inference.cli.common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
 from scorepriors.inference.diagnosis_outputs import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.sampling import load_tree, save_tree, source_images
@@ -30,14 +30,14 @@ from scorepriors.inference.sampling.page import in_digits
 from scorepriors.inference.sampling.results import SAMPLE_NAMES
 from scorepriors.inference.sampling.scene import without_padding
 from scorepriors.inference.sampling.tree import group, group_names, make_tree
-from scorepriors.inference.scenes import catalogue_order
+from scorepriors.inference.scenes import catalog_order
 from scorepriors.models.blend import GROUPS
 
 CENTERS = np.array([(8.0, 8.0), (9.5, 16.0), (16.0, 11.0)])
 
 
 def fabricated(*, chains=2, draws=50, zero_point=31.4, wcs=True, warnings=()):
-    """Two galaxies with a star between them in the catalogue, and known draws."""
+    """Two galaxies with a star between them in the catalog, and known draws."""
     rng = np.random.default_rng(3)
     rows, columns = np.indices((8, 8))
     blob = np.exp(-((rows - 3) ** 2 + (columns - 4) ** 2) / 4)
@@ -91,9 +91,9 @@ def draws_of(tree, name):
     return values.reshape(-1, *values.shape[2:])
 
 
-def test_catalogue_holds_the_moments_of_the_draws():
+def test_catalog_holds_the_moments_of_the_draws():
     tree = fabricated()
-    table = flux_catalogue(tree)
+    table = flux_catalog(tree)
     assert list(table["id"]) == ["a", "star", "c"]
     flux = draws_of(tree, "flux") * [1, 2]
     for b, band in enumerate("gr"):
@@ -118,7 +118,7 @@ def test_catalogue_holds_the_moments_of_the_draws():
 
 def test_centroids_are_where_the_light_is():
     tree = fabricated()
-    table = flux_catalogue(tree)
+    table = flux_catalog(tree)
     # Blobs at (3, 4) of boxes at (4, 5) and (12, 8); the noise pulls to the middle a bit.
     np.testing.assert_allclose(table["y"][[0, 2]], [7, 15], atol=0.15)
     np.testing.assert_allclose(table["x"][[0, 2]], [9, 12], atol=0.15)
@@ -136,7 +136,7 @@ def test_centroids_are_where_the_light_is():
     assert (table["e1_err"] > 0).all()
 
 
-def test_covariance_between_neighbours_and_bands():
+def test_covariance_between_neighbors_and_bands():
     tree = fabricated()
     covariance = flux_covariance(tree)
     assert covariance.dims == ("source", "band", "source2", "band2")
@@ -145,12 +145,12 @@ def test_covariance_between_neighbours_and_bands():
     wanted = np.cov(flux.reshape(len(flux), -1), rowvar=False)
     np.testing.assert_allclose(covariance.values.reshape(6, 6), wanted)
     assert float(covariance.sel(source="a", source2="c", band="g", band2="g")) < 0
-    table = flux_catalogue(tree)
-    assert table["neighbour"][0] == "c"
-    assert table["neighbour"][2] == "a"
+    table = flux_catalog(tree)
+    assert table["neighbor"][0] == "c"
+    assert table["neighbor"][2] == "a"
     total = flux.sum(2)
     np.testing.assert_allclose(
-        table["neighbour_correlation"][0], np.corrcoef(total[:, 0], total[:, 2])[0, 1]
+        table["neighbor_correlation"][0], np.corrcoef(total[:, 0], total[:, 2])[0, 1]
     )
 
 
@@ -176,7 +176,7 @@ def test_source_moments_are_those_of_the_images():
 
 
 def test_without_a_wcs_or_a_zero_point():
-    table = flux_catalogue(fabricated(zero_point=None, wcs=False))
+    table = flux_catalog(fabricated(zero_point=None, wcs=False))
     assert not {"ra", "mag_g", "size_arcsec"} & set(table.colnames)
 
 
@@ -184,7 +184,7 @@ def test_draws_of_something_else_are_refused():
     tree = fabricated()
     del tree.attrs["scene"]
     with pytest.raises(InputError, match="not of a deblended scene"):
-        flux_catalogue(tree)
+        flux_catalog(tree)
 
 
 @pytest.mark.parametrize("chains", [1, 2])
@@ -195,7 +195,7 @@ def test_netcdf_and_back(tmp_path, chains):
     for name in group_names(tree):
         xarray.testing.assert_equal(group(tree, name), group(back, name))
     assert {n: back.attrs[n] for n in tree.attrs} == dict(tree.attrs)
-    table, again = flux_catalogue(tree), flux_catalogue(back)
+    table, again = flux_catalog(tree), flux_catalog(back)
     assert ("flux_rhat" in table.colnames) == (chains > 1)
     for name in table.colnames:
         assert (table[name] == again[name]).all()
@@ -230,10 +230,10 @@ def test_plots_of_arviz_take_the_draws(name):
     plt.close("all")
 
 
-def test_sources_go_back_to_the_order_of_the_catalogue():
+def test_sources_go_back_to_the_order_of_the_catalog():
     kinds = np.array(["stars", "galaxies", "large", "stars", "galaxies"])
     grouped = np.array([1, 4, 2, 0, 3])  # small galaxies, large ones, then stars
-    np.testing.assert_array_equal(grouped[catalogue_order(kinds, GROUPS)], np.arange(5))
+    np.testing.assert_array_equal(grouped[catalog_order(kinds, GROUPS)], np.arange(5))
 
 
 def test_numbers_have_the_digits_of_their_errors():
@@ -298,7 +298,7 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
     assert "effective draws" in text
     # Files speak of the command's options, not of Python's arguments.
     page = (target / "report.html").read_text()
-    for written in (text, page, *QTable.read(target / "catalogue.ecsv").meta["warnings"]):
+    for written in (text, page, *QTable.read(target / "catalog.ecsv").meta["warnings"]):
         assert "num_samples" not in written
         assert "num_warmup" not in written
     assert "raise --draws" in text
@@ -314,7 +314,7 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
     constant = group(tree, "constant_data")
     assert list(constant["is_point"].values) == [False, True, False]
     np.testing.assert_allclose(constant["center"], CENTERS, atol=1)
-    table = QTable.read(target / "catalogue.ecsv")
+    table = QTable.read(target / "catalog.ecsv")
     np.testing.assert_allclose(table["x"], CENTERS[:, 1], atol=1)
     assert table.meta["warnings"]
     # What `diagnose` adds, from the draws themselves: the star has no image of its own.
@@ -419,7 +419,7 @@ MISTAKES = {
     "acceptance of one": lambda b, t: [b, "--target-acceptance-rate", 1],
     "no warm-up": lambda b, t: [b, "--warmup", 0],
     "unknown prior": lambda b, t: [b, "--prior", "hubble-512"],
-    "catalogue outside": lambda b, t: [b, "--catalog", far_away(t)],
+    "catalog outside": lambda b, t: [b, "--catalog", far_away(t)],
     "nothing to resume": lambda b, t: [b, "--resume"],
     "force and resume": lambda b, t: [b, "--resume", "--force"],
 }

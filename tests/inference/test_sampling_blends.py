@@ -92,7 +92,7 @@ def test_exact_spectra_equal_sampled_ones(one_galaxy):
     assert json.loads(exact.attrs["sigma0"]) == pytest.approx([0.3])
 
 
-def test_forgotten_normaliser_of_marginalised_spectra_is_seen(one_galaxy):
+def test_forgotten_normalizer_of_marginalized_spectra_is_seen(one_galaxy):
     """Spectra at their best value leave out the volume that they could take."""
 
     def off(spectra):

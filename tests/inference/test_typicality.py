@@ -32,7 +32,7 @@ def test_uniform_on_samples_of_the_prior(prior, against, samples):
     assert kstest(values, "uniform").pvalue > 0.01
 
 
-def test_artefacts_stand_out(prior, against, samples):
+def test_artifacts_stand_out(prior, against, samples):
     rows, columns = np.indices((BOX, BOX)) - (BOX - 1) / 2
     ring = 0.2 * np.exp(-0.5 * (np.hypot(rows, columns) - 9) ** 2)
     some = samples[:6]

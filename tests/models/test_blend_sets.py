@@ -67,7 +67,7 @@ def test_truth_is_consistent(three):
     assert (three["flux_stamp"] < three["flux_total"] * 1.001).all()
     np.testing.assert_allclose(three["morph"].sum((1, 2)), 1, atol=0.1)
     assert (three["snr"] >= 5).all()
-    assert three["mags"][:, 3].max() < 27.5  # i <= 27, and the scatter of colours
+    assert three["mags"][:, 3].max() < 27.5  # i <= 27, and the scatter of colors
     widths = [(psf > psf.max() / 2).sum() for psf in three["psfs"][0]]
     assert widths[0] > widths[-1]  # u is seen through more air turbulence than y
 

@@ -1,4 +1,4 @@
-"""Sources found without a catalogue."""
+"""Sources found without a catalog."""
 
 import contextlib
 import dataclasses

@@ -93,7 +93,7 @@ def test_gather_is_the_transpose_of_rendering(data):
     np.testing.assert_allclose(jnp.einsum("kbyx,kyx->", found, morphology), inner, rtol=1e-12)
 
 
-def test_spectra_integrated_out_or_maximised(data):
+def test_spectra_integrated_out_or_maximized(data):
     morphology, _, corner = scene()
     rng = np.random.default_rng(3)
     mean = jnp.asarray(rng.uniform(20, 60, (2, BANDS)))

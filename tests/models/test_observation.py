@@ -214,22 +214,22 @@ def test_direct_construction_validates():
         Observation(np.ones(SHAPE), np.ones(SHAPE), psf(), ("g",))
 
 
-def test_psf_sum_is_normalised_with_a_warning():
+def test_psf_sum_is_normalized_with_a_warning():
     with pytest.warns(PSFWarning, match=r"do not sum to one.*: g 2, r 2\."):
         obs = make(psfs=2 * psf())
     np.testing.assert_allclose(obs.psfs.sum(axis=(1, 2)), 1, rtol=1e-6)
     make(psfs=1.005 * psf())
 
 
-def test_psf_off_centre_warns():
+def test_psf_off_center_warns():
     shifted = np.stack([psf(), psf(shift=(0.3, 0.0))])
-    with pytest.warns(PSFWarning, match=r"not centred .*: r \(\+0\.(29|3.), \+0\.00\)"):
+    with pytest.warns(PSFWarning, match=r"not centered .*: r \(\+0\.(29|3.), \+0\.00\)"):
         make(psfs=shifted)
     make(psfs=psf(shift=(0.05, 0.0)))
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (1, 1), (0, 1)])
-def test_even_psf_is_padded_to_its_centre(corner):
+def test_even_psf_is_padded_to_its_center(corner):
     # Cut an even stamp out of an odd one, so that the peak is at P/2 or P/2 - 1.
     row, column = corner
     stamp = psf(13)[row : row + 12, column : column + 12]

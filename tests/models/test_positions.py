@@ -198,13 +198,13 @@ def test_pixels_come_before_the_sky():
 
 
 def test_errors_of_files(tmp_path):
-    with pytest.raises(InputError, match="no catalogue at"):
+    with pytest.raises(InputError, match="no catalog at"):
         read_positions(tmp_path / "no.csv", OBS)
     with pytest.raises(InputError, match="is a folder"):
         read_positions(tmp_path, OBS)
     (tmp_path / "a.xyz").write_text("x y\n1 2\n")
     with pytest.raises(
-        InputError, match=r"no catalogue is named like a.xyz: its name must end in \.ecsv or"
+        InputError, match=r"no catalog is named like a.xyz: its name must end in \.ecsv or"
     ):
         read_positions(tmp_path / "a.xyz", OBS)
     (tmp_path / "a.csv").touch()

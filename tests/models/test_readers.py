@@ -171,8 +171,8 @@ def test_band_from_the_file_name_and_units_converted(tmp_path):
 def test_psfs_of_different_sizes_are_padded(tmp_path, size, expected):
     obs = Observation.read(write_bands(tmp_path, PSF=gaussian_psf(1.5, size)))
     assert obs.psfs.shape == (2, expected, expected)
-    centre = expected // 2
-    assert [np.unravel_index(p.argmax(), p.shape) for p in obs.psfs] == [(centre, centre)] * 2
+    center = expected // 2
+    assert [np.unravel_index(p.argmax(), p.shape) for p in obs.psfs] == [(center, center)] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Shapes of real galaxies: kept as they are, but for turns, mirrors, centres and sizes."""
+"""Shapes of real galaxies: kept as they are, but for turns, mirrors, centers and sizes."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def profile(galsim):
     return galsim.Exponential(half_light_radius=0.5).shear(e1=0.4).shift(0.09, -0.06)
 
 
-def write_catalogue(galsim, folder, magnitudes, shape=None, **changes):
+def write_catalog(galsim, folder, magnitudes, shape=None, **changes):
     """Files as GalSim wants them: the same galaxy for each magnitude."""
     shape = profile(galsim) if shape is None else shape
     seen = galsim.Convolve(shape, galsim.Gaussian(fwhm=SEEING))
@@ -48,13 +48,13 @@ def write_catalogue(galsim, folder, magnitudes, shape=None, **changes):
             "stamp_flux": np.full(count, galaxy.sum()),
         }
     )  # fmt: skip
-    Table(columns | changes).write(folder / "catalogue.fits")
-    return folder / "catalogue.fits"
+    Table(columns | changes).write(folder / "catalog.fits")
+    return folder / "catalog.fits"
 
 
 @pytest.fixture(scope="module")
-def catalogue(galsim, tmp_path_factory):
-    return write_catalogue(galsim, tmp_path_factory.mktemp("real"), [22.0, 23.0, 25.0])
+def catalog(galsim, tmp_path_factory):
+    return write_catalog(galsim, tmp_path_factory.mktemp("real"), [22.0, 23.0, 25.0])
 
 
 def through(galsim, shape):
@@ -73,8 +73,8 @@ def drawn(galsim, galaxies, rng, magnitude):
     return galaxies.draw(rng, magnitude, SIZE_SLOPE, model_psf(galsim, 0.2), 0.2)
 
 
-def test_shapes_are_those_of_the_images_centred(galsim, catalogue):
-    galaxies = RealGalaxies(catalogue)
+def test_shapes_are_those_of_the_images_centered(galsim, catalog):
+    galaxies = RealGalaxies(catalog)
     assert len(galaxies) == 2  # the third is too faint
     np.testing.assert_array_equal(galaxies.magnitudes, [22.0, 23.0])
     rng = np.random.default_rng(0)
@@ -90,8 +90,8 @@ def test_shapes_are_those_of_the_images_centred(galsim, catalogue):
 
 
 @pytest.mark.parametrize("magnitude", [18.0, 25.0])
-def test_sizes_follow_the_magnitude_and_centres_do_not(galsim, catalogue, magnitude):
-    galaxies = RealGalaxies(catalogue, faintest=22.5)
+def test_sizes_follow_the_magnitude_and_centers_do_not(galsim, catalog, magnitude):
+    galaxies = RealGalaxies(catalog, faintest=22.5)
     found = moments(galsim, drawn(galsim, galaxies, np.random.default_rng(0), magnitude))
     other = profile(galsim).shift(-0.09, 0.06).dilate(10 ** (-0.1 * (magnitude - 22)))
     assert found[2] == pytest.approx(moments(galsim, other)[2], rel=0.01)
@@ -102,7 +102,7 @@ def test_turned_and_mirrored(galsim, tmp_path):
     """Three blobs of different brightness go round clockwise, or the other way."""
     blobs = ((1.0, 0.4, 0.0), (0.7, -0.2, 0.35), (0.4, -0.2, -0.35))
     shape = galsim.Sum([galsim.Gaussian(sigma=0.15, flux=f).shift(x, y) for f, x, y in blobs])
-    galaxies = RealGalaxies(write_catalogue(galsim, tmp_path, [22.0], shape))
+    galaxies = RealGalaxies(write_catalog(galsim, tmp_path, [22.0], shape))
     rng = np.random.default_rng(1)
     row, column = np.mgrid[:64, :64]
     hands, angles = set(), []
@@ -120,12 +120,12 @@ def test_turned_and_mirrored(galsim, tmp_path):
     assert np.ptp(angles) > 1
 
 
-def test_a_set_of_real_galaxies(galsim, catalogue, tmp_path):
-    two = simulate_set("lsst", 2, seed=3, sources=(2, 3), galaxies=catalogue)
-    one = simulate_set("lsst", 1, seed=3, sources=(2, 3), galaxies=catalogue)
+def test_a_set_of_real_galaxies(galsim, catalog, tmp_path):
+    two = simulate_set("lsst", 2, seed=3, sources=(2, 3), galaxies=catalog)
+    one = simulate_set("lsst", 1, seed=3, sources=(2, 3), galaxies=catalog)
     np.testing.assert_array_equal(one["images"][0], two["images"][0])
     blends = BlendSet(write_set(tmp_path / "real.npz", two))
-    assert blends.meta["galaxies"] == "catalogue.fits"
+    assert blends.meta["galaxies"] == "catalog.fits"
     assert len(blends.meta["galaxies_sha256"]) == 64
     assert np.all(two["snr"] >= 5)
     np.testing.assert_allclose(two["conv"].sum((2, 3)), two["flux_stamp"], rtol=1e-4)
@@ -134,14 +134,14 @@ def test_a_set_of_real_galaxies(galsim, catalogue, tmp_path):
     assert abs(plain["images"] - one["images"]).max() > 0
 
 
-def test_a_relative_path_is_one(galsim, catalogue, monkeypatch):
-    monkeypatch.chdir(catalogue.parent.parent)
-    galaxies = RealGalaxies(catalogue.relative_to(catalogue.parent.parent))
+def test_a_relative_path_is_one(galsim, catalog, monkeypatch):
+    monkeypatch.chdir(catalog.parent.parent)
+    galaxies = RealGalaxies(catalog.relative_to(catalog.parent.parent))
     drawn(galsim, galaxies, np.random.default_rng(0), 22.0)
 
 
 @pytest.mark.parametrize("failures", [1, 200])
-def test_a_galaxy_without_a_centre_is_passed_over(galsim, catalogue, monkeypatch, failures):
+def test_a_galaxy_without_a_center_is_passed_over(galsim, catalog, monkeypatch, failures):
     measured, tries = galsim.Image.FindAdaptiveMom, []
 
     def sometimes(image, **options):
@@ -151,22 +151,22 @@ def test_a_galaxy_without_a_centre_is_passed_over(galsim, catalogue, monkeypatch
         return measured(image, **options)
 
     monkeypatch.setattr(galsim.Image, "FindAdaptiveMom", sometimes)
-    galaxies, rng = RealGalaxies(catalogue), np.random.default_rng(0)
+    galaxies, rng = RealGalaxies(catalog), np.random.default_rng(0)
     if failures == 1:
         drawn(galsim, galaxies, rng, 22.0)
         assert len(tries) == 2
     else:
-        with pytest.raises(InputError, match=r"none of 100 galaxies drawn from catalogue.fits"):
+        with pytest.raises(InputError, match=r"none of 100 galaxies drawn from catalog.fits"):
             drawn(galsim, galaxies, rng, 22.0)
 
 
-def test_mistakes_of_files_are_named(galsim, catalogue, tmp_path):
-    with pytest.raises(InputError, match=r"no catalogue of real galaxies '.*nowhere.fits'"):
+def test_mistakes_of_files_are_named(galsim, catalog, tmp_path):
+    with pytest.raises(InputError, match=r"no catalog of real galaxies '.*nowhere.fits'"):
         RealGalaxies(tmp_path / "nowhere.fits")
     with pytest.raises(InputError, match="is a folder"):
         RealGalaxies(tmp_path)
     with pytest.raises(InputError, match="no galaxy brighter than magnitude 20"):
-        RealGalaxies(catalogue, faintest=20.0)
+        RealGalaxies(catalog, faintest=20.0)
     text = tmp_path / "text.fits"
     text.write_text("no table")
     with pytest.raises(InputError, match=r"text.fits is no FITS table"):
@@ -178,8 +178,8 @@ def test_mistakes_of_files_are_named(galsim, catalogue, tmp_path):
     with pytest.raises(InputError, match=r"other.fits .* lacks GAL_FILENAME, GAL_HDU"):
         RealGalaxies(tmp_path / "other.fits")
     (tmp_path / "alone").mkdir()
-    alone = tmp_path / "alone" / "catalogue.fits"
-    alone.write_bytes(catalogue.read_bytes())
+    alone = tmp_path / "alone" / "catalog.fits"
+    alone.write_bytes(catalog.read_bytes())
     with pytest.raises(InputError, match=r"names a file 'galaxies.fits' that is not beside it"):
         RealGalaxies(alone)
 
@@ -188,14 +188,14 @@ def test_mistakes_of_files_are_named(galsim, catalogue, tmp_path):
     ("changes", "message"),
     [
         ({"MAG": ["bright"]}, "the column MAG holds no numbers"),
-        ({"GAL_HDU": [7]}, r"galaxy 0 of catalogue.fits cannot be read \("),
-        ({"PSF_HDU": [-9]}, r"galaxy 0 of catalogue.fits cannot be read \("),
-        ({"PIXEL_SCALE": [0.0]}, r"galaxy 0 of catalogue.fits cannot be read \("),
-        ({"PIXEL_SCALE": [np.nan]}, r"galaxy 0 of catalogue.fits cannot be read \("),
-        ({"NOISE_VARIANCE": [-1.0]}, r"galaxy 0 of catalogue.fits cannot be read \("),
+        ({"GAL_HDU": [7]}, r"galaxy 0 of catalog.fits cannot be read \("),
+        ({"PSF_HDU": [-9]}, r"galaxy 0 of catalog.fits cannot be read \("),
+        ({"PIXEL_SCALE": [0.0]}, r"galaxy 0 of catalog.fits cannot be read \("),
+        ({"PIXEL_SCALE": [np.nan]}, r"galaxy 0 of catalog.fits cannot be read \("),
+        ({"NOISE_VARIANCE": [-1.0]}, r"galaxy 0 of catalog.fits cannot be read \("),
     ],
 )
 def test_mistakes_in_the_table_are_named(galsim, tmp_path, changes, message):
-    path = write_catalogue(galsim, tmp_path, [22.0], **changes)
+    path = write_catalog(galsim, tmp_path, [22.0], **changes)
     with pytest.raises(InputError, match=message):
         drawn(galsim, RealGalaxies(path), np.random.default_rng(0), 22.0)

@@ -16,7 +16,7 @@ a move that leaves N(m, C) as it is, and accepts it by what the posterior is mor
 than that (preconditioned Crank-Nicolson: Neal 1998, eq. 15; Cotter et al. 2013; Rudolf &
 Sprungk 2018).  Sweeps take turns: N(m, C) is the prior, N(0, 1); or a Gaussian about the mode
 that knows what the data say of that galaxy (`scorepriors.inference.sampling.flow.reference`); or
-one of all galaxies at once, which move together, as neighbours that share their light must.
+one of all galaxies at once, which move together, as neighbors that share their light must.
 For a faint source s tunes itself to 1, a fresh galaxy each time.  The likelihood has the
 spectra integrated out.
 

@@ -113,7 +113,7 @@ def reference(operator: Callable, noise: Float[Array, "G *n"], directions: int, 
 
 @eqx.filter_jit
 def lanczos_each(operator: Callable, like: Float[Array, "G d"], steps: int, key):
-    """Lanczos's recurrence for G symmetric operators at once, orthogonalised in full.
+    """Lanczos's recurrence for G symmetric operators at once, orthogonalized in full.
 
     Returns
     -------

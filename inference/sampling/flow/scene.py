@@ -52,7 +52,7 @@ class Group(eqx.Module):
         """Stretched galaxies that the flow makes of white noise."""
         energy: Any = unconfined(self.prior.energy)
         levels = self._levels()
-        top = jax.vmap(lambda white: energy.colour(white, levels[0]))(noise)
+        top = jax.vmap(lambda white: energy.color(white, levels[0]))(noise)
         return follow_flow(energy, top, levels)
 
     def noise(self, z: Float[Array, "N n n"]):
@@ -75,14 +75,14 @@ class Scene(eqx.Module):
         Arguments of `scorepriors.models.blend`.
     groups
         Galaxies by the name of their group there.
-    colour_width, center_error, psf_sigma, star_box
+    color_width, center_error, psf_sigma, star_box
         Keywords of it.
     """
 
     data: ImageData
     groups: dict[str, Group]
     stars: Sources | None
-    colour_width: float
+    color_width: float
     center_error: float
     psf_sigma: float
     star_box: int = eqx.field(static=True)
@@ -116,7 +116,7 @@ class Scene(eqx.Module):
 
     def spectrum_prior(self, brightness: Float[Array, " K"], area) -> SpectrumPrior:
         """Of the amplitudes, given brightnesses and areas."""
-        flux = flux_given_brightness(self.data, brightness, colour_width=self.colour_width)
+        flux = flux_given_brightness(self.data, brightness, color_width=self.color_width)
         return flux.of_amplitudes(area)
 
     def usual(self, brightness: Float[Array, " K"]):
@@ -157,13 +157,13 @@ def scene_of(bound: Posterior) -> Scene:
             "deblend with spectra='marginal'."
         )
     for group in groups.values():
-        if not hasattr(group.prior.energy, "colour"):
+        if not hasattr(group.prior.energy, "color"):
             raise InputError(
-                f"the energy of {group.prior.name} has no `colour`, which makes its start of "
+                f"the energy of {group.prior.name} has no `color`, which makes its start of "
                 "white noise; add it, or use 'nuts' or 'dynamic_hmc'."
             )
     return Scene(
-        data, groups, stars, keywords.get("colour_width", 1.0),
+        data, groups, stars, keywords.get("color_width", 1.0),
         keywords.get("center_error", 0.3), keywords.get("psf_sigma", 0.7),
         int(keywords.get("star_box", 15)),
     )  # fmt: skip

@@ -1,16 +1,16 @@
-"""The prior on colours: what it says of galaxies, of stars, and of bands nobody knows."""
+"""The prior on colors: what it says of galaxies, of stars, and of bands nobody knows."""
 
 import numpy as np
 import pytest
 
-from scorepriors.models.colours import UNKNOWN, WAVELENGTHS, colour_prior, wavelengths
+from scorepriors.models.colors import UNKNOWN, WAVELENGTHS, color_prior, wavelengths
 
 LSST = ("u", "g", "r", "i", "z", "y")
 
 
 @pytest.fixture
 def optical():
-    return colour_prior(LSST, np.ones(6))
+    return color_prior(LSST, np.ones(6))
 
 
 def power_law(slope):
@@ -38,7 +38,7 @@ def test_what_no_galaxy_has_is_unusual(optical, spectrum):
 def test_units_of_single_bands_change_nothing_but_units(optical):
     mean, covariance = optical
     factor = np.array([1.0, 2, 4, 1, 0.5, 3])
-    scaled, same = colour_prior(LSST, factor)
+    scaled, same = color_prior(LSST, factor)
     np.testing.assert_allclose(scaled, factor * mean / (factor * mean).sum())
     assert scaled.sum() == pytest.approx(1)
     assert np.linalg.eigvalsh(same).min() > 0
@@ -46,7 +46,7 @@ def test_units_of_single_bands_change_nothing_but_units(optical):
 
 
 def test_bands_of_unknown_wavelength_are_taken_as_flat():
-    mean, covariance = colour_prior(("a", "i"), np.array([1.0, 3.0]))
+    mean, covariance = color_prior(("a", "i"), np.array([1.0, 3.0]))
     np.testing.assert_allclose(mean, [0.25, 0.75])
     np.testing.assert_allclose(np.diag(covariance), UNKNOWN**2)
 

@@ -1,4 +1,4 @@
-r"""What is known of a galaxy's colours before its image is looked at.
+r"""What is known of a galaxy's colors before its image is looked at.
 
 Galaxies brighten to the red, some steeply and some hardly: over the optical their spectra are
 about :math:`f_\nu \propto \lambda^\alpha` with :math:`\alpha = 1.5 \pm 1`, from star-forming
@@ -21,7 +21,7 @@ WAVELENGTHS = {
 #: Mean and scatter of the power of the wavelength that f_nu goes with.
 SLOPE, SLOPE_SCATTER = 1.5, 1.0
 
-#: Relative scatter about a power law of neighbouring bands together, the logarithm of the
+#: Relative scatter about a power law of neighboring bands together, the logarithm of the
 #: wavelengths over which it is shared, and that of each band alone.
 FEATURES, FEATURE_LENGTH, ALONE = 0.25, 0.25, 0.1
 
@@ -46,7 +46,7 @@ def wavelengths(bands: tuple[str, ...]) -> Float[np.ndarray, " B"] | None:
     return np.array([WAVELENGTHS[name] for name in names], float)
 
 
-def colour_prior(
+def color_prior(
     bands: tuple[str, ...], flat: Float[np.ndarray, " B"]
 ) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B B"]]:
     """Mean spectrum of galaxies, and the covariance of what single ones have relative to it.

@@ -23,10 +23,10 @@ RESIDUAL = 5.0
 DISPUTED = 0.3
 
 #: Where negative light takes away more than this share of a source, neither is believed.
-CANCELLED = 0.1
+CANCELED = 0.1
 
 
-def catalogue(result: Deblended, *, seed: int | None = None) -> QTable:
+def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     """Table of the deblended sources, in the order of the input positions.
 
     Parameters
@@ -102,7 +102,7 @@ _BAND_DESCRIPTIONS = {
 }
 
 _DESCRIPTIONS = {
-    "id": "name in the input catalogue",
+    "id": "name in the input catalog",
     "ra": "ICRS right ascension",
     "dec": "ICRS declination",
     "x": "column, 0-based pixel",
@@ -151,12 +151,12 @@ def flags(result: Deblended) -> list[str]:
 
     edge: within 8 px of the border, or light of it lies beyond.  masked: a fifth of its light on masked pixels.
     faint: total signal to noise below 5.  negative: no positive flux.  moved: more than
-    1 px from its catalogue position.  outshone: at its own position most of the light is
+    1 px from its catalog position.  outshone: at its own position most of the light is
     that of others, whose shapes may have taken some of its own.  residual: where it is
     seen the scene does not explain the data (chi2 too high by five standard deviations).
     disputed: as a bulge and a disk it would have another flux by three tenths and more.
-    cancelled: negative light of neighbours takes away a tenth of its own.
-    point: modelled as a star.  not_converged.
+    canceled: negative light of neighbors takes away a tenth of its own.
+    point: modeled as a star.  not_converged.
     """
     obs, scene = result.observation, result.free_form
     height, width = obs.shape
@@ -170,7 +170,7 @@ def flags(result: Deblended) -> list[str]:
     unexplained = scene.source_chi2 > 1 + RESIDUAL * spread
     flux, other = scene.flux.sum(1), result.parametric.flux.sum(1)
     disputed = np.abs(other - flux) > DISPUTED * np.abs(flux)
-    cancelled = _cancelled_share(scene.convolved) > CANCELLED
+    canceled = _canceled_share(scene.convolved) > CANCELED
     words = []
     for k, (row, column) in enumerate(result.center):
         near = min(row, column, height - 1 - row, width - 1 - column) < EDGE
@@ -183,7 +183,7 @@ def flags(result: Deblended) -> list[str]:
             "outshone": outshone[k],
             "residual": unexplained[k],
             "disputed": disputed[k],
-            "cancelled": cancelled[k],
+            "canceled": canceled[k],
             "point": bool(result.positions.is_point[k]),
             "not_converged": not result.converged,
         }
@@ -207,7 +207,7 @@ def _outshone(scene: Scene, center: np.ndarray, weights: np.ndarray) -> np.ndarr
     return out
 
 
-def _cancelled_share(images: np.ndarray) -> np.ndarray:
+def _canceled_share(images: np.ndarray) -> np.ndarray:
     """Share of the light of each source ``[K, B, H, W]`` that negative light of others undoes.
 
     Where a model lacks the arms of a bright galaxy, two sources in one place, one far too
