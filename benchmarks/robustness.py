@@ -18,12 +18,13 @@ import numpy as np
 from astropy.table import Table
 from scipy.ndimage import affine_transform
 
-from scorepriors.inference import catalog, deblend_many
-from scorepriors.inference.deblending import load_priors
-from scorepriors.inference.evaluation import source_metrics, summarize
+from scorepriors._zoo import priors_for
+from scorepriors.inference import deblend_many
+from scorepriors.inference.deblending import _catalog as catalog
+from scorepriors.inference.deblending._deblend import load_priors
+from scorepriors.inference.evaluation._metrics import source_metrics, summarize
 from scorepriors.models import read_positions
-from scorepriors.models.blend_sets import BlendSet
-from scorepriors.zoo import priors_for
+from scorepriors.models.simulation._blend_sets import BlendSet
 
 #: Position errors that go with the catalog: true centers, or those a user would assume.
 EXACT, USUAL = 0.05, 0.3

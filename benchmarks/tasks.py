@@ -16,16 +16,15 @@ import jax
 import numpy as np
 
 from scorepriors import load_prior
-from scorepriors.inference import deblend
-from scorepriors.inference.sampling import SamplingWarning, laplace_deblended
-from scorepriors.inference.sampling.fluxes import flux_draws, source_draws
+from scorepriors.inference import SamplingWarning, deblend, laplace_deblended
+from scorepriors.inference.deblending._draws import flux_draws, source_draws
 from scorepriors.models import (
     join_observations,
     read_positions,
     simulate_blend,
     simulate_joint,
 )
-from scorepriors.models.psf import difference_kernels
+from scorepriors.models.rendering._psf import difference_kernels
 
 MAGNITUDES = (21.5, 24.0)
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from scorepriors import load_prior
-from scorepriors.inference.hallucination import StretchedEnergy
-from scorepriors.inference.hessian import HessianOperator, diagonal
+from scorepriors.inference.curvature._hessian import HessianOperator, diagonal
+from scorepriors.inference.diagnosis._hallucination import StretchedEnergy
 
 SIDE_BY_SIDE = 64
 

@@ -19,12 +19,11 @@ import numpy as np
 import pytest
 
 from scorepriors import load_prior
-from scorepriors.inference import fit_map, sample
-from scorepriors.inference.sampling import SamplingWarning
-from scorepriors.inference.sampling.tree import effective_sizes, group
+from scorepriors.inference import SamplingWarning, fit_map, sample
+from scorepriors.inference.sampling._tree import effective_sizes, group
 from scorepriors.models import blend, image_data, place_sources
-from scorepriors.models.observation import Observation
-from scorepriors.models.psf import gaussian_psf
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.rendering._psf import gaussian_psf
 
 CENTERS = np.array([[17.0, 18.0], [23.0, 22.0]])
 SETTINGS = {"num_warmup": 200, "num_samples": 200, "num_chains": 4}

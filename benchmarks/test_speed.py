@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from scorepriors import load_prior
-from scorepriors.inference.deblending import deblend_many
-from scorepriors.inference.posterior import posterior
-from scorepriors.inference.starting import profile_start
-from scorepriors.models.blend import blend
-from scorepriors.models.example import load_example
-from scorepriors.models.positions import read_positions
-from scorepriors.models.rendering import image_data
-from scorepriors.models.simulation import simulate_blend
-from scorepriors.models.sources import place_sources
+from scorepriors.inference._posterior import posterior
+from scorepriors.inference.deblending._deblend import deblend_many
+from scorepriors.inference.deblending._starting import profile_start
+from scorepriors.models.data._positions import read_positions
+from scorepriors.models.rendering._rendering import image_data
+from scorepriors.models.scene._blend import blend
+from scorepriors.models.simulation._example import load_example
+from scorepriors.models.simulation._simulation import simulate_blend
+from scorepriors.models.sources._sources import place_sources
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from astropy.table import Table
 from scorepriors import load_prior
 from scorepriors.inference import deblend, deblend_many
 from scorepriors.models import read_positions, simulate_blend
-from scorepriors.models.blend_sets import BlendSet
+from scorepriors.models.simulation._blend_sets import BlendSet
 
 SHAPE = (64, 64)
 

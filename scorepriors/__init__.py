@@ -1,11 +1,8 @@
 """Learned galaxy priors for NumPyro: the ground floor, what a prior is."""
 
-from .distribution import ScorePrior as ScorePrior
-from .errors import InputError as InputError
-from .stretch import AsinhStretch as AsinhStretch
-from .stretch import LogStretch as LogStretch
-from .zoo import list_priors as list_priors
-from .zoo import load_prior as load_prior
-from .zoo import save_prior as save_prior
+import lazy_loader
 
 __version__ = "0.1.0"
+
+# Names and their homes stand once, in the stub beside this file (SPEC 1).
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

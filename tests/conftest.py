@@ -12,9 +12,9 @@ import pytest
 from packaging.version import Version
 
 from scorepriors import LogStretch, ScorePrior
-from scorepriors.models.observation import Observation
-from scorepriors.models.psf import gaussian_psf
-from scorepriors.networks import GaussianEnergy, ModeNetwork, WienerEnergy
+from scorepriors.energies._networks import GaussianEnergy, ModeNetwork, WienerEnergy
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.rendering._psf import gaussian_psf
 
 
 def pytest_configure(config):
@@ -44,7 +44,7 @@ def own_cache():
     """Keep the commands from choosing another cache: its folder is part of what a program is
     looked up by, so all that follows in the process would be compiled anew."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scorepriors.inference.cli.common.prepare_jax", lambda devices=1: None)
+        patch.setattr("scorepriors.inference.cli._common.prepare_jax", lambda devices=1: None)
         yield
 
 

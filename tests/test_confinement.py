@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 
 from scorepriors import load_prior, save_prior
-from scorepriors.confinement import calibrate, initial_confinement
-from scorepriors.networks import ModeNetwork, WienerEnergy
-from scorepriors.recipe import ConfinementRecipe, DataRecipe, NetworkRecipe, Recipe, TrainingRecipe
-from scorepriors.training import train
+from scorepriors.energies._confinement import calibrate, initial_confinement
+from scorepriors.energies._networks import ModeNetwork, WienerEnergy
+from scorepriors.training._loop import train
+from scorepriors.training._recipe import (
+    ConfinementRecipe,
+    DataRecipe,
+    NetworkRecipe,
+    Recipe,
+    TrainingRecipe,
+)
 
 MODES = 8
 

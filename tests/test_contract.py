@@ -20,9 +20,9 @@ from numpyro.infer.autoguide import AutoDelta, AutoNormal
 from scipy.stats import norm
 
 from scorepriors import AsinhStretch, InputError, LogStretch, ScorePrior, list_priors, load_prior
+from scorepriors.energies._networks import GaussianEnergy, LineEnergy, VarianceExploding, score
 from scorepriors.inference import posterior
 from scorepriors.models import blend, image_data, place_sources
-from scorepriors.networks import GaussianEnergy, LineEnergy, VarianceExploding, score
 
 
 def _gaussian_score(z, sigma):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from scorepriors.diffusion import (
+from scorepriors.energies._diffusion import (
     _flow,
     follow_flow,
     noise_schedule,
     sample_flow,
     sample_reverse_sde,
 )
-from scorepriors.networks import GaussianEnergy
+from scorepriors.energies._networks import GaussianEnergy
 
 TOP, BOTTOM, NUM = 20.0, 0.2, 3000
 VARIANCE = np.geomspace(0.05, 4.0, 16).reshape(4, 4)

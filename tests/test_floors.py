@@ -126,7 +126,7 @@ def test_imports_from_above_are_noticed(tmp_path):
         {
             "scorepriors/a.py": "from .models import blend\n",
             "scorepriors/b.py": "from . import inference\n",
-            "scorepriors/c.py": "def f():\n    import scorepriors.models.blend as blend\n",
+            "scorepriors/c.py": "def f():\n    import scorepriors.models.scene._blend as blend\n",
             "scorepriors/d.py": "from scorepriors import modelsish\nfrom .networks import score\n",
             "models/e.py": "from scorepriors.inference import fit\n",
             "models/f.py": "from ..inference.lbfgs import fit\n",
@@ -166,3 +166,34 @@ def test_importing_the_ground_floor_loads_nothing_above_it():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+#: Rooms of `scorepriors.inference` that serve any NumPyro model; the others know of scenes.
+LOWER = {"_posterior", "_progress", "fitting", "curvature", "sampling"}
+
+
+def room_of(name):
+    """The folder a module is in; a module that lies beside the folders is a room of its own."""
+    parts = name.split(".")
+    return ".".join(parts[: 3 if parts[1:2] in (["models"], ["inference"]) else 2])
+
+
+def room_graph(root):
+    """Rooms that each room imports from, inside functions too."""
+    modules, graph = modules_of(root), {}
+    for name, path in modules.items():
+        nodes = ast.walk(ast.parse(path.read_text()))
+        rooms = {room_of(one) for one in imports_of(name, path, nodes) if one in modules}
+        graph.setdefault(room_of(name), set()).update(rooms - {room_of(name)})
+    return graph
+
+
+def test_rooms_import_in_one_direction():
+    assert circle(room_graph(ROOT)) is None
+
+
+def test_the_lower_half_of_inference_knows_of_no_scene():
+    graph = room_graph(ROOT)
+    for room in LOWER:
+        above = {one for one in graph[f"scorepriors.inference.{room}"] if (floor_of(one) or 0)}
+        assert above <= {f"scorepriors.inference.{one}" for one in LOWER}

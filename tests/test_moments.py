@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from scorepriors.errors import InputError
-from scorepriors.moments import MOMENTS, count_maxima, image_moments
+from scorepriors._errors import InputError
+from scorepriors._moments import MOMENTS, count_maxima, image_moments
 
 N = 32
 Y, X = np.mgrid[:N, :N] - (N - 1) / 2

@@ -7,7 +7,7 @@ import pytest
 from conftest import small_energy
 from scipy.stats import norm
 
-from scorepriors.networks import GaussianEnergy, denoise, dihedral, principal_modes, score
+from scorepriors.energies._networks import GaussianEnergy, denoise, dihedral, principal_modes, score
 
 SIGMAS = [0.05, 0.3, 5.0]
 

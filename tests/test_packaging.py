@@ -52,21 +52,25 @@ def test_every_module_lies_in_a_listed_package():
     assert outside == []
 
 
+def folder_of(package):
+    """Folder of a package: setuptools looks up the longest mapped parent and appends the rest."""
+    directories = SETUPTOOLS["package-dir"]
+    parent = max((p for p in directories if f"{package}.".startswith(f"{p}.")), key=len)
+    return ROOT / directories[parent] / package[len(parent) :].strip(".").replace(".", "/")
+
+
 def test_every_package_has_its_folder():
     directories = SETUPTOOLS["package-dir"]
     assert {name: ROOT / folder for name, folder in directories.items()} == FLOORS
     for package in SETUPTOOLS["packages"]:
-        # setuptools looks up the longest mapped parent and appends the rest.
-        parent = max((p for p in directories if f"{package}.".startswith(f"{p}.")), key=len)
-        rest = package[len(parent) :].strip(".").replace(".", "/")
-        assert (ROOT / directories[parent] / rest / "__init__.py").is_file(), package
+        assert (folder_of(package) / "__init__.py").is_file(), package
 
 
 def test_every_data_file_is_packed_and_every_pattern_matches():
     packed = set()
     for package, patterns in SETUPTOOLS["package-data"].items():
         for pattern in patterns:
-            matches = set(FLOORS[package].glob(pattern))
+            matches = set(folder_of(package).glob(pattern))
             assert matches, (package, pattern)
             packed |= matches
     data = {path for *_, path in files("*") if path.suffix not in (".py", ".pyc")}

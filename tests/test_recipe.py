@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from scorepriors import InputError
-from scorepriors.recipe import Recipe, read_recipe, recipe_from_dict
-from scorepriors.zoo import _read_header, list_priors, prior_path
+from scorepriors._zoo import _read_header, list_priors, prior_path
+from scorepriors.training._recipe import Recipe, read_recipe, recipe_from_dict
 
 SHIPPED = sorted((Path(__file__).parents[1] / "docs" / "recipes").glob("*.toml"))
 

@@ -11,10 +11,9 @@ import pytest
 from astropy.io import fits
 from scipy.stats import norm
 
-import scorepriors.training as training
+import scorepriors.training._loop as training
 from scorepriors import InputError
-from scorepriors.recipe import DataRecipe, NetworkRecipe, Recipe, TrainingRecipe
-from scorepriors.training import (
+from scorepriors.training._loop import (
     LOSS_BINS,
     _binned,
     _write_checkpoint,
@@ -25,6 +24,7 @@ from scorepriors.training import (
     training_images,
     training_modes,
 )
+from scorepriors.training._recipe import DataRecipe, NetworkRecipe, Recipe, TrainingRecipe
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 from scorepriors import InputError
-from scorepriors.training_sets import (
+from scorepriors.training._sets import (
     _bulge_disk_lumps,
     iter_simulated,
     peak_normalize,

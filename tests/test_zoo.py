@@ -12,10 +12,10 @@ import pytest
 from conftest import small_energy
 from safetensors.numpy import save_file
 
-import scorepriors.zoo as zoo
+import scorepriors._zoo as zoo
 from scorepriors import InputError, list_priors, load_prior, save_prior
-from scorepriors.recipe import DataRecipe, NetworkRecipe, Recipe
-from scorepriors.zoo import prior_info, prior_path, prior_recipe, training_facts
+from scorepriors._zoo import prior_info, prior_path, prior_recipe, training_facts
+from scorepriors.training._recipe import DataRecipe, NetworkRecipe, Recipe
 
 SHIPPED = [info.name for info in list_priors()]
 

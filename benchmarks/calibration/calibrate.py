@@ -38,17 +38,16 @@ from numpyro.primitives import Messenger
 
 from scorepriors import LogStretch, ScorePrior, load_prior
 from scorepriors._files import atomic_path
-from scorepriors.inference import fit_map, posterior, sample
-from scorepriors.inference.calibration import coverage, ranks, thin, uniformity
-from scorepriors.inference.posterior import without_data
-from scorepriors.inference.sampling import SamplingWarning
-from scorepriors.inference.sampling.flow import NUM_STEPS, sample_flow_scene
-from scorepriors.inference.sampling.rhat import rank_rhat
-from scorepriors.inference.sampling.tree import group
+from scorepriors.energies._networks import GaussianEnergy
+from scorepriors.inference import SamplingWarning, fit_map, posterior, sample
+from scorepriors.inference._posterior import without_data
+from scorepriors.inference.deblending.flow import NUM_STEPS, sample_flow_scene
+from scorepriors.inference.sampling._calibration import coverage, ranks, thin, uniformity
+from scorepriors.inference.sampling._rhat import rank_rhat
+from scorepriors.inference.sampling._tree import group
 from scorepriors.models import blend, image_data, place_sources
-from scorepriors.models.observation import Observation
-from scorepriors.models.psf import gaussian_psf
-from scorepriors.networks import GaussianEnergy
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.rendering._psf import gaussian_psf
 
 BANDS, DRAWS = 3, 99
 NAMES = ("flux", "light", "row centroid", "projection 1", "projection 2", "projection 3")

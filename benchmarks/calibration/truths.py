@@ -27,8 +27,8 @@ from blackjax.smc.resampling import systematic
 
 from scorepriors import ScorePrior, load_prior
 from scorepriors._files import atomic_path
-from scorepriors.diffusion import noise_schedule
-from scorepriors.networks import denoise
+from scorepriors.energies._diffusion import noise_schedule
+from scorepriors.energies._networks import denoise
 
 PARTICLES, LEVELS = 1024, 80
 

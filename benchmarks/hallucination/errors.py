@@ -18,20 +18,20 @@ from astropy.table import Table
 from scipy.stats import spearmanr
 
 from scorepriors._files import atomic_write
-from scorepriors.inference import deblend
-from scorepriors.inference.evaluation import source_metrics
-from scorepriors.inference.hallucination import hallucination_map
-from scorepriors.inference.sampling import (
+from scorepriors.inference import (
     SamplingWarning,
+    deblend,
     error_ratio,
     laplace_deblended,
     sample_deblended,
 )
-from scorepriors.inference.sampling.diagnostics import said
-from scorepriors.inference.sampling.fluxes import flux_draws
-from scorepriors.inference.sampling.tree import group
+from scorepriors.inference.deblending._draws import flux_draws
+from scorepriors.inference.diagnosis._hallucination import hallucination_map
+from scorepriors.inference.evaluation._metrics import source_metrics
+from scorepriors.inference.sampling._diagnostics import said
+from scorepriors.inference.sampling._tree import group
 from scorepriors.models import read_positions
-from scorepriors.models.blend_sets import BlendSet
+from scorepriors.models.simulation._blend_sets import BlendSet
 
 #: What might predict a source's error: larger should mean worse.
 PREDICTORS = ("1 - data share", "-gamma", "flux sd / flux", "beta")

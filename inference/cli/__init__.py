@@ -7,14 +7,14 @@ anything is compiled.
 import click
 
 from scorepriors import __version__
-from scorepriors.errors import InputError
+from scorepriors._errors import InputError
 
-from .common import BAD_INPUT, INTERRUPTED
-from .deblending import deblend
-from .diagnosis import diagnose
-from .evaluation import evaluate, simulate
-from .sampling import sample
-from .training import priors, train, validate
+from ._common import BAD_INPUT, INTERRUPTED
+from ._deblending import deblend
+from ._diagnosis import diagnose
+from ._evaluation import evaluate, simulate
+from ._sampling import sample
+from ._training import priors, train, validate
 
 
 class _Group(click.Group):

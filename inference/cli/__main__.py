@@ -1,5 +1,5 @@
 """``python -m scorepriors.inference.cli``."""
 
-from . import main
+from scorepriors.inference.cli import main
 
 main()

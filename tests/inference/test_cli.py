@@ -8,10 +8,10 @@ from astropy.io import fits
 from astropy.table import Table
 from click.testing import CliRunner
 
+from scorepriors._zoo import prior_path
 from scorepriors.inference.cli import main
-from scorepriors.inference.cli.common import BAD_INPUT, NOT_CONVERGED
-from scorepriors.models.example import load_example
-from scorepriors.zoo import prior_path
+from scorepriors.inference.cli._common import BAD_INPUT, NOT_CONVERGED
+from scorepriors.models.simulation._example import load_example
 
 
 def run(*arguments):

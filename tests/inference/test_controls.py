@@ -13,10 +13,10 @@ from blackjax.mcmc.integrators import IntegratorState
 from scipy.special import gamma
 
 from scorepriors import InputError
-from scorepriors.inference.sampling import ALGORITHMS, SamplingWarning, sample
-from scorepriors.inference.sampling.algorithms import Move
-from scorepriors.inference.sampling.checks import check_gradient
-from scorepriors.inference.sampling.tree import group
+from scorepriors.inference import ALGORITHMS, SamplingWarning, sample
+from scorepriors.inference.sampling._algorithms import Move
+from scorepriors.inference.sampling._checks import check_gradient
+from scorepriors.inference.sampling._tree import group
 
 
 def path_integral(nodes, weights):

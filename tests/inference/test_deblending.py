@@ -13,11 +13,11 @@ import pytest
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError, ScorePrior
-from scorepriors.inference.deblending import PriorWarning, deblend, deblend_many
-from scorepriors.models.example import load_example
-from scorepriors.models.positions import Positions, read_positions
-from scorepriors.stretch import LogStretch
-from scorepriors.zoo import BY_NAME, list_priors, priors_for
+from scorepriors._stretch import LogStretch
+from scorepriors._zoo import BY_NAME, list_priors, priors_for
+from scorepriors.inference.deblending._deblend import PriorWarning, deblend, deblend_many
+from scorepriors.models.data._positions import Positions, read_positions
+from scorepriors.models.simulation._example import load_example
 
 
 def positions(centers, stars=()):

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from conftest import gaussian_prior, small_energy, small_observation
 
 from scorepriors import InputError, save_prior
-from scorepriors.inference.catalog import catalog
 from scorepriors.inference.cli import main
-from scorepriors.inference.diagnosis import FLAGS
-from scorepriors.inference.diagnosis_outputs import COLUMNS
-from scorepriors.inference.outputs import summary
-from scorepriors.inference.scene_file import load_scene, save_scene
-from scorepriors.recipe import DataRecipe, NetworkRecipe, Recipe
+from scorepriors.inference.deblending._catalog import catalog
+from scorepriors.inference.deblending._scene_file import load_scene, save_scene
+from scorepriors.inference.diagnosis._diagnose import FLAGS
+from scorepriors.inference.diagnosis._outputs import COLUMNS
+from scorepriors.inference.reports._outputs import summary
+from scorepriors.training._recipe import DataRecipe, NetworkRecipe, Recipe
 
 BOX = 8
 CENTERS = np.array([[10.0, 8.0], [11.0, 17.0]])

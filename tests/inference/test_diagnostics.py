@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import xarray
 
-from scorepriors.inference.sampling import ALGORITHMS
-from scorepriors.inference.sampling.diagnostics import diagnose
-from scorepriors.inference.sampling.rhat import chance_rhat, rank_rhat
-from scorepriors.inference.sampling.tree import make_tree
+from scorepriors.inference import ALGORITHMS
+from scorepriors.inference.sampling._diagnostics import diagnose
+from scorepriors.inference.sampling._rhat import chance_rhat, rank_rhat
+from scorepriors.inference.sampling._tree import make_tree
 
 CHAINS, DRAWS, PIXELS = 4, 500, 600
 

@@ -9,12 +9,13 @@ from click.testing import CliRunner
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
-from scorepriors.inference import evaluate as module
 from scorepriors.inference.cli import main
-from scorepriors.inference.cli.common import BAD_INPUT, INTERRUPTED
-from scorepriors.inference.cli.evaluation import evaluate as command
-from scorepriors.inference.deblending import deblend, load_priors
-from scorepriors.inference.evaluation import (
+from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED
+from scorepriors.inference.cli._evaluation import evaluate as command
+from scorepriors.inference.deblending._deblend import deblend, load_priors
+from scorepriors.inference.evaluation import _evaluate as module
+from scorepriors.inference.evaluation._figures import binned, evaluation_figure
+from scorepriors.inference.evaluation._metrics import (
     central_interval,
     correlation,
     match_positions,
@@ -22,10 +23,9 @@ from scorepriors.inference.evaluation import (
     source_metrics,
     summarize,
 )
-from scorepriors.inference.evaluation_figures import binned, evaluation_figure
-from scorepriors.models.blend_sets import blendedness, write_set
-from scorepriors.models.positions import Positions
-from scorepriors.models.psf import gaussian_psf
+from scorepriors.models.data._positions import Positions
+from scorepriors.models.rendering._psf import gaussian_psf
+from scorepriors.models.simulation._blend_sets import blendedness, write_set
 
 KEYS = {
     "median_abs_flux_error",
@@ -301,7 +301,9 @@ def test_laplace_errors_free_the_shapes(result, path):
 
 def test_posterior_images_and_intervals_are_those_of_the_draws(path, monkeypatch):
     """Draws that are the mode times a known factor."""
-    from scorepriors.inference.sampling import diagnostics, fluxes, scene
+    from scorepriors.inference.deblending import _draws as fluxes
+    from scorepriors.inference.deblending import _sampling as scene
+    from scorepriors.inference.sampling import _diagnostics as diagnostics
 
     seen = {}
 

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorepriors.inference import fit_map
-from scorepriors.inference.sampling import SamplingWarning, sample
-from scorepriors.inference.sampling.tree import effective_sizes, group
+from scorepriors.inference import SamplingWarning, fit_map, sample
+from scorepriors.inference.sampling._tree import effective_sizes, group
 from scorepriors.models import blend, image_data, place_sources
-from scorepriors.models.observation import Observation
-from scorepriors.models.psf import gaussian_psf
-from scorepriors.models.sources import point_image
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.rendering._psf import gaussian_psf
+from scorepriors.models.sources._sources import point_image
 
 CENTER = np.array([[20.0, 21.0]])
 OFFSET = np.array([-0.085, 0.312])

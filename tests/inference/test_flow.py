@@ -13,17 +13,24 @@ from astropy.table import Table
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
-from scorepriors.inference import deblend, fit_map, posterior, sample, sample_deblended
-from scorepriors.inference.calibration import coverage
-from scorepriors.inference.sampling import SamplingWarning, write_samples
-from scorepriors.inference.sampling.flow import sample_flow_scene
-from scorepriors.inference.sampling.flow.reference import Reference
-from scorepriors.inference.sampling.flow.scene import scene_of
-from scorepriors.inference.sampling.flow.start import about, curvature
-from scorepriors.inference.sampling.fluxes import flux_catalog
-from scorepriors.inference.sampling.tree import group, load_tree
+from scorepriors.energies._networks import GaussianEnergy
+from scorepriors.inference import (
+    SamplingWarning,
+    deblend,
+    fit_map,
+    posterior,
+    sample,
+    sample_deblended,
+    write_samples,
+)
+from scorepriors.inference.deblending._draws import flux_catalog
+from scorepriors.inference.deblending.flow import sample_flow_scene
+from scorepriors.inference.deblending.flow._reference import Reference
+from scorepriors.inference.deblending.flow._scene import scene_of
+from scorepriors.inference.deblending.flow._start import about, curvature
+from scorepriors.inference.sampling._calibration import coverage
+from scorepriors.inference.sampling._tree import group, load_tree
 from scorepriors.models import blend, image_data, place_sources, read_positions
-from scorepriors.networks import GaussianEnergy
 
 CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
 
@@ -92,7 +99,7 @@ def draw(bound, mode, **options):
 def test_same_posterior_as_hamiltonian_chains(bound, mode, hamiltonian):
     # The flow of a Gaussian is exact in many steps; in eight its widths are off by percents.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scorepriors.inference.sampling.flow.scene.NUM_STEPS", 40)
+        patch.setattr("scorepriors.inference.deblending.flow._scene.NUM_STEPS", 40)
         tree = draw(bound, mode)
     assert deviations(quantities(tree), hamiltonian).max() < 4
     assert tree.attrs["algorithm"] == "flow"
@@ -148,7 +155,7 @@ def test_two_groups_of_galaxies_under_one_prior_are_one_group(bound, mode, hamil
     assert split.potential_fn(apart(mode.params)) == pytest.approx(float(mode.potential), rel=1e-5)
     there = dataclasses.replace(mode, values=apart(mode.values), params=apart(mode.params))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scorepriors.inference.sampling.flow.scene.NUM_STEPS", 40)
+        patch.setattr("scorepriors.inference.deblending.flow._scene.NUM_STEPS", 40)
         tree = draw(split, there)
     held = group(tree, "posterior")
     images = np.concatenate([held["galaxies_morphology"], held["large_morphology"]], 2)
@@ -167,7 +174,7 @@ def test_moves_that_change_the_noise_are_seen(bound, mode, hamiltonian):
         return jnp.sqrt(1 - step**2 / 2) * noise + step * fresh
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scorepriors.inference.sampling.flow.scene.NUM_STEPS", 40)
+        patch.setattr("scorepriors.inference.deblending.flow._scene.NUM_STEPS", 40)
         patch.setattr(Reference, "move", grown)
         jax.clear_caches()
         tree = draw(bound, mode, num_samples=400)
@@ -178,7 +185,7 @@ def test_moves_that_change_the_noise_are_seen(bound, mode, hamiltonian):
 def test_moves_about_the_mode_are_paid_for(bound, mode, hamiltonian):
     """Taking them by the likelihood alone counts the data twice."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scorepriors.inference.sampling.flow.scene.NUM_STEPS", 40)
+        patch.setattr("scorepriors.inference.deblending.flow._scene.NUM_STEPS", 40)
         patch.setattr(Reference, "excess", lambda self, noise: jnp.zeros(len(noise)))
         jax.clear_caches()
         tree = draw(bound, mode, num_samples=400)

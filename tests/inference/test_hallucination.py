@@ -11,24 +11,24 @@ from conftest import gaussian_prior, small_observation
 from scipy.stats import spearmanr
 
 from scorepriors import InputError, ScorePrior
-from scorepriors.inference.deblending import deblend
-from scorepriors.inference.hallucination import (
+from scorepriors._stretch import LogStretch
+from scorepriors.energies._networks import GaussianEnergy
+from scorepriors.inference._posterior import posterior
+from scorepriors.inference.deblending._deblend import deblend
+from scorepriors.inference.deblending._sampling import laplace_deblended
+from scorepriors.inference.diagnosis._hallucination import (
     _blocks,
     _Galaxies,
     _Pairs,
     hallucination_map,
 )
-from scorepriors.inference.information import positive_part, source_information
-from scorepriors.inference.posterior import posterior
-from scorepriors.inference.sampling.scene import laplace_deblended
-from scorepriors.inference.sampling.tree import group
-from scorepriors.models.blend import BRIGHTNESS_WIDTH, flux_given_brightness
-from scorepriors.models.positions import Positions, read_positions
-from scorepriors.models.psf import difference_kernels
-from scorepriors.models.rendering import image_data
-from scorepriors.models.simulation import simulate_blend
-from scorepriors.networks import GaussianEnergy
-from scorepriors.stretch import LogStretch
+from scorepriors.inference.diagnosis._information import positive_part, source_information
+from scorepriors.inference.sampling._tree import group
+from scorepriors.models.data._positions import Positions, read_positions
+from scorepriors.models.rendering._psf import difference_kernels
+from scorepriors.models.rendering._rendering import image_data
+from scorepriors.models.scene._blend import BRIGHTNESS_WIDTH, flux_given_brightness
+from scorepriors.models.simulation._simulation import simulate_blend
 
 BOX = 8
 CENTERS = np.array([[11.0, 9.0], [12.0, 15.0]])
@@ -226,7 +226,9 @@ def test_a_fit_that_ended_nowhere_is_named(scene, monkeypatch):
     def information(blocks):
         raise np.linalg.LinAlgError("7-th leading minor of the array is not positive definite")
 
-    monkeypatch.setattr("scorepriors.inference.hallucination.source_information", information)
+    monkeypatch.setattr(
+        "scorepriors.inference.diagnosis._hallucination.source_information", information
+    )
     with pytest.raises(InputError, match=r"galaxy 1 of 2 curves the wrong way .*; deblend again"):
         hallucination_map(scene)
 

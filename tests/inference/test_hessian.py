@@ -9,7 +9,8 @@ import numpyro.distributions as dist
 import pytest
 
 from scorepriors import InputError
-from scorepriors.inference.hessian import (
+from scorepriors.inference._posterior import posterior
+from scorepriors.inference.curvature._hessian import (
     HessianOperator,
     diagonal,
     eigenpairs,
@@ -18,7 +19,6 @@ from scorepriors.inference.hessian import (
     matrix,
     trace,
 )
-from scorepriors.inference.posterior import posterior
 
 SIZE, NOISE = 24, 0.5
 DESIGN = np.random.default_rng(0).normal(size=(18, SIZE)).astype(np.float32)

@@ -12,19 +12,18 @@ from astropy.wcs import WCS
 from click.testing import CliRunner
 from conftest import gaussian_prior
 
-from scorepriors.inference import deblend, laplace_deblended, report_figure
+from scorepriors.inference import SamplingWarning, deblend, laplace_deblended, report_figure
 from scorepriors.inference.cli import main
-from scorepriors.inference.cli.common import read_scenes
-from scorepriors.inference.hallucination import hallucination_map
-from scorepriors.inference.outputs import write_outputs
-from scorepriors.inference.sampling import SamplingWarning
-from scorepriors.inference.sampling.fluxes import flux_draws
-from scorepriors.inference.sampling.page import draws_figure, scene_figure
-from scorepriors.inference.sampling.tree import group
-from scorepriors.inference.scene_file import load_scene
+from scorepriors.inference.cli._common import read_scenes
+from scorepriors.inference.deblending._draws import flux_draws
+from scorepriors.inference.deblending._scene_file import load_scene
+from scorepriors.inference.diagnosis._hallucination import hallucination_map
+from scorepriors.inference.reports._outputs import write_outputs
+from scorepriors.inference.reports._page import draws_figure, scene_figure
+from scorepriors.inference.sampling._tree import group
 from scorepriors.models import Observation, Positions, join_observations
-from scorepriors.models.information import likelihood_diagonal
-from scorepriors.models.psf import gaussian_psf
+from scorepriors.models.rendering._psf import gaussian_psf
+from scorepriors.models.scene._information import likelihood_diagonal
 
 CENTER = np.array([[9.0, 9.5], [12.5, 13.0]])
 FLUX = np.array([[300.0, 400.0, 500.0], [260.0, 200.0, 150.0]])

@@ -10,10 +10,9 @@ import numpyro.distributions as dist
 import pytest
 
 from scorepriors import InputError
-from scorepriors.inference import fit_map
-from scorepriors.inference.sampling import SamplingWarning, laplace
-from scorepriors.inference.sampling.diagnostics import said
-from scorepriors.inference.sampling.tree import group
+from scorepriors.inference import SamplingWarning, fit_map, laplace
+from scorepriors.inference.sampling._diagnostics import said
+from scorepriors.inference.sampling._tree import group
 
 
 def regression(design, y):

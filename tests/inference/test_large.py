@@ -10,23 +10,25 @@ import pytest
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError, ScorePrior
+from scorepriors.energies._networks import GaussianEnergy
 from scorepriors.inference import (
+    SamplingWarning,
     catalog,
     deblend,
     deblend_many,
+    flux_catalog,
     laplace_deblended,
     sample_deblended,
+    source_moments,
 )
-from scorepriors.inference.diagnosis import diagnose
-from scorepriors.inference.diagnosis_figures import diagnosis_figure
-from scorepriors.inference.diagnosis_outputs import hallucination_images
-from scorepriors.inference.hallucination import pixels
-from scorepriors.inference.sampling import SamplingWarning, flux_catalog, source_moments
-from scorepriors.inference.sampling.scene import without_padding
-from scorepriors.inference.sampling.tree import group
-from scorepriors.inference.scene_file import load_scene, save_scene
+from scorepriors.inference.deblending._sampling import without_padding
+from scorepriors.inference.deblending._scene_file import load_scene, save_scene
+from scorepriors.inference.diagnosis._diagnose import diagnose
+from scorepriors.inference.diagnosis._figures import diagnosis_figure
+from scorepriors.inference.diagnosis._hallucination import pixels
+from scorepriors.inference.diagnosis._outputs import hallucination_images
+from scorepriors.inference.sampling._tree import group
 from scorepriors.models import Observation, Positions
-from scorepriors.networks import GaussianEnergy
 
 SMALL, LARGE = 12, 20
 

@@ -11,8 +11,8 @@ import pytest
 from scipy.optimize import minimize
 
 from scorepriors import InputError
-from scorepriors.inference.optimization import compile_map, fit_map
-from scorepriors.inference.posterior import posterior
+from scorepriors.inference._posterior import posterior
+from scorepriors.inference.fitting._map import compile_map, fit_map
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 3)).astype(np.float32)

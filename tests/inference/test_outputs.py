@@ -14,18 +14,18 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 
 from scorepriors import InputError
-from scorepriors.inference import outputs
-from scorepriors.inference.catalog import catalog, moments
-from scorepriors.inference.optimization import MAPResult
-from scorepriors.inference.outputs import NAMES, write_outputs
-from scorepriors.inference.posterior import posterior
-from scorepriors.inference.report import report_figure
-from scorepriors.inference.scenes import Deblended, Scene
-from scorepriors.models.blend import blend
-from scorepriors.models.observation import Observation
-from scorepriors.models.positions import Positions
-from scorepriors.models.rendering import image_data
-from scorepriors.models.sources import place_sources
+from scorepriors.inference._posterior import posterior
+from scorepriors.inference.deblending._catalog import catalog, moments
+from scorepriors.inference.deblending._scenes import Deblended, Scene
+from scorepriors.inference.fitting._map import MAPResult
+from scorepriors.inference.reports import _outputs as outputs
+from scorepriors.inference.reports._figure import report_figure
+from scorepriors.inference.reports._outputs import NAMES, write_outputs
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._positions import Positions
+from scorepriors.models.rendering._rendering import image_data
+from scorepriors.models.scene._blend import blend
+from scorepriors.models.sources._sources import place_sources
 
 
 def sky():

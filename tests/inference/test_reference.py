@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorepriors.inference.sampling.flow.reference import WIDER, Reference, reference
+from scorepriors.inference.deblending.flow._reference import WIDER, Reference, reference
 
 SIDE, GALAXIES = 4, 2
 CURVATURES = np.array([400.0, 90.0, 30.0, 2.0, 0.2, -5.0])

@@ -22,16 +22,24 @@ from click.testing import CliRunner
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
-from scorepriors.inference import cli, deblend, flux_catalog, flux_covariance, source_moments
-from scorepriors.inference.cli.common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
-from scorepriors.inference.diagnosis_outputs import COLUMNS, DIAGNOSIS_NAMES
-from scorepriors.inference.sampling import load_tree, save_tree, source_images
-from scorepriors.inference.sampling.page import in_digits
-from scorepriors.inference.sampling.results import SAMPLE_NAMES
-from scorepriors.inference.sampling.scene import without_padding
-from scorepriors.inference.sampling.tree import group, group_names, make_tree
-from scorepriors.inference.scenes import catalog_order
-from scorepriors.models.blend import GROUPS
+from scorepriors.inference import (
+    cli,
+    deblend,
+    flux_catalog,
+    flux_covariance,
+    load_tree,
+    save_tree,
+    source_images,
+    source_moments,
+)
+from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
+from scorepriors.inference.deblending._sampling import without_padding
+from scorepriors.inference.deblending._scenes import catalog_order
+from scorepriors.inference.diagnosis._outputs import COLUMNS, DIAGNOSIS_NAMES
+from scorepriors.inference.reports._page import in_digits
+from scorepriors.inference.reports._samples import SAMPLE_NAMES
+from scorepriors.inference.sampling._tree import group, group_names, make_tree
+from scorepriors.models.scene._blend import GROUPS
 
 CENTERS = np.array([(8.0, 8.0), (9.5, 16.0), (16.0, 11.0)])
 
@@ -274,10 +282,10 @@ def sampled(scene, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "scorepriors.inference.deblending.load_priors",
+            "scorepriors.inference.deblending._deblend.load_priors",
             lambda prior, **_: (gaussian_prior(8),),
         )
-        patch.setattr("scorepriors.inference.deblending.deblend", padded)
+        patch.setattr("scorepriors.inference.deblending._deblend.deblend", padded)
         outcome = run(
             folder / "blend.fits", "--catalog", folder / "positions.ecsv", "--algorithm", "hmc",
             "--chains", 2, "--warmup", 20, "--draws", 8, "--output", target, "--quiet",
@@ -466,9 +474,9 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
         (folder / "posterior.nc").write_text("x")
         return [folder / "posterior.nc"]
 
-    monkeypatch.setattr("scorepriors.inference.cli.sampling._deblend_one", lambda *_: None)
-    monkeypatch.setattr("scorepriors.inference.sampling.scene.sample_deblended", fake)
-    monkeypatch.setattr("scorepriors.inference.sampling.results.write_samples", written)
+    monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_: None)
+    monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
+    monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
     outcome = run(scene[0] / "blend.fits", "--output", tmp_path / "out")
     assert outcome.exit_code == code, outcome.output
     # The state is kept for as long as there is something to go on with.

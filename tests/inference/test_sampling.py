@@ -16,22 +16,23 @@ import pytest
 from numpyro.infer.util import constrain_fn
 from scipy.special import gamma
 
-from scorepriors.errors import InputError
-from scorepriors.inference import fit_map, posterior
-from scorepriors.inference.sampling import (
+from scorepriors._errors import InputError
+from scorepriors.inference import (
     ALGORITHMS,
     SamplingWarning,
+    fit_map,
     load_tree,
+    posterior,
     sample,
     save_tree,
 )
-from scorepriors.inference.sampling.curvature import curvature_map
-from scorepriors.inference.sampling.diagnostics import diagnose
-from scorepriors.inference.sampling.preconditioner import LowRankMap, refine
-from scorepriors.inference.sampling.tree import group, make_tree
+from scorepriors.inference.curvature._preconditioner import LowRankMap, refine
+from scorepriors.inference.curvature._spectrum import curvature_map
+from scorepriors.inference.sampling._diagnostics import diagnose
+from scorepriors.inference.sampling._tree import group, make_tree
 
 #: The function `sample` hides the module of its name.
-MODULE = sys.modules["scorepriors.inference.sampling.sample"]
+MODULE = sys.modules["scorepriors.inference.sampling._sample"]
 
 EXACT = [name for name, row in ALGORITHMS.items() if row.exact]
 
@@ -437,7 +438,7 @@ def test_chains_spread_over_devices():
     program = (
         "import jax, warnings, numpy as np; warnings.simplefilter('ignore')\n"
         "import numpyro, numpyro.distributions as dist\n"
-        "from scorepriors.inference.sampling import sample\n"
+        "from scorepriors.inference import sample\n"
         "def model(): numpyro.sample('x', dist.Normal(0, 2).expand([3]).to_event(1))\n"
         "tree = sample(model, key=jax.random.key(0), algorithm='hmc', num_warmup=40,"
         " num_samples=40)\n"
@@ -459,7 +460,7 @@ def test_chains_spread_over_devices():
 def test_own_algorithm_in_ten_lines():
     from blackjax.mcmc import random_walk
 
-    from scorepriors.inference.sampling.algorithms import Algorithm, Move
+    from scorepriors.inference.sampling._algorithms import Algorithm, Move
 
     def init(key, q, log_density):
         value, gradient = jax.value_and_grad(log_density)(q)

@@ -11,9 +11,9 @@ import numpyro.distributions as dist
 import pytest
 from conftest import gaussian_prior, small_observation
 
-from scorepriors.inference.calibration import coverage, uniformity
-from scorepriors.inference.sampling import SamplingWarning, sample
-from scorepriors.inference.sampling.tree import group
+from scorepriors.inference import SamplingWarning, sample
+from scorepriors.inference.sampling._calibration import coverage, uniformity
+from scorepriors.inference.sampling._tree import group
 from scorepriors.models import blend, image_data, place_sources
 
 CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])

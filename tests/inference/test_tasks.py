@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from scorepriors import load_prior
-from scorepriors.inference import deblend, laplace_deblended
-from scorepriors.inference.sampling import SamplingWarning
-from scorepriors.inference.sampling.fluxes import source_draws
+from scorepriors.inference import SamplingWarning, deblend, laplace_deblended
+from scorepriors.inference.deblending._draws import source_draws
 from scorepriors.models import read_positions, simulate_blend, simulate_joint
-from scorepriors.models.psf import difference_kernels
+from scorepriors.models.rendering._psf import difference_kernels
 
 SHAPE = (48, 48)
 

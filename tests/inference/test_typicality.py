@@ -7,7 +7,7 @@ from conftest import gaussian_prior
 from scipy.stats import kstest
 
 from scorepriors import InputError, load_prior
-from scorepriors.inference.typicality import reference, typicality
+from scorepriors.inference.diagnosis._typicality import reference, typicality
 
 BOX = 32
 

@@ -8,7 +8,7 @@ from conftest import gaussian_prior, small_observation
 from numpyro import handlers
 
 from scorepriors import InputError
-from scorepriors.inference.posterior import posterior
+from scorepriors.inference._posterior import posterior
 from scorepriors.models import blend, image_data, place_sources
 
 CENTERS = np.array([(8.0, 8.0), (15.0, 14.0)])

@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 
 from scorepriors import InputError
-from scorepriors.models.blend_sets import (
+from scorepriors._surveys import SURVEYS, flux_of, survey
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.simulation._blend_sets import (
     BlendSet,
     _magnitude,
     blendedness,
@@ -15,9 +17,7 @@ from scorepriors.models.blend_sets import (
     simulate_set,
     write_set,
 )
-from scorepriors.models.observation import Observation
-from scorepriors.models.simulation import photon_variance
-from scorepriors.models.surveys import SURVEYS, flux_of, survey
+from scorepriors.models.simulation._simulation import photon_variance
 
 
 @pytest.fixture(scope="module")

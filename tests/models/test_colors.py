@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scorepriors.models.colors import UNKNOWN, WAVELENGTHS, color_prior, wavelengths
+from scorepriors.models.spectra._colors import UNKNOWN, WAVELENGTHS, color_prior, wavelengths
 
 LSST = ("u", "g", "r", "i", "z", "y")
 

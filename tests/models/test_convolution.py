@@ -7,8 +7,8 @@ import pytest
 from jax.test_util import check_grads
 from scipy.signal import convolve2d
 
-from scorepriors.models import convolution
-from scorepriors.models.convolution import convolve, pair_bands
+from scorepriors.models.rendering import _convolution as convolution
+from scorepriors.models.rendering._convolution import convolve, pair_bands
 
 BOX = 5
 FIRST = np.array([[0, 0], [-3, 2], [7, -5], [30, 90]])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from conftest import small_observation
 
-from scorepriors.errors import InputError
+from scorepriors._errors import InputError
 from scorepriors.models import detect, load_example
-from scorepriors.models.observation import Observation
-from scorepriors.models.psf import gaussian_psf
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.rendering._psf import gaussian_psf
 
 
 def nearest(found, center):

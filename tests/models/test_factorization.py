@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorepriors.models.factorization import cholesky_and_inverse
+from scorepriors.models.spectra._factorization import cholesky_and_inverse
 
 SIZE = 48
 

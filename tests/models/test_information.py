@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorepriors.models.information import (
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.rendering._psf import difference_kernels, gaussian_psf
+from scorepriors.models.rendering._rendering import image_data
+from scorepriors.models.scene._information import (
     gather,
     likelihood_block,
     likelihood_diagonal,
@@ -16,10 +19,7 @@ from scorepriors.models.information import (
     scene_curvature,
     scene_diagonal,
 )
-from scorepriors.models.observation import Observation
-from scorepriors.models.psf import difference_kernels, gaussian_psf
-from scorepriors.models.rendering import image_data
-from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
+from scorepriors.models.spectra._spectra import SpectrumPrior, spectrum_posterior
 
 BANDS, SHAPE, BOX = 2, (18, 16), 5
 # The second box reaches over the edge; both overlap.

@@ -11,13 +11,13 @@ import pytest
 from astropy.wcs import WCS
 from jax.test_util import check_grads
 
-from scorepriors.errors import InputError
+from scorepriors._errors import InputError
 from scorepriors.models import detect, image_data, join_observations, place_sources
-from scorepriors.models.grids import regrid
-from scorepriors.models.information import likelihood_diagonal_on_host
-from scorepriors.models.observation import Observation
-from scorepriors.models.psf import gaussian_psf
-from scorepriors.models.psf_checks import PSFWarning
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._psf_checks import PSFWarning
+from scorepriors.models.rendering._grids import regrid
+from scorepriors.models.rendering._psf import gaussian_psf
+from scorepriors.models.scene._information import likelihood_diagonal_on_host
 
 #: Pixel, 1/12 of its square, beside the variance of a PSF.
 PIXEL = 1 / 12

@@ -15,10 +15,10 @@ from astropy.nddata import (
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from scorepriors.errors import InputError
-from scorepriors.models.observation import Observation
-from scorepriors.models.psf import gaussian_psf
-from scorepriors.models.psf_checks import PSFWarning
+from scorepriors._errors import InputError
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._psf_checks import PSFWarning
+from scorepriors.models.rendering._psf import gaussian_psf
 
 SHAPE = (2, 12, 15)
 

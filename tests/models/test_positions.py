@@ -6,9 +6,9 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.wcs import WCS
 
-from scorepriors.errors import InputError
-from scorepriors.models.observation import Observation
-from scorepriors.models.positions import read_positions
+from scorepriors._errors import InputError
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._positions import read_positions
 
 #: Height 20, width 30; x of the first source would be a row outside.
 XY = np.array([[25.25, 4.5], [3.0, 17.0], [12.0, 9.0]])

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorepriors.models.products import chosen, inner_products, log_marginal
-from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
+from scorepriors.models.spectra._products import chosen, inner_products, log_marginal
+from scorepriors.models.spectra._spectra import SpectrumPrior, spectrum_posterior
 
 SOURCES, BANDS, SIDE = 3, 4, 24
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.special import gammainc, gammaincinv
 
 from scorepriors import InputError
-from scorepriors.models.profiles import ellipse, gaussian_mixture_image, sersic_mixture
+from scorepriors.models.sources._profiles import ellipse, gaussian_mixture_image, sersic_mixture
 
 
 @pytest.mark.parametrize("index", [1.0, 2.0, 4.0])

@@ -9,12 +9,12 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from scorepriors.errors import InputError
-from scorepriors.models.checks import masked_pixels
-from scorepriors.models.observation import Observation
-from scorepriors.models.psf import gaussian_psf
-from scorepriors.models.readers.npz_files import plain_catalog
-from scorepriors.models.readers.psf_files import read_psf
+from scorepriors._errors import InputError
+from scorepriors.models.data._checks import masked_pixels
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data.readers._npz_files import plain_catalog
+from scorepriors.models.data.readers._psf_files import read_psf
+from scorepriors.models.rendering._psf import gaussian_psf
 
 SHAPE = (2, 10, 14)
 PSF = gaussian_psf(1.5, 15)

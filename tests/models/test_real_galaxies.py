@@ -6,9 +6,9 @@ from astropy.io import fits
 from astropy.table import Table
 
 from scorepriors import InputError
-from scorepriors.models.blend_sets import SIZE_SLOPE, BlendSet, simulate_set, write_set
-from scorepriors.models.real_galaxies import RealGalaxies
-from scorepriors.models.simulation import model_psf
+from scorepriors.models.simulation._blend_sets import SIZE_SLOPE, BlendSet, simulate_set, write_set
+from scorepriors.models.simulation._real_galaxies import RealGalaxies
+from scorepriors.models.simulation._simulation import model_psf
 
 #: Arcseconds per pixel of the telescope in space, and the width of its PSF.
 SPACE, SEEING = 0.03, 0.1

@@ -9,9 +9,9 @@ from jax.test_util import check_grads
 from scipy.signal import convolve2d
 
 from scorepriors import InputError
-from scorepriors.models.psf import difference_kernels, gaussian_psf
-from scorepriors.models.rendering import image_data, place
-from scorepriors.models.spectra import SpectrumPrior, spectrum_posterior
+from scorepriors.models.rendering._psf import difference_kernels, gaussian_psf
+from scorepriors.models.rendering._rendering import image_data, place
+from scorepriors.models.spectra._spectra import SpectrumPrior, spectrum_posterior
 
 CORNERS = np.array([[3, 5], [-4, 2], [18, 20], [8, -6], [40, 3]])
 
@@ -86,7 +86,7 @@ def test_against_galsim():
         wanted.append(
             galsim.Convolve(profile, atmosphere).drawImage(nx=48, ny=48, scale=scale).array
         )
-    from scorepriors.models.observation import Observation
+    from scorepriors.models.data._observation import Observation
 
     obs = Observation.from_arrays(
         np.ones((2, 48, 48)), variance=np.ones((2, 48, 48)),

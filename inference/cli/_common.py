@@ -1,0 +1,89 @@
+"""What commands share: exit codes, options of a scene, and reading it."""
+
+import os
+from pathlib import Path
+
+import click
+
+#: Exit codes: bad input, a result not to be trusted, Ctrl-C.
+BAD_INPUT, NOT_CONVERGED, NOT_TRUSTED, INTERRUPTED = 2, 3, 3, 130
+
+
+def prepare_jax(devices: int = 1) -> None:
+    """Keep compiled programs between runs."""
+    import jax
+
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors" / "xla"
+    cache = Path(os.environ.get("SCOREPRIORS_CACHE", default))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a read-only home costs compilation time, not the result
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
+def scene_options(folder: str):
+    """Options of every command that takes a scene apart; results go to `folder`."""
+    options = (
+        click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]..."),
+        click.option("--example", is_flag=True, help="Use the embedded blend instead of a file."),
+        click.option(
+            "--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec."
+        ),
+        click.option("--psf", type=click.Path(), help="PSF images, if the file has none."),
+        click.option("--index", type=int, help="Which blend of a stacked npz set."),
+        click.option(
+            "--with", "others", type=click.Path(), multiple=True, metavar="FILE",
+            help="Another observation of the same sky (other pixels, PSFs, bands), fitted "
+            "jointly; may be given again.",
+        ),
+        click.option(
+            "--prior", "prior_names", multiple=True, metavar="NAME",
+            help="Name or .safetensors file; twice for small and large galaxies.  [default: the "
+            "shipped ones with the nearest pixels]",
+        ),
+        click.option("--sigma", type=float, help="Noise level sigma0 of the prior."),
+        click.option(
+            "--output", type=click.Path(), default=folder, show_default=True,
+            help="Folder for the results.",
+        ),
+        click.option("--force", is_flag=True, help="Replace existing results."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--quiet", is_flag=True, help="No progress bars."),
+    )  # fmt: skip
+
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def read_scenes(files, example, each, catalog, psf, index, others):
+    """Observations, the positions that go with them, and the truth of the example."""
+    from scorepriors.models.data._observation import Observation
+    from scorepriors.models.data._positions import read_positions
+    from scorepriors.models.simulation._example import load_example
+
+    truth = None
+    if example:
+        obs, truth = load_example()
+        observations = [obs]
+    else:
+        # Without --each several files are the bands of one blend.
+        scenes = files if each else [files[0] if len(files) == 1 else list(files)]
+        observations = [Observation.read(scene, psf=psf, index=index) for scene in scenes]
+    if others:
+        from scorepriors.models.data._joint import join_observations
+
+        observations = [join_observations(observations[0], *map(Observation.read, others))]
+    sources = [obs.catalog if catalog is None else catalog for obs in observations]
+    positions = [
+        None if source is None else read_positions(source, obs)
+        for source, obs in zip(sources, observations, strict=True)
+    ]
+    return observations, positions, truth

@@ -1,0 +1,139 @@
+"""The command `deblend`."""
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from scorepriors._errors import InputError
+
+from . import _common as common
+from ._common import INTERRUPTED, NOT_CONVERGED, read_scenes, scene_options
+from ._diagnosis import diagnose_scene
+
+
+@click.command()
+@scene_options("deblended")
+@click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
+@click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
+def deblend(files, example, each, catalog, psf, index, others, prior_names, sigma, output, force,
+            max_iterations, diagnosed, seed, quiet):  # fmt: skip
+    """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
+
+    Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
+    output folder.  With --each every FILE is a blend, they are fitted side by side, and the
+    results go to one folder per file within the output folder.  Exit codes: 0 done, 2
+    bad input, 3 not converged (results are written), 130 interrupted (what was reached is
+    written).
+    """
+    started = time.monotonic()
+    if example == bool(files):
+        raise InputError("give either FILE or --example.")
+    if each and (example or others):
+        raise InputError(
+            f"--each goes with files, not with {'--example' if example else '--with'}."
+        )
+    targets = _folders(files, output) if each else [output]
+    common.prepare_jax()
+    from scorepriors.inference.reports._outputs import check_target, write_outputs
+
+    for target in targets:
+        check_target(target, force=force)
+    import jax
+
+    from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many, load_priors
+
+    observations, positions, truth = read_scenes(files, example, each, catalog, psf, index, others)
+    pixel_scale = observations[0].pixel_scale
+    prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=pixel_scale)
+    results = deblend_many(
+        observations, positions, prior=prior, key=jax.random.key(seed),
+        max_iterations=max_iterations, progress=not quiet and sys.stderr.isatty(),
+        side_by_side=1 if len(observations) == 1 else SIDE_BY_SIDE,
+    )  # fmt: skip
+    seconds = (time.monotonic() - started) / len(observations)
+    for result, target in zip(results, targets, strict=True):
+        if result is None:
+            continue
+        paths = write_outputs(
+            result, target, force=force, seed=seed, total_seconds=seconds, prior=prior_names
+        )
+        _print_table(result, truth)
+        if diagnosed:
+            paths += diagnose_scene(target, result, None, seed=seed, quiet=quiet)
+        for path in dict.fromkeys(paths):
+            click.echo(str(path))
+    sys.exit(_verdict(results, targets))
+
+
+def _folders(files, output) -> list[Path]:
+    """One folder per file, named after it."""
+    names = [Path(file).name.removesuffix(".gz") for file in files]
+    names = [name.rsplit(".", 1)[0] or name for name in names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"two files are called {twice[0]!r}, and so would be their folders of results; "
+            "rename one."
+        )
+    return [Path(output) / name for name in names]
+
+
+def _verdict(results, targets) -> int:
+    """Say what went wrong, and choose the exit code."""
+    finished = [r for r in results if r is not None]
+    if len(finished) < len(results) or any(r.free_form.fit.interrupted for r in finished):
+        kept = (
+            "the results are those reached so far"
+            if len(results) == 1
+            else f"{len(finished)} of {len(results)} blends are done"
+        )
+        click.echo(f"scorepriors: interrupted; {kept}.", err=True)
+        return INTERRUPTED
+    code = 0
+    for result, target in zip(results, targets, strict=True):
+        if result.converged:
+            continue
+        fit = result.free_form.fit
+        which = "" if len(results) == 1 else f"{target}: "
+        click.echo(
+            f"scorepriors: {which}not converged after {int(fit.num_iterations)} iterations (about "
+            f"{float(fit.expected_gain):.2g} nats to gain); raise --max-iterations.",
+            err=True,
+        )
+        code = NOT_CONVERGED
+    return code
+
+
+def _print_table(result, truth=None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    obs = result.observation
+    unit, factor = obs.flux_unit
+    table = Table(title=f"{len(result.positions.ids)} sources, flux in {unit}")
+    for name in ("id", "x", "y", *obs.bands, "chi2"):
+        table.add_column(name, justify="right")
+    if truth is not None:
+        table.add_column("total / truth", justify="right")
+    scene = result.free_form
+    for k, identity in enumerate(result.positions.ids):
+        flux, error = scene.flux[k] * factor, scene.flux_error[k] * factor
+        cells = [f"{f:.4g} ± {e:.2g}" for f, e in zip(flux, error, strict=True)]
+        row, column = result.center[k]
+        cells = [identity, f"{column:.2f}", f"{row:.2f}", *cells, f"{scene.source_chi2[k]:.2f}"]
+        if truth is not None:
+            cells.append(f"{scene.flux[k].sum() / truth.flux[k].sum():.3f}")
+        table.add_row(*cells)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    fit = scene.fit
+    state = "converged" if result.converged else "NOT converged"
+    console.print(
+        f"{state} in {int(fit.num_iterations)} iterations, chi2 per pixel {scene.chi2:.3f}; "
+        f"prior {result.prior_name}, sigma0 = {float(result.prior.sigma):.3g}; "
+        f"errors hold the shapes fixed",
+        highlight=False,
+    )

@@ -1,0 +1,256 @@
+"""The commands `simulate` and `evaluate`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from scorepriors._errors import InputError
+
+from . import _common as common
+from ._common import INTERRUPTED
+
+_SURVEYS = ("lsst", "hsc", "ztf")
+_METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
+_STARTS = ("catalog", "detect", "sed20", "flat", "gaussian", "blobs")
+
+
+@click.command()
+@click.option("--survey", type=click.Choice(_SURVEYS), default="lsst", show_default=True)
+@click.option("--number", type=click.IntRange(1), required=True, help="How many blends.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--sources", default="2:8", show_default=True, metavar="MIN:MAX", help="Galaxies per blend."
+)
+@click.option(
+    "--galaxies", type=click.Path(), metavar="CATALOG",
+    help="Shapes of real galaxies, from a catalog in GalSim's format.  [default: bulges, disks]",
+)  # fmt: skip
+@click.option("--output", type=click.Path(), required=True, help="The npz file to write.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
+    """Simulate blends of a survey, with truth, for `evaluate`.
+
+    All else equal blend i depends on the seed and i only: a longer set begins with the shorter
+    one.  The layout of the file stands in the documentation of `scorepriors.models.blend_sets`;
+    each blend is an observation as well: scorepriors deblend FILE --index I.
+    """
+    path = _target(output, force, ".npz")
+    from scorepriors.inference._progress import bar_on_terminal
+    from scorepriors.models.simulation._blend_sets import parse_sources, simulate_set, write_set
+
+    with bar_on_terminal(f"simulating {survey}", number, quiet) as update:
+        arrays = simulate_set(
+            survey, number, seed=seed, sources=parse_sources(sources), galaxies=galaxies,
+            progress=update,
+        )  # fmt: skip
+    write_set(path, arrays)
+    click.echo(str(path))
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many blends.")
+@click.option(
+    "--start", type=click.Choice(_STARTS), default="catalog", show_default=True,
+    help="True centers as the catalog, detected sources, or true centers and a bad start.",
+)  # fmt: skip
+@click.option("--method", type=click.Choice(_METHODS), default="map", show_default=True)
+@click.option(
+    "--prior", multiple=True, metavar="NAME",
+    help="Name or .safetensors file; twice for small and large galaxies.  [default: those of the "
+    "survey, or of LSST]",
+)  # fmt: skip
+@click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
+@click.option(
+    "--center-error", type=float,
+    help="Error of the positions, px.  [default: 0.05 for true centers, 0.3 detected]",
+)  # fmt: skip
+@click.option(
+    "--spectra", type=click.Choice(("marginal", "profiled")), default="marginal", show_default=True
+)
+@click.option("--tolerance", type=float, default=1.0, show_default=True, help="Nats per source.")
+@click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
+@click.option(
+    "--anneal", metavar="SIGMA,...", default="1,0.4", show_default=True,
+    help="Noise levels before the prior's own, for --method annealed.",
+)  # fmt: skip
+@click.option("--chains", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--warmup", type=click.IntRange(20), default=80, show_default=True)
+@click.option("--draws", type=click.IntRange(4), default=120, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@click.option("--json", "json_path", type=click.Path(), help="Write figures and table here.")
+@click.option("--figure", "figure_path", type=click.Path(), help="Write the figure (PNG) here.")
+@click.option(
+    "--compare", type=click.Path(), multiple=True,
+    help="A JSON of before to draw into the figure; may be given again.",
+)  # fmt: skip
+@click.option(
+    "--checkpoint", type=click.Path(),
+    help="Where finished blends are kept.  [default: beside the JSON]",
+)  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
+@click.option("--force", is_flag=True, help="Replace existing results; start again.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare, checkpoint,
+             resume, force, quiet, **settings):  # fmt: skip
+    """Deblend the simulated blends of FILE and compare with their truth.
+
+    FILE is a set of `simulate`, or any npz of that layout.  Metrics are those of Sampson et
+    al. (2024), eqs. 14-16.  Finished blends are kept beside the JSON: after Ctrl-C, or a
+    crash, --resume goes on.  Exit codes: 0 done, 2 bad input, 130 interrupted.
+    """
+    if force and resume:
+        raise InputError("give either --force, to start again, or --resume, to go on.")
+    again = force or resume
+    outputs = [
+        None if path is None else _target(path, again, ending)
+        for path, ending in ((json_path, ".json"), (figure_path, ".png"))
+    ]
+    earlier = [_read_result(path) for path in compare]
+    kept = _kept(checkpoint, json_path, resume=resume)
+    levels = _levels(anneal)
+
+    common.prepare_jax()
+    from scorepriors.inference._progress import bar_on_terminal
+    from scorepriors.inference.evaluation._evaluate import evaluate as run
+    from scorepriors.models.simulation._blend_sets import BlendSet
+
+    total = len(BlendSet(file))
+    total = total if limit is None else min(limit, total)
+    with bar_on_terminal(settings["method"], total, quiet) as update:
+        result = run(
+            file, prior=prior or None, sigma=sigma, limit=limit, checkpoint=kept, resume=resume,
+            restart=force, progress=update, anneal=levels, **settings,
+        )  # fmt: skip
+    if result["number"]:
+        _print_result(result)
+    if result["interrupted"]:
+        hint = "nothing was kept (give --json)" if kept is None else "--resume goes on"
+        click.echo(
+            f"scorepriors: interrupted after {result['number']} of {total} blends; {hint}.",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+    _write(result, earlier, *outputs)
+    if kept is not None:
+        kept.unlink(missing_ok=True)
+
+
+def _write(result, earlier, json_path, figure_path) -> None:
+    from scorepriors._files import atomic_path, atomic_write
+    from scorepriors.inference.evaluation._figures import evaluation_figure
+
+    if json_path is not None:
+        atomic_write(json_path, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        click.echo(str(json_path))
+    if figure_path is not None:
+        with atomic_path(figure_path) as temporary:
+            evaluation_figure([*earlier, result]).savefig(temporary, dpi=130, format="png")
+        click.echo(str(figure_path))
+
+
+def _target(path, force: bool, ending: str) -> Path:
+    """Where to write one file; checked before any work is done."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"the output {str(path)!r} is a folder; give a file.")
+    if not path.name.lower().endswith(ending):
+        raise InputError(f"cannot write {path.name!r}: its name must end in {ending}.")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; use --force to replace it, or another name.")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} does not exist; make it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {str(path.parent)!r}: it is not a writable folder.")
+    return path
+
+
+def _kept(checkpoint, json_path, *, resume: bool) -> Path | None:
+    """Where finished blends are kept; None if nothing says where."""
+    if checkpoint is None and json_path is None:
+        if resume:
+            raise InputError("--resume needs --json or --checkpoint, to know where the run is.")
+        return None
+    return Path(checkpoint) if checkpoint else Path(json_path).with_suffix(".checkpoint.json")
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        levels = (0.0,)
+    if not all(level > 0 for level in levels):
+        raise InputError(f"--anneal {text!r} is no list of noise levels; give such as 1,0.4.")
+    return levels
+
+
+def _read_result(path) -> dict:
+    """A result of before, for comparison."""
+    try:
+        result = json.loads(Path(path).read_text())
+        if not {"sources", "method", "start"} <= result.keys():
+            raise ValueError("no result of `evaluate`")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is no JSON of an evaluation: {error}.") from error
+    return result
+
+
+#: Rows of the table on the terminal: key, name, format.
+_TABLE = (
+    ("median_abs_flux_error", "median |e_F|", ".4f"),
+    ("median_abs_flux_error_blended", "  blendedness >= 0.5", ".4f"),
+    ("median_abs_flux_error_isolated", "  blendedness < 0.5", ".4f"),
+    ("share_flux_error_above_half", "share |e_F| > 0.5", ".3f"),
+    ("xi_morphology_median", "xi morphology, median", ".5f"),
+    ("xi_morphology_p16", "  16th percentile", ".5f"),
+    ("xi_sed_median", "xi SED, median", ".5f"),
+    ("xi_sed_p16", "  16th percentile", ".5f"),
+    ("chi2_median", "chi2 per pixel, median", ".4f"),
+    ("coverage_68", "truth in 68 % interval", ".3f"),
+    ("seconds_per_blend", "seconds per blend", ".2f"),
+)
+
+
+def _print_result(result: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    for key, name, style in _TABLE:
+        value = result[key]
+        table.add_row(name, "-" if value is None else format(value, style))
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    # Not as the table's title, which would be broken to its width.
+    console.print(
+        f"{_counted(result['number'], 'blend')}, {_counted(result['num_sources'], 'source')}: "
+        f"{result['method']}, start {result['start']}",
+        highlight=False,
+    )
+    console.print(table)
+    if result["start"] == "detect":
+        console.print(
+            f"{_counted(result['num_missed'], 'source')} not detected (counted as zeros), "
+            f"{_counted(result['num_spurious'], 'detection')} of nothing",
+            highlight=False,
+        )
+    state = (
+        f"{_counted(result['num_not_converged'], 'blend')} not converged"
+        if result["num_not_converged"]
+        else "all converged"
+    )
+    free = result["method"] in ("laplace", "posterior")
+    held = "" if free else "; errors hold the shapes fixed"
+    console.print(
+        f"{state}; prior {result['prior']}, sigma0 = {result['sigma0']:.3g}{held}",
+        highlight=False,
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,185 @@
+"""The command `sample`."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+from scorepriors._errors import InputError
+
+from . import _common as common
+from ._common import INTERRUPTED, NOT_TRUSTED, read_scenes, scene_options
+from ._diagnosis import diagnose_scene
+
+
+@click.command()
+@scene_options("sampled")
+@click.option(
+    "--algorithm", default="dynamic_hmc", show_default=True,
+    help="How chains move: nuts, hmc, dynamic_hmc, adjusted_mclmc, mclmc, or flow, the one for "
+    "faint sources.",
+)  # fmt: skip
+@click.option("--chains", type=int, default=4, show_default=True)
+@click.option("--warmup", type=int, default=300, show_default=True, help="Draws to tune with.")
+@click.option("--draws", type=int, default=500, show_default=True, help="Draws kept per chain.")
+@click.option("--thinning", type=int, default=1, show_default=True, help="Moves per draw kept.")
+@click.option(
+    "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
+)
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
+@click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
+def sample(files, example, catalog, psf, index, others, prior_names, sigma, algorithm, chains, warmup,
+           draws, thinning, target_acceptance_rate, resume, diagnosed, output, force, seed,
+           quiet):  # fmt: skip
+    """Take the galaxies in FILE apart, and sample the posterior about the result.
+
+    Writes posterior.nc (for ArviZ), catalog.ecsv, sources.fits, diagnostics.txt,
+    report.html and scene.npz to the output folder.  While it runs, its state is kept there in
+    checkpoint.npz: after Ctrl-C, or a crash, --resume goes on.  Exit codes: 0 draws to be
+    trusted, 2 bad input, 3 not to be trusted (results are written, with the reasons), 130
+    interrupted (draws made so far are written).
+    """
+    if example == bool(files):
+        raise InputError("give either FILE or --example.")
+    if force and resume:
+        raise InputError("give either --force, to start again, or --resume, to go on.")
+    for option, number, least in (
+        ("chains", chains, 1),
+        ("thinning", thinning, 1),
+        ("warmup", warmup, 20),
+        ("draws", draws, 4),
+    ):
+        if number < least:
+            raise InputError(f"--{option} must be at least {least}, got {number}.")
+    rate = target_acceptance_rate
+    if rate is not None and not 0 < rate < 1:
+        raise InputError(f"--target-acceptance-rate must be between 0 and 1, got {rate:g}.")
+    common.prepare_jax()
+    import jax
+
+    from scorepriors.inference.deblending._sampling import sample_deblended
+    from scorepriors.inference.reports._samples import SAMPLE_NAMES, write_samples
+    from scorepriors.inference.sampling._algorithms import ALGORITHMS
+    from scorepriors.inference.sampling._diagnostics import SamplingWarning, said
+
+    known = sorted([*ALGORITHMS, "flow"])
+    if algorithm not in known:
+        raise InputError(f"unknown --algorithm {algorithm!r}; there are {', '.join(known)}.")
+    folder = Path(output)
+    checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
+    result = _deblend_one(
+        files, example, catalog, psf, index, others, prior_names, sigma, seed, not quiet
+    )  # fmt: skip
+    fresh = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with warnings.catch_warnings():
+            # They are told below, and in every result file.
+            warnings.filterwarnings("ignore", category=SamplingWarning)
+            tree = sample_deblended(
+                result, key=jax.random.key(seed), algorithm=algorithm, num_warmup=warmup,
+                num_samples=draws, num_chains=chains, thinning=thinning,
+                target_acceptance_rate=target_acceptance_rate, checkpoint=checkpoint,
+                progress=not quiet and sys.stderr.isatty(),
+            )  # fmt: skip
+    finally:
+        if fresh and not any(folder.iterdir()):
+            folder.rmdir()
+    reasons = [_as_options(sentence) for sentence in said(tree)]
+    # Before anything is written: every file of a command speaks of its options.
+    tree.attrs["warnings"] = json.dumps(reasons)
+    paths = write_samples(result, tree, folder, force=force or resume, prior=prior_names)
+    _print_fluxes(tree)
+    if diagnosed:
+        paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
+    for path in dict.fromkeys(paths):
+        click.echo(str(path))
+    for sentence in reasons:
+        click.echo(f"scorepriors: {sentence}", err=True)
+    if tree.attrs.get("interrupted"):
+        click.echo(
+            f"scorepriors: interrupted after {tree.attrs['draws_kept']} of {draws} draws per chain; "
+            "--resume goes on.",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+    checkpoint.unlink(missing_ok=True)
+    sys.exit(NOT_TRUSTED if reasons else 0)
+
+
+#: Arguments that the checks of draws advise to change, and the options that do.
+_OPTIONS = {
+    "num_warmup": "--warmup",
+    "num_samples": "--draws",
+    "num_chains=": "--chains ",
+    "thinning": "--thinning",
+    "target_acceptance_rate": "--target-acceptance-rate",
+}
+
+
+def _as_options(sentence: str) -> str:
+    """A sentence for those who run the command: arguments are options."""
+    for argument, option in _OPTIONS.items():
+        sentence = sentence.replace(argument, option)
+    return sentence
+
+
+def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
+    """Where the state of a run is kept; checks that the run may use its folder."""
+    from scorepriors.inference.reports._outputs import check_target
+
+    check_target(folder, force=force or resume, names=names)
+    path = folder / "checkpoint.npz"
+    if path.exists() and not (force or resume):
+        raise InputError(
+            f"{path} is of a run that was cut short; use --resume to go on, or --force to start "
+            "again."
+        )
+    if resume and not path.exists():
+        raise InputError(f"there is no {path} to go on with; leave out --resume.")
+    if force:
+        path.unlink(missing_ok=True)
+    return path
+
+
+def _deblend_one(
+    files, example, catalog, psf, index, others, prior_names, sigma, seed, progress
+):  # fmt: skip
+    """The scene to sample: one blend, without padding."""
+    import jax
+
+    from scorepriors.inference.deblending._deblend import deblend, load_priors
+
+    (obs,), (positions,), _ = read_scenes(files, example, False, catalog, psf, index, others)
+    prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=obs.pixel_scale)
+    result = deblend(
+        obs, positions, prior=prior, key=jax.random.key(seed), padding=1,
+        progress=progress and sys.stderr.isatty(),
+    )  # fmt: skip
+    if result.free_form.fit.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+def _print_fluxes(tree) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from scorepriors.inference.deblending._draws import flux_draws
+    from scorepriors.inference.reports._page import in_digits
+
+    flux = flux_draws(tree)
+    unit, bands = flux.attrs["unit"], [str(b) for b in flux["band"].values]
+    table = Table(title=f"{flux.sizes['source']} sources, flux{f' in {unit}' if unit else ''}")
+    for name in ("id", *bands, "total"):
+        table.add_column(name, justify="right")
+    for k, identity in enumerate(flux["source"].values):
+        draws = flux.values[:, :, k].reshape(-1, len(bands))
+        cells = [
+            f"{in_digits(d.mean(), d.std(ddof=1))} ± {in_digits(d.std(ddof=1), d.std(ddof=1))}"
+            for d in (*draws.T, draws.sum(1))
+        ]
+        table.add_row(str(identity), *cells)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,0 +1,153 @@
+"""The commands `train`, `priors` and `validate-prior`."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from scorepriors import __version__
+from scorepriors._errors import InputError
+
+from . import _common as common
+from ._common import INTERRUPTED
+
+
+@click.command()
+@click.argument("config", type=click.Path())
+@click.option("--output", type=click.Path(), help="Run folder.  [default: runs/NAME]")
+def train(config, output):
+    """Train a prior as the TOML file CONFIG says; resumes a run it finds.
+
+    Writes images.npz (the training set), modes.npz, checkpoint.npz, confinement.npz (of the
+    wall, if the recipe has one), NAME.safetensors, loss.png and samples.png to the run folder.  Ctrl-C saves a checkpoint and ends.
+    """
+    from scorepriors.training._recipe import read_recipe
+
+    recipe = read_recipe(config)
+    common.prepare_jax(recipe.training.devices)
+    import jax
+    import numpy as np
+
+    from scorepriors._zoo import load_prior, save_prior
+    from scorepriors.inference._progress import bar
+    from scorepriors.inference.validation._cards import loss_curve_figure, sample_grid_figure
+    from scorepriors.training._loop import LOSS_BINS, train, training_images
+
+    folder = Path(output) if output else Path("runs") / recipe.name
+    if folder.is_file():
+        raise InputError(f"{str(folder)!r} is a file; give a folder for the run (--output).")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {str(folder)!r}: {error.strerror}.") from error
+    if recipe.data.set is not None and not (folder / "images.npz").exists():
+        total = recipe.data.num_images + recipe.data.num_held_out
+        with bar("simulating", total) as update:
+            images, _ = training_images(recipe, folder, lambda done, total: update(done))
+    with bar(recipe.name, recipe.training.steps + recipe.confinement.steps) as update:
+
+        def report(step, total, losses):
+            centers = np.sqrt(np.asarray(LOSS_BINS[:-1]) * np.asarray(LOSS_BINS[1:]))
+            text = "  ".join(f"{s:.2g}: {v:.3f}" for s, v in zip(centers, losses, strict=True))
+            update(step, f"loss at sigma {text}")
+
+        result = train(recipe, folder, progress=report)
+    loss_curve_figure(result.history, recipe.training.block, folder / "loss.png")
+    if not result.finished:
+        click.echo(f"stopped at step {result.step}; the same command resumes from {folder}.")
+        sys.exit(INTERRUPTED)
+    weights = save_prior(
+        folder / f"{recipe.name}.safetensors", result.energy, recipe,
+        training={"seconds": round(result.seconds), "steps": result.step,
+                  "device": jax.devices()[0].device_kind, "jax": jax.__version__,
+                  "scorepriors": __version__},
+    )  # fmt: skip
+    images, _ = training_images(recipe, folder)
+    prior = load_prior(weights)
+    samples = np.asarray(prior.sample(jax.random.key(recipe.training.seed), (64,)))
+    sample_grid_figure(samples, images, folder / "samples.png", softening=recipe.stretch.softening)
+    click.echo(str(weights))
+
+
+@click.command()
+def priors():
+    """List the priors that come with the package."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from scorepriors._zoo import list_priors
+
+    table = Table()
+    for name in ("name", "box", "sigma0", "pixel", "license", "description"):
+        table.add_column(name)
+    for info in list_priors():
+        pixel = "" if info.pixel_scale is None else f'{info.pixel_scale:g}"'
+        table.add_row(
+            info.name, f"{info.box} x {info.box}", f"{info.sigma0:g}", pixel, info.license,
+            info.description,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+@click.command("validate-prior")
+@click.argument("name")
+@click.option(
+    "--num",
+    type=click.IntRange(50),
+    default=2000,
+    show_default=True,
+    help="Samples and held-out images.",
+)
+@click.option("--images", type=click.Path(), help="images.npz of the run; simulated if built in.")
+@click.option("--output", type=click.Path(), help="Folder.  [default: validation-NAME]")
+@click.option("--seed", type=int, default=0, show_default=True)
+def validate(name, num, images, output, seed):
+    """Compare samples of a prior with held-out images; write its model card."""
+    common.prepare_jax()
+
+    import jax
+    import numpy as np
+
+    from scorepriors._files import atomic_write
+    from scorepriors._zoo import load_prior, prior_recipe
+    from scorepriors.inference._progress import console
+    from scorepriors.inference.reports._outputs import check_target
+    from scorepriors.inference.validation import draw_clean_samples, validate_prior
+    from scorepriors.inference.validation._cards import (
+        denoising_figure,
+        sample_grid_figure,
+        write_card,
+    )
+    from scorepriors.training._sets import simulate
+
+    prior, recipe = load_prior(name), prior_recipe(name)
+    folder = check_target(output or f"validation-{recipe.name}", force=True, names=())
+    data = recipe.data
+    if images is not None:
+        try:
+            with np.load(images, allow_pickle=False) as archive:
+                train_images, held_out = archive["train"], archive["held_out"]
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(f"{images} is no images.npz of a training run: {error}.") from error
+    elif data.set is not None:
+        console.print("simulating the training and held-out images again ...")
+        everything = simulate(data.set, data.num_images + data.num_held_out,
+                              box=data.box, seed=data.seed)  # fmt: skip
+        train_images, held_out = everything[: data.num_images], everything[data.num_images :]
+    else:
+        raise InputError("this prior was trained on your own images; give --images RUN/images.npz.")
+    folder.mkdir(parents=True, exist_ok=True)
+    key = jax.random.key(seed)
+    report = validate_prior(
+        prior, train_images, held_out, key=key, num=num,
+        progress=lambda part: console.print(f"  {part}"),
+    )  # fmt: skip
+    atomic_write(folder / f"{recipe.name}.json", json.dumps(report, indent=1))
+    samples = np.asarray(draw_clean_samples(prior, 64, key=key))
+    sample_grid_figure(samples, train_images, folder / f"{recipe.name}-samples.png",
+                       softening=recipe.stretch.softening)  # fmt: skip
+    denoising_figure(report, folder / f"{recipe.name}-denoising.png")
+    card = folder / f"{recipe.name}.md"
+    write_card(card, name, report)
+    click.echo(str(card))

@@ -1,0 +1,541 @@
+r"""Hessians of minus a log-density: products, diagonals, traces, eigenpairs.
+
+A Hessian is a `HessianOperator`, a lineax operator over the tree of its parameters: it
+multiplies vectors, never stands in memory, and `lineax.linear_solve` takes it.  What an
+estimate costs is counted in products with it, each about two gradients.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from matfree import stochtrace
+
+from scorepriors._errors import InputError
+from scorepriors._loops import deferred_interrupt
+from scorepriors.inference._posterior import Posterior, posterior
+from scorepriors.inference._progress import bar
+from scorepriors.inference.fitting._map import MAPResult
+
+from ._lanczos import RitzPairs, lanczos
+
+#: Vectors multiplied side by side: bounds the memory.
+CHUNK = 64
+
+#: Probes after which `relative_error` gives up, unless `num_probes` says otherwise.
+MOST_PROBES = 4096
+
+#: Independent runs of an estimator whose own standard error cannot be trusted.
+REPEATS = 8
+
+#: Up to so many dimensions a diagonal is exact by default: a product for each.
+EXACT = 1024
+
+
+class HessianOperator(lx.AbstractLinearOperator):
+    """Second derivative of a scalar function at a point, as a symmetric operator.
+
+    Attributes
+    ----------
+    function
+        From a tree of parameters to a number, itself a pytree (an `equinox.Module` or
+        `jax.tree_util.Partial`), so that other data reuse the compiled program.
+    point
+        Where.
+    """
+
+    function: Callable
+    point: Any
+
+    def mv(self, vector):
+        """The Hessian times a tree like `point`."""
+        return jax.jvp(jax.grad(self.function), (self.point,), (vector,))[1]
+
+    def as_matrix(self):
+        """``[d, d]``; only for what fits in memory."""
+        flat, unravel = ravel_pytree(self.point)
+        columns = jax.vmap(lambda v: ravel_pytree(self.mv(unravel(v)))[0])
+        return columns(jnp.eye(len(flat), dtype=flat.dtype)).T
+
+    def transpose(self):
+        """Itself: second derivatives commute."""
+        return self
+
+    def in_structure(self):
+        return jax.eval_shape(lambda: self.point)
+
+    def out_structure(self):
+        return self.in_structure()
+
+
+# What lineax asks every operator.
+lx.is_symmetric.register(HessianOperator, lambda operator: True)
+for _question in (
+    lx.is_diagonal, lx.is_lower_triangular, lx.is_upper_triangular, lx.is_tridiagonal,
+    lx.has_unit_diagonal, lx.is_positive_semidefinite, lx.is_negative_semidefinite,
+):  # fmt: skip
+    _question.register(HessianOperator, lambda operator: False)
+for _identity in (lx.linearise, lx.conj):
+    _identity.register(HessianOperator, lambda operator: operator)
+lx.materialise.register(
+    HessianOperator,
+    lambda operator: lx.MatrixLinearOperator(operator.as_matrix(), lx.symmetric_tag),
+)
+lx.diagonal.register(HessianOperator, lambda operator: jnp.diagonal(operator.as_matrix()))
+
+
+class _Part(eqx.Module):
+    """Minus a part of a log-density as a function of some of the sites."""
+
+    bound: Posterior
+    rest: dict
+    part: str = eqx.field(static=True)
+
+    def __call__(self, u):
+        u = {**self.rest, **u}
+        if self.part == "posterior":
+            return self.bound.potential_fn(u)
+        terms = self.bound.log_density_terms(u)
+        # NumPyro adds the Jacobian of a site's transform under this name.
+        latent = set(u) | {f"_{name}_log_det" for name in u}
+        chosen = [v for n, v in terms.items() if (n in latent) == (self.part == "prior")]
+        return -sum((jnp.sum(v) for v in chosen), jnp.zeros(()))
+
+
+def hessian_operator(
+    model: Callable | Posterior, point: dict | MAPResult, *, sites=None, part: str = "posterior"
+) -> HessianOperator:
+    """Hessian of minus the log-density of a NumPyro model.
+
+    Parameters
+    ----------
+    model
+        A model bound to its arguments by `posterior`.
+    point
+        Unconstrained parameters by site, or a fit.
+    sites
+        Names of those that vary; the others are held at the point.  All by default.
+    part
+        ``"posterior"``; ``"prior"``, the terms of the latent sites with the Jacobians
+        of their transforms; or ``"likelihood"``, everything else: observed sites and
+        factors.
+
+    Returns
+    -------
+    HessianOperator
+        In the unconstrained coordinates.  Those of a morphology are the stretched ones
+        of its prior up to the factor ``stretch.scale``: a Hessian there is that in z
+        divided by the square of it.
+
+    Raises
+    ------
+    InputError
+        For unknown sites or parts, or a point that is not finite.
+    """
+    bound = posterior(model)
+    u = point.params if isinstance(point, MAPResult) else dict(point)
+    names = tuple(u) if sites is None else (sites,) if isinstance(sites, str) else tuple(sites)
+    for name in names:
+        if name not in u:
+            raise InputError(f"there is no site {name!r}; the sites are {', '.join(u)}.")
+    if part not in ("posterior", "prior", "likelihood"):
+        raise InputError(f"`part` must be 'posterior', 'prior' or 'likelihood', got {part!r}.")
+    if not all(np.isfinite(np.asarray(value)).all() for value in u.values()):
+        raise InputError("the point of a Hessian must be finite; some values of it are not.")
+    rest = {n: v for n, v in u.items() if n not in names}
+    return HessianOperator(_Part(bound, rest, part), {n: u[n] for n in names})
+
+
+class Estimate(NamedTuple):
+    """A number or tree with its standard error, zero where it is exact.
+
+    Attributes
+    ----------
+    value, standard_error
+        Trees of one structure.
+    num_products
+        Products with the operator that it took.
+    """
+
+    value: Any
+    standard_error: Any
+    num_products: int
+
+
+def hessian_diagonal(
+    model: Callable | Posterior, point: dict | MAPResult, *, sites=None, part: str = "posterior",
+    **options,
+) -> Estimate:  # fmt: skip
+    """Diagonal of a model's Hessian: `diagonal` of `hessian_operator`.
+
+    Parameters
+    ----------
+    model, point, sites, part
+        See `hessian_operator`.
+    **options
+        See `diagonal`; the default method is ``"exact"`` up to 1,024 dimensions.
+
+    Returns
+    -------
+    Estimate
+        Trees by site.
+    """
+    return diagonal(hessian_operator(model, point, sites=sites, part=part), **options)
+
+
+def diagonal(
+    operator: lx.AbstractLinearOperator,
+    *,
+    key=None,
+    method: str | None = None,
+    num_probes: int | None = None,
+    relative_error: float | None = None,
+    shift: float = 0.0,
+    chunk: int = CHUNK,
+    progress: bool | Callable = False,
+) -> Estimate:
+    r"""Diagonal of a symmetric operator.
+
+    Parameters
+    ----------
+    operator
+        A `HessianOperator`, or any other of lineax.
+    key
+        For the probes of the estimators.
+    method
+        ``"exact"``: one product per dimension.  ``"hutchinson"``: the mean of
+        :math:`v \odot H v` over random signs v.  ``"xdiag"``: Hutchinson's estimate of
+        what a low-rank approximation from the same products leaves, leaving one out
+        (matfree); the mean of eight independent runs, which share the probes among
+        them, at two products per probe.
+    num_probes
+        Number of probes, 100 by default; with `relative_error` the most there may be.
+    relative_error
+        Go on until the standard error reaches this, relative, both in the Euclidean
+        norm over the diagonal; ``"hutchinson"`` only.
+    shift
+        A multiple of the identity to set aside for ``"xdiag"``: for a prior of noise
+        level sigma the Hessian is :math:`(1 - J)/\sigma^2` with J the Jacobian of the
+        denoiser, and J, of low rank, is what the approximation is good at.
+    chunk
+        Products side by side.
+    progress
+        True for a bar, or a function called as ``progress(done, total, text)``.
+
+    Returns
+    -------
+    Estimate
+        Standard errors are those of the mean over the probes, or over the independent
+        runs of xdiag: the scatter of its leave-one-out estimates, which are correlated,
+        came out two thirds of the true error.
+
+    Raises
+    ------
+    InputError
+        For an unknown method, or fewer than two probes, which leave no standard error.
+    KeyboardInterrupt
+        On Ctrl-C in an exact computation; an estimate ends with the probes it has.
+
+    References
+    ----------
+    .. [1] Bekas, Kokiopoulou & Saad (2007), Applied Numerical Mathematics 57.
+    .. [2] Epperly, Tropp & Webber (2024), SIAM J. Matrix Anal. Appl. 45.
+    """
+    _check_method(method, ("exact", "hutchinson", "xdiag"), relative_error)
+    structure = operator.in_structure()
+    size = _dimension(structure)
+    method = method or ("exact" if size <= EXACT and relative_error is None else "hutchinson")
+    if method == "exact":
+        value = _exact_diagonal(operator, chunk, progress)
+        return Estimate(value, jax.tree.map(jnp.zeros_like, value), size)
+    probes = _number_of_probes(num_probes, relative_error)
+    if method == "xdiag":
+        each = _per_run(probes, size)
+        runs = _xdiag(operator, _need(key, method), each, jnp.asarray(shift))
+        return _mean_of_runs(runs, 2 * REPEATS * each)
+    return _hutchinson(
+        operator, _need(key, method), probes, relative_error, min(chunk, probes), progress
+    )
+
+
+def trace(
+    operator: lx.AbstractLinearOperator,
+    *,
+    key=None,
+    method: str | None = None,
+    num_probes: int | None = None,
+    chunk: int = CHUNK,
+    shift: float = 0.0,
+) -> Estimate:
+    """Trace of a symmetric operator.
+
+    Parameters
+    ----------
+    operator, key, num_probes, chunk, shift
+        See `diagonal`.
+    method
+        ``"exact"``, ``"hutchinson"``, or ``"xtrace"`` (the exchangeable form of Hutch++,
+        by matfree; the mean of eight independent runs, at two products per probe).
+    """
+    _check_method(method, ("exact", "hutchinson", "xtrace"), None)
+    size = _dimension(operator.in_structure())
+    method = method or ("exact" if size <= EXACT else "hutchinson")
+    if method == "exact":
+        found = _exact_diagonal(operator, chunk, False)
+        total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(found))
+        return Estimate(total, jnp.zeros_like(total), size)
+    probes = _number_of_probes(num_probes, None)
+    if method == "xtrace":
+        each = _per_run(probes, size)
+        runs = _xtrace(operator, _need(key, method), each, jnp.asarray(shift))
+        return _mean_of_runs(runs, 2 * REPEATS * each)
+    # The traces of single probes, not the errors of the diagonal: its elements are correlated.
+    totals = np.concatenate(
+        [
+            np.asarray(
+                _probe_traces(operator, _need(key, method), np.int32(first), min(chunk, probes))
+            )
+            for first in range(0, probes, min(chunk, probes))
+        ]
+    )[:probes]
+    return Estimate(totals.mean(), totals.std(ddof=1) / np.sqrt(probes), probes)
+
+
+def eigenpairs(
+    operator: lx.AbstractLinearOperator, number: int, *, key, steps: int | None = None
+) -> RitzPairs:
+    """Largest eigenvalues of a symmetric operator and their vectors, by Lanczos.
+
+    Parameters
+    ----------
+    operator
+        See `diagonal`; for the smallest take minus it: ``-operator``.
+    number
+        How many.
+    key
+        For the first vector.
+    steps
+        Products to spend; ``2 * number + 40`` by default.
+
+    Returns
+    -------
+    RitzPairs
+        By ascending eigenvalue; vectors are flat, as `jax.flatten_util.ravel_pytree`
+        orders the parameters.  `residuals` bound the errors of the values.
+    """
+    structure = operator.in_structure()
+    size = _dimension(structure)
+    if not 1 <= number <= size:
+        raise InputError(f"`number` of eigenpairs must be between 1 and {size}, got {number}.")
+    steps = min(2 * number + 40 if steps is None else steps, size)
+    if steps < number:
+        raise InputError(f"{number} eigenpairs take at least as many `steps`, got {steps}.")
+    dtype = jnp.result_type(*jax.tree.leaves(structure))
+    found = lanczos(
+        lambda v: _product(operator, jnp.asarray(v, dtype)), size, steps,
+        seed=np.asarray(jax.random.key_data(key)).ravel(), rounding=float(jnp.finfo(dtype).eps),
+    )  # fmt: skip
+    return RitzPairs(found.values[-number:], found.vectors[:, -number:], found.residuals[-number:])
+
+
+def _check_method(method, known, relative_error) -> None:
+    if method is not None and method not in known:
+        raise InputError(f"unknown method {method!r}; there are {', '.join(known)}.")
+    if relative_error is not None:
+        if method not in (None, "hutchinson"):
+            raise InputError(f"`relative_error` goes with method='hutchinson', not {method!r}.")
+        if not relative_error > 0:
+            raise InputError(f"`relative_error` must be positive, got {relative_error}.")
+
+
+def _number_of_probes(num_probes, relative_error) -> int:
+    if num_probes is None:
+        return 100 if relative_error is None else MOST_PROBES
+    if num_probes < 2:
+        raise InputError(
+            f"`num_probes` must be at least 2, got {num_probes}: one probe has no standard error."
+        )
+    return int(num_probes)
+
+
+def _per_run(probes: int, size: int) -> int:
+    each = probes // REPEATS
+    if not 2 <= each <= size:
+        raise InputError(
+            f"`num_probes` must be between {2 * REPEATS} and {REPEATS * size} here, got {probes}: "
+            f"{REPEATS} independent runs share them."
+        )
+    return each
+
+
+def _mean_of_runs(runs, num_products: int) -> Estimate:
+    """Mean of few independent runs; errors so that squared deviations average to one.
+
+    With so few runs the usual standard error is itself uncertain, and deviations in
+    units of it follow Student's t, whose variance is (n - 1) / (n - 3).
+    """
+    factor = np.sqrt((REPEATS - 1) / (REPEATS - 3) / REPEATS)
+    mean = jax.tree.map(lambda leaf: leaf.mean(0), runs)
+    error = jax.tree.map(lambda leaf: leaf.std(0, ddof=1) * factor, runs)
+    return Estimate(mean, error, num_products)
+
+
+def _need(key, method):
+    if key is None:
+        raise InputError(f"method={method!r} draws random probes; give a `key`.")
+    return key
+
+
+def _dimension(structure) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(structure))
+
+
+def flat_product(operator, vector):
+    """Product with a flat vector ``[d]``: the operator's tree, raveled."""
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
+    _, unravel = ravel_pytree(zeros)
+    return ravel_pytree(operator.mv(unravel(vector)))[0]
+
+
+def _unraveled(operator, vector):
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
+    return ravel_pytree(zeros)[1](vector)
+
+
+_product = eqx.filter_jit(flat_product)
+
+
+@eqx.filter_jit
+def _rows(operator, first, count):
+    """Rows ``[count, d]`` of the matrix from `first` on; zeros beyond the last."""
+    size = _dimension(operator.in_structure())
+    dtype = jnp.result_type(*jax.tree.leaves(operator.in_structure()))
+    units = (jnp.arange(size) == first + jnp.arange(count)[:, None]).astype(dtype)
+    return jax.vmap(partial(flat_product, operator))(units)
+
+
+def _row_blocks(operator, chunk, progress):
+    """Numbers of the first and last row, and the rows, block by block."""
+    size = _dimension(operator.in_structure())
+    chunk = min(chunk, size)
+    with _reporter(progress, size) as report, deferred_interrupt() as interrupt:
+        for first in range(0, size, chunk):
+            last = min(first + chunk, size)
+            yield first, last, np.asarray(_rows(operator, np.int32(first), chunk))[: last - first]
+            report(last, "rows of the Hessian")
+            if interrupt and last < size:
+                raise KeyboardInterrupt
+
+
+def matrix(
+    operator: lx.AbstractLinearOperator, *, chunk: int = CHUNK, progress: bool | Callable = False
+) -> np.ndarray:
+    """All of a symmetric operator, ``[d, d]``, a product for each dimension.
+
+    Parameters
+    ----------
+    operator, chunk, progress
+        See `diagonal`.
+    """
+    return np.concatenate([rows for _, _, rows in _row_blocks(operator, chunk, progress)])
+
+
+def _exact_diagonal(operator, chunk, progress):
+    parts = [
+        rows[np.arange(last - first), np.arange(first, last)]
+        for first, last, rows in _row_blocks(operator, chunk, progress)
+    ]
+    return _unraveled(operator, jnp.asarray(np.concatenate(parts)))
+
+
+def _probes(operator, key, first, count):
+    """Signs ``[count, d]`` of the probes from `first` on: number i depends on the key and i."""
+    size = _dimension(operator.in_structure())
+    dtype = jnp.result_type(*jax.tree.leaves(operator.in_structure()))
+    keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(count))
+    return jax.vmap(lambda k: jax.random.rademacher(k, (size,), dtype))(keys)
+
+
+@eqx.filter_jit
+def _hutchinson_block(operator, key, first, count, use):
+    """Sum and sum of squares of ``v * H v`` over the probes of a block."""
+    signs = _probes(operator, key, first, count)
+    each = signs * jax.vmap(partial(flat_product, operator))(signs)
+    each *= (jnp.arange(count) < use)[:, None]
+    mean = each.sum(0) / use
+    # About the block's own mean: the squares of a large diagonal would drown its scatter.
+    spread = ((each - mean) ** 2 * (jnp.arange(count) < use)[:, None]).sum(0)
+    return mean, spread
+
+
+@eqx.filter_jit
+def _probe_traces(operator, key, first, count):
+    signs = _probes(operator, key, first, count)
+    return jnp.sum(signs * jax.vmap(partial(flat_product, operator))(signs), axis=1)
+
+
+def _hutchinson(operator, key, probes, relative_error, chunk, progress):
+    size = _dimension(operator.in_structure())
+    done, mean, spread, error = 0, np.zeros(size), np.zeros(size), np.zeros(size)
+    with _reporter(progress, probes) as report, deferred_interrupt() as interrupt:
+        while done < probes:
+            use = min(chunk, probes - done)
+            new_mean, new_spread = (
+                np.asarray(a, float)
+                for a in _hutchinson_block(operator, key, np.int32(done), chunk, np.int32(use))
+            )
+            # Chan, Golub & LeVeque's update of a mean and a sum of squares.
+            step = new_mean - mean
+            spread = spread + new_spread + step**2 * (done * use / (done + use))
+            mean = mean + step * (use / (done + use))
+            done += use
+            error = np.sqrt(spread / max(done - 1, 1) / done)
+            reached = float(np.linalg.norm(error) / (np.linalg.norm(mean) + 1e-300))
+            report(done, f"relative error {reached:.2g}")
+            if relative_error is not None and done > 1 and reached <= relative_error:
+                break
+            if interrupt:
+                break
+    dtype = jnp.result_type(*jax.tree.leaves(operator.in_structure()))
+    tree = partial(_unraveled, operator)
+    return Estimate(tree(jnp.asarray(mean, dtype)), tree(jnp.asarray(error, dtype)), done)
+
+
+@eqx.filter_jit
+def _xdiag(operator, key, probes, shift):
+    """Runs of matfree's XDiag of ``H - shift``, with the shift added again."""
+    product, flat = _shifted(operator, shift)
+    estimate = stochtrace.estimator_leave_one_out(
+        stochtrace.leave_one_out_xdiag(), sampler=stochtrace.sampler_signs(flat, num=probes)
+    )
+    runs = jax.lax.map(lambda k: estimate(product, k) + shift, jax.random.split(key, REPEATS))
+    return jax.vmap(partial(_unraveled, operator))(runs.astype(flat.dtype))
+
+
+@eqx.filter_jit
+def _xtrace(operator, key, probes, shift):
+    product, flat = _shifted(operator, shift)
+    estimate = stochtrace.estimator_leave_one_out(
+        stochtrace.leave_one_out_xtrace(), sampler=stochtrace.sampler_normal(flat, num=probes)
+    )
+    runs = jax.lax.map(lambda k: estimate(product, k), jax.random.split(key, REPEATS))
+    return runs + shift * len(flat)
+
+
+def _shifted(operator, shift):
+    """Product with ``H - shift`` for flat vectors, and one such vector."""
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
+    return lambda v: flat_product(operator, v) - shift * v, ravel_pytree(zeros)[0]
+
+
+def _reporter(progress, total):
+    if callable(progress):
+        return nullcontext(lambda done, text: progress(done, total, text))
+    return bar("hessian", total) if progress else nullcontext(lambda done, text: None)

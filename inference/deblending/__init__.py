@@ -1,0 +1,1 @@
+"""The main job: a scene taken apart, sampled, and written to tables."""

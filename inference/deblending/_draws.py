@@ -1,0 +1,386 @@
+"""From draws to astronomy: fluxes, shapes and images with errors, and what is correlated."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import QTable
+from astropy.wcs import WCS
+
+from scorepriors._errors import InputError
+from scorepriors.inference.reports._outputs import fits_text, image_header, source_hdu
+from scorepriors.inference.sampling._diagnostics import said
+from scorepriors.inference.sampling._rhat import rank_rhat
+from scorepriors.inference.sampling._tree import effective_sizes, group
+from scorepriors.models.rendering._rendering import overlap
+from scorepriors.models.sources._sources import point_image
+
+from ._catalog import moments
+
+#: Percentiles in tables: the median, and one standard deviation of a Gaussian about it.
+_PERCENTILES = 16, 50, 84
+
+#: Magnitudes per relative error.
+_POGSON = 2.5 / np.log(10)
+
+#: At most so many draws are measured for shapes, evenly chosen: a median or a width from
+#: this many is known to a few per cent.
+SHAPE_DRAWS = 500
+
+
+class Draws(NamedTuple):
+    """Images of one source at the model's resolution.
+
+    Attributes
+    ----------
+    image
+        ``[N, n, n]``, one per draw, chain after chain.
+    corner
+        (row, column) of the first pixel in the image.
+    spectrum
+        ``[N, B]``, what `image` is multiplied by.
+    """
+
+    image: np.ndarray
+    corner: np.ndarray
+    spectrum: np.ndarray
+
+
+def source_draws(tree: Any) -> Iterator[Draws]:
+    """Images and spectra of every source, in the order of the catalog.
+
+    Parameters
+    ----------
+    tree
+        From `sample_deblended`.
+    """
+    posterior, constant = _scene(tree)
+    ids = [str(i) for i in posterior["source"].values]
+    spectrum = _stacked(posterior["spectrum"])
+    where = _places(posterior)
+    for k, identity in enumerate(ids):
+        name, index = where[identity]
+        corner = constant["corner"].values[k]
+        values = _stacked(posterior[name].isel({posterior[name].dims[2]: index}))
+        if name.endswith("offset"):
+            place = constant["center"].values[k] + values - corner
+            values = point_image(
+                place, box=int(tree.attrs["star_box"]),
+                psf_sigma=float(tree.attrs["star_psf_sigma"]), xp=np,
+            )  # fmt: skip
+        yield Draws(values, corner, spectrum[:, k])
+
+
+def _scene(tree):
+    if tree.attrs.get("scene") != "deblended":
+        raise InputError("these draws are not of a deblended scene; make them by sample_deblended.")
+    return group(tree, "posterior"), group(tree, "constant_data")
+
+
+def _places(posterior) -> dict[str, tuple[str, int]]:
+    """Site and row of every source, by its id."""
+    found = {}
+    groups = ("galaxies_morphology", "large_morphology", "stars_offset")
+    for name in ("morphology", "offset", *groups):
+        if name in posterior:
+            ids = posterior[posterior[name].dims[2]].values
+            found.update({str(i): (name, row) for row, i in enumerate(ids)})
+    return found
+
+
+def _stacked(array) -> np.ndarray:
+    """Chains one after the other."""
+    values = np.asarray(array)
+    return values.reshape(-1, *values.shape[2:])
+
+
+def flux_draws(tree: Any):
+    """Fluxes in the unit of tables, ``[chain, draw, source, band]``."""
+    posterior, constant = _scene(tree)
+    flux = posterior["flux"].astype(float) * constant["flux_factor"].values
+    return flux.assign_attrs(unit=tree.attrs["flux_unit"])
+
+
+def flux_covariance(tree: Any):
+    """Posterior covariance of all fluxes, between neighbors and between bands.
+
+    Returns
+    -------
+    xarray.DataArray
+        ``source, band, source2, band2``; its attribute `unit` is that of a flux squared.
+    """
+    import xarray
+
+    flux = flux_draws(tree)
+    sources, bands = flux["source"].values, flux["band"].values
+    values = _stacked(flux).reshape(-1, len(sources) * len(bands))
+    covariance = np.atleast_2d(np.cov(values, rowvar=False))
+    unit = u.Unit(tree.attrs["flux_unit"]) ** 2
+    return xarray.DataArray(
+        covariance.reshape(len(sources), len(bands), len(sources), len(bands)),
+        dims=("source", "band", "source2", "band2"),
+        coords={"source": sources, "band": bands, "source2": sources, "band2": bands},
+        attrs={"unit": unit.to_string()},
+        name="flux_covariance",
+    )
+
+
+def error_ratio(approximate: Any, sampled: Any) -> np.ndarray:
+    """Ratio of the standard deviations of total fluxes, per source ``[K]``.
+
+    Parameters
+    ----------
+    approximate, sampled
+        Trees of one scene, from `laplace_deblended` and `sample_deblended`.
+    """
+    first, second = (
+        np.asarray(flux_draws(tree).sum("band").std(("chain", "draw")))
+        for tree in (approximate, sampled)
+    )
+    if first.shape != second.shape:
+        raise InputError(f"{first.shape[0]} sources cannot be compared with {second.shape[0]}.")
+    return first / second
+
+
+def source_moments(tree: Any):
+    """Posterior mean and standard deviation of every source's image in every band.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``mean`` and ``sd``, ``source, band, y, x``: at the model's resolution, in the
+        units of the image.
+    """
+    import xarray
+
+    posterior, _ = _scene(tree)
+    sources, bands = posterior["source"].values, posterior["band"].values
+    shape = int(tree.attrs["height"]), int(tree.attrs["width"])
+    mean, sd = np.zeros((2, len(sources), len(bands), *shape), np.float32)
+    for k, (image, corner, spectrum) in enumerate(source_draws(tree)):
+        inside = overlap(corner, image.shape[-1], shape)
+        if inside is None:
+            continue
+        box_mean, box_sd = _box_moments(image, spectrum)
+        mean[k][:, *inside[0]] = box_mean[:, *inside[1]]
+        sd[k][:, *inside[0]] = box_sd[:, *inside[1]]
+    dims = ("source", "band", "y", "x")
+    return xarray.Dataset(
+        {"mean": (dims, mean), "sd": (dims, sd)},
+        coords={
+            "source": sources, "band": bands, "y": np.arange(shape[0]), "x": np.arange(shape[1]),
+        },
+        attrs={"unit": tree.attrs["image_unit"]},
+    )  # fmt: skip
+
+
+def _box_moments(image, spectrum):
+    """Mean and standard deviation ``[B, n, n]`` of spectrum times image."""
+    image, spectrum = image.astype(float), spectrum.astype(float)
+    count = len(image)
+    mean = np.tensordot(spectrum, image, (0, 0)) / count
+    square = np.tensordot(spectrum**2, image**2, (0, 0)) / count
+    variance = np.maximum(square - mean**2, 0.0) * count / max(count - 1, 1)
+    return mean, np.sqrt(variance)
+
+
+def centroids(images: np.ndarray) -> np.ndarray:
+    """Flux-weighted (row, column) of images ``[N, n, n]``; negative pixels count as none."""
+    light = np.maximum(images, 0.0).astype(float)
+    total = np.maximum(light.sum((1, 2)), 1e-30)
+    grid = np.arange(images.shape[-1])
+    row = (light.sum(2) * grid).sum(1) / total
+    column = (light.sum(1) * grid).sum(1) / total
+    return np.stack([row, column], axis=1)
+
+
+def flux_catalog(tree: Any) -> QTable:
+    """Table of the sources with errors from the draws, in the order of the catalog.
+
+    Parameters
+    ----------
+    tree
+        From `sample_deblended`.
+
+    Returns
+    -------
+    astropy.table.QTable
+        Means as values and standard deviations as errors, everything uncertain included;
+        percentiles of fluxes; shapes at the model's resolution, measured on the draws.
+        ``neighbor`` is the source whose total flux is most correlated with this one's.
+        The full covariance is that of `flux_covariance`.
+    """
+    posterior, _ = _scene(tree)
+    flux = flux_draws(tree)
+    draws = _stacked(flux)
+    bands = [str(b) for b in posterior["band"].values]
+    ids = np.array([str(i) for i in posterior["source"].values])
+    unit = u.Unit(tree.attrs["flux_unit"])
+    zero_point = tree.attrs.get("flux_zero_point")
+    table = QTable()
+    table["id"] = ids
+    _add_shapes(table, tree)
+    for b, band in enumerate(bands):
+        _add_flux(table, band, draws[:, :, b], unit, zero_point)
+    total = draws.sum(2)
+    _add_flux(table, "total", total, unit, None)
+    _add_neighbors(table, ids, total)
+    one = flux.to_dataset(name="flux")
+    table["flux_ess"] = effective_sizes(one)["flux"].min(1)
+    if flux.sizes["chain"] > 1:
+        table["flux_rhat"] = rank_rhat(np.asarray(one["flux"])).max(1)
+    for name in table.colnames:
+        table[name].info.description = _description(name, bands)
+    attrs = tree.attrs
+    table.meta.update(
+        prior=attrs["prior_name"], sigma0=float(attrs["prior_sigma"]),
+        algorithm=attrs.get("algorithm", ""), num_draws=len(draws),
+        warnings=said(tree), seed=attrs.get("seed", ""),
+        scorepriors=attrs.get("scorepriors_version", ""),
+    )  # fmt: skip
+    return table
+
+
+def _add_flux(table, band, values, unit, zero_point) -> None:
+    """Columns of one band from draws ``[N, K]``."""
+    mean, sd = values.mean(0), values.std(0, ddof=1)
+    table[f"flux_{band}"] = mean * unit
+    table[f"flux_err_{band}"] = sd * unit
+    for percent, column in zip(
+        _PERCENTILES, np.percentile(values, _PERCENTILES, axis=0), strict=True
+    ):
+        table[f"flux_q{percent}_{band}"] = column * unit
+    if zero_point is not None:
+        bright = np.where(mean > 0, mean, np.nan)
+        table[f"mag_{band}"] = (zero_point - 2.5 * np.log10(bright)) * u.mag
+        table[f"mag_err_{band}"] = _POGSON * sd / bright * u.mag
+
+
+def _add_shapes(table, tree) -> None:
+    """Centroids, sizes and ellipticities, measured draw by draw."""
+    wcs = WCS(fits.Header.fromstring(tree.attrs["wcs"])) if "wcs" in tree.attrs else None
+    place, shape, sky = [], [], []
+    for image, corner, _ in source_draws(tree):
+        chosen = image[:: -(-len(image) // SHAPE_DRAWS)]
+        where = centroids(chosen) + corner
+        place.append(_mean_and_sd(where))
+        size, e1, e2 = moments(chosen)
+        shape.append(_mean_and_sd(np.stack([size, e1, e2, np.hypot(e1, e2)], axis=1)))
+        if wcs is not None:
+            sky.append(_on_the_sky(wcs, where))
+    (row, row_sd), (column, column_sd) = np.moveaxis(np.array(place), 0, -1)
+    table["x"], table["y"] = column, row
+    table["x_err"], table["y_err"] = column_sd * u.pix, row_sd * u.pix
+    if wcs is not None:
+        ra, dec, ra_sd, dec_sd = np.array(sky).T
+        table["ra"], table["dec"] = ra * u.deg, dec * u.deg
+        table["ra_err"], table["dec_err"] = ra_sd * u.arcsec, dec_sd * u.arcsec
+    size, e1, e2, modulus = np.moveaxis(np.array(shape), 0, -1)
+    table["size"], table["size_err"] = size * u.pix
+    if "pixel_scale" in tree.attrs:
+        scale = float(tree.attrs["pixel_scale"]) * u.arcsec
+        table["size_arcsec"], table["size_arcsec_err"] = size[0] * scale, size[1] * scale
+    for name, values in (("e1", e1), ("e2", e2), ("ellipticity", modulus)):
+        table[name], table[f"{name}_err"] = values
+
+
+def _mean_and_sd(values) -> np.ndarray:
+    """``[quantity, 2]`` of draws ``[N, quantity]``."""
+    return np.stack([values.mean(0), values.std(0, ddof=1)], axis=1)
+
+
+def _on_the_sky(wcs, where):
+    """Mean position in degrees, and its errors along both axes in arcseconds."""
+    points = wcs.pixel_to_world(where[:, 1], where[:, 0]).icrs
+    middle = wcs.pixel_to_world(*where.mean(0)[::-1]).icrs
+    east, north = middle.spherical_offsets_to(points)
+    errors = (np.std(a.to_value(u.arcsec), ddof=1) for a in (east, north))
+    return middle.ra.deg, middle.dec.deg, *errors
+
+
+def _add_neighbors(table, ids, total) -> None:
+    """The source with the most correlated total flux."""
+    if len(ids) < 2:
+        return
+    correlation = flux_correlation(total)
+    np.fill_diagonal(correlation, 0.0)
+    nearest = np.abs(correlation).argmax(1)
+    table["neighbor"] = ids[nearest]
+    table["neighbor_correlation"] = correlation[np.arange(len(ids)), nearest]
+
+
+def flux_correlation(values: np.ndarray) -> np.ndarray:
+    """Correlation of the columns of draws ``[N, K]``; zero for one that never moves."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.nan_to_num(np.atleast_2d(np.corrcoef(values, rowvar=False)))
+
+
+def _description(name: str, bands) -> str:
+    if name in _DESCRIPTIONS:
+        return _DESCRIPTIONS[name]
+    if name.endswith("_err") and name[:-4] in _DESCRIPTIONS:
+        return f"standard deviation: {_DESCRIPTIONS[name[:-4]]}"
+    # A band may hold an underscore itself, so its name is not split off.
+    band = max((b for b in [*bands, "total"] if name.endswith(f"_{b}")), key=len)
+    where = "all bands" if band == "total" and "total" not in bands else f"band {band}"
+    kind = name[: -len(band) - 1]
+    if kind.startswith("flux_q"):
+        return f"percentile {kind[6:]} of the flux, {where}"
+    return f"{_BAND_DESCRIPTIONS[kind]}, {where}"
+
+
+_BAND_DESCRIPTIONS = {
+    "flux": "posterior mean of the flux",
+    "flux_err": "posterior standard deviation of the flux",
+    "mag": "AB magnitude of the mean flux",
+    "mag_err": "standard deviation of the magnitude, to first order",
+}
+
+_DESCRIPTIONS = {
+    "id": "name in the input catalog",
+    "ra": "ICRS right ascension of the centroid",
+    "dec": "ICRS declination of the centroid",
+    "ra_err": "standard deviation towards the east",
+    "x": "column of the centroid, 0-based pixel",
+    "y": "row of the centroid, 0-based pixel",
+    "size": "second-moment radius at the model's resolution",
+    "size_arcsec": "second-moment radius on the sky",
+    "e1": "(Ixx - Iyy) / (Ixx + Iyy) at the model's resolution",
+    "e2": "2 Ixy / (Ixx + Iyy) at the model's resolution",
+    "ellipticity": "modulus of (e1, e2)",
+    "neighbor": "source whose total flux is most correlated with this one's",
+    "neighbor_correlation": "that correlation",
+    "flux_ess": "bulk effective draws of the fluxes, the least over bands",
+    "flux_rhat": "R-hat of the fluxes, the largest over bands",
+}
+
+
+def source_images(tree: Any) -> fits.HDUList:
+    """FITS cubes per source, ``[B, H, W]``: posterior mean and standard deviation.
+
+    Extensions MEAN_id and SD_id, at the model's resolution, and FLUX_COVARIANCE, a
+    matrix over sources and bands (bands run fastest).
+    """
+    found = source_moments(tree)
+    attrs = tree.attrs
+    primary = fits.PrimaryHDU()
+    primary.header["PRIOR"] = (fits_text(attrs["prior_name"]), "learned prior")
+    primary.header["SIGMA0"] = (float(attrs["prior_sigma"]), "noise level of the prior")
+    primary.header["TRUSTED"] = (
+        not said(tree), "whether no check of the draws failed",
+    )  # fmt: skip
+    wcs = fits.Header.fromstring(attrs["wcs"]) if "wcs" in attrs else None
+    bands = found["band"].values
+    header = image_header(wcs, bands, attrs["image_unit"])
+    hdus = [primary]
+    for k, identity in enumerate(found["source"].values):
+        for kind in ("mean", "sd"):
+            hdus.append(source_hdu(found[kind].values[k], header, kind.upper(), identity))
+    covariance = flux_covariance(tree)
+    size = covariance.sizes["source"] * covariance.sizes["band"]
+    matrix = image_header(None, bands, covariance.attrs["unit"])
+    values = covariance.values.reshape(size, size)
+    hdus.append(fits.ImageHDU(values, matrix, name="FLUX_COVARIANCE"))
+    return fits.HDUList(hdus)

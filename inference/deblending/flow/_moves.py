@@ -1,0 +1,225 @@
+"""Sweeps: every source is offered a move of its noise, and every brightness one of its own."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from scorepriors.inference.sampling._algorithms import Move
+from scorepriors.models.spectra._products import chosen, inner_products, log_marginal
+
+from ._reference import Reference
+from ._scene import NUM_STEPS, Scene, Walkers, apart, as_one, normals, numbers_of, of_all_chains
+
+#: Acceptance rate that the steps of brightnesses are tuned for.
+BRIGHTNESS_RATE = 0.4
+
+#: Scatter of the logarithm of each step about its tuned size: some are always bold.
+BOLDNESS = 0.7
+
+
+class References(NamedTuple):
+    """Gaussians that moves refer to: of each galaxy, by group, and of all of them as one."""
+
+    each: dict[str, Reference]
+    together: Reference
+
+
+class Steps(NamedTuple):
+    """Sizes of moves, common to all chains.
+
+    Attributes
+    ----------
+    source
+        ``[3, K]``, of moves about the prior, about each galaxy's reference, and (one number)
+        of all galaxies about their common one.
+    brightness
+        ``[K]``.
+    """
+
+    source: Float[Array, "3 K"]
+    brightness: Float[Array, " K"]
+
+
+@eqx.filter_jit
+def advance(scene, near, states, steps, key, first, count, thinning, warming, rate, size: int):
+    """Make `count` draws of every chain, at most `size`.
+
+    Returns
+    -------
+    states, steps
+        Afterwards.
+    flat
+        ``[size, C, d]``, unconstrained parameters, rows beyond `count` unset.
+    moves
+        `Move` of ``[size, C]``.
+    """
+    chains = states.brightness.shape[0]
+
+    def draw(i, carry):
+        states, steps, flat, moves = carry
+
+        def inner(j, carry):
+            states, steps, accepted = carry
+            number = (first + i) * thinning + j
+            kind = number % 3
+            states, rates, accepted = _sweep(
+                scene, near, kind, states, steps._replace(source=steps.source[kind]),
+                jax.random.fold_in(key, number),
+            )  # fmt: skip
+            push = jnp.where(warming, 2 * (number / 3 + 3.0) ** -0.6, 0.0)
+            return states, _tuned(steps, kind, rates, push, rate), accepted
+
+        zero = jnp.zeros(chains, states.log_likelihood.dtype)
+        states, steps, accepted = jax.lax.fori_loop(0, thinning, inner, (states, steps, zero))
+        one = jax.vmap(lambda *a: ravel_pytree(scene.parameters(*a))[0])
+        move = Move(
+            accepted, jnp.zeros(chains, bool), -states.log_likelihood,
+            jnp.full(chains, NUM_STEPS, jnp.int32) * thinning, jnp.zeros(chains, jnp.int32),
+        )  # fmt: skip
+        flat = flat.at[i].set(one(states.z, states.offset, states.brightness))
+        return states, steps, flat, jax.tree.map(lambda a, b: a.at[i].set(b), moves, move)
+
+    one = (states.z, states.offset, states.brightness)
+    dimension = sum(a[0].size for a in jax.tree.leaves(one))
+    kind = states.log_likelihood.dtype
+    moves = Move(
+        jnp.zeros((size, chains), kind), jnp.zeros((size, chains), bool),
+        jnp.zeros((size, chains), kind), jnp.zeros((size, chains), jnp.int32),
+        jnp.zeros((size, chains), jnp.int32),
+    )  # fmt: skip
+    flat = jnp.zeros((size, chains, dimension), kind)
+    return jax.lax.fori_loop(0, count, draw, (states, steps, flat, moves))
+
+
+def _tuned(steps: Steps, kind, rates: Steps, push, rate) -> Steps:
+    """Larger steps where more moves than wanted are accepted (Robbins and Monro 1951)."""
+    source = steps.source[kind] * jnp.exp(push * (rates.source - rate))
+    brightness = steps.brightness * jnp.exp(push * (rates.brightness - BRIGHTNESS_RATE))
+    return Steps(
+        steps.source.at[kind].set(jnp.clip(source, 1e-4, 1.0)), jnp.clip(brightness, 1e-4, 3.0)
+    )
+
+
+def _sweep(scene: Scene, near: References, kind, states: Walkers, steps: Steps, key):
+    """Offer every source of every chain one move, or all galaxies of every chain (kind 2).
+
+    Returns
+    -------
+    states
+        Afterwards.
+    rates
+        Acceptance rates ``[K]`` of sources and of brightnesses, averaged over the chains.
+    accepted
+        ``[C]``, averaged over the sources.
+    """
+    numbers = numbers_of(states.noise, 1)
+    chains, num_galaxies = len(states.brightness), sum(len(n) for n in numbers.values())
+    bold, fresh, star, judge = jax.random.split(key, 4)
+    scatter = jax.random.normal(bold, states.brightness.shape, states.brightness.dtype)
+    step = jnp.minimum(steps.source * jnp.exp(BOLDNESS * scatter), 1.0)
+    new, jointly = normals(fresh, states.noise), kind == 2
+    each = {name: one.times(kind) for name, one in near.each.items()}
+    before = as_one(states.noise, 1)
+    moved = apart(jax.vmap(near.together.move)(before, as_one(new, 1), step[:, :1]), states.noise)
+    noise = {
+        name: jnp.where(
+            jointly, moved[name], jax.vmap(each[name].move)(old, new[name], step[:, numbers[name]])
+        )
+        for name, old in states.noise.items()
+    }
+    z = of_all_chains(scene, noise)
+
+    # What the reference says of a move, which the likelihood has to make up for.
+    def gain(one, old, moved):
+        return jax.vmap(lambda a, b: one.excess(b) - one.excess(a))(old, moved)
+
+    alone = [gain(each[name], states.noise[name], noise[name]) for name in noise]
+    common = gain(near.together, before, as_one(noise, 1))
+    first = jnp.arange(num_galaxies) == 0
+    excess = jnp.where(jointly, common * first, jnp.concatenate(alone, 1))
+    other = scene.center_error * jax.random.normal(star, states.offset.shape, states.offset.dtype)
+    turn = jnp.where(jointly, 0.0, step[:, num_galaxies:, None])
+    offset = jnp.sqrt(1 - turn**2) * states.offset + turn * other
+    excess = jnp.concatenate([excess, jnp.zeros(offset.shape[:2], excess.dtype)], 1)
+    # Chain by chain: one scene's renderings fit into the caches, those of all do not.
+    states, source, brightness = jax.lax.map(
+        lambda x: _judge(scene, steps.brightness, jointly, *x),
+        (states, noise, z, offset, excess, jax.random.split(judge, chains)),
+    )
+    return states, Steps(source.mean(0), brightness.mean(0)), source.mean(1)
+
+
+def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, offset, excess, key):
+    """Take or leave the moves of one chain's sources, one after the other or all at once."""
+    drawn, area = scene.render(z, offset)
+    num_sources = len(area)
+    keys = jax.random.split(key, (3, num_sources))
+    # Pixels are looked at once; every choice after that is one of inner products.
+    here = scene.spectra(chain.brightness, chain.drawn, chain.area).mean
+    model = jnp.einsum("kb,kbyx->byx", here, chain.drawn)
+    data = scene.data
+    products = inner_products(
+        jnp.concatenate([chain.drawn, drawn - chain.drawn]), data.images - model, data.weights
+    )
+
+    def log_likelihood(brightness, taken):
+        prior = scene.spectrum_prior(brightness, jnp.where(taken, area, chain.area))
+        held = chosen(products, here, taken)
+        return log_marginal(held, prior, here) + scene.usual(brightness)
+
+    def source(k, carry):
+        taken, value, rates = carry
+        # All at once, the first decides for the others, which then change nothing.
+        tried = jnp.where(jointly, taken | (k == 0), taken.at[k].set(True))
+        new = log_likelihood(chain.brightness, tried)
+        accept, odds = _accept(keys[0, k], new - value + excess[k])
+        return (
+            jnp.where(accept, tried, taken), jnp.where(accept, new, value), rates.at[k].set(odds),
+        )  # fmt: skip
+
+    zero = jnp.zeros(num_sources, chain.brightness.dtype)
+    nobody = jnp.zeros(num_sources, bool)
+    start = log_likelihood(chain.brightness, nobody)
+    taken, value, source_rates = jax.lax.fori_loop(0, num_sources, source, (nobody, start, zero))
+
+    def bright(k, carry):
+        brightness, value, rates = carry
+        # Now and then far: a source that may be there or not has two places to be.
+        move, bold = jax.random.normal(keys[1, k], (2,), brightness.dtype)
+        tried = brightness.at[k].add(brightness_step[k] * jnp.exp(bold) * move)
+        new = log_likelihood(tried, taken)
+        accept, odds = _accept(keys[2, k], new - value)
+        return (
+            jnp.where(accept, tried, brightness), jnp.where(accept, new, value),
+            rates.at[k].set(odds),
+        )  # fmt: skip
+
+    brightness, value, brightness_rates = jax.lax.fori_loop(
+        0, num_sources, bright, (chain.brightness, value, zero)
+    )
+    numbers = numbers_of(z, 0)
+    star = taken[sum(len(n) for n in numbers.values()) :]
+
+    def either(new, old):
+        return {n: jnp.where(taken[numbers[n]][:, None, None], new[n], old[n]) for n in new}
+
+    return (
+        Walkers(
+            either(noise, chain.noise), either(z, chain.z),
+            jnp.where(star[:, None], offset, chain.offset),
+            brightness, jnp.where(taken[:, None, None, None], drawn, chain.drawn),
+            jnp.where(taken, area, chain.area), value,
+        ),
+        source_rates,
+        brightness_rates,
+    )  # fmt: skip
+
+
+def _accept(key, gain):
+    """Metropolis's choice, and its probability; no move to where the density is none."""
+    odds = jnp.where(jnp.isfinite(gain), jnp.minimum(jnp.exp(jnp.minimum(gain, 0.0)), 1.0), 0.0)
+    return jax.random.uniform(key, (), odds.dtype) < odds, odds

@@ -1,0 +1,1 @@
+"""What the prior made up: hallucination maps, typicality, flags."""

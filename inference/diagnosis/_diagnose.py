@@ -1,0 +1,129 @@
+"""What a scene's prior made up, source by source, in numbers, flags and words."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import xarray
+
+from scorepriors.inference.deblending._draws import error_ratio
+from scorepriors.inference.deblending._sampling import laplace_deblended
+from scorepriors.inference.deblending._scenes import Deblended
+
+from ._hallucination import NEIGHBORS, hallucination_map
+from ._typicality import source_typicality
+
+#: Words in the column ``flags``, and what they mean.
+FLAGS = {
+    "made_up": "the prior holds more than nine tenths of its light, pixel by pixel",
+    "atypical": "its shape is less usual than 99 % of the prior's galaxies with that light",
+    "laplace_off": "flux errors from the curvature differ by more than 20 % from those of draws",
+    "no_mode": "the fit had not converged, or curves the wrong way somewhere in the scene",
+}
+
+#: Limits of the flags.
+_MADE_UP, _ATYPICAL, _OFF = 0.1, 0.01, 0.2
+
+
+@dataclass(frozen=True)
+class SceneDiagnosis:
+    """Outcome of `diagnose`.
+
+    Attributes
+    ----------
+    result
+        The scene.
+    tree
+        Draws that averages are over: the chains given, or those of the Laplace
+        approximation.
+    maps
+        From `hallucination_map`.
+    typicality
+        P-value by source id.
+    laplace_ratio
+        ``[K]``, flux errors of the Laplace approximation over those of the chains;
+        None without chains.
+    """
+
+    result: Deblended
+    tree: Any
+    maps: xarray.Dataset
+    typicality: dict[str, float]
+    laplace_ratio: np.ndarray | None
+
+
+def diagnose(
+    result: Deblended,
+    tree: Any = None,
+    *,
+    key,
+    neighbors: int = NEIGHBORS,
+    progress: Callable | None = None,
+) -> SceneDiagnosis:
+    """Find out what the prior made up in a scene.
+
+    Parameters
+    ----------
+    result
+        From `deblend`.
+    tree
+        Draws, from `sample_deblended`; those of `laplace_deblended` without.
+    key
+        Random key.
+    neighbors
+        See `hallucination_map`.
+    progress
+        Called as ``progress(done, total, text)``.
+
+    Returns
+    -------
+    SceneDiagnosis
+    """
+    first, second, third = jax.random.split(key, 3)
+    report = progress or (lambda done, total, text: None)
+    report(0, 1, "curvature at the mode")
+    approximate = laplace_deblended(result, key=first)
+    draws = approximate if tree is None else tree
+    maps = hallucination_map(result, draws, key=second, neighbors=neighbors, progress=progress)
+    report(0, 1, "samples of the prior")
+    usual = source_typicality(draws, result.priors(), key=third)
+    ratio = None if tree is None else error_ratio(approximate, tree)
+    maps.attrs["draws"] = str(draws.attrs.get("algorithm", ""))
+    maps.attrs["negative_curvatures"] = int(approximate.attrs["negative_curvatures"])
+    return SceneDiagnosis(result, draws, maps, usual, ratio)
+
+
+def source_flags(diagnosis: SceneDiagnosis) -> dict[str, list[str]]:
+    """Words of `FLAGS` by source id; stars have none of their own."""
+    ids = diagnosis.result.positions.ids
+    maps, ratio = diagnosis.maps, diagnosis.laplace_ratio
+    words: dict[str, list[str]] = {identity: [] for identity in ids}
+    for k, identity in enumerate(str(i) for i in maps["source"].values):
+        if float(maps["flux_share"][k]) < _MADE_UP:
+            words[identity].append("made_up")
+        if diagnosis.typicality[identity] < _ATYPICAL:
+            words[identity].append("atypical")
+    for k, identity in enumerate(ids):
+        if ratio is not None and not abs(np.log(ratio[k])) < np.log1p(_OFF):
+            words[identity].append("laplace_off")
+        if not diagnosis.result.converged or maps.attrs["negative_curvatures"]:
+            words[identity].append("no_mode")
+    return words
+
+
+def in_words(diagnosis: SceneDiagnosis) -> dict[str, str]:
+    """One sentence or two per free-form source, by its id."""
+    maps = diagnosis.maps
+    said = {}
+    for k, identity in enumerate(str(i) for i in maps["source"].values):
+        share, freedom = float(maps["flux_share"][k]), float(maps["degrees_of_freedom"][k])
+        p = diagnosis.typicality[identity]
+        usual = f"p = {p:.2f}" if p >= _ATYPICAL else f"p < {max(p, 0.004):.3f}, unusual"
+        said[identity] = (
+            f"{share:.0%} of this source's flux is held by the data alone, pixel by pixel; they "
+            f"determine {freedom:.0f} degrees of freedom of its shape. Among the prior's galaxies "
+            f"with that light: {usual}."
+        )
+    return said

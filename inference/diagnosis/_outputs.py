@@ -1,0 +1,136 @@
+"""Results of a diagnosis: columns of the catalog, maps in FITS, a picture."""
+
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import QTable
+
+from scorepriors._errors import InputError
+from scorepriors.inference.deblending._draws import flux_draws
+from scorepriors.inference.reports._outputs import check_target, fits_text, write_whole
+
+from ._diagnose import FLAGS, SceneDiagnosis, source_flags
+from ._figures import diagnosis_figure
+from ._hallucination import pixels
+
+#: Names of the result files; the catalog of the folder gets new columns.
+DIAGNOSIS_NAMES = ("hallucination.fits", "hallucination.png")
+
+#: Columns in the catalog, and what they mean.
+COLUMNS = {
+    "gamma": "confidence: minus the curvature excess of the prior, weighted by the shape (eq. 18)",
+    "data_share": "share of its light that the data hold by themselves, 0 (prior) to 1 (data)",
+    "degrees_of_freedom": "parameters of the image that the data determine",
+    "typicality": "p-value of the shape under the prior among samples with the same light",
+    "flux_err_free_total": "standard deviation of the total flux with all shapes free",
+}
+
+
+def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
+    """The catalog of a scene with the columns of `COLUMNS`, and flags.
+
+    Parameters
+    ----------
+    table
+        From `catalog` or `flux_catalog`, in the order of the input positions.
+    diagnosis
+        Of the same scene.
+
+    Raises
+    ------
+    InputError
+        If the table holds other sources.
+    """
+    ids = list(diagnosis.result.positions.ids)
+    if [str(i) for i in table["id"]] != ids:
+        raise InputError("the catalog is of other sources than the scene; deblend again.")
+    table = table.copy()
+    maps = diagnosis.maps
+    rows = [ids.index(str(i)) for i in maps["source"].values]
+    for column, name in (
+        ("gamma", "gamma"), ("data_share", "flux_share"),
+        ("degrees_of_freedom", "degrees_of_freedom"),
+    ):  # fmt: skip
+        values = np.full(len(ids), np.nan)
+        values[rows] = maps[name].values
+        table[column] = values
+    table["typicality"] = [diagnosis.typicality.get(i, np.nan) for i in ids]
+    flux = flux_draws(diagnosis.tree)
+    spread = np.asarray(flux.sum("band").std(("chain", "draw")))
+    table["flux_err_free_total"] = spread * u.Unit(flux.attrs["unit"])
+    new = source_flags(diagnosis)
+    old = table["flags"] if "flags" in table.colnames else ["ok"] * len(ids)
+    merged = [
+        [w for w in str(words).split(",") if w != "ok" and w not in FLAGS] + new[i]
+        for i, words in zip(ids, old, strict=True)
+    ]
+    table["flags"] = [",".join(words) or "ok" for words in merged]
+    for name, meaning in COLUMNS.items():
+        table[name].info.description = meaning
+    meanings = "; ".join(f"{word}: {meaning}" for word, meaning in FLAGS.items())
+    table["flags"].info.description = f"comma-separated words, or ok. {meanings}"
+    table.meta["diagnosis_draws"] = maps.attrs["draws"]
+    return table
+
+
+def hallucination_images(diagnosis: SceneDiagnosis) -> fits.HDUList:
+    """Planes per source, ``[plane, n, n]``: curvatures, shares and widths of every pixel."""
+    maps = diagnosis.maps
+    planes = ("mean_delta_f", "mean_delta_f_error", "delta_f", "delta_f_aware",
+              "prior_curvature", "data_curvature", "data_share", "sd", "slope")  # fmt: skip
+    primary = fits.PrimaryHDU()
+    primary.header["PRIOR"] = (fits_text(diagnosis.result.prior_name), "learned prior")
+    primary.header["SIGMA0"] = (maps.attrs["sigma0"], "noise level of the prior")
+    primary.header["DRAWS"] = (maps.attrs["draws"], "what the averages are over")
+    hdus = [primary]
+    for k, identity in enumerate(maps["source"].values):
+        cube = np.stack([pixels(maps, name, k) for name in planes]).astype(np.float32)
+        margin = (maps.sizes["box_y"] - cube.shape[-1]) // 2
+        header = fits.Header()
+        header["SOURCEID"] = fits_text(identity)
+        # First pixel of the box in the image: the images of `sources.fits` start at 0, 0.
+        header["CORNERX"] = (int(maps["corner"].values[k, 1]) + margin, "column of the first pixel")
+        header["CORNERY"] = (int(maps["corner"].values[k, 0]) + margin, "row of the first pixel")
+        for i, name in enumerate(planes):
+            header[f"PLANE{i + 1}"] = name
+        header["GAMMA"] = float(maps["gamma"][k])
+        header["SHARE"] = (float(maps["flux_share"][k]), "of the light that the data hold")
+        hdus.append(fits.ImageHDU(cube, header, name=f"DIAGNOSIS_{fits_text(identity)}"[:60]))
+    return fits.HDUList(hdus)
+
+
+def write_diagnosis(
+    diagnosis: SceneDiagnosis, directory: str | Path, *, force: bool = False, extra=None
+) -> list[Path]:
+    """Write maps and picture, and give the folder's catalog its columns.
+
+    Parameters
+    ----------
+    diagnosis
+        From `diagnose`.
+    directory
+        Folder of results of the scene.
+    force
+        Replace a diagnosis that is there.
+    extra
+        Further files to replace, as ``{name: function of a path}``.
+
+    Returns
+    -------
+    list of pathlib.Path
+    """
+    directory = check_target(directory, force=force, names=DIAGNOSIS_NAMES)
+    catalog = directory / "catalog.ecsv"
+    try:
+        table = add_columns(QTable.read(catalog), diagnosis)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {catalog}: {error}; deblend again.") from error
+    writers = {
+        "hallucination.fits": lambda path: hallucination_images(diagnosis).writeto(path),
+        "hallucination.png": lambda path: diagnosis_figure(diagnosis).savefig(path, dpi=110),
+        "catalog.ecsv": lambda path: table.write(path, format="ascii.ecsv"),
+        **(extra or {}),
+    }
+    return write_whole(directory, writers, force=True)

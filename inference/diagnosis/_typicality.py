@@ -1,0 +1,187 @@
+r"""How usual an image is under a prior: a p-value, calibrated on the prior's own samples.
+
+An energy alone does not tell: larger galaxies have other energies than smaller ones, and
+the noise of sigma0 that belongs to every sample contributes most of it.  So an image is
+compared with samples of the prior that hold the same light, and *draws* are compared, not
+modes, which lie hundreds of nats from any draw.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from scorepriors._distribution import ScorePrior
+from scorepriors._errors import InputError
+from scorepriors.inference.sampling._tree import group, known_ids, morphology_draws
+
+#: Samples of the prior to compare with, and how many of them, nearest in light, count.
+REFERENCE, NEAREST = 1024, 256
+
+#: Draws of a source that are scored.
+NUM_DRAWS = 32
+
+
+class Reference(eqx.Module):
+    """Samples of a prior, by their light.
+
+    Attributes
+    ----------
+    light
+        ``[N]``, logarithm of the sum of the pixels, ascending.
+    oddness
+        ``[N, 2]``, energies and norms of scores, see `oddness`.
+    """
+
+    light: Float[Array, " N"]
+    oddness: Float[Array, "N 2"]
+
+
+def reference(prior: ScorePrior, *, key, number: int = REFERENCE) -> Reference:
+    """Draw the samples that images are compared with.
+
+    Parameters
+    ----------
+    prior
+        The prior, at its sigma0.
+    key
+        Random key.
+    number
+        How many.
+    """
+    if number < 2 * NEAREST:
+        raise InputError(f"`number` must be at least {2 * NEAREST}, got {number}.")
+    images = prior.sample(key, (number,))
+    light = _light(images)
+    order = jnp.argsort(light)
+    return Reference(light[order], oddness(prior, images)[order])
+
+
+def _light(images):
+    return jnp.log(jnp.maximum(images.sum((-2, -1)), 1e-6))
+
+
+@eqx.filter_jit
+def oddness(prior: ScorePrior, images: Float[Array, "N n n"]) -> Float[Array, "N 2"]:
+    """Energy (nats) and norm of the score of each image, in the stretched space.
+
+    Both grow with what is unusual: the energy with everything, the norm of the score with
+    what the prior would take away first.
+    """
+    energy = jax.value_and_grad(lambda z: prior.energy(z, prior.sigma))
+
+    def one(image):
+        value, slope = energy(prior.stretch.inv(image))
+        return jnp.stack([value, jnp.linalg.norm(slope)])
+
+    return jax.lax.map(one, images, batch_size=64)
+
+
+def typicality(
+    prior: ScorePrior, images: Float[Array, "N n n"], *, key=None, against: Reference | None = None
+) -> np.ndarray:
+    """Probability that a sample of the prior with the same light is as unusual as an image.
+
+    Parameters
+    ----------
+    prior
+        The prior.
+    images
+        ``[N, n, n]``: draws, with the noise of sigma0 that draws have.
+    key
+        To draw the reference.
+    against
+        A reference made before by `reference`.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[N]``, p-values: uniform for samples of the prior, small for an image with
+        something that its galaxies do not have.  The smallest is 1 / 257.
+
+    Raises
+    ------
+    InputError
+        For images of another shape than the prior's, or neither `key` nor `against`.
+
+    Notes
+    -----
+    Of the reference the 256 nearest in light count.  Among them and the image, energy
+    and norm of the score are ranked; the image's smaller rank is compared with the
+    smaller rank of each of the others, so the p-value of the pair is exact however the
+    two depend on each other.  The test is one-sided: images *more* probable than samples,
+    such as modes, pass.
+    """
+    images = jnp.asarray(images)
+    if images.ndim != 3 or images.shape[1:] != prior.event_shape:
+        n = prior.event_shape[-1]
+        raise InputError(f"`images` must be [N, {n}, {n}], got {images.shape}.")
+    if against is None:
+        if key is None:
+            raise InputError("give a `key` to draw the reference, or a reference as `against`.")
+        against = reference(prior, key=key)
+    found = np.asarray(oddness(prior, images), float)
+    light, known = np.asarray(_light(images), float), np.asarray(against.oddness, float)
+    usual = np.asarray(against.light, float)
+    return np.array(
+        [_p_value(own, _nearest(known, usual, at)) for own, at in zip(found, light, strict=True)]
+    )
+
+
+def _nearest(known, usual, at):
+    first = np.clip(np.searchsorted(usual, at) - NEAREST // 2, 0, len(usual) - NEAREST)
+    return known[first : first + NEAREST]
+
+
+def _p_value(own, others) -> float:
+    if not np.isfinite(own).all():
+        return 1 / (len(others) + 1)
+    pool = np.vstack([own, others])
+    # Rank 1 is the most unusual; ties count against the image.
+    ranks = (pool[None, :, :] >= pool[:, None, :]).sum(1).min(1)
+    return float((ranks <= ranks[0]).sum() / len(pool))
+
+
+def source_typicality(
+    tree: Any, prior: ScorePrior | dict[str, ScorePrior], *, key, num_draws: int = NUM_DRAWS
+) -> dict[str, float]:
+    """Typicality of every free-form source of a scene, by its id.
+
+    Parameters
+    ----------
+    tree
+        Draws, from `sample_deblended` or `laplace_deblended`.
+    prior
+        The prior of the scene, at its sigma0; or several by group, `Deblended.priors`.
+    key
+        For the reference and the choice of draws.
+    num_draws
+        Draws to score.
+
+    Returns
+    -------
+    dict
+        The median over the draws.  Data hold down the noise that samples of the prior
+        have, so draws of bright sources are *less* unusual than samples and the median
+        errs towards one: a small value means something.
+    """
+    found = morphology_draws(group(tree, "posterior"))
+    if not found:
+        raise InputError("every source is a star: there is no free-form image to judge.")
+    said = {}
+    for i, (name, draws) in enumerate(found.items()):
+        own = (
+            prior if isinstance(prior, ScorePrior) else prior.get(name, next(iter(prior.values())))
+        )
+        first, second = jax.random.split(key if i == 0 else jax.random.fold_in(key, i))
+        against = reference(own, key=first)
+        values = np.asarray(draws).reshape(-1, *draws.shape[2:])
+        count = min(num_draws, len(values))
+        picks = jax.random.choice(second, len(values), (count,), replace=False)
+        chosen = values[np.sort(np.asarray(picks))]
+        for k, identity in enumerate(known_ids(draws)):
+            said[identity] = float(np.median(typicality(own, chosen[:, k], against=against)))
+    return said

@@ -1,0 +1,1 @@
+"""Deblending judged by blends whose truth is known."""

@@ -1,0 +1,506 @@
+"""Deblend a set with truth and say how well it went; resumable blend by blend.
+
+No column of the truth enters a fit but the true centers, which are the catalog (unless
+sources are to be detected): weights are those that `Observation` makes of the image.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro
+from astropy.table import Table
+
+from scorepriors import __version__
+from scorepriors._distribution import ScorePrior
+from scorepriors._errors import InputError
+from scorepriors._files import atomic_write
+from scorepriors.inference.deblending._deblend import (
+    PADDING,
+    SIDE_BY_SIDE,
+    deblend_many,
+    load_priors,
+)
+from scorepriors.inference.deblending._scenes import Deblended
+from scorepriors.models.data._detection import detect
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._positions import Positions, read_positions
+from scorepriors.models.simulation._blend_sets import BlendSet, BlendTruth
+
+from ._metrics import (
+    central_interval,
+    match_positions,
+    mean_chi2,
+    source_metrics,
+    summarize,
+)
+
+METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
+
+#: Names of starts, and what `deblend` calls them.
+STARTS = {
+    "catalog": "profiles",
+    "detect": "profiles",
+    "sed20": "sed20",
+    "flat": "flat",
+    "gaussian": "gaussian",
+    "blobs": "blobs",
+}
+
+#: Noise levels of the prior before its own, of ``"annealed"``.
+ANNEALING = (1.0, 0.4)
+
+#: Error of the positions in pixels: a catalog of true centers has none (a fit still
+#: wants some room), peaks of a noisy image do.
+EXACT_CENTER_ERROR, DETECTED_CENTER_ERROR = 0.05, 0.3
+
+#: A detection further from a true center than this is not of that source, pixels.
+MATCH_RADIUS = 3.0
+
+#: Blends fitted between two checkpoints.
+CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result of an evaluation, beside the set.
+
+    Attributes
+    ----------
+    method
+        ``"parametric"``: the bulge-and-disk scene.  ``"map"``: free-form under the prior.
+        ``"annealed"``: the same, by way of larger noise levels of the prior.
+        ``"laplace"``: that of ``"map"`` with errors from the curvature, all shapes free.
+        ``"posterior"``: means and quantiles of draws by the algorithm ``"flow"``.
+    start
+        ``"catalog"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
+        ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centers.
+    spectra, tolerance, max_iterations
+        As for `deblend`.
+    center_error
+        As for `deblend`; if not given, 0.05 px for true centers and 0.3 px for detections.
+    anneal
+        Noise levels of ``"annealed"``, largest first.
+    chains, warmup, draws
+        Of ``"posterior"``.
+    seed
+        Of what is random: the draws.
+    """
+
+    method: str = "map"
+    start: str = "catalog"
+    center_error: float | None = None
+    spectra: str = "marginal"
+    tolerance: float = 1.0
+    max_iterations: int = 300
+    anneal: tuple[float, ...] = ANNEALING
+    chains: int = 8
+    warmup: int = 80
+    draws: int = 120
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("method", self.method, METHODS),
+            ("start", self.start, tuple(STARTS)),
+        ):
+            if value not in known:
+                raise InputError(f"unknown {name} {value!r}; there are {', '.join(known)}.")
+        if self.center_error is None:
+            error = DETECTED_CENTER_ERROR if self.start == "detect" else EXACT_CENTER_ERROR
+            object.__setattr__(self, "center_error", error)
+        elif not self.center_error > 0:
+            raise InputError(f"`center_error` must be positive, got {self.center_error}.")
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What the metrics need of one blend; K sources as found."""
+
+    center: np.ndarray  # [K, 2], where the fit was told to look
+    models: np.ndarray  # [K, B, H, W]
+    error: np.ndarray  # [K], of the flux summed over bands
+    low: np.ndarray  # [K], the 68 % interval of that flux
+    high: np.ndarray
+    converged: bool
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
+    sigma: float | None = None,
+    limit: int | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    restart: bool = False,
+    progress: Callable | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Deblend the blends of a set with truth, and compare.
+
+    Parameters
+    ----------
+    path
+        A set in the layout of `scorepriors.models.blend_sets`.
+    prior
+        As for `deblend`; those of the set's survey if not given.
+    sigma
+        Noise level sigma0 of the prior; its own if not given.
+    limit
+        Only the first so many blends.
+    checkpoint
+        File to keep finished blends in.
+    resume
+        Go on with the blends that `checkpoint` has not.
+    restart
+        Replace a checkpoint of before, once there is something to put in its place.
+    progress
+        Called as ``progress(done, text)`` with the number of finished blends.
+    **settings
+        Fields of `Settings`.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: the figures of `summarize`, ``seconds_total``, ``seconds_per_blend``
+        (wall time of fits and draws, compilation included), ``sources`` (a row per true
+        source; fluxes in ``flux_unit``, summed over bands, as far as they lie on the
+        image), ``number`` of blends, settings, prior and versions.  Ctrl-C sets
+        ``interrupted``; what was finished is there.
+
+    Notes
+    -----
+    ``flux_error`` holds the shapes fixed for ``"parametric"``, ``"map"`` and ``"annealed"``,
+    so that their ``coverage_68`` says what is missing in such errors; for ``"laplace"`` it
+    is that of the Gaussian about the mode, all shapes free; for ``"posterior"`` the standard
+    deviation of the draws, and intervals are their quantiles.
+
+    With detected sources, each true source takes the nearest detection within 3 px that no
+    other has nearer.  True sources without one count as zeros (``e_F = -1``, correlations
+    0) and have no interval; detections without a true source count in chi2 alone.
+
+    Raises
+    ------
+    InputError
+        If the set has no truth, for unknown settings, or if the checkpoint is there without
+        `resume` or `restart`, is of another run, or is none.
+    """
+    chosen = Settings(**settings)
+    blends = BlendSet(path)
+    if limit is not None and limit < 1:
+        raise InputError(f"`limit` must be at least 1, got {limit}.")
+    number = len(blends) if limit is None else min(limit, len(blends))
+    priors = load_priors(prior, sigma=sigma, pixel_scale=blends.observation(0).pixel_scale)
+    facts = _facts(chosen, priors, blends.path)
+    kept = _Checkpoint(checkpoint, facts, resume=resume, restart=restart)
+    interrupted = False
+    try:
+        for first in range(0, number, CHUNK):
+            missing = [i for i in range(first, min(first + CHUNK, number)) if i not in kept.blends]
+            if missing and not _evaluate_chunk(blends, missing, priors, chosen, kept, progress):
+                interrupted = True
+                break
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        kept.save()
+    done = [kept.blends[i] for i in sorted(kept.blends) if i < number]
+    sources = [row for blend in done for row in blend["sources"]]
+    result: dict[str, Any] = summarize(sources, [blend["chi2"] for blend in done])
+    seconds = sum(blend["seconds"] for blend in done)
+    return {
+        **result,
+        "seconds_total": seconds,
+        "seconds_per_blend": seconds / len(done) if done else None,
+        "number": len(done),
+        "num_sources": len(sources),
+        "num_missed": sum(not row["found"] for row in sources),
+        "num_spurious": sum(blend["spurious"] for blend in done),
+        "num_not_converged": sum(not blend["converged"] for blend in done),
+        "interrupted": interrupted,
+        "flux_unit": done[0]["flux_unit"] if done else "",
+        "survey": str(blends.meta.get("survey", "")),
+        **facts,
+        "sources": sources,
+    }
+
+
+def _facts(chosen: Settings, priors: Sequence[ScorePrior], path: Path) -> dict[str, Any]:
+    """What a checkpoint must share with the run that goes on with it."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    fields = {name: getattr(chosen, name) for name in Settings.__dataclass_fields__}
+    return {
+        **fields,
+        "anneal": list(chosen.anneal) if chosen.method == "annealed" else [],
+        "prior": " and ".join(str(prior.name) for prior in priors),
+        "sigma0": float(priors[0].sigma),
+        "set": path.name,
+        "set_sha256": digest,
+        "versions": {
+            "scorepriors": __version__,
+            "jax": jax.__version__,
+            "numpyro": numpyro.__version__,
+        },
+    }
+
+
+class _Checkpoint:
+    """Finished blends, by index, and the file they are kept in."""
+
+    def __init__(self, path: str | Path | None, facts: dict, *, resume: bool, restart: bool):
+        self.path, self.facts = None if path is None else Path(path), facts
+        self.blends: dict[int, dict] = {}
+        if self.path is None:
+            if resume:
+                raise InputError("there is no checkpoint to go on with; give its file.")
+            return
+        if not self.path.exists():
+            if resume:
+                raise InputError(f"there is no {self.path} to go on with; do not resume.")
+            return
+        try:
+            content = json.loads(self.path.read_text())
+            before = dict(content["facts"])
+            blends = {int(i): blend for i, blend in content["blends"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{self.path} is no checkpoint of an evaluation; give another name, or remove it."
+            ) from error
+        if restart:
+            return
+        if not resume:
+            raise InputError(
+                f"{self.path} is of a run that was cut short; resume it, or start again in its "
+                "place (--resume, --force)."
+            )
+        self.blends = blends
+        for name, value in facts.items():
+            if before.get(name) != value:
+                raise InputError(
+                    f"{self.path} is of another run: {name} was {before.get(name)} and is {value}; "
+                    "change it back, or remove the file."
+                )
+
+    def save(self) -> None:
+        """Write the file, if there is something to keep."""
+        if self.path is not None and self.blends:
+            atomic_write(self.path, json.dumps({"facts": self.facts, "blends": self.blends}))
+
+
+def _evaluate_chunk(blends, indices, priors, chosen, kept, progress) -> bool:
+    """Fit some blends and keep their rows; False if Ctrl-C came between."""
+    clock = time.monotonic()
+    observations = [blends.observation(i) for i in indices]
+    truths = [blends.truth(i) for i in indices]
+    positions = [_positions(o, t, chosen) for o, t in zip(observations, truths, strict=True)]
+    seen = [j for j, where in enumerate(positions) if where is not None]
+    report = _reporter(progress, kept)
+    fitted = deblend_many(
+        [observations[j] for j in seen], [positions[j] for j in seen], prior=priors,
+        spectra=chosen.spectra, center_error=chosen.center_error, start=STARTS[chosen.start],
+        anneal=chosen.anneal if chosen.method == "annealed" else (),
+        free_form=chosen.method != "parametric", key=jax.random.key(chosen.seed),
+        max_iterations=chosen.max_iterations, tolerance=chosen.tolerance,
+        padding=_padding(blends, positions), side_by_side=SIDE_BY_SIDE, chunk=CHUNK,
+        progress=report,
+    )  # fmt: skip
+    shared = (time.monotonic() - clock) / len(indices)
+    results = dict(zip(seen, fitted, strict=True))
+    for j, index in enumerate(indices):
+        clock = time.monotonic()
+        result = results.get(j)
+        if result is None:
+            if j in results:
+                return False
+            scene = _nothing(observations[j])
+        elif result.free_form.fit.interrupted:
+            return False
+        elif chosen.method == "posterior":
+            drawn = _posterior_scene(result, index, chosen, report)
+            if drawn is None:
+                return False
+            scene = drawn
+        elif chosen.method == "laplace":
+            scene = _laplace_scene(result, index, chosen)
+        else:
+            scene = _fitted_scene(result, chosen)
+        match = (
+            match_positions(scene.center, truths[j].center, radius=MATCH_RADIUS)
+            if chosen.start == "detect"
+            else np.arange(len(scene.center))
+        )
+        row = _rows(index, observations[j], truths[j], scene, match)
+        row["seconds"] = shared + time.monotonic() - clock
+        kept.blends[index] = row
+        report(0, 0.0, 0.0)
+        if chosen.method == "posterior":
+            kept.save()
+    kept.save()
+    return True
+
+
+def _reporter(progress, kept):
+    def report(done, potential, gain):
+        if progress is not None:
+            progress(len(kept.blends), f"{done} fits" if done else "")
+
+    return report
+
+
+def _padding(blends: BlendSet, positions) -> int:
+    """One padded size for every chunk of the set, so that one program serves all."""
+    largest = max([blends.max_sources, *(len(p) for p in positions if p is not None)])
+    return -(-largest // PADDING) * PADDING
+
+
+def _positions(obs: Observation, truth: BlendTruth, chosen: Settings) -> Positions | None:
+    """The catalog of one blend; None if nothing is detected."""
+    if chosen.start != "detect":
+        return read_positions(Table({"x": truth.center[:, 1], "y": truth.center[:, 0]}), obs)
+    try:
+        return detect(obs)
+    except InputError:
+        return None
+
+
+def _nothing(obs: Observation) -> _Fitted:
+    none = np.zeros(0)
+    return _Fitted(np.zeros((0, 2)), np.zeros((0, *obs.images.shape)), none, none, none, True)
+
+
+def _fitted_scene(result: Deblended, chosen: Settings) -> _Fitted:
+    scene = result.parametric if chosen.method == "parametric" else result.free_form
+    flux = scene.convolved.sum((1, 2, 3), dtype=float)
+    # What is fitted is the flux in all, what is compared lies on the image.
+    error = _share(flux, scene.flux.sum(1)) * np.sqrt(np.sum(scene.flux_error**2, axis=1))
+    low, high = central_interval(flux, error)
+    return _Fitted(_places(result), scene.convolved, error, low, high, bool(scene.fit.converged))
+
+
+def _laplace_scene(result: Deblended, index: int, chosen: Settings) -> _Fitted:
+    """The mode, with the errors of the Gaussian about it."""
+    from scorepriors.inference.deblending._draws import flux_draws
+    from scorepriors.inference.deblending._sampling import laplace_deblended
+    from scorepriors.inference.sampling._diagnostics import SamplingWarning
+
+    mode = _fitted_scene(result, chosen)
+    with warnings.catch_warnings():
+        # A curvature that is not that of a mode shows in the coverage.
+        warnings.filterwarnings("ignore", category=SamplingWarning)
+        tree = laplace_deblended(
+            result, key=jax.random.fold_in(jax.random.key(chosen.seed), index), num_samples=400
+        )
+    drawn = flux_draws(tree) / np.asarray(result.observation.flux_unit[1], float)
+    spread = np.asarray(drawn.sum("band").std(("chain", "draw")))
+    flux = mode.models.sum((1, 2, 3), dtype=float)
+    error = _share(flux, result.free_form.flux.sum(1)) * spread
+    low, high = central_interval(flux, error)
+    return dataclasses.replace(mode, error=error, low=low, high=high)
+
+
+def _share(on_image: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return np.divide(on_image, total, out=np.ones_like(on_image), where=np.abs(total) > 0)
+
+
+def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) -> _Fitted | None:
+    """Posterior means as observed, and quantiles of fluxes; None if interrupted."""
+    from scorepriors.inference.deblending._draws import source_draws
+    from scorepriors.inference.deblending._sampling import sample_deblended
+    from scorepriors.inference.sampling._diagnostics import SamplingWarning, said
+
+    with warnings.catch_warnings():
+        # Kept as `converged` in the table.
+        warnings.filterwarnings("ignore", category=SamplingWarning)
+        tree = sample_deblended(
+            result, key=jax.random.fold_in(jax.random.key(chosen.seed), index),
+            algorithm="flow", num_warmup=chosen.warmup, num_samples=chosen.draws,
+            num_chains=chosen.chains,
+            progress=lambda done, total, text: report(0, 0.0, 0.0),
+        )  # fmt: skip
+    if tree.attrs.get("interrupted"):
+        return None
+    data = result.free_form.fit.posterior.arguments[0][0]
+    models, error, low, high = [], [], [], []
+    for draw in source_draws(tree):
+        # Rendering is linear: the mean of what is seen is what is seen of the mean.
+        mean = np.einsum("nb,nij->bij", draw.spectrum, draw.image) / len(draw.image)
+        corner = np.repeat(np.asarray(draw.corner)[None], len(mean), axis=0)
+        seen = data.render_on_host(mean, corner)
+        model = np.stack([seen[b, b] for b in range(len(mean))])
+        total = draw.spectrum.sum(1) * draw.image.sum((1, 2))
+        share = _share(np.array(model.sum(dtype=float)), np.array(total.mean()))
+        quantiles = np.quantile(total, [0.16, 0.84]) * share
+        models.append(model)
+        error.append(total.std(ddof=1) * share)
+        low.append(quantiles[0])
+        high.append(quantiles[1])
+    return _Fitted(
+        _places(result), np.stack(models), np.array(error), np.array(low), np.array(high),
+        converged=not said(tree),
+    )  # fmt: skip
+
+
+def _places(result: Deblended) -> np.ndarray:
+    return np.asarray(result.positions.row_column, float)
+
+
+def _rows(
+    index: int, obs: Observation, truth: BlendTruth, scene: _Fitted, match: np.ndarray
+) -> dict[str, Any]:
+    """Everything a checkpoint keeps of one blend; `match` is from `match_positions`."""
+    found = match >= 0
+    models = np.zeros_like(truth.convolved)
+    models[found] = scene.models[match[found]]
+    metrics = source_metrics(models, truth.convolved, truth.flux)
+    true = truth.flux.sum(1)
+    error, low, high = np.full((3, len(match)), np.nan)
+    for column, values in ((error, scene.error), (low, scene.low), (high, scene.high)):
+        column[found] = values[match[found]]
+    covered = (low <= true) & (true <= high)
+    unit, factor = obs.flux_unit
+    scale = float(factor[0])
+    rows = []
+    for k in range(len(true)):
+        rows.append(
+            {
+                "blend": index,
+                "id": str(k),
+                "x": float(truth.center[k, 1]),
+                "y": float(truth.center[k, 0]),
+                "found": bool(found[k]),
+                "beta": float(truth.blendedness[k]),
+                "snr": _number(truth.snr[k]),
+                "magnitude": _number(truth.magnitude[k]),
+                "flux_true": float(true[k] * scale),
+                "flux": float(metrics["flux"][k] * scale),
+                "flux_error": _number(error[k] * scale),
+                "flux_low": _number(low[k] * scale),
+                "flux_high": _number(high[k] * scale),
+                "covered": bool(covered[k]) if found[k] else None,
+                "e_F": float(metrics["e_F"][k]),
+                "xi_morphology": float(metrics["xi_morphology"][k]),
+                "xi_sed": float(metrics["xi_sed"][k]),
+            }
+        )
+    return {
+        "chi2": mean_chi2(obs.images, scene.models.sum(0), truth.weights),
+        "converged": scene.converged,
+        "spurious": len(scene.center) - int(found.sum()),
+        "flux_unit": unit.to_string(),
+        "sources": rows,
+    }
+
+
+def _number(value) -> float | None:
+    """A float that JSON knows; None for NaN and infinities."""
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Modes of any NumPyro model."""

@@ -1,0 +1,78 @@
+"""Batches of posteriors: which of their arrays have a leading axis, and members of them."""
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from scorepriors._errors import InputError
+from scorepriors.inference._posterior import Posterior
+
+
+class Axes:
+    """A tree of axes, hashable so that jit can take it as static."""
+
+    def __init__(self, tree):
+        self.tree = tree
+        leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None)
+        self._key = (tuple(leaves), structure)
+
+    def __hash__(self):
+        return hash(self._key)
+
+    def __eq__(self, other):
+        return isinstance(other, Axes) and self._key == other._key
+
+
+def batch_axes(bound: Posterior, in_axes: tuple):
+    """Axes tree for the posterior's arrays, from one entry per positional argument."""
+    args, kwargs = bound.arrays
+    if len(in_axes) != len(args):
+        raise InputError(
+            f"`in_axes` has {len(in_axes)} entries for {len(args)} positional arguments."
+        )
+    axes = tuple(
+        jax.tree.map(lambda _, a=axis: a, arg) for axis, arg in zip(in_axes, args, strict=True)
+    )
+    return Axes((axes, jax.tree.map(lambda _: None, kwargs)))
+
+
+def batch_size(bound: Posterior, batch: Axes) -> int:
+    """Number of posteriors side by side; an `InputError` if the arrays disagree."""
+    sizes = {
+        leaf.shape[0]
+        for axis, leaf in zip(
+            jax.tree.leaves(batch.tree, is_leaf=lambda x: x is None),
+            jax.tree.leaves(bound.arrays, is_leaf=lambda x: x is None),
+            strict=True,
+        )
+        if axis == 0
+    }
+    if len(sizes) != 1:
+        raise InputError(f"batched arguments disagree on the size of the batch: {sorted(sizes)}.")
+    return sizes.pop()
+
+
+def members_of(bound: Posterior, batch: Axes, index) -> Posterior:
+    """One posterior of a batch, by its number; or a smaller batch, by an array of numbers."""
+    arrays = jax.tree.map(
+        lambda axis, leaf: leaf if axis is None else np.asarray(leaf)[index],
+        batch.tree, bound.arrays, is_leaf=lambda x: x is None,
+    )  # fmt: skip
+    return with_arrays(bound, arrays)
+
+
+def with_arrays(bound: Posterior, arrays) -> Posterior:
+    """The same posterior of other arrays."""
+    return eqx.tree_at(lambda p: p.arrays, bound, arrays, is_leaf=lambda x: x is None)
+
+
+def axes_of(batch: Axes | None):
+    """Axes of the arrays, as `jax.vmap` takes them."""
+    return None if batch is None else batch.tree
+
+
+def mapped(function, batch: Axes | None, *axes):
+    """The function of a single fit, or that of a batch."""
+    if batch is None:
+        return function
+    return jax.vmap(function, in_axes=axes)

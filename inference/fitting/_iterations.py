@@ -1,0 +1,251 @@
+"""Iterations of a fit, many in one compiled program."""
+
+from functools import cache, partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from numpyro.infer.util import unconstrain_fn
+
+from ._batches import axes_of, mapped, with_arrays
+from ._lbfgs import LBFGSState
+
+# Watches the curvature of any other optimizer, to say what is left to gain.
+_CURVATURE = optax.scale_by_lbfgs(memory_size=20)
+
+
+class State(eqx.Module):
+    """Where a fit stands: offset `v` from the start, in widths, and what was seen on the way.
+
+    Attributes
+    ----------
+    optimizer, curvature
+        States of the optimizer, and of what watches the curvature if it is no L-BFGS.
+    value, gain
+        Potential at the last point evaluated, and what a Newton step would still win, nats.
+    best
+        The best point so far.
+    calm, misses
+        Iterations in a row with nothing to gain, and with no finite density.
+    iteration, converged, failed
+        Number of iterations done, and whether and how it has ended.
+    """
+
+    v: Any
+    optimizer: Any
+    curvature: Any
+    value: Any
+    best: Any
+    gain: Any
+    calm: Any
+    iteration: Any
+    converged: Any
+    failed: Any
+    misses: Any
+
+    @property
+    def done(self):
+        """Whether nothing moves any more."""
+        return self.converged | self.failed
+
+
+class Best(eqx.Module):
+    """The best point of a fit: as in `scorepriors.inference.optimization.MAPResult`."""
+
+    params: Any
+    values: Any
+    value: Any
+    gradient_norm: Any
+    gain: Any
+
+
+@eqx.filter_jit
+def unconstrain(bound, values, batch):
+    """Unconstrained parameters for values of every site."""
+
+    def one(arrays, values):
+        args, kwargs = with_arrays(bound, arrays).arguments
+        return unconstrain_fn(bound.model, args, kwargs, values)
+
+    return mapped(one, batch, axes_of(batch), 0)(bound.arrays, values)
+
+
+def _objective(bound, arrays, origin, widths):
+    """Potential and site values as functions of the flat offset from the start, in widths."""
+    local = with_arrays(bound, arrays)
+    flat, unravel = ravel_pytree(origin)
+    width, _ = ravel_pytree(widths)
+
+    def objective(v):
+        u = unravel(flat + width * v)
+        value, sites = local.potential_and_values(u)
+        return value, (u, sites)
+
+    return objective
+
+
+def begin(bound, origin, optimizer, batch):
+    """A state of the right shape; `_advance` puts in what a fit starts from."""
+    # Abstractly: nothing of it has to be computed, let alone compiled.
+    state = _first_state.eval_shape(bound, origin, optimizer, batch)
+    return jax.tree.map(_zeros, state)
+
+
+def _zeros(s):
+    """Zeros without a weak type, which would compile the loop a second time."""
+    if jax.dtypes.issubdtype(s.dtype, jax.dtypes.extended):
+        return jnp.zeros(s.shape, s.dtype)  # random keys, which NumPy does not know
+    return np.zeros(s.shape, s.dtype)
+
+
+# Under jit for its memory of shapes seen: the model is traced once for each.
+@partial(jax.jit, static_argnums=(2, 3))
+def _first_state(bound, origin, optimizer, batch):
+    def one(arrays, origin):
+        v = jnp.zeros_like(ravel_pytree(origin)[0])
+        objective = _objective(bound, arrays, origin, origin)
+        params, values = jax.eval_shape(objective, v)[1]
+        params, values = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (params, values))
+        initial = optimizer.init(v)
+        curvature = None if isinstance(initial, LBFGSState) else _CURVATURE.init(v)
+        real, number, flag = v[0], jnp.int32(0), jnp.zeros((), bool)
+        return State(
+            v=v, optimizer=initial, curvature=curvature, value=real,
+            best=Best(params, values, real, real, real), gain=real, calm=number, iteration=number,
+            converged=flag, failed=flag, misses=number,
+        )  # fmt: skip
+
+    return mapped(one, batch, axes_of(batch), 0)(bound.arrays, origin)
+
+
+@cache
+def compiled_advance():
+    """`_advance`, compiled: one program per shape of a fit."""
+    jit: Any = eqx.filter_jit
+    return jit(_advance, compiler_options=_compiler_options())
+
+
+def _compiler_options() -> dict:
+    """Options that compile a fit in two thirds of the time, at the same speed afterwards.
+
+    On CPUs most of that time went into unrolling short loops (bands, sources) and into
+    the newer code generator.  A version of XLA does without those it does not know.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    options: Any = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+    return {name: value for name, value in options.items() if _is_known(name, value)}
+
+
+def _is_known(option: str, value) -> bool:
+    try:
+        jax.jit(lambda x: x).lower(np.float32(0)).compile(compiler_options={option: value})
+    except Exception:
+        return False
+    return True
+
+
+def _advance(
+    bound, origin, widths, tolerance, state, flags, clock, max_iterations, optimizer, block, batch
+):
+    """At most `block` iterations, fewer if a place gets free that another fit waits for.
+
+    Returns the state, the values, NaN where idle, and the number of iterations.  One
+    evaluation per iteration, and one copy of the model in the program.
+    """
+
+    def restart(state, fresh):
+        v = jnp.zeros_like(state.v)
+        inf = jnp.full_like(state.value, jnp.inf)
+        best = Best(state.best.params, state.best.values, inf, inf, inf)
+        zero, no = jnp.zeros_like(state.calm), jnp.zeros_like(state.failed)
+        initial = optimizer.init(v)
+        curvature = None if state.curvature is None else _CURVATURE.init(v)
+        new = State(v, initial, curvature, inf, best, inf, zero, zero, no, no, zero)
+        return jax.tree.map(lambda new, old: jnp.where(fresh, new, old), new, state)
+
+    def one(arrays, origin, widths, tolerance, state, idle, clock):
+        objective = _objective(bound, arrays, origin, widths)
+        running = ~(idle | state.done | (state.iteration >= max_iterations))
+        new = _iterate(objective, optimizer, state, tolerance, clock)
+        # Everything stands still in a fit that has ended, but for the memories of the
+        # optimizer, which nobody reads again.
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(running, new, old),
+            eqx.tree_at(lambda s: (s.optimizer, s.curvature), new, (None, None),
+                        is_leaf=lambda x: x is None),
+            eqx.tree_at(lambda s: (s.optimizer, s.curvature), state, (None, None),
+                        is_leaf=lambda x: x is None),
+        )  # fmt: skip
+        kept = eqx.tree_at(lambda s: (s.optimizer, s.curvature), kept,
+                           (new.optimizer, new.curvature), is_leaf=lambda x: x is None)  # fmt: skip
+        return kept, jnp.where(running, new.value, jnp.nan)
+
+    iterate = mapped(one, batch, axes_of(batch), 0, 0, 0, 0, 0, None)
+    fresh, idle, waiting = flags
+    state = mapped(restart, batch, 0, 0)(state, fresh)
+
+    def condition(carry):
+        state, _, i = carry
+        ended = state.done | (state.iteration >= max_iterations)
+        free = waiting & (ended & ~idle).any()
+        return (i < block) & ~(ended | idle).all() & ~free
+
+    def body(carry):
+        state, values, i = carry
+        state, value = iterate(bound.arrays, origin, widths, tolerance, state, idle, clock + i)
+        values = jax.lax.dynamic_update_index_in_dim(values, value, i, 0)
+        return state, values, i + 1
+
+    values = jnp.full((block, *state.value.shape), jnp.nan, state.value.dtype)
+    state, values, steps = jax.lax.while_loop(condition, body, (state, values, jnp.int32(0)))
+    return state, values.T, steps
+
+
+def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:
+    """Evaluate the current point, judge it, and choose the next."""
+    v = state.v
+    (value, (params, sites)), gradient = jax.value_and_grad(objective, has_aux=True)(v)
+    finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
+    misses = jnp.where(finite, 0, state.misses + 1)
+    usable = jnp.where(finite, gradient, 0.0)
+    updates, optimizer_state = optimizer.update(
+        usable, state.optimizer, v, value=jnp.where(finite, value, jnp.inf), grad=usable,
+        clock=clock, value_fn=lambda v: objective(v)[0],
+    )  # fmt: skip
+    if state.curvature is None:
+        curvature, gain, judged = None, optimizer_state.gain, optimizer_state.accepted
+    else:
+        step, watched = _CURVATURE.update(gradient, state.curvature, v)
+        curvature = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), watched, state.curvature
+        )
+        gain, judged = 0.5 * jnp.vdot(step, gradient), finite
+    better = finite & (value <= state.best.value)
+    new_best = Best(params, sites, value, jnp.linalg.norm(gradient), gain)
+    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new_best, state.best)
+    # Calm: little left to gain, and the potential has stopped falling.  The second test
+    # catches modes at infinity, where curvature vanishes and the first can be fooled.
+    # Rounding of a potential of 1e5 in float32 is 0.01: it must not keep a fit from ending.
+    rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+    settled = jnp.abs(state.value - value) <= 0.1 * tolerance + rounding
+    calm = jnp.where(judged & (gain >= 0) & (gain < tolerance) & settled, state.calm + 1, 0)
+    return State(
+        v=optax.apply_updates(v, updates),
+        optimizer=optimizer_state,
+        curvature=curvature,
+        value=value,
+        best=best,
+        gain=gain,
+        calm=calm,
+        iteration=state.iteration + 1,
+        converged=calm >= 3,
+        # A line search steps back from points outside the support; an optimizer that
+        # cannot would stay there for ever.
+        misses=misses,
+        failed=misses >= 10,
+    )

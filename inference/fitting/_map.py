@@ -1,0 +1,453 @@
+"""Maximum a posteriori fits of any NumPyro model with optax.
+
+The mode is taken in the unconstrained space, Jacobians included.  For a `ScorePrior`
+this is the stretched space in which the prior was learned: there its density is a
+Gaussian-smoothed one, and a mode means the same in faint and in bright pixels.  (The
+mode in x itself, which NumPyro's AutoDelta finds, weighs each pixel by dz/dx.)
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from scorepriors._errors import InputError
+from scorepriors._loops import deferred_interrupt
+from scorepriors._programs import generation
+from scorepriors.inference._posterior import Posterior, posterior
+from scorepriors.inference._progress import fit_progress
+
+from ._batches import batch_axes, batch_size, members_of
+from ._iterations import Best, begin, compiled_advance, unconstrain
+from ._lbfgs import flat_lbfgs
+
+
+@dataclass(frozen=True)
+class MAPResult:
+    """Outcome of `fit_map`.
+
+    With ``in_axes``, every array (and `converged`) has a leading axis over the fits; a
+    fit that Ctrl-C kept from starting has no iterations and values of NaN.
+
+    Attributes
+    ----------
+    params
+        Unconstrained parameters of the best iterate, by site.
+    values
+        Constrained sites and deterministic sites there.
+    converged
+        Whether the expected remaining gain fell below the tolerance while the
+        potential had settled.
+    num_iterations
+        Iterations done.
+    potential
+        Minus the log-density of the best iterate, nats.
+    loss_history
+        Potential after each iteration, ``[iterations]``; NaN after a fit has stopped.
+    gradient_norm
+        Of the best iterate, in units of the `scale` (nats per width).
+    expected_gain
+        Half of g' H^-1 g there, nats: what a Newton step would still win.
+    seconds
+        Wall time, compilation included.
+    interrupted
+        Whether Ctrl-C ended the fit; the best iterate so far is kept.  With ``in_axes``
+        one per fit.
+    posterior
+        What was maximized.
+    axes
+        Of a batch: which arrays of `posterior` are mapped.
+    """
+
+    params: dict
+    values: dict
+    converged: Any
+    num_iterations: Any
+    potential: Any
+    loss_history: np.ndarray
+    gradient_norm: Any
+    expected_gain: Any
+    seconds: float
+    interrupted: Any
+    posterior: Posterior
+    axes: Any = None
+
+    def __getitem__(self, index: int) -> "MAPResult":
+        """One fit of a batch."""
+        if self.axes is None:
+            raise TypeError("this is the result of a single fit; only a batch has members.")
+        params, values = jax.tree.map(lambda leaf: leaf[index], (self.params, self.values))
+        iterations = int(self.num_iterations[index])
+        return MAPResult(
+            params, values, self.converged[index], self.num_iterations[index],
+            self.potential[index], self.loss_history[:iterations, index],
+            self.gradient_norm[index], self.expected_gain[index], self.seconds,
+            bool(self.interrupted[index]), members_of(self.posterior, self.axes, index),
+        )  # fmt: skip
+
+
+_DEFAULT_OPTIMIZER = flat_lbfgs()
+
+
+def fit_map(
+    model: Callable | Posterior,
+    *model_args,
+    key,
+    model_kwargs: dict | None = None,
+    init: dict | None = None,
+    scale: dict | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    max_iterations: int = 500,
+    tolerance: Any = 0.01,
+    block: int = 10,
+    in_axes: tuple | None = None,
+    side_by_side: int | None = None,
+    progress: bool | Callable = False,
+) -> MAPResult:
+    """Find the mode of any NumPyro model.
+
+    Parameters
+    ----------
+    model
+        NumPyro model, or a `Posterior`.
+    *model_args, model_kwargs
+        Arguments of the model.  Arrays are traced: other values of the same shapes
+        compile nothing.  Python scalars are static.
+    key
+        For start values that `init` does not give.
+    init
+        Start values of sites, constrained; missing sites start at a prior median.
+    scale
+        Widths of sites in the unconstrained space, by name, each broadcastable to the
+        site; 1 by default.  The search runs in units of them: a rough guess of the
+        posterior widths makes an ill-conditioned fit quick.
+    optimizer
+        Any optax optimizer; L-BFGS by default (`flat_lbfgs`).
+    max_iterations
+        At most so many.
+    tolerance
+        In nats: converged when a Newton step is expected to gain less (and to gain
+        something: at a saddle it is negative) and the potential falls by less than a
+        tenth of it per iteration, three times in a row.  One number, or with ``in_axes``
+        one per fit.
+    block
+        Iterations per compiled call; between calls progress is shown and Ctrl-C read.
+    in_axes
+        Fit a batch, as in `jax.vmap`: one entry per positional argument, 0 for a leading
+        batch axis, None for one shared by all.  `init` and `scale` then carry the batch
+        axis as well.
+    side_by_side
+        How many fits of a batch share each evaluation; all of them by default.  When one
+        ends, the next takes its place, so a long fit keeps no other waiting, and batches
+        of every length run the same compiled program.
+    progress
+        True for a bar (over iterations, or over the fits of a batch); or a function
+        called as ``progress(done, potential, gain)``.
+
+    Returns
+    -------
+    MAPResult
+        Also when it has not converged: see `MAPResult.converged`.
+
+    Raises
+    ------
+    InputError
+        For start values that do not fit the model or where the density is not finite.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+    >>> def coin(heads):
+    ...     p = numpyro.sample("p", dist.Beta(1.0, 1.0))
+    ...     numpyro.sample("heads", dist.Binomial(10, p), obs=heads)
+    >>> best = fit_map(coin, jnp.asarray(7), key=jax.random.key(0))
+    >>> bool(best.converged), round(float(best.values["p"]), 3)
+    (True, 0.667)
+    """
+    started = time.monotonic()
+    for name, number in (("max_iterations", max_iterations), ("block", block)):
+        if number < 1:
+            raise InputError(f"`{name}` must be at least 1, got {number}.")
+    if not np.all(np.asarray(tolerance) > 0):
+        raise InputError(f"`tolerance` must be positive, got {tolerance}.")
+    optimizer = _DEFAULT_OPTIMIZER if optimizer is None else optimizer
+    optimizer = optax.with_extra_args_support(optimizer)
+    bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    problem = _problem(bound, init, scale, key, tolerance, in_axes, side_by_side)
+    batch, num_fits = problem.batch, problem.num_fits
+    results: list = [None] * num_fits
+    losses: list = [[] for _ in range(num_fits)]
+    total = max_iterations if num_fits == 1 else num_fits
+    with fit_progress(progress, total) as report, deferred_interrupt() as interrupt:
+        ended = _run(problem, optimizer, max_iterations, block, results, losses, report, interrupt)
+    best, state = _collect(results, batch)
+    loss = _histories(losses)
+    return MAPResult(
+        params=best.params,
+        values=best.values,
+        converged=state["converged"],
+        num_iterations=state["iteration"],
+        potential=best.value,
+        loss_history=loss if batch is not None else loss[:, 0],
+        gradient_norm=best.gradient_norm,
+        expected_gain=best.gain,
+        seconds=time.monotonic() - started,
+        interrupted=~ended if batch is not None else bool(not ended[0]),
+        posterior=bound,
+        axes=batch,
+    )
+
+
+def compile_map(
+    model: Callable | Posterior,
+    *model_args,
+    key,
+    model_kwargs: dict | None = None,
+    init: dict | None = None,
+    scale: dict | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    block: int = 10,
+    in_axes: tuple | None = None,
+    side_by_side: int | None = None,
+    **others,
+) -> Callable[[], Any]:
+    """Get the program of a fit ready before the fit.
+
+    Parameters
+    ----------
+    model, *model_args, key, model_kwargs, init, scale, optimizer, block, in_axes, side_by_side
+        As for `fit_map`.  Of arrays the shapes alone matter, and with `side_by_side` the
+        size of the batch does not.
+    **others
+        Other arguments of `fit_map`, which do not change the program.
+
+    Returns
+    -------
+    Callable
+        Compiles, unless that has been done; takes and returns nothing.  It runs no Python
+        of the model, so another thread may call it while this one goes on.  A fit that
+        begins before it has returned compiles as well.
+    """
+    del others
+    optimizer = optax.with_extra_args_support(
+        _DEFAULT_OPTIMIZER if optimizer is None else optimizer
+    )
+    bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    signature = _signature(bound, in_axes, side_by_side, optimizer, block)
+    if signature in _COMPILED:
+        return lambda: None
+    problem = _problem(bound, init, scale, key, 1.0, in_axes, side_by_side)
+    members = [0] * problem.lanes
+    arguments = problem.select(members)
+    state = begin(arguments[0], arguments[1], optimizer, problem.vmapped)
+    settings = _settings(problem, np.ones(problem.lanes, bool), members, False, 0, 1)
+    program: Any = compiled_advance()
+    lowered = program.lower(*arguments, state, *settings, optimizer, block, problem.vmapped)
+
+    def compile_program():
+        lowered.compile()
+        _COMPILED.add(signature)
+
+    return compile_program
+
+
+#: What has been compiled ahead in this process.
+_COMPILED: set = set()
+
+
+def _signature(bound: Posterior, in_axes, side_by_side, optimizer, block) -> tuple:
+    """What the program of a fit depends on; not the size of the batch, if side by side."""
+    batch = None if in_axes is None else batch_axes(bound, in_axes)
+    whole = batch is not None and side_by_side is None
+    arrays = bound if batch is None or whole else members_of(bound, batch, 0)
+    leaves, structure = jax.tree.flatten(arrays)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return structure, shapes, batch, side_by_side, optimizer, block, generation()
+
+
+def _problem(bound, init, scale, key, tolerance, in_axes, side_by_side) -> "_Problem":
+    if in_axes is None:
+        batch, num_fits, lanes = None, 1, 1
+        origin = bound.start(init, key=key)
+    else:
+        batch = batch_axes(bound, in_axes)
+        num_fits = batch_size(bound, batch)
+        lanes = num_fits if side_by_side is None else side_by_side
+        origin = _batched_start(bound, batch, init, key, num_fits, lanes)
+    return _Problem(bound, batch, origin, _widths(origin, scale), tolerance, num_fits, lanes)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is fitted; with a batch, everything but shared arrays has a leading axis."""
+
+    bound: Posterior
+    batch: Any
+    origin: dict
+    widths: dict
+    tolerance: Any
+    num_fits: int
+    lanes: int
+
+    @property
+    def vmapped(self):
+        """Axes of the arrays inside one evaluation; None if it serves a single fit."""
+        return self.batch if self.lanes > 1 else None
+
+    def select(self, members: list[int]):
+        """The fits `members`, one per lane, as arguments of a compiled call."""
+        if self.batch is None:
+            tolerance = np.asarray(self.tolerance, np.float32)
+            return self.bound, self.origin, self.widths, tolerance
+        pick: Any = np.asarray(members) if self.lanes > 1 else members[0]
+        bound = members_of(self.bound, self.batch, pick)
+        tolerance = np.broadcast_to(np.asarray(self.tolerance, np.float32), self.num_fits)
+        origin, widths = jax.tree.map(
+            lambda leaf: np.asarray(leaf)[pick], (self.origin, self.widths)
+        )
+        return bound, origin, widths, np.asarray(tolerance[pick])
+
+
+def _run(problem, optimizer, max_iterations, block, results, losses, report, interrupt):
+    """Fill `results` and `losses`; returns which fits came to their ends."""
+    queue = list(range(problem.num_fits))[::-1]
+    lanes = problem.lanes
+    members = [queue.pop() if queue else None for _ in range(lanes)]
+    fresh = np.ones(lanes, bool)
+    arguments = problem.select([0 if m is None else m for m in members])
+    state = begin(arguments[0], arguments[1], optimizer, problem.vmapped)
+    complete, clock = np.zeros(problem.num_fits, bool), 0
+    while True:
+        idle = np.array([m is None for m in members])
+        settings = _settings(problem, fresh, members, bool(queue), clock, max_iterations)
+        state, values, steps = compiled_advance()(
+            *arguments, state, *settings, optimizer, block, problem.vmapped
+        )
+        clock += int(steps)
+        lane = (lambda leaf, i: np.asarray(leaf)[i]) if lanes > 1 else (lambda leaf, i: leaf)
+        history = np.asarray(values).reshape(lanes, block)[:, : int(steps)]
+        iterations = np.asarray(state.iteration).reshape(lanes)
+        ended = np.asarray(state.done).reshape(lanes) | (iterations >= max_iterations)
+        complete[[m for m, e in zip(members, ended, strict=True) if m is not None and e]] = True
+        report(
+            int(iterations.max()) if problem.num_fits == 1 else int(complete.sum()),
+            float(np.asarray(state.best.value).reshape(lanes)[~idle].sum()),
+            float(np.asarray(state.gain).reshape(lanes)[~idle].max()),
+        )
+        for i, member in enumerate(members):
+            if member is None:
+                continue
+            if fresh[i] and not np.isfinite(history[i, 0]):
+                raise InputError(
+                    "the model's log-density is not finite at the start values; give `init` for "
+                    "the sites with hard bounds, or check the data for NaN."
+                )
+            losses[member].append(history[i])
+            fresh[i] = bool(ended[i])
+            if ended[i] or interrupt:
+                results[member] = jax.tree.map(
+                    partial(lane, i=i), (state.best, state.iteration, state.converged)
+                )
+                losses[member] = np.concatenate(losses[member])[: int(iterations[i])]
+                members[i] = queue.pop() if queue else None
+        active = [i for i, m in enumerate(members) if m is not None]
+        if interrupt or not active:
+            return complete
+        if fresh[active].any():
+            arguments = problem.select([0 if m is None else m for m in members])
+
+
+def _settings(problem, fresh, members, waiting: bool, clock: int, max_iterations: int):
+    """What steers `_advance`: which fits are new, which places idle, whether more fits wait."""
+    idle = np.array([m is None for m in members])
+    flags = (fresh, idle) if problem.lanes > 1 else (fresh[0], idle[0])
+    return (
+        (*flags, np.asarray(waiting)),
+        np.asarray(clock, np.int32),
+        np.asarray(max_iterations, np.int32),
+    )
+
+
+def _collect(results: list, batch) -> tuple[Best, dict]:
+    """Best points and ends of all fits: as they are, or stacked along a leading axis."""
+    if batch is None:
+        best, iteration, converged = results[0]
+        host = jax.tree.map(lambda leaf: np.asarray(leaf)[()], (iteration, converged))
+        scalars = {"iteration": host[0], "converged": host[1]}
+        names = ("value", "gradient_norm", "gain")
+        plain = [np.asarray(getattr(best, name))[()] for name in names]
+        return Best(best.params, best.values, *plain), scalars
+    known = next(r for r in results if r is not None)
+
+    def missing(leaf):
+        leaf = np.asarray(leaf)
+        return np.full_like(leaf, np.nan if np.issubdtype(leaf.dtype, np.floating) else 0)
+
+    nothing = jax.tree.map(missing, known)
+    full = [nothing if r is None else r for r in results]
+    best, iteration, converged = jax.tree.map(
+        lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *full
+    )
+    return best, {"iteration": iteration, "converged": converged}
+
+
+def _histories(losses: list) -> np.ndarray:
+    """Losses ``[iterations, fits]``, NaN after the end of each fit."""
+    out = np.full((max(len(loss) for loss in losses), len(losses)), np.nan, np.float32)
+    for column, loss in enumerate(losses):
+        out[: len(loss), column] = loss
+    return out
+
+
+def _complete(bound: Posterior, init: dict) -> bool:
+    """Whether `init` gives a value of the right shape for every site."""
+    return bool(init) and bound.sites(init) == {n: v.shape for n, v in init.items()}
+
+
+def _batched_start(bound, batch, init, key, size, lanes):
+    init = {} if init is None else init
+    if _complete(
+        members_of(bound, batch, 0), {n: np.asarray(v)[0] for n, v in init.items()}
+    ):  # nothing to draw: map the values, compiled once
+        take = lambda leaf, i: np.asarray(leaf)[i]  # noqa: E731
+        # In groups of one size, so that batches of every length share the program.
+        parts = []
+        for start in range(0, size, lanes):
+            members = np.minimum(np.arange(start, start + lanes), size - 1)
+            group = _Problem(bound, batch, {}, {}, 1.0, size, lanes).select(list(members))[0]
+            pick = members if lanes > 1 else members[0]
+            u = unconstrain(
+                group, {n: take(v, pick) for n, v in init.items()},
+                batch if lanes > 1 else None,
+            )  # fmt: skip
+            u = jax.tree.map(
+                lambda leaf: np.asarray(leaf).reshape(lanes, *leaf.shape[lanes > 1 :]), u
+            )
+            parts.append(jax.tree.map(lambda leaf, n=size - start: leaf[:n], u))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    starts = [
+        members_of(bound, batch, i).start({n: v[i] for n, v in init.items()}, key=k)
+        for i, k in enumerate(jax.random.split(key, size))
+    ]
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(u) for u in leaves]), *starts)
+
+
+def _widths(origin: dict, scale: dict | None) -> dict:
+    scale = {} if scale is None else scale
+    unknown = sorted(set(scale) - set(origin))
+    if unknown:
+        raise InputError(
+            f"`scale` names {unknown[0]!r}, which is no latent site; sites are {', '.join(origin)}."
+        )
+    try:
+        return {
+            name: np.broadcast_to(np.asarray(scale.get(name, 1.0), u.dtype), u.shape)
+            for name, u in origin.items()
+        }
+    except ValueError as error:
+        raise InputError(f"`scale` does not fit the sites: {error}.") from error

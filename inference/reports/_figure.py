@@ -1,0 +1,204 @@
+"""The report: observed, model, residual, and each source with its spectrum."""
+
+from typing import Any
+
+import numpy as np
+from astropy.visualization import make_lupton_rgb
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from scorepriors.inference.deblending._scenes import Deblended
+
+INK, SOFT = "#222222", "#8a8a8a"
+#: Okabe and Ito's colors, told apart by everyone.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a5195", "#666666")
+
+
+def color_composer(images: np.ndarray, noise: np.ndarray):
+    """A function from cubes ``[B, H, W]`` to colors ``[H, W, 3]``, scaled by one image.
+
+    Three bands spread over those available (reddest in red); fewer than three make
+    gray.  The same scaling serves every panel, so that they can be compared.
+
+    Parameters
+    ----------
+    images
+        The observed cube, which sets the stretch.
+    noise
+        ``[B]``, standard deviation of the sky.
+    """
+    num = len(images)
+    picks = [num - 1, num // 2, 0] if num < 5 else [num - 2, num // 2, 1]
+    # Scale bands to a common brightness: a galaxy of mean color comes out white.
+    level = np.array([np.percentile(image, 99.5) for image in images])
+    level = np.where(level > 0, level, 1.0)
+    floor = float(np.median(noise / level))
+
+    def compose(cube):
+        scaled = cube / level[:, None, None]
+        if num < 3:
+            channels = [scaled.mean(0)] * 3
+        else:
+            channels = [scaled[p] for p in picks]
+        with np.errstate(invalid="ignore"):  # astropy divides 0 by 0 in empty pixels
+            return make_lupton_rgb(*channels, stretch=max(6 * floor, 0.12), Q=5)
+
+    return compose
+
+
+def part_composer(obs, part):
+    """`color_composer` for cubes of one of the joined observations."""
+    images, weights = part.cut(obs.images), part.cut(obs.weights)
+    noise = [1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0 for w in weights]
+    return color_composer(images, np.array(noise))
+
+
+def significance(obs, part, total) -> np.ndarray:
+    """Residuals of all bands in one image: their sum in units of its noise."""
+    images, weights = part.cut(obs.images), part.cut(obs.weights)
+    pulls = (images - part.cut(total)) * np.sqrt(weights)
+    return pulls.sum(0) / np.sqrt(np.maximum((weights > 0).sum(0), 1))
+
+
+def report_figure(result: Deblended) -> Figure:
+    """Draw the report of a deblended scene.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not tied to any window; ``figure.savefig(path)`` writes it.
+    """
+    obs, scene = result.observation, result.free_form
+    num_sources = len(result.positions.ids)
+    pages = 1 if num_sources <= 6 else 2
+    rows = -(-num_sources // pages)
+    width, height = (10.5, 3.8) if pages == 1 else (17.0, 5.6)
+    height *= len(obs.parts)
+    layout = ConstrainedLayoutEngine(w_pad=0.07)
+    figure = Figure(figsize=(width, height + 1.55 * rows), layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[height, 1.55 * rows])
+    top, bottom = parts
+    total = scene.convolved.sum(0)
+    axes: Any = top.subplots(len(obs.parts), 3, squeeze=False)
+    model = f"model: {result.prior_name}, $\\sigma_0$ = {float(result.prior.sigma):.3g}"
+    residual = f"residual / noise,  $\\chi^2$ per pixel {scene.chi2:.3f}"
+    for row, part in zip(axes, obs.parts, strict=True):
+        scene_row(row, result, part, total, model=model, residual=residual)
+    compose = part_composer(obs, obs.parts[0])
+    grid = bottom.subplots(
+        rows, 3 * pages, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 3.6] * pages}
+    )
+    for axis in grid.ravel():
+        axis.axis("off")
+    for k in range(num_sources):
+        page, row = divmod(k, rows)
+        _source_row(grid[row, 3 * page : 3 * page + 3], result, k, compose, first=row == 0)
+    return figure
+
+
+def _tag(result: Deblended, k: int) -> str:
+    """The source's id if all are short enough for a marker, else its number from one."""
+    ids = result.positions.ids
+    return ids[k] if max(map(len, ids)) <= 3 else str(k + 1)
+
+
+def scene_row(axes, result: Deblended, part, total, *, model: str, residual: str) -> None:
+    """One of the joined observations: the data with their sources, the model, and what is left.
+
+    Parameters
+    ----------
+    axes
+        Three of matplotlib's.
+    result
+        The scene.
+    part
+        One of `Observation.parts`.
+    total
+        ``[B, H, W]``, the model of all bands.
+    model, residual
+        Titles.
+    """
+    obs = result.observation
+    compose, alone = part_composer(obs, part), len(obs.parts) == 1
+    axes[0].imshow(compose(part.cut(obs.images)), origin="lower", interpolation="nearest")
+    axes[0].set_title("observed" if alone else part.name, color=INK)
+    for k, place in enumerate(result.center):
+        row, column = (place - part.origin) / part.scale
+        color = COLORS[k % len(COLORS)]
+        axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
+        axes[0].annotate(
+            _tag(result, k), (column, row), (5, 4), textcoords="offset points", color="white",
+            fontsize=7, bbox={"boxstyle": "round,pad=0.12", "fc": color, "ec": "none"},
+            annotation_clip=True,
+        )  # fmt: skip
+    height, width = part.shape
+    axes[0].set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5))
+    axes[1].imshow(compose(part.cut(total)), origin="lower", interpolation="nearest")
+    axes[1].set_title(model, color=INK)
+    combined = significance(obs, part, total)
+    shown = axes[2].imshow(combined, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4,
+                           interpolation="nearest")  # fmt: skip
+    axes[2].set_title(residual, color=INK)
+    bar = axes[2].figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+
+
+def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> None:
+    obs, scene = result.observation, result.free_form
+    color = COLORS[k % len(COLORS)]
+    unit, factor = obs.flux_unit
+    for axis in axes:
+        axis.axis("on")
+    seen, model, spectrum = axes
+    convolved = obs.parts[0].cut(scene.convolved[k])
+    seen.imshow(compose(convolved), origin="lower", interpolation="nearest")
+    seen.set_ylabel(_tag(result, k), color="white", fontsize=9, rotation=0, labelpad=12,
+                    va="center", bbox={"boxstyle": "round,pad=0.2", "fc": color, "ec": "none"})  # fmt: skip
+    image = scene.morphology[k]
+    peak = max(float(image.max()), 1e-30)
+    model.imshow(np.arcsinh(image / (0.02 * peak)), origin="lower", cmap="gray",
+                 interpolation="nearest", vmin=0)  # fmt: skip
+    row, column = result.center[k]
+    half = 14
+    model.set_facecolor("black")  # the zoom may reach beyond the image
+    model.set(xlim=(column - half, column + half), ylim=(row - half, row + half))
+    for axis in (seen, model):
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    bands = np.arange(len(obs.bands))
+    spectrum.plot(bands, result.parametric.flux[k] * factor, "s", color=SOFT, markersize=6,
+                  fillstyle="none", label="bulge + disk")  # fmt: skip
+    spectrum.errorbar(bands, scene.flux[k] * factor, scene.flux_error[k] * factor, fmt="o-",
+                      color=color, markersize=4, linewidth=1.2, capsize=2,
+                      label="learned prior")  # fmt: skip
+    highest = max(
+        float((scene.flux[k] * factor).max()), float((result.parametric.flux[k] * factor).max())
+    )
+    lowest = min(0.0, float(((scene.flux[k] - scene.flux_error[k]) * factor).min()))
+    if highest > lowest:
+        spectrum.set_ylim(lowest - 0.02 * (highest - lowest), 1.18 * highest)
+    spectrum.set_xlim(-0.4, len(bands) - 0.6)
+    spectrum.set_xticks(bands, obs.bands)
+    spectrum.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
+    spectrum.axhline(0, color=SOFT, linewidth=0.5)
+    spectrum.grid(axis="y", color="#eeeeee")
+    spectrum.set_axisbelow(True)
+    for side in ("top", "right", "bottom"):  # the line of zero flux is at the bottom
+        spectrum.spines[side].set_visible(False)
+    label = unit.to_string()
+    spectrum.set_ylabel(f"flux [{label}]" if label else "flux", fontsize=8, color=INK)
+    if _tag(result, k) != result.positions.ids[k]:
+        spectrum.set_title(result.positions.ids[k], loc="right", fontsize=8, color=color, pad=2)
+    if first:
+        seen.set_title("as observed", fontsize=9, color=INK)
+        model.set_title("model, zoomed", fontsize=9, color=INK)
+        spectrum.legend(fontsize=7, frameon=False, ncols=2, loc="upper left",
+                        bbox_to_anchor=(0, 1.3))  # fmt: skip

@@ -1,0 +1,463 @@
+"""The report of a sampled scene: one page of HTML that needs nothing but itself."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from scorepriors.inference.deblending._draws import (
+    flux_catalog,
+    flux_correlation,
+    flux_draws,
+    source_draws,
+)
+from scorepriors.inference.deblending._scenes import Deblended
+from scorepriors.inference.sampling._diagnostics import said
+from scorepriors.inference.sampling._tree import group
+
+from ._figure import COLORS, INK, SOFT, part_composer, scene_row
+
+#: Draws per source side by side, sources in the pair plot, points of a pair.
+_SHOWN, _PAIRS, _POINTS = 5, 5, 600
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+       max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.7rem; margin-bottom: .2rem; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; border-bottom: 1px solid #ddd; }
+p.about, figcaption { color: #555; }
+figure { margin: 1rem 0; }
+figure img { max-width: 100%; height: auto; }
+figcaption { font-size: .9rem; }
+.good, .bad { border-left: .35rem solid; padding: .5rem 1rem; border-radius: .2rem; }
+.good { border-color: #009e73; background: #eef8f4; }
+.bad { border-color: #d55e00; background: #fdf3ec; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { text-align: right; padding: .25rem .7rem; border-bottom: 1px solid #eee;
+         white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+td.text { text-align: left; white-space: normal; }
+""".strip()
+
+
+def report_page(
+    result: Deblended, tree: Any, *, table: Any = None, more: Sequence[str] = ()
+) -> str:
+    """The report as one HTML document; pictures are inside it.
+
+    Parameters
+    ----------
+    result
+        What was sampled.
+    tree
+        From `sample_deblended`.
+    table
+        From `flux_catalog`, if it is at hand.
+    more
+        Further sections, as HTML, behind the draws of the sources.
+    """
+    table = flux_catalog(tree) if table is None else table
+    title = f"Posterior of {result.observation.name or 'a blend'}"
+    count, bands = len(result.positions.ids), len(result.observation.bands)
+    chains, draws = (group(tree, "posterior").sizes[d] for d in ("chain", "draw"))
+    names = ", ".join(map(str, table["id"]))
+    sections = [
+        _verdict(tree),
+        "<h2>Fluxes</h2>", _flux_table(table, result.observation.bands),
+        "<h2>Scene</h2>",
+        picture(
+            scene_figure(result, tree),
+            f"Three images side by side: the observed blend with {count} sources marked, the "
+            "posterior mean of the model, and the residual in units of the noise.",
+            "Observed, posterior mean, and what is left over. Structure in the residual is light "
+            "that no source accounts for.",
+        ),
+        "<h2>Draws of every source</h2>",
+        picture(
+            draws_figure(result, tree),
+            f"One row for each of the sources {names}: the posterior mean, the standard deviation "
+            f"and {_SHOWN} draws of its image.",
+            "At the model's resolution. What differs from draw to draw, the data do not know.",
+        ),
+        *more,
+        "<h2>Fluxes and their neighbors</h2>",
+        picture(
+            pairs_figure(tree),
+            "Histograms of the total flux of each source and scatter plots of pairs of sources, "
+            f"with their correlations. {_in_words(table)}",
+            "Total fluxes. A negative correlation is light that either of two neighbors may own."
+            + (f" The {_PAIRS} most correlated sources are shown." if count > _PAIRS else ""),
+        ),
+        picture(
+            correlation_figure(tree),
+            f"Matrix of the correlations between all {count * bands} fluxes, by source and band.",
+            "Correlations of the fluxes of all sources in all bands.",
+        ),
+        "<h2>Chains</h2>",
+        picture(
+            chains_figure(tree),
+            f"For each source the total flux along {chains} chains, and the histogram of the ranks "
+            "of each chain's draws among all draws.",
+            "Chains that agree overlap on the left and are flat on the right.",
+        ),
+        *_energy(tree, chains, draws),
+        "<h2>Settings</h2>", _settings(tree),
+    ]  # fmt: skip
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>\n"
+        f"<main>\n<h1>{html.escape(title)}</h1>\n"
+        f'<p class="about">{count} sources in {bands} bands, {chains} chains of {draws} draws, '
+        f"prior {html.escape(tree.attrs['prior_name'])}, &sigma;<sub>0</sub> = "
+        f"{float(tree.attrs['prior_sigma']):.3g}</p>\n"
+        + "\n".join(sections)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _verdict(tree) -> str:
+    sentences = said(tree)
+    if not sentences:
+        return '<p class="good" role="status">No check of the draws failed.</p>'
+    items = "".join(f"<li>{html.escape(s)}</li>" for s in sentences)
+    return (
+        '<div class="bad" role="alert"><strong>These draws should not be trusted as they are.'
+        f"</strong><ul>{items}</ul></div>"
+    )
+
+
+def _flux_table(table, bands) -> str:
+    unit = table[f"flux_{bands[0]}"].unit
+    label = "" if unit is None or not unit.to_string() else f" in {unit.to_string()}"
+    names = [*bands, "total"]
+    fluxes, shapes = [], []
+    for row in table:
+        identity = html.escape(str(row["id"]))
+        pairs = {n: _pm(_number(row[n]), _number(row[f"{n}_err"])) for n in ("x", "y", "size")}
+        near = ""
+        if "neighbor" in table.colnames:
+            near = f"{html.escape(row['neighbor'])} ({row['neighbor_correlation']:+.2f})"
+        fluxes.append(
+            [identity]
+            + [_pm(_number(row[f"flux_{n}"]), _number(row[f"flux_err_{n}"])) for n in names]
+        )
+        shapes.append([identity, *pairs.values(), f"{row['flux_ess']:.0f}", near])
+    return (
+        f"<p>Posterior mean and standard deviation{html.escape(label)}.</p>"
+        + _table(["source", *names], fluxes)
+        + "<p>Centroids and second-moment radii in pixels; effective draws of the fluxes; and the "
+        "source with the most correlated flux.</p>"
+        + _table(["source", "x", "y", "size", "effective draws", "neighbor"], shapes)
+    )
+
+
+def _table(head, rows) -> str:
+    """A table that scrolls, by keyboard too, where it is too wide; cells are HTML."""
+    top = "".join(f'<th scope="col">{html.escape(n)}</th>' for n in head)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{c}</td>" for c in rest)}</tr>'
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="wide" tabindex="0"><table><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _number(value) -> float:
+    return float(getattr(value, "value", value))
+
+
+def _pm(value: float, error: float) -> str:
+    """Value and error, with the digits that the error leaves."""
+    return f"{in_digits(value, error)} &plusmn; {in_digits(error, error)}"
+
+
+def in_digits(value: float, error: float) -> str:
+    """A number with as many decimals as two digits of its error have."""
+    if not np.isfinite(error) or error <= 0:
+        return f"{value:.4g}"
+    return f"{value:.{int(np.clip(1 - np.floor(np.log10(error)), 0, 6))}f}"
+
+
+def _in_words(table) -> str:
+    if "neighbor" not in table.colnames:
+        return ""
+    strongest = int(np.argmax(np.abs(table["neighbor_correlation"])))
+    row = table[strongest]
+    return (
+        f"The strongest is between {row['id']} and {row['neighbor']}: "
+        f"{row['neighbor_correlation']:+.2f}."
+    )
+
+
+def _settings(tree) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(name)}</th><td class="text">{html.escape(text)}</td></tr>'
+        for name, text in figures(tree)
+    )
+    return f"<table><tbody>{rows}</tbody></table>"
+
+
+#: Attributes that tables of figures show, and what they are called there.
+_FIGURES = (
+    ("algorithm", "algorithm"), ("num_warmup", "warm-up draws per chain"), ("draws_kept", "draws per chain"),
+    ("thinning", "transitions per draw"), ("target_acceptance_rate", "acceptance aimed at"),
+    ("start", "start"), ("step_size", "step size"), ("gradients", "gradient evaluations"),
+    ("seconds", "seconds"), ("seed", "key"), ("prior", "prior"), ("sigma0", "sigma0"),
+    ("max_rhat", "largest R-hat of few"), ("max_pixel_rhat", "largest R-hat of many"),
+    ("min_ess", "fewest effective draws"),
+    ("min_ess_site", "of site"), ("divergences", "divergences"), ("min_bfmi", "smallest E-BFMI"),
+    ("scorepriors_version", "scorepriors"), ("inference_library_version", "blackjax"),
+    ("numpyro_version", "numpyro"), ("jax_version", "jax"),
+)  # fmt: skip
+
+
+def figures(tree: Any) -> list[tuple[str, str]]:
+    """Settings and diagnostics of a run, named and in words."""
+    stats = group(tree, "sample_stats")
+    out = []
+    for name, label in _FIGURES:
+        value = tree.attrs.get(name)
+        if value is not None and value == value:  # NaN: the moves have no such thing
+            out.append((label, f"{value:.5g}" if isinstance(value, float) else str(value)))
+    out.append(("acceptance", f"{float(stats['acceptance_rate'].mean()):.3f}"))
+    return out
+
+
+def picture(figure: Figure, alt: str, caption: str) -> str:
+    """A figure inside a page, with words for those who cannot see it."""
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=110, format="png")
+    data = base64.b64encode(stream.getvalue()).decode()
+    return (
+        f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(
+        figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06), facecolor="white"
+    )
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _bare(axis) -> None:
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _open(axis) -> None:
+    axis.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def mean_as_observed(result: Deblended, tree: Any) -> np.ndarray:
+    """Posterior mean ``[K, B, H, W]`` of every source as observed."""
+    data = result.free_form.fit.posterior.arguments[0][0]
+    out = []
+    for image, corner, spectrum in source_draws(tree):
+        # Convolution is linear: the mean of each band goes through that band's PSF.
+        mean = np.tensordot(spectrum.astype(float), image.astype(float), (0, 0)) / len(image)
+        seen = data.render_on_host(mean, np.repeat(np.asarray(corner)[None], len(mean), axis=0))
+        out.append(np.stack([seen[b, b] for b in range(len(mean))]))
+    return np.stack(out)
+
+
+def scene_figure(result: Deblended, tree: Any) -> Figure:
+    """Observed, posterior mean and residual."""
+    obs = result.observation
+    total = mean_as_observed(result, tree).sum(0)
+    figure = _figure(10.5, 3.7 * len(obs.parts))
+    axes: Any = figure.subplots(len(obs.parts), 3, squeeze=False)
+    for row, part in zip(axes, obs.parts, strict=True):
+        scene_row(row, result, part, total, model="posterior mean", residual="residual / noise")
+    return figure
+
+
+def draws_figure(result: Deblended, tree: Any) -> Figure:
+    """Mean, standard deviation and some draws of every source, side by side."""
+    found = list(source_draws(tree))
+    figure = _figure(10.5, 1.55 * len(found) + 0.3)
+    axes: Any = figure.subplots(len(found), _SHOWN + 2, squeeze=False)
+    obs = result.observation
+    # Colors are those of the scene (of the first observation); only the brightness is
+    # each source's own.
+    part = obs.parts[0]
+    compose = part_composer(obs, part)
+    level = np.array([np.percentile(band, 99.5) for band in part.cut(obs.images)])
+    level = np.where(level > 0, level, 1.0)
+    for k, (image, _, spectra) in enumerate(found):
+        spectrum = spectra[:, part.bands]
+        # Spread over all chains; draws next to each other look alike.
+        picks = np.linspace(0, len(image) - 1, _SHOWN).round().astype(int)
+        cubes = spectrum[:, :, None, None][picks] * image[:, None][picks]
+        mean = np.tensordot(spectrum, image, (0, 0)) / len(image)
+        peak = float((mean.max((1, 2)) / level).max())
+        bright = 1.5 / peak if peak > 0 else 1.0
+        light = spectrum.sum(1)[:, None, None] * image
+        panels = [compose(bright * mean), light.std(0), *(compose(bright * c) for c in cubes)]
+        titles = ["mean", "standard deviation", *(f"draw {p + 1}" for p in picks)]
+        for axis, panel, title in zip(axes[k], panels, titles, strict=True):
+            axis.imshow(panel, origin="lower", interpolation="nearest", cmap="magma")
+            _bare(axis)
+            if k == 0:
+                axis.set_title(title, fontsize=9, color=INK)
+        axes[k, 0].set_ylabel(
+            result.positions.ids[k], color="white", fontsize=9, rotation=0, labelpad=14,
+            va="center", bbox={"boxstyle": "round,pad=0.2", "fc": COLORS[k % len(COLORS)],
+                               "ec": "none"},
+        )  # fmt: skip
+    return figure
+
+
+def pairs_figure(tree: Any) -> Figure:
+    """Total fluxes of the sources against each other."""
+    flux = flux_draws(tree)
+    ids = [str(i) for i in flux["source"].values]
+    total = np.asarray(flux.sum("band")).reshape(-1, len(ids))
+    correlation = flux_correlation(total)
+    off = np.abs(correlation - np.diag(np.diag(correlation))).max(1)
+    chosen = np.sort(np.argsort(-off, kind="stable")[:_PAIRS])
+    unit = tree.attrs["flux_unit"]
+    size = len(chosen)
+    figure = _figure(1.2 + 1.75 * size, 0.9 + 1.6 * size)
+    axes: Any = figure.subplots(size, size, squeeze=False)
+    thin = slice(None, None, -(-len(total) // _POINTS))
+    for i, a in enumerate(chosen):
+        for j, b in enumerate(chosen):
+            axis = axes[i, j]
+            if j > i:
+                axis.axis("off")
+                continue
+            _open(axis)
+            axis.locator_params(nbins=3)
+            if i == j:
+                color = COLORS[a % len(COLORS)]
+                axis.hist(
+                    total[:, a],
+                    int(np.clip(len(total) // 20, 8, 30)),
+                    color=color,
+                    histtype="stepfilled",
+                    alpha=0.8,
+                )
+                axis.set_yticks([])
+                axis.set_title(ids[a], fontsize=9, color=color)
+            else:
+                axis.plot(total[thin, b], total[thin, a], ".", color=INK, markersize=2, alpha=0.4)
+                axis.set_title(f"{correlation[a, b]:+.2f}", fontsize=8, color=INK, pad=2)
+            if i < size - 1:
+                axis.set_xticklabels([])
+            if j > 0:
+                axis.set_yticklabels([])
+    figure.supxlabel(f"total flux{f' [{unit}]' if unit else ''}", fontsize=9, color=INK)
+    return figure
+
+
+def correlation_figure(tree: Any) -> Figure:
+    """Correlations of all fluxes, source by source and band by band."""
+    flux = flux_draws(tree)
+    ids, bands = ([str(v) for v in flux[d].values] for d in ("source", "band"))
+    values = flux_correlation(np.asarray(flux).reshape(-1, len(ids) * len(bands)))
+    figure = _figure(5.6, 4.7)
+    axis: Any = figure.subplots()
+    shown = axis.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    middles = np.arange(len(ids)) * len(bands) + (len(bands) - 1) / 2
+    axis.set_xticks(middles, ids)
+    axis.set_yticks(middles, ids)
+    axis.tick_params(length=0, labelsize=9, labelcolor=INK)
+    for edge in np.arange(1, len(ids)) * len(bands) - 0.5:
+        axis.axhline(edge, color="white", linewidth=1.5)
+        axis.axvline(edge, color="white", linewidth=1.5)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    order = f"bands {bands[0]} to {bands[-1]}" if len(bands) > 1 else f"band {bands[0]}"
+    axis.set_xlabel(f"source; within each, {order}", fontsize=9, color=INK)
+    bar = figure.colorbar(shown, ax=axis, shrink=0.8)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
+    bar.set_label("correlation", fontsize=9, color=INK)
+    return figure
+
+
+def chains_figure(tree: Any) -> Figure:
+    """Trace and rank histogram of every source's total flux."""
+    flux = flux_draws(tree)
+    total = np.asarray(flux.sum("band"))
+    chains, draws, count = total.shape
+    figure = _figure(10.5, 1.35 * count + 0.5)
+    axes: Any = figure.subplots(count, 2, squeeze=False, gridspec_kw={"width_ratios": [2.2, 1]})
+    bins = int(np.clip(draws // 10, 4, 20))
+    edges = np.linspace(0, chains * draws, bins + 1)
+    for k in range(count):
+        trace, rank = axes[k]
+        order = total[:, :, k].ravel().argsort().argsort().reshape(chains, draws)
+        for c in range(chains):
+            color = COLORS[c % len(COLORS)]
+            trace.plot(total[c, :, k], color=color, linewidth=0.6, alpha=0.85)
+            heights, _ = np.histogram(order[c], edges)
+            rank.stairs(heights / (draws / bins), edges, color=color, linewidth=1.2)
+        rank.axhline(1, color=SOFT, linewidth=0.6)
+        rank.set_ylim(0, None)
+        rank.set_xticks([])
+        trace.set_ylabel(str(flux["source"].values[k]), fontsize=9, color=INK)
+        trace.set_xlim(0, max(draws - 1, 1))
+        if k < count - 1:
+            trace.set_xticklabels([])
+        for axis in (trace, rank):
+            _open(axis)
+    axes[0, 0].set_title("total flux by draw", fontsize=9, color=INK)
+    axes[0, 1].set_title("ranks: draws over those expected", fontsize=9, color=INK)
+    axes[-1, 0].set_xlabel("draw", fontsize=9, color=INK)
+    axes[-1, 1].set_xlabel("rank", fontsize=9, color=INK)
+    return figure
+
+
+def _energy(tree: Any, chains: int, draws: int) -> list[str]:
+    """The picture of the energies, where the moves have any."""
+    if "energy" not in group(tree, "sample_stats"):
+        return []
+    return [
+        picture(
+            energy_figure(tree),
+            f"Energy over {chains} chains of {draws} draws: its distribution and that of its "
+            "changes from draw to draw.",
+            "Where the changes are much narrower than the whole, chains move through the tails "
+            "slowly.",
+        )
+    ]
+
+
+def energy_figure(tree: Any) -> Figure:
+    """Distribution of the energy and of its changes."""
+    energy = np.asarray(group(tree, "sample_stats")["energy"], float)
+    centered = (energy - energy.mean(1, keepdims=True)).ravel()
+    change = np.diff(energy, axis=1).ravel()
+    figure = _figure(6.4, 3.2)
+    axis: Any = figure.subplots()
+    if np.isfinite(energy).all():
+        reach = max(np.abs(centered).max(), np.abs(change).max(), 1e-6)
+        edges = np.linspace(-reach, reach, 50)
+        for values, color, label in (
+            (centered, COLORS[0], "energy about its mean"),
+            (change, COLORS[1], "change from draw to draw"),
+        ):
+            axis.hist(values, edges, density=True, color=color, alpha=0.55, label=label)
+        axis.legend(fontsize=8, frameon=False)
+    axis.set_xlabel("energy [nats]", fontsize=9, color=INK)
+    axis.set_yticks([])
+    _open(axis)
+    axis.spines["left"].set_visible(False)
+    return figure

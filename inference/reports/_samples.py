@@ -1,0 +1,91 @@
+"""Result files of a sampled scene, written whole or not at all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scorepriors.inference.deblending._draws import flux_catalog, source_images
+from scorepriors.inference.deblending._scene_file import NAME as SCENE
+from scorepriors.inference.deblending._scene_file import save_scene
+from scorepriors.inference.deblending._scenes import Deblended
+from scorepriors.inference.sampling._diagnostics import said
+from scorepriors.inference.sampling._tree import save_tree
+
+from ._outputs import observed_hdus, residual_hdus, write_whole
+from ._page import figures, mean_as_observed, report_page
+
+#: Names of the result files.
+SAMPLE_NAMES = (
+    "posterior.nc", "catalog.ecsv", "sources.fits", "diagnostics.txt", "report.html", SCENE,
+)  # fmt: skip
+
+
+def write_samples(
+    result: Deblended,
+    tree: Any,
+    directory: str | Path,
+    *,
+    force: bool = False,
+    prior: str | Path | Sequence[str] = (),
+) -> list[Path]:
+    """Write draws, catalog, source images, diagnostics and report; all of them or none.
+
+    Parameters
+    ----------
+    result
+        What was sampled.
+    tree
+        From `sample_deblended`.
+    directory
+        Made if missing.
+    force
+        Replace results that are there.
+    prior
+        See `scorepriors.inference.scene_file.save_scene`.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Files named as in `SAMPLE_NAMES`.
+    """
+    table = flux_catalog(tree)
+    page = report_page(result, tree, table=table)
+    images = source_images(tree)
+    images.extend(_as_observed(result, tree))
+    writers = (
+        lambda path: save_tree(tree, path),
+        lambda path: table.write(path, format="ascii.ecsv"),
+        lambda path: images.writeto(path),
+        lambda path: path.write_text(diagnostics(tree, table), encoding="utf-8"),
+        lambda path: path.write_text(page, encoding="utf-8"),
+        lambda path: save_scene(result, path, prior=prior),
+    )
+    return write_whole(directory, dict(zip(SAMPLE_NAMES, writers, strict=True)), force=force)
+
+
+def _as_observed(result: Deblended, tree: Any) -> list:
+    """The mean of every source as observed, and the residual."""
+    obs = result.observation
+    convolved = mean_as_observed(result, tree)
+    hdus = []
+    for cube, identity in zip(convolved, result.positions.ids, strict=True):
+        hdus += observed_hdus(obs, cube, identity)
+    return [*hdus, *residual_hdus(obs, convolved)]
+
+
+def diagnostics(tree: Any, table: Any) -> str:
+    """Figures of a run and what they mean, as plain text."""
+    lines = ["Draws of a deblended scene", ""]
+    lines += [f"{label:28s} {text}" for label, text in figures(tree)]
+    lines += ["", "Effective draws and R-hat of the fluxes (the worst band), by source", ""]
+    for row in table:
+        rhat = f"{row['flux_rhat']:.4f}" if "flux_rhat" in table.colnames else "(one chain)"
+        lines.append(f"{row['id']:28s} {row['flux_ess']:8.0f}   {rhat}")
+    lines.append("")
+    sentences = said(tree)
+    if sentences:
+        lines.append("These draws should not be trusted as they are:")
+        lines += [f"  - {sentence}" for sentence in sentences]
+    else:
+        lines.append("No check of the draws failed.")
+    return "\n".join(lines) + "\n"

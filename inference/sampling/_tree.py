@@ -1,0 +1,154 @@
+"""Both lines of ArviZ behind one set of functions.
+
+ArviZ 1.x works on xarray's DataTree, 0.23 (the last for Python 3.11) on its own
+InferenceData.  Everything that differs is here.
+"""
+
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray
+
+from scorepriors._errors import InputError
+from scorepriors._files import atomic_path
+
+with warnings.catch_warnings():
+    # 0.23 announces the next line once a day.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="arviz")
+    import arviz as az
+
+#: Whether ArviZ is of the DataTree line.
+DATATREE = int(az.__version__.split(".")[0]) >= 1
+
+
+def make_tree(groups: dict[str, Any], *, dims=None, coords=None, attrs=None) -> Any:
+    """ArviZ's own object: a DataTree with ArviZ 1.x, InferenceData with 0.23.
+
+    A slash in a name (``galaxies/morphology``) becomes an underscore: in a tree, and in
+    NetCDF, it would mean another group.
+
+    Parameters
+    ----------
+    groups
+        Arrays by group and name; ``(chain, draw, ...)`` for those of draws.
+    dims
+        Names of the other axes, by variable.
+    coords
+        Coordinates by axis.
+    attrs
+        Of the whole.
+    """
+    groups = {
+        name: {_plain(n): array for n, array in group.items()}
+        for name, group in groups.items()
+        if group
+    }
+    dims = {_plain(n): [_plain(d) for d in axes] for n, axes in (dims or {}).items()}
+    coords = {_plain(n): c for n, c in (coords or {}).items()}
+    names = {n for group in groups.values() for n in group}
+    dims = {n: d for n, d in dims.items() if n in names}
+    used = {d for axes in dims.values() for d in axes}
+    coords = {n: c for n, c in coords.items() if n in used}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="More chains")
+        if DATATREE:
+            return az.from_dict(groups, dims=dims, coords=coords, attrs={"/": attrs or {}})
+        made: Any = az.from_dict  # its annotations are of the DataTree line
+        return made(**groups, dims=dims, coords=coords, attrs=attrs or {})
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "_")
+
+
+def group(tree: Any, name: str) -> Any:
+    """An xarray Dataset of the tree."""
+    found = tree[name]
+    return found.to_dataset() if hasattr(found, "to_dataset") else found
+
+
+def replace_group(tree: Any, name: str, dataset: Any) -> None:
+    """Put another Dataset in the place of a group."""
+    if hasattr(tree, "children"):
+        tree[name].dataset = dataset
+    else:
+        tree.map(lambda _: dataset, groups=name, inplace=True)
+
+
+def group_names(tree: Any) -> tuple[str, ...]:
+    """Names of the groups."""
+    names = tree.children if hasattr(tree, "children") else tree.groups()
+    return tuple(names)
+
+
+def morphology_draws(posterior: Any) -> dict[str, Any]:
+    """Draws ``[chain, draw, source, n, n]`` of free-form images of a scene, by group.
+
+    The only kind of sources of a scene has no name of its own: the key is empty then.
+    """
+    names = {"": "morphology", "galaxies": "galaxies_morphology", "large": "large_morphology"}
+    return {group: posterior[name] for group, name in names.items() if name in posterior}
+
+
+def known_ids(draws: Any) -> list[str]:
+    """Ids of the sources of `morphology_draws`, in their order."""
+    return [str(identity) for identity in draws[draws.dims[2]].values]
+
+
+def save_tree(tree: Any, path: str | Path) -> None:
+    """Write NetCDF (or zarr, for a path that ends so), whole or not at all.
+
+    Raises
+    ------
+    InputError
+        For zarr, where it is not installed.
+    """
+    path = Path(path)
+    if path.suffix == ".zarr":
+        _needs_zarr(path)
+        # ArviZ 0.23 knows only the zarr of its time; xarray knows both.
+        whole = tree if DATATREE else tree.to_datatree()
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+            # Version 3 of the format has no strings of fixed length as yet.
+            whole.to_zarr(Path(folder) / "new", zarr_format=2)
+            if path.exists():
+                path.rename(Path(folder) / "old")
+            (Path(folder) / "new").rename(path)
+        return
+    with atomic_path(path) as temporary:
+        tree.to_netcdf(str(temporary), engine="h5netcdf")
+
+
+def load_tree(path: str | Path) -> Any:
+    """Read what `save_tree` wrote.
+
+    Raises
+    ------
+    InputError
+        For zarr, where it is not installed.
+    """
+    path = Path(path)
+    if path.suffix == ".zarr":
+        _needs_zarr(path)
+        with xarray.open_datatree(path, engine="zarr") as stored:
+            whole = stored.load()
+        made: Any = az
+        return whole if DATATREE else made.InferenceData.from_datatree(whole)
+    return az.from_netcdf(str(path))
+
+
+def _needs_zarr(path: Path) -> None:
+    if find_spec("zarr") is None:
+        raise InputError(
+            f"{path.name!r} needs the package zarr: pip install zarr, or name a file that ends "
+            "in .nc."
+        )
+
+
+def effective_sizes(dataset: Any, method: str = "bulk") -> dict[str, np.ndarray]:
+    """Effective sample size of every element, by variable."""
+    return {n: np.asarray(v) for n, v in az.ess(dataset, method=method).data_vars.items()}

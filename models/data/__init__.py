@@ -1,0 +1,1 @@
+"""Data: readers, observations, positions, detection."""

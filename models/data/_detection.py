@@ -1,0 +1,152 @@
+"""Finding sources when no catalog is given: peaks of the sharpened sum of the bands.
+
+Where galaxies overlap the brighter one has the only maximum, and the neighbor is a
+shoulder on its flank.  Minus the Laplacian of the smoothed image turns shoulders into
+peaks (Lindeberg 1998, International Journal of Computer Vision 30, 79): it is a filter
+for blobs of one size, with a sum of zero, so that the smooth light of a large neighbor
+drops out.
+"""
+
+import numpy as np
+import sep
+from scipy.ndimage import gaussian_filter, gaussian_laplace
+from scipy.signal import fftconvolve
+
+from scorepriors._errors import InputError
+
+from ._observation import Observation
+from ._positions import Positions
+
+#: Sizes of blobs looked for, in standard deviations of the sharpest PSF: galaxies that
+#: hardly widen it, and larger ones.
+SCALES = (0.7, 1.05, 1.6)
+
+#: Smallest of them, in pixels: the Laplacian of less is not sampled.
+SMALLEST = 1.0
+
+#: Peaks of two sizes closer than this are one source, pixels.
+APART = 3.0
+
+#: A peak on another's flank must hold this share of the filtered flux of both.
+CONTRAST = 1e-3
+
+
+def detection_image(obs: Observation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inverse-variance weighted sum of the bands, in units of its own typical noise.
+
+    Of several joined observations, the first: its pixels are those of positions.
+
+    Returns
+    -------
+    significance, variance, mask
+        ``[H, W]``: the sum divided by its typical standard deviation, the variance that it
+        has then (brighter pixels are noisier), and True where no band has data.
+    """
+    first = obs.parts[0]
+    images, weights = first.cut(obs.images), first.cut(obs.weights)
+    seen = weights > 0
+    mask = ~np.any(seen, axis=0)
+    # Median noise per band sets the band's weight, so that the image stays a fixed
+    # linear combination and bright, noisier source pixels are not weighted down.
+    levels = np.array([np.median(w[w > 0]) if (w > 0).any() else 0.0 for w in weights])
+    background = np.array(
+        [np.median(i[w > 0]) if (w > 0).any() else 0.0 for i, w in zip(images, weights)]
+    )
+    residual = np.where(seen, images - background[:, None, None], 0.0)
+    total = np.einsum("b,byx->yx", levels, residual)
+    noise = np.where(seen, 1 / np.where(seen, weights, 1.0), 0.0)
+    variance = np.einsum("b,byx->yx", levels**2, noise) / levels.sum()
+    return np.where(mask, 0.0, total / np.sqrt(levels.sum())), variance, mask
+
+
+def detect(obs: Observation, *, threshold: float = 4.0) -> Positions:
+    """Detect and separate sources on the sum of all bands.
+
+    Parameters
+    ----------
+    obs
+        The observation.
+    threshold
+        In units of the noise of the filtered image.  At 4, one image of 64 x 64 pixels in
+        some five has a false source.
+
+    Returns
+    -------
+    Positions
+        Peaks, brightest first, ids ``"1"``, ``"2"``, ...
+
+    Raises
+    ------
+    InputError
+        If nothing is found.
+
+    Notes
+    -----
+    On simulated LSST blends of 2 to 8 galaxies with a signal to noise above 5, some 60 % are
+    found, and at best 15 % of those with a blendedness above .5.  A catalog of deeper or
+    sharper images is better where there is one.
+    """
+    image, variance, mask = detection_image(obs)
+    image = _filled(image, mask)
+    variance = np.where(mask, np.median(variance[~mask]), variance)
+    width = _psf_sigma(obs.psfs[obs.parts[0].bands])
+    places = np.zeros((0, 2))
+    for scale in SCALES:
+        for place in _blobs(image, variance, mask, max(scale * width, SMALLEST), threshold):
+            if (np.hypot(*(places - place).T) > APART).all():
+                places = np.vstack([places, place])
+    if not len(places):
+        raise InputError(
+            f"no source found above {threshold:g} sigma in the sum of the bands; give a catalog."
+        )
+    smooth = gaussian_filter(image, width)
+    brightness = smooth[tuple(np.round(places).astype(int).T)]
+    places = places[np.argsort(-brightness)]
+    ids = tuple(str(i + 1) for i in range(len(places)))
+    return Positions(ids, places, np.zeros(len(places), bool))
+
+
+def _blobs(image, variance, mask, sigma: float, threshold: float) -> np.ndarray:
+    """Places ``[M, 2]`` of blobs of one size, refined to a fraction of a pixel."""
+    side = 2 * int(np.ceil(5 * sigma)) + 1
+    unit = np.zeros((side, side))
+    unit[side // 2, side // 2] = 1
+    kernel = -gaussian_laplace(unit, sigma)
+    # Beyond the edge there is neither light nor noise: a mirror would double the noise.
+    sharp = fftconvolve(image, kernel, mode="same")
+    noise = np.sqrt(np.maximum(fftconvolve(variance, kernel**2, mode="same"), 1e-12))
+    found = sep.extract(
+        np.ascontiguousarray(sharp, np.float32), threshold,
+        err=np.ascontiguousarray(noise, np.float32), mask=mask, minarea=1, filter_kernel=None,
+        deblend_nthresh=64, deblend_cont=CONTRAST,
+    )  # fmt: skip
+    places = [_peak(sharp, int(y), int(x)) for y, x in zip(found["ypeak"], found["xpeak"])]
+    return np.reshape(places, (-1, 2))
+
+
+def _filled(image: np.ndarray, mask: np.ndarray, sigma: float = 1.5) -> np.ndarray:
+    """Masked pixels from those around them: a hole in a bright source has no edges then."""
+    if not mask.any():
+        return image
+    near = gaussian_filter(np.where(mask, 0.0, 1.0), sigma)
+    around = gaussian_filter(np.where(mask, 0.0, image), sigma) / np.maximum(near, 1e-6)
+    return np.where(mask, around, image)
+
+
+def _psf_sigma(psfs: np.ndarray) -> float:
+    """Standard deviation of a Gaussian as wide at half maximum as the sharpest PSF, pixels."""
+    half = [(psf > psf.max() / 2).sum() for psf in psfs]
+    return float(2 * np.sqrt(min(half) / np.pi) / 2.355)
+
+
+def _peak(image: np.ndarray, row: int, column: int) -> tuple[float, float]:
+    def refine(before, here, after):
+        bend = before - 2 * here + after
+        return 0.0 if bend >= 0 else float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5))
+
+    height, width = image.shape
+    if not (0 < row < height - 1 and 0 < column < width - 1):
+        return float(row), float(column)
+    down = refine(*image[row - 1 : row + 2, column])
+    right = refine(*image[row, column - 1 : column + 2])
+    return row + down, column + right

@@ -1,0 +1,402 @@
+"""Images of one field in several bands, with weights, PSFs and what they mean on the sky."""
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_area
+
+from scorepriors._errors import InputError
+from scorepriors._files import atomic_path
+from scorepriors.models.data.readers._files import FITS_ENDINGS, NPZ_ENDINGS, check_file
+from scorepriors.models.data.readers._fits_files import read_fits
+from scorepriors.models.data.readers._nddata import read_nddata
+from scorepriors.models.data.readers._npz_files import read_npz
+
+from ._checks import (
+    NANOJANSKY_ZERO_POINT,
+    ZERO_POINT_OF_ONE,
+    check_bands,
+    check_image_shape,
+    check_pixels,
+    check_scale,
+    check_wcs,
+    check_zero_point,
+    numeric,
+    parse_unit,
+    strip_unit,
+    weights_from_variance,
+)
+from ._parts import Part
+from ._psf_checks import check_psfs
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """Images of one field, one per band, checked once and never changed.
+
+    The arrays are read-only copies.  Pixel order is (row, column); row 0 is the first
+    row of the array, which FITS viewers show at the bottom.  Build one with
+    `from_arrays`, `from_nddata`, `from_fits`, `from_npz` or `read`.
+
+    Attributes
+    ----------
+    images
+        ``[B, H, W]`` float32, in `unit`; zero where the weight is zero.
+    weights
+        ``[B, H, W]`` float32, inverse variances; zero means masked.
+    psfs
+        ``[B, P, P]`` float32, P odd, sums of one, centered on pixel ``P // 2``.  Effective
+        PSFs, the pixel's response included.
+    bands
+        Names, all different.
+    wcs
+        Celestial, two axes, shared by all bands; or None.
+    unit
+        Of one unit of a pixel's value; or None.
+    zero_point
+        AB magnitude of one image unit in each band; or None.  A number stands for all.
+    name
+        For titles and file names.
+    catalog
+        Positions that came with the images, as found there; or None.
+    scale
+        Arcseconds per pixel where there is no `wcs` to tell; or None.
+    parts
+        The observations that `join_observations` made this one of, and where their pixels
+        are; one that holds all bands otherwise.
+
+    Raises
+    ------
+    InputError
+        If anything is inconsistent; the message names it and the mend.
+
+    Warns
+    -----
+    PSFWarning
+        If a PSF's sum is off by more than 1 % (it is normalized), or its centroid by
+        more than 0.1 pixel (it is used as it is).
+    """
+
+    images: np.ndarray
+    weights: np.ndarray
+    psfs: np.ndarray
+    bands: tuple[str, ...]
+    wcs: WCS | None = None
+    unit: units.UnitBase | None = None
+    zero_point: tuple[float, ...] | None = None
+    name: str = ""
+    catalog: Table | None = None
+    parts: tuple[Part, ...] = ()
+    scale: float | None = None
+
+    def __post_init__(self):
+        images = numeric(self.images, "images")
+        check_image_shape(images)
+        bands = check_bands(self.bands, len(images))
+        images, weights = check_pixels(images, numeric(self.weights, "weights"), bands)
+        psfs = check_psfs(numeric(self.psfs, "psfs"), bands)
+        unit = parse_unit(self.unit)
+        checked = {
+            "images": _freeze(images),
+            "weights": _freeze(weights),
+            "psfs": _freeze(psfs),
+            "bands": bands,
+            "wcs": check_wcs(self.wcs),
+            "unit": unit,
+            "zero_point": check_zero_point(self.zero_point, unit, len(bands)),
+            "name": str(self.name),
+            "scale": check_scale(self.scale),
+            # One part is made anew: the images may have been replaced by others.
+            "parts": self.parts
+            if len(self.parts) > 1
+            else (Part(0, len(bands), shape=images.shape[1:]),),
+        }
+        for field, value in checked.items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def num_bands(self) -> int:
+        """Number of bands, B."""
+        return len(self.bands)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels; of the first observation if there are several."""
+        return self.parts[0].shape
+
+    @property
+    def num_pixels(self) -> int:
+        """Number of unmasked pixel values, over all bands."""
+        return int(np.count_nonzero(self.weights))
+
+    @property
+    def pixel_scale(self) -> float | None:
+        """Side of a pixel in arcseconds (square root of its area), or None: from `wcs` or `scale`."""
+        if self.wcs is None:
+            return self.scale
+        return float(np.sqrt(proj_plane_pixel_area(self.wcs)) * 3600)
+
+    @property
+    def flux_unit(self) -> tuple[units.UnitBase, np.ndarray]:
+        """Unit of fluxes in tables, and the factor ``[B]`` that takes image units to it.
+
+        Nanojansky if the zero points or the unit tell how; else the image's own unit, or
+        plain numbers if astropy does not know it, and so cannot calculate with it.
+        """
+        if self.zero_point is not None:
+            zero_point = np.array(self.zero_point)
+            return units.nJy, 10 ** ((ZERO_POINT_OF_ONE - zero_point) / 2.5)
+        if self.unit is not None and self.unit.is_equivalent(units.nJy):
+            return units.nJy, np.full(self.num_bands, self.unit.to(units.nJy))
+        unknown = self.unit is None or isinstance(self.unit, units.UnrecognizedUnit)
+        unit = units.dimensionless_unscaled if unknown else self.unit
+        return unit, np.ones(self.num_bands)
+
+    @property
+    def flux_zero_point(self) -> float | None:
+        """AB magnitude of one unit of `flux_unit`; None if that is no flux density."""
+        if self.flux_unit[0] != units.nJy:
+            return None
+        return ZERO_POINT_OF_ONE if self.zero_point is not None else NANOJANSKY_ZERO_POINT
+
+    def magnitudes(self, flux) -> np.ndarray | None:
+        """AB magnitudes of fluxes in image units.
+
+        Parameters
+        ----------
+        flux
+            ``[..., B]``, in the unit of the pixels (not yet times the factor of
+            `flux_unit`).
+
+        Returns
+        -------
+        numpy.ndarray or None
+            ``[..., B]``, NaN where the flux is not positive; None if neither a zero point
+            nor a unit of flux density is known.
+        """
+        zero = self.flux_zero_point
+        if zero is None:
+            return None
+        flux = numeric(flux, "flux").astype(np.float64)
+        if flux.ndim == 0 or flux.shape[-1] != self.num_bands:
+            raise InputError(
+                f"flux has the shape {flux.shape}; its last axis must be the {self.num_bands} "
+                "band(s)."
+            )
+        return zero - 2.5 * np.log10(np.where(flux > 0, flux, np.nan) * self.flux_unit[1])
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images,
+        *,
+        weights=None,
+        variance=None,
+        mask=None,
+        psfs,
+        bands: Sequence[str] | None = None,
+        wcs: WCS | None = None,
+        unit: units.UnitBase | str | None = None,
+        zero_point: float | Sequence[float] | None = None,
+        name: str = "",
+        catalog: Table | None = None,
+        scale: float | None = None,
+    ) -> "Observation":
+        """Build an observation from arrays.
+
+        Parameters
+        ----------
+        images
+            ``[B, H, W]``; an astropy Quantity brings its unit, a masked array its mask.
+        weights, variance
+            Inverse variances, or variances (infinite means masked); exactly one of them.
+        mask
+            ``[B, H, W]`` or ``[H, W]``, nonzero where a pixel must not be used.  Reduce
+            bit masks to the bits that matter first: ``mask & bits``.
+        psfs
+            ``[B, P, P]``, or ``[P, P]`` for all bands.  An even P is padded by a row and
+            a column of zeros.
+        bands
+            Names; ``band0``, ``band1``, ... if not given.
+        wcs, unit, zero_point, name, catalog, scale
+            See the class.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> obs = Observation.from_arrays(
+        ...     np.ones((2, 8, 8)), variance=np.ones((2, 8, 8)), psfs=np.ones((1, 1)),
+        ...     bands=("g", "r"), zero_point=27.0,
+        ... )
+        >>> obs.shape, obs.bands, obs.num_pixels
+        ((8, 8), ('g', 'r'), 128)
+        """
+        if (weights is None) == (variance is None):
+            given = "neither" if weights is None else "both"
+            raise InputError(f"give weights or variance: exactly one of them, not {given}.")
+        images, unit = strip_unit(images, parse_unit(unit), 1, "images")
+        noise_name, power = ("variance", 2) if weights is None else ("weights", -2)
+        noise = variance if weights is None else weights
+        noise, _ = strip_unit(noise, unit, power, noise_name)
+        values = numeric(images, "images")
+        check_image_shape(values)
+        masked = np.zeros(values.shape, bool)
+        for array in (images, noise):
+            if np.ma.isMaskedArray(array) and array.shape == values.shape:
+                masked |= np.ma.getmaskarray(array)
+        if mask is not None:
+            given_mask = numeric(mask, "mask") != 0
+            if given_mask.shape not in (values.shape, values.shape[1:]):
+                raise InputError(
+                    f"mask has the shape {given_mask.shape} but the images have "
+                    f"{values.shape}; give {values.shape} or {values.shape[1:]}."
+                )
+            masked |= given_mask
+        if bands is None:
+            bands = [f"band{number}" for number in range(len(values))]
+        elif isinstance(bands, str):
+            bands = (bands,)  # not its letters
+        if weights is None:
+            noise = weights_from_variance(noise, masked)
+        else:
+            noise = numeric(noise, "weights")
+            if noise.shape == masked.shape:
+                noise = np.where(masked, 0, noise)
+        zero_point = check_zero_point(zero_point, unit, len(values))
+        return cls(
+            values, noise, psfs, tuple(bands), wcs, unit, zero_point, name, catalog, scale=scale
+        )  # fmt: skip
+
+    @classmethod
+    def from_nddata(cls, images: Sequence, psfs, bands=None) -> "Observation":
+        """Build an observation from one astropy NDData or CCDData per band.
+
+        Each needs an uncertainty (standard deviation, variance or inverse variance); mask,
+        WCS and unit are honored.  Band names come from `bands`, or from FILTER or BAND in
+        the metadata.
+        """
+        return cls.from_arrays(**read_nddata(images, psfs, bands))
+
+    @classmethod
+    def from_fits(cls, path, psf=None) -> "Observation":
+        """Read one multi-extension FITS file, or a list of files, one per band.
+
+        Parameters
+        ----------
+        path
+            The layout stands in the docstring of `scorepriors.models.readers`.
+        psf
+            A FITS, npz or npy file (or one per band, or an array), in place of the PSF
+            extensions.
+        """
+        return cls._build(read_fits(path, psf), path)
+
+    @classmethod
+    def from_npz(cls, path, index: int | None = None, psf=None) -> "Observation":
+        """Read an npz archive; `index` chooses one blend of a set.
+
+        The layouts stand in the docstring of `scorepriors.models.readers`.
+        """
+        return cls._build(read_npz(path, index, psf), path)
+
+    @classmethod
+    def read(cls, path, psf=None, index: int | None = None) -> "Observation":
+        """Read FITS or npz by the ending of the name: `from_fits` or `from_npz`."""
+        if not isinstance(path, str | os.PathLike):
+            paths = list(path)
+            if len(paths) == 1:
+                return cls.read(paths[0], psf, index)
+            if any(str(p).lower().endswith(NPZ_ENDINGS) for p in paths):
+                raise InputError("an npz file holds all bands; give one npz file, not a list.")
+            path = paths
+        else:
+            endings = (*FITS_ENDINGS, *NPZ_ENDINGS)
+            check_file(path, endings, "image file")
+            if str(path).lower().endswith(NPZ_ENDINGS):
+                return cls.from_npz(path, index, psf)
+        if index is not None:
+            raise InputError(f"FITS files hold one blend, not a set; leave out index={index}.")
+        return cls.from_fits(path, psf)
+
+    @classmethod
+    def _build(cls, arguments: dict[str, Any], path) -> "Observation":
+        """`from_arrays`, with the file's name before every message."""
+        try:
+            return cls.from_arrays(**arguments)
+        except InputError as error:
+            single = isinstance(path, str | os.PathLike)
+            name = Path(path if single else path[0]).name
+            raise InputError(f"{name}{'' if single else ' ...'}: {error}") from error
+
+    def to_fits(self, path: str | os.PathLike, overwrite: bool = False) -> None:
+        """Write one multi-extension FITS file that `from_fits` reads, whole or not at all.
+
+        Extensions: IMAGE, WEIGHT (inverse variances, zero where masked), PSF and, if there
+        is one, CATALOG.
+
+        Raises
+        ------
+        InputError
+            If the file exists and `overwrite` is false, its folder does not, its name does
+            not end in ``.fits``, ``.fit`` or ``.fits.gz``, or several observations are joined.
+        """
+        if len(self.parts) > 1:
+            raise InputError("joined observations have no file format; write each on its own.")
+        path = Path(path)
+        endings = (".fits", ".fit", ".fits.gz")
+        if not path.name.lower().endswith(endings):
+            raise InputError(f"cannot write {path.name!r}: name it {' or '.join(endings)}.")
+        if path.exists() and not overwrite:
+            raise InputError(f"{str(path)!r} exists; choose another name or overwrite=True.")
+        if not path.parent.is_dir():
+            raise InputError(f"the folder {str(path.parent)!r} does not exist; make it first.")
+        hdus = fits.HDUList([fits.PrimaryHDU()])
+        hdus.append(fits.ImageHDU(self.images, self._header(), name="IMAGE"))
+        hdus.append(fits.ImageHDU(self.weights, name="WEIGHT"))
+        hdus.append(fits.ImageHDU(self.psfs, name="PSF"))
+        if self.catalog is not None:
+            hdus.append(_table_hdu(self.catalog))
+        with atomic_path(path) as temporary:
+            hdus.writeto(temporary, overwrite=True)
+
+    def _header(self) -> fits.Header:
+        header = fits.Header() if self.wcs is None else self.wcs.to_header(relax=True)
+        if not all(band.isascii() and band.isprintable() for band in self.bands):
+            raise InputError(f"FITS headers hold plain ASCII only; rename the bands {self.bands}.")
+        if any("," in band for band in self.bands):
+            header.update({f"BAND{i}": band for i, band in enumerate(self.bands, 1)})
+        else:
+            header["BANDS"] = ",".join(self.bands)
+        if self.wcs is None and self.scale is not None:
+            header["PIXSCALE"] = self.scale
+        if self.unit is not None:
+            header["BUNIT"] = self.unit.to_string()
+        if self.zero_point is not None:
+            header.update({f"MAGZERO{i}": zero for i, zero in enumerate(self.zero_point, 1)})
+        if self.name and self.name.isascii() and self.name.isprintable():
+            header["OBJECT"] = self.name
+        return header
+
+
+def _table_hdu(table: Table) -> fits.BinTableHDU:
+    """Table as an HDU, by way of the writer that also knows columns such as SkyCoord."""
+    buffer = io.BytesIO()
+    table.write(buffer, format="fits")
+    with fits.open(io.BytesIO(buffer.getvalue()), memmap=False) as hdus:
+        hdu = hdus[1].copy()
+    hdu.name = "CATALOG"
+    return hdu
+
+
+def _freeze(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,132 @@
+"""FITS files and npz archives read into memory; damaged ones are refused."""
+
+import gzip
+import io
+import os
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+
+from scorepriors._errors import InputError
+
+FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
+NPZ_ENDINGS = (".npz",)
+
+READ_ERRORS = (OSError, TypeError, ValueError, EOFError, KeyError, IndexError, zlib.error)
+
+Source = str | os.PathLike
+
+
+class HDU(NamedTuple):
+    """One HDU of a FITS file in memory."""
+
+    name: str
+    header: fits.Header
+    data: Any  # an array, a Table, or None
+
+
+def check_file(path: Source, endings: Sequence[str], what: str) -> Path:
+    """Return `path` if it is a file with one of the `endings` and not empty."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder; give the path of one {what}.")
+    if not path.exists():
+        raise InputError(f"no {what} at {str(path)!r}: the path does not exist.")
+    if not path.name.lower().endswith(tuple(endings)):
+        raise InputError(
+            f"no {what} is named like {path.name}: its name must end in {' or '.join(endings)}."
+        )
+    if path.stat().st_size == 0:
+        raise InputError(f"{path.name} is empty (0 bytes); copy or download it again.")
+    return path
+
+
+def reason(error: Exception) -> str:
+    """First line of an error's message, for a message of our own."""
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def load_hdus(path: Source) -> list[HDU]:
+    """Read every HDU of a FITS file into memory; no warning gets out.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, truncated or not FITS.
+    """
+    path = check_file(path, FITS_ENDINGS, "FITS file")
+    failure = None
+    hdus = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            content = path.read_bytes()
+            if content.startswith(b"\x1f\x8b"):
+                content = gzip.decompress(content)  # astropy passes over a cut archive
+            with fits.open(io.BytesIO(content), memmap=False) as opened:
+                hdus = [HDU(hdu.name.upper(), hdu.header.copy(), _data(hdu)) for hdu in opened]
+        except READ_ERRORS as error:
+            failure = error
+    # A file cut short shows as a warning, and reading it may go on to fail or not.
+    messages = [str(warning.message) for warning in caught]
+    if isinstance(failure, EOFError) or any(
+        word in message for message in messages for word in ("truncated", "corrupted")
+    ):
+        raise InputError(f"{path.name} is truncated; copy or download it again.") from failure
+    if failure is not None:
+        raise InputError(
+            f"{path.name} is not a readable FITS file: {reason(failure)}."
+        ) from failure
+    return hdus
+
+
+def _data(hdu):
+    if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
+        return Table.read(hdu)
+    data = getattr(hdu, "data", None)
+    return None if data is None else np.array(data)
+
+
+def find_hdu(hdus: Sequence[HDU], names: Sequence[str]) -> HDU | None:
+    """First HDU with data by one of the `names`, the earlier names preferred."""
+    for name in names:
+        for hdu in hdus:
+            if hdu.name == name and hdu.data is not None:
+                return hdu
+    return None
+
+
+def load_npz(path: Source) -> dict[str, np.ndarray]:
+    """Read all arrays of an npz archive; pickled ones are refused."""
+    path = check_file(path, NPZ_ENDINGS, "npz file")
+    try:
+        # Opened here, since numpy leaves the files of broken archives open.
+        with path.open("rb") as file:
+            # numpy takes whatever else for a pickle; protocols from 2 on begin with 128.
+            other = file.read(1) not in (b"P", b"\x80")
+            file.seek(0)
+            if not other:
+                with np.load(file, allow_pickle=False) as archive:
+                    return {name: archive[name] for name in archive.files}
+    except (*READ_ERRORS, AttributeError, zipfile.BadZipFile) as error:
+        if "pickle" in str(error) or "Object arrays" in str(error):
+            raise InputError(
+                f"{path.name} holds pickled objects, which are never loaded since they can run "
+                "code; save plain arrays."
+            ) from error
+        raise InputError(f"{path.name} is not a readable npz archive: {reason(error)}.") from error
+    raise InputError(
+        f"{path.name} is not a readable npz archive, whatever its name; save it with np.savez."
+    )
+
+
+def array_names(archive: dict[str, np.ndarray]) -> str:
+    """Names of the arrays of an archive, for a message."""
+    return ", ".join(archive) or "nothing"

@@ -1,0 +1,207 @@
+"""Observations from npz archives: of one blend, or one blend of a set."""
+
+import json
+import operator
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from scipy.ndimage import uniform_filter
+
+from scorepriors._errors import InputError
+from scorepriors.models.data._checks import (
+    broadcast_mask,
+    masked_pixels,
+    numeric,
+    weights_from_noise,
+)
+
+from ._files import Source, array_names, load_npz
+from ._psf_files import read_psf
+
+
+def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]:
+    """Read an npz archive; see `scorepriors.models.readers` for the layouts.
+
+    Parameters
+    ----------
+    path
+        The archive.
+    index
+        Which blend of a set; from 0.
+    psf
+        What `read_psf` takes; it replaces the archive's own.
+
+    Returns
+    -------
+    dict
+        Arguments of ``Observation.from_arrays``.
+
+    Warns
+    -----
+    UserWarning
+        If there is no variance (a constant one is estimated in each band from the
+        median absolute deviation of its pixels), or if a bit mask has no plane names.
+    """
+    path = Path(path)
+    archive = load_npz(path)
+    if "images" not in archive:
+        raise InputError(f"{path.name} holds no array `images`; found {array_names(archive)}.")
+    if psf is None and "psfs" not in archive:
+        raise InputError(
+            f"{path.name} holds no array `psfs`; add it or give the PSF's file as psf=."
+        )
+    images = numeric(archive["images"], f"{path.name} [images]")
+    if images.ndim not in (3, 4):
+        raise InputError(
+            f"{path.name}: images have the shape {images.shape}; give [B, H, W], or "
+            "[N, B, H, W] for a set."
+        )
+    if images.ndim == 4:
+        return read_from_set(path, archive, index, psf)
+    if index is not None:
+        raise InputError(f"{path.name} holds one blend, not a set; leave out index={index}.")
+    arguments = _read_single(path, archive, images)
+    return _complete(arguments, archive, psf)
+
+
+def _complete(arguments: dict[str, Any], archive: dict[str, np.ndarray], psf) -> dict[str, Any]:
+    if psf is not None:
+        arguments["psfs"] = read_psf(psf)
+    names = archive.get("bands", archive.get("filters"))
+    arguments["bands"] = None if names is None else tuple(str(name) for name in np.ravel(names))
+    return arguments
+
+
+def _read_single(path: Path, archive: dict[str, np.ndarray], images: np.ndarray) -> dict[str, Any]:
+    masked = np.zeros(images.shape, bool)
+    if "mask" in archive:
+        mask = masked_pixels(archive["mask"], what=f"{path.name} [mask]")
+        masked |= broadcast_mask(mask, images.shape)
+    kind = next((name for name in ("variance", "weights") if name in archive), None)
+    if kind is None:
+        noise, kind = _estimate_variance(path, images, masked), "variance"
+    else:
+        noise = archive[kind]
+    arguments = {
+        "images": images,
+        "weights": weights_from_noise(
+            noise, kind.removesuffix("s"), masked, f"{path.name} [{kind}]"
+        ),
+        "psfs": archive.get("psfs"),
+        "catalog": plain_catalog(archive["catalog"]) if "catalog" in archive else None,
+        "name": path.stem,
+    }
+    if "zero_point" in archive:
+        zero = numeric(archive["zero_point"], f"{path.name} [zero_point]")
+        arguments["zero_point"] = float(zero) if zero.ndim == 0 else zero.tolist()
+    if "unit" in archive:
+        arguments["unit"] = str(archive["unit"])
+    if "scale" in archive:
+        arguments["scale"] = archive["scale"]
+    return arguments
+
+
+def _estimate_variance(path: Path, images: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """Constant variance of each band: (1.4826 x median absolute deviation) squared."""
+    pixels = np.where(masked | ~np.isfinite(images), np.nan, images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a band without any pixel
+        median = np.nanmedian(pixels, axis=(1, 2), keepdims=True)
+        # 1.4826 = 1 / norm.ppf(0.75) makes it the deviation of a Gaussian.
+        sigma = 1.4826 * np.nanmedian(np.abs(pixels - median), axis=(1, 2), keepdims=True)
+    flat = np.flatnonzero(sigma[:, 0, 0] == 0)
+    if flat.size:
+        raise InputError(
+            f"{path.name} holds neither variance nor weights, and the scatter of band "
+            f"{flat[0]} is zero; add an array `variance`."
+        )
+    warnings.warn(
+        f"{path.name} holds neither variance nor weights; taking a constant variance in each "
+        "band from the median absolute deviation of its pixels (sigma = "
+        f"{', '.join(f'{s:.3g}' for s in sigma[:, 0, 0])}).",
+        UserWarning,
+        stacklevel=2,
+    )
+    return np.broadcast_to(np.nan_to_num(sigma, nan=np.inf) ** 2, images.shape)
+
+
+def read_from_set(
+    path: Path, archive: dict[str, np.ndarray], index: int | None, psf=None
+) -> dict[str, Any]:
+    """Arguments of ``Observation.from_arrays`` for one blend of a set read by `load_npz`.
+
+    Parameters
+    ----------
+    path
+        Where the archive came from; for messages and names.
+    archive
+        Its arrays.
+    index
+        Which blend; from 0.
+    psf
+        As for `read_npz`.
+    """
+    images = numeric(archive["images"], f"{path.name} [images]")
+    count = len(images)
+    if index is None:
+        raise InputError(
+            f"{path.name} is a set of {count} blends; choose one with index=0 to {count - 1}."
+        )
+    if not 0 <= operator.index(index) < count:
+        raise InputError(f"index={index} is not in {path.name}; choose from 0 to {count - 1}.")
+    missing = [name for name in ("skyvar", "gain") if name not in archive]
+    if missing:
+        raise InputError(
+            f"{path.name} is a set without {' and '.join(missing)}; found {array_names(archive)}."
+        )
+    sky = numeric(archive["skyvar"], f"{path.name} [skyvar]")[index][:, None, None]
+    gain = numeric(archive["gain"], f"{path.name} [gain]")[:, None, None]
+    image = images[index].astype(np.float64)
+    bad = np.count_nonzero(~np.isfinite(image))
+    if bad:
+        raise InputError(
+            f"{path.name} [images] is NaN or infinite at {bad} pixel(s) of blend {index}; sets have "
+            "no mask, so put numbers there."
+        )
+    # The variance of a pixel must not follow its own noise: low pixels would get the
+    # larger weights and drag every flux down.  A 3 x 3 mean cuts that by nine.
+    smooth = np.maximum(uniform_filter(image, size=(1, 3, 3), mode="nearest"), 0)
+    catalog = None
+    if "centers" in archive and "src_start" in archive:
+        start, stop = archive["src_start"][index : index + 2]
+        centers = archive["centers"][start:stop]
+        # (row, column): checked against where the flux is.
+        catalog = Table({"x": centers[:, 1], "y": centers[:, 0]})
+    psfs = archive.get("psfs")
+    arguments = {
+        "images": image,
+        "weights": weights_from_noise(
+            sky + gain * smooth, "variance", np.zeros(image.shape, bool), f"{path.name} [skyvar]"
+        ),
+        "psfs": psfs[index] if psfs is not None and psfs.ndim == 4 else psfs,
+        "catalog": catalog,
+        "name": f"{path.stem}-{operator.index(index)}",
+    }
+    if "meta" in archive:
+        try:
+            meta = json.loads(str(archive["meta"]))
+            arguments |= {"zero_point": meta.get("zp"), "scale": meta.get("scale")}
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{path.name} [meta] is not a JSON object.") from error
+    return _complete(arguments, archive, psf)
+
+
+def plain_catalog(catalog: np.ndarray) -> Table:
+    """Table of the scalar numbers and truth values of a structured array."""
+    names = catalog.dtype.names
+    if names is None:
+        raise InputError("the array `catalog` has no named columns; save a structured array.")
+    kept = [
+        name
+        for name in names
+        if catalog.dtype[name].shape == () and catalog.dtype[name].kind in "fiub"
+    ]
+    return Table({name: np.atleast_1d(catalog[name]) for name in kept})

@@ -1,0 +1,1 @@
+"""From boxes of pixels to images: kernels, convolution, other pixel grids."""

@@ -1,0 +1,156 @@
+r"""Pixels that are not the model's: bands of another observation of the same sky.
+
+Such a band has its own pixel side and first pixel, in pixels of the model, but no rotation.
+An image on the model's grid is band-limited, so between its pixels it is its own Fourier
+series, and the series is evaluated where the band's pixels are:
+
+.. math:: y_{ij} = \frac{1}{N^2} \sum_{uv} e^{2 \pi i\, u p_i / N}\, \hat m_{uv}\,
+          e^{2 \pi i\, v q_j / N},
+
+two matrix products for rows and columns.  First pixels of source boxes enter the places p
+and q alone, which are arrays: another blend runs the same program.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float, Int
+
+
+def regrid(transforms, grids, first, support: int, shape: Sequence[int], xp=jnp) -> Any:
+    """Evaluate images, given as Fourier transforms, where pixels of other grids are.
+
+    Parameters
+    ----------
+    transforms
+        ``[G, K, N, N // 2 + 1]``, real transforms of images on N x N pixels of the model.
+    grids
+        ``[G, 3]``, row and column of the first pixel and the side of pixels of every band, in pixels
+        of the model.
+    first
+        ``[K, 2]``, (row, column) of the first pixel of each image on the model's grid.
+    support
+        Side of the images without their padding: beyond it, they are zero.
+    shape
+        (H, W) of the result.
+    xp
+        `jax.numpy` or `numpy`.
+
+    Returns
+    -------
+    Array
+        ``[G, K, H, W]``.
+    """
+    size = transforms.shape[-2]
+    rows, columns = _places(grids, first, shape, xp)
+    left = _waves(rows, size, support, _all_frequencies(size), size / 2, xp)
+    half = np.arange(size // 2 + 1)
+    right = _waves(columns, size, support, half, size / 2, xp) * _doubled(size)
+    part = xp.einsum("gkhu,gkuv->gkhv", left, transforms)
+    return xp.einsum("gkhv,gkwv->gkhw", part, right).real / size**2
+
+
+def gather_regridded(
+    images: Float[Array, "K G H W"],
+    kernels: Complex[Array, "G N M"],
+    grids: Float[Array, "G 3"],
+    first: Int[Array, "K 2"],
+    support: int,
+    box: int,
+) -> Float[Array, "K G n n"]:
+    """Transpose of convolving boxes of n pixels and `regrid`, band by band.
+
+    Parameters
+    ----------
+    images
+        One cube per box.
+    kernels
+        Transforms of the kernels.
+    grids, first, support
+        See `regrid`.
+    box
+        Side n.
+    """
+    size, shape = kernels.shape[-2], images.shape[-2:]
+
+    def seen(boxes):
+        transforms = jnp.fft.rfft2(boxes, (size, size)) * kernels[:, None]
+        return regrid(transforms, grids, first, support, shape)
+
+    zeros = jax.ShapeDtypeStruct((len(kernels), len(first), box, box), images.dtype)
+    (out,) = jax.linear_transpose(seen, zeros)(jnp.swapaxes(images, 0, 1))
+    return jnp.swapaxes(out, 0, 1)
+
+
+def squared_regridded(weights, kernels, grids, first, support: int, box: int, xp=jnp) -> Any:
+    """Sum over pixels of weights times the squared response to each pixel of the boxes.
+
+    A squared kernel holds frequencies up to twice those of the kernel: it is made on
+    half pixels, and the result is exact.
+
+    Parameters
+    ----------
+    weights
+        ``[G, H, W]``, inverse variances.
+    kernels
+        ``[G, N, N]``, with their first pixel first, padded.
+    grids, first, support, box, xp
+        See `regrid` and `gather_regridded`.
+
+    Returns
+    -------
+    Array
+        ``[K, G, n, n]``.
+    """
+    size, shape = kernels.shape[-1], weights.shape[1:]
+    rows, columns = _places(grids, first, shape, xp)
+    # Interpolated to half pixels: the spectrum in the middle of one twice as wide.
+    half = size // 2
+    wide = xp.fft.fftshift(xp.fft.fft2(kernels), axes=(-2, -1))
+    wide = xp.pad(wide, ((0, 0), (size - half, half), (size - half, half)))
+    fine = 4 * xp.fft.ifft2(xp.fft.ifftshift(wide, axes=(-2, -1))).real
+    squared = xp.fft.fft2(fine**2)
+    frequencies = _all_frequencies(2 * size)
+    left = _waves(rows, size, support, frequencies, size, xp)
+    right = _waves(columns, size, support, frequencies, size, xp)
+    seen = xp.einsum("gkhu,ghw,gkwv->gkuv", left, weights.astype(left.dtype), right)
+    # Read at whole pixels, frequencies that differ by N are one.
+    folded = (squared[:, None] * seen).reshape(*seen.shape[:2], 2, size, 2, size).sum((2, 4))
+    out = xp.fft.fft2(folded).real[..., :box, :box] / (2 * size) ** 2
+    return xp.swapaxes(out, 0, 1)
+
+
+def _places(grids, first, shape, xp):
+    """Rows ``[G, K, H]`` and columns ``[G, K, W]`` of pixels in the frames of the images."""
+    scale = grids[:, None, 2:]
+    return (
+        grids[:, None, axis, None] + scale * xp.arange(number) - first[None, :, axis, None]
+        for axis, number in enumerate(shape)
+    )
+
+
+def _all_frequencies(size: int) -> np.ndarray:
+    return np.fft.fftfreq(size, 1 / size)
+
+
+def _doubled(size: int) -> np.ndarray:
+    """How often each column of a real transform stands for a frequency and its mirror."""
+    twice = np.full(size // 2 + 1, 2.0, np.float32)
+    twice[0] = 1.0
+    if size % 2 == 0:
+        twice[-1] = 1.0
+    return twice
+
+
+def _waves(places, size: int, support: int, frequencies, top: float, xp):
+    """Waves ``[..., places, frequencies]`` of the period `size`, zero beyond `support`.
+
+    The highest frequency, `top` if the grid is even, is its own mirror: a cosine, no wave.
+    """
+    inside = (places > -0.5) & (places < support - 0.5)
+    phase = (2 * np.pi / size) * places[..., None] * frequencies.astype(np.float32)
+    waves = xp.cos(phase) + 1j * xp.where(abs(frequencies) == top, 0.0, xp.sin(phase))
+    return xp.where(inside[..., None], waves, 0.0)

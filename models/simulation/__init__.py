@@ -1,0 +1,1 @@
+"""Simulated blends, and sets of them with their truth."""

@@ -1,0 +1,422 @@
+"""Sets of simulated blends with truth in one npz file: made, written, read.
+
+**Layout** (``numpy.load(path, allow_pickle=False)`` reads it).  N blends of B bands and
+H x W pixels; the sources of blend i are rows ``src_start[i]`` to ``src_start[i + 1]``
+of every array over the S sources of the set.
+
+- ``images [N, B, H, W]``: pixels, nJy.  ``psfs [N, B, P, P]``: effective PSFs.
+- ``skyvar [N, B]``, ``gain [B]``: variance of a pixel is ``skyvar + gain * flux``, flux
+  being that of the sources in the pixel.  Who knows only the image puts that in
+  (`Observation.read` does); with the noiseless flux, it is what the noise was drawn from.
+- ``bands [B]``; ``src_start [N + 1]``; ``meta``, a JSON text: ``survey``, ``seed``, ``n``,
+  ``sources``, ``bands``, ``scale`` (arcsec), ``zp`` (AB magnitude of one unit),
+  ``model_sigma`` (pixels), ``format``, the versions of what made it and, of real galaxies,
+  the name and checksum of their table.
+- truth: ``centers [S, 2]`` (row, column); ``flux_total [S, B]`` and ``flux_stamp [S, B]``,
+  of which the second counts only what lies on the image; ``mags [S, B]``; ``conv
+  [S, B, H, W]``, each source as observed without noise; ``morph [S, H, W]``, its shape at
+  the model's resolution with a total flux of one; ``beta [S]``, blendedness (Sampson et
+  al. 2024, eq. 16); ``snr [S]``, of all bands against the noise of the sky alone.
+
+A blend of five LSST galaxies takes about 0.8 MB, in the file and in memory.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scorepriors import __version__
+from scorepriors._errors import InputError
+from scorepriors._files import atomic_path
+from scorepriors._surveys import ZERO_POINT, Survey, flux_of, survey
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data.readers._files import load_npz
+from scorepriors.models.data.readers._npz_files import read_from_set
+from scorepriors.training._sets import MODEL_PSF_SIGMA, lsst_galaxy, ztf_galaxy
+
+from ._real_galaxies import RealGalaxies
+from ._simulation import (
+    colors,
+    draw,
+    image_middle,
+    import_galsim,
+    model_psf,
+    photon_variance,
+    psf_images,
+)
+
+#: Image side, pixels.
+SIDE = 64
+
+#: Fainter galaxies than this (all bands, against the sky) are in no catalog.
+MIN_SNR = 5.0
+
+#: Logarithm of number counts per magnitude, as observed for galaxies of i = 20 to 26.
+COUNTS_SLOPE = 0.3
+
+#: Decades of size per magnitude: galaxies of i = 22 have about twice the radius of i = 25.
+SIZE_SLOPE = -0.1
+
+# Apart from the streams of training images, which hash (seed, index) alone.
+_STREAM = 6
+
+_TRUTH = ("centers", "src_start", "conv", "flux_stamp", "flux_total", "skyvar", "gain")
+
+
+def blendedness(convolved: np.ndarray) -> np.ndarray:
+    r"""How much of the light where a source is comes from others (eq. 16).
+
+    :math:`\beta_k = 1 - S_k \cdot S_k / (S \cdot S_k)` with images summed over bands and
+    :math:`S = \sum_k S_k`; 0 for a source alone.
+
+    Parameters
+    ----------
+    convolved
+        ``[K, B, H, W]``, noiseless sources as observed.
+    """
+    images = np.asarray(convolved, float).sum(1).reshape(len(convolved), -1)
+    return 1 - np.sum(images**2, 1) / (images @ images.sum(0))
+
+
+def simulate_set(
+    name: str,
+    number: int,
+    *,
+    seed: int = 0,
+    sources: tuple[int, int] = (2, 8),
+    galaxies: str | Path | None = None,
+    progress: Callable | None = None,
+) -> dict[str, np.ndarray]:
+    """Simulate blends of a survey, as in section 4.3 of Sampson et al. (2024).
+
+    Galaxies have magnitudes as number counts have them, sizes that shrink with magnitude,
+    one color each, and places so close that most overlap; the PSF differs from band to
+    band and, slightly, from blend to blend.
+
+    Parameters
+    ----------
+    name
+        Survey: ``"lsst"``, ``"hsc"`` or ``"ztf"``.
+    number
+        How many blends.  All else equal blend i depends on `seed` and i alone, so a longer
+        set begins with the shorter one.
+    seed
+        Any non-negative integer.
+    sources
+        Smallest and largest number of galaxies in a blend; all numbers are as likely.
+    galaxies
+        A catalog of real ones (`scorepriors.models.real_galaxies`), to take the shapes
+        from; all else is as for bulges and disks.
+    progress
+        Called as ``progress(done)`` after each blend.
+
+    Returns
+    -------
+    dict
+        Arrays of the layout above, for `write_set`.
+
+    Raises
+    ------
+    InputError
+        For an unknown survey, numbers that make no set, an unreadable catalog, or if GalSim
+        is missing.
+    """
+    facts = survey(name)
+    if number < 1:
+        raise InputError(f"the number of blends must be at least 1, got {number}.")
+    if seed < 0:
+        raise InputError(f"the seed must not be negative, got {seed}.")
+    low, high = sources
+    if not 1 <= low <= high:
+        raise InputError(
+            f"the numbers of sources {low}:{high} are none; give MIN:MAX with 1 <= MIN <= MAX."
+        )
+    galsim = import_galsim()
+    real = None if galaxies is None else RealGalaxies(galaxies)
+    blends = []
+    for index in range(number):
+        rng = np.random.default_rng((seed, index, _STREAM))
+        blends.append(_blend(galsim, rng, facts, real, low, high))
+        if progress is not None:
+            progress(index + 1)
+    counts = [len(b["centers"]) for b in blends]
+    meta = {
+        "survey": name, "seed": seed, "n": number, "sources": [low, high], "bands": facts.bands,
+        "scale": float(facts.scale), "zp": ZERO_POINT, "model_sigma": MODEL_PSF_SIGMA,
+        "format": 1, "scorepriors": __version__, "galsim": galsim.__version__,
+    }  # fmt: skip
+    if real is not None:
+        table = hashlib.sha256(real.path.read_bytes()).hexdigest()
+        meta |= {"galaxies": real.path.name, "galaxies_sha256": table}
+    if name != "ztf":
+        meta["surveycodex"] = version("surveycodex")
+    per_blend = {
+        name: np.stack([b.pop(name) for b in blends]) for name in ("images", "psfs", "skyvar")
+    }
+    per_source = {name: np.concatenate([b[name] for b in blends]) for name in blends[0]}
+    return {
+        "meta": np.array(json.dumps(meta)),
+        "bands": np.array(list(facts.bands)),
+        "gain": facts.gain,
+        "src_start": np.concatenate([[0], np.cumsum(counts)]),
+        **per_blend,
+        **per_source,
+    }
+
+
+def _blend(galsim, rng, facts: Survey, real: RealGalaxies | None, low: int, high: int):
+    shape = (SIDE, SIDE)
+    count = int(rng.integers(low, high + 1))
+    seeing = facts.seeing * (1 + 0.03 * rng.standard_normal(len(facts.bands)))
+    # Optics and tracking leave a per cent or two of ellipticity.
+    psfs = [
+        galsim.Kolmogorov(fwhm=width).shear(e1=e[0], e2=e[1])
+        for width, e in zip(seeing, 0.015 * rng.standard_normal((len(seeing), 2)), strict=True)
+    ]
+    width = seeing.min() / facts.scale
+    half = rng.uniform(1.5, 3.5) * max(width, 3.0)
+    # Closer than two thirds of the seeing, two galaxies would be catalogd as one.
+    centers = _places(rng, count, half, width / 1.5, facts.name) + image_middle(shape)
+    galaxies = [_galaxy(galsim, rng, facts, real, psfs, center, shape) for center in centers]
+    magnitudes, flux, morphology, unit = (np.stack(part) for part in zip(*galaxies, strict=True))
+    convolved = unit * flux[:, :, None, None]
+    total = convolved.sum(0)
+    variance = photon_variance(total, facts.sky_variance / facts.gain, facts.gain)
+    images = total + rng.standard_normal(total.shape) * np.sqrt(variance)
+    return {
+        "images": images.astype(np.float32),
+        "psfs": psf_images(psfs, facts.scale).astype(np.float32),
+        "skyvar": facts.sky_variance,
+        "centers": centers,
+        "flux_total": flux,
+        "flux_stamp": convolved.sum((2, 3)),
+        "mags": magnitudes,
+        "snr": _snr(convolved, facts.sky_variance),
+        "beta": blendedness(convolved),
+        "conv": convolved.astype(np.float32),
+        "morph": morphology.astype(np.float32),
+    }
+
+
+def _places(rng, count: int, half: float, gap: float, name: str) -> np.ndarray:
+    """Positions ``[K, 2]`` in a square about the origin, one after the other."""
+    places = np.zeros((0, 2))
+    for _ in range(count):
+        for _ in range(500):
+            place = rng.uniform(-half, half, 2)
+            if (np.linalg.norm(places - place, axis=1) > gap).all():
+                break
+        else:
+            raise InputError(f"{count} sources do not fit into one blend of {name}; ask for fewer.")
+        places = np.vstack([places, place])
+    return places
+
+
+def _galaxy(galsim, rng, facts: Survey, real: RealGalaxies | None, psfs, center, shape):
+    """Magnitudes ``[B]``, fluxes ``[B]`` and unit images of one galaxy bright enough."""
+    for _ in range(1000):
+        magnitude = _magnitude(rng, *facts.magnitudes)
+        magnitudes = magnitude + colors(rng, 1, facts.bands)[0]
+        if real is not None:
+            # Its center is that in the sharpest band, as a survey would measure it.
+            sharpest = psfs[int(np.argmin(facts.seeing))]
+            profile = real.draw(rng, magnitude, SIZE_SLOPE, sharpest, facts.scale)
+        else:
+            profile = _bulge_and_disk(galsim, rng, facts, magnitude)
+        flux = flux_of(magnitudes)
+        unit = draw(galsim, profile, center, psfs, shape, facts.scale)
+        if _snr(unit[None] * flux[:, None, None], facts.sky_variance)[0] >= MIN_SNR:
+            sharp = model_psf(galsim, facts.scale)
+            morphology = draw(galsim, profile, center, [sharp], shape, facts.scale)[0]
+            return magnitudes, flux, morphology, unit
+    raise InputError(f"no galaxy of {facts.name} stands out of its noise; report this, please.")
+
+
+def _bulge_and_disk(galsim, rng, facts: Survey, magnitude: float):
+    """A profile of the survey's population, as large as galaxies of the magnitude are."""
+    if facts.population == "ztf":
+        profile = ztf_galaxy(galsim, rng, int(rng.integers(2)))
+    else:
+        profile = lsst_galaxy(galsim, rng)
+    return profile.dilate(10 ** (SIZE_SLOPE * (magnitude - facts.size)))
+
+
+def _magnitude(rng, bright: float, faint: float) -> float:
+    """A magnitude distributed as number counts are, by inversion."""
+    share = 10 ** (COUNTS_SLOPE * (bright - faint))
+    return faint + np.log10(share + (1 - share) * rng.uniform()) / COUNTS_SLOPE
+
+
+def _snr(convolved: np.ndarray, sky_variance: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.sum(convolved**2 / sky_variance[:, None, None], (1, 2, 3)))
+
+
+def write_set(path: str | Path, arrays: dict[str, np.ndarray]) -> Path:
+    """Write a set of blends, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        # Not compressed: noise does not shrink, and the whole file would by 8 % only.
+        np.savez(file, allow_pickle=False, **arrays)
+    return Path(path)
+
+
+@dataclass(frozen=True)
+class BlendTruth:
+    """What is known of one blend of a set; the second axis of arrays is the band.
+
+    Attributes
+    ----------
+    center
+        ``[K, 2]``, (row, column).
+    flux, flux_total
+        ``[K, B]``, units of the image: on the image, and in all.
+    convolved
+        ``[K, B, H, W]``, as observed, without noise.
+    weights
+        ``[B, H, W]``, inverse of the variance that the noise was drawn with.
+    blendedness, snr
+        ``[K]``.
+    magnitude
+        ``[K]``, AB, in i or, without it, the middle band; NaN if the file has none.
+    """
+
+    center: np.ndarray
+    flux: np.ndarray
+    flux_total: np.ndarray
+    convolved: np.ndarray
+    weights: np.ndarray
+    blendedness: np.ndarray
+    snr: np.ndarray
+    magnitude: np.ndarray
+
+
+class BlendSet:
+    """A set of blends with truth, read once.
+
+    Parameters
+    ----------
+    path
+        npz file of the layout above; ``beta``, ``snr`` and ``mags`` may be missing.
+
+    Attributes
+    ----------
+    path
+        The file.
+    meta
+        Facts of the set, as the file has them.
+
+    Raises
+    ------
+    InputError
+        If it is not readable, not a set, or holds no truth.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._arrays = load_npz(self.path)
+        name, arrays = self.path.name, self._arrays
+        if "images" not in arrays or arrays["images"].ndim != 4:
+            raise InputError(f"{name} is no set of blends: it needs `images` of [N, B, H, W].")
+        missing = [n for n in _TRUTH if n not in arrays]
+        if missing:
+            raise InputError(
+                f"{name} holds no truth to compare with: {', '.join(missing)} missing; make a set "
+                "with `scorepriors simulate`."
+            )
+        _check_layout(name, arrays)
+        self.meta = _meta(name, arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays["images"])
+
+    @property
+    def max_sources(self) -> int:
+        """Largest number of sources in a blend."""
+        return int(np.diff(self._arrays["src_start"]).max())
+
+    def observation(self, index: int) -> Observation:
+        """Blend `index` as `Observation.read` gives it: nothing in it knows the truth."""
+        return Observation.from_arrays(**read_from_set(self.path, self._arrays, index))
+
+    def truth(self, index: int) -> BlendTruth:
+        """The truth of blend `index`."""
+        arrays = self._arrays
+        start, stop = arrays["src_start"][index : index + 2]
+        convolved = arrays["conv"][start:stop]
+        flux = arrays["flux_stamp"][start:stop].astype(float)
+        sky = np.asarray(arrays["skyvar"][index], np.float32)[:, None, None]
+        gain = np.asarray(arrays["gain"], np.float32)[:, None, None]
+        variance = sky + gain * np.maximum(convolved.sum(0), 0)
+        bands = [str(b) for b in arrays["bands"]] if "bands" in arrays else []
+        band = bands.index("i") if "i" in bands else convolved.shape[1] // 2
+        unknown = np.full(len(flux), np.nan)
+        return BlendTruth(
+            center=arrays["centers"][start:stop].astype(float),
+            flux=flux,
+            flux_total=arrays["flux_total"][start:stop].astype(float),
+            convolved=convolved,
+            weights=(1 / variance).astype(np.float32),
+            blendedness=arrays["beta"][start:stop] if "beta" in arrays else blendedness(convolved),
+            snr=arrays["snr"][start:stop] if "snr" in arrays else unknown,
+            magnitude=arrays["mags"][start:stop, band] if "mags" in arrays else unknown,
+        )
+
+
+def _check_layout(name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Compare the shapes of a set's arrays with each other."""
+    count, bands, *shape = arrays["images"].shape
+    num_sources = len(np.atleast_1d(arrays["centers"]))
+    start = arrays["src_start"]
+    if (
+        start.dtype.kind not in "iu"
+        or start.shape != (count + 1,)
+        or start[0] != 0
+        or np.any(np.diff(start.astype(int)) < 1)
+        or start[-1] != num_sources
+    ):
+        raise InputError(
+            f"{name}: `src_start` does not give each of {count} blends its sources, of which "
+            f"`centers` has {num_sources}."
+        )
+    expected = {
+        "skyvar": (count, bands), "gain": (bands,), "centers": (num_sources, 2),
+        "conv": (num_sources, bands, *shape), "flux_stamp": (num_sources, bands),
+        "flux_total": (num_sources, bands), "mags": (num_sources, bands),
+        "beta": (num_sources,), "snr": (num_sources,),
+    }  # fmt: skip
+    for field, wanted in expected.items():
+        if field in arrays and arrays[field].shape != wanted:
+            raise InputError(
+                f"{name}: `{field}` has the shape {arrays[field].shape}; {wanted} goes with the "
+                "images and their sources."
+            )
+    if "psfs" in arrays and arrays["psfs"].ndim == 4 and len(arrays["psfs"]) != count:
+        raise InputError(f"{name}: {len(arrays['psfs'])} sets of `psfs` for {count} blends.")
+
+
+def _meta(name: str, arrays: dict[str, np.ndarray]) -> dict:
+    """The facts of a set; none if it has none."""
+    try:
+        meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
+    except ValueError:
+        meta = None
+    if not isinstance(meta, dict):
+        raise InputError(f"{name} [meta] is not a JSON object.")
+    return meta
+
+
+def parse_sources(text: str) -> tuple[int, int]:
+    """``"2:8"`` or ``"4"`` as smallest and largest number of sources."""
+    parts: list[Any] = text.split(":")
+    try:
+        numbers = [int(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise InputError(f"{text!r} is no range of numbers of sources; give MIN:MAX such as 2:8.")
+    return numbers[0], numbers[-1]

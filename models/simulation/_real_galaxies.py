@@ -1,0 +1,162 @@
+"""Shapes of real galaxies, from catalogs of space-telescope images in GalSim's format.
+
+GalSim's COSMOS samples have it (Mandelbaum et al. 2012, MNRAS 420, 1518; ``galsim_download_cosmos``
+fetches them): a FITS table, and beside it the files of images and PSFs that it names.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+
+from scorepriors._errors import InputError
+
+from ._simulation import import_galsim
+
+#: Fainter galaxies of a catalog are not used: their images are noise as much as shape.
+FAINTEST = 24.0
+
+#: Columns that are looked at, here or by GalSim.
+COLUMNS = (
+    "ident", "mag", "gal_filename", "gal_hdu", "psf_filename", "psf_hdu", "pixel_scale",
+    "noise_mean", "noise_variance", "noise_filename",
+)  # fmt: skip
+
+#: Draws of which none has a center, before that is said.
+_ATTEMPTS = 100
+
+
+class RealGalaxies:
+    """Real galaxies to simulate blends with, each without the PSF that it was seen through.
+
+    Parameters
+    ----------
+    path
+        The FITS table; images and PSFs are looked for beside it.
+    faintest
+        Magnitude of the faintest galaxy to use.
+
+    Attributes
+    ----------
+    path
+        The table.
+    magnitudes
+        ``[N]``, of the galaxies that are used.
+
+    Raises
+    ------
+    InputError
+        If GalSim is missing, the table is not one, lacks a column or names a file that is
+        missing, or no galaxy is bright enough.
+    """
+
+    def __init__(self, path: str | Path, *, faintest: float = FAINTEST):
+        galsim = import_galsim()
+        self.path = Path(path).resolve()
+        columns = _columns(self.path)
+        try:
+            magnitudes = np.asarray(columns["mag"], float)
+        except ValueError as error:
+            raise InputError(f"{self.path.name}: the column MAG holds no numbers.") from error
+        self._rows = np.flatnonzero(magnitudes <= faintest)
+        if not self._rows.size:
+            raise InputError(
+                f"{self.path.name} has no galaxy brighter than magnitude {faintest:g}; fainter ones "
+                "are more noise than shape."
+            )
+        self.magnitudes = magnitudes[self._rows]
+        for column in ("gal_filename", "psf_filename", "noise_filename"):
+            for name in sorted({str(n).strip() for n in columns[column][self._rows]}):
+                if not (self.path.parent / name).is_file():
+                    raise InputError(
+                        f"{self.path.name} names a file {name!r} that is not beside it; put it there."
+                    )
+        self._catalog = galsim.RealGalaxyCatalog(self.path.name, dir=str(self.path.parent))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def draw(
+        self, rng: np.random.Generator, magnitude: float, size_slope: float, psf, scale: float
+    ):
+        """One of the galaxies, turned, perhaps mirrored, and as large as its new magnitude wants.
+
+        Parameters
+        ----------
+        rng
+            Chooses.
+        magnitude
+            Of the galaxy that it stands for.
+        size_slope
+            Decades of size per magnitude.
+        psf
+            GalSim object; the center of a galaxy is that of its image through it.
+        scale
+            Arcseconds per pixel of that image.
+
+        Returns
+        -------
+        galsim.GSObject
+            Of unit flux, its center (of adaptive moments) at the origin.
+
+        Raises
+        ------
+        InputError
+            If the files do not hold the image.
+        """
+        galsim = import_galsim()
+        for _ in range(_ATTEMPTS):
+            pick = int(rng.integers(len(self)))
+            angle, mirrored = rng.uniform(0, 360) * galsim.degrees, bool(rng.integers(2))
+            profile = self._profile(galsim, pick).rotate(angle)
+            if mirrored:
+                profile = profile.transform(1, 0, 0, -1)
+            profile = profile.dilate(10 ** (size_slope * (magnitude - self.magnitudes[pick])))
+            image = galsim.Convolve(profile, psf).drawImage(scale=scale / 2)
+            try:
+                center = image.FindAdaptiveMom().moments_centroid
+            except galsim.GalSimHSMError:  # an image without one; another galaxy, then
+                continue
+            return profile.shift(-(center - image.true_center) * image.scale)
+        raise InputError(f"none of {_ATTEMPTS} galaxies drawn from {self.path.name} has a center.")
+
+    def _profile(self, galsim, pick: int):
+        """A galaxy of unit flux, the telescope's PSF taken out."""
+        row = int(self._rows[pick])
+        try:
+            return galsim.RealGalaxy(self._catalog, index=row, flux=1.0)
+        # What GalSim and astropy raise for wrong HDUs, damaged files and nonsense in columns.
+        except (
+            OSError,
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise InputError(
+                f"galaxy {row} of {self.path.name} cannot be read ({reason}); remove it or mend it."
+            ) from error
+
+
+def _columns(path: Path) -> dict:
+    """The columns of the table, by names in lower case."""
+    if path.is_dir():
+        raise InputError(f"{path.name} is a folder; give the table of real galaxies in it.")
+    if not path.is_file():
+        raise InputError(f"there is no catalog of real galaxies {str(path)!r}.")
+    try:
+        table = Table.read(path, format="fits", hdu=1)
+    except Exception as error:  # whatever astropy raises for what is no FITS table
+        raise InputError(
+            f"{path.name} is no FITS table, as catalogs of real galaxies are."
+        ) from error
+    columns = {name.lower(): table[name] for name in table.colnames}
+    missing = [name.upper() for name in COLUMNS if name not in columns]
+    if missing:
+        raise InputError(
+            f"{path.name} is no catalog of real galaxies as GalSim has them: it lacks "
+            f"{', '.join(missing)}."
+        )
+    return columns

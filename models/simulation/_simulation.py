@@ -1,0 +1,345 @@
+"""Simulated blends with truth, made with GalSim (the ``simulation`` extra).
+
+`simulate_blend` makes one small LSST-like blend; whole sets of them, with survey and
+galaxies varied, come from `scorepriors.models.blend_sets`, which shares the drawing.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from astropy.wcs import WCS
+
+from scorepriors._errors import InputError
+from scorepriors._surveys import ZERO_POINT, flux_of, point_source_noise
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.spectra._colors import WAVELENGTHS
+from scorepriors.training._sets import MODEL_PSF_SIGMA, PIXEL_SCALES, lsst_galaxy
+
+#: Ten-year LSST per band: 5 sigma point-source depth (AB), dark-sky brightness (AB per
+#: square arcsec) and seeing FWHM (arcsec); Ivezic et al. 2019, ApJ 873, 111.
+LSST_DEPTH = {"u": 26.1, "g": 27.4, "r": 27.5, "i": 26.8, "z": 26.1, "y": 24.9}
+LSST_SKY = {"u": 22.99, "g": 22.26, "r": 21.20, "i": 20.48, "z": 19.60, "y": 18.61}
+LSST_SEEING = {"u": 0.92, "g": 0.87, "r": 0.83, "i": 0.80, "z": 0.78, "y": 0.76}
+
+#: Side of PSF images, pixels.
+STAMP = 41
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a simulated blend.
+
+    Attributes
+    ----------
+    center
+        ``[K, 2]``, (row, column).
+    flux
+        ``[K, B]``, nJy.
+    morphology
+        ``[K, H, W]`` at the model's resolution, total flux of one.
+    convolved
+        ``[K, B, H, W]``, as observed, without noise.
+    """
+
+    center: np.ndarray
+    flux: np.ndarray
+    morphology: np.ndarray
+    convolved: np.ndarray
+
+
+def simulate_blend(
+    num_sources: int = 4,
+    *,
+    seed: int = 0,
+    shape: tuple[int, int] = (64, 64),
+    bands: str = "ugrizy",
+    magnitudes: tuple[float, float] = (22.0, 25.0),
+    spread: float = 5.0,
+) -> tuple[Observation, Truth]:
+    """Draw a blend: galaxies of the ``lsst`` population close together, one color each.
+
+    Parameters
+    ----------
+    num_sources
+        Number of galaxies.
+    seed
+        Of everything random.
+    shape
+        (H, W) in 0.2 arcsec pixels.
+    bands
+        Any of ugrizy.
+    magnitudes
+        Range of the i magnitudes.
+    spread
+        Standard deviation in pixels of the positions about the center of the image.
+
+    Returns
+    -------
+    Observation, Truth
+
+    Raises
+    ------
+    InputError
+        If GalSim is missing or a band is unknown.
+    """
+    galsim = import_galsim()
+    instrument = _lsst(bands)
+    rng = np.random.default_rng(seed)
+    scene = _draw_scene(galsim, rng, num_sources, bands, magnitudes, spread)
+    return _observe(galsim, rng, scene, instrument, shape, f"simulated-{seed}")
+
+
+def simulate_joint(
+    num_sources: int = 4,
+    *,
+    seed: int = 0,
+    shape: tuple[int, int] = (48, 48),
+    bands: str = "gri",
+    magnitudes: tuple[float, float] = (22.0, 25.0),
+    spread: float = 4.0,
+    gap: float = 4.0,
+    years: float = 10.0,
+) -> tuple[Observation, Observation, Truth, Truth]:
+    """One blend seen from the ground and from space: `simulate_blend`, and `SPACE` beside it.
+
+    Parameters
+    ----------
+    num_sources, seed, bands, magnitudes, spread
+        See `simulate_blend`.
+    shape
+        (H, W) of the LSST-like image; the other covers the same sky.
+    gap
+        Smallest distance between two galaxies, LSST pixels.
+    years
+        Of LSST: its ten make the depth of `LSST_DEPTH`.
+
+    Returns
+    -------
+    Observation, Observation, Truth, Truth
+        LSST-like and Euclid-like.  The WCSs agree; positions in pixels are each one's own.
+
+    See Also
+    --------
+    scorepriors.models.joint.join_observations : To fit them together.
+    """
+    galsim = import_galsim()
+    ground = _lsst(bands, years)
+    rng = np.random.default_rng(seed)
+    both = _draw_scene(galsim, rng, num_sources, bands + SPACE.bands, magnitudes, spread, gap)
+    seen: list = []
+    for instrument in (ground, SPACE):
+        zoom = ground.scale / instrument.scale
+        size = round(shape[0] * zoom), round(shape[1] * zoom)
+        picks = [(bands + SPACE.bands).index(b) for b in instrument.bands]
+        scene = _Scene(both.place * zoom, both.flux[:, picks], both.profiles)
+        name = f"{'ground' if instrument is ground else 'space'}-{seed}"
+        seen.append(_observe(galsim, rng, scene, instrument, size, name))
+    (first, first_truth), (second, second_truth) = seen
+    return first, second, first_truth, second_truth
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What a simulated observation needs to know; all but the first two by band.
+
+    Attributes
+    ----------
+    bands
+        One letter each.
+    scale
+        Arcseconds per pixel.
+    seeing
+        FWHM of the PSF before the pixel, arcsec.
+    depth
+        5 sigma for point sources, AB magnitude.
+    sky
+        AB magnitude per square arcsec.
+    """
+
+    bands: str
+    scale: float
+    seeing: dict[str, float]
+    depth: dict[str, float]
+    sky: dict[str, float]
+
+
+#: A near-infrared camera in space: the depth and the zodiacal light that Euclid's wide survey
+#: was planned with (Scaramella et al. 2022, A&A 662, A112), on pixels of 0.1 arcsec.
+SPACE = Instrument(
+    "YJH", 0.1, {"Y": 0.48, "J": 0.50, "H": 0.52}, {"Y": 24.0, "J": 24.0, "H": 24.0},
+    {"Y": 22.1, "J": 22.1, "H": 22.3},
+)  # fmt: skip
+
+
+def _lsst(bands: str, years: float = 10.0) -> Instrument:
+    unknown = [b for b in bands if b not in LSST_DEPTH]
+    if unknown:
+        raise InputError(f"unknown LSST band {unknown[0]!r}; known are {''.join(LSST_DEPTH)}.")
+    seeing, depth, sky = ({b: t[b] for b in bands} for t in (LSST_SEEING, LSST_DEPTH, LSST_SKY))
+    # Noise falls with the square root of the exposure.
+    reached = {b: d - 1.25 * np.log10(10 / years) for b, d in depth.items()}
+    return Instrument(bands, PIXEL_SCALES["lsst"], seeing, reached, sky)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Galaxies on the sky: offsets ``[K, 2]`` in pixels, fluxes ``[K, B]`` in nJy, profiles."""
+
+    place: np.ndarray
+    flux: np.ndarray
+    profiles: list
+
+
+def _draw_scene(galsim, rng, num_sources, bands, magnitudes, spread, gap=4.0) -> _Scene:
+    places = _apart(
+        lambda: rng.normal(0, spread, (num_sources, 2)), gap=gap, reach=3 * spread,
+        mend=f"{num_sources} sources do not fit within `spread` = {spread} px; make it larger.",
+    )  # fmt: skip
+    mags = np.sort(rng.uniform(*magnitudes, num_sources))
+    flux = flux_of(mags[:, None] + colors(rng, num_sources, bands))
+    return _Scene(places, flux, [lsst_galaxy(galsim, rng) for _ in range(num_sources)])
+
+
+def _observe(galsim, rng, scene: _Scene, instrument: Instrument, shape, name: str):
+    scale, bands = instrument.scale, instrument.bands
+    psfs = [galsim.Kolmogorov(fwhm=instrument.seeing[b]) for b in bands]
+    centers = scene.place + image_middle(shape)
+    drawn = np.stack(
+        [
+            draw(galsim, profile, center, [model_psf(galsim, scale), *psfs], shape, scale)
+            for profile, center in zip(scene.profiles, centers, strict=True)
+        ]
+    )
+    morphology, unit = drawn[:, 0], drawn[:, 1:]
+    convolved = unit * scene.flux[:, :, None, None]
+    total = convolved.sum(0)
+    noise = np.array(
+        [point_source_noise(instrument.depth[b], instrument.seeing[b], scale) for b in bands]
+    )
+    sky = np.array([flux_of(instrument.sky[b]) * scale**2 for b in bands])
+    variance = photon_variance(total, sky, noise**2 / sky)
+    images = total + rng.standard_normal(total.shape) * np.sqrt(variance)
+    height, width = shape
+    wcs = WCS(naxis=2)
+    wcs.wcs.crpix = [(width + 1) / 2, (height + 1) / 2]
+    wcs.wcs.cdelt = [-scale / 3600, scale / 3600]
+    wcs.wcs.crval = [53.16, -28.1]
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.cunit = ["deg", "deg"]
+    catalog = Table({"x": centers[:, 1], "y": centers[:, 0]})
+    obs = Observation.from_arrays(
+        images, variance=variance, psfs=psf_images(psfs, scale), bands=list(bands), wcs=wcs,
+        unit="nJy", zero_point=ZERO_POINT, name=name, catalog=catalog,
+    )  # fmt: skip
+    return obs, Truth(centers, scene.flux, morphology, convolved)
+
+
+def import_galsim() -> Any:
+    """GalSim, or an InputError that says how to get it."""
+    try:
+        import galsim
+    except ImportError as error:
+        raise InputError(
+            "simulating blends needs GalSim: pip install 'scorepriors[simulation]'."
+        ) from error
+    return galsim
+
+
+def image_middle(shape: tuple[int, int]) -> np.ndarray:
+    """(row, column) of the middle of an image, pixel centers at integers."""
+    return (np.array(shape) - 1) / 2
+
+
+def draw(galsim, profile, center, psfs, shape, scale) -> np.ndarray:
+    """Draw a galaxy as seen through several PSFs.
+
+    Parameters
+    ----------
+    galsim
+        The module.
+    profile
+        GalSim object of unit flux.
+    center
+        (row, column), pixels.
+    psfs
+        One GalSim object per image, without the pixel.
+    shape
+        (H, W).
+    scale
+        Arcseconds per pixel.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[len(psfs), H, W]``, of unit flux but for what falls off the image.
+    """
+    moved = profile.shift(*((center - image_middle(shape))[::-1] * scale))
+    height, width = shape
+    return np.stack(
+        [
+            galsim.Convolve(moved, psf).drawImage(nx=width, ny=height, scale=scale).array
+            for psf in psfs
+        ]
+    ).astype(float)
+
+
+def model_psf(galsim, scale: float):
+    """The PSF at the model's resolution, as a GalSim object."""
+    return galsim.Gaussian(sigma=MODEL_PSF_SIGMA * scale)
+
+
+def psf_images(psfs, scale: float) -> np.ndarray:
+    """Effective PSFs (pixel included) ``[B, 41, 41]`` with sums of one."""
+    images = np.stack([p.drawImage(nx=STAMP, ny=STAMP, scale=scale).array for p in psfs])
+    return images / images.sum((1, 2), keepdims=True)
+
+
+def photon_variance(total: np.ndarray, sky: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Variance of pixels ``[B, H, W]``: it grows with all light, of sky and sources alike.
+
+    Parameters
+    ----------
+    total
+        ``[B, H, W]``, the noiseless image without the sky.
+    sky
+        ``[B]``, the sky's flux in a pixel.
+    gain
+        ``[B]``, variance per unit of flux.
+    """
+    return gain[:, None, None] * (sky[:, None, None] + np.maximum(total, 0))
+
+
+def _apart(places, *, gap: float, reach: float, mend: str) -> np.ndarray:
+    """Positions about the origin, redrawn until none are too close or too far.
+
+    Parameters
+    ----------
+    places
+        Draws positions ``[K, 2]``.
+    gap
+        Smallest distance between two, pixels.
+    reach
+        Largest coordinate, pixels.
+    mend
+        What to say if they do not fit.
+
+    Raises
+    ------
+    InputError
+        If 10,000 draws did not help.
+    """
+    for _ in range(10_000):
+        drawn = places()
+        gaps = np.linalg.norm(drawn[:, None] - drawn, axis=-1) + 1e9 * np.eye(len(drawn))
+        if gaps.min() > gap and np.abs(drawn).max() < reach:
+            return drawn
+    raise InputError(mend)
+
+
+def colors(rng, count: int, bands: str) -> np.ndarray:
+    """Magnitudes relative to i ``[K, B]``: one number from blue to red, and some scatter."""
+    wave = np.array([WAVELENGTHS[b] for b in bands])
+    slope = rng.uniform(0.2, 2.2, (count, 1))
+    return slope * (WAVELENGTHS["i"] / wave - 1) * 1.2 + rng.normal(0, 0.08, (count, len(bands)))

@@ -1,0 +1,1 @@
+"""Spectra: their exact linear algebra, and what is known of colors."""

@@ -1,0 +1,114 @@
+r"""The likelihood of a blend from inner products of its sources, without another look at pixels.
+
+A sampler that offers sources other shapes, one after the other, asks for the likelihood of
+many combinations of the same few images.  With the spectra integrated out it depends on the
+images through their weighted inner products alone,
+
+.. math:: \sum_p W_{bp} M_{kbp} M_{lbp}, \quad \sum_p W_{bp} M_{kbp} r_{bp}, \quad
+          \sum_p W_{bp} r_{bp}^2,
+
+which are made once.  Here r is a residual: with data themselves the sums would be differences
+of large numbers, and single precision would not do.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ._spectra import SpectrumPrior, normal_equations
+
+
+class Products(NamedTuple):
+    """Weighted inner products of N images and a residual, band by band.
+
+    Attributes
+    ----------
+    normal
+        ``[B, N, N]``, of the images with each other.
+    projected
+        ``[B, N]``, of the images with the residual.
+    square
+        ``[B]``, of the residual with itself.
+    """
+
+    normal: Float[Array, "B N N"]
+    projected: Float[Array, "B N"]
+    square: Float[Array, " B"]
+
+
+def inner_products(
+    drawn: Float[Array, "N B H W"],
+    residual: Float[Array, "B H W"],
+    weights: Float[Array, "B H W"],
+) -> Products:
+    """All weighted inner products of images and a residual."""
+    bands = len(weights)
+    images = jnp.swapaxes(drawn, 0, 1).reshape(bands, len(drawn), -1)
+    left, seen = residual.reshape(bands, -1), weights.reshape(bands, -1)
+    weighted = images * seen[:, None]
+    return Products(
+        weighted @ jnp.swapaxes(images, 1, 2),
+        jnp.einsum("bnp,bp->bn", weighted, left),
+        jnp.sum(seen * left**2, 1),
+    )
+
+
+def chosen(products: Products, before: Float[Array, "K B"], taken: Bool[Array, " K"]) -> Products:
+    """Products of K images, some of them changed, with the residual that they leave.
+
+    Parameters
+    ----------
+    products
+        Of K images and then, in the same order, of what a change would add to each, with the
+        residual that the unchanged images leave.  (Not of the changed images themselves: of
+        two that are nearly one, a bright galaxy's, the difference would be all rounding.)
+    before
+        Amplitudes ``[K, B]`` with which images were and are taken off.
+    taken
+        Which images are changed.
+    """
+    size = len(before)
+    share = jnp.asarray(taken, products.normal.dtype)
+    old, cross = products.normal[:, :size, :size], products.normal[:, :size, size:] * share
+    change = products.normal[:, size:, size:] * share * share[:, None]
+    # Less is left by so much of the changes.
+    added = before.T * share
+    projected = products.projected[:, :size] - jnp.einsum("bkl,bl->bk", cross, added)
+    along = share * products.projected[:, size:]
+    moved = along - jnp.einsum("bkl,bl->bk", change, added)
+    square = products.square - jnp.sum(added * (along + moved), 1)
+    return Products(old + cross + jnp.swapaxes(cross, 1, 2) + change, projected + moved, square)
+
+
+def log_marginal(
+    products: Products, prior: SpectrumPrior, before: Float[Array, "K B"]
+) -> Float[Array, ""]:
+    """Log-density of the pixels with the spectra integrated out.
+
+    Parameters
+    ----------
+    products
+        Of the K sources, with the residual that they leave with amplitudes `before`.
+    prior
+        Of the amplitudes.
+    before
+        ``[K, B]``; near the solution where the data decide, for the sake of precision.
+
+    Returns
+    -------
+    Array
+        That of `SpectrumPosterior.log_marginal`, up to rounding.
+    """
+    equations = normal_equations(products.normal, prior)
+    # The solution is sought from the prior's mean, which is near where the prior decides, and
+    # the pixels are asked at its distance from `before`, which is near where they decide.
+    away = before - prior.mean
+    solution = equations.solve(
+        products.projected.T + jnp.einsum("bkl,lb->kb", products.normal, away)
+    )
+    step = solution * equations.width - away
+    moved = jnp.einsum("bkl,lb->kb", products.normal, step)
+    chi2 = products.square.sum() + jnp.sum(step * (moved - 2 * products.projected.T))
+    chi2 += jnp.sum(equations.pull(solution) * solution)
+    return -0.5 * (chi2 + equations.log_det_prior + equations.log_det)

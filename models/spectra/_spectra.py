@@ -1,0 +1,251 @@
+r"""Spectra enter a blend linearly: solve for them exactly instead of searching.
+
+With unit renderings :math:`M_k` (band b: :math:`M_{kb}`), data Y, inverse variance W and
+Gaussian spectra :math:`A_k \sim N(m_k, \Lambda_k)`, the precision of all spectra
+jointly is
+
+.. math:: P_{kb,lb'} = \delta_{bb'} \sum W_b M_{kb} M_{lb} + \delta_{kl} (\Lambda_k^{-1})_{bb'}
+
+and everything follows from one Cholesky factorization of a KB x KB matrix.
+"""
+
+import math
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+from ._factorization import cholesky_and_inverse
+
+
+class SpectrumPrior(NamedTuple):
+    """Gaussian prior of each source's spectrum (amplitudes per band).
+
+    Attributes
+    ----------
+    mean
+        ``[K, B]``.
+    covariance
+        ``[K, B, B]``, positive definite.
+    """
+
+    mean: Float[Array, "K B"]
+    covariance: Float[Array, "K B B"]
+
+    def of_amplitudes(self, area: Float[Array, " K"]) -> "SpectrumPrior":
+        """The prior of amplitudes where this one is of fluxes, amplitudes times `area`."""
+        return SpectrumPrior(self.mean / area[:, None], self.covariance / area[:, None, None] ** 2)
+
+
+class SpectrumPosterior(eqx.Module):
+    """Spectra given the morphologies: a Gaussian, exactly.
+
+    Attributes
+    ----------
+    mean
+        ``[K, B]``, also the mode.
+    root
+        ``[K B, K B]``, sources outermost: its transpose times itself is their covariance.
+    log_profiled
+        Log-density of pixels and spectra at the mode, up to a constant that depends
+        on the data alone: what a MAP fit maximizes.
+    log_marginal
+        Log-density of the pixels with the spectra integrated out, up to the same
+        constant: what sampling needs.
+    """
+
+    mean: Float[Array, "K B"]
+    root: Float[Array, "KB KB"]
+    log_profiled: Float[Array, ""]
+    log_marginal: Float[Array, ""]
+
+    def sample(self, key) -> Float[Array, "K B"]:
+        """Draw spectra ``[K, B]`` given the morphologies, exactly."""
+        noise = jax.random.normal(key, self.root.shape[:1], self.root.dtype)
+        return self.mean + (self.root.T @ noise).reshape(self.mean.shape)
+
+    def covariance(self) -> Float[Array, "K B K B"]:
+        """Covariance of the spectra between all sources and bands."""
+        return (self.root.T @ self.root).reshape(*self.mean.shape, *self.mean.shape)
+
+
+class NormalEquations(NamedTuple):
+    """Equations for the spectra of K sources in B bands, in units of the prior's widths.
+
+    Attributes
+    ----------
+    width
+        ``[K, B]``, of the prior.
+    inverse
+        ``[K, B, B]``, of the prior's correlations.
+    balance
+        ``[K B]``, which gives the precision a unit diagonal: bright and faint sources differ
+        by 1e6 in curvature.
+    balanced
+        That precision ``[K B, K B]``.
+    root
+        Inverse of its lower Cholesky factor.
+    log_det_prior, log_det
+        Log-determinants of the prior's covariance and of the posterior's precision.
+    """
+
+    width: Float[Array, "K B"]
+    inverse: Float[Array, "K B B"]
+    balance: Float[Array, " KB"]
+    balanced: Float[Array, "KB KB"]
+    root: Float[Array, "KB KB"]
+    log_det_prior: Float[Array, ""]
+    log_det: Float[Array, ""]
+
+    @property
+    def to_precision(self) -> Float[Array, " KB"]:
+        """Diagonal that turns balanced coefficients' Cholesky factor into that of the precision."""
+        return 1 / (self.balance * self.width.reshape(-1))
+
+    def solve(self, projected: Float[Array, "K B"]) -> Float[Array, "K B"]:
+        """Solution for the products of the renderings with a residual about the prior's mean."""
+        right = (projected * self.width).reshape(-1) * self.balance
+        inverse = self.root.T @ self.root
+        solution = inverse @ right
+        # One refinement takes the ridge out of the solution again.
+        solution += inverse @ (right - self.balanced @ solution)
+        return (self.balance * solution).reshape(self.width.shape)
+
+    def pull(self, solution: Float[Array, "K B"]) -> Float[Array, "K B"]:
+        """Gradient of the prior's half chi^2 at a solution."""
+        return jnp.einsum("kbc,kc->kb", self.inverse, solution)
+
+    def covariance(self) -> Float[Array, "K B K B"]:
+        """Covariance of the spectra."""
+        covariance = self.root.T @ self.root / (self.to_precision[:, None] * self.to_precision)
+        return covariance.reshape(*self.width.shape, *self.width.shape)
+
+
+def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> NormalEquations:
+    """Equations for all spectra jointly, factored.
+
+    Parameters
+    ----------
+    normal
+        Weighted products of the renderings with each other.
+    prior
+        Of the spectra.
+    """
+    num_bands, num_sources = normal.shape[:2]
+    size = num_sources * num_bands
+    # Solve for coefficients in units of the prior's widths: float32 sees numbers near one.
+    width = jnp.sqrt(jnp.diagonal(prior.covariance, axis1=1, axis2=2))
+    correlation = prior.covariance / (width[:, :, None] * width[:, None, :])
+    factor, root = cholesky_and_inverse(correlation)
+    inverse = jnp.swapaxes(root, -1, -2) @ root
+    scaled = normal * width.T[:, :, None] * width.T[:, None, :]
+    precision = jnp.einsum("bkl,bc->kblc", scaled, jnp.eye(num_bands))
+    precision += jnp.einsum("kbc,kl->kblc", inverse, jnp.eye(num_sources))
+    precision = precision.reshape(size, size)
+    balance = 1 / jnp.sqrt(jnp.diagonal(precision))
+    balanced = precision * balance[:, None] * balance[None, :]
+    # Unit diagonal plus the rounding of a float32 factorization of this size: two sources
+    # of almost one shape would otherwise make it fail.
+    ridge = 4 * size * jnp.finfo(precision.dtype).eps
+    lower, root = cholesky_and_inverse(balanced + ridge * jnp.eye(size))
+    log_det_prior = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2) * width))
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) / (balance * width.reshape(size))))
+    return NormalEquations(width, inverse, balance, balanced, root, log_det_prior, log_det)
+
+
+def spectrum_posterior(
+    renderings: Float[Array, "K B H W"],
+    images: Float[Array, "B H W"],
+    weights: Float[Array, "B H W"],
+    prior: SpectrumPrior,
+) -> SpectrumPosterior:
+    """Solve for all spectra jointly.
+
+    Parameters
+    ----------
+    renderings
+        Sources with unit spectra, from `ImageData.render`.
+    images, weights
+        The data.
+    prior
+        Gaussian prior; a wide one makes the result least squares.
+
+    Returns
+    -------
+    SpectrumPosterior
+    """
+    num_sources, num_bands = renderings.shape[:2]
+    # Bands outermost, pixels in one axis: every product below is then a plain one.
+    drawn = jnp.swapaxes(renderings, 0, 1).reshape(num_bands, num_sources, -1)
+    pixels, seen = (a.reshape(num_bands, -1) for a in (images, weights))
+    weighted = drawn * seen[:, None]
+    normal = weighted @ jnp.swapaxes(drawn, 1, 2)
+    # The residual about the prior mean keeps float32 accurate where data decide little,
+    # and makes chi^2 a sum of squares instead of a difference of large numbers.
+    residual = pixels - (prior.mean.T[:, :, None] * drawn).sum(1)
+    projected = (weighted * residual[:, None]).sum(-1).T
+    equations = normal_equations(normal, prior)
+    solution = equations.solve(projected)
+    # The minimum as a sum of squares: residuals at the solution plus the prior's share.
+    step = solution * equations.width
+    mode = prior.mean + step
+    left = residual - (step.T[:, :, None] * drawn).sum(1)
+    pull = equations.pull(solution)
+    chi2 = jnp.sum(seen * left**2) + jnp.sum(pull * solution)
+    log_profiled = -0.5 * (
+        chi2 + equations.log_det_prior + num_sources * num_bands * math.log(2 * math.pi)
+    )
+    log_marginal = -0.5 * (chi2 + equations.log_det_prior + equations.log_det)
+    # Gradients in closed form.  At the mode its own motion changes nothing (the envelope
+    # theorem), and the determinant's part is the covariance times what moves it: much less
+    # to compute, and to compile, than the derivative of every step above.
+    pull /= equations.width
+    pulled = seen * left
+    inverse = equations.inverse / (equations.width[:, :, None] * equations.width[:, None, :])
+    covariance = equations.covariance()
+    between = jnp.einsum("kblb->bkl", covariance)
+    within = jnp.einsum("kbkc->kbc", covariance)
+    spread = between @ weighted
+    profiled = (
+        mode.T[:, :, None] * pulled[:, None],
+        -pulled,
+        -0.5 * left**2,
+        pull,
+        0.5 * (pull[:, :, None] * pull[:, None, :] - inverse),
+    )
+    marginal = (
+        profiled[0] - spread,
+        profiled[1],
+        profiled[2] - 0.5 * jnp.sum((between @ drawn) * drawn, 1),
+        profiled[3],
+        profiled[4] + 0.5 * inverse @ within @ inverse,
+    )
+    inputs = (drawn, pixels, seen, prior.mean, prior.covariance)
+    return SpectrumPosterior(
+        mode,
+        equations.root / equations.to_precision,
+        _with_gradient(log_profiled, inputs, profiled),
+        _with_gradient(log_marginal, inputs, marginal),
+    )
+
+
+@jax.custom_jvp
+def _with_gradient(value, inputs, gradient):
+    """A value whose derivative with respect to `inputs` is known to be `gradient`."""
+    del inputs, gradient
+    return value
+
+
+def _with_gradient_jvp(primals, tangents):
+    value, _, gradient = primals
+    slope = jnp.zeros_like(value)
+    for tangent, part in zip(tangents[1], gradient, strict=True):
+        if not isinstance(tangent, SymbolicZero):
+            slope += jnp.vdot(part, tangent)
+    return value, slope
+
+
+_with_gradient.defjvp(_with_gradient_jvp, symbolic_zeros=True)

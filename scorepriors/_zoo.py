@@ -1,0 +1,283 @@
+"""Trained priors by name: safetensors weights, checksums, model cards.
+
+A weights file holds arrays and a JSON description, never code.  Loading rebuilds the
+network from the description and refuses a file whose digest does not match.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from scorepriors.energies._confinement import initial_confinement
+from scorepriors.energies._networks import ModeNetwork, WienerEnergy
+from scorepriors.training._recipe import Recipe, recipe_from_dict
+from scorepriors.training._sets import MODEL_PSF_SIGMA, PIXEL_SCALES
+
+from ._distribution import ScorePrior
+from ._errors import InputError
+from ._files import atomic_path
+from ._stretch import LogStretch
+
+#: Version of the weights format; files of another version are refused.
+FORMAT = 1
+
+#: Shipped priors that are taken only where they are named, since others for the same pixels are
+#: the better densities (see the cards).
+BY_NAME = ("lsst-irregular-32",)
+
+
+@dataclass(frozen=True)
+class PriorInfo:
+    """What is known of a trained prior without loading its weights."""
+
+    name: str
+    box: int
+    sigma0: float
+    pixel_scale: float | None
+    description: str
+    license: str
+    path: Path
+
+
+def _weights_folder() -> Path:
+    return Path(str(files("scorepriors"))) / "weights"
+
+
+def list_priors() -> list[PriorInfo]:
+    """The priors shipped with the package, by name.
+
+    Examples
+    --------
+    >>> [info.name for info in list_priors()]
+    ['hsc-32', 'lsst-32', 'lsst-64', 'lsst-irregular-32', 'ztf-32']
+    """
+    return [prior_info(path) for path in sorted(_weights_folder().glob("*.safetensors"))]
+
+
+def prior_path(name: str | Path) -> Path:
+    """File of a shipped prior, or the path itself if `name` is one.
+
+    Raises
+    ------
+    InputError
+        If there is no such prior.
+    """
+    path = Path(name)
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise InputError(f"no weights file at {str(path)!r}.")
+        return path
+    shipped = _weights_folder() / f"{name}.safetensors"
+    if not shipped.is_file() or path.name != str(name):
+        known = ", ".join(p.stem for p in sorted(_weights_folder().glob("*.safetensors")))
+        raise InputError(
+            f"unknown prior {str(name)!r}; shipped are {known}, or give a .safetensors file."
+        )
+    return shipped
+
+
+def prior_info(name: str | Path) -> PriorInfo:
+    """Description of a prior, by name or file."""
+    path = prior_path(name)
+    header = _read_header(path)
+    recipe = recipe_from_dict(header["recipe"])
+    return PriorInfo(
+        recipe.name, recipe.data.box, recipe.sigma0, header.get("pixel_scale"),
+        recipe.description, recipe.license, path,
+    )  # fmt: skip
+
+
+def priors_for(pixel_scale: float | None) -> tuple[str, ...]:
+    """Names of the shipped priors whose pixels are nearest in size, by growing boxes.
+
+    Those of `BY_NAME` are nobody's without asking.
+
+    Parameters
+    ----------
+    pixel_scale
+        Arcseconds; None, if it is not known, gives those for LSST.
+
+    Examples
+    --------
+    >>> priors_for(1.0), priors_for(0.2), priors_for(None)
+    (('ztf-32',), ('lsst-32', 'lsst-64'), ('lsst-32', 'lsst-64'))
+    """
+    scale = 0.2 if pixel_scale is None else pixel_scale
+    known = [
+        info for info in list_priors() if info.pixel_scale is not None and info.name not in BY_NAME
+    ]
+    distance = {info.name: abs(np.log(cast(float, info.pixel_scale) / scale)) for info in known}
+    nearest = min(distance.values())
+    chosen = [info for info in known if distance[info.name] == nearest]
+    return tuple(info.name for info in sorted(chosen, key=lambda info: info.box))
+
+
+def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:
+    """Load a trained prior.
+
+    Parameters
+    ----------
+    name
+        A shipped prior (see `list_priors`) or the path of a ``.safetensors`` file
+        written by `save_prior`.
+    sigma
+        Noise level sigma0 in the stretched space; the recipe's by default.
+
+    Returns
+    -------
+    ScorePrior
+
+    Raises
+    ------
+    InputError
+        If the prior is unknown, the file is damaged, or its checksum is wrong.
+
+    Examples
+    --------
+    >>> load_prior("lsst-32", sigma=0.1)
+    ScorePrior('lsst-32', 32x32, sigma0=0.1, LogStretch(softening=0.05, scale=0.44))
+    """
+    path = prior_path(name)
+    header = _read_header(path)
+    recipe = recipe_from_dict(header["recipe"])
+    with safe_open(path, "np") as handle:
+        arrays = {key: handle.get_tensor(key) for key in handle.keys()}
+    if _digest(arrays, header) != header["digest"]:
+        raise InputError(f"the weights file {path.name} is damaged: its checksum does not match.")
+    _verify_shipped(path)
+    skeleton = eqx.filter_eval_shape(_skeleton, recipe)
+    structure = jax.tree.structure(skeleton)
+    names = _leaf_names(skeleton)
+    if set(names) != set(arrays):
+        raise InputError(f"the weights file {path.name} does not hold the network it describes.")
+    energy = jax.tree.unflatten(structure, [jnp.asarray(arrays[n], jnp.float32) for n in names])
+    return ScorePrior(
+        energy,
+        LogStretch(recipe.stretch.softening, recipe.stretch.scale),
+        recipe.sigma0 if sigma is None else sigma,
+        sigma_max=recipe.training.sigma_max,
+        name=recipe.name,
+        pixel_scale=header.get("pixel_scale"),
+        model_psf_sigma=header.get("model_psf_sigma"),
+    )
+
+
+def save_prior(
+    path: str | Path, energy: WienerEnergy, recipe: Recipe, *, training: dict | None = None
+) -> Path:
+    """Write trained weights, the network in half precision, the modes in full.
+
+    Parameters
+    ----------
+    path
+        Target, ending in ``.safetensors``; replaced atomically.
+    energy
+        The trained energy.
+    recipe
+        How it was made.
+    training
+        Facts of the run for the model card (seconds, steps, versions).
+
+    Raises
+    ------
+    InputError
+        If `path` has another ending, under which `load_prior` would not find a file.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise InputError(f"the weights file must end in .safetensors, got {str(path)!r}.")
+    leaves = jax.tree.leaves(energy)
+    arrays = {}
+    for name, leaf in zip(_leaf_names(energy), leaves, strict=True):
+        half = name.startswith("network") and "frequencies" not in name
+        arrays[name] = np.asarray(leaf, np.float16 if half else np.float32)
+    data = recipe.data
+    header = {
+        "format": FORMAT,
+        "recipe": recipe.as_dict(),
+        "pixel_scale": PIXEL_SCALES[data.set] if data.set else data.pixel_scale,
+        "model_psf_sigma": MODEL_PSF_SIGMA if data.set else data.model_psf_sigma,
+        "training": training or {},
+    }
+    header["digest"] = _digest(arrays, header)
+    with atomic_path(path) as temporary:
+        save_file(arrays, temporary, metadata={"scorepriors": json.dumps(header)})
+    return Path(path)
+
+
+def training_facts(name: str | Path) -> dict:
+    """The facts of the training run stored with the weights."""
+    return _read_header(prior_path(name))["training"]
+
+
+def prior_recipe(name: str | Path) -> Recipe:
+    """The recipe stored with the weights."""
+    return recipe_from_dict(_read_header(prior_path(name))["recipe"])
+
+
+def _read_header(path: Path) -> dict:
+    try:
+        with safe_open(path, "np") as handle:
+            metadata = handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"the weights file {path.name} is damaged: {error}.") from error
+    if "scorepriors" not in metadata:
+        raise InputError(f"{path.name} holds no scorepriors weights (no description inside).")
+    header = json.loads(metadata["scorepriors"])
+    if header.get("format") != FORMAT:
+        raise InputError(
+            f"{path.name} has weights format {header.get('format')}, this version reads {FORMAT}."
+        )
+    return header
+
+
+def _verify_shipped(path: Path) -> None:
+    """Compare a shipped file with the checksum committed beside it."""
+    sums = path.parent / "SHA256SUMS"
+    if path.parent != _weights_folder() or not sums.is_file():
+        return
+    lines = [line.split() for line in sums.read_text().splitlines() if line]
+    known = {name: digest for digest, name in lines}
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if known.get(path.name) != actual:
+        raise InputError(
+            f"the shipped weights {path.name} are damaged: SHA-256 {actual[:12]}..., expected "
+            f"{known.get(path.name, 'none')[:12]}...; reinstall scorepriors."
+        )
+
+
+def _skeleton(recipe: Recipe) -> WienerEnergy:
+    net, pixels = recipe.network, recipe.data.box**2
+    return WienerEnergy(
+        jnp.zeros(pixels),
+        jnp.zeros((pixels, net.modes)),
+        jnp.ones(net.modes),
+        jnp.ones(()),
+        ModeNetwork(net.modes, net.width, net.inner, net.depth, key=jr.key(0)),
+        initial_confinement(recipe) if recipe.confinement.steps else None,
+    )
+
+
+def _leaf_names(energy) -> list[str]:
+    paths = jax.tree_util.tree_flatten_with_path(energy)[0]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+
+
+def _digest(arrays: dict, header: dict) -> str:
+    described = {k: v for k, v in header.items() if k != "digest"}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

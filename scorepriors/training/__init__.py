@@ -1,0 +1,1 @@
+"""How a prior is trained: recipes, training sets, the loop."""

@@ -1,0 +1,480 @@
+"""Training of a `WienerEnergy`: resumable, atomic, watched.
+
+Two stages: denoising score matching, then, if the recipe asks for it, the wall of
+`scorepriors.confinement` around what was learned.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from scorepriors._errors import InputError
+from scorepriors._files import atomic_path
+from scorepriors._loops import deferred_interrupt
+from scorepriors._stretch import LogStretch
+from scorepriors.energies._confinement import (
+    Confinement,
+    ConfinementState,
+    calibrate,
+    initial_confinement,
+    make_confinement_optimizer,
+    make_confinement_step,
+)
+from scorepriors.energies._networks import ModeNetwork, WienerEnergy, dihedral, principal_modes
+
+from ._recipe import Recipe
+from ._sets import iter_simulated, read_images
+
+#: Edges in sigma of the bins in which progress reports the loss.
+LOSS_BINS = (0.025, 0.1, 0.4, 1.6, 6.4, 25.6)
+
+
+class TrainingState(NamedTuple):
+    """What a checkpoint holds: the trained network, its average, the optimizer."""
+
+    network: ModeNetwork
+    average: ModeNetwork
+    optimizer: optax.OptState
+
+
+@dataclass
+class TrainingResult:
+    """Outcome of `train`.
+
+    Attributes
+    ----------
+    energy
+        The energy with the averaged weights.
+    step, num_steps
+        Steps done and wanted; fewer done after an interruption.
+    seconds
+        Time spent in optimization, all resumed runs together.
+    history
+        Denoising loss per block and noise bin, ``[blocks, bins]``, NaN where a bin got no
+        image.
+    """
+
+    energy: WienerEnergy
+    step: int
+    num_steps: int
+    seconds: float
+    history: np.ndarray
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step of the recipe was done."""
+        return self.step >= self.num_steps
+
+
+def training_images(recipe: Recipe, directory: Path, progress: Callable | None = None):
+    """The images of a recipe, stored in `directory` so that a run can be repeated.
+
+    Returns
+    -------
+    train, held_out
+        ``[N, n, n]`` float32 with a peak of one; disjoint.
+    """
+    data = recipe.data
+    stored = directory / "images.npz"
+    identity = json.dumps(recipe.as_dict()["data"], sort_keys=True)
+    kept = _read_stored(stored, identity)
+    if kept is not None:
+        return kept["train"], kept["held_out"]
+    if data.set is not None:
+        images = _simulate_parallel(recipe, progress)
+    elif data.path is not None:
+        images = read_images(data.path, box=data.box)
+        images = np.random.default_rng(data.seed).permutation(images)
+        # User sets are as large as they are: keep the held-out share of the recipe.
+        share = data.num_held_out / (data.num_images + data.num_held_out)
+        held = max(1, round(share * len(images)))
+        if len(images) - held < 2:
+            raise InputError(f"{len(images)} images are too few to train on.")
+        held_out, train = images[:held], images[held : held + data.num_images]
+    if data.set is not None:
+        held_out, train = images[data.num_images :], images[: data.num_images]
+    _store(stored, identity, train=train, held_out=held_out)
+    return train, held_out
+
+
+def _store(path: Path, identity: str, **arrays: np.ndarray) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, recipe=np.asarray(identity), **arrays)  # type: ignore[arg-type]
+
+
+def _read_stored(path: Path, identity: str) -> dict[str, np.ndarray] | None:
+    """What `_store` wrote, if it is there; InputError if it is of another recipe."""
+    if not path.exists():
+        return None
+    try:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        found = str(arrays.pop("recipe"))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise InputError(
+            f"the stored {path.stem} {path} cannot be read ({error}); delete the file."
+        ) from error
+    if found != identity:
+        table = "[data] table" if path.stem == "images" else "recipe"
+        raise InputError(f"{path} was made from another {table}; train in a new directory.")
+    return arrays
+
+
+def _simulate_chunk(task):
+    name, start, stop, box, seed = task
+    return np.stack(list(iter_simulated(name, range(start, stop), box=box, seed=seed)))
+
+
+def _simulate_parallel(recipe: Recipe, progress: Callable | None) -> np.ndarray:
+    data = recipe.data
+    total, chunk = data.num_images + data.num_held_out, 500
+    tasks = [
+        (data.set, start, min(start + chunk, total), data.box, data.seed)
+        for start in range(0, total, chunk)
+    ]
+    images = []
+    # Spawned, because JAX's threads do not survive a fork.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for part in pool.map(_simulate_chunk, tasks):
+            images.append(part)
+            if progress is not None:
+                progress(sum(map(len, images)), total)
+    return np.concatenate(images)
+
+
+def training_modes(recipe: Recipe, directory: Path, train: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean and leading modes of the training images, stored in `directory`.
+
+    A network is trained in the coordinates of these modes and is worth nothing in others,
+    and two machines give modes of other signs: a run may move, its modes go with it.
+    """
+    stored = directory / "modes.npz"
+    identity = _identity(recipe, "data", "stretch", "network")
+    modes = _read_stored(stored, identity)
+    if modes is None:
+        stretch = LogStretch(recipe.stretch.softening, recipe.stretch.scale)
+        # The covariance needs thousands of images, not all of them.
+        z = np.asarray(stretch.inv(train[:20_000]))
+        names = ("mean", "basis", "eigenvalues", "tail")
+        found = principal_modes(z, recipe.network.modes)
+        modes = {n: np.asarray(a) for n, a in zip(names, found, strict=True)}
+        _store(stored, identity, **modes)
+    return modes
+
+
+def initial_energy(recipe: Recipe, modes: dict[str, np.ndarray]) -> WienerEnergy:
+    """Wiener filter of the training images with an untrained network behind it.
+
+    Parameters
+    ----------
+    recipe
+        What to train.
+    modes
+        From `training_modes`.
+    """
+    net = recipe.network
+    network = ModeNetwork(
+        net.modes, net.width, net.inner, net.depth, key=jr.key(recipe.training.seed)
+    )
+    mean, basis, values, tail = (
+        jnp.asarray(modes[n], jnp.float32) for n in ("mean", "basis", "eigenvalues", "tail")
+    )
+    return WienerEnergy(mean, basis, values, tail, network)
+
+
+def mode_coordinates(recipe: Recipe, energy: WienerEnergy, images: np.ndarray) -> np.ndarray:
+    """Leading coordinates ``[8 N, m]`` of the images in all eight orientations."""
+    stretch = LogStretch(recipe.stretch.softening, recipe.stretch.scale)
+    z = np.asarray(stretch.inv(images))
+    mean, basis = np.asarray(energy.mean), np.asarray(energy.basis)
+    return np.concatenate([(t.reshape(len(z), -1) - mean) @ basis for t in dihedral(z)])
+
+
+def denoising_loss(energy: WienerEnergy, clean, sigma, noise):
+    """Squared error of the denoised modes, in units of the Wiener filter's expected one.
+
+    Parameters
+    ----------
+    energy
+        Being trained.
+    clean, noise
+        ``[batch, m]``, mode coordinates and unit normal deviates.
+    sigma
+        ``[batch]``.
+
+    Returns
+    -------
+    Array
+        ``[batch]``.  The score-matching loss (Sampson et al. 2024, eq. 7) with the
+        weight that makes every noise level count alike: one is the Wiener filter.
+    """
+    a = clean + sigma[:, None] * noise
+    gradient = jax.vmap(jax.grad(energy.mode_energy))(a, sigma)
+    denoised = a - sigma[:, None] ** 2 * gradient
+    variance = sigma[:, None] ** 2
+    wiener = (energy.eigenvalues * variance / (energy.eigenvalues + variance)).sum(1)
+    return ((denoised - clean) ** 2).sum(1) / wiener
+
+
+def train(
+    recipe: Recipe,
+    directory: str | Path,
+    *,
+    progress: Callable | None = None,
+    simulate_progress: Callable | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> TrainingResult:
+    """Train a prior; continue from the checkpoint in `directory` if there is one.
+
+    Parameters
+    ----------
+    recipe
+        From `read_recipe`.
+    directory
+        Holds the stored images and the checkpoint; made if missing.
+    progress
+        Called after every block as ``progress(step, num_steps, losses [bins])``.
+    simulate_progress
+        Called as ``simulate_progress(done, total)`` while images are made.
+    checkpoint_seconds
+        At least this long between checkpoints.  One is always written at the end and
+        after Ctrl-C; each replaces the last atomically, so kill -9 is safe too.
+
+    Returns
+    -------
+    TrainingResult
+        Unfinished after Ctrl-C.  The randomness of step i depends on the seed and i
+        only: a resumed run gives the weights of an uninterrupted one.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint belongs to another recipe, or the loss is no longer finite.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    images, _ = training_images(recipe, directory, simulate_progress)
+    energy = initial_energy(recipe, training_modes(recipe, directory, images))
+    coordinates = jnp.asarray(mode_coordinates(recipe, energy, images), jnp.float32)
+    first, second = recipe.training.steps, recipe.confinement.steps
+    optimizer = make_optimizer(recipe)
+    run = _run_stage(
+        directory / "checkpoint.npz",
+        _identity(recipe, "data", "stretch", "network", "training"),
+        _Run(TrainingState(energy.network, energy.network, optimizer.init(energy.network))),
+        first,
+        lambda: _compile_block(energy, optimizer, recipe, coordinates),
+        _Settings(recipe, _offset(progress, 0, first + second), checkpoint_seconds),
+    )
+    energy = eqx.tree_at(lambda e: e.network, energy, run.state.average)
+    step, seconds, history = run.step, run.seconds, run.history
+    if second and step == first:
+        untrained = initial_confinement(recipe)
+        start = make_confinement_optimizer(recipe.confinement).init(untrained)
+        run = _run_stage(
+            # A checkpoint of its own: another wall needs no new energy.
+            directory / "confinement.npz",
+            _identity(recipe, "data", "stretch", "network", "training", "confinement"),
+            _Run(ConfinementState(untrained, start)),
+            second,
+            lambda: _confinement_block(energy, recipe, coordinates),
+            _Settings(recipe, _offset(progress, first, first + second), checkpoint_seconds),
+        )
+        step, seconds = step + run.step, seconds + run.seconds
+        energy = _confined(energy, run.state.confinement, coordinates, recipe)
+    return TrainingResult(energy, step, first + second, seconds, np.asarray(history))
+
+
+class _Run(NamedTuple):
+    """Where a stage stands."""
+
+    state: Any
+    step: int = 0
+    seconds: float = 0.0
+    history: Sequence = ()
+
+
+class _Settings(NamedTuple):
+    recipe: Recipe
+    progress: Callable | None
+    checkpoint_seconds: float
+
+
+def _run_stage(
+    checkpoint: Path, identity: str, run: _Run, steps: int, compile_block: Callable, settings
+) -> _Run:
+    """Do the steps of a stage that its checkpoint does not hold yet."""
+    recipe, progress, checkpoint_seconds = settings
+    state, step, seconds, history = run
+    if checkpoint.exists():
+        state, step, seconds, history = _read_checkpoint(checkpoint, state, identity)
+    history = list(history)
+    if step >= steps:
+        return _Run(state, step, seconds, history)
+    block = compile_block()
+    key = jr.key(recipe.training.seed)
+    saved = time.monotonic()
+    with deferred_interrupt() as interrupt:
+        while step < steps and not interrupt:
+            started = time.monotonic()
+            count = min(recipe.training.block, steps - step)
+            after, sigmas, losses = block(state, key, step, count)
+            losses = np.asarray(losses)
+            if not np.isfinite(losses).all():
+                raise InputError(
+                    f"the loss is not finite after step {step}; lower `training.learning_rate` "
+                    f"(or `confinement.learning_rate`) and train in a new directory."
+                )
+            state, step = after, step + count
+            seconds += time.monotonic() - started
+            history.append(_binned(np.asarray(sigmas), losses))
+            if progress is not None:
+                progress(step, history[-1])
+            if time.monotonic() - saved > checkpoint_seconds:
+                _write_checkpoint(checkpoint, state, step, seconds, history, identity)
+                saved = time.monotonic()
+    _write_checkpoint(checkpoint, state, step, seconds, history, identity)
+    return _Run(state, step, seconds, history)
+
+
+def _identity(recipe: Recipe, *tables: str) -> str:
+    described = recipe.as_dict()
+    return json.dumps({name: described[name] for name in tables}, sort_keys=True)
+
+
+def _offset(progress: Callable | None, done: int, total: int) -> Callable | None:
+    if progress is None:
+        return None
+    return lambda step, losses: progress(done + step, total, losses)
+
+
+def _confinement_block(energy, recipe, coordinates):
+    step = make_confinement_step(energy, recipe)
+
+    def block(state, key, start, count):
+        seen = []
+        for number in range(start, start + count):
+            # Other randomness than that of the first stage at the same number.
+            key_step = jr.fold_in(jr.fold_in(key, recipe.training.steps), number)
+            state, outcome = step(state, key_step, coordinates)
+            seen.append(outcome)
+        sigmas, losses = zip(*seen, strict=True)
+        return state, np.stack(sigmas), np.stack(losses)
+
+    return block
+
+
+def _confined(energy, confinement: Confinement, coordinates, recipe) -> WienerEnergy:
+    """The energy with its wall, put where no training image is, or few."""
+    key = jr.fold_in(jr.key(recipe.training.seed), 1)
+    inside = recipe.confinement.inside
+    wall = calibrate(energy, confinement, coordinates, key=key, inside=inside)
+    return eqx.tree_at(lambda e: e.confinement, energy, wall, is_leaf=lambda x: x is None)
+
+
+def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """Clipped Adam with warm-up and cosine decay."""
+    config = recipe.training
+    warmup = min(config.warmup, max(1, config.steps // 10))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup, max(config.steps, warmup + 1)
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(schedule))
+
+
+def _compile_block(energy, optimizer, recipe, coordinates):
+    config = recipe.training
+    mesh = Mesh(np.asarray(jax.devices()[: config.devices]), ("batch",))
+    by_image = NamedSharding(mesh, PartitionSpec("batch"))
+
+    def loss_fn(network, clean, sigma, noise):
+        model = eqx.tree_at(lambda e: e.network, energy, network)
+        losses = denoising_loss(model, clean, sigma, noise)
+        return losses.mean(), losses
+
+    def one(state, key, coordinates):
+        key_image, key_sigma, key_noise = jr.split(key, 3)
+        pick = jr.randint(key_image, (config.batch,), 0, len(coordinates))
+        clean = coordinates[pick]
+        # Stratified over the batch: every step sees the whole range of noise.
+        strata = (jnp.arange(config.batch) + jr.uniform(key_sigma, (config.batch,))) / config.batch
+        low, high = jnp.log(config.sigma_min), jnp.log(config.sigma_max)
+        sigma = jnp.exp(low + strata * (high - low))
+        noise = jr.normal(key_noise, clean.shape)
+        if config.devices > 1:
+            clean, sigma, noise = jax.lax.with_sharding_constraint((clean, sigma, noise), by_image)
+        (_, losses), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.network, clean, sigma, noise
+        )
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.network)
+        network = optax.apply_updates(state.network, updates)
+        average = optax.incremental_update(network, state.average, 1 - config.ema)
+        return TrainingState(network, average, optimizer_state), sigma, losses
+
+    def body(carry, step):
+        state, key, coordinates = carry
+        state, sigma, losses = one(state, jr.fold_in(key, step), coordinates)
+        return (state, key, coordinates), (sigma, losses)
+
+    @eqx.filter_jit
+    def run(state, key, coordinates, steps):
+        (state, _, _), (sigma, losses) = jax.lax.scan(body, (state, key, coordinates), steps)
+        return state, sigma, losses
+
+    if config.devices > 1:
+        coordinates = jax.device_put(coordinates, NamedSharding(mesh, PartitionSpec()))
+    return lambda state, key, start, count: run(
+        state, key, coordinates, jnp.arange(start, start + count)
+    )
+
+
+def _binned(sigmas: np.ndarray, losses: np.ndarray) -> list[float]:
+    which = np.digitize(sigmas.ravel(), LOSS_BINS) - 1
+    flat = losses.ravel()
+    return [
+        float(flat[which == i].mean()) if (which == i).any() else float("nan")
+        for i in range(len(LOSS_BINS) - 1)
+    ]
+
+
+def _write_checkpoint(path, state, step, seconds, history, identity):
+    leaves = jax.tree.leaves(eqx.filter(state, eqx.is_array))
+    arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        arrays |= {
+            "step": np.asarray(step), "seconds": np.asarray(seconds),
+            "history": np.asarray(history), "recipe": np.asarray(identity),
+        }  # fmt: skip
+        np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+
+def _read_checkpoint(path, state, identity):
+    try:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            stored = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise InputError(f"the checkpoint {path} cannot be read ({error}); delete it.") from error
+    if str(stored["recipe"]) != identity:
+        raise InputError(
+            f"the checkpoint {path} belongs to another recipe; use a new output directory."
+        )
+    leaves, structure = jax.tree.flatten(state)
+    loaded = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
+    state = jax.tree.unflatten(structure, loaded)
+    return state, int(stored["step"]), float(stored["seconds"]), list(stored["history"])

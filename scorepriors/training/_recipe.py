@@ -1,0 +1,225 @@
+"""The training recipe: a small TOML file, checked before anything is computed."""
+
+import dataclasses
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scorepriors._errors import InputError
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which images.  Either `set` (built in) or `path` (the user's own)."""
+
+    set: str | None = None
+    path: str | None = None
+    box: int = 32
+    num_images: int = 44_000
+    num_held_out: int = 2_000
+    seed: int = 0
+    #: Of the user's own images: arcsec per pixel, and standard deviation in pixels of
+    #: their Gaussian PSF.  Without the latter they count as not convolved at all.
+    pixel_scale: float | None = None
+    model_psf_sigma: float | None = None
+
+
+@dataclass(frozen=True)
+class StretchRecipe:
+    """The logarithmic stretch ``z = log(1 + x / softening) / scale``."""
+
+    softening: float = 0.05
+    scale: float = 0.44
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """Size of the network: principal modes seen, width, inner width, blocks."""
+
+    modes: int = 192
+    width: int = 256
+    inner: int = 512
+    depth: int = 6
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """Optimization by Adam on denoising score matching."""
+
+    steps: int = 40_000
+    batch: int = 128
+    learning_rate: float = 4e-3
+    warmup: int = 1_000
+    clip: float = 1.0
+    ema: float = 0.9995
+    sigma_min: float = 0.025
+    sigma_max: float = 25.0
+    seed: int = 0
+    block: int = 100
+    devices: int = 1
+
+
+@dataclass(frozen=True)
+class ConfinementRecipe:
+    """A wall around the region where the energy was learned (`scorepriors.confinement`)."""
+
+    #: Zero leaves the wall out.
+    steps: int = 0
+    batch: int = 256
+    learning_rate: float = 2e-3
+    #: Sizes: codes of the bottleneck, width of the decoder, reach of the correction.
+    codes: int = 32
+    width: int = 192
+    reach: float = 5.0
+    #: Noise in excess of what is told, at most, of half the training images.
+    wide_factor: float = 3.0
+    #: Share of noisy training images that are inside; the wall begins a tenth further out.
+    inside: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a set of trained weights."""
+
+    name: str
+    sigma0: float = 0.15
+    license: str = "MIT"
+    description: str = ""
+    data: DataRecipe = field(default_factory=DataRecipe)
+    stretch: StretchRecipe = field(default_factory=StretchRecipe)
+    network: NetworkRecipe = field(default_factory=NetworkRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    confinement: ConfinementRecipe = field(default_factory=ConfinementRecipe)
+
+    def as_dict(self) -> dict:
+        """Plain nested dictionary, for metadata."""
+        return dataclasses.asdict(self)
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read and check a TOML recipe.
+
+    Raises
+    ------
+    InputError
+        For an unreadable file, an unknown key, a wrong type or an impossible value;
+        the message names the key.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text())
+    except IsADirectoryError as error:
+        raise InputError(f"{str(path)!r} is a folder; give the recipe's TOML file.") from error
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {str(path)!r}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is not valid TOML: {error}.") from error
+    recipe = _fill(Recipe, table, "")
+    data = recipe.data
+    if (data.set is None) == (data.path is None):
+        raise InputError(
+            "[data] needs either `set` (lsst, lsst-irregular, lsst-large, hsc, ztf) or `path`, and not both."
+        )
+    if data.set is not None and (data.pixel_scale or data.model_psf_sigma):
+        raise InputError(
+            "`data.pixel_scale` and `data.model_psf_sigma` describe images of your own; "
+            f"those of the set {data.set!r} are known, so leave them out."
+        )
+    if data.path is not None:  # relative to the recipe, wherever it is run from
+        moved = dataclasses.replace(data, path=str(path.parent / data.path))
+        recipe = dataclasses.replace(recipe, data=moved)
+    _check(recipe)
+    return recipe
+
+
+def recipe_from_dict(table: dict) -> Recipe:
+    """Rebuild a recipe from `Recipe.as_dict`."""
+    return _fill(Recipe, {k: v for k, v in table.items() if v is not None}, "")
+
+
+def _fill(kind, table: dict, prefix: str):
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    values = {}
+    for key, value in table.items():
+        # Weights and recipes of before 0.2 spell it the British way.
+        key = "license" if key == "licence" and not prefix else key
+        if key not in fields:
+            raise InputError(
+                f"unknown key `{prefix}{key}` in the recipe; known are {', '.join(fields)}."
+            )
+        nested = {
+            "data": DataRecipe,
+            "stretch": StretchRecipe,
+            "network": NetworkRecipe,
+            "training": TrainingRecipe,
+            "confinement": ConfinementRecipe,
+        }.get(key if not prefix else "")
+        if nested is not None:
+            if not isinstance(value, dict):
+                raise InputError(f"`{key}` in the recipe must be a table, [{key}].")
+            values[key] = _fill(nested, value, f"{key}.")
+            continue
+        wanted: Any = fields[key].type
+        if wanted == float | None:
+            wanted = float
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        allowed = {int: int, float: float, str: str}.get(wanted, str)
+        if value is not None and (not isinstance(value, allowed) or isinstance(value, bool)):
+            raise InputError(
+                f"`{prefix}{key}` in the recipe must be {allowed.__name__}, got {value!r}."
+            )
+        values[key] = value
+    if kind is Recipe and not values.get("name"):
+        raise InputError("the recipe needs a `name` for the prior.")
+    return kind(**values)
+
+
+def _check(recipe: Recipe) -> None:
+    t, d, c = recipe.training, recipe.data, recipe.confinement
+    positive: dict[str, float | None] = {
+        "data.box": d.box, "data.num_images": d.num_images, "data.num_held_out": d.num_held_out,
+        "stretch.softening": recipe.stretch.softening, "stretch.scale": recipe.stretch.scale,
+        "network.modes": recipe.network.modes, "network.width": recipe.network.width,
+        "network.inner": recipe.network.inner, "network.depth": recipe.network.depth,
+        "training.steps": t.steps, "training.batch": t.batch, "training.block": t.block,
+        "training.learning_rate": t.learning_rate, "training.sigma_min": t.sigma_min,
+        "training.devices": t.devices, "training.clip": t.clip, "sigma0": recipe.sigma0,
+        "confinement.batch": c.batch, "confinement.learning_rate": c.learning_rate,
+        "confinement.codes": c.codes, "confinement.width": c.width,
+        "confinement.reach": c.reach,
+    }  # fmt: skip
+    positive["data.pixel_scale"] = d.pixel_scale
+    positive["data.model_psf_sigma"] = d.model_psf_sigma
+    for name, value in positive.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"`{name}` in the recipe must be positive, got {value}.")
+    not_negative = {
+        "data.seed": d.seed, "training.seed": t.seed, "training.warmup": t.warmup,
+        "confinement.steps": c.steps,
+    }  # fmt: skip
+    for name, value in not_negative.items():
+        if value < 0:
+            raise InputError(f"`{name}` in the recipe must not be negative, got {value}.")
+    if "/" in recipe.name or "\\" in recipe.name:
+        raise InputError(
+            f"`name` in the recipe names a file; leave the slash out of {recipe.name!r}."
+        )
+    if not (t.sigma_max > t.sigma_min and math.isfinite(t.sigma_max)):
+        raise InputError(
+            f"`training.sigma_max` must exceed `training.sigma_min` and be finite, got {t.sigma_max}."
+        )
+    if not c.wide_factor >= 1:
+        raise InputError(f"`confinement.wide_factor` must be at least 1, got {c.wide_factor}.")
+    if not 0.5 <= c.inside <= 1:
+        raise InputError(f"`confinement.inside` must lie in [0.5, 1], got {c.inside}.")
+    if not 0 <= t.ema < 1:
+        raise InputError(f"`training.ema` must lie in [0, 1), got {t.ema}.")
+    if recipe.network.modes > d.box**2:
+        raise InputError(
+            f"`network.modes` = {recipe.network.modes} exceeds the {d.box**2} pixels of the box."
+        )
+    if t.batch % t.devices:
+        raise InputError(f"`training.batch` = {t.batch} must be a multiple of `training.devices`.")
