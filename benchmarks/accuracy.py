@@ -100,8 +100,13 @@ def figure(methods: dict, path: str, rng):
     right.set(xlabel="blendedness")
     for style, (name, pair) in zip(("--", ":", "-."), PEERS.items(), strict=True):
         for value, span in zip(pair, ((0, 0.5), (0.5, 1)), strict=True):
-            right.plot(span, [value] * 2, color="0.45", linestyle=style,
-                       label=f"{name}, another set" if span[0] == 0 else None)  # fmt: skip
+            right.plot(
+                span,
+                [value] * 2,
+                color="0.45",
+                linestyle=style,
+                label=f"{name}, another set" if span[0] == 0 else None,
+            )
     right.legend(fontsize=8, frameon=False, ncols=2, loc="lower right")
     left.set_yticks(
         [0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["1 %", "2 %", "5 %", "10 %", "20 %", "50 %"]

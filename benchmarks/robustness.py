@@ -136,9 +136,14 @@ def run(blends: BlendSet, number: int, case: str, prior) -> dict:
         read_positions(Table({"x": t.center[:, 1], "y": t.center[:, 0]}), t.obs) for t in tasks
     ]
     results = deblend_many(
-        [t.obs for t in tasks], where, prior=prior, center_error=error, start=start,
-        key=jax.random.key(0), padding=4 * -(-(blends.max_sources + 1) // 4),
-    )  # fmt: skip
+        [t.obs for t in tasks],
+        where,
+        prior=prior,
+        center_error=error,
+        start=start,
+        key=jax.random.key(0),
+        padding=4 * -(-(blends.max_sources + 1) // 4),
+    )
     rows, chi2, not_finite, collapsed, unflagged, flagged, extra = [], [], 0, 0, 0, 0, []
     for task, truth, result in zip(tasks, truths, results, strict=True):
         scene, words = result.free_form, list(catalog(result)["flags"])
@@ -153,8 +158,10 @@ def run(blends: BlendSet, number: int, case: str, prior) -> dict:
             collapsed += lost
             unflagged += lost and not telling[k]
             flagged += bool(telling[k])
-            rows.append({"beta": truth.blendedness[true], "covered": None}
-                        | {n: metrics[n][k] for n in ("e_F", "xi_morphology", "xi_sed")})  # fmt: skip
+            rows.append(
+                {"beta": truth.blendedness[true], "covered": None}
+                | {n: metrics[n][k] for n in ("e_F", "xi_morphology", "xi_sed")}
+            )
         noise = 1 / np.sqrt(np.sum(1 / np.maximum(scene.flux_error**2, 1e-30), axis=1))
         extra += [abs(scene.flux[k].sum()) / noise[k] for k in range(len(real), len(words))]
         chi2.append(scene.chi2)

@@ -18,12 +18,7 @@ import numpy as np
 from scorepriors import load_prior
 from scorepriors.inference import SamplingWarning, deblend, laplace_deblended
 from scorepriors.inference.deblending._draws import flux_draws, source_draws
-from scorepriors.models import (
-    join_observations,
-    read_positions,
-    simulate_blend,
-    simulate_joint,
-)
+from scorepriors.models import join_observations, read_positions, simulate_blend, simulate_joint
 from scorepriors.models.rendering._psf import difference_kernels
 
 MAGNITUDES = (21.5, 24.0)
@@ -139,8 +134,10 @@ def main():
     print(f"{len(rows)} of sigma0 = {sigma:g}")
     for name in rows[0]:
         column = np.array([row[name] for row in rows])
-        print(f"{name:20s} mean {column.mean():.4f}  median {np.median(column):.4f}  "
-              f"least {column.min():.4f}  most {column.max():.4f}")  # fmt: skip
+        print(
+            f"{name:20s} mean {column.mean():.4f}  median {np.median(column):.4f}  "
+            f"least {column.min():.4f}  most {column.max():.4f}"
+        )
 
 
 if __name__ == "__main__":

@@ -206,8 +206,10 @@ class ScorePrior(dist.Distribution):
             Steps from `sigma_max` to `sigma`, one network call each.
         """
         if not self.jacobian:
-            raise InputError("the published form of a prior is not the density it was trained on "
-                             "and cannot be sampled by diffusion; sample the prior itself.")  # fmt: skip
+            raise InputError(
+                "the published form of a prior is not the density it was trained on "
+                "and cannot be sampled by diffusion; sample the prior itself."
+            )
         shape = tuple(sample_shape)
         z = sample_flow(
             self.energy,

@@ -112,11 +112,8 @@ def _codex(name: str, bands: str, magnitudes: tuple[float, float]) -> Survey:
     scale = facts.pixel_scale.to_value("arcsec")
     # `zeropoint` is the magnitude of one electron per second.
     gain = np.array(
-        [
-            flux_of(f.zeropoint.value) / f.full_exposure_time.to_value("s")
-            for f in filters
-        ]
-    )  # fmt: skip
+        [flux_of(f.zeropoint.value) / f.full_exposure_time.to_value("s") for f in filters]
+    )
     sky = flux_of([f.sky_brightness.value for f in filters]) * scale**2
     seeing = np.array([f.psf_fwhm.to_value("arcsec") for f in filters])
     return Survey(name, bands, scale, seeing, gain, gain * sky, magnitudes, 25.0, "lsst")

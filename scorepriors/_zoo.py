@@ -93,9 +93,14 @@ def prior_info(name: str | Path) -> PriorInfo:
     header = _read_header(path)
     recipe = recipe_from_dict(header["recipe"])
     return PriorInfo(
-        recipe.name, recipe.data.box, recipe.sigma0, header.get("pixel_scale"),
-        recipe.description, recipe.license, path,
-    )  # fmt: skip
+        recipe.name,
+        recipe.data.box,
+        recipe.sigma0,
+        header.get("pixel_scale"),
+        recipe.description,
+        recipe.license,
+        path,
+    )
 
 
 def priors_for(pixel_scale: float | None) -> tuple[str, ...]:

@@ -72,9 +72,14 @@ def test_the_wall_is_zero_on_noisy_galaxies(downhill, recipe, sigma):
 def test_a_share_of_the_galaxies_may_stay_outside(downhill, recipe, inside):
     energy, galaxies = downhill
     wall = calibrate(
-        energy, initial_confinement(recipe), galaxies, key=jr.key(3), num=4000, allowance=1.0,
+        energy,
+        initial_confinement(recipe),
+        galaxies,
+        key=jr.key(3),
+        num=4000,
+        allowance=1.0,
         inside=inside,
-    )  # fmt: skip
+    )
     confined = eqx.tree_at(lambda e: e.confinement, energy, wall, is_leaf=lambda x: x is None)
     # At a level of the calibration, or the threshold is one between two.
     sigma = jnp.exp(wall.log_sigma[8])
@@ -148,9 +153,7 @@ def test_both_stages_resume_bit_identically_and_load(recipe, tmp_path):
     path = save_prior(tmp_path / "small.safetensors", rest.energy, recipe)
     loaded = load_prior(path).energy
     for a, b in zip(
-        jax.tree.leaves(loaded.confinement),
-        jax.tree.leaves(rest.energy.confinement),
-        strict=True,
+        jax.tree.leaves(loaded.confinement), jax.tree.leaves(rest.energy.confinement), strict=True
     ):
         np.testing.assert_array_equal(a, b)
 

@@ -383,19 +383,18 @@ def test_leaves_come_in_one_order_in_every_process():
     )
     said = {
         subprocess.run(
-            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True, text=True, check=True,
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("1", "2", "3")
-    }  # fmt: skip
+    }
     assert len(said) == 1
 
 
-TRANSFORMS = {
-    "log": LogStretch,
-    "log-scaled": lambda: LogStretch(0.1, 0.3),
-    "asinh": AsinhStretch,
-}
+TRANSFORMS = {"log": LogStretch, "log-scaled": lambda: LogStretch(0.1, 0.3), "asinh": AsinhStretch}
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -411,10 +410,7 @@ def test_transforms_keep_the_contract(name):
     log_det = transform.log_abs_det_jacobian(z, x)
     np.testing.assert_allclose(log_det, jnp.log(jnp.abs(slope)), atol=1e-4)
     leaves, structure = jax.tree.flatten(transform)
-    for again in (
-        jax.tree.unflatten(structure, leaves),
-        pickle.loads(pickle.dumps(transform)),
-    ):
+    for again in (jax.tree.unflatten(structure, leaves), pickle.loads(pickle.dumps(transform))):
         assert again == transform
         np.testing.assert_array_equal(again(z), x)
 

@@ -138,9 +138,19 @@ def quantities(morphology, flux):
 
 
 def fit_one(
-    index, data, prior, sources, *, truths=None, brightness=WIDE, fitted=None,
-    fitted_brightness=None, spectra="marginal", algorithm="hmc", **options,
-):  # fmt: skip
+    index,
+    data,
+    prior,
+    sources,
+    *,
+    truths=None,
+    brightness=WIDE,
+    fitted=None,
+    fitted_brightness=None,
+    spectra="marginal",
+    algorithm="hmc",
+    **options,
+):
     """Draws ``[C, n, K, 6]`` of the quantities of one blend, and their truth ``[K, 6]``.
 
     Parameters
@@ -177,10 +187,15 @@ def fit_one(
             tree = sample_flow_scene(bound, best, key=key, **options)
         else:
             tree = sample(
-                model, mine, fitted or prior, sources,
+                model,
+                mine,
+                fitted or prior,
+                sources,
                 model_kwargs={"spectra": spectra, "brightness": fitted_brightness or brightness},
-                key=key, algorithm=algorithm, **options,
-            )  # fmt: skip
+                key=key,
+                algorithm=algorithm,
+                **options,
+            )
     held = group(tree, "posterior")
     drawn = quantities(np.asarray(held["morphology"]), np.asarray(held["flux"]))
     truth = quantities(np.asarray(morphology), np.asarray(flux))
@@ -202,11 +217,13 @@ def summary(found) -> dict:
         "smallest_p": min(values),
         "smallest_p_allowed": 0.01 / len(values),
         "coverage": {
-            name: {str(level): coverage(found[..., i].ravel(), DRAWS, level)
-                   for level in (0.5, 0.68, 0.9)}
+            name: {
+                str(level): coverage(found[..., i].ravel(), DRAWS, level)
+                for level in (0.5, 0.68, 0.9)
+            }
             for i, name in enumerate(NAMES)
         },
-    }  # fmt: skip
+    }
 
 
 def figure(found, path):
@@ -240,10 +257,11 @@ def parse():
         "--forget-jacobian", action="store_true", help="Of the stretch: a control that fails."
     )
     parser.add_argument(
-        "--wrong-flux", action="store_true",
+        "--wrong-flux",
+        action="store_true",
         help="Fit with fluxes a width too high, they and colors an eighth as wide: a control "
         "that fails.",
-    )  # fmt: skip
+    )
     parser.add_argument("--output", type=Path, default=Path("calibration.npz"))
     given = parser.parse_args()
     if given.algorithm == "flow":
@@ -263,9 +281,13 @@ def main():
             found, mixed = list(stored["ranks"]), list(stored["rhat"])
     arguments = scene(load_prior(given.prior, sigma=given.sigma) if given.prior else None)
     options = {
-        "spectra": given.spectra, "num_warmup": given.warmup, "num_samples": given.samples,
-        "thinning": given.thinning, "algorithm": given.algorithm, "brightness": DETECTED if given.truths else WIDE,
-    }  # fmt: skip
+        "spectra": given.spectra,
+        "num_warmup": given.warmup,
+        "num_samples": given.samples,
+        "thinning": given.thinning,
+        "algorithm": given.algorithm,
+        "brightness": DETECTED if given.truths else WIDE,
+    }
     if given.truths:
         with np.load(given.truths) as stored:
             options["truths"] = stored["images"]

@@ -110,8 +110,9 @@ def draw(prior: ScorePrior, *, key, particles=PARTICLES, levels=LEVELS, progress
         if progress and level % 10 == 9:
             print(
                 f"noise {float(lower):.3f}: {share:.0%} of the particles count, acceptance "
-                f"{rates[-1]:.2f}, scatter of the last weights {increments[-1]:.2f}", flush=True,
-            )  # fmt: skip
+                f"{rates[-1]:.2f}, scatter of the last weights {increments[-1]:.2f}",
+                flush=True,
+            )
     families = np.bincount(ancestors)
     facts = {
         "particles": particles,

@@ -30,30 +30,38 @@ def scene_options(folder: str):
     options = (
         click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]..."),
         click.option("--example", is_flag=True, help="Use the embedded blend instead of a file."),
-        click.option(
-            "--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec."
-        ),
+        click.option("--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec."),
         click.option("--psf", type=click.Path(), help="PSF images, if the file has none."),
         click.option("--index", type=int, help="Which blend of a stacked npz set."),
         click.option(
-            "--with", "others", type=click.Path(), multiple=True, metavar="FILE",
+            "--with",
+            "others",
+            type=click.Path(),
+            multiple=True,
+            metavar="FILE",
             help="Another observation of the same sky (other pixels, PSFs, bands), fitted "
             "jointly; may be given again.",
         ),
         click.option(
-            "--prior", "prior_names", multiple=True, metavar="NAME",
+            "--prior",
+            "prior_names",
+            multiple=True,
+            metavar="NAME",
             help="Name or .safetensors file; twice for small and large galaxies.  [default: the "
             "shipped ones with the nearest pixels]",
         ),
         click.option("--sigma", type=float, help="Noise level sigma0 of the prior."),
         click.option(
-            "--output", type=click.Path(), default=folder, show_default=True,
+            "--output",
+            type=click.Path(),
+            default=folder,
+            show_default=True,
             help="Folder for the results.",
         ),
         click.option("--force", is_flag=True, help="Replace existing results."),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--quiet", is_flag=True, help="No progress bars."),
-    )  # fmt: skip
+    )
 
     def decorate(command):
         for option in reversed(options):

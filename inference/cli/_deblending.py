@@ -18,8 +18,23 @@ from ._diagnosis import diagnose_scene
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
 @click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
-def deblend(files, example, each, catalog, psf, index, others, prior_names, sigma, output, force,
-            max_iterations, diagnosed, seed, quiet):  # fmt: skip
+def deblend(
+    files,
+    example,
+    each,
+    catalog,
+    psf,
+    index,
+    others,
+    prior_names,
+    sigma,
+    output,
+    force,
+    max_iterations,
+    diagnosed,
+    seed,
+    quiet,
+):
     """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
 
     Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
@@ -49,10 +64,14 @@ def deblend(files, example, each, catalog, psf, index, others, prior_names, sigm
     pixel_scale = observations[0].pixel_scale
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=pixel_scale)
     results = deblend_many(
-        observations, positions, prior=prior, key=jax.random.key(seed),
-        max_iterations=max_iterations, progress=not quiet and sys.stderr.isatty(),
+        observations,
+        positions,
+        prior=prior,
+        key=jax.random.key(seed),
+        max_iterations=max_iterations,
+        progress=not quiet and sys.stderr.isatty(),
         side_by_side=1 if len(observations) == 1 else SIDE_BY_SIDE,
-    )  # fmt: skip
+    )
     seconds = (time.monotonic() - started) / len(observations)
     for result, target in zip(results, targets, strict=True):
         if result is None:

@@ -56,9 +56,11 @@ def diagnose_scene(folder, result, tree, *, seed, quiet) -> list[Path]:
         # That the curvature is not that of a mode is told by a flag.
         warnings.filterwarnings("ignore", category=SamplingWarning)
         found = diagnose(
-            result, tree, key=jax.random.key(seed),
+            result,
+            tree,
+            key=jax.random.key(seed),
             progress=lambda done, total, text: update(done, text, total),
-        )  # fmt: skip
+        )
     extra = {}
     if tree is not None:
         from scorepriors.inference.diagnosis._figures import report_section
@@ -83,10 +85,13 @@ def _print_diagnosis(found) -> None:
     maps, flags = found.maps, source_flags(found)
     for k, identity in enumerate(str(i) for i in maps["source"].values):
         table.add_row(
-            identity, f"{float(maps['gamma'][k]):.3g}", f"{float(maps['flux_share'][k]):.0%}",
-            f"{float(maps['degrees_of_freedom'][k]):.0f}", f"{found.typicality[identity]:.3f}",
+            identity,
+            f"{float(maps['gamma'][k]):.3g}",
+            f"{float(maps['flux_share'][k]):.0%}",
+            f"{float(maps['degrees_of_freedom'][k]):.0f}",
+            f"{found.typicality[identity]:.3f}",
             ", ".join(flags[identity]) or "ok",
-        )  # fmt: skip
+        )
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     if found.laplace_ratio is not None:

@@ -25,9 +25,11 @@ _STARTS = ("catalog", "detect", "sed20", "flat", "gaussian", "blobs")
     "--sources", default="2:8", show_default=True, metavar="MIN:MAX", help="Galaxies per blend."
 )
 @click.option(
-    "--galaxies", type=click.Path(), metavar="CATALOG",
+    "--galaxies",
+    type=click.Path(),
+    metavar="CATALOG",
     help="Shapes of real galaxies, from a catalog in GalSim's format.  [default: bulges, disks]",
-)  # fmt: skip
+)
 @click.option("--output", type=click.Path(), required=True, help="The npz file to write.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -44,9 +46,13 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
 
     with bar_on_terminal(f"simulating {survey}", number, quiet) as update:
         arrays = simulate_set(
-            survey, number, seed=seed, sources=parse_sources(sources), galaxies=galaxies,
+            survey,
+            number,
+            seed=seed,
+            sources=parse_sources(sources),
+            galaxies=galaxies,
             progress=update,
-        )  # fmt: skip
+        )
     write_set(path, arrays)
     click.echo(str(path))
 
@@ -55,29 +61,38 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
 @click.argument("file", type=click.Path())
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many blends.")
 @click.option(
-    "--start", type=click.Choice(_STARTS), default="catalog", show_default=True,
+    "--start",
+    type=click.Choice(_STARTS),
+    default="catalog",
+    show_default=True,
     help="True centers as the catalog, detected sources, or true centers and a bad start.",
-)  # fmt: skip
+)
 @click.option("--method", type=click.Choice(_METHODS), default="map", show_default=True)
 @click.option(
-    "--prior", multiple=True, metavar="NAME",
+    "--prior",
+    multiple=True,
+    metavar="NAME",
     help="Name or .safetensors file; twice for small and large galaxies.  [default: those of the "
     "survey, or of LSST]",
-)  # fmt: skip
+)
 @click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
 @click.option(
-    "--center-error", type=float,
+    "--center-error",
+    type=float,
     help="Error of the positions, px.  [default: 0.05 for true centers, 0.3 detected]",
-)  # fmt: skip
+)
 @click.option(
     "--spectra", type=click.Choice(("marginal", "profiled")), default="marginal", show_default=True
 )
 @click.option("--tolerance", type=float, default=1.0, show_default=True, help="Nats per source.")
 @click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
 @click.option(
-    "--anneal", metavar="SIGMA,...", default="1,0.4", show_default=True,
+    "--anneal",
+    metavar="SIGMA,...",
+    default="1,0.4",
+    show_default=True,
     help="Noise levels before the prior's own, for --method annealed.",
-)  # fmt: skip
+)
 @click.option("--chains", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--warmup", type=click.IntRange(20), default=80, show_default=True)
 @click.option("--draws", type=click.IntRange(4), default=120, show_default=True)
@@ -85,18 +100,34 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
 @click.option("--json", "json_path", type=click.Path(), help="Write figures and table here.")
 @click.option("--figure", "figure_path", type=click.Path(), help="Write the figure (PNG) here.")
 @click.option(
-    "--compare", type=click.Path(), multiple=True,
+    "--compare",
+    type=click.Path(),
+    multiple=True,
     help="A JSON of before to draw into the figure; may be given again.",
-)  # fmt: skip
+)
 @click.option(
-    "--checkpoint", type=click.Path(),
+    "--checkpoint",
+    type=click.Path(),
     help="Where finished blends are kept.  [default: beside the JSON]",
-)  # fmt: skip
+)
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
 @click.option("--force", is_flag=True, help="Replace existing results; start again.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare, checkpoint,
-             resume, force, quiet, **settings):  # fmt: skip
+def evaluate(
+    file,
+    limit,
+    prior,
+    sigma,
+    anneal,
+    json_path,
+    figure_path,
+    compare,
+    checkpoint,
+    resume,
+    force,
+    quiet,
+    **settings,
+):
     """Deblend the simulated blends of FILE and compare with their truth.
 
     FILE is a set of `simulate`, or any npz of that layout.  Metrics are those of Sampson et
@@ -123,9 +154,17 @@ def evaluate(file, limit, prior, sigma, anneal, json_path, figure_path, compare,
     total = total if limit is None else min(limit, total)
     with bar_on_terminal(settings["method"], total, quiet) as update:
         result = run(
-            file, prior=prior or None, sigma=sigma, limit=limit, checkpoint=kept, resume=resume,
-            restart=force, progress=update, anneal=levels, **settings,
-        )  # fmt: skip
+            file,
+            prior=prior or None,
+            sigma=sigma,
+            limit=limit,
+            checkpoint=kept,
+            resume=resume,
+            restart=force,
+            progress=update,
+            anneal=levels,
+            **settings,
+        )
     if result["number"]:
         _print_result(result)
     if result["interrupted"]:
@@ -247,8 +286,7 @@ def _print_result(result: dict) -> None:
     free = result["method"] in ("laplace", "posterior")
     held = "" if free else "; errors hold the shapes fixed"
     console.print(
-        f"{state}; prior {result['prior']}, sigma0 = {result['sigma0']:.3g}{held}",
-        highlight=False,
+        f"{state}; prior {result['prior']}, sigma0 = {result['sigma0']:.3g}{held}", highlight=False
     )
 
 

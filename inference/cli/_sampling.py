@@ -17,10 +17,12 @@ from ._diagnosis import diagnose_scene
 @click.command()
 @scene_options("sampled")
 @click.option(
-    "--algorithm", default="dynamic_hmc", show_default=True,
+    "--algorithm",
+    default="dynamic_hmc",
+    show_default=True,
     help="How chains move: nuts, hmc, dynamic_hmc, adjusted_mclmc, mclmc, or flow, the one for "
     "faint sources.",
-)  # fmt: skip
+)
 @click.option("--chains", type=int, default=4, show_default=True)
 @click.option("--warmup", type=int, default=300, show_default=True, help="Draws to tune with.")
 @click.option("--draws", type=int, default=500, show_default=True, help="Draws kept per chain.")
@@ -30,9 +32,28 @@ from ._diagnosis import diagnose_scene
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
-def sample(files, example, catalog, psf, index, others, prior_names, sigma, algorithm, chains, warmup,
-           draws, thinning, target_acceptance_rate, resume, diagnosed, output, force, seed,
-           quiet):  # fmt: skip
+def sample(
+    files,
+    example,
+    catalog,
+    psf,
+    index,
+    others,
+    prior_names,
+    sigma,
+    algorithm,
+    chains,
+    warmup,
+    draws,
+    thinning,
+    target_acceptance_rate,
+    resume,
+    diagnosed,
+    output,
+    force,
+    seed,
+    quiet,
+):
     """Take the galaxies in FILE apart, and sample the posterior about the result.
 
     Writes posterior.nc (for ArviZ), catalog.ecsv, sources.fits, diagnostics.txt,
@@ -71,7 +92,7 @@ def sample(files, example, catalog, psf, index, others, prior_names, sigma, algo
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     result = _deblend_one(
         files, example, catalog, psf, index, others, prior_names, sigma, seed, not quiet
-    )  # fmt: skip
+    )
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -79,11 +100,17 @@ def sample(files, example, catalog, psf, index, others, prior_names, sigma, algo
             # They are told below, and in every result file.
             warnings.filterwarnings("ignore", category=SamplingWarning)
             tree = sample_deblended(
-                result, key=jax.random.key(seed), algorithm=algorithm, num_warmup=warmup,
-                num_samples=draws, num_chains=chains, thinning=thinning,
-                target_acceptance_rate=target_acceptance_rate, checkpoint=checkpoint,
+                result,
+                key=jax.random.key(seed),
+                algorithm=algorithm,
+                num_warmup=warmup,
+                num_samples=draws,
+                num_chains=chains,
+                thinning=thinning,
+                target_acceptance_rate=target_acceptance_rate,
+                checkpoint=checkpoint,
                 progress=not quiet and sys.stderr.isatty(),
-            )  # fmt: skip
+            )
     finally:
         if fresh and not any(folder.iterdir()):
             folder.rmdir()
@@ -144,9 +171,7 @@ def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
     return path
 
 
-def _deblend_one(
-    files, example, catalog, psf, index, others, prior_names, sigma, seed, progress
-):  # fmt: skip
+def _deblend_one(files, example, catalog, psf, index, others, prior_names, sigma, seed, progress):
     """The scene to sample: one blend, without padding."""
     import jax
 
@@ -155,9 +180,13 @@ def _deblend_one(
     (obs,), (positions,), _ = read_scenes(files, example, False, catalog, psf, index, others)
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=obs.pixel_scale)
     result = deblend(
-        obs, positions, prior=prior, key=jax.random.key(seed), padding=1,
+        obs,
+        positions,
+        prior=prior,
+        key=jax.random.key(seed),
+        padding=1,
         progress=progress and sys.stderr.isatty(),
-    )  # fmt: skip
+    )
     if result.free_form.fit.interrupted:
         raise KeyboardInterrupt
     return result

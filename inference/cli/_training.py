@@ -58,11 +58,17 @@ def train(config, output):
         click.echo(f"stopped at step {result.step}; the same command resumes from {folder}.")
         sys.exit(INTERRUPTED)
     weights = save_prior(
-        folder / f"{recipe.name}.safetensors", result.energy, recipe,
-        training={"seconds": round(result.seconds), "steps": result.step,
-                  "device": jax.devices()[0].device_kind, "jax": jax.__version__,
-                  "scorepriors": __version__},
-    )  # fmt: skip
+        folder / f"{recipe.name}.safetensors",
+        result.energy,
+        recipe,
+        training={
+            "seconds": round(result.seconds),
+            "steps": result.step,
+            "device": jax.devices()[0].device_kind,
+            "jax": jax.__version__,
+            "scorepriors": __version__,
+        },
+    )
     images, _ = training_images(recipe, folder)
     prior = load_prior(weights)
     samples = np.asarray(prior.sample(jax.random.key(recipe.training.seed), (64,)))
@@ -84,9 +90,13 @@ def priors():
     for info in list_priors():
         pixel = "" if info.pixel_scale is None else f'{info.pixel_scale:g}"'
         table.add_row(
-            info.name, f"{info.box} x {info.box}", f"{info.sigma0:g}", pixel, info.license,
+            info.name,
+            f"{info.box} x {info.box}",
+            f"{info.sigma0:g}",
+            pixel,
+            info.license,
             info.description,
-        )  # fmt: skip
+        )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
@@ -132,21 +142,30 @@ def validate(name, num, images, output, seed):
             raise InputError(f"{images} is no images.npz of a training run: {error}.") from error
     elif data.set is not None:
         console.print("simulating the training and held-out images again ...")
-        everything = simulate(data.set, data.num_images + data.num_held_out,
-                              box=data.box, seed=data.seed)  # fmt: skip
+        everything = simulate(
+            data.set, data.num_images + data.num_held_out, box=data.box, seed=data.seed
+        )
         train_images, held_out = everything[: data.num_images], everything[data.num_images :]
     else:
         raise InputError("this prior was trained on your own images; give --images RUN/images.npz.")
     folder.mkdir(parents=True, exist_ok=True)
     key = jax.random.key(seed)
     report = validate_prior(
-        prior, train_images, held_out, key=key, num=num,
+        prior,
+        train_images,
+        held_out,
+        key=key,
+        num=num,
         progress=lambda part: console.print(f"  {part}"),
-    )  # fmt: skip
+    )
     atomic_write(folder / f"{recipe.name}.json", json.dumps(report, indent=1))
     samples = np.asarray(draw_clean_samples(prior, 64, key=key))
-    sample_grid_figure(samples, train_images, folder / f"{recipe.name}-samples.png",
-                       softening=recipe.stretch.softening)  # fmt: skip
+    sample_grid_figure(
+        samples,
+        train_images,
+        folder / f"{recipe.name}-samples.png",
+        softening=recipe.stretch.softening,
+    )
     denoising_figure(report, folder / f"{recipe.name}-denoising.png")
     card = folder / f"{recipe.name}.md"
     write_card(card, name, report)

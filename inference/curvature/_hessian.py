@@ -78,9 +78,14 @@ class HessianOperator(lx.AbstractLinearOperator):
 # What lineax asks every operator.
 lx.is_symmetric.register(HessianOperator, lambda operator: True)
 for _question in (
-    lx.is_diagonal, lx.is_lower_triangular, lx.is_upper_triangular, lx.is_tridiagonal,
-    lx.has_unit_diagonal, lx.is_positive_semidefinite, lx.is_negative_semidefinite,
-):  # fmt: skip
+    lx.is_diagonal,
+    lx.is_lower_triangular,
+    lx.is_upper_triangular,
+    lx.is_tridiagonal,
+    lx.has_unit_diagonal,
+    lx.is_positive_semidefinite,
+    lx.is_negative_semidefinite,
+):
     _question.register(HessianOperator, lambda operator: False)
 for _identity in (lx.linearise, lx.conj):
     _identity.register(HessianOperator, lambda operator: operator)
@@ -170,9 +175,13 @@ class Estimate(NamedTuple):
 
 
 def hessian_diagonal(
-    model: Callable | Posterior, point: dict | MAPResult, *, sites=None, part: str = "posterior",
+    model: Callable | Posterior,
+    point: dict | MAPResult,
+    *,
+    sites=None,
+    part: str = "posterior",
     **options,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     """Diagonal of a model's Hessian: `diagonal` of `hessian_operator`.
 
     Parameters
@@ -339,9 +348,12 @@ def eigenpairs(
         raise InputError(f"{number} eigenpairs take at least as many `steps`, got {steps}.")
     dtype = jnp.result_type(*jax.tree.leaves(structure))
     found = lanczos(
-        lambda v: _product(operator, jnp.asarray(v, dtype)), size, steps,
-        seed=np.asarray(jax.random.key_data(key)).ravel(), rounding=float(jnp.finfo(dtype).eps),
-    )  # fmt: skip
+        lambda v: _product(operator, jnp.asarray(v, dtype)),
+        size,
+        steps,
+        seed=np.asarray(jax.random.key_data(key)).ravel(),
+        rounding=float(jnp.finfo(dtype).eps),
+    )
     return RitzPairs(found.values[-number:], found.vectors[:, -number:], found.residuals[-number:])
 
 

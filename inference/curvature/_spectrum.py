@@ -179,7 +179,10 @@ def _lanczos(bound, u, scale, rank, key):
         return _scaled_product(bound, u, scale, jnp.asarray(vector, scale.dtype))
 
     found = lanczos(
-        product, len(scale), rank, seed=np.asarray(jax.random.key_data(key)).ravel(),
+        product,
+        len(scale),
+        rank,
+        seed=np.asarray(jax.random.key_data(key)).ravel(),
         rounding=float(np.finfo(scale.dtype).eps),
-    )  # fmt: skip
+    )
     return found.values, found.vectors

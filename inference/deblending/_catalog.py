@@ -77,10 +77,14 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     for name in table.colnames:
         table[name].info.description = _description(name, obs.bands)
     table.meta.update(
-        prior=result.prior_name, sigma0=float(result.prior.sigma), chi2=scene.chi2,
-        converged=result.converged, scorepriors=__version__, jax=jax.__version__,
+        prior=result.prior_name,
+        sigma0=float(result.prior.sigma),
+        chi2=scene.chi2,
+        converged=result.converged,
+        scorepriors=__version__,
+        jax=jax.__version__,
         numpyro=numpyro.__version__,
-    )  # fmt: skip
+    )
     if seed is not None:
         table.meta["seed"] = seed
     return table

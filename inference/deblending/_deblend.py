@@ -148,10 +148,20 @@ def deblend(
     """
     prepared = _prepare(obs, positions, load_priors(prior, pixel_scale=obs.pixel_scale))
     (result,) = _deblend_alike(
-        [prepared], size=_padded_sizes([prepared], padding), side_by_side=1, chunk=1,
-        spectra=spectra, center_error=center_error, start=start, anneal=anneal, free_form=free_form, key=key,
-        max_iterations=max_iterations, tolerance=tolerance, progress=progress,
-    )  # fmt: skip
+        [prepared],
+        size=_padded_sizes([prepared], padding),
+        side_by_side=1,
+        chunk=1,
+        spectra=spectra,
+        center_error=center_error,
+        start=start,
+        anneal=anneal,
+        free_form=free_form,
+        key=key,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        progress=progress,
+    )
     return result
 
 
@@ -229,10 +239,20 @@ def deblend_many(
     for members in alike.values():
         group = [prepared[i] for i in members]
         done = _deblend_alike(
-            group, size=_padded_sizes(group, padding), side_by_side=side_by_side, chunk=chunk,
-            spectra=spectra, center_error=center_error, start=start, anneal=anneal, free_form=free_form, key=key,
-            max_iterations=max_iterations, tolerance=tolerance, progress=progress,
-        )  # fmt: skip
+            group,
+            size=_padded_sizes(group, padding),
+            side_by_side=side_by_side,
+            chunk=chunk,
+            spectra=spectra,
+            center_error=center_error,
+            start=start,
+            anneal=anneal,
+            free_form=free_form,
+            key=key,
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+            progress=progress,
+        )
         for index, result in zip(members, done, strict=True):
             results[index] = result
         if any(r is None or _stopped(r) for r in done):
@@ -356,9 +376,21 @@ def _padded_sizes(blends: Sequence[_Prepared], padding: int) -> tuple[int, int]:
 
 
 def _deblend_alike(
-    blends, *, size, side_by_side, chunk, spectra, center_error, start, anneal, free_form, key,
-    max_iterations, tolerance, progress,
-) -> list:  # fmt: skip
+    blends,
+    *,
+    size,
+    side_by_side,
+    chunk,
+    spectra,
+    center_error,
+    start,
+    anneal,
+    free_form,
+    key,
+    max_iterations,
+    tolerance,
+    progress,
+) -> list:
     """Both fits of blends of one shape, in chunks."""
     if not tolerance > 0:
         raise InputError(f"`tolerance` must be positive, got {tolerance}.")
@@ -375,16 +407,27 @@ def _deblend_alike(
     psf_sigma = UNRESOLVED if prior.model_psf_sigma is None else prior.model_psf_sigma
     options = {"box": prior.event_shape[-1], "star_box": STAR_BOX, "psf_sigma": psf_sigma}
     fit = partial(
-        fit_map, blend, key=key, max_iterations=max_iterations,
+        fit_map,
+        blend,
+        key=key,
+        max_iterations=max_iterations,
         model_kwargs={**options, "spectra": spectra, "center_error": center_error},
-    )  # fmt: skip
+    )
     results: list = [None] * len(blends)
     for first in range(0, len(blends), chunk):
         some = blends[first : first + chunk]
         results[first : first + chunk] = _deblend_chunk(
-            some, fit, options, size, min(side_by_side, chunk), tolerance, start, anneal,
-            free_form, partial(_label, progress),
-        )  # fmt: skip
+            some,
+            fit,
+            options,
+            size,
+            min(side_by_side, chunk),
+            tolerance,
+            start,
+            anneal,
+            free_form,
+            partial(_label, progress),
+        )
         if any(r is None or _stopped(r) for r in results[first : first + chunk]):
             break
     return results
@@ -418,10 +461,16 @@ def _deblend_chunk(
         if size[1] and free_form:
             at_start: Any = SimpleNamespace(values=begun[0])
             unfitted = ParametricScene(
-                blends[0].obs, blends[0].positions, blends[0].data, stars=stars[0],
-                galaxies=galaxies[0], fit=at_start,
-                priors=blends[0].priors[:1], options=options, start=start,
-            )  # fmt: skip
+                blends[0].obs,
+                blends[0].positions,
+                blends[0].data,
+                stars=stars[0],
+                galaxies=galaxies[0],
+                fit=at_start,
+                priors=blends[0].priors[:1],
+                options=options,
+                start=start,
+            )
             usual = {"galaxies": blends[0].priors[0]}
             ahead = _free_form(
                 [unfitted], usual, _compiled_ahead(fit), size[1], side_by_side, 1.0, (), label
@@ -436,11 +485,18 @@ def _deblend_chunk(
         return [None] * len(blends)
     scenes = [
         ParametricScene(
-            b.obs, b.positions, b.data, stars=s, galaxies=g, fit=parametric[i],
-            priors=b.priors, options=options, start=start,
+            b.obs,
+            b.positions,
+            b.data,
+            stars=s,
+            galaxies=g,
+            fit=parametric[i],
+            priors=b.priors,
+            options=options,
+            start=start,
         )
         for i, (b, s, g) in enumerate(each)
-    ]  # fmt: skip
+    ]
     priors = dict(zip(("galaxies", "large"), blends[0].priors, strict=False))
     seconds = {"parametric": (time.monotonic() - clock) / len(blends)}
     finals: list[Any] = [None] * len(blends)
@@ -453,9 +509,15 @@ def _deblend_chunk(
             alike.setdefault(tuple(n for n in priors if (scene.kinds == n).any()), []).append(i)
         for groups, members in alike.items():
             found = _free_form(
-                [scenes[i] for i in members], {n: priors[n] for n in groups}, fit, size[1],
-                side_by_side, tolerance * counts[members], anneal, label,
-            )  # fmt: skip
+                [scenes[i] for i in members],
+                {n: priors[n] for n in groups},
+                fit,
+                size[1],
+                side_by_side,
+                tolerance * counts[members],
+                anneal,
+                label,
+            )
             for k, i in enumerate(members):
                 finals[i] = found[k]
             if found.interrupted.any():
@@ -478,10 +540,18 @@ def _profile_fit(fit: partial, blends, stars, galaxies, starts) -> partial:
     """
     init, scale = _stacked(starts)
     return partial(
-        fit, _stacked([b.data for b in blends]), None, None, _stacked(stars), _stacked(galaxies),
-        init=init, scale=scale, in_axes=_axes(0, None, None, stars, galaxies), side_by_side=1,
+        fit,
+        _stacked([b.data for b in blends]),
+        None,
+        None,
+        _stacked(stars),
+        _stacked(galaxies),
+        init=init,
+        scale=scale,
+        in_axes=_axes(0, None, None, stars, galaxies),
+        side_by_side=1,
         optimizer=_PROFILE_OPTIMIZER,
-    )  # fmt: skip
+    )
 
 
 def _compiled_ahead(fit: partial) -> partial:
@@ -509,17 +579,27 @@ def _free_form(scenes, priors, fit, size, side_by_side, tolerance, anneal, label
     final: Any = None
     for level in (*anneal, None):
         now = {n: p if level is None else p.at(level) for n, p in priors.items()}
-        init, scale = _stacked([
-            scene.free_form_start(now, None if final is None else final[i])
-            for i, scene in enumerate(scenes)
-        ])  # fmt: skip
+        init, scale = _stacked(
+            [
+                scene.free_form_start(now, None if final is None else final[i])
+                for i, scene in enumerate(scenes)
+            ]
+        )
         final = fit(
-            data, now.get("galaxies"), _stacked(boxes["galaxies"]), _stacked(stars), None,
-            now.get("large"), _stacked(boxes["large"]), init=init, scale=scale,
-            tolerance=tolerance, side_by_side=side_by_side,
+            data,
+            now.get("galaxies"),
+            _stacked(boxes["galaxies"]),
+            _stacked(stars),
+            None,
+            now.get("large"),
+            _stacked(boxes["large"]),
+            init=init,
+            scale=scale,
+            tolerance=tolerance,
+            side_by_side=side_by_side,
             in_axes=_axes(0, None, boxes["galaxies"], stars, None, None, boxes["large"]),
             progress=label("free-form" if level is None else f"sigma {level:g}"),
-        )  # fmt: skip
+        )
         if level is None or final.interrupted.any():
             break
     return final

@@ -67,9 +67,11 @@ def source_draws(tree: Any) -> Iterator[Draws]:
         if name.endswith("offset"):
             place = constant["center"].values[k] + values - corner
             values = point_image(
-                place, box=int(tree.attrs["star_box"]),
-                psf_sigma=float(tree.attrs["star_psf_sigma"]), xp=np,
-            )  # fmt: skip
+                place,
+                box=int(tree.attrs["star_box"]),
+                psf_sigma=float(tree.attrs["star_psf_sigma"]),
+                xp=np,
+            )
         yield Draws(values, corner, spectrum[:, k])
 
 
@@ -170,10 +172,13 @@ def source_moments(tree: Any):
     return xarray.Dataset(
         {"mean": (dims, mean), "sd": (dims, sd)},
         coords={
-            "source": sources, "band": bands, "y": np.arange(shape[0]), "x": np.arange(shape[1]),
+            "source": sources,
+            "band": bands,
+            "y": np.arange(shape[0]),
+            "x": np.arange(shape[1]),
         },
         attrs={"unit": tree.attrs["image_unit"]},
-    )  # fmt: skip
+    )
 
 
 def _box_moments(image, spectrum):
@@ -235,11 +240,14 @@ def flux_catalog(tree: Any) -> QTable:
         table[name].info.description = _description(name, bands)
     attrs = tree.attrs
     table.meta.update(
-        prior=attrs["prior_name"], sigma0=float(attrs["prior_sigma"]),
-        algorithm=attrs.get("algorithm", ""), num_draws=len(draws),
-        warnings=said(tree), seed=attrs.get("seed", ""),
+        prior=attrs["prior_name"],
+        sigma0=float(attrs["prior_sigma"]),
+        algorithm=attrs.get("algorithm", ""),
+        num_draws=len(draws),
+        warnings=said(tree),
+        seed=attrs.get("seed", ""),
         scorepriors=attrs.get("scorepriors_version", ""),
-    )  # fmt: skip
+    )
     return table
 
 
@@ -368,9 +376,7 @@ def source_images(tree: Any) -> fits.HDUList:
     primary = fits.PrimaryHDU()
     primary.header["PRIOR"] = (fits_text(attrs["prior_name"]), "learned prior")
     primary.header["SIGMA0"] = (float(attrs["prior_sigma"]), "noise level of the prior")
-    primary.header["TRUSTED"] = (
-        not said(tree), "whether no check of the draws failed",
-    )  # fmt: skip
+    primary.header["TRUSTED"] = (not said(tree), "whether no check of the draws failed")
     wcs = fits.Header.fromstring(attrs["wcs"]) if "wcs" in attrs else None
     bands = found["band"].values
     header = image_header(wcs, bands, attrs["image_unit"])

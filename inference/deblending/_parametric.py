@@ -27,13 +27,7 @@ from ._starting import GAUSSIAN_WIDTH, blobs, free_form_start
 #: light of its fitted profile.
 CUT_OFF = 0.01
 
-PROFILE_NAMES = (
-    "log_radius",
-    "ellipticity",
-    "bulge_logit",
-    "bulge_log_ratio",
-    "bulge_ellipticity",
-)
+PROFILE_NAMES = ("log_radius", "ellipticity", "bulge_logit", "bulge_log_ratio", "bulge_ellipticity")
 
 
 class ParametricScene:
@@ -56,9 +50,18 @@ class ParametricScene:
     """
 
     def __init__(
-        self, obs: Observation, positions: Positions, data: ImageData, *, stars, galaxies,
-        fit: MAPResult, priors: Sequence[ScorePrior], options: dict, start: str,
-    ):  # fmt: skip
+        self,
+        obs: Observation,
+        positions: Positions,
+        data: ImageData,
+        *,
+        stars,
+        galaxies,
+        fit: MAPResult,
+        priors: Sequence[ScorePrior],
+        options: dict,
+        start: str,
+    ):
         self.obs, self.positions, self.data = obs, positions, data
         self.stars: Any = stars
         self.galaxies: Any = galaxies
@@ -117,9 +120,12 @@ class ParametricScene:
         # Padding stays in the middle of its box.
         center = np.where(np.asarray(boxes.mask)[:, None], center, np.asarray(boxes.center))
         image = bulge_disk_image(
-            center - np.asarray(boxes.corner), *(values[n] for n in PROFILE_NAMES), box=side,
-            psf_sigma=self.options["psf_sigma"], xp=np,
-        )  # fmt: skip
+            center - np.asarray(boxes.corner),
+            *(values[n] for n in PROFILE_NAMES),
+            box=side,
+            psf_sigma=self.options["psf_sigma"],
+            xp=np,
+        )
         return Morphologies(image, boxes.corner, boxes.mask)
 
     def _profiles_of(self, name: str, side: int) -> Morphologies:
@@ -170,15 +176,22 @@ class ParametricScene:
         start = self.start if before is None else "profiles"
         stars = None
         if self.stars is not None:
-            where = self._values("stars")["offset"] if before is None else before.values[
-                site("stars", "offset")
-            ]  # fmt: skip
+            where = (
+                self._values("stars")["offset"]
+                if before is None
+                else before.values[site("stars", "offset")]
+            )
             offset = np.asarray(where)
             stars = self._star_images(offset)
         init, scale = free_form_start(
-            self.data, priors.get("galaxies"), groups.get("galaxies"), stars,
-            priors.get("large"), groups.get("large"), start=start,
-        )  # fmt: skip
+            self.data,
+            priors.get("galaxies"),
+            groups.get("galaxies"),
+            stars,
+            priors.get("large"),
+            groups.get("large"),
+            start=start,
+        )
         if stars is not None:
             init[site("stars", "offset")] = offset
             scale[site("stars", "offset")] = np.full_like(offset, 0.02)
@@ -212,9 +225,17 @@ class ParametricScene:
         else:
             is_large = np.zeros_like(is_large)
         return Deblended(
-            self.obs, self.positions, priors["galaxies"], free_form, parametric, self.center,
-            self._profile(), seconds, priors.get("large") if is_large.any() else None, is_large,
-        )  # fmt: skip
+            self.obs,
+            self.positions,
+            priors["galaxies"],
+            free_form,
+            parametric,
+            self.center,
+            self._profile(),
+            seconds,
+            priors.get("large") if is_large.any() else None,
+            is_large,
+        )
 
     def _fitted(self, final: MAPResult) -> dict[str, Morphologies]:
         """Sources of the free-form fit by group."""

@@ -37,8 +37,11 @@ def laplace_deblended(result: Deblended, *, key, **options) -> Any:
     xarray.DataTree or arviz.InferenceData
         As from `sample_deblended`, with one chain of independent draws.
     """
-    return _draws(result, lambda bound, best, **rest: laplace(bound, best=best, **rest),
-                  {"key": key, **options})  # fmt: skip
+    return _draws(
+        result,
+        lambda bound, best, **rest: laplace(bound, best=best, **rest),
+        {"key": key, **options},
+    )
 
 
 def sample_deblended(result: Deblended, *, key, algorithm: Any = "nuts", **options) -> Any:
@@ -77,8 +80,11 @@ def sample_deblended(result: Deblended, *, key, algorithm: Any = "nuts", **optio
     """
     if algorithm == "flow":
         return _draws(result, sample_flow_scene, {"key": key, **options})
-    return _draws(result, lambda bound, best, **rest: sample(bound, init=best, **rest),
-                  {"key": key, "algorithm": algorithm, **options})  # fmt: skip
+    return _draws(
+        result,
+        lambda bound, best, **rest: sample(bound, init=best, **rest),
+        {"key": key, "algorithm": algorithm, **options},
+    )
 
 
 def _draws(result: Deblended, draw: Callable, options: dict) -> Any:

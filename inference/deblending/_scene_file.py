@@ -56,10 +56,14 @@ def save_scene(
     names = given or [str(p.name) for p in (result.prior, result.large_prior) if p]
     obs, positions = result.observation, result.positions
     arrays: dict = {
-        "images": obs.images, "weights": obs.weights, "psfs": obs.psfs,
-        "row_column": positions.row_column, "is_point": positions.is_point,
-        "center": result.center, "is_large": result.kinds == "large",
-    }  # fmt: skip
+        "images": obs.images,
+        "weights": obs.weights,
+        "psfs": obs.psfs,
+        "row_column": positions.row_column,
+        "is_point": positions.is_point,
+        "center": result.center,
+        "is_large": result.kinds == "large",
+    }
     facts = {
         "version": _VERSION,
         "priors": [_reference(name) for name in names],
@@ -128,10 +132,16 @@ def load_scene(
             f"{priors[0].name}."
         )
     obs = Observation.from_arrays(
-        arrays["images"], weights=arrays["weights"], psfs=arrays["psfs"], bands=facts["bands"],
-        wcs=_wcs(facts["wcs"]), unit=facts["unit"], zero_point=facts["zero_point"],
-        name=facts["name"], scale=facts.get("scale"),
-    )  # fmt: skip
+        arrays["images"],
+        weights=arrays["weights"],
+        psfs=arrays["psfs"],
+        bands=facts["bands"],
+        wcs=_wcs(facts["wcs"]),
+        unit=facts["unit"],
+        zero_point=facts["zero_point"],
+        name=facts["name"],
+        scale=facts.get("scale"),
+    )
     if facts.get("parts"):
         obs = dataclasses.replace(obs, parts=tuple(map(_part, facts["parts"])))
     positions = Positions(tuple(facts["ids"]), arrays["row_column"], arrays["is_point"])
@@ -140,9 +150,17 @@ def load_scene(
     )
     profile = {name: arrays[f"profile/{name}"] for name in facts["profile"]}
     return Deblended(
-        obs, positions, priors[0], free_form, parametric, arrays["center"], profile,
-        facts["seconds"], priors[1] if is_large.any() else None, is_large,
-    )  # fmt: skip
+        obs,
+        positions,
+        priors[0],
+        free_form,
+        parametric,
+        arrays["center"],
+        profile,
+        facts["seconds"],
+        priors[1] if is_large.any() else None,
+        is_large,
+    )
 
 
 def _header(wcs: WCS | None) -> str | None:
@@ -178,14 +196,19 @@ def _scene_facts(scene: Scene) -> dict:
     keywords = fit.posterior.arguments[1]
     data = fit.posterior.arguments[0][0]
     return {
-        "chi2": scene.chi2, "converged": bool(fit.converged), "interrupted": bool(fit.interrupted),
-        "num_iterations": int(fit.num_iterations), "seconds": float(fit.seconds),
+        "chi2": scene.chi2,
+        "converged": bool(fit.converged),
+        "interrupted": bool(fit.interrupted),
+        "num_iterations": int(fit.num_iterations),
+        "seconds": float(fit.seconds),
         "numbers": {name: float(getattr(fit, name)) for name in _FIT_NUMBERS},
         "keywords": {n: v if isinstance(v, str) else float(v) for n, v in keywords.items()},
         "whole": [n for n, v in keywords.items() if isinstance(v, int)],
-        "kernel_size": data.kernel_size, "grid": data.grid, "wide_grid": data.wide_grid,
+        "kernel_size": data.kernel_size,
+        "grid": data.grid,
+        "wide_grid": data.wide_grid,
         "has_prior": fit.posterior.arguments[0][1] is not None,
-    }  # fmt: skip
+    }
 
 
 def _scene_arrays(scene: Scene) -> dict:
@@ -223,23 +246,30 @@ def _scene(arrays: dict, facts: dict, priors: Sequence[ScorePrior]) -> Scene:
         grid=facts["grid"],
         wide_grid=facts["wide_grid"],
     )
-    keywords = {
-        n: int(v) if n in facts["whole"] else v for n, v in facts["keywords"].items()
-    }  # fmt: skip
+    keywords = {n: int(v) if n in facts["whole"] else v for n, v in facts["keywords"].items()}
     large = groups.get("large")
     bound = posterior(
-        blend, data, priors[0] if facts["has_prior"] else None,
+        blend,
+        data,
+        priors[0] if facts["has_prior"] else None,
         *(groups.get(n) for n in ("galaxies", "stars", "profiles")),
-        None if large is None else priors[1], large, model_kwargs=keywords,
-    )  # fmt: skip
+        None if large is None else priors[1],
+        large,
+        model_kwargs=keywords,
+    )
     params, values = (
         {n: jnp.asarray(a) for n, a in _under(arrays, which).items()}
         for which in ("params", "values")
     )
     fit = MAPResult(
-        params=params, values=values, converged=facts["converged"],
-        num_iterations=facts["num_iterations"], loss_history=arrays["loss_history"],
-        seconds=facts["seconds"], interrupted=facts["interrupted"], posterior=bound,
+        params=params,
+        values=values,
+        converged=facts["converged"],
+        num_iterations=facts["num_iterations"],
+        loss_history=arrays["loss_history"],
+        seconds=facts["seconds"],
+        interrupted=facts["interrupted"],
+        posterior=bound,
         **facts["numbers"],
-    )  # fmt: skip
+    )
     return Scene(chi2=facts["chi2"], fit=fit, **{n: arrays[n] for n in _SCENE_ARRAYS})

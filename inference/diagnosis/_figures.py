@@ -53,8 +53,13 @@ def plot_delta_f(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = Non
     if "mean_delta_f_error" in maps:
         error = np.maximum(pixels(maps, "mean_delta_f_error", source), 1e-12)
         # Levels close by each other merge to one line where the change is steep.
-        ax.contour(values / error, [-SIGNIFICANT, SIGNIFICANT], colors=INK, linewidths=0.7,
-                   linestyles=["dashed", "solid"])  # fmt: skip
+        ax.contour(
+            values / error,
+            [-SIGNIFICANT, SIGNIFICANT],
+            colors=INK,
+            linewidths=0.7,
+            linestyles=["dashed", "solid"],
+        )
     return _finish(ax, shown, r"$\Delta F\,\sigma_0^2$")
 
 
@@ -65,9 +70,13 @@ def plot_data_share(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = 
     """
     ax = _axes(ax)
     shown = ax.imshow(
-        pixels(maps, "data_share", source), origin="lower", cmap="cividis", vmin=0, vmax=1,
+        pixels(maps, "data_share", source),
+        origin="lower",
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
         interpolation="nearest",
-    )  # fmt: skip
+    )
     return _finish(ax, shown, "data share")
 
 
@@ -97,9 +106,13 @@ def plot_model(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = None)
     ax = _axes(ax)
     image = pixels(maps, "morphology", source)
     shown = ax.imshow(
-        np.arcsinh(image / 0.02) / np.arcsinh(50), origin="lower", cmap="gray", vmin=0, vmax=1,
+        np.arcsinh(image / 0.02) / np.arcsinh(50),
+        origin="lower",
+        cmap="gray",
+        vmin=0,
+        vmax=1,
         interpolation="nearest",
-    )  # fmt: skip
+    )
     return _finish(ax, shown, "model, asinh")
 
 
@@ -125,9 +138,10 @@ def diagnosis_figure(diagnosis: SceneDiagnosis) -> Figure:
     maps, result = diagnosis.maps, diagnosis.result
     ids = [str(i) for i in maps["source"].values]
     figure = Figure(
-        figsize=(13.5, 2.1 * len(ids) + 0.8), facecolor="white",
+        figsize=(13.5, 2.1 * len(ids) + 0.8),
+        facecolor="white",
         layout=ConstrainedLayoutEngine(h_pad=0.05, w_pad=0.03),
-    )  # fmt: skip
+    )
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(
         len(ids), 5, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 1, 1, 1.15]}
@@ -142,14 +156,26 @@ def diagnosis_figure(diagnosis: SceneDiagnosis) -> Figure:
         plot_delta_f(maps, k, ax=axes[k, 2])
         plot_data_share(maps, k, ax=axes[k, 3])
         axes[k, 0].set_ylabel(
-            identity, color="white", fontsize=9, rotation=0, labelpad=14, va="center",
+            identity,
+            color="white",
+            fontsize=9,
+            rotation=0,
+            labelpad=14,
+            va="center",
             bbox={"boxstyle": "round,pad=0.2", "fc": COLORS[row % len(COLORS)], "ec": "none"},
-        )  # fmt: skip
+        )
         text = words[identity] + (f"\n\n{', '.join(flags[identity])}" if flags[identity] else "")
         lines = [textwrap.fill(part, 38) for part in text.split("\n")]
         axes[k, 4].axis("off")
-        axes[k, 4].text(0, 0.5, "\n".join(lines), fontsize=9, color=INK, va="center",
-                        transform=axes[k, 4].transAxes)  # fmt: skip
+        axes[k, 4].text(
+            0,
+            0.5,
+            "\n".join(lines),
+            fontsize=9,
+            color=INK,
+            va="center",
+            transform=axes[k, 4].transAxes,
+        )
     titles = "model", "posterior sd", "prior decides (orange) or data", "share of the data"
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(title, fontsize=9.5, color=INK)
@@ -157,8 +183,9 @@ def diagnosis_figure(diagnosis: SceneDiagnosis) -> Figure:
     figure.suptitle(
         f"What the prior made up: {result.prior_name}, $\\sigma_0$ = {maps.attrs['sigma0']:.3g}; "
         f"averages over draws of the {draws}; lines: three standard errors",
-        fontsize=10, color=INK,
-    )  # fmt: skip
+        fontsize=10,
+        color=INK,
+    )
     return figure
 
 

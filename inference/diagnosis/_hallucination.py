@@ -246,12 +246,8 @@ def _group_map(
         variables |= _averages(here, prior, spectra, draws, key, num_draws, num_probes)
     report(total, total, "done")
     ids = np.array(result.positions.ids)[result.kinds == name]
-    attrs = {
-        "prior": repr(prior), "sigma0": float(prior.sigma), "converged": int(result.converged),
-    }  # fmt: skip
-    coords = {
-        "source": ids, "box_y": np.arange(box), "box_x": np.arange(box), "axis": ["y", "x"],
-    }  # fmt: skip
+    attrs = {"prior": repr(prior), "sigma0": float(prior.sigma), "converged": int(result.converged)}
+    coords = {"source": ids, "box_y": np.arange(box), "box_x": np.arange(box), "axis": ["y", "x"]}
     return xarray.Dataset(variables, coords=coords, attrs=attrs)
 
 

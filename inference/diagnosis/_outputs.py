@@ -50,9 +50,10 @@ def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
     maps = diagnosis.maps
     rows = [ids.index(str(i)) for i in maps["source"].values]
     for column, name in (
-        ("gamma", "gamma"), ("data_share", "flux_share"),
+        ("gamma", "gamma"),
+        ("data_share", "flux_share"),
         ("degrees_of_freedom", "degrees_of_freedom"),
-    ):  # fmt: skip
+    ):
         values = np.full(len(ids), np.nan)
         values[rows] = maps[name].values
         table[column] = values
@@ -78,8 +79,17 @@ def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
 def hallucination_images(diagnosis: SceneDiagnosis) -> fits.HDUList:
     """Planes per source, ``[plane, n, n]``: curvatures, shares and widths of every pixel."""
     maps = diagnosis.maps
-    planes = ("mean_delta_f", "mean_delta_f_error", "delta_f", "delta_f_aware",
-              "prior_curvature", "data_curvature", "data_share", "sd", "slope")  # fmt: skip
+    planes = (
+        "mean_delta_f",
+        "mean_delta_f_error",
+        "delta_f",
+        "delta_f_aware",
+        "prior_curvature",
+        "data_curvature",
+        "data_share",
+        "sd",
+        "slope",
+    )
     primary = fits.PrimaryHDU()
     primary.header["PRIOR"] = (fits_text(diagnosis.result.prior_name), "learned prior")
     primary.header["SIGMA0"] = (maps.attrs["sigma0"], "noise level of the prior")

@@ -35,13 +35,7 @@ from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._positions import Positions, read_positions
 from scorepriors.models.simulation._blend_sets import BlendSet, BlendTruth
 
-from ._metrics import (
-    central_interval,
-    match_positions,
-    mean_chi2,
-    source_metrics,
-    summarize,
-)
+from ._metrics import central_interval, match_positions, mean_chi2, source_metrics, summarize
 
 METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 
@@ -306,14 +300,22 @@ def _evaluate_chunk(blends, indices, priors, chosen, kept, progress) -> bool:
     seen = [j for j, where in enumerate(positions) if where is not None]
     report = _reporter(progress, kept)
     fitted = deblend_many(
-        [observations[j] for j in seen], [positions[j] for j in seen], prior=priors,
-        spectra=chosen.spectra, center_error=chosen.center_error, start=STARTS[chosen.start],
+        [observations[j] for j in seen],
+        [positions[j] for j in seen],
+        prior=priors,
+        spectra=chosen.spectra,
+        center_error=chosen.center_error,
+        start=STARTS[chosen.start],
         anneal=chosen.anneal if chosen.method == "annealed" else (),
-        free_form=chosen.method != "parametric", key=jax.random.key(chosen.seed),
-        max_iterations=chosen.max_iterations, tolerance=chosen.tolerance,
-        padding=_padding(blends, positions), side_by_side=SIDE_BY_SIDE, chunk=CHUNK,
+        free_form=chosen.method != "parametric",
+        key=jax.random.key(chosen.seed),
+        max_iterations=chosen.max_iterations,
+        tolerance=chosen.tolerance,
+        padding=_padding(blends, positions),
+        side_by_side=SIDE_BY_SIDE,
+        chunk=CHUNK,
         progress=report,
-    )  # fmt: skip
+    )
     shared = (time.monotonic() - clock) / len(indices)
     results = dict(zip(seen, fitted, strict=True))
     for j, index in enumerate(indices):
@@ -422,11 +424,14 @@ def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) ->
         # Kept as `converged` in the table.
         warnings.filterwarnings("ignore", category=SamplingWarning)
         tree = sample_deblended(
-            result, key=jax.random.fold_in(jax.random.key(chosen.seed), index),
-            algorithm="flow", num_warmup=chosen.warmup, num_samples=chosen.draws,
+            result,
+            key=jax.random.fold_in(jax.random.key(chosen.seed), index),
+            algorithm="flow",
+            num_warmup=chosen.warmup,
+            num_samples=chosen.draws,
             num_chains=chosen.chains,
             progress=lambda done, total, text: report(0, 0.0, 0.0),
-        )  # fmt: skip
+        )
     if tree.attrs.get("interrupted"):
         return None
     data = result.free_form.fit.posterior.arguments[0][0]
@@ -445,9 +450,13 @@ def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) ->
         low.append(quantiles[0])
         high.append(quantiles[1])
     return _Fitted(
-        _places(result), np.stack(models), np.array(error), np.array(low), np.array(high),
+        _places(result),
+        np.stack(models),
+        np.array(error),
+        np.array(low),
+        np.array(high),
         converged=not said(tree),
-    )  # fmt: skip
+    )
 
 
 def _places(result: Deblended) -> np.ndarray:

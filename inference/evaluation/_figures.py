@@ -101,10 +101,18 @@ def evaluation_figure(results: Sequence[dict], labels: Sequence[str] | None = No
                 stats = binned(x, values, bins)
                 bars = [stats.median - stats.low, stats.high - stats.median]
                 axis.errorbar(
-                    place(stats.middle), stats.median, bars, color=color, marker=marker,
-                    markersize=5.5, markeredgecolor="white", linewidth=1.4, capsize=2.5,
-                    label=name, zorder=3 + number,
-                )  # fmt: skip
+                    place(stats.middle),
+                    stats.median,
+                    bars,
+                    color=color,
+                    marker=marker,
+                    markersize=5.5,
+                    markeredgecolor="white",
+                    linewidth=1.4,
+                    capsize=2.5,
+                    label=name,
+                    zorder=3 + number,
+                )
     unit = results[0].get("flux_unit", "")
     _dress(grid, unit)
     if len(results) > 1:

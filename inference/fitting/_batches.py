@@ -56,8 +56,10 @@ def members_of(bound: Posterior, batch: Axes, index) -> Posterior:
     """One posterior of a batch, by its number; or a smaller batch, by an array of numbers."""
     arrays = jax.tree.map(
         lambda axis, leaf: leaf if axis is None else np.asarray(leaf)[index],
-        batch.tree, bound.arrays, is_leaf=lambda x: x is None,
-    )  # fmt: skip
+        batch.tree,
+        bound.arrays,
+        is_leaf=lambda x: x is None,
+    )
     return with_arrays(bound, arrays)
 
 

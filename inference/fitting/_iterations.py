@@ -114,10 +114,18 @@ def _first_state(bound, origin, optimizer, batch):
         curvature = None if isinstance(initial, LBFGSState) else _CURVATURE.init(v)
         real, number, flag = v[0], jnp.int32(0), jnp.zeros((), bool)
         return State(
-            v=v, optimizer=initial, curvature=curvature, value=real,
-            best=Best(params, values, real, real, real), gain=real, calm=number, iteration=number,
-            converged=flag, failed=flag, misses=number,
-        )  # fmt: skip
+            v=v,
+            optimizer=initial,
+            curvature=curvature,
+            value=real,
+            best=Best(params, values, real, real, real),
+            gain=real,
+            calm=number,
+            iteration=number,
+            converged=flag,
+            failed=flag,
+            misses=number,
+        )
 
     return mapped(one, batch, axes_of(batch), 0)(bound.arrays, origin)
 
@@ -176,13 +184,22 @@ def _advance(
         # optimizer, which nobody reads again.
         kept = jax.tree.map(
             lambda new, old: jnp.where(running, new, old),
-            eqx.tree_at(lambda s: (s.optimizer, s.curvature), new, (None, None),
-                        is_leaf=lambda x: x is None),
-            eqx.tree_at(lambda s: (s.optimizer, s.curvature), state, (None, None),
-                        is_leaf=lambda x: x is None),
-        )  # fmt: skip
-        kept = eqx.tree_at(lambda s: (s.optimizer, s.curvature), kept,
-                           (new.optimizer, new.curvature), is_leaf=lambda x: x is None)  # fmt: skip
+            eqx.tree_at(
+                lambda s: (s.optimizer, s.curvature), new, (None, None), is_leaf=lambda x: x is None
+            ),
+            eqx.tree_at(
+                lambda s: (s.optimizer, s.curvature),
+                state,
+                (None, None),
+                is_leaf=lambda x: x is None,
+            ),
+        )
+        kept = eqx.tree_at(
+            lambda s: (s.optimizer, s.curvature),
+            kept,
+            (new.optimizer, new.curvature),
+            is_leaf=lambda x: x is None,
+        )
         return kept, jnp.where(running, new.value, jnp.nan)
 
     iterate = mapped(one, batch, axes_of(batch), 0, 0, 0, 0, 0, None)
@@ -214,9 +231,14 @@ def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:
     misses = jnp.where(finite, 0, state.misses + 1)
     usable = jnp.where(finite, gradient, 0.0)
     updates, optimizer_state = optimizer.update(
-        usable, state.optimizer, v, value=jnp.where(finite, value, jnp.inf), grad=usable,
-        clock=clock, value_fn=lambda v: objective(v)[0],
-    )  # fmt: skip
+        usable,
+        state.optimizer,
+        v,
+        value=jnp.where(finite, value, jnp.inf),
+        grad=usable,
+        clock=clock,
+        value_fn=lambda v: objective(v)[0],
+    )
     if state.curvature is None:
         curvature, gain, judged = None, optimizer_state.gain, optimizer_state.accepted
     else:

@@ -71,10 +71,19 @@ def flat_lbfgs(
         nothing = jnp.zeros_like(flat)
         one = jnp.ones((), flat.dtype)
         return LBFGSState(
-            flat, infinite, nothing, nothing, one, zeros, zeros,
-            jnp.zeros(memory_size, flat.dtype), jnp.zeros((), flat.dtype),
-            jnp.zeros((), jnp.int32), infinite, jnp.zeros((), bool),
-        )  # fmt: skip
+            flat,
+            infinite,
+            nothing,
+            nothing,
+            one,
+            zeros,
+            zeros,
+            jnp.zeros(memory_size, flat.dtype),
+            jnp.zeros((), flat.dtype),
+            jnp.zeros((), jnp.int32),
+            infinite,
+            jnp.zeros((), bool),
+        )
 
     def update(updates, state, params=None, *, value=None, clock=None, **extra):
         del extra
@@ -122,10 +131,19 @@ def flat_lbfgs(
             return jnp.where(accepted, new, old)
 
         state = LBFGSState(
-            pick(point, state.point), pick(value, state.value), pick(gradient, state.gradient),
-            pick(onward, state.direction), pick(jnp.ones_like(shorter), shorter),
-            steps, differences, inverse, scale, clock + 1, pick(gain, state.gain), accepted,
-        )  # fmt: skip
+            pick(point, state.point),
+            pick(value, state.value),
+            pick(gradient, state.gradient),
+            pick(onward, state.direction),
+            pick(jnp.ones_like(shorter), shorter),
+            steps,
+            differences,
+            inverse,
+            scale,
+            clock + 1,
+            pick(gain, state.gain),
+            accepted,
+        )
         return unravel(pick(onward, back)), state
 
     return optax.GradientTransformationExtraArgs(init, update)

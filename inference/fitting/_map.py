@@ -84,11 +84,18 @@ class MAPResult:
         params, values = jax.tree.map(lambda leaf: leaf[index], (self.params, self.values))
         iterations = int(self.num_iterations[index])
         return MAPResult(
-            params, values, self.converged[index], self.num_iterations[index],
-            self.potential[index], self.loss_history[:iterations, index],
-            self.gradient_norm[index], self.expected_gain[index], self.seconds,
-            bool(self.interrupted[index]), members_of(self.posterior, self.axes, index),
-        )  # fmt: skip
+            params,
+            values,
+            self.converged[index],
+            self.num_iterations[index],
+            self.potential[index],
+            self.loss_history[:iterations, index],
+            self.gradient_norm[index],
+            self.expected_gain[index],
+            self.seconds,
+            bool(self.interrupted[index]),
+            members_of(self.posterior, self.axes, index),
+        )
 
 
 _DEFAULT_OPTIMIZER = flat_lbfgs()
@@ -422,9 +429,8 @@ def _batched_start(bound, batch, init, key, size, lanes):
             group = _Problem(bound, batch, {}, {}, 1.0, size, lanes).select(list(members))[0]
             pick = members if lanes > 1 else members[0]
             u = unconstrain(
-                group, {n: take(v, pick) for n, v in init.items()},
-                batch if lanes > 1 else None,
-            )  # fmt: skip
+                group, {n: take(v, pick) for n, v in init.items()}, batch if lanes > 1 else None
+            )
             u = jax.tree.map(
                 lambda leaf: np.asarray(leaf).reshape(lanes, *leaf.shape[lanes > 1 :]), u
             )

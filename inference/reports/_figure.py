@@ -129,17 +129,23 @@ def scene_row(axes, result: Deblended, part, total, *, model: str, residual: str
         color = COLORS[k % len(COLORS)]
         axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
         axes[0].annotate(
-            _tag(result, k), (column, row), (5, 4), textcoords="offset points", color="white",
-            fontsize=7, bbox={"boxstyle": "round,pad=0.12", "fc": color, "ec": "none"},
+            _tag(result, k),
+            (column, row),
+            (5, 4),
+            textcoords="offset points",
+            color="white",
+            fontsize=7,
+            bbox={"boxstyle": "round,pad=0.12", "fc": color, "ec": "none"},
             annotation_clip=True,
-        )  # fmt: skip
+        )
     height, width = part.shape
     axes[0].set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5))
     axes[1].imshow(compose(part.cut(total)), origin="lower", interpolation="nearest")
     axes[1].set_title(model, color=INK)
     combined = significance(obs, part, total)
-    shown = axes[2].imshow(combined, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4,
-                           interpolation="nearest")  # fmt: skip
+    shown = axes[2].imshow(
+        combined, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest"
+    )
     axes[2].set_title(residual, color=INK)
     bar = axes[2].figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
     bar.outline.set_visible(False)
@@ -159,12 +165,24 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     seen, model, spectrum = axes
     convolved = obs.parts[0].cut(scene.convolved[k])
     seen.imshow(compose(convolved), origin="lower", interpolation="nearest")
-    seen.set_ylabel(_tag(result, k), color="white", fontsize=9, rotation=0, labelpad=12,
-                    va="center", bbox={"boxstyle": "round,pad=0.2", "fc": color, "ec": "none"})  # fmt: skip
+    seen.set_ylabel(
+        _tag(result, k),
+        color="white",
+        fontsize=9,
+        rotation=0,
+        labelpad=12,
+        va="center",
+        bbox={"boxstyle": "round,pad=0.2", "fc": color, "ec": "none"},
+    )
     image = scene.morphology[k]
     peak = max(float(image.max()), 1e-30)
-    model.imshow(np.arcsinh(image / (0.02 * peak)), origin="lower", cmap="gray",
-                 interpolation="nearest", vmin=0)  # fmt: skip
+    model.imshow(
+        np.arcsinh(image / (0.02 * peak)),
+        origin="lower",
+        cmap="gray",
+        interpolation="nearest",
+        vmin=0,
+    )
     row, column = result.center[k]
     half = 14
     model.set_facecolor("black")  # the zoom may reach beyond the image
@@ -174,11 +192,26 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
         for spine in axis.spines.values():
             spine.set_visible(False)
     bands = np.arange(len(obs.bands))
-    spectrum.plot(bands, result.parametric.flux[k] * factor, "s", color=SOFT, markersize=6,
-                  fillstyle="none", label="bulge + disk")  # fmt: skip
-    spectrum.errorbar(bands, scene.flux[k] * factor, scene.flux_error[k] * factor, fmt="o-",
-                      color=color, markersize=4, linewidth=1.2, capsize=2,
-                      label="learned prior")  # fmt: skip
+    spectrum.plot(
+        bands,
+        result.parametric.flux[k] * factor,
+        "s",
+        color=SOFT,
+        markersize=6,
+        fillstyle="none",
+        label="bulge + disk",
+    )
+    spectrum.errorbar(
+        bands,
+        scene.flux[k] * factor,
+        scene.flux_error[k] * factor,
+        fmt="o-",
+        color=color,
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
+        label="learned prior",
+    )
     highest = max(
         float((scene.flux[k] * factor).max()), float((result.parametric.flux[k] * factor).max())
     )
@@ -200,5 +233,6 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     if first:
         seen.set_title("as observed", fontsize=9, color=INK)
         model.set_title("model, zoomed", fontsize=9, color=INK)
-        spectrum.legend(fontsize=7, frameon=False, ncols=2, loc="upper left",
-                        bbox_to_anchor=(0, 1.3))  # fmt: skip
+        spectrum.legend(
+            fontsize=7, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.3)
+        )

@@ -190,9 +190,11 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
         "kernel_error": _number(np.max(data.kernel_error)),
         "seconds": seconds,
         "versions": {
-            "scorepriors": __version__, "jax": jax.__version__, "numpyro": numpyro.__version__,
+            "scorepriors": __version__,
+            "jax": jax.__version__,
+            "numpyro": numpyro.__version__,
         },
-    }  # fmt: skip
+    }
 
 
 def source_images(result: Deblended) -> fits.HDUList:

@@ -70,7 +70,8 @@ def report_page(
     names = ", ".join(map(str, table["id"]))
     sections = [
         _verdict(tree),
-        "<h2>Fluxes</h2>", _flux_table(table, result.observation.bands),
+        "<h2>Fluxes</h2>",
+        _flux_table(table, result.observation.bands),
         "<h2>Scene</h2>",
         picture(
             scene_figure(result, tree),
@@ -108,8 +109,9 @@ def report_page(
             "Chains that agree overlap on the left and are flat on the right.",
         ),
         *_energy(tree, chains, draws),
-        "<h2>Settings</h2>", _settings(tree),
-    ]  # fmt: skip
+        "<h2>Settings</h2>",
+        _settings(tree),
+    ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -209,16 +211,29 @@ def _settings(tree) -> str:
 
 #: Attributes that tables of figures show, and what they are called there.
 _FIGURES = (
-    ("algorithm", "algorithm"), ("num_warmup", "warm-up draws per chain"), ("draws_kept", "draws per chain"),
-    ("thinning", "transitions per draw"), ("target_acceptance_rate", "acceptance aimed at"),
-    ("start", "start"), ("step_size", "step size"), ("gradients", "gradient evaluations"),
-    ("seconds", "seconds"), ("seed", "key"), ("prior", "prior"), ("sigma0", "sigma0"),
-    ("max_rhat", "largest R-hat of few"), ("max_pixel_rhat", "largest R-hat of many"),
+    ("algorithm", "algorithm"),
+    ("num_warmup", "warm-up draws per chain"),
+    ("draws_kept", "draws per chain"),
+    ("thinning", "transitions per draw"),
+    ("target_acceptance_rate", "acceptance aimed at"),
+    ("start", "start"),
+    ("step_size", "step size"),
+    ("gradients", "gradient evaluations"),
+    ("seconds", "seconds"),
+    ("seed", "key"),
+    ("prior", "prior"),
+    ("sigma0", "sigma0"),
+    ("max_rhat", "largest R-hat of few"),
+    ("max_pixel_rhat", "largest R-hat of many"),
     ("min_ess", "fewest effective draws"),
-    ("min_ess_site", "of site"), ("divergences", "divergences"), ("min_bfmi", "smallest E-BFMI"),
-    ("scorepriors_version", "scorepriors"), ("inference_library_version", "blackjax"),
-    ("numpyro_version", "numpyro"), ("jax_version", "jax"),
-)  # fmt: skip
+    ("min_ess_site", "of site"),
+    ("divergences", "divergences"),
+    ("min_bfmi", "smallest E-BFMI"),
+    ("scorepriors_version", "scorepriors"),
+    ("inference_library_version", "blackjax"),
+    ("numpyro_version", "numpyro"),
+    ("jax_version", "jax"),
+)
 
 
 def figures(tree: Any) -> list[tuple[str, str]]:
@@ -316,10 +331,14 @@ def draws_figure(result: Deblended, tree: Any) -> Figure:
             if k == 0:
                 axis.set_title(title, fontsize=9, color=INK)
         axes[k, 0].set_ylabel(
-            result.positions.ids[k], color="white", fontsize=9, rotation=0, labelpad=14,
-            va="center", bbox={"boxstyle": "round,pad=0.2", "fc": COLORS[k % len(COLORS)],
-                               "ec": "none"},
-        )  # fmt: skip
+            result.positions.ids[k],
+            color="white",
+            fontsize=9,
+            rotation=0,
+            labelpad=14,
+            va="center",
+            bbox={"boxstyle": "round,pad=0.2", "fc": COLORS[k % len(COLORS)], "ec": "none"},
+        )
     return figure
 
 

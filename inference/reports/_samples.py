@@ -16,8 +16,13 @@ from ._page import figures, mean_as_observed, report_page
 
 #: Names of the result files.
 SAMPLE_NAMES = (
-    "posterior.nc", "catalog.ecsv", "sources.fits", "diagnostics.txt", "report.html", SCENE,
-)  # fmt: skip
+    "posterior.nc",
+    "catalog.ecsv",
+    "sources.fits",
+    "diagnostics.txt",
+    "report.html",
+    SCENE,
+)
 
 
 def write_samples(

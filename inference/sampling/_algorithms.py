@@ -100,9 +100,13 @@ def _nuts_step(key, state, log_density, settings, jitter):
 
 def _hmc_step(key, state, log_density, settings, jitter):
     state, info = hmc.build_kernel()(
-        key, state, log_density, settings.step_size, _identity(state),
+        key,
+        state,
+        log_density,
+        settings.step_size,
+        _identity(state),
         _steps(settings.length / settings.step_size),
-    )  # fmt: skip
+    )
     return state, _hmc_move(info)
 
 
@@ -117,9 +121,13 @@ def _dynamic_hmc_init(key, position, log_density):
 def _dynamic_hmc_step(key, state, log_density, settings, jitter):
     kernel = dynamic_hmc.build_kernel(integration_steps_fn=_jittered)
     state, info = kernel(
-        key, state, log_density, settings.step_size, _identity(state),
+        key,
+        state,
+        log_density,
+        settings.step_size,
+        _identity(state),
         (settings.length / settings.step_size, jitter),
-    )  # fmt: skip
+    )
     return state, _hmc_move(info)
 
 
@@ -136,9 +144,13 @@ def _adjusted_mclmc_step(key, state, log_density, settings, jitter):
     kernel = adjusted_mclmc_dynamic.build_kernel(integration_steps_fn=_jittered)
     mean = settings.length * _root_dimension(state) / settings.step_size
     state, info = kernel(
-        key, state, log_density, settings.step_size, inverse_mass_matrix=_identity(state),
+        key,
+        state,
+        log_density,
+        settings.step_size,
+        inverse_mass_matrix=_identity(state),
         integration_steps_params=(mean, jitter),
-    )  # fmt: skip
+    )
     return state, _hmc_move(info)
 
 
@@ -153,9 +165,13 @@ def _mclmc_init(key, position, log_density):
 def _mclmc_step(key, state, log_density, settings, jitter):
     kernel = mclmc.build_kernel()
     state, info = kernel(
-        key, state, log_density, _identity(state), settings.length * _root_dimension(state),
+        key,
+        state,
+        log_density,
+        _identity(state),
+        settings.length * _root_dimension(state),
         settings.step_size,
-    )  # fmt: skip
+    )
     # No Metropolis test; this stands in for its rate, so that one tuner serves all: 1/2
     # where the energy error per dimension is the one asked for.
     allowed = MCLMC_ENERGY_VARIANCE * state.position.size
@@ -171,21 +187,30 @@ ALGORITHMS: dict[str, Algorithm] = {
         _plain_init, _nuts_step, lambda d: 1.0 * d**-0.25, "No-U-Turn sampler; exact."
     ),
     "hmc": Algorithm(
-        _plain_init, _hmc_step, lambda d: 1.0 * d**-0.25,
+        _plain_init,
+        _hmc_step,
+        lambda d: 1.0 * d**-0.25,
         "Hamiltonian Monte Carlo with trajectories of one length; exact.",
     ),
     "dynamic_hmc": Algorithm(
-        _dynamic_hmc_init, _dynamic_hmc_step, lambda d: 1.0 * d**-0.25,
+        _dynamic_hmc_init,
+        _dynamic_hmc_step,
+        lambda d: 1.0 * d**-0.25,
         "Hamiltonian Monte Carlo with trajectories of random length; exact.",
     ),
     "adjusted_mclmc": Algorithm(
-        _adjusted_mclmc_init, _adjusted_mclmc_step, lambda d: 0.5 * d**0.25,
+        _adjusted_mclmc_init,
+        _adjusted_mclmc_step,
+        lambda d: 0.5 * d**0.25,
         "Microcanonical Langevin Monte Carlo with a Metropolis test; exact.",
     ),
     "mclmc": Algorithm(
-        _mclmc_init, _mclmc_step, lambda d: 0.2 * d**0.5,
+        _mclmc_init,
+        _mclmc_step,
+        lambda d: 0.2 * d**0.5,
         "Unadjusted microcanonical Langevin: no Metropolis test, so variances are off by "
         "about the energy error per dimension it is tuned for.",
-        exact=False, target=0.6,
+        exact=False,
+        target=0.6,
     ),
-}  # fmt: skip
+}

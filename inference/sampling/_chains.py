@@ -105,9 +105,12 @@ def advance(
         new = update(tuner, accepted.mean())
         tuner = jax.tree.map(lambda n, o: jnp.where(adapt, n, o).astype(o.dtype), new, tuner)
         tuned = jnp.exp(tuner.log_step_size).astype(settings.step_size.dtype)
-        return states, settings._replace(
-            step_size=jnp.where(adapt, tuned, settings.step_size)
-        ), tuner, move  # fmt: skip
+        return (
+            states,
+            settings._replace(step_size=jnp.where(adapt, tuned, settings.step_size)),
+            tuner,
+            move,
+        )
 
     def draw(carry):
         i, states, settings, tuner, positions, gradients, moves = carry
@@ -124,11 +127,14 @@ def advance(
             0, thinning, inner, (states, settings, tuner, zero)
         )
         return (
-            i + 1, states, settings, tuner,
+            i + 1,
+            states,
+            settings,
+            tuner,
             positions.at[i].set(states.position),
             gradients.at[i].set(states.logdensity_grad),
             jax.tree.map(lambda a, b: a.at[i].set(b), moves, total),
-        )  # fmt: skip
+        )
 
     shapes = jax.eval_shape(lambda: step(jax.random.split(key, chains), states, settings, 0.5)[1])
     moves = jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), shapes)
@@ -211,10 +217,19 @@ def run_chains(
         count = min(BLOCK, stop - run.done)
         warming = run.done < num_warmup
         states, settings, tuner, positions, gradients, moves = advance(
-            target, algorithm, BLOCK, np.int32(thinning), run.states, run.settings, run.tuner,
-            draw_key, np.int32(run.done), np.int32(count), np.asarray(warming),
+            target,
+            algorithm,
+            BLOCK,
+            np.int32(thinning),
+            run.states,
+            run.settings,
+            run.tuner,
+            draw_key,
+            np.int32(run.done),
+            np.int32(count),
+            np.asarray(warming),
             np.float32(rate),
-        )  # fmt: skip
+        )
         run.states, run.settings, run.tuner = states, settings, tuner
         moves = jax.tree.map(lambda a, n=count: np.asarray(a)[:n], moves)
         positions, gradients = np.asarray(positions)[:count], np.asarray(gradients)[:count]

@@ -121,9 +121,11 @@ def _recover_block(target, offsets, key, index, log_likelihood, predictive):
         flat = target.preconditioner.center + target.preconditioner.curvature(q)
         _, unravel = ravel_pytree(target.origin)
         return target.bound.recover(
-            jax.random.fold_in(key, index), unravel(flat),
-            log_likelihood=log_likelihood, predictive=predictive,
-        )  # fmt: skip
+            jax.random.fold_in(key, index),
+            unravel(flat),
+            log_likelihood=log_likelihood,
+            predictive=predictive,
+        )
 
     # A few at a time: rendering needs much more memory than what is kept of it.
     return jax.lax.map(lambda x: one(*x), (index, offsets), batch_size=8)
@@ -143,9 +145,13 @@ def recover_draws(target, blocks, key, log_likelihood, predictive):
         index = np.arange(chains) * count + number[:, None]
         padding = [(0, size - len(block)), (0, 0)]
         made = _recover_block(
-            target, np.pad(block, [*padding, (0, 0)], "edge").reshape(size * chains, -1), key,
-            np.pad(index, padding, "edge").ravel().astype(np.int32), log_likelihood, predictive,
-        )  # fmt: skip
+            target,
+            np.pad(block, [*padding, (0, 0)], "edge").reshape(size * chains, -1),
+            key,
+            np.pad(index, padding, "edge").ravel().astype(np.int32),
+            log_likelihood,
+            predictive,
+        )
         made = jax.tree.map(lambda a: np.asarray(a).reshape(size, chains, *a.shape[1:]), made)
         if out is None:
             out = jax.tree.map(lambda a: np.empty((chains, count, *a.shape[2:]), a.dtype), made)

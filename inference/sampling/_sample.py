@@ -156,9 +156,13 @@ def sample(
     method = _algorithm(algorithm)
     rate = method.target if target_acceptance_rate is None else target_acceptance_rate
     check_ranges(
-        rate, num_warmup=(num_warmup, 20), num_samples=(num_samples, 4),
-        num_chains=(num_chains, 1), thinning=(thinning, 1), rank=(rank, 1),
-    )  # fmt: skip
+        rate,
+        num_warmup=(num_warmup, 20),
+        num_samples=(num_samples, 4),
+        num_chains=(num_chains, 1),
+        thinning=(thinning, 1),
+        rank=(rank, 1),
+    )
     if preconditioner not in PRECONDITIONERS:
         raise InputError(
             f"`preconditioner` must be one of {', '.join(PRECONDITIONERS)}, got {preconditioner!r}."
@@ -169,12 +173,16 @@ def sample(
     start_key, chain_key, draw_key = jax.random.split(key, 3)
     settings = {
         "algorithm": algorithm if isinstance(algorithm, str) else _description(method),
-        "num_warmup": num_warmup, "num_samples": num_samples, "num_chains": num_chains,
-        "thinning": thinning, "rate": rate, "rank": rank,
+        "num_warmup": num_warmup,
+        "num_samples": num_samples,
+        "num_chains": num_chains,
+        "thinning": thinning,
+        "rate": rate,
+        "rank": rank,
         "preconditioner": preconditioner,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "init": _description(init),
-    }  # fmt: skip
+    }
     directions = rank if preconditioner in ("both", "curvature") else 0
     total = num_warmup + num_samples
     with reporter(progress, total) as report, deferred_interrupt() as interrupt:
@@ -190,10 +198,16 @@ def sample(
         run.states = _spread_over_devices(run.states)
         saved = time.monotonic()
         for moves in run_chains(
-            target, method, run, num_warmup=num_warmup, num_samples=num_samples,
-            thinning=thinning, rate=rate, key=chain_key,
+            target,
+            method,
+            run,
+            num_warmup=num_warmup,
+            num_samples=num_samples,
+            thinning=thinning,
+            rate=rate,
+            key=chain_key,
             refining=preconditioner in ("both", "warmup"),
-        ):  # fmt: skip
+        ):
             report(run.done, _state_of(run, moves, num_warmup))
             last = run.done == total or bool(interrupt)
             if checkpoint is not None and (last or time.monotonic() - saved > CHECKPOINT_INTERVAL):
@@ -207,12 +221,20 @@ def sample(
             raise KeyboardInterrupt
         report(run.done, "from draws to values")
         return collect(
-            target, run.draws, _sample_stats(run.moves, run.settings), method,
-            key=draw_key, log_likelihood=log_likelihood, posterior_predictive=posterior_predictive,
-            dims=dims, coords=coords, constant_data=constant_data,
+            target,
+            run.draws,
+            _sample_stats(run.moves, run.settings),
+            method,
+            key=draw_key,
+            log_likelihood=log_likelihood,
+            posterior_predictive=posterior_predictive,
+            dims=dims,
+            coords=coords,
+            constant_data=constant_data,
             attrs={**attributes(bound, settings, start, kept), **_about(settings, run)},
-            wanted=num_samples, started=started,
-        )  # fmt: skip
+            wanted=num_samples,
+            started=started,
+        )
 
 
 def _algorithm(algorithm: str | Algorithm) -> Algorithm:

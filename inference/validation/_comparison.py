@@ -57,10 +57,7 @@ def compare_sets(
 
 
 def trees_auc(
-    features: Float[np.ndarray, "N f"],
-    reference: Float[np.ndarray, "M f"],
-    *,
-    key: PRNGKeyArray,
+    features: Float[np.ndarray, "N f"], reference: Float[np.ndarray, "M f"], *, key: PRNGKeyArray
 ) -> float:
     """Area under the curve of gradient-boosted trees telling two tables of features apart.
 

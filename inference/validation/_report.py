@@ -120,10 +120,16 @@ def validate_prior(
     noisy = timed("noisy samples", draw_samples, prior, JUDGED_SIGMA, num, key=next(keys))
     clean = timed("denoised samples", draw_clean_samples, prior, num, key=next(keys))
     denoised_train, denoised_held = (
-        timed(f"denoised {name}", noise_and_denoise, prior, images, CLEAN_SIGMA,
-              key=next(keys_denoised))
+        timed(
+            f"denoised {name}",
+            noise_and_denoise,
+            prior,
+            images,
+            CLEAN_SIGMA,
+            key=next(keys_denoised),
+        )
         for name, images in (("training images", train), ("held-out images", held))
-    )  # fmt: skip
+    )
 
     samples: dict[str, dict] = {}
     control: dict[str, dict] = {}
@@ -149,28 +155,36 @@ def validate_prior(
         "protocol": _protocol(num, sigma0),
         "samples": samples,
         "control": control,
-        "denoising": timed(
-            "denoising", denoising_table, energy, linear, z_held, key=next(keys)
-        ),
+        "denoising": timed("denoising", denoising_table, energy, linear, z_held, key=next(keys)),
         "jacobian": {
             "sigma": sigma0,
             "kappa": timed(
-                "jacobian", jacobian_asymmetry, Partial(score, energy),
-                add_white_noise(jnp.asarray(z_held[:8]), sigma0, key=next(keys)), sigma0, key=next(keys),
+                "jacobian",
+                jacobian_asymmetry,
+                Partial(score, energy),
+                add_white_noise(jnp.asarray(z_held[:8]), sigma0, key=next(keys)),
+                sigma0,
+                key=next(keys),
             ),
         },
         "ring": timed("ring", ring_test, energy, z_clean[:256]),
         "shift": timed("shift", shift_cost, energy, z_held[:256], sigma0),
-    }  # fmt: skip
+    }
     start = timed("chain starts", draw_samples, prior, sigma0, 64, key=next(keys))
     report["stein"] = timed(
         "stein", stein_identity, energy, stretch.inv(jnp.asarray(start)), sigma0, key=next(keys)
     )
     noisy_train = add_noise(train, stretch, sigma0, key=next(keys))[:NUM_LONG_CHAINS]
     report["long_chains"] = timed(
-        "long chains", long_chains, energy, stretch, stretch.inv(jnp.asarray(noisy_train)),
-        add_noise(held, stretch, sigma0, key=next(keys)), sigma0, key=next(keys),
-    )  # fmt: skip
+        "long chains",
+        long_chains,
+        energy,
+        stretch,
+        stretch.inv(jnp.asarray(noisy_train)),
+        add_noise(held, stretch, sigma0, key=next(keys)),
+        sigma0,
+        key=next(keys),
+    )
     report["seconds"] = seconds
     return report
 
@@ -199,7 +213,9 @@ def criteria(report: dict) -> dict[str, Criterion]:
             f"samples with one maximum, {level}", noisy["one_maximum"], ">=", 0.995
         ),
         "denoising": Criterion(f"denoising rms over Wiener filter's, {level}", ratio, "<=", 0.40),
-        "kappa": Criterion("asymmetry of the score's Jacobian", report["jacobian"]["kappa"], "<=", 1e-5),
+        "kappa": Criterion(
+            "asymmetry of the score's Jacobian", report["jacobian"]["kappa"], "<=", 1e-5
+        ),
         "ring_sign": Criterion("mean score on a foreign ring", ring["on_ring"], "<", 0.0),
         "ring_contrast": Criterion(
             "score on the ring over the mean absolute one elsewhere", ring["ratio"], ">=", 10.0
@@ -208,13 +224,18 @@ def criteria(report: dict) -> dict[str, Criterion]:
             "Stein identity, deviation in standard errors", stein["deviation"], "<=", 2.0
         ),
         "long_chains_auc": Criterion(
-            f"boosted trees AUC after {long['draws']} HMC transitions", long["trees_auc"], "<=", 0.65
+            f"boosted trees AUC after {long['draws']} HMC transitions",
+            long["trees_auc"],
+            "<=",
+            0.65,
         ),
         "long_chains_drift": Criterion(
             f"energy drift after {long['draws']} HMC transitions, standard deviations",
-            abs(long["drift"]), "<=", 0.5,
+            abs(long["drift"]),
+            "<=",
+            0.5,
         ),
-    }  # fmt: skip
+    }
     return found
 
 

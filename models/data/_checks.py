@@ -61,11 +61,7 @@ def weights_from_variance(
         )
     variance = np.where(masked, np.inf, variance.astype(np.float64))
     with np.errstate(invalid="ignore"):
-        problems = {
-            "NaN": np.isnan(variance),
-            "negative": variance < 0,
-            "zero": variance == 0,
-        }
+        problems = {"NaN": np.isnan(variance), "negative": variance < 0, "zero": variance == 0}
     for problem, bad in problems.items():
         if bad.any():
             raise InputError(
@@ -204,10 +200,7 @@ def check_pixels(
             "they must agree."
         )
     weights = weights.astype(np.float64)
-    for problem, bad in {
-        "NaN or infinite": ~np.isfinite(weights),
-        "negative": weights < 0,
-    }.items():
+    for problem, bad in {"NaN or infinite": ~np.isfinite(weights), "negative": weights < 0}.items():
         if bad.any():
             raise InputError(
                 f"{bad.sum()} weight(s) are {problem}, {where_first(bad, bands)}; "

@@ -116,10 +116,15 @@ def _blobs(image, variance, mask, sigma: float, threshold: float) -> np.ndarray:
     sharp = fftconvolve(image, kernel, mode="same")
     noise = np.sqrt(np.maximum(fftconvolve(variance, kernel**2, mode="same"), 1e-12))
     found = sep.extract(
-        np.ascontiguousarray(sharp, np.float32), threshold,
-        err=np.ascontiguousarray(noise, np.float32), mask=mask, minarea=1, filter_kernel=None,
-        deblend_nthresh=64, deblend_cont=CONTRAST,
-    )  # fmt: skip
+        np.ascontiguousarray(sharp, np.float32),
+        threshold,
+        err=np.ascontiguousarray(noise, np.float32),
+        mask=mask,
+        minarea=1,
+        filter_kernel=None,
+        deblend_nthresh=64,
+        deblend_cont=CONTRAST,
+    )
     places = [_peak(sharp, int(y), int(x)) for y, x in zip(found["ypeak"], found["xpeak"])]
     return np.reshape(places, (-1, 2))
 

@@ -73,8 +73,13 @@ def join_observations(reference: Observation, *others: Observation) -> Observati
         np.concatenate([_padded(obs.weights, canvas) for obs in observations]),
         _same_size(psfs),
         _distinct([band for obs in observations for band in obs.bands]),
-        reference.wcs, unit, zero_points, reference.name, reference.catalog, tuple(parts),
-    )  # fmt: skip
+        reference.wcs,
+        unit,
+        zero_points,
+        reference.name,
+        reference.catalog,
+        tuple(parts),
+    )
 
 
 def _straight_grid(reference: Observation, obs: Observation, name: str):
@@ -113,9 +118,7 @@ def _psfs_on(part: Part, obs: Observation) -> np.ndarray:
     size = obs.psfs.shape[-1]
     grid = 2 * size
     transforms = np.fft.rfft2(obs.psfs.astype(float), (grid, grid))
-    fastest = np.maximum(
-        abs(np.fft.fftfreq(grid))[:, None], np.fft.rfftfreq(grid)[None, :]
-    )  # fmt: skip
+    fastest = np.maximum(abs(np.fft.fftfreq(grid))[:, None], np.fft.rfftfreq(grid)[None, :])
     held = fastest <= 0.5 * part.scale
     power = abs(transforms) ** 2
     lost = (power * ~held).sum((1, 2)) / power.sum((1, 2))
@@ -136,8 +139,14 @@ def _psfs_on(part: Part, obs: Observation) -> np.ndarray:
     start = size // 2 - half / part.scale
     grids = np.array([[start, start, 1 / part.scale]])
     shape = (2 * half + 1, 2 * half + 1)
-    drawn = regrid((transforms * held)[:, None], np.repeat(grids, len(transforms), 0),
-                   np.zeros((1, 2)), size, shape, xp=np)[:, 0]  # fmt: skip
+    drawn = regrid(
+        (transforms * held)[:, None],
+        np.repeat(grids, len(transforms), 0),
+        np.zeros((1, 2)),
+        size,
+        shape,
+        xp=np,
+    )[:, 0]
     return drawn / drawn.sum((1, 2), keepdims=True)
 
 

@@ -274,7 +274,7 @@ class Observation:
         zero_point = check_zero_point(zero_point, unit, len(values))
         return cls(
             values, noise, psfs, tuple(bands), wcs, unit, zero_point, name, catalog, scale=scale
-        )  # fmt: skip
+        )
 
     @classmethod
     def from_nddata(cls, images: Sequence, psfs, bands=None) -> "Observation":

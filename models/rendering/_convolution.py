@@ -239,10 +239,20 @@ def _define(primitive, in_turn, at_once, abstract, transposed, options, static):
 
 
 _define(
-    _convolve_p, _convolve_in_turn, _convolve_at_once, _convolve_shape, _correlate_p,
-    lambda shape, params: {"box": shape[-1]}, ("bands", "shape"),
-)  # fmt: skip
+    _convolve_p,
+    _convolve_in_turn,
+    _convolve_at_once,
+    _convolve_shape,
+    _correlate_p,
+    lambda shape, params: {"box": shape[-1]},
+    ("bands", "shape"),
+)
 _define(
-    _correlate_p, _correlate_in_turn, _correlate_at_once, _correlate_shape, _convolve_p,
-    lambda shape, params: {"bands": shape[1], "shape": shape[-2:]}, ("box",),
-)  # fmt: skip
+    _correlate_p,
+    _correlate_in_turn,
+    _correlate_at_once,
+    _correlate_shape,
+    _convolve_p,
+    lambda shape, params: {"bands": shape[1], "shape": shape[-2:]},
+    ("box",),
+)

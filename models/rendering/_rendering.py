@@ -330,9 +330,8 @@ def image_data(
         wide = np.fft.rfft2(kernels, (wide_grid, wide_grid)).astype(np.complex64)
         wide = jax.device_put(wide)
     return ImageData(
-        images, weights, transforms, error, mean, colors, noise, size, grid, grids, wide,
-        wide_grid,
-    )  # fmt: skip
+        images, weights, transforms, error, mean, colors, noise, size, grid, grids, wide, wide_grid
+    )
 
 
 def _noise_flux(obs: Observation) -> float:

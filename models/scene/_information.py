@@ -57,7 +57,7 @@ def gather(
     first, support = corner - data.kernel_size // 2, box + data.kernel_size - 1
     other = gather_regridded(
         images[:, own:], data.transforms[own:], data.grids, first, support, box
-    )  # fmt: skip
+    )
     return jnp.concatenate([out, other], 1)
 
 
@@ -259,10 +259,13 @@ def scene_curvature(
     residual = data.images - jnp.einsum("kb,kbyx->byx", mean, unit)
     count = len(corner)
     sources = jnp.arange(count)
-    seen = jnp.stack([
-        gather(data, jnp.broadcast_to(data.weights * one, unit.shape), corner, box)
-        for one in unit
-    ], axis=-1)  # fmt: skip
+    seen = jnp.stack(
+        [
+            gather(data, jnp.broadcast_to(data.weights * one, unit.shape), corner, box)
+            for one in unit
+        ],
+        axis=-1,
+    )
     shape = jnp.moveaxis(seen, 1, -1)
     left = gather(data, jnp.broadcast_to(data.weights * residual, unit.shape), corner, box)
     area = morphology.sum((-2, -1))

@@ -147,10 +147,18 @@ def simulate_set(
             progress(index + 1)
     counts = [len(b["centers"]) for b in blends]
     meta = {
-        "survey": name, "seed": seed, "n": number, "sources": [low, high], "bands": facts.bands,
-        "scale": float(facts.scale), "zp": ZERO_POINT, "model_sigma": MODEL_PSF_SIGMA,
-        "format": 1, "scorepriors": __version__, "galsim": galsim.__version__,
-    }  # fmt: skip
+        "survey": name,
+        "seed": seed,
+        "n": number,
+        "sources": [low, high],
+        "bands": facts.bands,
+        "scale": float(facts.scale),
+        "zp": ZERO_POINT,
+        "model_sigma": MODEL_PSF_SIGMA,
+        "format": 1,
+        "scorepriors": __version__,
+        "galsim": galsim.__version__,
+    }
     if real is not None:
         table = hashlib.sha256(real.path.read_bytes()).hexdigest()
         meta |= {"galaxies": real.path.name, "galaxies_sha256": table}
@@ -384,11 +392,16 @@ def _check_layout(name: str, arrays: dict[str, np.ndarray]) -> None:
             f"`centers` has {num_sources}."
         )
     expected = {
-        "skyvar": (count, bands), "gain": (bands,), "centers": (num_sources, 2),
-        "conv": (num_sources, bands, *shape), "flux_stamp": (num_sources, bands),
-        "flux_total": (num_sources, bands), "mags": (num_sources, bands),
-        "beta": (num_sources,), "snr": (num_sources,),
-    }  # fmt: skip
+        "skyvar": (count, bands),
+        "gain": (bands,),
+        "centers": (num_sources, 2),
+        "conv": (num_sources, bands, *shape),
+        "flux_stamp": (num_sources, bands),
+        "flux_total": (num_sources, bands),
+        "mags": (num_sources, bands),
+        "beta": (num_sources,),
+        "snr": (num_sources,),
+    }
     for field, wanted in expected.items():
         if field in arrays and arrays[field].shape != wanted:
             raise InputError(

@@ -18,9 +18,17 @@ FAINTEST = 24.0
 
 #: Columns that are looked at, here or by GalSim.
 COLUMNS = (
-    "ident", "mag", "gal_filename", "gal_hdu", "psf_filename", "psf_hdu", "pixel_scale",
-    "noise_mean", "noise_variance", "noise_filename",
-)  # fmt: skip
+    "ident",
+    "mag",
+    "gal_filename",
+    "gal_hdu",
+    "psf_filename",
+    "psf_hdu",
+    "pixel_scale",
+    "noise_mean",
+    "noise_variance",
+    "noise_filename",
+)
 
 #: Draws of which none has a center, before that is said.
 _ATTEMPTS = 100

@@ -168,9 +168,12 @@ class Instrument:
 #: A near-infrared camera in space: the depth and the zodiacal light that Euclid's wide survey
 #: was planned with (Scaramella et al. 2022, A&A 662, A112), on pixels of 0.1 arcsec.
 SPACE = Instrument(
-    "YJH", 0.1, {"Y": 0.48, "J": 0.50, "H": 0.52}, {"Y": 24.0, "J": 24.0, "H": 24.0},
+    "YJH",
+    0.1,
+    {"Y": 0.48, "J": 0.50, "H": 0.52},
+    {"Y": 24.0, "J": 24.0, "H": 24.0},
     {"Y": 22.1, "J": 22.1, "H": 22.3},
-)  # fmt: skip
+)
 
 
 def _lsst(bands: str, years: float = 10.0) -> Instrument:
@@ -194,9 +197,11 @@ class _Scene:
 
 def _draw_scene(galsim, rng, num_sources, bands, magnitudes, spread, gap=4.0) -> _Scene:
     places = _apart(
-        lambda: rng.normal(0, spread, (num_sources, 2)), gap=gap, reach=3 * spread,
+        lambda: rng.normal(0, spread, (num_sources, 2)),
+        gap=gap,
+        reach=3 * spread,
         mend=f"{num_sources} sources do not fit within `spread` = {spread} px; make it larger.",
-    )  # fmt: skip
+    )
     mags = np.sort(rng.uniform(*magnitudes, num_sources))
     flux = flux_of(mags[:, None] + colors(rng, num_sources, bands))
     return _Scene(places, flux, [lsst_galaxy(galsim, rng) for _ in range(num_sources)])
@@ -230,9 +235,16 @@ def _observe(galsim, rng, scene: _Scene, instrument: Instrument, shape, name: st
     wcs.wcs.cunit = ["deg", "deg"]
     catalog = Table({"x": centers[:, 1], "y": centers[:, 0]})
     obs = Observation.from_arrays(
-        images, variance=variance, psfs=psf_images(psfs, scale), bands=list(bands), wcs=wcs,
-        unit="nJy", zero_point=ZERO_POINT, name=name, catalog=catalog,
-    )  # fmt: skip
+        images,
+        variance=variance,
+        psfs=psf_images(psfs, scale),
+        bands=list(bands),
+        wcs=wcs,
+        unit="nJy",
+        zero_point=ZERO_POINT,
+        name=name,
+        catalog=catalog,
+    )
     return obs, Truth(centers, scene.flux, morphology, convolved)
 
 

@@ -152,16 +152,30 @@ def bulge_disk(
         log_ratio = numpyro.sample("bulge_log_ratio", dist.Normal(np.log(0.6), 0.5))
         round_ = numpyro.sample("bulge_ellipticity", dist.Normal(0.0, 0.15).expand([2]).to_event(1))
     image = bulge_disk_image(
-        sources.center + offset - sources.corner, log_radius, shape, logit, log_ratio, round_,
-        box=box, psf_sigma=psf_sigma,
-    )  # fmt: skip
+        sources.center + offset - sources.corner,
+        log_radius,
+        shape,
+        logit,
+        log_ratio,
+        round_,
+        box=box,
+        psf_sigma=psf_sigma,
+    )
     return Morphologies(image, sources.corner, sources.mask)
 
 
 def bulge_disk_image(
-    place, log_radius, ellipticity, bulge_logit, bulge_log_ratio, bulge_ellipticity,
-    *, box: int, psf_sigma: float, xp=jnp,
-):  # fmt: skip
+    place,
+    log_radius,
+    ellipticity,
+    bulge_logit,
+    bulge_log_ratio,
+    bulge_ellipticity,
+    *,
+    box: int,
+    psf_sigma: float,
+    xp=jnp,
+):
     """Images ``[K, box, box]`` of `bulge_disk` for given values of its sites.
 
     Parameters
@@ -187,9 +201,14 @@ def bulge_disk_image(
     radius = xp.where(is_bulge, bulge_radius[:, None], disk_radius[:, None])
     shape = xp.where(is_bulge[:, None], bulge_ellipticity[:, None], ellipticity[:, None])
     return gaussian_mixture_image(
-        weights, np.concatenate([disk[1], bulge[1]]) * radius, ellipse(shape, xp), place,
-        box=box, psf_sigma=psf_sigma, xp=xp,
-    )  # fmt: skip
+        weights,
+        np.concatenate([disk[1], bulge[1]]) * radius,
+        ellipse(shape, xp),
+        place,
+        box=box,
+        psf_sigma=psf_sigma,
+        xp=xp,
+    )
 
 
 def sersic(
@@ -211,9 +230,13 @@ def sersic(
         shape = numpyro.sample("ellipticity", dist.Normal(0.0, 0.3).expand([2]).to_event(1))
     weights, sigmas = _mixture(float(index))
     image = gaussian_mixture_image(
-        weights, sigmas * (jnp.exp(log_radius) + 0.05)[:, None], ellipse(shape[:, None]),
-        sources.center + offset - sources.corner, box=box, psf_sigma=psf_sigma,
-    )  # fmt: skip
+        weights,
+        sigmas * (jnp.exp(log_radius) + 0.05)[:, None],
+        ellipse(shape[:, None]),
+        sources.center + offset - sources.corner,
+        box=box,
+        psf_sigma=psf_sigma,
+    )
     return Morphologies(image, sources.corner, sources.mask)
 
 

@@ -14,9 +14,19 @@ from jaxtyping import Float
 
 #: Effective wavelengths in nm of bands by name.
 WAVELENGTHS = {
-    "u": 367, "g": 483, "r": 622, "VIS": 715, "i": 755, "z": 869, "y": 971, "Y": 1081, "J": 1367,
-    "H": 1771, "K": 2150, "Ks": 2150,
-}  # fmt: skip
+    "u": 367,
+    "g": 483,
+    "r": 622,
+    "VIS": 715,
+    "i": 755,
+    "z": 869,
+    "y": 971,
+    "Y": 1081,
+    "J": 1367,
+    "H": 1771,
+    "K": 2150,
+    "Ks": 2150,
+}
 
 #: Mean and scatter of the power of the wavelength that f_nu goes with.
 SLOPE, SLOPE_SCATTER = 1.5, 1.0

@@ -38,9 +38,7 @@ class Products(NamedTuple):
 
 
 def inner_products(
-    drawn: Float[Array, "N B H W"],
-    residual: Float[Array, "B H W"],
-    weights: Float[Array, "B H W"],
+    drawn: Float[Array, "N B H W"], residual: Float[Array, "B H W"], weights: Float[Array, "B H W"]
 ) -> Products:
     """All weighted inner products of images and a residual."""
     bands = len(weights)

@@ -137,9 +137,14 @@ def initial_confinement(recipe) -> Confinement:
     config, network, first = recipe.confinement, recipe.network, recipe.training
     levels = np.geomspace(first.sigma_min, first.sigma_max, NUM_LEVELS)
     return Confinement(
-        network.width, network.modes, config.codes, config.width, config.reach, levels,
+        network.width,
+        network.modes,
+        config.codes,
+        config.width,
+        config.reach,
+        levels,
         key=jr.key(recipe.training.seed),
-    )  # fmt: skip
+    )
 
 
 def make_confinement_step(energy, recipe):
@@ -181,9 +186,7 @@ def make_confinement_step(energy, recipe):
         )
         fixed = jnp.zeros_like
         gradient = eqx.tree_at(
-            lambda c: (c.reach, c.log_sigma, c.log_threshold),
-            gradient,
-            replace_fn=fixed,
+            lambda c: (c.reach, c.log_sigma, c.log_threshold), gradient, replace_fn=fixed
         )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         return ConfinementState(optax.apply_updates(state.confinement, updates), optimizer_state), (
@@ -195,9 +198,15 @@ def make_confinement_step(energy, recipe):
 
 
 def calibrate(
-    energy, confinement: Confinement, coordinates: Float[Array, "N m"], *,
-    key: PRNGKeyArray, num: int = 4000, allowance: float = 1.1, inside: float = 1.0,
-) -> Confinement:  # fmt: skip
+    energy,
+    confinement: Confinement,
+    coordinates: Float[Array, "N m"],
+    *,
+    key: PRNGKeyArray,
+    num: int = 4000,
+    allowance: float = 1.1,
+    inside: float = 1.0,
+) -> Confinement:
     """Put the wall where no noisy training image is, or all but a few.
 
     The threshold at each level is `allowance` times a quantile of q among `num` noisy training

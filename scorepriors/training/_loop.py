@@ -457,9 +457,11 @@ def _write_checkpoint(path, state, step, seconds, history, identity):
     arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         arrays |= {
-            "step": np.asarray(step), "seconds": np.asarray(seconds),
-            "history": np.asarray(history), "recipe": np.asarray(identity),
-        }  # fmt: skip
+            "step": np.asarray(step),
+            "seconds": np.asarray(seconds),
+            "history": np.asarray(history),
+            "recipe": np.asarray(identity),
+        }
         np.savez(handle, **arrays)  # type: ignore[arg-type]
 
 

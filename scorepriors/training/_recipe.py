@@ -180,26 +180,40 @@ def _fill(kind, table: dict, prefix: str):
 def _check(recipe: Recipe) -> None:
     t, d, c = recipe.training, recipe.data, recipe.confinement
     positive: dict[str, float | None] = {
-        "data.box": d.box, "data.num_images": d.num_images, "data.num_held_out": d.num_held_out,
-        "stretch.softening": recipe.stretch.softening, "stretch.scale": recipe.stretch.scale,
-        "network.modes": recipe.network.modes, "network.width": recipe.network.width,
-        "network.inner": recipe.network.inner, "network.depth": recipe.network.depth,
-        "training.steps": t.steps, "training.batch": t.batch, "training.block": t.block,
-        "training.learning_rate": t.learning_rate, "training.sigma_min": t.sigma_min,
-        "training.devices": t.devices, "training.clip": t.clip, "sigma0": recipe.sigma0,
-        "confinement.batch": c.batch, "confinement.learning_rate": c.learning_rate,
-        "confinement.codes": c.codes, "confinement.width": c.width,
+        "data.box": d.box,
+        "data.num_images": d.num_images,
+        "data.num_held_out": d.num_held_out,
+        "stretch.softening": recipe.stretch.softening,
+        "stretch.scale": recipe.stretch.scale,
+        "network.modes": recipe.network.modes,
+        "network.width": recipe.network.width,
+        "network.inner": recipe.network.inner,
+        "network.depth": recipe.network.depth,
+        "training.steps": t.steps,
+        "training.batch": t.batch,
+        "training.block": t.block,
+        "training.learning_rate": t.learning_rate,
+        "training.sigma_min": t.sigma_min,
+        "training.devices": t.devices,
+        "training.clip": t.clip,
+        "sigma0": recipe.sigma0,
+        "confinement.batch": c.batch,
+        "confinement.learning_rate": c.learning_rate,
+        "confinement.codes": c.codes,
+        "confinement.width": c.width,
         "confinement.reach": c.reach,
-    }  # fmt: skip
+    }
     positive["data.pixel_scale"] = d.pixel_scale
     positive["data.model_psf_sigma"] = d.model_psf_sigma
     for name, value in positive.items():
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise InputError(f"`{name}` in the recipe must be positive, got {value}.")
     not_negative = {
-        "data.seed": d.seed, "training.seed": t.seed, "training.warmup": t.warmup,
+        "data.seed": d.seed,
+        "training.seed": t.seed,
+        "training.warmup": t.warmup,
         "confinement.steps": c.steps,
-    }  # fmt: skip
+    }
     for name, value in not_negative.items():
         if value < 0:
             raise InputError(f"`{name}` in the recipe must not be negative, got {value}.")

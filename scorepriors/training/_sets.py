@@ -16,13 +16,7 @@ _DAMAGED = (OSError, TypeError, ValueError, EOFError, BadZipFile, zlib.error)
 MODEL_PSF_SIGMA = 0.7
 
 #: Pixel scale in arcseconds of each built-in population.
-PIXEL_SCALES = {
-    "lsst": 0.2,
-    "lsst-irregular": 0.2,
-    "lsst-large": 0.2,
-    "hsc": 0.168,
-    "ztf": 1.01,
-}
+PIXEL_SCALES = {"lsst": 0.2, "lsst-irregular": 0.2, "lsst-large": 0.2, "hsc": 0.168, "ztf": 1.01}
 
 #: Sersic indices are drawn from these: GalSim keeps a table for each index it has met.
 _SERSIC_INDICES = np.arange(5, 51, 5) / 10

@@ -120,9 +120,13 @@ def test_interruption_keeps_the_blends_that_are_done():
             os.kill(os.getpid(), signal.SIGINT)
 
     found = deblend_many(
-        *blends((2, 2, 2, 2)), prior=gaussian_prior(box=16), max_iterations=10, chunk=2,
-        side_by_side=2, progress=progress,
-    )  # fmt: skip
+        *blends((2, 2, 2, 2)),
+        prior=gaussian_prior(box=16),
+        max_iterations=10,
+        chunk=2,
+        side_by_side=2,
+        progress=progress,
+    )
     assert [f is None for f in found] == [False, False, True, True]
 
 

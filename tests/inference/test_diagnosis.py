@@ -24,9 +24,12 @@ BOX = 8
 CENTERS = np.array([[10.0, 8.0], [11.0, 17.0]])
 
 RECIPE = Recipe(
-    name="small", sigma0=0.3, description="for tests", data=DataRecipe(path="images", box=BOX),
+    name="small",
+    sigma0=0.3,
+    description="for tests",
+    data=DataRecipe(path="images", box=BOX),
     network=NetworkRecipe(modes=6, width=16, inner=16, depth=2),
-)  # fmt: skip
+)
 
 
 def run(*arguments):
@@ -46,12 +49,22 @@ def folder(weights, tmp_path_factory):
     """A deblended folder; the second source is a star."""
     path = tmp_path_factory.mktemp("diagnosis")
     obs = small_observation(CENTERS, shape=(24, 26), bands=2, flux=600.0)
-    np.savez(path / "blend.npz", images=obs.images, variance=1 / obs.weights, psfs=obs.psfs,
-             scale=0.3)  # fmt: skip
+    np.savez(
+        path / "blend.npz", images=obs.images, variance=1 / obs.weights, psfs=obs.psfs, scale=0.3
+    )
     rows = "\n".join(f"{c[1]},{c[0]},{i}" for i, c in enumerate(CENTERS))
     (path / "positions.csv").write_text(f"x,y,is_point\n{rows}\n")
-    done = run("deblend", path / "blend.npz", "--catalog", path / "positions.csv",
-               "--prior", weights, "--output", path / "results", "--quiet")  # fmt: skip
+    done = run(
+        "deblend",
+        path / "blend.npz",
+        "--catalog",
+        path / "positions.csv",
+        "--prior",
+        weights,
+        "--output",
+        path / "results",
+        "--quiet",
+    )
     assert done.exit_code == 0, done.output
     return path / "results"
 

@@ -45,10 +45,18 @@ def run(data, stars, init):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
         return sample(
-            blend, data, None, None, stars, key=jax.random.key(0), init=init,
-            model_kwargs={"spectra": "sampled"}, algorithm="dynamic_hmc", num_warmup=250,
+            blend,
+            data,
+            None,
+            None,
+            stars,
+            key=jax.random.key(0),
+            init=init,
+            model_kwargs={"spectra": "sampled"},
+            algorithm="dynamic_hmc",
+            num_warmup=250,
             num_samples=400,
-        )  # fmt: skip
+        )
 
 
 def test_a_bright_star_in_single_precision_is_as_in_double():

@@ -85,9 +85,13 @@ def hamiltonian(bound, mode):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
         tree = sample(
-            bound, key=jax.random.key(3), algorithm="hmc", init=mode, num_warmup=300,
+            bound,
+            key=jax.random.key(3),
+            algorithm="hmc",
+            init=mode,
+            num_warmup=300,
             num_samples=600,
-        )  # fmt: skip
+        )
     return quantities(tree)
 
 
@@ -235,9 +239,8 @@ def test_scene_with_a_star_in_the_order_of_the_catalog(tmp_path):
     assert list(where.is_point) == [True, False]
     result = deblend(obs, where, prior=gaussian_prior(), padding=1)
     tree = sample_deblended(
-        result, key=jax.random.key(0), algorithm="flow", num_warmup=20, num_samples=20,
-        num_chains=4,
-    )  # fmt: skip
+        result, key=jax.random.key(0), algorithm="flow", num_warmup=20, num_samples=20, num_chains=4
+    )
     held = group(tree, "posterior")
     assert list(held["flux"]["source"].values) == ["s", "g"]
     assert list(held["stars_offset"]["stars_source"].values) == ["s"]

@@ -92,9 +92,9 @@ def test_information_of_a_joint_gaussian():
             z, spectrum, log_flux = apart(v)
             flux = spectrum * stretch(z).sum((1, 2))[:, None]
             away = flux - jnp.exp(log_flux)[:, None] * data.mean_spectrum
-            return jnp.concatenate([
-                jnp.einsum("kbc,kc->kb", whiten, away).ravel(), log_flux / BRIGHTNESS_WIDTH
-            ])  # fmt: skip
+            return jnp.concatenate(
+                [jnp.einsum("kbc,kc->kb", whiten, away).ravel(), log_flux / BRIGHTNESS_WIDTH]
+            )
 
         def total_flux(v):
             z, spectrum, _ = apart(v)

@@ -48,9 +48,14 @@ def view(scale, shape, sigma, bands, flux, *, seed=0):
     wcs.wcs.crval = [10.0, 2.0]
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     return Observation.from_arrays(
-        images, variance=np.ones_like(images), bands=bands, wcs=wcs, zero_point=31.4,
-        psfs=np.stack([gaussian_psf(sigma, 17)] * len(bands)), name=f"{scale:g}",
-    )  # fmt: skip
+        images,
+        variance=np.ones_like(images),
+        bands=bands,
+        wcs=wcs,
+        zero_point=31.4,
+        psfs=np.stack([gaussian_psf(sigma, 17)] * len(bands)),
+        name=f"{scale:g}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +108,15 @@ def test_files(result, tmp_path):
     with fits.open(tmp_path / "sources.fits") as hdus:
         names = [hdu.name for hdu in hdus[1:]]
         assert names == [
-            "MODEL_A", "SOURCE_A", "SOURCE2_A", "MODEL_B", "SOURCE_B", "SOURCE2_B",
-            "RESIDUAL", "RESIDUAL2",
-        ]  # fmt: skip
+            "MODEL_A",
+            "SOURCE_A",
+            "SOURCE2_A",
+            "MODEL_B",
+            "SOURCE_B",
+            "SOURCE2_B",
+            "RESIDUAL",
+            "RESIDUAL2",
+        ]
         assert hdus["SOURCE_A"].data.shape == (2, 22, 22)
         assert hdus["SOURCE2_A"].data.shape == (1, 32, 32)
         assert hdus["SOURCE2_A"].header["BANDS"] == "J"

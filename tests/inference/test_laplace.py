@@ -28,9 +28,13 @@ DATA = DESIGN @ np.arange(6.0, dtype=np.float32)
 
 def test_a_gaussian_posterior_in_closed_form():
     tree = laplace(
-        regression, jnp.asarray(DESIGN), jnp.asarray(DATA), key=jax.random.key(0),
-        num_samples=4000, log_likelihood=True,
-    )  # fmt: skip
+        regression,
+        jnp.asarray(DESIGN),
+        jnp.asarray(DATA),
+        key=jax.random.key(0),
+        num_samples=4000,
+        log_likelihood=True,
+    )
     covariance = np.linalg.inv(DESIGN.T @ DESIGN / 0.25 + np.eye(6) / 4)
     mean = covariance @ DESIGN.T @ DATA / 0.25
     draws = np.asarray(group(tree, "posterior")["x"])[0]

@@ -34,9 +34,10 @@ SMALL, LARGE = 12, 20
 
 #: A large galaxy, a star and a small galaxy.
 POSITIONS = Positions(
-    ("wide", "star", "dwarf"), np.array([[20.0, 20.0], [7.0, 26.0], [9.0, 9.0]]),
+    ("wide", "star", "dwarf"),
+    np.array([[20.0, 20.0], [7.0, 26.0], [9.0, 9.0]]),
     np.array([False, True, False]),
-)  # fmt: skip
+)
 SIGMAS, FLUXES = (4.0, 0.0, 0.5), (6000.0, 900.0, 700.0)
 
 

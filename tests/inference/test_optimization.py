@@ -65,8 +65,10 @@ def test_noncentered_eight_schools_agrees_with_scipy(key):
     value = jax.jit(jax.value_and_grad(lambda v: bound.potential_fn(unravel(v))))
     found = minimize(
         lambda v: tuple(np.asarray(a, float) for a in value(jnp.asarray(v, jnp.float32))),
-        flat, jac=True, method="BFGS",
-    )  # fmt: skip
+        flat,
+        jac=True,
+        method="BFGS",
+    )
     np.testing.assert_allclose(best.potential, found.fun, atol=1e-3)
     scipy_tau = np.exp(unravel(jnp.asarray(found.x, jnp.float32))["tau"])
     np.testing.assert_allclose(best.values["tau"], scipy_tau, rtol=0.05)
@@ -74,9 +76,13 @@ def test_noncentered_eight_schools_agrees_with_scipy(key):
 
 def test_a_mode_at_infinity_is_not_called_converged(key):
     best = fit_map(
-        eight_schools, 8, ERRORS, key=key, model_kwargs={"y": SCHOOLS, "centered": True},
+        eight_schools,
+        8,
+        ERRORS,
+        key=key,
+        model_kwargs={"y": SCHOOLS, "centered": True},
         max_iterations=300,
-    )  # fmt: skip
+    )
     assert not best.converged
 
 
@@ -189,8 +195,9 @@ def test_a_posterior_is_a_potential_for_numpyro(key):
     u = bound.unconstrain({"w": jnp.ones(3)})
     np.testing.assert_allclose(bound.log_density(u), -bound.potential_fn(u))
     np.testing.assert_allclose(bound.constrain(u)["w"], 1.0, rtol=1e-6)
-    chain = MCMC(NUTS(potential_fn=bound.potential_fn), num_warmup=200, num_samples=300,
-                 progress_bar=False)  # fmt: skip
+    chain = MCMC(
+        NUTS(potential_fn=bound.potential_fn), num_warmup=200, num_samples=300, progress_bar=False
+    )
     chain.run(key, init_params=u)
     draws = chain.get_samples()["w"]
     error = np.sqrt(np.diag(np.linalg.inv(X.T @ X / 0.01)))

@@ -46,17 +46,29 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
     convolved = flux[:, :, None, None] * morphology[:, None]
     images = convolved.sum(0) + rng.normal(size=(len(bands), *shape))
     obs = Observation.from_arrays(
-        images, variance=np.ones_like(images), psfs=np.ones((1, 1)), bands=bands,
-        wcs=sky() if wcs else None, **of_image,
-    )  # fmt: skip
+        images,
+        variance=np.ones_like(images),
+        psfs=np.ones((1, 1)),
+        bands=bands,
+        wcs=sky() if wcs else None,
+        **of_image,
+    )
     data = image_data(obs, box=8, model_psf_sigma=None)
     data = replace(data, kernel_error=jnp.asarray([1e-4, 3e-4]))
     sources = place_sources(center, box=8)
     fit = MAPResult(
-        params={}, values={}, converged=True, num_iterations=np.int32(40), potential=1.0,
-        loss_history=np.zeros(40), gradient_norm=0.1, expected_gain=np.float32(np.nan),
-        seconds=1.0, interrupted=False, posterior=posterior(blend, data, None, None, None, sources),
-    )  # fmt: skip
+        params={},
+        values={},
+        converged=True,
+        num_iterations=np.int32(40),
+        potential=1.0,
+        loss_history=np.zeros(40),
+        gradient_norm=0.1,
+        expected_gain=np.float32(np.nan),
+        seconds=1.0,
+        interrupted=False,
+        posterior=posterior(blend, data, None, None, None, sources),
+    )
     scene = Scene(morphology, convolved, flux, 0.05 * flux, 1.01, np.ones(num), fit)
     profile = {
         "log_radius": np.zeros(num),
@@ -134,11 +146,7 @@ def test_sources_that_are_outshone_or_not_explained_are_flagged():
     for deviation, flag in ((4, "ok"), (6, "residual")):
         chi2 = np.array([1.0, 1.0, 1 + deviation * spread])
         spoilt = replace(scene, convolved=convolved, source_chi2=chi2)
-        assert list(catalog(replace(result, free_form=spoilt))["flags"]) == [
-            "ok",
-            "outshone",
-            flag,
-        ]
+        assert list(catalog(replace(result, free_form=spoilt))["flags"]) == ["ok", "outshone", flag]
 
 
 def test_a_flux_that_hangs_on_the_model_of_shapes_is_disputed():
@@ -186,10 +194,13 @@ def test_every_flag_is_raised_by_its_cause():
         positions=replace(result.positions, is_point=point),
         center=center,
         free_form=replace(
-            scene, flux=flux, flux_error=error, morphology=morphology,
+            scene,
+            flux=flux,
+            flux_error=error,
+            morphology=morphology,
             fit=SimpleNamespace(converged=False),
         ),
-    )  # fmt: skip
+    )
     found = [set(words.split(",")) for words in catalog(result)["flags"]]
     expected = ["edge", "edge", "faint", "negative", "moved", "masked"]
     for words, word in zip(found, expected, strict=True):

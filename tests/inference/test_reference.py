@@ -72,7 +72,11 @@ def test_moves_leave_the_gaussian_as_it_is(found, step):
         white = np.linalg.solve(root[k], (moved[:, k] - mean[k]).T)
         assert np.abs(white.mean(1)).max() < 5 / number**0.5
         assert np.abs(np.cov(white) - np.eye(16)).max() < 6 / number**0.5
-    overlap = np.mean((np.asarray(moved)[:, 0] - mean[0]) * (np.asarray(start).reshape(number, 2, 16)[:, 0] - mean[0]), 0)  # fmt: skip
+    overlap = np.mean(
+        (np.asarray(moved)[:, 0] - mean[0])
+        * (np.asarray(start).reshape(number, 2, 16)[:, 0] - mean[0]),
+        0,
+    )
     expected = np.sqrt(1 - step**2) * np.diag(covariance[0])
     np.testing.assert_allclose(overlap, expected, atol=6 / number**0.5)
 

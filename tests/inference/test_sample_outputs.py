@@ -57,40 +57,59 @@ def fabricated(*, chains=2, draws=50, zero_point=31.4, wcs=True, warnings=()):
     sky.wcs.crpix, sky.wcs.cdelt, sky.wcs.crval = [12, 12], [-1e-4, 1e-4], [53, -28]
     sky.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     attrs = {
-        "scene": "deblended", "name": "made", "prior_name": "gaussian", "prior_sigma": 0.3,
-        "height": 24, "width": 26, "flux_unit": "nJy", "image_unit": "nJy", "star_box": 15,
-        "star_psf_sigma": 0.7, "warnings": json.dumps(list(warnings)), "draws_kept": draws,
+        "scene": "deblended",
+        "name": "made",
+        "prior_name": "gaussian",
+        "prior_sigma": 0.3,
+        "height": 24,
+        "width": 26,
+        "flux_unit": "nJy",
+        "image_unit": "nJy",
+        "star_box": 15,
+        "star_psf_sigma": 0.7,
+        "warnings": json.dumps(list(warnings)),
+        "draws_kept": draws,
         "algorithm": "nuts",
-    }  # fmt: skip
+    }
     if zero_point is not None:
         attrs["flux_zero_point"] = zero_point
     if wcs:
         attrs |= {"wcs": sky.to_header_string(relax=True).rstrip(), "pixel_scale": 0.36}
     groups = {
         "posterior": {
-            "galaxies/morphology": images, "spectrum": spectrum, "flux": 2 * spectrum,
+            "galaxies/morphology": images,
+            "spectrum": spectrum,
+            "flux": 2 * spectrum,
             "stars/offset": rng.normal(0, 0.05, (chains, draws, 1, 2)),
         },
         "sample_stats": {
-            "energy": rng.normal(size=(chains, draws)), "diverging": np.zeros((chains, draws), bool),
+            "energy": rng.normal(size=(chains, draws)),
+            "diverging": np.zeros((chains, draws), bool),
             "acceptance_rate": np.full((chains, draws), 0.8),
         },
         "constant_data": {
-            "center": CENTERS, "corner": np.array([(4, 5), (2, 9), (12, 8)]),
-            "is_point": np.array([False, True, False]), "flux_factor": np.array([1.0, 2.0]),
+            "center": CENTERS,
+            "corner": np.array([(4, 5), (2, 9), (12, 8)]),
+            "is_point": np.array([False, True, False]),
+            "flux_factor": np.array([1.0, 2.0]),
         },
-    }  # fmt: skip
+    }
     dims = {
         "galaxies/morphology": ["galaxies/source", "box_y", "box_x"],
         "stars/offset": ["stars/source", "axis"],
-        "spectrum": ["source", "band"], "flux": ["source", "band"],
-        "center": ["source", "axis"], "corner": ["source", "axis"], "is_point": ["source"],
+        "spectrum": ["source", "band"],
+        "flux": ["source", "band"],
+        "center": ["source", "axis"],
+        "corner": ["source", "axis"],
+        "is_point": ["source"],
         "flux_factor": ["band"],
-    }  # fmt: skip
+    }
     coords = {
-        "source": ["a", "star", "c"], "galaxies/source": ["a", "c"], "stars/source": ["star"],
+        "source": ["a", "star", "c"],
+        "galaxies/source": ["a", "c"],
+        "stars/source": ["star"],
         "band": ["g", "r"],
-    }  # fmt: skip
+    }
     return make_tree(groups, dims=dims, coords=coords, attrs=attrs)
 
 
@@ -116,8 +135,7 @@ def test_catalog_holds_the_moments_of_the_draws():
         mean = flux[..., b].mean(0)
         np.testing.assert_allclose(table[f"mag_{band}"].value, 31.4 - 2.5 * np.log10(mean))
         np.testing.assert_allclose(
-            table[f"mag_err_{band}"].value,
-            2.5 / np.log(10) * flux[..., b].std(0, ddof=1) / mean,
+            table[f"mag_err_{band}"].value, 2.5 / np.log(10) * flux[..., b].std(0, ddof=1) / mean
         )
     np.testing.assert_allclose(table["flux_total"].value, flux.sum(2).mean(0))
     np.testing.assert_allclose(table["flux_err_total"].value, flux.sum(2).std(0, ddof=1))
@@ -176,8 +194,16 @@ def test_source_moments_are_those_of_the_images():
     assert mean[:12].sum() == 0
     with source_images(tree) as hdus:
         names = [hdu.name for hdu in hdus]
-        assert names == ["PRIMARY", "MEAN_A", "SD_A", "MEAN_STAR", "SD_STAR", "MEAN_C", "SD_C",
-                         "FLUX_COVARIANCE"]  # fmt: skip
+        assert names == [
+            "PRIMARY",
+            "MEAN_A",
+            "SD_A",
+            "MEAN_STAR",
+            "SD_STAR",
+            "MEAN_C",
+            "SD_C",
+            "FLUX_COVARIANCE",
+        ]
         assert hdus["SD_C"].data.shape == (2, 24, 26)
         assert hdus["SD_C"].header["CTYPE1"] == "RA---TAN"
         assert hdus[0].header["TRUSTED"]
@@ -258,9 +284,13 @@ def scene(tmp_path_factory):
     obs = small_observation(CENTERS, shape=(24, 26), bands=2)
     obs.to_fits(folder / "blend.fits")
     Table(
-        {"id": ["a", "star", "c"], "x": CENTERS[:, 1], "y": CENTERS[:, 0],
-         "is_star": [False, True, False]}
-    ).write(folder / "positions.ecsv")  # fmt: skip
+        {
+            "id": ["a", "star", "c"],
+            "x": CENTERS[:, 1],
+            "y": CENTERS[:, 0],
+            "is_star": [False, True, False],
+        }
+    ).write(folder / "positions.ecsv")
     return folder, obs
 
 
@@ -287,10 +317,22 @@ def sampled(scene, tmp_path_factory):
         )
         patch.setattr("scorepriors.inference.deblending._deblend.deblend", padded)
         outcome = run(
-            folder / "blend.fits", "--catalog", folder / "positions.ecsv", "--algorithm", "hmc",
-            "--chains", 2, "--warmup", 20, "--draws", 8, "--output", target, "--quiet",
+            folder / "blend.fits",
+            "--catalog",
+            folder / "positions.ecsv",
+            "--algorithm",
+            "hmc",
+            "--chains",
+            2,
+            "--warmup",
+            20,
+            "--draws",
+            8,
+            "--output",
+            target,
+            "--quiet",
             "--diagnose",
-        )  # fmt: skip
+        )
     return outcome, target, found[0]
 
 
@@ -337,8 +379,9 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
         # Convolution keeps the light: fluxes of the mean image are those of the table.
         np.testing.assert_allclose(
             hdus["SOURCE_STAR"].data.sum((1, 2)),
-            [table["flux_band0"][1].value, table["flux_band1"][1].value], rtol=0.05,
-        )  # fmt: skip
+            [table["flux_band0"][1].value, table["flux_band1"][1].value],
+            rtol=0.05,
+        )
 
 
 class Page(HTMLParser):
@@ -383,10 +426,21 @@ def test_a_browser_shows_every_picture(sampled, tmp_path):
     page = tmp_path / "page.html"
     page.write_text((sampled[1] / "report.html").read_text().replace("</body>", script))
     shown = subprocess.run(
-        [_BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,900",
-         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
+        [
+            _BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--window-size=1100,900",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
     assert re.search("<title>(.*)</title>", shown)[1] == "true,true"
 
 
@@ -403,8 +457,10 @@ def test_padding_is_gone_before_the_first_draw(sampled):
     assert fit.values["galaxies/morphology"].shape == (3, 8, 8)
     bound, trimmed, groups = without_padding(fit)
     assert bound.sites() == {
-        "galaxies/morphology": (2, 8, 8), "stars/offset": (1, 2), "brightness": (3,),
-    }  # fmt: skip
+        "galaxies/morphology": (2, 8, 8),
+        "stars/offset": (1, 2),
+        "brightness": (3,),
+    }
     # Two galaxies and one of padding, a star and two: 0, 1, 3 of the whole.
     np.testing.assert_array_equal(
         trimmed.values["brightness"], np.asarray(fit.values["brightness"])[[0, 1, 3]]

@@ -209,9 +209,15 @@ def test_forgotten_jacobian_is_seen(right):
 
 def test_constrained_and_likelihood_groups(tmp_path):
     tree = run(
-        schools, *SCHOOLS, algorithm="hmc", num_samples=200, log_likelihood=True,
-        posterior_predictive=True, coords={"school": list("ABCDEFGH")}, thinning=2,
-    )  # fmt: skip
+        schools,
+        *SCHOOLS,
+        algorithm="hmc",
+        num_samples=200,
+        log_likelihood=True,
+        posterior_predictive=True,
+        coords={"school": list("ABCDEFGH")},
+        thinning=2,
+    )
     assert (draws(tree, "tau") > 0).all()
     theta = draws(tree, "theta")
     expected = dist.Normal(theta, SCHOOLS[1]).log_prob(SCHOOLS[0])
@@ -274,9 +280,14 @@ def test_interrupt_keeps_draws():
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         tree = sample(
-            schools, *SCHOOLS, key=jax.random.key(0), algorithm="hmc", num_warmup=60,
-            num_samples=500, progress=progress,
-        )  # fmt: skip
+            schools,
+            *SCHOOLS,
+            key=jax.random.key(0),
+            algorithm="hmc",
+            num_warmup=60,
+            num_samples=500,
+            progress=progress,
+        )
     assert any("interrupted" in str(w.message) for w in said)
     kept = draws(tree, "mu").shape[1]
     assert 0 < kept < 500
@@ -355,9 +366,13 @@ def test_bad_input(model, options, says):
 def test_checkpoint_on_a_full_disk_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match="can't be written"):
         run(
-            schools, *SCHOOLS, algorithm="hmc", num_warmup=20, num_samples=20,
+            schools,
+            *SCHOOLS,
+            algorithm="hmc",
+            num_warmup=20,
+            num_samples=20,
             checkpoint=tmp_path / "missing" / "run.npz",
-        )  # fmt: skip
+        )
 
 
 def test_maps_invert_with_their_gradients():

@@ -71,11 +71,16 @@ def one_galaxy(scene):
     sources = place_sources(CENTERS[:1], box=8)
     return {
         spectra: run(
-            blend, data, prior, sources, model_kwargs={"spectra": spectra}, num_samples=1200,
+            blend,
+            data,
+            prior,
+            sources,
+            model_kwargs={"spectra": spectra},
+            num_samples=1200,
             num_warmup=300,
         )
         for spectra in ("marginal", "sampled", "profiled")
-    }  # fmt: skip
+    }
 
 
 def test_exact_spectra_equal_sampled_ones(one_galaxy):
@@ -109,9 +114,13 @@ def test_forgotten_normalizer_of_marginalized_spectra_is_seen(one_galaxy):
 @pytest.fixture(scope="module")
 def drawn(scene):
     return run(
-        blend, *scene, num_samples=600, num_warmup=300, log_likelihood=True,
+        blend,
+        *scene,
+        num_samples=600,
+        num_warmup=300,
+        log_likelihood=True,
         posterior_predictive=True,
-    )  # fmt: skip
+    )
 
 
 def test_pixel_likelihood_and_predictions(scene, drawn):

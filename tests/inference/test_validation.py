@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from scorepriors import (
-    InputError,
-    LogStretch,
-    ScorePrior,
-)
+from scorepriors import InputError, LogStretch, ScorePrior
 from scorepriors.energies._networks import (
     GaussianEnergy,
     ModeNetwork,

@@ -41,9 +41,14 @@ def test_sites_and_shapes_of_one_group_and_of_three(data):
     assert one["morphology"].shape == (4, 8, 8)
     assert one["flux"].shape == (4, 3)
     three = sites(
-        blend, data, prior, place_sources(CENTERS, box=8), place_sources(CENTERS[:1], box=15),
-        place_sources(CENTERS[1:], box=16), box=16,
-    )  # fmt: skip
+        blend,
+        data,
+        prior,
+        place_sources(CENTERS, box=8),
+        place_sources(CENTERS[:1], box=15),
+        place_sources(CENTERS[1:], box=16),
+        box=16,
+    )
     assert {"galaxies/morphology", "stars/offset", "profiles/log_radius"} <= set(three)
     assert three["flux"].shape == (4, 3)
 
@@ -75,11 +80,14 @@ def test_marginal_spectra_integrate_the_sampled_ones(data):
     values = []
     for brightness in ([5.5, 5.6], [5.9, 5.4]):
         init = {
-            "offset": jnp.zeros((2, 2)), "log_radius": jnp.zeros(2),
-            "ellipticity": jnp.zeros((2, 2)), "bulge_logit": jnp.full(2, -2.0),
-            "bulge_log_ratio": jnp.zeros(2), "bulge_ellipticity": jnp.zeros((2, 2)),
+            "offset": jnp.zeros((2, 2)),
+            "log_radius": jnp.zeros(2),
+            "ellipticity": jnp.zeros((2, 2)),
+            "bulge_logit": jnp.full(2, -2.0),
+            "bulge_log_ratio": jnp.zeros(2),
+            "bulge_ellipticity": jnp.zeros((2, 2)),
             "brightness": jnp.asarray(brightness),
-        }  # fmt: skip
+        }
         u = marginal.unconstrain(init)
         mode = marginal.constrain(u)["spectrum"]
         precision = -curvature(mode, u).reshape(6, 6)

@@ -92,9 +92,11 @@ def test_boxes_of_two_sizes_are_each_seen_as_by_themselves(joined):
         np.testing.assert_allclose(seen, expected, atol=tolerance)
         diagonal = likelihood_diagonal_on_host(both, np.ones((2, 5)), sources, box)
         np.testing.assert_allclose(
-            diagonal, likelihood_diagonal_on_host(alone, np.ones((2, 5)), sources, box), rtol=1e-4,
+            diagonal,
+            likelihood_diagonal_on_host(alone, np.ones((2, 5)), sources, box),
+            rtol=1e-4,
             atol=1e-4 * diagonal.max(),
-        )  # fmt: skip
+        )
     with pytest.raises(InputError, match="boxes of 60 pixels do not fit the prepared grid"):
         both.for_box(60)
 

@@ -88,9 +88,7 @@ def test_masked_pixels_are_zero_and_may_be_anything():
     mask = np.zeros(SHAPE[1:], bool)
     mask[2, 3] = True
     obs = make(
-        images=at(np.nan, (slice(None), 2, 3)),
-        variance=at(np.nan, (slice(None), 2, 3)),
-        mask=mask,
+        images=at(np.nan, (slice(None), 2, 3)), variance=at(np.nan, (slice(None), 2, 3)), mask=mask
     )
     assert (obs.weights[:, 2, 3] == 0).all()
     assert (obs.images[:, 2, 3] == 0).all()

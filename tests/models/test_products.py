@@ -65,12 +65,14 @@ def test_every_choice_of_images(brightest):
     with jax.enable_x64(True):
         double = scene(brightest, float)
         drawn, images, weights, prior = double
-        exact = np.array([
-            spectrum_posterior(
-                drawn[np.arange(SOURCES) + SOURCES * taken], images, weights, prior
-            ).log_marginal
-            for taken in choices()
-        ])  # fmt: skip
+        exact = np.array(
+            [
+                spectrum_posterior(
+                    drawn[np.arange(SOURCES) + SOURCES * taken], images, weights, prior
+                ).log_marginal
+                for taken in choices()
+            ]
+        )
         # The ridge is a part in 10^14 here.
         np.testing.assert_allclose(by_products(*double), exact, rtol=1e-9)
     single = np.array(by_products(*scene(brightest, jnp.float32)), float)

@@ -39,13 +39,22 @@ def test_image_against_galsim(index, radius):
     galsim = pytest.importorskip("galsim")
     weights, sigmas = (jnp.asarray(a, jnp.float32) for a in sersic_mixture(index))
     image = gaussian_mixture_image(
-        weights, sigmas * radius, ellipse(jnp.asarray([0.3, 0.2])), jnp.asarray([15.7, 15.2]),
-        box=32, psf_sigma=0.7,
-    )  # fmt: skip
+        weights,
+        sigmas * radius,
+        ellipse(jnp.asarray([0.3, 0.2])),
+        jnp.asarray([15.7, 15.2]),
+        box=32,
+        psf_sigma=0.7,
+    )
     on_host = gaussian_mixture_image(
-        np.asarray(weights), np.asarray(sigmas) * radius, ellipse(np.array([0.3, 0.2]), np),
-        np.array([15.7, 15.2]), box=32, psf_sigma=0.7, xp=np,
-    )  # fmt: skip
+        np.asarray(weights),
+        np.asarray(sigmas) * radius,
+        ellipse(np.array([0.3, 0.2]), np),
+        np.array([15.7, 15.2]),
+        box=32,
+        psf_sigma=0.7,
+        xp=np,
+    )
     np.testing.assert_allclose(image, on_host, atol=1e-6)
     size = np.hypot(0.3, 0.2)
     g1, g2 = np.tanh(size) / size * np.array([0.3, 0.2])

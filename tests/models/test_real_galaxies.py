@@ -37,17 +37,21 @@ def write_catalog(galsim, folder, magnitudes, shape=None, **changes):
     white = np.zeros((21, 21))
     white[10, 10] = 1
     fits.writeto(folder / "noise.fits", white)
-    columns = (
-        {
-            "IDENT": np.arange(count), "MAG": np.asarray(magnitudes, float),
-            "BAND": ["F814W"] * count, "WEIGHT": np.ones(count),
-            "GAL_FILENAME": ["galaxies.fits"] * count, "PSF_FILENAME": ["psfs.fits"] * count,
-            "GAL_HDU": np.arange(count), "PSF_HDU": np.arange(count),
-            "PIXEL_SCALE": np.full(count, SPACE), "NOISE_MEAN": np.zeros(count),
-            "NOISE_VARIANCE": np.full(count, 1e-12), "NOISE_FILENAME": ["noise.fits"] * count,
-            "stamp_flux": np.full(count, galaxy.sum()),
-        }
-    )  # fmt: skip
+    columns = {
+        "IDENT": np.arange(count),
+        "MAG": np.asarray(magnitudes, float),
+        "BAND": ["F814W"] * count,
+        "WEIGHT": np.ones(count),
+        "GAL_FILENAME": ["galaxies.fits"] * count,
+        "PSF_FILENAME": ["psfs.fits"] * count,
+        "GAL_HDU": np.arange(count),
+        "PSF_HDU": np.arange(count),
+        "PIXEL_SCALE": np.full(count, SPACE),
+        "NOISE_MEAN": np.zeros(count),
+        "NOISE_VARIANCE": np.full(count, 1e-12),
+        "NOISE_FILENAME": ["noise.fits"] * count,
+        "stamp_flux": np.full(count, galaxy.sum()),
+    }
     Table(columns | changes).write(folder / "catalog.fits")
     return folder / "catalog.fits"
 

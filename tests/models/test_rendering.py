@@ -89,9 +89,10 @@ def test_against_galsim():
     from scorepriors.models.data._observation import Observation
 
     obs = Observation.from_arrays(
-        np.ones((2, 48, 48)), variance=np.ones((2, 48, 48)),
+        np.ones((2, 48, 48)),
+        variance=np.ones((2, 48, 48)),
         psfs=np.stack([p / p.sum() for p in psfs]),
-    )  # fmt: skip
+    )
     data = image_data(obs, box=32)
     assert float(data.kernel_error.max()) < 1e-3
     got = data.render(jnp.asarray(morphology)[None], jnp.asarray([[8, 8]]))[0]

@@ -67,9 +67,13 @@ def advance(scene, near, states, steps, key, first, count, thinning, warming, ra
             number = (first + i) * thinning + j
             kind = number % 3
             states, rates, accepted = _sweep(
-                scene, near, kind, states, steps._replace(source=steps.source[kind]),
+                scene,
+                near,
+                kind,
+                states,
+                steps._replace(source=steps.source[kind]),
                 jax.random.fold_in(key, number),
-            )  # fmt: skip
+            )
             push = jnp.where(warming, 2 * (number / 3 + 3.0) ** -0.6, 0.0)
             return states, _tuned(steps, kind, rates, push, rate), accepted
 
@@ -77,9 +81,12 @@ def advance(scene, near, states, steps, key, first, count, thinning, warming, ra
         states, steps, accepted = jax.lax.fori_loop(0, thinning, inner, (states, steps, zero))
         one = jax.vmap(lambda *a: ravel_pytree(scene.parameters(*a))[0])
         move = Move(
-            accepted, jnp.zeros(chains, bool), -states.log_likelihood,
-            jnp.full(chains, NUM_STEPS, jnp.int32) * thinning, jnp.zeros(chains, jnp.int32),
-        )  # fmt: skip
+            accepted,
+            jnp.zeros(chains, bool),
+            -states.log_likelihood,
+            jnp.full(chains, NUM_STEPS, jnp.int32) * thinning,
+            jnp.zeros(chains, jnp.int32),
+        )
         flat = flat.at[i].set(one(states.z, states.offset, states.brightness))
         return states, steps, flat, jax.tree.map(lambda a, b: a.at[i].set(b), moves, move)
 
@@ -87,10 +94,12 @@ def advance(scene, near, states, steps, key, first, count, thinning, warming, ra
     dimension = sum(a[0].size for a in jax.tree.leaves(one))
     kind = states.log_likelihood.dtype
     moves = Move(
-        jnp.zeros((size, chains), kind), jnp.zeros((size, chains), bool),
-        jnp.zeros((size, chains), kind), jnp.zeros((size, chains), jnp.int32),
+        jnp.zeros((size, chains), kind),
+        jnp.zeros((size, chains), bool),
+        jnp.zeros((size, chains), kind),
         jnp.zeros((size, chains), jnp.int32),
-    )  # fmt: skip
+        jnp.zeros((size, chains), jnp.int32),
+    )
     flat = jnp.zeros((size, chains, dimension), kind)
     return jax.lax.fori_loop(0, count, draw, (states, steps, flat, moves))
 
@@ -178,8 +187,10 @@ def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, off
         new = log_likelihood(chain.brightness, tried)
         accept, odds = _accept(keys[0, k], new - value + excess[k])
         return (
-            jnp.where(accept, tried, taken), jnp.where(accept, new, value), rates.at[k].set(odds),
-        )  # fmt: skip
+            jnp.where(accept, tried, taken),
+            jnp.where(accept, new, value),
+            rates.at[k].set(odds),
+        )
 
     zero = jnp.zeros(num_sources, chain.brightness.dtype)
     nobody = jnp.zeros(num_sources, bool)
@@ -194,9 +205,10 @@ def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, off
         new = log_likelihood(tried, taken)
         accept, odds = _accept(keys[2, k], new - value)
         return (
-            jnp.where(accept, tried, brightness), jnp.where(accept, new, value),
+            jnp.where(accept, tried, brightness),
+            jnp.where(accept, new, value),
             rates.at[k].set(odds),
-        )  # fmt: skip
+        )
 
     brightness, value, brightness_rates = jax.lax.fori_loop(
         0, num_sources, bright, (chain.brightness, value, zero)
@@ -209,14 +221,17 @@ def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, off
 
     return (
         Walkers(
-            either(noise, chain.noise), either(z, chain.z),
+            either(noise, chain.noise),
+            either(z, chain.z),
             jnp.where(star[:, None], offset, chain.offset),
-            brightness, jnp.where(taken[:, None, None, None], drawn, chain.drawn),
-            jnp.where(taken, area, chain.area), value,
+            brightness,
+            jnp.where(taken[:, None, None, None], drawn, chain.drawn),
+            jnp.where(taken, area, chain.area),
+            value,
         ),
         source_rates,
         brightness_rates,
-    )  # fmt: skip
+    )
 
 
 def _accept(key, gain):

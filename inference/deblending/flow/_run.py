@@ -32,9 +32,11 @@ BLOCK = 10
 CHECKPOINT_INTERVAL = 20.0
 
 FLOW = Algorithm(
-    init=lambda *_: None, step=lambda *_: None, first_step=lambda _: 0.1,
+    init=lambda *_: None,
+    step=lambda *_: None,
+    first_step=lambda _: 0.1,
     note="moves of the noise that the prior's probability flow turns into galaxies",
-)  # fmt: skip
+)
 
 
 def sample_flow_scene(
@@ -82,16 +84,23 @@ def sample_flow_scene(
     started = time.monotonic()
     rate = SOURCE_RATE if target_acceptance_rate is None else target_acceptance_rate
     check_ranges(
-        rate, num_warmup=(num_warmup, 20), num_samples=(num_samples, 4),
-        num_chains=(num_chains, 1), thinning=(thinning, 1),
-    )  # fmt: skip
+        rate,
+        num_warmup=(num_warmup, 20),
+        num_samples=(num_samples, 4),
+        num_chains=(num_chains, 1),
+        thinning=(thinning, 1),
+    )
     scene = scene_of(bound)
     start_key, chain_key, draw_key = jax.random.split(key, 3)
     settings = {
-        "algorithm": "flow", "num_warmup": num_warmup, "num_samples": num_samples,
-        "num_chains": num_chains, "thinning": thinning, "rate": rate,
+        "algorithm": "flow",
+        "num_warmup": num_warmup,
+        "num_samples": num_samples,
+        "num_chains": num_chains,
+        "thinning": thinning,
+        "rate": rate,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
-    }  # fmt: skip
+    }
     total = num_warmup + num_samples
     with reporter(progress, total) as report, deferred_interrupt() as interrupt:
         report(0, "from galaxies to noise")
@@ -101,9 +110,18 @@ def sample_flow_scene(
             warming = run.done < num_warmup
             count = min(BLOCK, (num_warmup if warming else total) - run.done)
             run.states, run.settings, flat, moves = advance(
-                scene, near, run.states, run.settings, chain_key, np.int32(run.done), np.int32(count),
-                np.int32(thinning), np.asarray(warming), np.float32(rate), BLOCK,
-            )  # fmt: skip
+                scene,
+                near,
+                run.states,
+                run.settings,
+                chain_key,
+                np.int32(run.done),
+                np.int32(count),
+                np.int32(thinning),
+                np.asarray(warming),
+                np.float32(rate),
+                BLOCK,
+            )
             run.done += count
             run.gradients += count * thinning * num_chains * NUM_STEPS
             moves = jax.tree.map(lambda a, n=count: np.asarray(a)[:n], moves)
@@ -111,8 +129,11 @@ def sample_flow_scene(
                 run.draws.append(np.asarray(flat)[:count])
                 run.moves.append(moves)
             steps = ", ".join(f"{s:.2g}" for s in np.asarray(run.settings.source).max(0))
-            report(run.done, f"{'warm-up' if warming else 'draws'}: acceptance "
-                   f"{moves.acceptance_rate.mean():.2f}, steps {steps}")  # fmt: skip
+            report(
+                run.done,
+                f"{'warm-up' if warming else 'draws'}: acceptance "
+                f"{moves.acceptance_rate.mean():.2f}, steps {steps}",
+            )
             due = time.monotonic() - saved > CHECKPOINT_INTERVAL
             if checkpoint is not None and (due or run.done == total or bool(interrupt)):
                 save_run(checkpoint, run, {"references": near}, None, fingerprint(bound, settings))
@@ -139,8 +160,17 @@ def sample_flow_scene(
             "gradients": run.gradients,
         }
         return collect(
-            make_target(bound, origin, plain, plain), run.draws, stats, FLOW,
-            key=draw_key, log_likelihood=log_likelihood, posterior_predictive=posterior_predictive,
-            dims=dims, coords=coords, constant_data=constant_data, attrs=attrs,
-            wanted=num_samples, started=started,
-        )  # fmt: skip
+            make_target(bound, origin, plain, plain),
+            run.draws,
+            stats,
+            FLOW,
+            key=draw_key,
+            log_likelihood=log_likelihood,
+            posterior_predictive=posterior_predictive,
+            dims=dims,
+            coords=coords,
+            constant_data=constant_data,
+            attrs=attrs,
+            wanted=num_samples,
+            started=started,
+        )

@@ -162,10 +162,14 @@ def scene_of(bound: Posterior) -> Scene:
                 "white noise; add it, or use 'nuts' or 'dynamic_hmc'."
             )
     return Scene(
-        data, groups, stars, keywords.get("color_width", 1.0),
-        keywords.get("center_error", 0.3), keywords.get("psf_sigma", 0.7),
+        data,
+        groups,
+        stars,
+        keywords.get("color_width", 1.0),
+        keywords.get("center_error", 0.3),
+        keywords.get("psf_sigma", 0.7),
         int(keywords.get("star_box", 15)),
-    )  # fmt: skip
+    )
 
 
 class Walkers(NamedTuple):

@@ -95,9 +95,10 @@ def _alone(scene: Scene, chain: Walkers, z: Images, which):
     def with_one(k):
         mine = jnp.arange(len(area)) == k
         return scene.log_likelihood(
-            chain.brightness, jnp.where(mine[:, None, None, None], drawn, chain.drawn),
+            chain.brightness,
+            jnp.where(mine[:, None, None, None], drawn, chain.drawn),
             jnp.where(mine, area, chain.area),
-        )  # fmt: skip
+        )
 
     return jax.lax.map(with_one, which)
 
