@@ -14,6 +14,7 @@ from scipy.signal import fftconvolve
 
 from scorepriors._errors import InputError
 
+from ._joint import JointObservation
 from ._observation import Observation
 from ._positions import Positions
 
@@ -31,7 +32,7 @@ APART = 3.0
 CONTRAST = 1e-3
 
 
-def detection_image(obs: Observation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def detection_image(obs: Observation | JointObservation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inverse-variance weighted sum of the bands, in units of its own typical noise.
 
     Of several joined observations, the first: its pixels are those of positions.
@@ -42,8 +43,8 @@ def detection_image(obs: Observation) -> tuple[np.ndarray, np.ndarray, np.ndarra
         ``[H, W]``: the sum divided by its typical standard deviation, the variance that it
         has then (brighter pixels are noisier), and True where no band has data.
     """
-    first = obs.parts[0]
-    images, weights = first.cut(obs.images), first.cut(obs.weights)
+    first = obs.views[0].observation
+    images, weights = first.images, first.weights
     seen = weights > 0
     mask = ~np.any(seen, axis=0)
     # Median noise per band sets the band's weight, so that the image stays a fixed
@@ -59,7 +60,7 @@ def detection_image(obs: Observation) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return np.where(mask, 0.0, total / np.sqrt(levels.sum())), variance, mask
 
 
-def detect(obs: Observation, *, threshold: float = 4.0) -> Positions:
+def detect(obs: Observation | JointObservation, *, threshold: float = 4.0) -> Positions:
     """Detect and separate sources on the sum of all bands.
 
     Parameters
@@ -89,7 +90,7 @@ def detect(obs: Observation, *, threshold: float = 4.0) -> Positions:
     image, variance, mask = detection_image(obs)
     image = _filled(image, mask)
     variance = np.where(mask, np.median(variance[~mask]), variance)
-    width = _psf_sigma(obs.psfs[obs.parts[0].bands])
+    width = _psf_sigma(obs.views[0].psfs)
     places = np.zeros((0, 2))
     for scale in SCALES:
         for place in _blobs(image, variance, mask, max(scale * width, SMALLEST), threshold):

@@ -2,9 +2,11 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from astropy import units
+from astropy.table import Table
 from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
@@ -12,8 +14,8 @@ from scorepriors._surveys import ZERO_POINT
 from scorepriors.models.rendering._grids import regrid
 
 from ._observation import Observation
-from ._parts import Part
 from ._psf_checks import PSFWarning
+from ._views import Photometry, View
 
 #: Largest error in pixels of the reference that the straight grid of a part may make.
 _STRAIGHT = 0.1
@@ -22,8 +24,71 @@ _STRAIGHT = 0.1
 _LOST_POWER = 0.02
 
 
-def join_observations(reference: Observation, *others: Observation) -> Observation:
-    """One observation of all bands, for a joint fit.
+@dataclass(frozen=True, eq=False)
+class JointObservation(Photometry):
+    """Several observations of one sky, each on pixels of its own; from `join_observations`.
+
+    Attributes
+    ----------
+    views
+        The observations, the first of which has the pixels of the model.
+    bands
+        Names of the bands of all of them, all different.
+    zero_point
+        AB magnitude of one image unit in each band; or None.
+    unit
+        Of a pixel's value where there is no zero point; or None.
+    """
+
+    views: tuple[View, ...]
+    bands: tuple[str, ...]
+    zero_point: tuple[float, ...] | None = None
+    unit: units.UnitBase | None = None
+
+    @property
+    def reference(self) -> Observation:
+        """The first observation."""
+        return self.views[0].observation
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the first observation, in pixels."""
+        return self.reference.shape
+
+    @property
+    def num_pixels(self) -> int:
+        """Number of unmasked pixel values, over all bands of all observations."""
+        return sum(view.observation.num_pixels for view in self.views)
+
+    @property
+    def wcs(self) -> WCS | None:
+        """That of the first observation."""
+        return self.reference.wcs
+
+    @property
+    def pixel_scale(self) -> float | None:
+        """Side of a pixel of the first observation in arcseconds."""
+        return self.reference.pixel_scale
+
+    @property
+    def name(self) -> str:
+        """That of the first observation."""
+        return self.reference.name
+
+    @property
+    def catalog(self) -> Table | None:
+        """Positions that came with the first observation."""
+        return self.reference.catalog
+
+    def to_fits(self, path, overwrite: bool = False) -> None:
+        """Raise `InputError`: joined observations have no file format."""
+        raise InputError("joined observations have no file format; write each on its own.")
+
+
+def join_observations(
+    reference: Observation, *others: Observation
+) -> Observation | JointObservation:
+    """Observations of the same sky as one, for a joint fit.
 
     Sources get one morphology, on the pixels of the reference, and a flux in every band of
     every observation.  Nothing is resampled: each observation is compared with the model
@@ -39,9 +104,9 @@ def join_observations(reference: Observation, *others: Observation) -> Observati
 
     Returns
     -------
-    Observation
-        With `Observation.parts`; bands whose names are taken get a number (``r_2``).  The
-        PSFs of the others are given in pixels of the reference.
+    JointObservation
+        Bands whose names are taken get a number (``r_2``).  The PSFs of the others are
+        given in pixels of the reference.  The reference itself if there are no others.
 
     Raises
     ------
@@ -57,29 +122,22 @@ def join_observations(reference: Observation, *others: Observation) -> Observati
     observations = [reference, *others]
     if len(observations) == 1:
         return reference
-    if any(len(obs.parts) > 1 for obs in observations):
+    if any(isinstance(obs, JointObservation) for obs in observations):
         raise InputError("some of the observations are joined already; join all of them at once.")
-    parts, first = [], 0
+    names = _distinct([band for obs in observations for band in obs.bands])
+    views: list[View] = []
     for number, obs in enumerate(observations):
+        first = sum(len(view.bands) for view in views)
+        bands = names[first : first + obs.num_bands]
+        if number == 0:
+            views.append(View(obs, obs.psfs, bands))
+            continue
         name = obs.name or f"observation {number + 1}"
-        origin, scale = ((0.0, 0.0), 1.0) if number == 0 else _straight_grid(reference, obs, name)
-        parts.append(Part(first, obs.num_bands, origin, scale, obs.shape, obs.wcs, name))
-        first += obs.num_bands
-    psfs = [reference.psfs, *(_psfs_on(p, o) for p, o in zip(parts[1:], others, strict=True))]
+        origin, scale = _straight_grid(reference, obs, name)
+        psfs = _psfs_on(scale, obs, name)
+        views.append(View(obs, psfs, bands, origin, scale, first))
     zero_points, unit = _common_unit(observations)
-    canvas = np.max([obs.shape for obs in observations], axis=0)
-    return Observation(
-        np.concatenate([_padded(obs.images, canvas) for obs in observations]),
-        np.concatenate([_padded(obs.weights, canvas) for obs in observations]),
-        _same_size(psfs),
-        _distinct([band for obs in observations for band in obs.bands]),
-        reference.wcs,
-        unit,
-        zero_points,
-        reference.name,
-        reference.catalog,
-        tuple(parts),
-    )
+    return JointObservation(tuple(views), names, zero_points, unit)
 
 
 def _straight_grid(reference: Observation, obs: Observation, name: str):
@@ -113,13 +171,13 @@ def _straight_grid(reference: Observation, obs: Observation, name: str):
     return (float(origin[0]), float(origin[1])), float(scale)
 
 
-def _psfs_on(part: Part, obs: Observation) -> np.ndarray:
+def _psfs_on(scale: float, obs: Observation, name: str) -> np.ndarray:
     """PSFs ``[B, P, P]`` at pixels of the reference, as smooth as these can show."""
     size = obs.psfs.shape[-1]
     grid = 2 * size
     transforms = np.fft.rfft2(obs.psfs.astype(float), (grid, grid))
     fastest = np.maximum(abs(np.fft.fftfreq(grid))[:, None], np.fft.rfftfreq(grid)[None, :])
-    held = fastest <= 0.5 * part.scale
+    held = fastest <= 0.5 * scale
     power = abs(transforms) ** 2
     lost = (power * ~held).sum((1, 2)) / power.sum((1, 2))
     sharp = [
@@ -129,24 +187,17 @@ def _psfs_on(part: Part, obs: Observation) -> np.ndarray:
     ]
     if sharp:
         warnings.warn(
-            f"PSFs of {part.name} are sharper than pixels of the first observation can show; the "
+            f"PSFs of {name} are sharper than pixels of the first observation can show; the "
             f"share of their power that is lost: {', '.join(sharp)}. Put the sharper observation "
             "first, with a prior for its pixels.",
             PSFWarning,
             stacklevel=3,
         )
-    half = int(size // 2 * part.scale)
-    start = size // 2 - half / part.scale
-    grids = np.array([[start, start, 1 / part.scale]])
+    half = int(size // 2 * scale)
+    start = size // 2 - half / scale
+    grid = np.array([start, start, 1 / scale])
     shape = (2 * half + 1, 2 * half + 1)
-    drawn = regrid(
-        (transforms * held)[:, None],
-        np.repeat(grids, len(transforms), 0),
-        np.zeros((1, 2)),
-        size,
-        shape,
-        xp=np,
-    )[:, 0]
+    drawn = regrid((transforms * held)[:, None], grid, np.zeros((1, 2)), size, shape, xp=np)[:, 0]
     return drawn / drawn.sum((1, 2), keepdims=True)
 
 
@@ -174,18 +225,3 @@ def _distinct(bands: Sequence[str]) -> tuple[str, ...]:
             name, number = f"{band}_{number}", number + 1
         out.append(name)
     return tuple(out)
-
-
-def _padded(cube: np.ndarray, canvas) -> np.ndarray:
-    return np.pad(
-        cube, [(0, 0), *((0, n - m) for n, m in zip(canvas, cube.shape[1:], strict=True))]
-    )
-
-
-def _same_size(psfs: Sequence[np.ndarray]) -> np.ndarray:
-    """PSFs padded to the largest, centers kept."""
-    size = max(p.shape[-1] for p in psfs)
-    margins = [(size - p.shape[-1]) // 2 for p in psfs]
-    return np.concatenate(
-        [np.pad(p, [(0, 0), (m, m), (m, m)]) for p, m in zip(psfs, margins, strict=True)]
-    )

@@ -22,8 +22,6 @@ from scorepriors.models.data.readers._nddata import read_nddata
 from scorepriors.models.data.readers._npz_files import read_npz
 
 from ._checks import (
-    NANOJANSKY_ZERO_POINT,
-    ZERO_POINT_OF_ONE,
     check_bands,
     check_image_shape,
     check_pixels,
@@ -35,12 +33,12 @@ from ._checks import (
     strip_unit,
     weights_from_variance,
 )
-from ._parts import Part
 from ._psf_checks import check_psfs
+from ._views import Photometry, View
 
 
 @dataclass(frozen=True, eq=False)
-class Observation:
+class Observation(Photometry):
     """Images of one field, one per band, checked once and never changed.
 
     The arrays are read-only copies.  Pixel order is (row, column); row 0 is the first
@@ -70,9 +68,6 @@ class Observation:
         Positions that came with the images, as found there; or None.
     scale
         Arcseconds per pixel where there is no `wcs` to tell; or None.
-    parts
-        The observations that `join_observations` made this one of, and where their pixels
-        are; one that holds all bands otherwise.
 
     Raises
     ------
@@ -95,7 +90,6 @@ class Observation:
     zero_point: tuple[float, ...] | None = None
     name: str = ""
     catalog: Table | None = None
-    parts: tuple[Part, ...] = ()
     scale: float | None = None
 
     def __post_init__(self):
@@ -115,23 +109,20 @@ class Observation:
             "zero_point": check_zero_point(self.zero_point, unit, len(bands)),
             "name": str(self.name),
             "scale": check_scale(self.scale),
-            # One part is made anew: the images may have been replaced by others.
-            "parts": self.parts
-            if len(self.parts) > 1
-            else (Part(0, len(bands), shape=images.shape[1:]),),
         }
         for field, value in checked.items():
             object.__setattr__(self, field, value)
 
     @property
-    def num_bands(self) -> int:
-        """Number of bands, B."""
-        return len(self.bands)
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.images.shape[1:]
+        return height, width
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width in pixels; of the first observation if there are several."""
-        return self.parts[0].shape
+    def views(self) -> tuple[View, ...]:
+        """The observation itself, as the only view of its scene."""
+        return (View(self, self.psfs, self.bands),)
 
     @property
     def num_pixels(self) -> int:
@@ -144,55 +135,6 @@ class Observation:
         if self.wcs is None:
             return self.scale
         return float(np.sqrt(proj_plane_pixel_area(self.wcs)) * 3600)
-
-    @property
-    def flux_unit(self) -> tuple[units.UnitBase, np.ndarray]:
-        """Unit of fluxes in tables, and the factor ``[B]`` that takes image units to it.
-
-        Nanojansky if the zero points or the unit tell how; else the image's own unit, or
-        plain numbers if astropy does not know it, and so cannot calculate with it.
-        """
-        if self.zero_point is not None:
-            zero_point = np.array(self.zero_point)
-            return units.nJy, 10 ** ((ZERO_POINT_OF_ONE - zero_point) / 2.5)
-        if self.unit is not None and self.unit.is_equivalent(units.nJy):
-            return units.nJy, np.full(self.num_bands, self.unit.to(units.nJy))
-        unknown = self.unit is None or isinstance(self.unit, units.UnrecognizedUnit)
-        unit = units.dimensionless_unscaled if unknown else self.unit
-        return unit, np.ones(self.num_bands)
-
-    @property
-    def flux_zero_point(self) -> float | None:
-        """AB magnitude of one unit of `flux_unit`; None if that is no flux density."""
-        if self.flux_unit[0] != units.nJy:
-            return None
-        return ZERO_POINT_OF_ONE if self.zero_point is not None else NANOJANSKY_ZERO_POINT
-
-    def magnitudes(self, flux) -> np.ndarray | None:
-        """AB magnitudes of fluxes in image units.
-
-        Parameters
-        ----------
-        flux
-            ``[..., B]``, in the unit of the pixels (not yet times the factor of
-            `flux_unit`).
-
-        Returns
-        -------
-        numpy.ndarray or None
-            ``[..., B]``, NaN where the flux is not positive; None if neither a zero point
-            nor a unit of flux density is known.
-        """
-        zero = self.flux_zero_point
-        if zero is None:
-            return None
-        flux = numeric(flux, "flux").astype(np.float64)
-        if flux.ndim == 0 or flux.shape[-1] != self.num_bands:
-            raise InputError(
-                f"flux has the shape {flux.shape}; its last axis must be the {self.num_bands} "
-                "band(s)."
-            )
-        return zero - 2.5 * np.log10(np.where(flux > 0, flux, np.nan) * self.flux_unit[1])
 
     @classmethod
     def from_arrays(
@@ -346,11 +288,9 @@ class Observation:
         Raises
         ------
         InputError
-            If the file exists and `overwrite` is false, its folder does not, its name does
-            not end in ``.fits``, ``.fit`` or ``.fits.gz``, or several observations are joined.
+            If the file exists and `overwrite` is false, its folder does not, or its name does
+            not end in ``.fits``, ``.fit`` or ``.fits.gz``.
         """
-        if len(self.parts) > 1:
-            raise InputError("joined observations have no file format; write each on its own.")
         path = Path(path)
         endings = (".fits", ".fit", ".fits.gz")
         if not path.name.lower().endswith(endings):

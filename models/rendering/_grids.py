@@ -20,16 +20,16 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
 
-def regrid(transforms, grids, first, support: int, shape: Sequence[int], xp=jnp) -> Any:
-    """Evaluate images, given as Fourier transforms, where pixels of other grids are.
+def regrid(transforms, grid, first, support: int, shape: Sequence[int], xp=jnp) -> Any:
+    """Evaluate images, given as Fourier transforms, where pixels of another grid are.
 
     Parameters
     ----------
     transforms
-        ``[G, K, N, N // 2 + 1]``, real transforms of images on N x N pixels of the model.
-    grids
-        ``[G, 3]``, row and column of the first pixel and the side of pixels of every band, in pixels
-        of the model.
+        ``[B, K, N, N // 2 + 1]``, real transforms of images on N x N pixels of the model.
+    grid
+        ``[3]``, row and column of the first pixel, and the side of pixels, in pixels of the
+        model.
     first
         ``[K, 2]``, (row, column) of the first pixel of each image on the model's grid.
     support
@@ -42,25 +42,25 @@ def regrid(transforms, grids, first, support: int, shape: Sequence[int], xp=jnp)
     Returns
     -------
     Array
-        ``[G, K, H, W]``.
+        ``[B, K, H, W]``.
     """
     size = transforms.shape[-2]
-    rows, columns = _places(grids, first, shape, xp)
+    rows, columns = _places(grid, first, shape, xp)
     left = _waves(rows, size, support, _all_frequencies(size), size / 2, xp)
     half = np.arange(size // 2 + 1)
     right = _waves(columns, size, support, half, size / 2, xp) * _doubled(size)
-    part = xp.einsum("gkhu,gkuv->gkhv", left, transforms)
-    return xp.einsum("gkhv,gkwv->gkhw", part, right).real / size**2
+    part = xp.einsum("khu,bkuv->bkhv", left, transforms)
+    return xp.einsum("bkhv,kwv->bkhw", part, right).real / size**2
 
 
 def gather_regridded(
-    images: Float[Array, "K G H W"],
-    kernels: Complex[Array, "G N M"],
-    grids: Float[Array, "G 3"],
+    images: Float[Array, "K B H W"],
+    kernels: Complex[Array, "B N M"],
+    grid: Float[Array, " 3"],
     first: Int[Array, "K 2"],
     support: int,
     box: int,
-) -> Float[Array, "K G n n"]:
+) -> Float[Array, "K B n n"]:
     """Transpose of convolving boxes of n pixels and `regrid`, band by band.
 
     Parameters
@@ -69,7 +69,7 @@ def gather_regridded(
         One cube per box.
     kernels
         Transforms of the kernels.
-    grids, first, support
+    grid, first, support
         See `regrid`.
     box
         Side n.
@@ -78,14 +78,14 @@ def gather_regridded(
 
     def seen(boxes):
         transforms = jnp.fft.rfft2(boxes, (size, size)) * kernels[:, None]
-        return regrid(transforms, grids, first, support, shape)
+        return regrid(transforms, grid, first, support, shape)
 
     zeros = jax.ShapeDtypeStruct((len(kernels), len(first), box, box), images.dtype)
     (out,) = jax.linear_transpose(seen, zeros)(jnp.swapaxes(images, 0, 1))
     return jnp.swapaxes(out, 0, 1)
 
 
-def squared_regridded(weights, kernels, grids, first, support: int, box: int, xp=jnp) -> Any:
+def squared_regridded(weights, kernels, grid, first, support: int, box: int, xp=jnp) -> Any:
     """Sum over pixels of weights times the squared response to each pixel of the boxes.
 
     A squared kernel holds frequencies up to twice those of the kernel: it is made on
@@ -94,19 +94,19 @@ def squared_regridded(weights, kernels, grids, first, support: int, box: int, xp
     Parameters
     ----------
     weights
-        ``[G, H, W]``, inverse variances.
+        ``[B, H, W]``, inverse variances.
     kernels
-        ``[G, N, N]``, with their first pixel first, padded.
-    grids, first, support, box, xp
+        ``[B, N, N]``, with their first pixel first, padded.
+    grid, first, support, box, xp
         See `regrid` and `gather_regridded`.
 
     Returns
     -------
     Array
-        ``[K, G, n, n]``.
+        ``[K, B, n, n]``.
     """
     size, shape = kernels.shape[-1], weights.shape[1:]
-    rows, columns = _places(grids, first, shape, xp)
+    rows, columns = _places(grid, first, shape, xp)
     # Interpolated to half pixels: the spectrum in the middle of one twice as wide.
     half = size // 2
     wide = xp.fft.fftshift(xp.fft.fft2(kernels), axes=(-2, -1))
@@ -116,18 +116,17 @@ def squared_regridded(weights, kernels, grids, first, support: int, box: int, xp
     frequencies = _all_frequencies(2 * size)
     left = _waves(rows, size, support, frequencies, size, xp)
     right = _waves(columns, size, support, frequencies, size, xp)
-    seen = xp.einsum("gkhu,ghw,gkwv->gkuv", left, weights.astype(left.dtype), right)
+    seen = xp.einsum("khu,bhw,kwv->bkuv", left, weights.astype(left.dtype), right)
     # Read at whole pixels, frequencies that differ by N are one.
     folded = (squared[:, None] * seen).reshape(*seen.shape[:2], 2, size, 2, size).sum((2, 4))
     out = xp.fft.fft2(folded).real[..., :box, :box] / (2 * size) ** 2
     return xp.swapaxes(out, 0, 1)
 
 
-def _places(grids, first, shape, xp):
-    """Rows ``[G, K, H]`` and columns ``[G, K, W]`` of pixels in the frames of the images."""
-    scale = grids[:, None, 2:]
+def _places(grid, first, shape, xp):
+    """Rows ``[K, H]`` and columns ``[K, W]`` of pixels in the frames of the images."""
     return (
-        grids[:, None, axis, None] + scale * xp.arange(number) - first[None, :, axis, None]
+        grid[axis] + grid[2] * xp.arange(number) - first[:, axis, None]
         for axis, number in enumerate(shape)
     )
 

@@ -8,6 +8,7 @@ hangs on it: told that spectra are flat, a fit gives the red light of two red ga
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -40,31 +41,28 @@ FEATURES, FEATURE_LENGTH, ALONE = 0.25, 0.25, 0.1
 UNKNOWN, UNKNOWN_LENGTH, UNKNOWN_ALONE = 0.6, 2.0, 0.05
 
 
-def wavelengths(bands: tuple[str, ...]) -> Float[np.ndarray, " B"] | None:
-    """Effective wavelengths in nm; None if one of the bands is not known.
+def wavelength(band: str) -> float | None:
+    """Effective wavelength of a band in nm; None if its name is not known.
 
     Examples
     --------
-    >>> wavelengths(("g", "LSST_r", "HSC-I2"))
-    array([483., 622., 755.])
-    >>> wavelengths(("g", "narrow"))
+    >>> wavelength("LSST_r"), wavelength("HSC-I2"), wavelength("narrow")
+    (622.0, 755.0, None)
     """
-    names = [(re.findall("[A-Za-z]+", band) or [""])[-1] for band in bands]
-    names = [n.lower() if n in ("U", "G", "R", "I", "Z") else n for n in names]
-    if not all(name in WAVELENGTHS for name in names):
-        return None
-    return np.array([WAVELENGTHS[name] for name in names], float)
+    name = (re.findall("[A-Za-z]+", band) or [""])[-1]
+    name = name.lower() if name in ("U", "G", "R", "I", "Z") else name
+    return float(WAVELENGTHS[name]) if name in WAVELENGTHS else None
 
 
 def color_prior(
-    bands: tuple[str, ...], flat: Float[np.ndarray, " B"]
+    wave: Sequence[float | None], flat: Float[np.ndarray, " B"]
 ) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B B"]]:
     """Mean spectrum of galaxies, and the covariance of what single ones have relative to it.
 
     Parameters
     ----------
-    bands
-        Their names.
+    wave
+        Effective wavelengths of the bands, nm; None where one is not known.
     flat
         A spectrum flat in f_nu, in the units of the image.
 
@@ -75,11 +73,11 @@ def color_prior(
     covariance
         ``[B, B]`` of fluxes over their means, for a given sum over the bands.
     """
-    wave = wavelengths(bands)
-    if wave is None:
+    if any(one is None for one in wave):
         steps = np.subtract.outer(np.arange(len(flat)), np.arange(len(flat))) / UNKNOWN_LENGTH
         shared = (1 - UNKNOWN_ALONE) * np.exp(-0.5 * steps**2)
         return flat / flat.sum(), UNKNOWN**2 * (shared + UNKNOWN_ALONE * np.eye(len(flat)))
+    wave = np.asarray(wave, float)
     mean = flat * wave**SLOPE
     mean /= mean.sum()
     # About the wavelength at which a steeper spectrum of the same sum is the same.

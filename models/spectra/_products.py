@@ -11,12 +11,15 @@ which are made once.  Here r is a residual: with data themselves the sums would 
 of large numbers, and single precision would not do.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._spectra import SpectrumPrior, normal_equations
+from scorepriors.models.noise._abstract import AbstractNoise
+
+from ._spectra import SpectrumPrior, _by_band, normal_equations
 
 
 class Products(NamedTuple):
@@ -38,18 +41,28 @@ class Products(NamedTuple):
 
 
 def inner_products(
-    drawn: Float[Array, "N B H W"], residual: Float[Array, "B H W"], weights: Float[Array, "B H W"]
+    drawn: Sequence[Float[Array, "N B H W"]],
+    residual: Sequence[Float[Array, "B H W"]],
+    noise: Sequence[AbstractNoise],
 ) -> Products:
-    """All weighted inner products of images and a residual."""
-    bands = len(weights)
-    images = jnp.swapaxes(drawn, 0, 1).reshape(bands, len(drawn), -1)
-    left, seen = residual.reshape(bands, -1), weights.reshape(bands, -1)
-    weighted = images * seen[:, None]
-    return Products(
-        weighted @ jnp.swapaxes(images, 1, 2),
-        jnp.einsum("bnp,bp->bn", weighted, left),
-        jnp.sum(seen * left**2, 1),
-    )
+    """All weighted inner products of images and a residual, over all exposures.
+
+    Parameters
+    ----------
+    drawn, residual, noise
+        Of every exposure.
+    """
+    found = []
+    for images, left, model in zip(drawn, residual, noise, strict=True):
+        weighted = _by_band(model.precision(images))
+        found.append(
+            Products(
+                weighted @ jnp.swapaxes(_by_band(images), 1, 2),
+                jnp.einsum("bnp,bp->bn", weighted, left.reshape(len(left), -1)),
+                model.inner(left, left),
+            )
+        )
+    return Products(*(jnp.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 def chosen(products: Products, before: Float[Array, "K B"], taken: Bool[Array, " K"]) -> Products:

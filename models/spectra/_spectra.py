@@ -10,13 +10,17 @@ and everything follows from one Cholesky factorization of a KB x KB matrix.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+from scorepriors.models.noise._abstract import AbstractNoise
 
 from ._factorization import cholesky_and_inverse
 
@@ -157,9 +161,9 @@ def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> Nor
 
 
 def spectrum_posterior(
-    renderings: Float[Array, "K B H W"],
-    images: Float[Array, "B H W"],
-    weights: Float[Array, "B H W"],
+    renderings: Sequence[Float[Array, "K B H W"]],
+    images: Sequence[Float[Array, "B H W"]],
+    noise: Sequence[AbstractNoise],
     prior: SpectrumPrior,
 ) -> SpectrumPosterior:
     """Solve for all spectra jointly.
@@ -167,34 +171,53 @@ def spectrum_posterior(
     Parameters
     ----------
     renderings
-        Sources with unit spectra, from `ImageData.render`.
-    images, weights
-        The data.
+        Sources with unit spectra in every exposure, from `Exposure.render`; all bands of all
+        exposures together are the B bands of the spectra.
+    images, noise
+        Pixels and noise of the exposures.
     prior
         Gaussian prior; a wide one makes the result least squares.
 
     Returns
     -------
     SpectrumPosterior
+        With gradients in closed form, also by parameters of the noise.
+
+    References
+    ----------
+    .. [1] Golub & Pereyra (1973), SIAM J. Numer. Anal. 10, 413 (maximized spectra).
     """
-    num_sources, num_bands = renderings.shape[:2]
+    num_sources = renderings[0].shape[0]
+    num_bands = sum(drawn.shape[1] for drawn in renderings)
     # Bands outermost, pixels in one axis: every product below is then a plain one.
-    drawn = jnp.swapaxes(renderings, 0, 1).reshape(num_bands, num_sources, -1)
-    pixels, seen = (a.reshape(num_bands, -1) for a in (images, weights))
-    weighted = drawn * seen[:, None]
-    normal = weighted @ jnp.swapaxes(drawn, 1, 2)
+    drawn = [_by_band(one) for one in renderings]
+    weighted = [_by_band(n.precision(one)) for one, n in zip(renderings, noise, strict=True)]
+    pixels = [one.reshape(len(one), -1) for one in images]
+    normal = jnp.concatenate([w @ jnp.swapaxes(d, 1, 2) for w, d in zip(weighted, drawn)])
     # The residual about the prior mean keeps float32 accurate where data decide little,
     # and makes chi^2 a sum of squares instead of a difference of large numbers.
-    residual = pixels - (prior.mean.T[:, :, None] * drawn).sum(1)
-    projected = (weighted * residual[:, None]).sum(-1).T
+    residual = [
+        p - (mean.T[:, :, None] * d).sum(1)
+        for p, d, mean in zip(pixels, drawn, _apart(prior.mean, drawn))
+    ]
+    projected = jnp.concatenate(
+        [(w * r[:, None]).sum(-1) for w, r in zip(weighted, residual, strict=True)]
+    ).T
     equations = normal_equations(normal, prior)
     solution = equations.solve(projected)
     # The minimum as a sum of squares: residuals at the solution plus the prior's share.
     step = solution * equations.width
     mode = prior.mean + step
-    left = residual - (step.T[:, :, None] * drawn).sum(1)
+    left = [
+        r - (one.T[:, :, None] * d).sum(1)
+        for r, d, one in zip(residual, drawn, _apart(step, drawn))
+    ]
+    pulled = [
+        n.precision(one.reshape(image.shape)).reshape(one.shape)
+        for one, n, image in zip(left, noise, images, strict=True)
+    ]
     pull = equations.pull(solution)
-    chi2 = jnp.sum(seen * left**2) + jnp.sum(pull * solution)
+    chi2 = sum(jnp.sum(p * one) for p, one in zip(pulled, left)) + jnp.sum(pull * solution)
     log_profiled = -0.5 * (
         chi2 + equations.log_det_prior + num_sources * num_bands * math.log(2 * math.pi)
     )
@@ -203,49 +226,103 @@ def spectrum_posterior(
     # theorem), and the determinant's part is the covariance times what moves it: much less
     # to compute, and to compile, than the derivative of every step above.
     pull /= equations.width
-    pulled = seen * left
     inverse = equations.inverse / (equations.width[:, :, None] * equations.width[:, None, :])
     covariance = equations.covariance()
-    between = jnp.einsum("kblb->bkl", covariance)
+    between = _apart_bands(jnp.einsum("kblb->bkl", covariance), drawn)
     within = jnp.einsum("kbkc->kbc", covariance)
-    spread = between @ weighted
-    profiled = (
-        mode.T[:, :, None] * pulled[:, None],
-        -pulled,
-        -0.5 * left**2,
-        pull,
-        0.5 * (pull[:, :, None] * pull[:, None, :] - inverse),
-    )
-    marginal = (
-        profiled[0] - spread,
-        profiled[1],
-        profiled[2] - 0.5 * jnp.sum((between @ drawn) * drawn, 1),
-        profiled[3],
-        profiled[4] + 0.5 * inverse @ within @ inverse,
-    )
-    inputs = (drawn, pixels, seen, prior.mean, prior.covariance)
+    modes = _apart(mode, drawn)
+    along = [one.T[:, :, None] * p[:, None] for one, p in zip(modes, pulled, strict=True)]
+    minus = [-p for p in pulled]
+    of_prior = pull, 0.5 * (pull[:, :, None] * pull[:, None, :] - inverse)
+    spread = [b @ w for b, w in zip(between, weighted, strict=True)]
+    wider = of_prior[1] + 0.5 * inverse @ within @ inverse
+    profiled = (along, minus, *of_prior)
+    marginal = ([a - s for a, s in zip(along, spread)], minus, of_prior[0], wider)
+    inputs = (drawn, pixels, prior.mean, prior.covariance)
+    seen = [one.reshape(image.shape) for one, image in zip(left, images, strict=True)]
+    noise = list(noise)
     return SpectrumPosterior(
         mode,
         equations.root / equations.to_precision,
-        _with_gradient(log_profiled, inputs, profiled),
-        _with_gradient(log_marginal, inputs, marginal),
+        _with_gradient(log_profiled, inputs, profiled, noise, (seen, None, None)),
+        _with_gradient(log_marginal, inputs, marginal, noise, (seen, list(renderings), between)),
     )
 
 
+def _by_band(images: Float[Array, "K B H W"]) -> Float[Array, "B K P"]:
+    return jnp.swapaxes(images, 0, 1).reshape(*images.shape[1::-1], -1)
+
+
+def _apart(spectra: Float[Array, "K B"], drawn: list) -> list:
+    """Spectra of the bands of each exposure."""
+    ends = np.cumsum([len(one) for one in drawn])[:-1]
+    return jnp.split(spectra, ends, axis=1)
+
+
+def _apart_bands(matrices: Float[Array, "B K K"], drawn: list) -> list:
+    """Matrices of the bands of each exposure."""
+    ends = np.cumsum([len(one) for one in drawn])[:-1]
+    return jnp.split(matrices, ends)
+
+
 @jax.custom_jvp
-def _with_gradient(value, inputs, gradient):
-    """A value whose derivative with respect to `inputs` is known to be `gradient`."""
-    del inputs, gradient
+def _with_gradient(value, inputs, gradient, noise, fixed):
+    """A value whose derivatives are known.
+
+    Parameters
+    ----------
+    value
+        The value.
+    inputs, gradient
+        What it depends on, and its derivative by that.
+    noise, fixed
+        Noise of the exposures, and what `_of_noise` makes its derivative from.
+    """
+    del inputs, gradient, noise, fixed
     return value
 
 
+def _of_noise(noise, fixed):
+    """What in the value depends on the noise once everything else is held fixed.
+
+    Parameters
+    ----------
+    noise
+        Of every exposure.
+    fixed
+        Residuals at the mode; renderings, and the covariance of the spectra between sources,
+        whose products make up the determinant (None, None if it is not in the value).
+    """
+    residuals, renderings, between = fixed
+    total = sum(jnp.sum(n.inner(r, r)) for n, r in zip(noise, residuals, strict=True))
+    if renderings is not None:
+        for n, drawn, spread in zip(noise, renderings, between, strict=True):
+            mixed = jnp.einsum("bkl,lbyx->kbyx", spread, drawn)
+            total += jnp.sum(n.inner(mixed, drawn))
+    return -0.5 * total
+
+
 def _with_gradient_jvp(primals, tangents):
-    value, _, gradient = primals
+    value, _, gradient, noise, fixed = primals
     slope = jnp.zeros_like(value)
-    for tangent, part in zip(tangents[1], gradient, strict=True):
-        if not isinstance(tangent, SymbolicZero):
+    is_zero = lambda t: isinstance(t, SymbolicZero)  # noqa: E731
+    moved = jax.tree.leaves(tangents[1], is_leaf=is_zero)
+    for tangent, part in zip(moved, jax.tree.leaves(gradient), strict=True):
+        if not is_zero(tangent):
             slope += jnp.vdot(part, tangent)
+    if not all(map(is_zero, jax.tree.leaves(tangents[3], is_leaf=is_zero))):
+        dots = jax.tree.map(_instantiated, tangents[3], is_leaf=is_zero)
+        slope += jax.jvp(lambda n: _of_noise(n, fixed), (noise,), (dots,))[1]
     return value, slope
+
+
+def _instantiated(tangent):
+    if not isinstance(tangent, SymbolicZero):
+        return tangent
+    aval = tangent.aval
+    return np.zeros(aval.shape, aval.dtype) if aval.dtype == jax.dtypes.float0 else jnp.zeros(
+        aval.shape, aval.dtype
+    )
 
 
 _with_gradient.defjvp(_with_gradient_jvp, symbolic_zeros=True)

@@ -1,0 +1,1 @@
+"""Noise of the pixels of an exposure, one model a file."""

@@ -1,0 +1,51 @@
+"""What a model of the noise answers."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+
+class AbstractNoise(eqx.Module):
+    r"""Gaussian noise of the pixels of one exposure, independent between its bands.
+
+    With the precision matrix :math:`N_b^{-1}` of the pixels of band b, everything that a scene
+    asks of its noise is a product with it: exact spectra, likelihoods, curvatures.  A new model
+    of the noise is a subclass with `precision`, `diagonal`, `sample` and `distribution`.
+
+    Notes
+    -----
+    A masked pixel has no weight: its row and column of the precision matrix are zero.
+    """
+
+    @abc.abstractmethod
+    def precision(self, images: Float[Array, "*N B H W"]) -> Float[Array, "*N B H W"]:
+        """Multiply images by the precision matrix of the pixels; zero where masked."""
+
+    @abc.abstractmethod
+    def diagonal(self) -> Float[Array, "B H W"]:
+        """Diagonal of the precision matrix: inverse variance given all other pixels, 0 if masked."""
+
+    @abc.abstractmethod
+    def sample(self, key) -> Float[Array, "B H W"]:
+        """Draw noise; zero where masked."""
+
+    @abc.abstractmethod
+    def distribution(self, model: Float[Array, "B H W"]) -> dist.Distribution:
+        """Distribution of the pixels about a model image, for the site ``pixels``.
+
+        With ``event_shape`` ``()`` where pixels are independent (leave-one-out then works pixel by
+        pixel), and up to ``(B, H, W)`` where they are not.
+        """
+
+    def inner(
+        self, first: Float[Array, "*N B H W"], second: Float[Array, "*N B H W"]
+    ) -> Float[Array, "*N B"]:
+        """Inner products of images under the precision matrix, band by band."""
+        return jnp.sum(first * self.precision(second), (-2, -1))
+
+    def log_likelihood(self, residual: Float[Array, "B H W"]) -> Float[Array, ""]:
+        """Log-density of a residual, data minus model, normalized (paper eq. 12)."""
+        return jnp.sum(self.distribution(jnp.zeros_like(residual)).log_prob(residual))

@@ -1,0 +1,140 @@
+r"""Exposures: pixels with their noise and PSF, and what sources look like in them.
+
+A box is convolved on its own small grid (box plus kernel, so nothing wraps around) and the
+result is added to the image where the box sits.  Corners are arrays: moving a source, or
+rendering another blend, runs the same compiled program.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from scipy.fft import irfft2, rfft2
+
+from scorepriors._aside import Aside
+from scorepriors.models.noise._abstract import AbstractNoise
+
+from ._convolution import convolve, pair_bands
+from ._grids import regrid
+from ._kernels import Kernels
+from ._placing import overlap
+
+
+class Band(NamedTuple):
+    """What is known of a band beside its pixels.
+
+    Attributes
+    ----------
+    name
+        Of the filter.
+    wavelength
+        Effective wavelength, nm; None if not known.
+    time
+        Of the exposure, MJD; None if it does not matter.
+    """
+
+    name: str
+    wavelength: float | None = None
+    time: float | None = None
+
+
+class Exposure(eqx.Module):
+    """The arrays of one observation that a model needs; a pytree that jit and vmap take.
+
+    Attributes
+    ----------
+    images
+        ``[B, H, W]``, in the unit of the image.
+    noise
+        Model of the noise.
+    kernels
+        From the model's PSF to that of each band.
+    grid
+        ``[3]``, row and column of the first pixel and the side of the pixels, in pixels of the
+        model (see `scorepriors.models.rendering._grids`); None if they are the model's own.
+    about
+        Bands, for people: no program depends on them.
+    """
+
+    images: Float[Array, "B H W"]
+    noise: AbstractNoise
+    kernels: Kernels
+    grid: Float[Array, " 3"] | None = None
+    about: Aside = eqx.field(static=True, default=Aside(()))
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands, as given; empty if they were not."""
+        return self.about.value
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.images.shape[-2:]
+        return height, width
+
+    @property
+    def num_bands(self) -> int:
+        """Number of bands B."""
+        return self.images.shape[-3]
+
+    def render(
+        self,
+        morphology: Float[Array, "K n n"],
+        corner: Int[Array, "K 2"],
+        mask: Bool[Array, " K"] | None = None,
+    ) -> Float[Array, "K B H W"]:
+        """Image of every source in every band, for unit spectra.
+
+        Parameters
+        ----------
+        morphology
+            ``[K, n, n]`` at the model's resolution.
+        corner
+            ``[K, 2]``, (row, column) of each box's first pixel in the image.  Boxes may
+            reach over the edge; what lies outside is cut.
+        mask
+            ``[K]``, False for padding, whose image is zero and, on CPUs, takes no time.
+
+        Raises
+        ------
+        InputError
+            If the boxes are larger than the kernels were prepared for.
+        """
+        size = morphology.shape[-1]
+        transforms, shape = self.kernels.of_box(size), self.shape
+        first = corner - self.kernels.size // 2
+        real = jnp.ones(len(corner), bool) if mask is None else mask
+        if self.grid is None:
+            # Bands outermost, as the spectra want them; the swap at the end moves nothing.
+            pairs, bands = pair_bands(transforms), self.num_bands
+            images = convolve(morphology, pairs, first, real, bands=bands, shape=shape)
+        else:
+            grid = transforms.shape[-2]
+            boxes = jnp.fft.rfft2(morphology * real[:, None, None], (grid, grid))
+            support = size + self.kernels.size - 1
+            images = regrid(boxes * transforms[:, None], self.grid, first, support, shape)
+        return jnp.swapaxes(images, 0, 1)
+
+    def render_on_host(self, morphology: np.ndarray, corner: np.ndarray) -> np.ndarray:
+        """As `render`, in NumPy: a single look at the data is not worth a compilation."""
+        size, shape = morphology.shape[-1], self.shape
+        transforms = np.asarray(self.kernels.of_box(size))
+        grid = transforms.shape[-2]
+        boxes = rfft2(np.asarray(morphology, np.float32), (grid, grid))
+        first = corner - self.kernels.size // 2
+        if self.grid is not None:
+            support = size + self.kernels.size - 1
+            images = regrid(
+                boxes * transforms[:, None], np.asarray(self.grid), first, support, shape, xp=np
+            )
+            return images.swapaxes(0, 1).astype(np.float32)
+        out = np.zeros((len(morphology), self.num_bands, *shape), np.float32)
+        convolved = irfft2(boxes[:, None] * transforms, (grid, grid))
+        for target, image, at in zip(out, convolved, first, strict=True):
+            inside = overlap(at, grid, shape)
+            if inside is not None:
+                target[:, *inside[0]] = image[:, *inside[1]]
+        return out

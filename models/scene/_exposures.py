@@ -1,0 +1,55 @@
+"""From observations to the exposures of a scene."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scorepriors._aside import Aside
+from scorepriors.models.data._joint import JointObservation
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.noise._abstract import AbstractNoise
+from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.rendering._exposure import Band, Exposure
+from scorepriors.models.rendering._kernels import kernels_of
+from scorepriors.models.spectra._colors import wavelength
+
+
+def exposures(
+    obs: Observation | JointObservation,
+    *,
+    boxes: Sequence[int] = (32,),
+    psf_sigma: float | None = 0.7,
+    noise: Sequence[AbstractNoise] | None = None,
+) -> tuple[Exposure, ...]:
+    """Prepare an observation for a model: one exposure, or one for each that was joined.
+
+    Parameters
+    ----------
+    obs
+        Pixels, weights and PSFs.
+    boxes
+        Sides of the source boxes in pixels; boxes of very different sizes are convolved on
+        grids of their own.
+    psf_sigma
+        Standard deviation in pixels of the PSF that morphologies carry: that of the
+        prior, `ScorePrior.model_psf_sigma`.  None: morphologies carry none.
+    noise
+        One model of the noise per exposure; `Diagonal` with the weights of the observation if
+        not given.
+
+    Returns
+    -------
+    tuple of Exposure
+        Same shapes, same compiled programs: what varies from blend to blend is an
+        array.  Arrays are NumPy's until a model is bound to them.
+    """
+    found = []
+    for number, view in enumerate(obs.views):
+        one, scale = view.observation, view.scale
+        # A larger pixel holds more light.
+        kernels = kernels_of(view.psfs, boxes, psf_sigma, gain=scale**2)
+        grid = None if number == 0 else np.asarray([*view.origin, scale], np.float32)
+        white = Diagonal(one.weights) if noise is None else noise[number]
+        bands = tuple(Band(name, wavelength(name)) for name in view.bands)
+        found.append(Exposure(one.images, white, kernels, grid, Aside(bands)))
+    return tuple(found)

@@ -1,0 +1,70 @@
+"""Free-form sources: every pixel free, under a learned prior."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+
+from scorepriors._distribution import ScorePrior
+from scorepriors.models.rendering._information import likelihood_diagonal_on_host
+
+from ._abstract import AbstractSource, Look
+from ._placement import Placement
+
+
+class FreeForm(AbstractSource):
+    """Galaxies whose images are drawn from a prior.  Site ``morphology [K, n, n]``.
+
+    Attributes
+    ----------
+    prior
+        Of each image.
+    at
+        Where the sources are; boxes of the prior's size.
+    name
+        Of the group.
+    axes
+        Names of the rows and columns of the boxes, for ArviZ; groups with boxes of different
+        sizes need different ones.
+    """
+
+    prior: ScorePrior
+    at: Placement
+    name: str = eqx.field(static=True, default="galaxies")
+    axes: tuple[str, str] = eqx.field(static=True, default=("box_y", "box_x"))
+
+    def __check_init__(self):
+        if self.prior.event_shape[-1] != self.at.box:
+            raise ValueError(
+                f"the boxes have {self.at.box} pixels, the prior {self.prior.event_shape[-1]}; "
+                "place the sources with `box=prior.event_shape[-1]`."
+            )
+
+    def sample(self) -> dict:
+        """Draw the images from the prior."""
+        with numpyro.plate("source", len(self.at)):
+            infer = {"event_dims": list(self.axes)}
+            return {"morphology": numpyro.sample("morphology", self.prior, infer=infer)}
+
+    def image(self, values: dict, xp: Any = jnp):
+        """The images themselves."""
+        return xp.asarray(values["morphology"])
+
+    def start(self, look: Look) -> tuple[dict, dict]:
+        """Start at the images of the look, their peaks at one.
+
+        Widths are those of a Gaussian with the curvature of the likelihood's diagonal plus the
+        prior's noise floor, in the unconstrained space.
+        """
+        image = np.asarray(look.image)
+        scaled = image / image.max((-2, -1), keepdims=True)
+        image = self.prior.stretch.clip(scaled, np)
+        real = np.asarray(self.at.mask)[:, None]
+        amplitude = np.where(real, look.flux / image.sum((-2, -1))[:, None], 0.0)
+        corner, box = np.asarray(self.at.corner), self.at.box
+        information = likelihood_diagonal_on_host(look.exposures, amplitude, corner, box)
+        by_u, z_by_u = self.prior.stretch.slopes(image, np)
+        floor = (z_by_u / float(self.prior.sigma)) ** 2
+        return {"morphology": image}, {"morphology": 1 / np.sqrt(information * by_u**2 + floor)}

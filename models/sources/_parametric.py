@@ -1,0 +1,95 @@
+"""What sources of a few Gaussian shape parameters share: their sites and where they start."""
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+from ._abstract import AbstractSource, Look
+
+
+class Site(NamedTuple):
+    """A site of K sources, with a Gaussian prior.
+
+    Attributes
+    ----------
+    mean, width
+        Of the prior.
+    axis
+        Name of the axis of a pair of numbers, for ArviZ; empty for single numbers.
+    known
+        What the data tell of it: information (inverse variance to the power of one half) per
+        unit of signal to noise.  Rough; it sets the first steps of a fit.
+    """
+
+    mean: Any
+    width: Any
+    axis: str = ""
+    known: float = 0.5
+
+
+#: Most that is believed to be known at the start: positions may be off by far more than a bright
+#: source's error, and steps of a hundred widths are a worse search than a somewhat
+#: ill-conditioned one.
+MOST_KNOWN = 30.0
+
+
+class AbstractParametric(AbstractSource):
+    """Sources whose sites are all numbers, or pairs of them, with Gaussian priors.
+
+    A subclass has the field `sites` and draws the image; `sample` and `start` follow.
+
+    Attributes
+    ----------
+    sites
+        By name.  A site ``offset`` is the distance (row, column) from the given position in
+        pixels, a site ``log_radius`` the logarithm of a radius in pixels.
+    """
+
+    sites: eqx.AbstractVar[dict[str, Site]]
+
+    def sample(self) -> dict:
+        """Draw every site from its prior."""
+        values = {}
+        with numpyro.plate("source", len(self.at)):
+            for name, site in self.sites.items():
+                prior, infer = dist.Normal(site.mean, site.width), {}
+                if site.axis:
+                    prior, infer = prior.expand([2]).to_event(1), {"event_dims": [site.axis]}
+                values[name] = numpyro.sample(name, prior, infer=infer)
+        return values
+
+    def start(self, look: Look) -> tuple[dict, dict]:
+        """Start at the priors' means, with widths by brightness.
+
+        ``log_radius`` starts at the radius of the look, if it has one.
+        """
+        values, widths = {}, {}
+        for name, site in self.sites.items():
+            shape = (len(self.at), 2) if site.axis else (len(self.at),)
+            mean = float(site.mean)
+            if name == "log_radius" and look.radius is not None:
+                mean = math.log(look.radius)
+            known = np.minimum(site.known * look.snr, MOST_KNOWN)
+            width = 1 / np.sqrt(1 / float(site.width) ** 2 + known**2)
+            values[name] = np.full(shape, mean)
+            widths[name] = width[:, None] if site.axis else width
+        if look.values is not None:
+            values = {name: np.asarray(look.values[name]) for name in values}
+        return values, widths
+
+    def place(self, values: dict, xp: Any = jnp):
+        """Centers (row, column) in the boxes, ``[K, 2]``."""
+        return xp.asarray(self.at.center) + values["offset"] - xp.asarray(self.at.corner)
+
+
+def as_arrays(sites: dict[str, Site]) -> dict[str, Site]:
+    """Sites whose priors are arrays: other values of them compile nothing."""
+    return {
+        name: site._replace(mean=np.float32(site.mean), width=np.float32(site.width))
+        for name, site in sites.items()
+    }

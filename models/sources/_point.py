@@ -1,0 +1,78 @@
+"""Point sources: the model's PSF at a free position."""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erf as jax_erf
+from jaxtyping import Array, Float
+from scipy.special import erf as scipy_erf
+
+from ._abstract import Look
+from ._parametric import AbstractParametric, Site, as_arrays
+from ._placement import Placement
+
+#: Side of the boxes of stars, pixels: ten standard deviations of the model PSF.
+STAR_BOX = 15
+
+#: Width at which the position of a star starts when a fit goes on from another one, pixels.
+SETTLED = 0.02
+
+
+class PointSource(AbstractParametric):
+    """Stars.  Site ``offset [K, 2]``, in pixels.
+
+    Attributes
+    ----------
+    at
+        Where the sources are.
+    name
+        Of the group.
+    psf_sigma
+        Standard deviation of the model's Gaussian PSF, pixels.
+    sites
+        Prior of the offset.
+    """
+
+    at: Placement
+    name: str = eqx.field(static=True)
+    psf_sigma: Float[Array, ""]
+    sites: dict[str, Site]
+
+    flag: ClassVar[str] = "point"
+
+    def __init__(
+        self,
+        at: Placement,
+        name: str = "stars",
+        *,
+        psf_sigma: float = 0.7,
+        center_error: float = 0.3,
+    ):
+        self.at, self.name, self.psf_sigma = at, name, np.float32(psf_sigma)
+        self.sites = as_arrays({"offset": Site(0.0, center_error, "axis", 0.7)})
+
+    def image(self, values: dict, xp: Any = jnp):
+        """The model PSF at the positions."""
+        place = self.place(values, xp)
+        return point_image(place, box=self.at.box, psf_sigma=self.psf_sigma, xp=xp)
+
+    def guess(self, width: float):
+        """The model PSF, whatever the width of galaxies."""
+        return super().guess(float(self.psf_sigma))
+
+    def start(self, look: Look) -> tuple[dict, dict]:
+        """Start at the given positions, or where an earlier fit has found the stars."""
+        values, widths = super().start(look)
+        if look.values is not None:
+            widths = {"offset": np.full_like(values["offset"], SETTLED)}
+        return values, widths
+
+
+def point_image(place: Float[Array, "K 2"], *, box: int, psf_sigma, xp=jnp):
+    """The model PSF, integrated over pixels, at (row, column) in boxes ``[K, box, box]``."""
+    erf = jax_erf if xp is jnp else scipy_erf
+    edges = xp.arange(box + 1, dtype=place.dtype) - 0.5
+    steps = xp.diff(erf((edges - place[..., None]) / (2**0.5 * psf_sigma))) / 2
+    return steps[..., 0, :, None] * steps[..., 1, None, :]
