@@ -12,6 +12,7 @@ from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Band, Exposure
 from scorepriors.models.rendering._kernels import kernels_of
 from scorepriors.models.spectra._colors import wavelength
+from scorepriors.models.spectra._priors import GalaxySpectra
 
 
 def exposures(
@@ -53,3 +54,22 @@ def exposures(
         bands = tuple(Band(name, wavelength(name)) for name in view.bands)
         found.append(Exposure(one.images, white, kernels, grid, Aside(bands)))
     return tuple(found)
+
+
+def galaxy_spectra(
+    obs: Observation | JointObservation, found: Sequence[Exposure], **options
+) -> GalaxySpectra:
+    """What is known of the spectra of galaxies in the bands of an observation.
+
+    Parameters
+    ----------
+    obs
+        For the unit of the fluxes.
+    found
+        Its exposures.
+    **options
+        ``color_width``, ``brightness``, ``brightness_width``: see `GalaxySpectra`.
+    """
+    wave = [band.wavelength for one in found for band in one.bands]
+    weights = [band for view in obs.views for band in view.observation.weights]
+    return GalaxySpectra.of_bands(wave, weights, flat=1 / np.asarray(obs.flux_unit[1]), **options)

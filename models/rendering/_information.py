@@ -1,0 +1,234 @@
+r"""What the data know of every pixel of a source: second derivatives in closed form.
+
+The pixels of a morphology enter a blend linearly, so with the spectra given minus the
+second derivative of the log-likelihood is
+
+.. math:: F_{ki,lj} = \sum_b A_{kb} A_{lb}\, (K_b^\top N_b^{-1} K_b)_{ij},
+
+with the precision :math:`N_b^{-1}` of the pixels.  For white noise of weights W its diagonal is
+:math:`\sum_b A_{kb}^2\, (K_b^2 \star W_b)_i`, the squared kernel correlated with the weights.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy.fft import irfft2, rfft2
+
+from scorepriors.models.noise._diagonal import Diagonal
+
+from ._exposure import Exposure
+from ._grids import gather_regridded, squared_regridded
+from ._placing import overlap, place
+
+
+def by_exposure(spectra, exposures: Sequence[Exposure]) -> list:
+    """Spectra ``[..., B]`` of all bands as one array ``[..., B]`` per exposure."""
+    ends = np.cumsum([one.num_bands for one in exposures])
+    return [spectra[..., e - one.num_bands : e] for e, one in zip(ends, exposures, strict=True)]
+
+
+def gather(
+    exposure: Exposure, images: Float[Array, "K B H W"], corner: Int[Array, "K 2"], box: int
+) -> Float[Array, "K B n n"]:
+    """Transpose of rendering, band by band: images seen through the kernels from boxes.
+
+    Parameters
+    ----------
+    exposure
+        For kernels.
+    images
+        ``[K, B, H, W]``, one cube per box.
+    corner
+        ``[K, 2]``, first pixels of the boxes.
+    box
+        Their side n.
+    """
+    transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
+    if exposure.grid is None:
+        return _correlated(images, corner - size // 2, box, jnp.conj(transforms))
+    support = box + size - 1
+    return gather_regridded(images, transforms, exposure.grid, corner - size // 2, support, box)
+
+
+def likelihood_diagonal(
+    exposures: Sequence[Exposure],
+    spectrum: Float[Array, "K B"],
+    corner: Int[Array, "K 2"],
+    box: int,
+) -> Float[Array, "K n n"]:
+    """Diagonal of F for given spectra: with the PSF, without derivatives.
+
+    Parameters
+    ----------
+    exposures
+        Noise and kernels.
+    spectrum
+        ``[K, B]``, amplitudes.
+    corner, box
+        First pixels and side of the boxes.
+
+    Returns
+    -------
+    Array
+        ``[K, n, n]``, inverse intensity squared; zero where nothing is seen.
+
+    Notes
+    -----
+    White noise has a closed form; for other noise every pixel is rendered, n^2 renderings.
+    """
+    return jnp.einsum("kb,kbyx->kyx", spectrum**2, unit_diagonal(exposures, corner, box))
+
+
+def unit_diagonal(
+    exposures: Sequence[Exposure], corner: Int[Array, "K 2"], box: int
+) -> Float[Array, "K B n n"]:
+    """As `likelihood_diagonal`, for amplitudes of one and band by band."""
+    return jnp.concatenate([_seen(one, corner, box) for one in exposures], 1)
+
+
+def likelihood_block(
+    exposures: Sequence[Exposure],
+    products: Float[Array, " B"],
+    corner: Int[Array, " 2"],
+    other: Int[Array, " 2"],
+    box: int,
+) -> Float[Array, "N N"]:
+    """Block of F between the pixels of two boxes (or of one with itself).
+
+    Parameters
+    ----------
+    exposures
+        Noise and kernels.
+    products
+        ``[B]``, products of the two amplitudes per band.
+    corner, other
+        First pixels of the two boxes.
+    box
+        Their side n.
+
+    Returns
+    -------
+    Array
+        ``[n n, n n]``, rows of the first box, inverse intensity squared.
+    """
+    each = zip(by_exposure(products, exposures), exposures, strict=True)
+    return sum(_block(one, own, corner, other, box) for own, one in each)
+
+
+def _block(exposure: Exposure, products, corner, other, box: int):
+    if exposure.grid is not None or not isinstance(exposure.noise, Diagonal):
+        return _block_by_rendering(exposure, products, corner, other, box)
+    transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
+    grid, bands = transforms.shape[-2], exposure.num_bands
+    kernels = jnp.fft.irfft2(transforms, (grid, grid))[:, :size, :size]
+    first = jnp.broadcast_to(corner - size // 2, (bands, 2))
+    weights = place(exposure.noise.weights, -first, (grid, grid)) * products[:, None, None]
+    mirrored = jnp.conj(transforms)
+
+    def column(pixel):
+        at = other - corner + jnp.stack([pixel // box, pixel % box])
+        # A unit pixel is rendered as the kernel itself, in the window of the first box.
+        seen = place(kernels, jnp.broadcast_to(at, (bands, 2)), (grid, grid))
+        spectrum = (jnp.fft.rfft2(seen * weights) * mirrored).sum(0)
+        return jnp.fft.irfft2(spectrum, (grid, grid))[:box, :box].ravel()
+
+    return jax.lax.map(column, jnp.arange(box * box), batch_size=32).T
+
+
+def _block_by_rendering(exposure, products, corner, other, box):
+    """As `_block`, pixel by pixel: for other grids and other noise, which have no shortcut."""
+
+    def column(pixel):
+        seen = _unit_pixel(exposure, pixel, other, box)
+        weighed = exposure.noise.precision(seen) * products[:, None, None]
+        return gather(exposure, weighed, corner[None], box)[0].sum(0).ravel()
+
+    return jax.lax.map(column, jnp.arange(box * box), batch_size=32).T
+
+
+def _unit_pixel(exposure, pixel, corner, box):
+    """One pixel of a box, as seen by an exposure ``[1, B, H, W]``."""
+    unit = (jnp.arange(box * box) == pixel).astype(exposure.images.dtype).reshape(1, box, box)
+    return exposure.render(unit, corner[None])
+
+
+def likelihood_diagonal_on_host(
+    exposures: Sequence[Exposure], spectrum: np.ndarray, corner: np.ndarray, box: int
+) -> np.ndarray:
+    """As `likelihood_diagonal`, in NumPy: a single look is not worth a compilation.
+
+    Of correlated noise the diagonal of its precision alone is used.
+    """
+    out = np.zeros((len(spectrum), box, box), np.float32)
+    for own, one in zip(by_exposure(np.asarray(spectrum), exposures), exposures, strict=True):
+        out += _diagonal_on_host(one, own, np.asarray(corner), box)
+    # Rounding of the transforms must not make an information negative.
+    return np.maximum(out, 0.0)
+
+
+def _diagonal_on_host(exposure: Exposure, spectrum, corner, box: int) -> np.ndarray:
+    transforms, size = np.asarray(exposure.kernels.of_box(box)), exposure.kernels.size
+    grid, weights = transforms.shape[-2], np.asarray(exposure.noise.diagonal())
+    kernel = irfft2(transforms, (grid, grid))
+    if exposure.grid is not None:
+        at, support = np.asarray(exposure.grid), box + size - 1
+        seen = squared_regridded(weights, kernel, at, corner - size // 2, support, box, np)
+        return np.einsum("kb,kbyx->kyx", spectrum**2, seen)
+    squared = rfft2(kernel**2).conj()
+    # Weights seen by a box that is convolved with the kernel: the transpose of `render`.
+    out = np.zeros((len(spectrum), box, box), np.float32)
+    window = np.zeros((len(weights), grid, grid), np.float32)
+    for target, share, at in zip(out, spectrum, corner - size // 2, strict=True):
+        inside = overlap(at, grid, weights.shape[-2:])
+        if inside is None or not share.any():
+            continue
+        window[:] = 0
+        window[:, *inside[1]] = weights[:, *inside[0]]
+        # Bands add up before the transform back.
+        total = np.einsum("b,bij->ij", share**2, rfft2(window) * squared)
+        target[:] = irfft2(total, (grid, grid))[:box, :box]
+    return out
+
+
+def _seen(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
+    """Diagonal of F for unit spectra, at every pixel of the boxes."""
+    if not isinstance(exposure.noise, Diagonal):
+        return _seen_by_rendering(exposure, corner, box)
+    transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
+    grid, weights = transforms.shape[-2], exposure.noise.weights
+    kernels = jnp.fft.irfft2(transforms, (grid, grid))
+    # Beyond the kernel's own support there is rounding alone.
+    inside = jnp.arange(grid) < size
+    kernels *= inside[:, None] & inside
+    first = corner - size // 2
+    if exposure.grid is not None:
+        support = box + size - 1
+        out = squared_regridded(weights, kernels, exposure.grid, first, support, box)
+    else:
+        everywhere = jnp.broadcast_to(weights, (len(corner), *weights.shape))
+        out = _correlated(everywhere, first, box, jnp.conj(jnp.fft.rfft2(kernels**2)))
+    return jnp.maximum(out, 0.0)
+
+
+def _seen_by_rendering(exposure, corner, box):
+    def pixel(at, number):
+        seen = _unit_pixel(exposure, number, at, box)
+        return exposure.noise.inner(seen, seen)[0]
+
+    def source(at):
+        each = jax.lax.map(lambda i: pixel(at, i), jnp.arange(box * box), batch_size=32)
+        return each.T.reshape(-1, box, box)
+
+    return jax.lax.map(source, corner)
+
+
+def _correlated(images, first, box, transforms):
+    grid, bands = transforms.shape[-2], images.shape[1]
+    first = jnp.broadcast_to(first[:, None], (len(first), bands, 2))
+    # Reading a window is placing the image at minus the window's corner.
+    windows = place(images, -first, (grid, grid))
+    out = jnp.fft.irfft2(jnp.fft.rfft2(windows) * transforms, (grid, grid))
+    return out[..., :box, :box]

@@ -1,0 +1,205 @@
+"""A scene as a value: what was seen, which sources explain it, what is known of their spectra."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from scorepriors._errors import InputError
+from scorepriors.models.data._joint import JointObservation
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.noise._abstract import AbstractNoise
+from scorepriors.models.rendering._exposure import Exposure
+from scorepriors.models.sources._abstract import AbstractSource, Morphologies
+from scorepriors.models.spectra._priors import AbstractSpectra
+
+from ._exposures import exposures, galaxy_spectra
+
+
+class Scene(eqx.Module):
+    """Exposures, groups of sources, and the prior on spectra; a pytree.
+
+    Bind it to the model `blend`: ``fit_map(blend, scene, key=key)``.  Other pixels, positions
+    or weights in arrays of the same shapes compile nothing.
+
+    Attributes
+    ----------
+    exposures
+        What was observed.
+    sources
+        Groups of sources, each of one kind and box size, names all different.  Wherever an axis
+        runs over all K sources, it runs over the groups in this order.
+    spectra
+        Prior on the fluxes.
+    treatment
+        What becomes of the spectra, ``"marginal"``, ``"profiled"`` or ``"sampled"``; static.
+    """
+
+    exposures: tuple[Exposure, ...]
+    sources: tuple[AbstractSource, ...]
+    spectra: AbstractSpectra
+    treatment: str = eqx.field(static=True, default="marginal")
+
+    def __check_init__(self):
+        if not self.sources:
+            raise InputError("a scene needs at least one group of sources.")
+        names = self.names
+        if len(set(names)) < len(names):
+            raise InputError(f"groups of sources need different names, got {', '.join(names)}.")
+
+    @classmethod
+    def build(
+        cls,
+        obs: Observation | JointObservation,
+        *,
+        spectra: AbstractSpectra | None = None,
+        noise: Sequence[AbstractNoise] | None = None,
+        treatment: str = "marginal",
+        psf_sigma: float | None = 0.7,
+        **groups: AbstractSource,
+    ) -> "Scene":
+        """Scene of an observation.
+
+        Parameters
+        ----------
+        obs
+            Pixels, weights and PSFs.
+        spectra
+            Prior on the fluxes; that of galaxies in these bands by default.
+        noise
+            One model of the noise per exposure; white noise by default.
+        treatment
+            See the class.
+        psf_sigma
+            Standard deviation in pixels of the PSF that morphologies carry; None for none.
+        **groups
+            Groups of sources by name.
+
+        Examples
+        --------
+        >>> from scorepriors.models import PointSource, Scene, load_example, place_sources
+        >>> obs, truth = load_example()
+        >>> stars = PointSource(place_sources(truth.center, box=15))
+        >>> scene = Scene.build(obs, stars=stars)
+        >>> scene.names, scene.num_sources, scene.num_bands
+        (('stars',), 5, 6)
+        """
+        named = tuple(group.named(name) for name, group in groups.items())
+        boxes = tuple(group.at.box for group in named)
+        found = exposures(obs, boxes=boxes or (1,), psf_sigma=psf_sigma, noise=noise)
+        usual = galaxy_spectra(obs, found) if spectra is None else spectra
+        return cls(found, named, usual, treatment)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the groups."""
+        return tuple(group.name for group in self.sources)
+
+    def __getitem__(self, name: str) -> AbstractSource:
+        """The group of this name."""
+        return self.sources[self.names.index(name)]
+
+    @property
+    def num_sources(self) -> int:
+        """Number of slots K over all groups, padding included."""
+        return sum(len(group.at) for group in self.sources)
+
+    @property
+    def num_bands(self) -> int:
+        """Number of bands B over all exposures."""
+        return sum(one.num_bands for one in self.exposures)
+
+    @property
+    def mask(self) -> Bool[np.ndarray, " K"]:
+        """Whether each slot holds a source."""
+        return np.concatenate([np.asarray(group.at.mask) for group in self.sources])
+
+    @property
+    def index(self) -> Int[np.ndarray, " K"]:
+        """Row of each slot in the catalog; -1 for padding."""
+        return np.concatenate([np.asarray(group.at.index) for group in self.sources])
+
+    @property
+    def order(self) -> Int[np.ndarray, " N"]:
+        """Slots of the N real sources, in the order of the catalog."""
+        index = self.index
+        return np.argsort(np.where(index < 0, len(index), index), kind="stable")[
+            : int((index >= 0).sum())
+        ]
+
+    def kinds(self) -> np.ndarray:
+        """Name of the group of every source, in the order of the catalog, ``[N]``."""
+        names = np.repeat(self.names, [len(group.at) for group in self.sources])
+        return names[self.order]
+
+    def values_of(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Site values of one group, by name without prefix."""
+        prefix = f"{name}/"
+        return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
+
+    def morphologies(self, values: dict[str, Array]) -> list[Morphologies]:
+        """Boxes of every group for given site values, in NumPy."""
+        host = {name: np.asarray(value) for name, value in values.items()}
+        return [group.boxes(self.values_of(group.name, host)) for group in self.sources]
+
+    def centers(self, values: dict[str, Array]) -> Float[np.ndarray, "N 2"]:
+        """Centers (row, column) for given site values, in the order of the catalog."""
+        each = [g.centers(self.values_of(g.name, values)) for g in self.sources]
+        return np.concatenate(each)[self.order]
+
+    def without_padding(self, values: dict[str, Array]) -> tuple["Scene", dict[str, np.ndarray]]:
+        """The scene and its site values without the padded slots.
+
+        These never touch the image, so the posterior of the rest is the same; but to sample
+        them would cost time, and they would count in the checks of the draws.
+        """
+        real = {g.name: np.asarray(g.at.mask) for g in self.sources}
+        groups = tuple(g.on(g.at.without_padding()) for g in self.sources)
+        every = self.mask
+        kept = {}
+        for name, value in values.items():
+            own = real.get(name.split("/")[0] if "/" in name else "", every)
+            value = np.asarray(value)
+            kept[name] = value[own] if value.ndim and len(value) == len(own) else value
+        return Scene(self.exposures, groups, self.spectra, self.treatment), kept
+
+
+def stack_scenes(scenes: Sequence[Scene]) -> tuple[Scene, Any]:
+    """Scenes of one structure side by side, and the axes that `fit_map` takes with them.
+
+    Parameters
+    ----------
+    scenes
+        Alike but for arrays; the priors of free-form sources are those of the first.
+
+    Returns
+    -------
+    scene
+        Arrays have a leading axis over the scenes, but for priors.
+    axes
+        Tree for ``in_axes``: 0 for those arrays, None for priors.
+    """
+    first = scenes[0]
+    shared = [_priors_aside(scene) for scene in scenes]
+    stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *shared)
+    axes = jax.tree.map(lambda _: 0, stacked)
+    priors = [getattr(group, "prior", None) for group in first.sources]
+    for i, prior in enumerate(priors):
+        if prior is not None:
+            stacked, axes = (
+                eqx.tree_at(
+                    lambda s, i=i: s.sources[i].prior, tree, value, is_leaf=lambda x: x is None
+                )
+                for tree, value in ((stacked, prior), (axes, jax.tree.map(lambda _: None, prior)))
+            )
+    return stacked, axes
+
+
+def _priors_aside(scene: Scene) -> Scene:
+    for i, group in enumerate(scene.sources):
+        if getattr(group, "prior", None) is not None:
+            scene = eqx.tree_at(lambda s, i=i: s.sources[i].prior, scene, None)
+    return scene

@@ -1,0 +1,161 @@
+"""Start values and widths of a scene, from a quick look at the data: what makes fits short.
+
+All in NumPy: each blend is looked at once or twice, which no compilation repays.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from scorepriors.models.rendering._information import by_exposure
+from scorepriors.models.sources._abstract import Look, Morphologies
+from scorepriors.models.spectra._priors import Settled
+
+from ._scene import Scene
+
+#: Standard deviation in pixels of an extended source before any fit, the model PSF aside.
+EXTENDED = 1.5
+
+#: Half the light of a Gaussian is within so many standard deviations.
+HALF_LIGHT = 1.18
+
+
+class Spoil(NamedTuple):
+    """Start values that are wrong on purpose, to see what comes of them.
+
+    Attributes
+    ----------
+    brighter
+        Factor of all fluxes.
+    flat
+        Whether spectra are ones in every band, in the units of the image.
+    width
+        Standard deviation in pixels of extended sources; None for the usual.
+    """
+
+    brighter: float = 1.0
+    flat: bool = False
+    width: float | None = None
+
+
+def start_values(
+    scene: Scene,
+    *,
+    images: dict[str, np.ndarray] | None = None,
+    values: dict[str, np.ndarray] | None = None,
+    psf_sigma: float = 0.7,
+    spoil: Spoil = Spoil(),
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Start values and widths of all sites of `blend`, for `fit_map`.
+
+    Parameters
+    ----------
+    scene
+        What is to be fitted.
+    images
+        ``[K, n, n]`` by group, what the sources look like, any positive scale; small round
+        galaxies and stars for groups without.
+    values
+        Site values of an earlier fit of the same groups, to go on from where kinds of sources
+        can.
+    psf_sigma
+        Standard deviation of the model's PSF, pixels.
+    spoil
+        Start values made wrong.
+
+    Returns
+    -------
+    init, scale
+        Start values and widths by site, float32.
+
+    Notes
+    -----
+    Every source gets its least-squares flux for those images: faint and blended ones get a
+    usable start as well.
+    """
+    known = {} if images is None else images
+    width = spoil.width or float(np.hypot(psf_sigma, EXTENDED))
+    boxes = [
+        Morphologies(
+            np.asarray(known[g.name] if g.name in known else g.guess(width)),
+            np.asarray(g.at.corner),
+            np.asarray(g.at.mask),
+        )
+        for g in scene.sources
+    ]
+    settled = settle(scene, boxes, spoil)
+    init, scale = dict(settled.values), dict(settled.widths)
+    first = 0
+    for group, box in zip(scene.sources, boxes, strict=True):
+        own = slice(first, first + len(group.at))
+        first = own.stop
+        look = Look(
+            box.image,
+            settled.flux[own],
+            settled.snr[own],
+            scene.exposures,
+            None if spoil.width is None else HALF_LIGHT * spoil.width,
+            None if values is None else scene.values_of(group.name, values) or None,
+        )
+        begun, widths = group.start(look)
+        init |= {f"{group.name}/{name}": value for name, value in begun.items()}
+        scale |= {f"{group.name}/{name}": value for name, value in widths.items()}
+    return _float32(init), _float32(scale)
+
+
+def settle(scene: Scene, boxes: Sequence[Morphologies], spoil: Spoil = Spoil()) -> Settled:
+    """Start values of the prior on spectra, for sources that look like `boxes`."""
+    flux, error = linear_fluxes(scene, boxes)
+    if spoil.flat:
+        area = np.concatenate([b.image.sum((-2, -1)) for b in boxes])
+        flux = np.broadcast_to(area[:, None], flux.shape)
+    mask = np.concatenate([b.mask for b in boxes])
+    return scene.spectra.start(spoil.brighter * flux, error, mask)
+
+
+def linear_fluxes(
+    scene: Scene, boxes: Sequence[Morphologies]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fluxes ``[K, B]`` and errors by least squares for fixed morphologies.
+
+    Regularized only by a Gaussian of 100,000 times the noise, which matters to none
+    but padding and sources without data.
+    """
+    mask = np.concatenate([b.mask for b in boxes])
+    flux, error = np.zeros((2, len(mask), scene.num_bands))
+    wide = 1e5 * noise_of(scene)
+    error[:] = wide
+    each = by_exposure(np.arange(scene.num_bands), scene.exposures)
+    for one, bands in zip(scene.exposures, each, strict=True):
+        seen = []
+        for box in boxes:
+            image = box.image[box.mask]
+            unit = image / np.maximum(image.sum((-2, -1), keepdims=True), 1e-3)
+            seen.append(one.render_on_host(unit, box.corner[box.mask]))
+        drawn = np.concatenate(seen)
+        weighted = np.asarray(one.noise.precision(drawn)).swapaxes(0, 1)
+        weighted = weighted.reshape(len(bands), mask.sum(), -1)
+        drawn = drawn.swapaxes(0, 1).reshape(weighted.shape)
+        images = np.asarray(one.images).reshape(len(bands), -1, 1)
+        normal = (weighted @ drawn.swapaxes(1, 2)).astype(float) + np.eye(mask.sum()) / wide**2
+        inverse = np.linalg.inv(normal)
+        own = np.ix_(mask, bands)
+        flux[own] = (inverse @ (weighted @ images).astype(float))[..., 0].T
+        error[own] = np.sqrt(np.diagonal(inverse, axis1=1, axis2=2)).T
+    return flux, error
+
+
+def noise_of(scene: Scene) -> float:
+    """Quadratic sum over the bands of the typical noise of a pixel."""
+    variances = [
+        1 / np.median(weights[weights > 0])
+        for one in scene.exposures
+        for weights in np.asarray(one.noise.diagonal())
+        if (weights > 0).any()
+    ]
+    return float(np.sqrt(np.sum(variances)))
+
+
+def _float32(values: dict) -> dict:
+    return {name: np.asarray(value, np.float32) for name, value in values.items()}

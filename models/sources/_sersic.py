@@ -1,0 +1,101 @@
+"""Galaxies as a single Sersic profile, of a given index or a free one."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._abstract import Column
+from ._bulge_disk import SHAPE_SITES, SMALLEST_RADIUS, shape_columns
+from ._parametric import AbstractParametric, Site, as_arrays
+from ._placement import Placement
+from ._profiles import (
+    ellipse,
+    gaussian_mixture_image,
+    sersic_mixture,
+    sersic_mixture_of,
+)
+
+#: Lowest and highest index, which the mixtures are made for.
+LOWEST, HIGHEST = 0.5, 6.0
+
+#: Prior of the index: its place between both ends, on a logistic scale.  The median is 1.5,
+#: and 68 % of galaxies lie between .9 and 2.6.
+INDEX_SITE = Site(-1.5, 1.0, "", 0.05)
+
+
+class Sersic(AbstractParametric):
+    r"""Sersic profiles :math:`I(R) \propto \exp(-b_n (R/R_e)^{1/n})`.
+
+    Sites: ``offset [K, 2]`` (pixels), ``log_radius [K]`` (half light, pixels), ``ellipticity
+    [K, 2]`` (see `ellipse`) and, if the index is free, ``index_logit [K]``.
+
+    Attributes
+    ----------
+    at
+        Where the sources are.
+    name
+        Of the group.
+    index
+        The index n of all sources, 0.5 to 6; None for an index of each source's own.  A given
+        index is static: each value is a mixture of its own.
+    psf_sigma
+        Standard deviation of the model's Gaussian PSF, pixels.
+    sites
+        Priors of the sites.
+    """
+
+    at: Placement
+    name: str = eqx.field(static=True)
+    index: float | None = eqx.field(static=True)
+    psf_sigma: Float[Array, ""]
+    sites: dict[str, Site]
+
+    def __init__(
+        self,
+        at: Placement,
+        name: str = "profiles",
+        *,
+        index: float | None = None,
+        psf_sigma: float = 0.7,
+        center_error: float = 0.3,
+        sites: dict[str, Site] | None = None,
+    ):
+        self.at, self.name, self.psf_sigma = at, name, np.float32(psf_sigma)
+        self.index = None if index is None else float(index)
+        free = {"index_logit": INDEX_SITE} if index is None else {}
+        offset = {"offset": Site(0.0, center_error, "axis", 0.7)}
+        self.sites = as_arrays({**offset, **SHAPE_SITES, **free, **(sites or {})})
+
+    def image(self, values: dict, xp: Any = jnp):
+        """A mixture of Gaussians."""
+        if self.index is None:
+            weights, sigmas = sersic_mixture_of(_index(values["index_logit"], xp), xp)
+        else:
+            weights, sigmas = (np.asarray(a, np.float32) for a in sersic_mixture(self.index))
+        radius = xp.exp(values["log_radius"]) + SMALLEST_RADIUS
+        return gaussian_mixture_image(
+            weights,
+            sigmas * radius[:, None],
+            ellipse(values["ellipticity"][:, None], xp),
+            self.place(values, xp),
+            box=self.at.box,
+            psf_sigma=self.psf_sigma,
+            xp=xp,
+        )
+
+    def columns(self, values: dict) -> list[Column]:
+        """Radius, shape and index."""
+        columns = shape_columns(values, "profile")
+        if self.index is None:
+            index = _index(np.asarray(values["index_logit"], float), np)
+            columns.append(
+                Column("profile_index", index, None, "Sersic index in the parametric scene")
+            )
+        return columns
+
+
+def _index(logit, xp):
+    return LOWEST + (HIGHEST - LOWEST) / (1 + xp.exp(-logit))

@@ -1,0 +1,211 @@
+r"""Priors on the spectra of a scene's sources: Gaussian, given what they sample."""
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+from ._colors import color_prior
+from ._spectra import SpectrumPrior
+
+#: Mean, above the logarithm of the noise, and width of the logarithm of fluxes.  Number
+#: counts are steep, but this is wide on purpose: four decades either way.
+BRIGHTNESS, BRIGHTNESS_WIDTH = 4.0, 4.0
+
+
+class Settled(NamedTuple):
+    """Start values of the sites of a prior on spectra, and what follows from them.
+
+    Attributes
+    ----------
+    values, widths
+        By site; widths in the unconstrained space.
+    flux
+        ``[K, B]``, mean of the fluxes given these values and the data.
+    snr
+        ``[K]``, flux of all bands over its noise.
+    """
+
+    values: dict
+    widths: dict
+    flux: np.ndarray
+    snr: np.ndarray
+
+
+class AbstractSpectra(eqx.Module):
+    """Prior on the fluxes of a scene's sources, in the unit of the image.
+
+    Fluxes must be Gaussian given what `sample` draws: that is what makes spectra exact.
+    """
+
+    @abc.abstractmethod
+    def sample(self, num_sources: int) -> SpectrumPrior:
+        """Draw the sites of the prior in a NumPyro model; returns the Gaussian of the *fluxes*.
+
+        Parameters
+        ----------
+        num_sources
+            K.
+        """
+
+    @abc.abstractmethod
+    def start(self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray) -> Settled:
+        """Start values from fluxes ``[K, B]`` with errors; `mask` ``[K]`` is False for padding."""
+
+
+class GalaxySpectra(AbstractSpectra):
+    r"""One flux per source, and colors Gaussian given the flux.
+
+    A flat prior is not neutral with many bands: marginalized, flat in amplitude favors
+    compact shapes and flat in flux extended ones, to the power of the number of bands.
+    Here a site ``brightness [K]`` holds :math:`\log F_k`, the logarithm of the flux summed over
+    the bands, and given it the flux in band b is Gaussian about the spectrum of galaxies, with
+    the scatter of single ones (`scorepriors.models.spectra._colors`).
+
+    Attributes
+    ----------
+    mean
+        ``[B]``, spectrum of galaxies in the units of the image, sum 1.
+    covariance
+        ``[B, B]``, of single galaxies' fluxes relative to it.
+    noise_flux
+        Band-summed noise of a pixel: the unit in which fluxes are large or small.
+    color_width
+        Factor of the scatter of colors.
+    brightness, brightness_width
+        Mean of the brightness above the logarithm of `noise_flux`, and its standard deviation.
+    """
+
+    mean: Float[Array, " B"]
+    covariance: Float[Array, "B B"]
+    noise_flux: Float[Array, ""]
+    color_width: Float[Array, ""]
+    brightness: Float[Array, ""]
+    brightness_width: Float[Array, ""]
+
+    def __init__(
+        self,
+        mean,
+        covariance,
+        noise_flux,
+        *,
+        color_width: float = 1.0,
+        brightness: float = BRIGHTNESS,
+        brightness_width: float = BRIGHTNESS_WIDTH,
+    ):
+        put = [
+            np.asarray(a, np.float32)
+            for a in (mean, covariance, noise_flux, color_width, brightness, brightness_width)
+        ]
+        self.mean, self.covariance, self.noise_flux = put[:3]
+        self.color_width, self.brightness, self.brightness_width = put[3:]
+
+    @classmethod
+    def of_bands(
+        cls,
+        wave: Sequence[float | None],
+        weights: Sequence[np.ndarray],
+        *,
+        flat: np.ndarray | None = None,
+        **options,
+    ) -> "GalaxySpectra":
+        """The prior for bands of known wavelengths.
+
+        Parameters
+        ----------
+        wave
+            Effective wavelengths in nm; None where one is not known.
+        weights
+            ``[H, W]`` of each band, inverse variances, which tell the noise.
+        flat
+            ``[B]``, a spectrum flat in f_nu, in the units of the image; ones by default.
+        **options
+            ``color_width``, ``brightness``, ``brightness_width``.
+        """
+        flat = np.ones(len(wave)) if flat is None else np.asarray(flat, float)
+        variances = [1 / np.median(w[w > 0]) for w in map(np.asarray, weights) if (w > 0).any()]
+        return cls(*color_prior(wave, flat), np.sqrt(np.sum(variances)), **options)
+
+    def sample(self, num_sources: int) -> SpectrumPrior:
+        """Draw ``brightness [K]``."""
+        with numpyro.plate("source", num_sources):
+            return self.given(numpyro.sample("brightness", self.usual()))
+
+    def usual(self) -> dist.Normal:
+        """Prior of the brightness of a source."""
+        return dist.Normal(jnp.log(self.noise_flux) + self.brightness, self.brightness_width)
+
+    def given(self, brightness: Float[Array, " K"]) -> SpectrumPrior:
+        """Gaussian of the fluxes of sources of known brightness."""
+        flux = jnp.exp(brightness)[:, None] * self.mean
+        relative = self.color_width**2 * self.covariance
+        return SpectrumPrior(flux, flux[:, :, None] * flux[:, None, :] * relative)
+
+    def start(self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray) -> Settled:
+        """Brightnesses before any shape moves.
+
+        Spectra are integrated out and have no start; what a wrong guess of theirs would touch
+        is the brightness, the one number per source that their prior hangs on.  Uphill
+        from there, with the shapes at hand held fixed, is its right value: otherwise shapes
+        would bend to a wrong brightness first and be caught there.
+        """
+        mean, floor = np.asarray(self.mean, float), math.log(float(self.noise_flux))
+        total, snr = self._matched(flux, error, mask)
+        noise = np.where(mask, total / snr, 1.0)
+        # Of the scatter of colors as it is usual, whatever `color_width` says.
+        relative = np.asarray(self.covariance, float) * mean[:, None] * mean
+        identity = np.eye(len(mean))
+        center, width = float(self.brightness), float(self.brightness_width)
+
+        def solve(brightness):
+            expected = np.exp(brightness)[:, None] * mean
+            prior = np.exp(2 * brightness)[:, None, None] * relative
+            covariance = prior + error[:, :, None] ** 2 * identity
+            step = np.linalg.solve(covariance, (flux - expected)[..., None])[..., 0]
+            return expected, prior, covariance, step
+
+        def log_density(brightness):
+            expected, _, covariance, step = solve(brightness)
+            usual = (brightness - floor - center) / width
+            chi2 = np.sum((flux - expected) * step, -1) + np.linalg.slogdet(covariance)[1]
+            return -0.5 * (chi2 + usual**2)
+
+        brightness = np.where(mask, _climb(log_density, np.log(total)), np.log(total))
+        expected, prior, _, step = solve(brightness)
+        spectra = expected + np.einsum("kbc,kc->kb", prior, step)
+        snr = np.where(mask, np.exp(brightness) / noise, 10.0)
+        # The scatter of colors keeps the brightness wide, however bright the source.
+        widths = {"brightness": np.full(len(mask), 0.3)}
+        return Settled({"brightness": brightness}, widths, spectra, snr)
+
+    def _matched(self, flux, error, mask):
+        """Band-summed flux ``[K]`` by matched weights, at least its noise, and its SNR."""
+        mean = np.asarray(self.mean, float)
+        weight = mean / error**2
+        noise = 1 / np.sqrt(np.sum(mean * weight, -1))
+        total = np.sum(flux * weight, -1) * noise**2
+        total = np.where(mask, np.maximum(total, noise), 10 * float(self.noise_flux))
+        return total, np.where(mask, total / noise, 10.0)
+
+
+def _climb(function: Callable, at: np.ndarray, *, smallest: float = 1e-5) -> np.ndarray:
+    """Maxima of functions of one number each, uphill from `at`, side by side."""
+    at, value = np.array(at), function(at)
+    step = np.ones_like(at)
+    # Each halving comes after few moves: 100 rounds are far more than ever needed.
+    for _ in range(100):
+        ahead, behind = function(at + step), function(at - step)
+        better = np.maximum(ahead, behind) > value
+        move = np.where(better, np.where(ahead > behind, step, -step), 0.0)
+        at, value = at + move, np.where(better, np.maximum(ahead, behind), value)
+        step = np.where(better, step, step / 2)
+        if step.max() < smallest:
+            break
+    return at
