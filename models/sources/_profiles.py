@@ -1,5 +1,6 @@
 """Sersic profiles as mixtures of Gaussians: PSF and pixel enter analytically."""
 
+import math
 from functools import cache
 
 import jax.numpy as jnp
@@ -9,6 +10,9 @@ from scipy.optimize import nnls
 from scipy.special import gammainc, gammaincinv
 
 from scorepriors._errors import InputError
+
+#: Sersic indices that mixtures are made for.
+SMALLEST_INDEX, LARGEST_INDEX = 0.5, 6.0
 
 
 @cache
@@ -35,23 +39,127 @@ def sersic_mixture(index: float, num_components: int = 0) -> tuple[np.ndarray, n
     InputError
         If the index is out of range.
     """
-    if not 0.5 <= index <= 6:
+    if not SMALLEST_INDEX <= index <= LARGEST_INDEX:
         raise InputError(f"the Sersic index must lie in 0.5 to 6, got {index}.")
     size = num_components or int(np.clip(round(5 + index), 6, 11))
-    scale = float(gammaincinv(2 * index, 0.5))
-    # Light fractions of rings, from the cumulative profile: exact for the cusp too.
-    edges = np.geomspace(1e-4, 100.0, 800)
-    rings = np.diff(gammainc(2 * index, scale * edges ** (1 / index)))
     # Ends of the ladder by a search over both for n = 0.7 to 4: what minimizes the L2
     # error of images at 1 to 4 px half-light radius (0.1 to 0.2 %).
     lowest, highest = min(0.849, 0.19 * index**-1.36), max(0.9, 1.75 * index**1.43)
     sigmas = np.geomspace(lowest, highest, size)
-    gaussians = -np.diff(np.exp(-(edges[:, None] ** 2) / (2 * sigmas**2)), axis=0)
     # Weight between light and relative error: faint wings count, but not alone.
-    weight = (rings + 1e-6) ** (-0.5 if index <= 2 else -0.7)
-    fit, _ = nnls(gaussians * weight[:, None], rings * weight)
+    fit = _fit_rings(index, sigmas, -0.5 if index <= 2 else -0.7)
     keep = fit > 1e-6
     return fit[keep] / fit[keep].sum(), sigmas[keep]
+
+
+def _fit_rings(index: float, sigmas: np.ndarray, power: float) -> np.ndarray:
+    """Weights of given widths, each ring of the profile weighted by this power of its light."""
+    scale = float(gammaincinv(2 * index, 0.5))
+    # Light fractions of rings, from the cumulative profile: exact for the cusp too.
+    edges = np.geomspace(1e-4, 100.0, 800)
+    rings = np.diff(gammainc(2 * index, scale * edges ** (1 / index)))
+    gaussians = -np.diff(np.exp(-(edges[:, None] ** 2) / (2 * sigmas**2)), axis=0)
+    weight = (rings + 1e-6) ** power
+    fit, _ = nnls(gaussians * weight[:, None], rings * weight)
+    return fit
+
+
+def sersic_mixture_of(
+    index: Float[Array, "..."], xp=jnp
+) -> tuple[Float[Array, "... J"], Float[Array, " J"]]:
+    r"""Mixture of concentric Gaussians of a Sersic profile whose index is a parameter.
+
+    The widths are the same for all indices and the weights are polynomials of
+    :math:`\log n`, positive because their coefficients in Bernstein's basis are: smooth
+    for gradients and Hessians, and nothing is fitted while a model runs.  Images differ
+    from those of the profile by at most 0.4 % (L2, half-light radii of 1 to 6 pixels, PSF
+    of 0.7 pixels); by 0.2 % above n = 0.9.
+
+    Parameters
+    ----------
+    index
+        Sersic index n, 0.5 to 6, of any shape, traced or not.  Beyond the ends the
+        profile is that of the end.
+    xp
+        `jax.numpy` or `numpy`.
+
+    Returns
+    -------
+    weights
+        ``[..., J]``, fractions of the total flux.
+    sigmas
+        ``[J]``, widths in half-light radii.
+    """
+    coefficients, sigmas = _free_index_table()
+    index = 1.0 * xp.asarray(index)
+    x = _unit_interval(xp.clip(index, SMALLEST_INDEX, LARGEST_INDEX), xp)
+    basis = _bernstein(x, len(coefficients) - 1, xp)
+    weights = basis @ xp.asarray(coefficients, basis.dtype)
+    return weights / weights.sum(-1, keepdims=True), xp.asarray(sigmas, basis.dtype)
+
+
+def _unit_interval(index, xp):
+    return xp.log(index / SMALLEST_INDEX) / math.log(LARGEST_INDEX / SMALLEST_INDEX)
+
+
+def _bernstein(x, degree: int, xp):
+    """Bernstein's polynomials at x, ``[..., degree + 1]``."""
+    # Whole powers one by one: of the power function x = 0 has no derivative.
+    terms = [math.comb(degree, k) * x**k * (1 - x) ** (degree - k) for k in range(degree + 1)]
+    return xp.stack(terms, -1)
+
+
+#: Ends and size of the ladder, degree of the polynomials, and number of indices fitted to:
+#: the smallest that keep the error below 0.4 % at every index and radius.
+_LADDER, _DEGREE, _FITTED = (0.04, 12.0, 16), 10, 24
+
+
+@cache
+def _free_index_table() -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients ``[degree + 1, J]`` and widths ``[J]`` of `sersic_mixture_of`.
+
+    One non-negative least squares problem (0.2 s) for all indices at once, in the image:
+    radial profiles as seen by the model PSF at three half-light radii.
+    """
+    lowest, highest, size = _LADDER
+    # A step of the ladder is at the width of n = 0.5, which is a Gaussian.
+    gaussian = 1 / np.sqrt(2 * np.log(2))
+    below = round((size - 1) * np.log(gaussian / lowest) / np.log(highest / lowest))
+    sigmas = gaussian * (gaussian / lowest) ** (np.arange(-below, size - below) / below)
+    # Chebyshev's points, dense towards the ends, where a polynomial errs most.
+    x = (1 - np.cos(np.pi * (np.arange(_FITTED) + 0.5) / _FITTED)) / 2
+    radii = np.geomspace(0.02, 40, 40)[:, None]
+    rows, values = [], []
+    for basis, index in zip(
+        _bernstein(x, _DEGREE, np),
+        SMALLEST_INDEX * (LARGEST_INDEX / SMALLEST_INDEX) ** x,
+        strict=True,
+    ):
+        # The profile itself: many more Gaussians.
+        ends = min(gaussian, 0.1 * index**-1.6), max(0.9, 2.5 * index**1.5)
+        dense = np.append(np.geomspace(*ends, 40), gaussian)
+        exact = _fit_rings(index, dense, -0.5)
+        for radius in (1.5, 3.0, 6.0):
+            blur = (0.7**2 + 1 / 12) / radius**2
+            # Rings of equal steps of log r have areas that go as r squared.
+            truth = _blurred(radii, dense, blur) @ (exact / exact.sum())
+            norm = np.linalg.norm(truth)
+            seen = _blurred(radii, sigmas, blur) / norm
+            rows.append((basis[:, None] * seen[:, None, :]).reshape(len(radii), -1))
+            values.append(truth / norm)
+        # A third of the weight of an image, for the total flux.
+        rows.append(0.3 * np.repeat(basis, size)[None])
+        values.append(np.array([0.3]))
+    # Without a QR decomposition first: threads of BLAS that wait for each other on a busy
+    # machine would take seconds.
+    fit, _ = nnls(np.concatenate(rows), np.concatenate(values))
+    return fit.reshape(-1, size), sigmas
+
+
+def _blurred(radii, sigmas, blur):
+    """Brightness of Gaussians of unit flux under a PSF, times the radius."""
+    variance = sigmas**2 + blur
+    return radii * np.exp(-(radii**2) / (2 * variance)) / variance
 
 
 def ellipse(ellipticity: Float[Array, "... 2"], xp=jnp):
