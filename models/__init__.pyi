@@ -18,7 +18,6 @@ from .scene._exposures import exposures as exposures
 from .scene._exposures import galaxy_spectra as galaxy_spectra
 from .scene._scene import Scene as Scene
 from .scene._start import start_values as start_values
-from .simulation._blend_sets import read_set as read_set
 from .simulation._blend_sets import simulate_set as simulate_set
 from .simulation._blend_sets import write_set as write_set
 from .simulation._example import load_example as load_example

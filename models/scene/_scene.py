@@ -85,7 +85,7 @@ class Scene(eqx.Module):
         >>> stars = PointSource(place_sources(truth.center, box=15))
         >>> scene = Scene.build(obs, stars=stars)
         >>> scene.names, scene.num_sources, scene.num_bands
-        (('stars',), 5, 6)
+        (('stars',), 4, 6)
         """
         named = tuple(group.named(name) for name, group in groups.items())
         boxes = tuple(group.at.box for group in named)
