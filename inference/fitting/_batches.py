@@ -24,16 +24,54 @@ class Axes:
 
 
 def batch_axes(bound: Posterior, in_axes: tuple):
-    """Axes tree for the posterior's arrays, from one entry per positional argument."""
+    """Axes tree for the posterior's arrays, from one entry per positional argument.
+
+    Parameters
+    ----------
+    bound
+        The posterior, whose positional arguments are meant.
+    in_axes
+        As in `jax.vmap`: every entry is 0, None, or a tree of them whose leaves may stand for
+        a whole branch of the argument.
+
+    Raises
+    ------
+    InputError
+        For a wrong number of entries, an axis other than 0 and None, or an entry whose
+        structure is no prefix of its argument's.
+    """
     args, kwargs = bound.arrays
     if len(in_axes) != len(args):
         raise InputError(
             f"`in_axes` has {len(in_axes)} entries for {len(args)} positional arguments."
         )
     axes = tuple(
-        jax.tree.map(lambda _, a=axis: a, arg) for axis, arg in zip(in_axes, args, strict=True)
+        _spread_axes(i, entry, arg)
+        for i, (entry, arg) in enumerate(zip(in_axes, args, strict=True))
     )
     return Axes((axes, jax.tree.map(lambda _: None, kwargs)))
+
+
+def _spread_axes(position: int, entry, arg):
+    """An axis for every array of an argument, from a prefix of its tree."""
+
+    def spread(axis, branch):
+        if axis is not None and not (isinstance(axis, int) and axis == 0):
+            raise InputError(
+                f"entry {position} of `in_axes` holds {axis!r}: an axis is 0, for a leading batch "
+                "axis, or None, for arrays that all fits share."
+            )
+        return jax.tree.map(lambda _: axis, branch)
+
+    try:
+        return jax.tree.map(spread, entry, arg, is_leaf=lambda x: x is None)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"entry {position} of `in_axes` is no prefix of its argument, as `jax.vmap` takes "
+            f"them: {error}."
+        ) from error
 
 
 def batch_size(bound: Posterior, batch: Axes) -> int:

@@ -94,6 +94,28 @@ def test_a_batch_side_by_side_equals_one_by_one(key):
         np.testing.assert_allclose(best.values["w"][i], closed_form(xs[i], ys[i]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("side_by_side", [None, 1])
+def test_axes_of_a_batch_may_be_prefixes_of_the_arguments(side_by_side, key):
+    def model(data, prior):
+        w = numpyro.sample("w", dist.Normal(prior["mean"], prior["width"]).to_event(1))
+        numpyro.sample("y", dist.Normal(data["x"][0] @ w, 0.5), obs=data["y"])
+
+    xs, ys = np.stack([X, 2 * X]), np.stack([Y, Y])
+    prior = {"mean": np.zeros(3, np.float32), "width": np.full(3, 2.0, np.float32)}
+    axes = ({"x": 0, "y": 0}, {"mean": None, "width": None})
+    for in_axes in (axes, (0, None), ({"x": (0, None), "y": 0}, None)):
+        data = {"x": (xs, X), "y": ys}
+        if in_axes is axes or in_axes[0] == 0:
+            data["x"] = (xs, np.stack([X, X]))
+        best = fit_map(model, data, prior, key=key, in_axes=in_axes, side_by_side=side_by_side)
+        assert best.converged.all()
+        np.testing.assert_allclose(best[1].posterior.arguments[0][0]["x"][1], X)
+    with pytest.raises(InputError, match="entry 0 of `in_axes` is no prefix"):
+        fit_map(model, data, prior, key=key, in_axes=({"x": 0}, None))
+    with pytest.raises(InputError, match="entry 0 of `in_axes` holds 1"):
+        fit_map(model, data, prior, key=key, in_axes=(1, None))
+
+
 @pytest.mark.parametrize("batch", [{}, {"in_axes": (0, 0), "side_by_side": 2}])
 def test_a_program_compiled_ahead_is_not_compiled_again(batch, key):
     def model(x, y):
