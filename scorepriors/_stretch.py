@@ -2,19 +2,88 @@ r"""Pixel stretches: smooth, monotone maps between intensity and network coordin
 
 Galaxies span decades of surface brightness; a network learns faint outskirts only
 when the pixels are compressed first.  A stretch is a change of variables, so a
-density needs its Jacobian.  Both classes are NumPyro transforms *from* the
+density needs its Jacobian.  Stretches are NumPyro transforms *from* the
 stretched coordinate z (all reals) *to* the intensity x, exact Jacobian included.
 """
 
+import abc
+from types import ModuleType
+
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
+from ._defaults import SCALE, SOFTENING
 from ._errors import InputError
 
 
-class LogStretch(Transform):
+class AbstractStretch(Transform, abc.ABC):
+    """A transform from z to intensities, elementwise, with two parameters.
+
+    A class of one's own defines the transform and its inverse, `log_abs_det_jacobian`,
+    `codomain`, and the two members below, by which fits find their start.
+
+    Parameters
+    ----------
+    softening
+        Intensity s below which the stretch is linear.
+    scale
+        The compression c.
+
+    Raises
+    ------
+    InputError
+        If a parameter is a Python number that is not positive.
+    """
+
+    domain = constraints.real
+
+    def __init__(self, softening: float = SOFTENING, scale: float = SCALE):
+        _require_positive("softening", softening)
+        _require_positive("scale", scale)
+        self.softening = softening
+        self.scale = scale
+
+    @abc.abstractmethod
+    def slopes(self, x, xp: ModuleType = np) -> tuple:
+        """Derivatives by NumPyro's unconstrained coordinate u of the intensities.
+
+        Parameters
+        ----------
+        x
+            Intensities inside the support.
+        xp
+            ``numpy``, where nothing is to be compiled, or ``jax.numpy``.
+
+        Returns
+        -------
+        dx_du, dz_du
+            Of the shape of `x`.
+        """
+
+    @abc.abstractmethod
+    def clip(self, x, xp: ModuleType = np):
+        """Intensities moved inside the support, far enough from its end to start a fit there."""
+
+    def tree_flatten(self):
+        """Leaves for JAX: both parameters are data, so neither recompiles."""
+        return (self.softening, self.scale), (("softening", "scale"), {})
+
+    def __eq__(self, other):
+        return (
+            type(other) is type(self)
+            and _same(self.softening, other.softening)
+            and _same(self.scale, other.scale)
+        )
+
+    def __repr__(self):
+        kind = type(self).__name__
+        return f"{kind}(softening={_show(self.softening)}, scale={_show(self.scale)})"
+
+
+class LogStretch(AbstractStretch):
     r"""Logarithmic stretch, :math:`z = \log(1 + x/s)/c`, as the transform z to x.
 
     Parameters
@@ -45,14 +114,6 @@ class LogStretch(Transform):
     2.0
     """
 
-    domain = constraints.real
-
-    def __init__(self, softening: float = 0.05, scale: float = 0.44):
-        _require_positive("softening", softening)
-        _require_positive("scale", scale)
-        self.softening = softening
-        self.scale = scale
-
     @property
     def codomain(self):
         """Intensities above minus the softening."""
@@ -68,26 +129,25 @@ class LogStretch(Transform):
         """Logarithm of dx/dz, elementwise (same shape as `z`)."""
         return jnp.log(self.softening * self.scale) + self.scale * z
 
-    def tree_flatten(self):
-        """Leaves for JAX: both parameters are data, so neither recompiles."""
-        return (self.softening, self.scale), (("softening", "scale"), {})
+    def slopes(self, x, xp: ModuleType = np) -> tuple:
+        """Derivatives of x and z by u = log(x + s) = c z + log s."""
+        x = xp.asarray(x)
+        return x + xp.asarray(self.softening, x.dtype), xp.full_like(x, 1 / self.scale)
 
-    def __eq__(self, other):
-        return (
-            isinstance(other, LogStretch)
-            and _same(self.softening, other.softening)
-            and _same(self.scale, other.scale)
-        )
-
-    def __repr__(self):
-        return f"LogStretch(softening={_show(self.softening)}, scale={_show(self.scale)})"
+    def clip(self, x, xp: ModuleType = np):
+        """Intensities, those below half of the lowest one raised to it."""
+        x = xp.asarray(x)
+        return xp.maximum(x, xp.asarray(-0.5 * self.softening, x.dtype))
 
 
-class AsinhStretch(Transform):
+class AsinhStretch(AbstractStretch):
     r"""Inverse hyperbolic sine, :math:`z = \operatorname{asinh}(x/s)/c`, as z to x.
 
     Linear around zero on both sides, so negative intensities are allowed: the
     choice for images with noise in them.
+
+    NumPyro leaves such a support as it is: its unconstrained coordinate is the intensity
+    itself, not z.
 
     Parameters
     ----------
@@ -108,14 +168,10 @@ class AsinhStretch(Transform):
     0.0
     """
 
-    domain = constraints.real
     codomain = constraints.real
 
-    def __init__(self, softening: float = 0.05, scale: float = 1.0):
-        _require_positive("softening", softening)
-        _require_positive("scale", scale)
-        self.softening = softening
-        self.scale = scale
+    def __init__(self, softening: float = SOFTENING, scale: float = 1.0):
+        super().__init__(softening, scale)
 
     def __call__(self, z: Array) -> Array:
         return self.softening * jnp.sinh(self.scale * z)
@@ -130,19 +186,15 @@ class AsinhStretch(Transform):
         log_cosh = t + jnp.log1p(jnp.exp(-2 * t)) - jnp.log(2.0)
         return jnp.log(self.softening * self.scale) + log_cosh
 
-    def tree_flatten(self):
-        """Leaves for JAX: both parameters are data, so neither recompiles."""
-        return (self.softening, self.scale), (("softening", "scale"), {})
+    def slopes(self, x, xp: ModuleType = np) -> tuple:
+        """Derivatives of x and z by u = x."""
+        x = xp.asarray(x)
+        length = xp.hypot(x, xp.asarray(self.softening, x.dtype))
+        return xp.ones_like(x), 1 / (xp.asarray(self.scale, x.dtype) * length)
 
-    def __eq__(self, other):
-        return (
-            isinstance(other, AsinhStretch)
-            and _same(self.softening, other.softening)
-            and _same(self.scale, other.scale)
-        )
-
-    def __repr__(self):
-        return f"AsinhStretch(softening={_show(self.softening)}, scale={_show(self.scale)})"
+    def clip(self, x, xp: ModuleType = np):
+        """The intensities as they are: every one is allowed."""
+        return xp.asarray(x)
 
 
 def _require_positive(name: str, value) -> None:

@@ -32,7 +32,9 @@ APART = 3.0
 CONTRAST = 1e-3
 
 
-def detection_image(obs: Observation | JointObservation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def detection_image(
+    obs: Observation | JointObservation,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inverse-variance weighted sum of the bands, in units of its own typical noise.
 
     Of several joined observations, the first: its pixels are those of positions.

@@ -45,7 +45,7 @@ def start_values(
     images: dict[str, np.ndarray] | None = None,
     values: dict[str, np.ndarray] | None = None,
     psf_sigma: float = 0.7,
-    spoil: Spoil = Spoil(),
+    spoil: Spoil | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Start values and widths of all sites of `blend`, for `fit_map`.
 
@@ -75,6 +75,7 @@ def start_values(
     usable start as well.
     """
     known = {} if images is None else images
+    spoil = Spoil() if spoil is None else spoil
     width = spoil.width or float(np.hypot(psf_sigma, EXTENDED))
     boxes = [
         Morphologies(
@@ -104,7 +105,7 @@ def start_values(
     return _float32(init), _float32(scale)
 
 
-def settle(scene: Scene, boxes: Sequence[Morphologies], spoil: Spoil = Spoil()) -> Settled:
+def settle(scene: Scene, boxes: Sequence[Morphologies], spoil: Spoil) -> Settled:
     """Start values of the prior on spectra, for sources that look like `boxes`."""
     flux, error = linear_fluxes(scene, boxes)
     if spoil.flat:
@@ -114,9 +115,7 @@ def settle(scene: Scene, boxes: Sequence[Morphologies], spoil: Spoil = Spoil()) 
     return scene.spectra.start(spoil.brighter * flux, error, mask)
 
 
-def linear_fluxes(
-    scene: Scene, boxes: Sequence[Morphologies]
-) -> tuple[np.ndarray, np.ndarray]:
+def linear_fluxes(scene: Scene, boxes: Sequence[Morphologies]) -> tuple[np.ndarray, np.ndarray]:
     """Fluxes ``[K, B]`` and errors by least squares for fixed morphologies.
 
     Regularized only by a Gaussian of 100,000 times the noise, which matters to none

@@ -1,7 +1,7 @@
 """What sources of a few Gaussian shape parameters share: their sites and where they start."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from ._abstract import AbstractSource, Look
 
 
-class Site(NamedTuple):
+class Site(eqx.Module):
     """A site of K sources, with a Gaussian prior.
 
     Attributes
@@ -28,8 +28,8 @@ class Site(NamedTuple):
 
     mean: Any
     width: Any
-    axis: str = ""
-    known: float = 0.5
+    axis: str = eqx.field(static=True, default="")
+    known: float = eqx.field(static=True, default=0.5)
 
 
 #: Most that is believed to be known at the start: positions may be off by far more than a bright
@@ -90,6 +90,6 @@ class AbstractParametric(AbstractSource):
 def as_arrays(sites: dict[str, Site]) -> dict[str, Site]:
     """Sites whose priors are arrays: other values of them compile nothing."""
     return {
-        name: site._replace(mean=np.float32(site.mean), width=np.float32(site.width))
+        name: Site(np.float32(site.mean), np.float32(site.width), site.axis, site.known)
         for name, site in sites.items()
     }

@@ -11,12 +11,7 @@ from ._abstract import Column
 from ._bulge_disk import SHAPE_SITES, SMALLEST_RADIUS, shape_columns
 from ._parametric import AbstractParametric, Site, as_arrays
 from ._placement import Placement
-from ._profiles import (
-    ellipse,
-    gaussian_mixture_image,
-    sersic_mixture,
-    sersic_mixture_of,
-)
+from ._profiles import ellipse, gaussian_mixture_image, sersic_mixture, sersic_mixture_of
 
 #: Lowest and highest index, which the mixtures are made for.
 LOWEST, HIGHEST = 0.5, 6.0

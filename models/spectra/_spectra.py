@@ -320,8 +320,10 @@ def _instantiated(tangent):
     if not isinstance(tangent, SymbolicZero):
         return tangent
     aval = tangent.aval
-    return np.zeros(aval.shape, aval.dtype) if aval.dtype == jax.dtypes.float0 else jnp.zeros(
-        aval.shape, aval.dtype
+    return (
+        np.zeros(aval.shape, aval.dtype)
+        if aval.dtype == jax.dtypes.float0
+        else jnp.zeros(aval.shape, aval.dtype)
     )
 
 

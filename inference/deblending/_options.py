@@ -1,0 +1,143 @@
+"""What a deblending can be told, in one place for Python, the command line and evaluations."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from scorepriors._distribution import ScorePrior
+from scorepriors._errors import InputError
+from scorepriors.models.scene._blend import TREATMENTS
+from scorepriors.models.scene._start import Spoil
+from scorepriors.models.sources._abstract import AbstractSource
+from scorepriors.models.sources._bulge_disk import BulgeDisk
+from scorepriors.models.sources._sersic import Sersic
+
+#: Parametric profiles by the names that the command line knows.
+PROFILES: dict[str, Callable[..., AbstractSource]] = {"bulge-disk": BulgeDisk, "sersic": Sersic}
+
+#: Where a fit may start: from the fitted profiles, or badly on purpose (see `Options`).
+STARTS = ("profiles", "sed20", "flat", "gaussian", "blobs")
+
+#: Model PSF, in pixels, of parametric sources beside a prior whose images carry none:
+#: narrow enough for the pixel to outweigh it.
+UNRESOLVED = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Keywords of `scorepriors.inference.deblend` and `deblend_many`, with their defaults.
+
+    Attributes
+    ----------
+    profile
+        Kind of the parametric sources: ``"bulge-disk"``, ``"sersic"`` (of free index), or what
+        makes a group of sources, called as ``profile(at, name, psf_sigma=, center_error=)``.
+    spectra
+        How spectra are treated, ``"marginal"`` or ``"profiled"``: see `blend`.
+    center_error
+        Standard deviation in pixels of the given positions, per axis.
+    start
+        Start of the fits.  ``"profiles"``: the parametric fit at the least-squares
+        fluxes, the free-form one at its result.  The others are bad on purpose, to see
+        what comes of them.  ``"sed20"``: spectra 20 times too bright in both fits;
+        ``"flat"``: spectra of ones (in units of the image); ``"gaussian"``: the parametric
+        fit from round Gaussians at the given positions, as wide at half maximum as a
+        fifth of the box; ``"blobs"``: the free-form fit from these, knowing nothing of
+        the parametric one.
+    anneal
+        Noise levels of the prior, largest first, for free-form fits that go before the
+        one at the prior's own: the rough shape is found before the details.
+    free_form
+        False ends with the parametric scene, which then is the result as well.
+    max_iterations
+        Most iterations of each of the two fits.
+    tolerance
+        Expected remaining gain per source at which a fit ends, nats.  One nat is far
+        below the posterior's own spread; running on to the exact mode of so many
+        dimensions costs iterations and, measured on simulated blends, accuracy.  The
+        parametric fit, cheap and of few dimensions, goes on to a tenth of it.
+    padding
+        Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
+        always to a multiple of two); blends of one padded size (and image and PSF shape) share
+        their compiled programs.
+    """
+
+    profile: str | Callable[..., AbstractSource] = "bulge-disk"
+    spectra: str = "marginal"
+    center_error: float = 0.3
+    start: str = "profiles"
+    anneal: tuple[float, ...] = field(default=())
+    free_form: bool = True
+    max_iterations: int = 300
+    tolerance: float = 1.0
+    padding: int = 4
+
+    @classmethod
+    def of(cls, keywords: dict[str, Any]) -> "Options":
+        """Options from keywords; a TypeError that lists the known ones for others."""
+        known = [one.name for one in fields(cls)]
+        for name in keywords:
+            if name not in known:
+                raise TypeError(
+                    f"unknown option {name!r} of a deblending; there are {', '.join(known)}."
+                )
+        return cls(**keywords)
+
+    def __post_init__(self):
+        if not self.tolerance > 0:
+            raise InputError(f"`tolerance` must be positive, got {self.tolerance}.")
+        if self.start not in STARTS:
+            raise InputError(f"unknown start {self.start!r}; there are {', '.join(STARTS)}.")
+        if isinstance(self.profile, str) and self.profile not in PROFILES:
+            raise InputError(f"unknown profile {self.profile!r}; there are {', '.join(PROFILES)}.")
+        if self.spectra not in TREATMENTS[:2]:
+            raise InputError(
+                f"`spectra` must be one of {', '.join(TREATMENTS[:2])}, got {self.spectra!r}."
+            )
+        object.__setattr__(self, "anneal", tuple(self.anneal))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options and priors that all blends of a call share.
+
+    Attributes
+    ----------
+    options
+        What was asked for.
+    priors
+        Of the free-form scene, boxes growing: one, or a second of larger boxes.
+    """
+
+    options: Options
+    priors: tuple[ScorePrior, ...]
+
+    def __post_init__(self):
+        prior, levels = self.priors[0], self.options.anneal
+        if not all(prior.sigma < level <= prior.sigma_max for level in levels):
+            raise InputError(
+                f"noise levels in `anneal` must lie above the prior's own, {float(prior.sigma):g}, and "
+                f"be at most {float(prior.sigma_max):g}, the largest it has learned; got {levels}."
+            )
+
+    @property
+    def boxes(self) -> tuple[int, ...]:
+        """Sides of the boxes of free-form sources."""
+        return tuple(prior.event_shape[-1] for prior in self.priors)
+
+    @property
+    def psf_sigma(self) -> float:
+        """Standard deviation of the model's PSF, pixels."""
+        sigma = self.priors[0].model_psf_sigma
+        return UNRESOLVED if sigma is None else sigma
+
+    @property
+    def spoil(self) -> Spoil:
+        """What is wrong with the start values."""
+        return Spoil(20.0 if self.options.start == "sed20" else 1.0, self.options.start == "flat")
+
+    def profiles(self, at, name: str) -> AbstractSource:
+        """A group of parametric galaxies."""
+        profile = self.options.profile
+        make = PROFILES[profile] if isinstance(profile, str) else profile
+        return make(at, name, psf_sigma=self.psf_sigma, center_error=self.options.center_error)

@@ -1,0 +1,89 @@
+"""Which learned priors a deblending uses, and whether they suit the image."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scorepriors._distribution import ScorePrior
+from scorepriors._errors import InputError
+from scorepriors._zoo import load_prior, prior_info, priors_for
+
+#: Pixels of image and prior may differ in size by this factor, in the logarithm.
+SAME_PIXELS = 0.1
+
+
+class PriorWarning(UserWarning):
+    """A prior is used on images unlike those it has learned from."""
+
+
+def load_priors(
+    prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
+    *,
+    sigma: float | None = None,
+    pixel_scale: float | None = None,
+) -> tuple[ScorePrior, ...]:
+    """One prior, or two by growing boxes.
+
+    Parameters
+    ----------
+    prior
+        Priors or names of them; if not given, the shipped ones for pixels of this size.
+    sigma
+        Noise level for all of them; their own if not given.
+    pixel_scale
+        Arcseconds per pixel, if known.
+
+    Raises
+    ------
+    InputError
+        If there are more, or two of one size or for different pixels or model PSFs, or for a
+        noise level that they have not learned.
+    """
+    if prior is None:
+        prior = priors_for(pixel_scale)
+    several = [prior] if isinstance(prior, str | Path | ScorePrior) else list(prior)
+    loaded = [load_prior(one) if isinstance(one, str | Path) else one for one in several]
+    if sigma is not None:
+        for one in loaded:
+            if not 0 < sigma <= float(one.sigma_max):
+                raise InputError(
+                    f"`sigma` must be positive and at most {float(one.sigma_max):g}, the largest noise "
+                    f"{one.name} has learned, got {sigma:g}."
+                )
+        loaded = [one.at(sigma) for one in loaded]
+    if not 1 <= len(loaded) <= 2:
+        raise InputError(f"give one prior or two, for small and large boxes, not {len(loaded)}.")
+    loaded.sort(key=lambda one: one.event_shape[-1])
+    if len(loaded) == 2:
+        for what, (small, large) in (
+            ("pixel scale", [one.pixel_scale for one in loaded]),
+            ("model PSF", [one.model_psf_sigma for one in loaded]),
+        ):
+            if small != large:
+                raise InputError(
+                    f"{loaded[0].name} and {loaded[1].name} differ in their {what}, {small} and "
+                    f"{large}; choose priors that were trained for the same images."
+                )
+        if loaded[0].event_shape == loaded[1].event_shape:
+            raise InputError(
+                f"{loaded[0].name} and {loaded[1].name} have boxes of the same size; give one of them."
+            )
+    return tuple(loaded)
+
+
+def compare_pixels(obs, prior: ScorePrior) -> None:
+    """Warn if the prior has learned galaxies in pixels of another size."""
+    image, learned = obs.pixel_scale, prior.pixel_scale
+    if image is None or learned is None or abs(np.log(image / learned)) < SAME_PIXELS:
+        return
+    better = priors_for(image)
+    nearest = prior_info(better[0]).pixel_scale == learned
+    mend = "train one for these pixels" if nearest else f"use {' and '.join(better)}"
+    warnings.warn(
+        f"{obs.name or 'the image'} has pixels of {image:.3g} arcsec, but {prior.name} learned "
+        f"galaxies in pixels of {learned:.3g} arcsec; {mend}.",
+        PriorWarning,
+        stacklevel=4,
+    )

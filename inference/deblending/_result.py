@@ -1,0 +1,226 @@
+"""Outcomes of a deblending: fitted scenes, in the order of the catalog."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scorepriors._distribution import ScorePrior
+from scorepriors.inference.fitting._map import MAPResult
+from scorepriors.models.data._joint import JointObservation
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._positions import Positions
+from scorepriors.models.rendering._placing import overlap
+from scorepriors.models.scene._scene import Scene
+from scorepriors.models.sources._abstract import Column
+
+
+@dataclass(frozen=True)
+class FittedScene:
+    """A scene at the mode that a fit has found; padding removed, catalog order.
+
+    Attributes
+    ----------
+    scene
+        What was fitted.
+    fit
+        The fit.
+    morphology
+        ``[N, H, W]``, on the grid of the first image at the model's resolution, total flux
+        of one.  Light that falls off the image is lost here, but counted in `flux`.
+    convolved
+        ``[N, B, H, W]`` of every exposure, as observed, in the units of the image.
+    flux, flux_error
+        ``[N, B]`` over the bands of all exposures, units of the image; the error is that for
+        given morphologies.
+    chi2
+        Per unmasked pixel.
+    source_chi2
+        ``[N]``, where each source is seen (`footprint_chi2`).
+    """
+
+    scene: Scene
+    fit: MAPResult
+    morphology: np.ndarray
+    convolved: tuple[np.ndarray, ...]
+    flux: np.ndarray
+    flux_error: np.ndarray
+    chi2: float
+    source_chi2: np.ndarray
+
+    @property
+    def kinds(self) -> np.ndarray:
+        """Name of the group of every source, ``[N]``."""
+        return self.scene.kinds()
+
+    @property
+    def center(self) -> np.ndarray:
+        """Fitted (row, column) of every source, ``[N, 2]``, pixels."""
+        return self.scene.centers(self.fit.values)
+
+    @property
+    def columns(self) -> list[Column]:
+        """Columns that the kinds of sources add to the catalog, ``[N]``, NaN for the others."""
+        found: dict[str, Column] = {}
+        rows = len(self.scene.order)
+        for group in self.scene.sources:
+            index = np.asarray(group.at.index)
+            real = index >= 0
+            values = self.scene.values_of(group.name, self.fit.values)
+            for column in group.columns(values):
+                whole = found.get(column.name)
+                full = np.full(rows, np.nan) if whole is None else whole.values
+                full[index[real]] = np.asarray(column.values)[real]
+                found[column.name] = column._replace(values=full)
+        return list(found.values())
+
+
+@dataclass(frozen=True)
+class Deblended:
+    """Outcome of `scorepriors.inference.deblend`.
+
+    Attributes
+    ----------
+    observation, positions
+        What went in.
+    free_form
+        The scene under the learned prior: the result.
+    parametric
+        The scene of parametric profiles that it started from.
+    seconds
+        Wall time per stage; of a batch, each blend's share.
+    """
+
+    observation: Observation | JointObservation
+    positions: Positions
+    free_form: FittedScene
+    parametric: FittedScene
+    seconds: dict
+
+    @property
+    def scene(self) -> Scene:
+        """The scene of the result: ``sample(blend, result.scene, ...)``."""
+        return self.free_form.scene
+
+    @property
+    def converged(self) -> bool:
+        """Whether the free-form fit converged."""
+        return bool(self.free_form.fit.converged)
+
+    @property
+    def center(self) -> np.ndarray:
+        """``[N, 2]``, (row, column) of the sources in the parametric scene, pixels."""
+        return self.parametric.center
+
+    @property
+    def kinds(self) -> np.ndarray:
+        """Name of the group of every source, ``[N]``."""
+        return self.free_form.kinds
+
+    @property
+    def is_point(self) -> np.ndarray:
+        """Which sources are stars, ``[N]``."""
+        return np.asarray(self.positions.is_point)
+
+    def priors(self) -> dict[str, ScorePrior]:
+        """Learned priors by the group of their sources."""
+        groups = [group for group in self.scene.sources if (self.kinds == group.name).any()]
+        return {g.name: p for g in groups if (p := getattr(g, "prior", None)) is not None}
+
+    @property
+    def prior_name(self) -> str:
+        """Names of the priors, for people; empty without free-form sources."""
+        return " and ".join(str(prior.name) for prior in self.priors().values())
+
+    @property
+    def sigma0(self) -> float | None:
+        """Noise level of the priors; None without free-form sources."""
+        return next((float(prior.sigma) for prior in self.priors().values()), None)
+
+
+def collect_scene(scene: Scene, fit: MAPResult) -> FittedScene:
+    """Collect a fit's sources in the order of the catalog, without padding.
+
+    Parameters
+    ----------
+    scene
+        What was fitted.
+    fit
+        The fit of `blend`.
+    """
+    order = scene.order
+    boxes = scene.morphologies(fit.values)
+    spectrum = np.asarray(fit.values["spectrum"])[order]
+    flux, error = (np.asarray(fit.values[name])[order] for name in ("flux", "flux_error"))
+    first = 0
+    convolved, squared = [], []
+    for one in scene.exposures:
+        own = spectrum[:, first : first + one.num_bands]
+        first += one.num_bands
+        drawn = _drawn(one, boxes, order) * own[:, :, None, None]
+        convolved.append(drawn)
+        squared.append(_squared_residual(one, drawn.sum(0)))
+    seen = [np.asarray(one.noise.diagonal()) > 0 for one in scene.exposures]
+    return FittedScene(
+        scene=scene,
+        fit=fit,
+        morphology=_on_image(boxes, scene.exposures[0].shape)[order],
+        convolved=tuple(convolved),
+        flux=flux,
+        flux_error=error,
+        chi2=float(sum(s.sum() for s in squared) / sum(s.sum() for s in seen)),
+        source_chi2=footprint_chi2(squared, seen, convolved),
+    )
+
+
+def _drawn(exposure, boxes, order) -> np.ndarray:
+    """Sources with unit spectra in one exposure, ``[N, B, H, W]``, in the order of the catalog."""
+    slots = np.concatenate([np.flatnonzero(b.mask) + f for b, f in zip(boxes, _firsts(boxes))])
+    drawn = np.concatenate(
+        [exposure.render_on_host(b.image[b.mask], b.corner[b.mask]) for b in boxes]
+    )
+    return drawn[np.searchsorted(slots, order)]
+
+
+def _firsts(boxes) -> np.ndarray:
+    return np.cumsum([0, *(len(b.mask) for b in boxes)])[:-1]
+
+
+def _squared_residual(exposure, model: np.ndarray) -> np.ndarray:
+    """Residual times its product with the precision of the pixels, ``[B, H, W]``."""
+    residual = np.asarray(exposure.images) - model
+    return residual * np.asarray(exposure.noise.precision(residual))
+
+
+def footprint_chi2(squared, seen, images) -> np.ndarray:
+    """Mean squared residual in units of the noise, where each source is seen.
+
+    Each pixel counts by the source's share of the model there times its own
+    significance, so empty sky around a source does not dilute the figure.
+
+    Parameters
+    ----------
+    squared
+        ``[B, H, W]`` of every exposure, squared residuals over the noise.
+    seen
+        ``[B, H, W]`` of every exposure, False where masked.
+    images
+        ``[N, B, H, W]`` of every exposure, the sources as observed.
+    """
+    weighed, total = 0.0, 0.0
+    for square, good, image in zip(squared, seen, images, strict=True):
+        share = np.maximum(image, 0.0) * good
+        weighed = weighed + (square * share).sum((1, 2, 3))
+        total = total + share.sum((1, 2, 3))
+    return weighed / np.maximum(total, 1e-30)
+
+
+def _on_image(boxes, shape) -> np.ndarray:
+    """Boxes placed on the image grid, each normalized to a total flux of one, ``[K, H, W]``."""
+    out = np.zeros((sum(len(b.mask) for b in boxes), *shape), np.float32)
+    images = [image for b in boxes for image in b.image]
+    corners = [corner for b in boxes for corner in b.corner]
+    for target, image, corner in zip(out, images, corners, strict=True):
+        inside = overlap(corner, image.shape[-1], shape)
+        if inside is not None:
+            target[inside[0]] = image[inside[1]] / image.sum()
+    return out

@@ -1,0 +1,225 @@
+"""The scenes of a deblending: the parametric one first, then the one under the learned prior."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from scorepriors._distribution import ScorePrior
+from scorepriors._errors import InputError
+from scorepriors.inference.fitting._map import MAPResult
+from scorepriors.models.data._positions import Positions
+from scorepriors.models.rendering._exposure import Exposure
+from scorepriors.models.scene._exposures import exposures, galaxy_spectra
+from scorepriors.models.scene._scene import Scene
+from scorepriors.models.scene._start import start_values
+from scorepriors.models.sources._abstract import AbstractSource, round_gaussians
+from scorepriors.models.sources._free_form import FreeForm
+from scorepriors.models.sources._placement import Placement, place_sources
+from scorepriors.models.sources._point import STAR_BOX, PointSource
+from scorepriors.models.spectra._priors import AbstractSpectra
+
+from ._options import Settings
+from ._priors import compare_pixels
+
+#: Standard deviation of Gaussian starts as a share of the side of the box: a fifth of it
+#: at half maximum.
+GAUSSIAN_WIDTH = 0.2 / 2.355
+
+#: A galaxy gets a larger box if the smaller one would cut off more than this share of the
+#: light of its fitted profile.
+CUT_OFF = 0.01
+
+#: Sources in large boxes, which are few and expensive, are padded to a multiple of this.
+LARGE_PADDING = 2
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A blend ready to be fitted.
+
+    Attributes
+    ----------
+    obs, positions
+        What is given.
+    exposures, spectra
+        The observation, prepared for boxes of the first prior, and what is known of spectra.
+    """
+
+    obs: Any
+    positions: Positions
+    exposures: tuple[Exposure, ...]
+    spectra: AbstractSpectra
+
+    @property
+    def is_point(self) -> np.ndarray:
+        """Which sources are stars."""
+        return np.asarray(self.positions.is_point)
+
+    @property
+    def shape(self):
+        """Blends with equal shapes run the same programs."""
+        leaves, structure = jax.tree.flatten(self.exposures)
+        kinds = bool(self.is_point.any()), bool((~self.is_point).any())
+        return tuple(np.shape(leaf) for leaf in leaves), structure, kinds
+
+
+def prepare(obs, positions: Positions, settings: Settings) -> Blend:
+    """Make a blend ready; an `InputError` if there is no source."""
+    compare_pixels(obs, settings.priors[0])
+    if not len(positions.ids):
+        raise InputError("there is no source to fit; give at least one position.")
+    found = prepared_exposures(obs, settings, settings.boxes[:1])
+    return Blend(obs, positions, found, galaxy_spectra(obs, found))
+
+
+def prepared_exposures(obs, settings: Settings, boxes: Sequence[int]) -> tuple[Exposure, ...]:
+    """Exposures for these boxes and those of stars."""
+    small, *large = boxes
+    sigma = settings.priors[0].model_psf_sigma
+    return exposures(obs, boxes=(max(small, STAR_BOX), *large), psf_sigma=sigma)
+
+
+def padded_sizes(blends: Sequence[Blend], padding: int) -> tuple[int, int]:
+    """Padded numbers of stars and of galaxies that hold every blend."""
+    stars = max(int(b.is_point.sum()) for b in blends)
+    galaxies = max(int((~b.is_point).sum()) for b in blends)
+    return -(-stars // padding) * padding, -(-galaxies // padding) * padding
+
+
+def parametric_scene(blend: Blend, settings: Settings, sizes: tuple[int, int]) -> Scene:
+    """Stars and parametric galaxies at the given positions."""
+
+    def placed(which, box, size):
+        center = blend.positions.row_column[which]
+        return place_sources(center, box=box, size=size, index=np.flatnonzero(which))
+
+    groups: list[AbstractSource] = []
+    if sizes[0]:
+        at = placed(blend.is_point, STAR_BOX, sizes[0])
+        error = settings.options.center_error
+        groups.append(PointSource(at, psf_sigma=settings.psf_sigma, center_error=error))
+    if sizes[1]:
+        at = placed(~blend.is_point, settings.boxes[0], sizes[1])
+        groups.append(settings.profiles(at, "profiles"))
+    return Scene(blend.exposures, tuple(groups), blend.spectra, settings.options.spectra)
+
+
+def parametric_start(scene: Scene, settings: Settings):
+    """Start values and widths of the parametric fit."""
+    spoil = settings.spoil
+    if settings.options.start == "gaussian":
+        spoil = spoil._replace(width=GAUSSIAN_WIDTH * settings.boxes[0])
+    return start_values(scene, psf_sigma=settings.psf_sigma, spoil=spoil)
+
+
+class FreeFormStage:
+    """The way from a fitted parametric scene to the one under the learned priors.
+
+    Parameters
+    ----------
+    blend, settings
+        What is fitted.
+    scene, fit
+        The parametric scene and its fit.
+    """
+
+    def __init__(self, blend: Blend, settings: Settings, scene: Scene, fit: MAPResult):
+        self.blend, self.settings, self.before, self.fit = blend, settings, scene, fit
+        self.center = scene.centers(fit.values)
+        is_large = np.zeros(len(self.center), bool)
+        galaxies = "profiles" in scene.names
+        if len(settings.priors) > 1 and galaxies and settings.options.start != "blobs":
+            small, large = (self._profiles(box).sum((-2, -1)) for box in settings.boxes)
+            at = self.before["profiles"].at
+            cut = (1 - small / large)[np.asarray(at.mask)] > CUT_OFF
+            is_large[np.asarray(at.index)[np.asarray(at.mask)]] = cut
+        #: Group of every source.
+        self.kinds = np.where(blend.is_point, "stars", np.where(is_large, "large", "galaxies"))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups of free-form sources that there are."""
+        return tuple(name for name in ("galaxies", "large") if (self.kinds == name).any())
+
+    def scene(self, priors: dict[str, ScorePrior], sizes: dict[str, int]) -> Scene:
+        """The free-form scene.
+
+        Parameters
+        ----------
+        priors
+            By group, in their order.
+        sizes
+            Padded number of sources of each group.
+        """
+        groups: list[AbstractSource] = []
+        for name, prior in priors.items():
+            rows, box = np.flatnonzero(self.kinds == name), prior.event_shape[-1]
+            axes = ("box_y", "box_x") if not groups else (f"{name}_box_y", f"{name}_box_x")
+            if self.settings.options.start == "blobs":
+                at = self.before["profiles"].at
+            else:
+                # About the fitted centers: a prior is strict about centering.
+                at = place_sources(self.center[rows], box=box, size=sizes[name], index=rows)
+            groups.append(FreeForm(prior, at, name, axes))
+        groups += [group for group in self.before.sources if group.name == "stars"]
+        found = self.blend.exposures
+        if "large" in priors:
+            found = prepared_exposures(self.blend.obs, self.settings, self.settings.boxes)
+        return Scene(found, tuple(groups), self.blend.spectra, self.settings.options.spectra)
+
+    def start(self, scene: Scene, before: MAPResult | None = None):
+        """Start values and widths of the free-form fit.
+
+        Parameters
+        ----------
+        scene
+            The scene, at the noise level of the fit.
+        before
+            A free-form fit at another noise level, to go on from.
+        """
+        settings = self.settings
+        if before is not None:
+            boxes = {g.name: scene.values_of(g.name, before.values) for g in scene.sources}
+            images = {n: v["morphology"] for n, v in boxes.items() if "morphology" in v}
+            images |= self._stars(scene, before.values)
+            # Once a fit has seen the data its fluxes are nobody's start any more.
+            return start_values(
+                scene, images=images, values=before.values, psf_sigma=settings.psf_sigma
+            )
+        images = {}
+        for group in scene.sources:
+            if group.name != "stars":
+                images[group.name] = self._images(group.at)
+        images |= self._stars(scene, self.fit.values)
+        values = {n: v for n, v in self.fit.values.items() if n.startswith("stars/")}
+        return start_values(
+            scene, images=images, values=values, psf_sigma=settings.psf_sigma, spoil=settings.spoil
+        )
+
+    def _stars(self, scene: Scene, values: dict) -> dict[str, np.ndarray]:
+        if "stars" not in scene.names:
+            return {}
+        return {"stars": scene["stars"].boxes(scene.values_of("stars", values)).image}
+
+    def _images(self, at: Placement) -> np.ndarray:
+        """What the sources of a group look like at the start, ``[K, n, n]``."""
+        if self.settings.options.start == "blobs":
+            return round_gaussians(at, GAUSSIAN_WIDTH * at.box)
+        index = np.asarray(self.before["profiles"].at.index)
+        slots = {row: slot for slot, row in enumerate(index) if row >= 0}
+        # Padding looks like the padding of the fit, if that had any.
+        spare = [*np.flatnonzero(index < 0), 0][0]
+        rows = [slots[row] if row >= 0 else spare for row in np.asarray(at.index)]
+        return self._profiles(at.box)[rows]
+
+    def _profiles(self, box: int) -> np.ndarray:
+        """Fitted profiles on boxes of another side about their centers, ``[K, n, n]``."""
+        group = self.before["profiles"]
+        values = self.before.values_of("profiles", self.fit.values)
+        host = {name: np.asarray(value) for name, value in values.items()}
+        corner = place_sources(group.centers(host), box=box).corner
+        at = Placement(group.at.center, corner, group.at.index, box)
+        return np.asarray(group.on(at).image(host, np))
