@@ -144,7 +144,7 @@ def test_a_failed_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.npz"
     path.write_bytes(b"old")
     with pytest.raises(RuntimeError, match="full"):
-        _write_checkpoint(path, None, 1, 0.0, [], Unwritable())
+        _write_checkpoint(path, None, 1, 0.0, Unwritable(), "{}")
 
     def half(handle, **arrays):
         handle.write(b"half of it")

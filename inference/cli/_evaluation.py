@@ -214,7 +214,7 @@ def _kept(checkpoint, json_path, *, resume: bool) -> Path | None:
         if resume:
             raise InputError("--resume needs --json or --checkpoint, to know where the run is.")
         return None
-    return Path(checkpoint) if checkpoint else Path(json_path).with_suffix(".checkpoint.json")
+    return Path(checkpoint) if checkpoint else Path(json_path).with_suffix(".checkpoint.npz")
 
 
 def _levels(text: str) -> tuple[float, ...]:

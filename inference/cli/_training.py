@@ -119,6 +119,7 @@ def validate(name, num, images, output, seed):
     import jax
     import numpy as np
 
+    from scorepriors._archives import read_arrays
     from scorepriors._files import atomic_write
     from scorepriors._zoo import load_prior, prior_recipe
     from scorepriors.inference._progress import console
@@ -135,11 +136,10 @@ def validate(name, num, images, output, seed):
     folder = check_target(output or f"validation-{recipe.name}", force=True, names=())
     data = recipe.data
     if images is not None:
-        try:
-            with np.load(images, allow_pickle=False) as archive:
-                train_images, held_out = archive["train"], archive["held_out"]
-        except (OSError, KeyError, ValueError) as error:
-            raise InputError(f"{images} is no images.npz of a training run: {error}.") from error
+        archive = read_arrays(images)
+        if not {"train", "held_out"} <= set(archive):
+            raise InputError(f"{images} is no images.npz of a training run.")
+        train_images, held_out = archive["train"], archive["held_out"]
     elif data.set is not None:
         console.print("simulating the training and held-out images again ...")
         everything = simulate(

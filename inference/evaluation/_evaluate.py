@@ -6,7 +6,6 @@ sources are to be detected): weights are those that `Observation` makes of the i
 
 import dataclasses
 import hashlib
-import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,9 +19,9 @@ import numpyro
 from astropy.table import Table
 
 from scorepriors import __version__
+from scorepriors._archives import read_archive, write_archive
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
-from scorepriors._files import atomic_write
 from scorepriors.inference.deblending._deblend import (
     PADDING,
     SIDE_BY_SIDE,
@@ -61,6 +60,8 @@ MATCH_RADIUS = 3.0
 
 #: Blends fitted between two checkpoints.
 CHUNK = 16
+
+_CHECKPOINT = "checkpoint of an evaluation"
 
 
 @dataclass(frozen=True)
@@ -262,14 +263,10 @@ class _Checkpoint:
             if resume:
                 raise InputError(f"there is no {self.path} to go on with; do not resume.")
             return
-        try:
-            content = json.loads(self.path.read_text())
-            before = dict(content["facts"])
-            blends = {int(i): blend for i, blend in content["blends"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{self.path} is no checkpoint of an evaluation; give another name, or remove it."
-            ) from error
+        _, content = read_archive(
+            self.path, kind=_CHECKPOINT, version=1, mend="give another name, or remove it"
+        )
+        before = content["run"]
         if restart:
             return
         if not resume:
@@ -277,7 +274,7 @@ class _Checkpoint:
                 f"{self.path} is of a run that was cut short; resume it, or start again in its "
                 "place (--resume, --force)."
             )
-        self.blends = blends
+        self.blends = {int(i): blend for i, blend in content["blends"].items()}
         for name, value in facts.items():
             if before.get(name) != value:
                 raise InputError(
@@ -288,7 +285,8 @@ class _Checkpoint:
     def save(self) -> None:
         """Write the file, if there is something to keep."""
         if self.path is not None and self.blends:
-            atomic_write(self.path, json.dumps({"facts": self.facts, "blends": self.blends}))
+            facts = {"run": self.facts, "blends": self.blends}
+            write_archive(self.path, {}, facts, kind=_CHECKPOINT, version=1)
 
 
 def _evaluate_chunk(blends, indices, priors, chosen, kept, progress) -> bool:

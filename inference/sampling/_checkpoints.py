@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorepriors._archives import read_archive, write_archive
 from scorepriors._errors import InputError
-from scorepriors._files import atomic_path
 from scorepriors.inference._posterior import Posterior
 
 from ._algorithms import Move
 from ._chains import Run
+
+_KIND = "checkpoint of a sampling run"
 
 
 def fingerprint(bound: Posterior, settings: dict) -> str:
@@ -52,10 +54,9 @@ def save_run(path: str | Path, run: Run, origin: dict, curvature: Any, mark: str
         arrays["draws"] = np.concatenate(run.draws)
         for name, values in zip(Move._fields, _stacked(run.moves), strict=True):
             arrays[f"move_{name}"] = values
-    counts = np.array([run.done, run.gradients])
+    facts = {"done": int(run.done), "gradients": int(run.gradients)}
     try:
-        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, counts=counts, mark=np.array(mark), **arrays)
+        write_archive(path, arrays, facts, kind=_KIND, version=1, identity=mark)
     except OSError as error:
         raise InputError(f"the checkpoint {str(path)!r} can't be written: {error}.") from error
 
@@ -78,23 +79,21 @@ def load_run(path: str | Path, like: Any, mark: str) -> tuple[Run, dict, Any]:
     InputError
         If the file is of another run, or is none.
     """
+    held, facts = read_archive(
+        path,
+        kind=_KIND,
+        version=1,
+        mend="name another file, or delete it",
+        identity=mark,
+        other="another model, other data or other settings",
+    )
+    leaves, structure = jax.tree.flatten(like)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            held = {name: stored[name] for name in stored.files}
-        if str(held["mark"]) != mark:
-            raise InputError(
-                f"the checkpoint {str(path)!r} is of another model, other data or other settings; "
-                "name another file, or delete it."
-            )
-        leaves, structure = jax.tree.flatten(like)
         new = [_like(held[f"leaf{i}"], leaf) for i, leaf in enumerate(leaves)]
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{str(path)!r} is no checkpoint of a sampling run: {error}.") from error
+    except (KeyError, ValueError) as error:  # the same run of an earlier scorepriors
+        raise InputError(f"{str(path)!r} is no {_KIND} of this version: {error}.") from error
     states, settings, tuner, refinement, origin, curvature = jax.tree.unflatten(structure, new)
-    done, gradients = (int(n) for n in held["counts"])
-    run = Run(done, states, settings, tuner, refinement, gradients=gradients)
+    run = Run(facts["done"], states, settings, tuner, refinement, gradients=facts["gradients"])
     if "window_positions" in held:
         run.window = [(held["window_positions"], held["window_gradients"])]
     if "draws" in held:

@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 
 from scorepriors import __version__
+from scorepriors._archives import write_arrays
 from scorepriors._errors import InputError
-from scorepriors._files import atomic_path
 from scorepriors._surveys import ZERO_POINT, Survey, flux_of, survey
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.readers._files import load_npz
@@ -267,10 +267,8 @@ def _snr(convolved: np.ndarray, sky_variance: np.ndarray) -> np.ndarray:
 
 def write_set(path: str | Path, arrays: dict[str, np.ndarray]) -> Path:
     """Write a set of blends, whole or not at all."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        # Not compressed: noise does not shrink, and the whole file would by 8 % only.
-        np.savez(file, allow_pickle=False, **arrays)
-    return Path(path)
+    # Not compressed: noise does not shrink, and the whole file would by 8 % only.
+    return write_arrays(path, arrays)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import equinox as eqx
 import jax
@@ -22,8 +21,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from scorepriors._archives import read_archive, write_archive
 from scorepriors._errors import InputError
-from scorepriors._files import atomic_path
 from scorepriors._loops import deferred_interrupt
 from scorepriors._stretch import LogStretch
 from scorepriors.energies._confinement import (
@@ -38,6 +37,8 @@ from scorepriors.energies._networks import ModeNetwork, WienerEnergy, dihedral, 
 
 from ._recipe import Recipe
 from ._sets import iter_simulated, read_images
+
+_CHECKPOINT = "checkpoint of a training run"
 
 #: Edges in sigma of the bins in which progress reports the loss.
 LOSS_BINS = (0.025, 0.1, 0.4, 1.6, 6.4, 25.6)
@@ -112,26 +113,22 @@ def training_images(recipe: Recipe, directory: Path, progress: Callable | None =
 
 
 def _store(path: Path, identity: str, **arrays: np.ndarray) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, recipe=np.asarray(identity), **arrays)  # type: ignore[arg-type]
+    write_archive(path, arrays, {}, kind=f"set of {path.stem}", version=1, identity=identity)
 
 
 def _read_stored(path: Path, identity: str) -> dict[str, np.ndarray] | None:
     """What `_store` wrote, if it is there; InputError if it is of another recipe."""
     if not path.exists():
         return None
-    try:
-        # Opened here: NumPy leaves a damaged file open.
-        with path.open("rb") as source, np.load(source, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        found = str(arrays.pop("recipe"))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise InputError(
-            f"the stored {path.stem} {path} cannot be read ({error}); delete the file."
-        ) from error
-    if found != identity:
-        table = "[data] table" if path.stem == "images" else "recipe"
-        raise InputError(f"{path} was made from another {table}; train in a new directory.")
+    table = "[data] table" if path.stem == "images" else "recipe"
+    arrays, _ = read_archive(
+        path,
+        kind=f"set of {path.stem}",
+        version=1,
+        mend="delete the file",
+        identity=identity,
+        other=f"another {table}; train in a new directory",
+    )
     return arrays
 
 
@@ -455,28 +452,21 @@ def _binned(sigmas: np.ndarray, losses: np.ndarray) -> list[float]:
 def _write_checkpoint(path, state, step, seconds, history, identity):
     leaves = jax.tree.leaves(eqx.filter(state, eqx.is_array))
     arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-    with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        arrays |= {
-            "step": np.asarray(step),
-            "seconds": np.asarray(seconds),
-            "history": np.asarray(history),
-            "recipe": np.asarray(identity),
-        }
-        np.savez(handle, **arrays)  # type: ignore[arg-type]
+    arrays["history"] = np.asarray(history)
+    facts = {"step": int(step), "seconds": float(seconds)}
+    write_archive(path, arrays, facts, kind=_CHECKPOINT, version=1, identity=identity)
 
 
 def _read_checkpoint(path, state, identity):
-    try:
-        # Opened here: NumPy leaves a damaged file open.
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            stored = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise InputError(f"the checkpoint {path} cannot be read ({error}); delete it.") from error
-    if str(stored["recipe"]) != identity:
-        raise InputError(
-            f"the checkpoint {path} belongs to another recipe; use a new output directory."
-        )
+    stored, facts = read_archive(
+        path,
+        kind=_CHECKPOINT,
+        version=1,
+        mend="delete it",
+        identity=identity,
+        other="another recipe; use a new output directory",
+    )
     leaves, structure = jax.tree.flatten(state)
     loaded = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
     state = jax.tree.unflatten(structure, loaded)
-    return state, int(stored["step"]), float(stored["seconds"]), list(stored["history"])
+    return state, facts["step"], facts["seconds"], list(stored["history"])

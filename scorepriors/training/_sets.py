@@ -3,14 +3,14 @@
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from scorepriors._archives import read_arrays
 from scorepriors._errors import InputError
 
 #: What NumPy and astropy raise for files cut short or damaged, besides OSError.
-_DAMAGED = (OSError, TypeError, ValueError, EOFError, BadZipFile, zlib.error)
+_DAMAGED = (OSError, TypeError, ValueError, EOFError, zlib.error)
 
 #: Standard deviation of the model's Gaussian PSF, in pixels, for every built-in set.
 MODEL_PSF_SIGMA = 0.7
@@ -289,12 +289,7 @@ def _read_stacks(file: Path, box: int | None) -> Iterator[np.ndarray]:
 
 def _read_arrays(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     if file.suffix.lower() == ".npz":
-        try:
-            # Opened here: NumPy leaves a damaged file open.
-            with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-                yield from ((name, archive[name]) for name in archive.files)
-        except _DAMAGED as error:
-            raise InputError(f"{file.name} is not a readable npz archive: {error}.") from error
+        yield from read_arrays(file).items()
         return
     from astropy.io import fits
 

@@ -209,21 +209,23 @@ def without_seconds(result):
 def test_a_file_that_is_no_checkpoint_is_left_alone(path, tmp_path, again):
     precious = tmp_path / "precious.json"
     precious.write_text("not ours")
-    with pytest.raises(InputError, match=r"precious.json is no checkpoint of an evaluation"):
+    with pytest.raises(
+        InputError, match=r"precious.json cannot be read .* no checkpoint of an evaluation"
+    ):
         evaluate(path, checkpoint=precious, **again)
     assert precious.read_text() == "not ours"
 
 
 def test_a_run_started_again_replaces_its_checkpoint(path, tmp_path):
-    checkpoint = tmp_path / "kept.json"
+    checkpoint = tmp_path / "kept.npz"
     evaluate(path, checkpoint=checkpoint, limit=1)
-    before = checkpoint.read_text()
+    before = checkpoint.read_bytes()
     evaluate(path, checkpoint=checkpoint, limit=1, restart=True, start="flat")
-    assert checkpoint.read_text() != before
+    assert checkpoint.read_bytes() != before
 
 
 def test_resuming_gives_what_an_uninterrupted_run_gives(result, path, tmp_path, monkeypatch):
-    checkpoint = tmp_path / "kept.json"
+    checkpoint = tmp_path / "kept.npz"
     fit = module.deblend_many
     calls = []
 
@@ -241,10 +243,10 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(result, path, tmp_path, 
     with pytest.raises(InputError, match="another run: start was catalog and is flat"):
         evaluate(path, checkpoint=checkpoint, resume=True, start="flat")
     # What a run cannot begin with must not cost what another run has reached.
-    kept = checkpoint.read_text()
+    kept = checkpoint.read_bytes()
     with pytest.raises(InputError, match=r"nowhere\.npz"):
         evaluate(tmp_path / "nowhere.npz", checkpoint=checkpoint, restart=True)
-    assert checkpoint.read_text() == kept
+    assert checkpoint.read_bytes() == kept
     monkeypatch.setattr(module, "deblend_many", fit)
     done = []
     second = evaluate(

@@ -4,7 +4,6 @@ import gzip
 import io
 import os
 import warnings
-import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
+from scorepriors._archives import read_arrays
 from scorepriors._errors import InputError
 
 FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
@@ -105,26 +105,7 @@ def find_hdu(hdus: Sequence[HDU], names: Sequence[str]) -> HDU | None:
 
 def load_npz(path: Source) -> dict[str, np.ndarray]:
     """Read all arrays of an npz archive; pickled ones are refused."""
-    path = check_file(path, NPZ_ENDINGS, "npz file")
-    try:
-        # Opened here, since numpy leaves the files of broken archives open.
-        with path.open("rb") as file:
-            # numpy takes whatever else for a pickle; protocols from 2 on begin with 128.
-            other = file.read(1) not in (b"P", b"\x80")
-            file.seek(0)
-            if not other:
-                with np.load(file, allow_pickle=False) as archive:
-                    return {name: archive[name] for name in archive.files}
-    except (*READ_ERRORS, AttributeError, zipfile.BadZipFile) as error:
-        if "pickle" in str(error) or "Object arrays" in str(error):
-            raise InputError(
-                f"{path.name} holds pickled objects, which are never loaded since they can run "
-                "code; save plain arrays."
-            ) from error
-        raise InputError(f"{path.name} is not a readable npz archive: {reason(error)}.") from error
-    raise InputError(
-        f"{path.name} is not a readable npz archive, whatever its name; save it with np.savez."
-    )
+    return read_arrays(check_file(path, NPZ_ENDINGS, "npz file"))
 
 
 def array_names(archive: dict[str, np.ndarray]) -> str:

@@ -1,0 +1,225 @@
+"""Files of named arrays and facts: npz without pickle, written whole or not at all.
+
+An archive is an npz file whose member ``facts`` is the text of a JSON object.  Beside the
+facts themselves the object holds the ``kind`` of the file, the ``version`` of its layout,
+and the ``identity`` of what made it: a text, such as a digest of data and settings, that
+must be the same for whoever goes on with the file.
+
+`read_archive` is the one place where a file that is missing, damaged, of something else,
+of another version or of another run becomes a sentence.  `read_arrays` does the same for
+npz files that users bring, which say nothing of themselves.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._errors import InputError
+from ._files import atomic_path
+
+#: What NumPy, zipfile and zlib raise for files that are cut short or are something else.
+_UNREADABLE = (
+    OSError,
+    TypeError,
+    ValueError,
+    EOFError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+
+#: Names in the JSON object that say what the file is.
+_HEADER = ("kind", "version", "identity")
+
+
+class _Damaged(Exception):
+    """A file that is no npz archive of plain arrays, and why."""
+
+
+class _Pickled(_Damaged):
+    """A file that only running foreign code would read."""
+
+
+def write_archive(
+    path: str | Path,
+    arrays: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    *,
+    kind: str,
+    version: int,
+    identity: str = "",
+    compressed: bool = False,
+) -> Path:
+    """Write arrays and facts into one file, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        File to write; replaced if it is there.  Any ending.
+    arrays
+        Arrays by name; the name ``facts`` is taken.
+    facts
+        What JSON can hold, by name; NaN and infinities included.
+    kind
+        What the file is, in words for a message: "checkpoint of a training run".
+    version
+        Version of the layout of this kind of file.
+    identity
+        What the reader must have in common with the writer; see `fingerprint` of samplers.
+    compressed
+        Smaller, but several times slower to write.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OSError
+        If it can't be written, for want of space or of permission.
+    TypeError
+        For arrays of Python objects, which only pickle could store.
+    ValueError
+        For names that are taken.
+    """
+    taken = [name for name in _HEADER if name in facts] + ["facts"] * ("facts" in arrays)
+    if taken:
+        raise ValueError(f"{', '.join(taken)}: names that an archive uses itself.")
+    header = {"kind": kind, "version": version, "identity": identity}
+    text = np.asarray(json.dumps({**header, **facts}))
+    return write_arrays(path, {**arrays, "facts": text}, compressed=compressed)
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Any], *, compressed: bool = False) -> Path:
+    """Write an npz file of plain arrays, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If it can't be written.
+    TypeError
+        For arrays of Python objects, which only pickle could store.
+    """
+    plain = {name: np.asarray(array) for name, array in arrays.items()}
+    pickled = [name for name, array in plain.items() if array.dtype.hasobject]
+    if pickled:
+        raise TypeError(f"arrays of Python objects are not stored: {', '.join(pickled)}.")
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        (np.savez_compressed if compressed else np.savez)(stream, **plain)  # type: ignore[arg-type]
+    return Path(path)
+
+
+def read_archive(
+    path: str | Path,
+    *,
+    kind: str,
+    version: int | Sequence[int],
+    mend: str,
+    identity: str | None = None,
+    other: str = "another run",
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `write_archive` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        As it was written.
+    version
+        Version of the layout, or all that are read; the facts do not say which one it was.
+    mend
+        What to do about a file that does not serve, as the end of a sentence: "delete it".
+    identity
+        As it was written; not compared if not given.
+    other
+        What a file of another identity belongs to, and what to do then, where `mend` does
+        not serve: "another recipe; use a new output directory".
+
+    Returns
+    -------
+    arrays
+        By name.
+    facts
+        By name, without kind, version and identity.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, of another kind or version, or of another identity.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"there is no {path}: {mend}.")
+    try:
+        arrays = _load(path)
+        facts = json.loads(str(arrays.pop("facts")))
+        header = {name: facts.pop(name) for name in _HEADER}
+    except (_Damaged, KeyError, ValueError, TypeError, AttributeError) as error:
+        # Of an earlier version, since that wrote other files, or by another program.
+        why = "it does not say what it is" if isinstance(error, KeyError) else error
+        raise InputError(
+            f"{path} cannot be read ({why}): it is damaged or no {kind} of this version; {mend}."
+        ) from error
+    if header["kind"] != kind:
+        raise InputError(f"{path} is a {header['kind']} and no {kind}; {mend}.")
+    known = (version,) if isinstance(version, int) else tuple(version)
+    if header["version"] not in known:
+        later = isinstance(header["version"], int) and header["version"] > max(known)
+        raise InputError(
+            f"{path} is of another version of scorepriors, which wrote layout "
+            f"{header['version']} where this one reads {', '.join(map(str, known))}; "
+            f"{'update scorepriors, or ' if later else ''}{mend}."
+        )
+    if identity is not None and header["identity"] != identity:
+        end = other if ";" in other else f"{other}; {mend}"
+        raise InputError(f"{path} belongs to {end}.")
+    return arrays, facts
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read all arrays of a user's npz file; pickled ones are refused.
+
+    Raises
+    ------
+    InputError
+        If it is damaged, no npz file, or holds pickled objects.
+    """
+    path = Path(path)
+    try:
+        return _load(path)
+    except _Pickled as error:
+        raise InputError(
+            f"{path.name} holds pickled objects, which are never loaded since they can run "
+            "code; save plain arrays."
+        ) from error
+    except _Damaged as error:
+        raise InputError(
+            f"{path.name} is not a readable npz archive: {error}; save it with np.savez."
+        ) from error
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        # Opened here, since NumPy leaves the files of broken archives open.
+        with path.open("rb") as stream:
+            first = stream.read(1)
+            # NumPy takes whatever else for a pickle; protocols from 2 on begin with 128.
+            if first not in (b"P", b"\x80"):
+                raise _Damaged("it is empty" if not first else "whatever its name")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+    except _UNREADABLE as error:
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        refused = "pickle" in said or "Object arrays" in said
+        raise (_Pickled if refused else _Damaged)(said) from error
