@@ -10,10 +10,10 @@ from .deblending._draws import flux_catalog as flux_catalog
 from .deblending._draws import flux_covariance as flux_covariance
 from .deblending._draws import source_images as source_images
 from .deblending._draws import source_moments as source_moments
-from .deblending._sampling import laplace_deblended as laplace_deblended
-from .deblending._sampling import sample_deblended as sample_deblended
 from .deblending._result import Deblended as Deblended
 from .deblending._result import FittedScene as FittedScene
+from .deblending._sampling import laplace_deblended as laplace_deblended
+from .deblending._sampling import sample_deblended as sample_deblended
 from .diagnosis._diagnose import diagnose as diagnose
 from .diagnosis._hallucination import hallucination_map as hallucination_map
 from .fitting._lbfgs import flat_lbfgs as flat_lbfgs

@@ -1,8 +1,9 @@
-"""What the simulations know of a survey: pixels, PSFs, sky, photons, and how faint to go.
+"""What is known of surveys: one row each, and the bands and zero points that they share.
 
-Numbers of LSST and HSC are those that `surveycodex` collects, with their references:
-zero points, exposure times of the whole survey, sky brightness and seeing.  ZTF is not in
-there; its numbers are those of one exposure, from the two papers named beside them.
+import re
+Numbers of LSST and HSC are those that `surveycodex` collects, with their references: zero
+points, exposure times of the whole survey, sky brightness and seeing.  Those of others are
+not in there; they are from the papers named beside them.
 """
 
 from dataclasses import dataclass
@@ -11,28 +12,51 @@ import numpy as np
 
 from ._errors import InputError
 
-#: Pixel values of simulated images are nanojanskys.
+#: AB magnitude of one nanojansky as surveys round it: zero points of 31.4 mean nanojanskys.
+#: One unit of simulated images has this magnitude.
 ZERO_POINT = 31.4
 
-#: One exposure of ZTF per band: seeing FWHM (arcsec) and 5 sigma depth (AB, 30 s), Bellm
-#: et al. 2019, PASP 131, 018002, table 1; zero point (AB of one ADU), Masci et al. 2019,
-#: PASP 131, 018003.
-ZTF_BANDS = {"g": (2.1, 20.8, 26.325), "r": (2.0, 20.6, 26.275), "i": (2.1, 19.9, 25.660)}
+#: The same exactly, 2.5 log10(3631e9), for images with a unit that is converted.
+NANOJANSKY_ZERO_POINT = float(2.5 * np.log10(3631e9))
 
-#: Electrons per ADU of ZTF's camera; Dekany et al. 2020, PASP 132, 038001.
-ZTF_GAIN = 6.2
+#: Effective wavelengths in nm of bands by name.
+WAVELENGTHS = {
+    "u": 367,
+    "g": 483,
+    "r": 622,
+    "VIS": 715,
+    "i": 755,
+    "z": 869,
+    "y": 971,
+    "Y": 1081,
+    "J": 1367,
+    "H": 1771,
+    "K": 2150,
+    "Ks": 2150,
+}
+
+
+def wavelength(band: str) -> float | None:
+    """Effective wavelength of a band in nm; None if its name is not known.
+
+    Examples
+    --------
+    >>> wavelength("LSST_r"), wavelength("HSC-I2"), wavelength("narrow")
+    (622.0, 755.0, None)
+    """
+    name = (re.findall("[A-Za-z]+", band) or [""])[-1]
+    name = name.lower() if name in ("U", "G", "R", "I", "Z") else name
+    return float(WAVELENGTHS[name]) if name in WAVELENGTHS else None
 
 
 @dataclass(frozen=True)
-class Survey:
-    """A survey as simulations need it.
+class Camera:
+    """What an image is simulated with; arrays by band.
 
     Attributes
     ----------
-    name
-        As on the command line.
     bands
-        From blue to red.
+        One letter each, from blue to red.
     scale
         Arcseconds per pixel.
     seeing
@@ -41,23 +65,147 @@ class Survey:
         ``[B]``, nJy per electron.
     sky_variance
         ``[B]``, nJy squared per pixel: that of an image without sources.
-    magnitudes
-        Brightest and faintest i magnitude (AB) of galaxies.
-    size
-        i magnitude at which the median size of galaxies is that of their `population`.
-    population
-        Name of the shapes, ``"lsst"`` or ``"ztf"`` of `scorepriors.training_sets`.
     """
 
-    name: str
     bands: str
     scale: float
     seeing: np.ndarray
     gain: np.ndarray
     sky_variance: np.ndarray
+
+
+@dataclass(frozen=True)
+class Depths:
+    """What papers say of a survey's noise; one number per band.
+
+    Attributes
+    ----------
+    seeing
+        FWHM of the PSF before the pixel, arcsec.
+    depth
+        5 sigma for point sources, AB magnitude.
+    sky
+        AB magnitude per square arcsec; empty where the gain is given.
+    gain
+        nJy per electron; empty where the sky is given.
+    """
+
+    seeing: tuple[float, ...]
+    depth: tuple[float, ...]
+    sky: tuple[float, ...] = ()
+    gain: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Galaxies:
+    """The galaxies in simulated blends of a survey.
+
+    Attributes
+    ----------
+    training_set
+        Name of the set whose shapes they have, ``"lsst"`` or ``"ztf"``.
+    magnitudes
+        Brightest and faintest i magnitude (AB).
+    size
+        i magnitude at which their median size is that of the training set.
+    """
+
+    training_set: str
     magnitudes: tuple[float, float]
     size: float
-    population: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """One survey.
+
+    Attributes
+    ----------
+    name
+        As on the command line.
+    bands
+        One letter each, from blue to red.
+    scale
+        Arcseconds per pixel.
+    depths
+        Published depths; None if only `surveycodex` knows.
+    in_codex
+        Whether sets of blends take their noise from `surveycodex`.
+    training_sets
+        Populations simulated at these pixels (`scorepriors.training`).
+    priors
+        Shipped priors that are taken for these pixels, by growing boxes.
+    named_priors
+        Shipped priors for these pixels that are taken only where they are named, since
+        others for the same pixels are the better densities (see the cards).
+    galaxies
+        Those in sets of simulated blends; None if there are no such sets.
+    """
+
+    name: str
+    bands: str
+    scale: float
+    depths: Depths | None = None
+    in_codex: bool = False
+    training_sets: tuple[str, ...] = ()
+    priors: tuple[str, ...] = ()
+    named_priors: tuple[str, ...] = ()
+    galaxies: Galaxies | None = None
+
+    @property
+    def wavelengths(self) -> tuple[int, ...]:
+        """Effective wavelengths of the bands, nm."""
+        return tuple(WAVELENGTHS[band] for band in self.bands)
+
+    def camera(self) -> Camera:
+        """What sets of blends are simulated with: the whole survey, or one exposure of ZTF.
+
+        Raises
+        ------
+        InputError
+            If it is in `surveycodex`, which is missing.
+        """
+        return _codex_camera(self) if self.in_codex else self.published_camera()
+
+    def published_camera(self, bands: str | None = None, *, years: float = 10.0) -> Camera:
+        """What single blends are simulated with: the published `depths`.
+
+        Parameters
+        ----------
+        bands
+            Some of the survey's; all if not given.
+        years
+            Of LSST: its ten make the depth.
+
+        Raises
+        ------
+        InputError
+            If a band is unknown.
+        """
+        bands = self.bands if bands is None else bands
+        unknown = [b for b in bands if b not in self.bands]
+        if unknown:
+            raise InputError(
+                f"unknown {self.name.upper()} band {unknown[0]!r}; known are {self.bands}."
+            )
+        if self.depths is None:
+            raise ValueError(f"no depths of {self.name} are published here.")
+        picks = [self.bands.index(b) for b in bands]
+        seeing, depth, sky, gain = (
+            np.array(numbers)[picks] if numbers else None
+            for numbers in (
+                self.depths.seeing,
+                self.depths.depth,
+                self.depths.sky,
+                self.depths.gain,
+            )
+        )
+        # Noise falls with the square root of the exposure.
+        depth = depth - 1.25 * np.log10(10 / years)
+        variance = point_source_noise(depth, seeing, self.scale) ** 2
+        if gain is None:
+            gain = variance / (flux_of(sky) * self.scale**2)
+        return Camera(bands, self.scale, seeing, gain, variance)
 
 
 def flux_of(magnitude):
@@ -80,13 +228,97 @@ def point_source_noise(depth, seeing, scale):
     return flux_of(depth) / 5 / np.sqrt(2.266 * (np.asarray(seeing) / scale) ** 2)
 
 
+def _codex_camera(survey: Survey) -> Camera:
+    """That of `surveycodex`, the whole of a survey's exposures added up."""
+    try:
+        from surveycodex import get_survey
+    except ImportError as error:
+        raise InputError(
+            f"the numbers of {survey.name} come with surveycodex: "
+            "pip install 'scorepriors[simulation]'."
+        ) from error
+    facts = get_survey(survey.name.upper())
+    filters = [facts.get_filter(band) for band in survey.bands]
+    # `zeropoint` is the magnitude of one electron per second.
+    gain = np.array(
+        [flux_of(f.zeropoint.value) / f.full_exposure_time.to_value("s") for f in filters]
+    )
+    sky = flux_of([f.sky_brightness.value for f in filters]) * survey.scale**2
+    seeing = np.array([f.psf_fwhm.to_value("arcsec") for f in filters])
+    return Camera(survey.bands, survey.scale, seeing, gain, gain * sky)
+
+
+# A galaxy at the faint end of a set is seen, if barely: LSST to the i = 27 of Sampson et al.
+# (2024), section 4.3, the others where their noise allows.
+
+#: Depths: ten years; Ivezic et al. 2019, ApJ 873, 111.  They make single blends, the numbers
+#: of `surveycodex` the sets: but for u they agree within half a magnitude.
+LSST = Survey(
+    "lsst",
+    "ugrizy",
+    0.2,
+    depths=Depths(
+        seeing=(0.92, 0.87, 0.83, 0.80, 0.78, 0.76),
+        depth=(26.1, 27.4, 27.5, 26.8, 26.1, 24.9),
+        sky=(22.99, 22.26, 21.20, 20.48, 19.60, 18.61),
+    ),
+    in_codex=True,
+    training_sets=("lsst", "lsst-irregular", "lsst-large"),
+    priors=("lsst-32", "lsst-64"),
+    named_priors=("lsst-irregular-32",),
+    galaxies=Galaxies("lsst", (20.0, 27.0), 25.0),
+)
+
+HSC = Survey(
+    "hsc",
+    "grizy",
+    0.168,
+    in_codex=True,
+    training_sets=("hsc",),
+    priors=("hsc-32",),
+    galaxies=Galaxies("lsst", (19.0, 26.0), 25.0),
+)
+
+#: One exposure.  Seeing and depth (30 s): Bellm et al. 2019, PASP 131, 018002, table 1.  Gain:
+#: zero points (AB of one ADU) of Masci et al. 2019, PASP 131, 018003, and 6.2 electrons per
+#: ADU, Dekany et al. 2020, PASP 132, 038001.
+ZTF = Survey(
+    "ztf",
+    "gri",
+    1.01,
+    depths=Depths(
+        seeing=(2.1, 2.0, 2.1),
+        depth=(20.8, 20.6, 19.9),
+        gain=tuple(flux_of([26.325, 26.275, 25.660]) / 6.2),
+    ),
+    training_sets=("ztf",),
+    priors=("ztf-32",),
+    galaxies=Galaxies("ztf", (14.0, 19.0), 17.0),
+)
+
+#: A near-infrared camera in space: the depth and the zodiacal light that Euclid's wide survey
+#: was planned with (Scaramella et al. 2022, A&A 662, A112), on pixels of 0.1 arcsec.
+SPACE = Survey(
+    "space",
+    "YJH",
+    0.1,
+    depths=Depths(seeing=(0.48, 0.50, 0.52), depth=(24.0,) * 3, sky=(22.1, 22.1, 22.3)),
+)
+
+#: Every survey.
+SURVEYS = (LSST, HSC, ZTF, SPACE)
+
+#: Pixel scale in arcseconds of each built-in training set.
+PIXEL_SCALES = {name: one.scale for one in SURVEYS for name in one.training_sets}
+
+
 def survey(name: str) -> Survey:
-    """A survey by its name: ``"lsst"`` (ugrizy), ``"hsc"`` (grizy) or ``"ztf"`` (gri).
+    """A survey with sets of blends by its name: ``"lsst"``, ``"hsc"`` or ``"ztf"``.
 
     Raises
     ------
     InputError
-        If the name is unknown or `surveycodex` is missing.
+        If the name is unknown.
 
     Examples
     --------
@@ -94,43 +326,21 @@ def survey(name: str) -> Survey:
     >>> one.bands, one.scale
     ('gri', 1.01)
     """
-    if name not in SURVEYS:
-        raise InputError(f"unknown survey {name!r}; there are {', '.join(SURVEYS)}.")
-    return SURVEYS[name]()
+    known = {one.name: one for one in SURVEYS if one.galaxies is not None}
+    if name not in known:
+        raise InputError(f"unknown survey {name!r}; there are {', '.join(known)}.")
+    return known[name]
 
 
-def _codex(name: str, bands: str, magnitudes: tuple[float, float]) -> Survey:
-    """A survey of `surveycodex`, the whole of its exposures added up."""
-    try:
-        from surveycodex import get_survey
-    except ImportError as error:
-        raise InputError(
-            f"the numbers of {name} come with surveycodex: pip install 'scorepriors[simulation]'."
-        ) from error
-    facts = get_survey(name.upper())
-    filters = [facts.get_filter(band) for band in bands]
-    scale = facts.pixel_scale.to_value("arcsec")
-    # `zeropoint` is the magnitude of one electron per second.
-    gain = np.array(
-        [flux_of(f.zeropoint.value) / f.full_exposure_time.to_value("s") for f in filters]
+def nearest_survey(pixel_scale: float | None) -> Survey:
+    """The survey with priors whose pixels are nearest in size.
+
+    Parameters
+    ----------
+    pixel_scale
+        Arcseconds; None, if it is not known, gives LSST.
+    """
+    scale = LSST.scale if pixel_scale is None else pixel_scale
+    return min(
+        (one for one in SURVEYS if one.priors), key=lambda one: abs(np.log(one.scale / scale))
     )
-    sky = flux_of([f.sky_brightness.value for f in filters]) * scale**2
-    seeing = np.array([f.psf_fwhm.to_value("arcsec") for f in filters])
-    return Survey(name, bands, scale, seeing, gain, gain * sky, magnitudes, 25.0, "lsst")
-
-
-def _ztf() -> Survey:
-    seeing, depth, zero_point = np.array(list(ZTF_BANDS.values())).T
-    gain = flux_of(zero_point) / ZTF_GAIN
-    noise = point_source_noise(depth, seeing, 1.01)
-    bands = "".join(ZTF_BANDS)
-    return Survey("ztf", bands, 1.01, seeing, gain, noise**2, (14.0, 19.0), 17.0, "ztf")
-
-
-#: How to make each survey.  A galaxy at the faint end is seen, if barely: LSST to the i = 27
-#: of Sampson et al. (2024), section 4.3, the others where their noise allows.
-SURVEYS = {
-    "lsst": lambda: _codex("lsst", "ugrizy", (20.0, 27.0)),
-    "hsc": lambda: _codex("hsc", "grizy", (19.0, 26.0)),
-    "ztf": _ztf,
-}

@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import cast
 
 import equinox as eqx
 import jax
@@ -22,19 +21,16 @@ from safetensors.numpy import save_file
 from scorepriors.energies._confinement import initial_confinement
 from scorepriors.energies._networks import ModeNetwork, WienerEnergy
 from scorepriors.training._recipe import Recipe, recipe_from_dict
-from scorepriors.training._sets import MODEL_PSF_SIGMA, PIXEL_SCALES
+from scorepriors.training._sets import MODEL_PSF_SIGMA
 
 from ._distribution import ScorePrior
 from ._errors import InputError
 from ._files import atomic_path
 from ._stretch import LogStretch
+from ._surveys import PIXEL_SCALES, nearest_survey
 
 #: Version of the weights format; files of another version are refused.
 FORMAT = 1
-
-#: Shipped priors that are taken only where they are named, since others for the same pixels are
-#: the better densities (see the cards).
-BY_NAME = ("lsst-irregular-32",)
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def prior_info(name: str | Path) -> PriorInfo:
 def priors_for(pixel_scale: float | None) -> tuple[str, ...]:
     """Names of the shipped priors whose pixels are nearest in size, by growing boxes.
 
-    Those of `BY_NAME` are nobody's without asking.
+    Those that are the better choice only where somebody names them are not among these.
 
     Parameters
     ----------
@@ -118,14 +114,7 @@ def priors_for(pixel_scale: float | None) -> tuple[str, ...]:
     >>> priors_for(1.0), priors_for(0.2), priors_for(None)
     (('ztf-32',), ('lsst-32', 'lsst-64'), ('lsst-32', 'lsst-64'))
     """
-    scale = 0.2 if pixel_scale is None else pixel_scale
-    known = [
-        info for info in list_priors() if info.pixel_scale is not None and info.name not in BY_NAME
-    ]
-    distance = {info.name: abs(np.log(cast(float, info.pixel_scale) / scale)) for info in known}
-    nearest = min(distance.values())
-    chosen = [info for info in known if distance[info.name] == nearest]
-    return tuple(info.name for info in sorted(chosen, key=lambda info: info.box))
+    return nearest_survey(pixel_scale).priors
 
 
 def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:

@@ -9,12 +9,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
-
-#: AB magnitude of one nanojansky, exactly: 2.5 log10(3631e9).
-NANOJANSKY_ZERO_POINT = float(2.5 * np.log10(3631e9))
-
-#: Conventional rounding of the same, which zero points of 31.4 mean by one nanojansky.
-ZERO_POINT_OF_ONE = 31.4
+from scorepriors._surveys import NANOJANSKY_ZERO_POINT
 
 #: Largest disagreement in magnitudes between a unit and a zero point, one per cent.
 _ZERO_POINT_TOLERANCE = 0.01

@@ -8,8 +8,9 @@ import numpy as np
 from astropy import units
 
 from scorepriors._errors import InputError
+from scorepriors._surveys import NANOJANSKY_ZERO_POINT, ZERO_POINT
 
-from ._checks import NANOJANSKY_ZERO_POINT, ZERO_POINT_OF_ONE, numeric
+from ._checks import numeric
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Photometry:
         """
         if self.zero_point is not None:
             zero_point = np.array(self.zero_point)
-            return units.nJy, 10 ** ((ZERO_POINT_OF_ONE - zero_point) / 2.5)
+            return units.nJy, 10 ** ((ZERO_POINT - zero_point) / 2.5)
         if self.unit is not None and self.unit.is_equivalent(units.nJy):
             return units.nJy, np.full(self.num_bands, self.unit.to(units.nJy))
         unknown = self.unit is None or isinstance(self.unit, units.UnrecognizedUnit)
@@ -79,7 +80,7 @@ class Photometry:
         """AB magnitude of one unit of `flux_unit`; None if that is no flux density."""
         if self.flux_unit[0] != units.nJy:
             return None
-        return ZERO_POINT_OF_ONE if self.zero_point is not None else NANOJANSKY_ZERO_POINT
+        return ZERO_POINT if self.zero_point is not None else NANOJANSKY_ZERO_POINT
 
     def magnitudes(self, flux) -> np.ndarray | None:
         """AB magnitudes of fluxes in image units.

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from scorepriors._aside import Aside
+from scorepriors._surveys import wavelength
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.noise._abstract import AbstractNoise
 from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Band, Exposure
 from scorepriors.models.rendering._kernels import kernels_of
-from scorepriors.models.spectra._colors import wavelength
 from scorepriors.models.spectra._priors import GalaxySpectra
 
 

@@ -34,7 +34,7 @@ import numpy as np
 from scorepriors import __version__
 from scorepriors._archives import write_arrays
 from scorepriors._errors import InputError
-from scorepriors._surveys import ZERO_POINT, Survey, flux_of, survey
+from scorepriors._surveys import ZERO_POINT, Camera, Survey, flux_of, survey
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.readers._files import load_npz
 from scorepriors.models.data.readers._npz_files import read_from_set
@@ -138,11 +138,12 @@ def simulate_set(
             f"the numbers of sources {low}:{high} are none; give MIN:MAX with 1 <= MIN <= MAX."
         )
     galsim = import_galsim()
+    camera = facts.camera()
     real = None if galaxies is None else RealGalaxies(galaxies)
     blends = []
     for index in range(number):
         rng = np.random.default_rng((seed, index, _STREAM))
-        blends.append(_blend(galsim, rng, facts, real, low, high))
+        blends.append(_blend(galsim, rng, facts, camera, real, low, high))
         if progress is not None:
             progress(index + 1)
     counts = [len(b["centers"]) for b in blends]
@@ -171,17 +172,19 @@ def simulate_set(
     return {
         "meta": np.array(json.dumps(meta)),
         "bands": np.array(list(facts.bands)),
-        "gain": facts.gain,
+        "gain": camera.gain,
         "src_start": np.concatenate([[0], np.cumsum(counts)]),
         **per_blend,
         **per_source,
     }
 
 
-def _blend(galsim, rng, facts: Survey, real: RealGalaxies | None, low: int, high: int):
+def _blend(
+    galsim, rng, facts: Survey, camera: Camera, real: RealGalaxies | None, low: int, high: int
+):
     shape = (SIDE, SIDE)
     count = int(rng.integers(low, high + 1))
-    seeing = facts.seeing * (1 + 0.03 * rng.standard_normal(len(facts.bands)))
+    seeing = camera.seeing * (1 + 0.03 * rng.standard_normal(len(facts.bands)))
     # Optics and tracking leave a per cent or two of ellipticity.
     psfs = [
         galsim.Kolmogorov(fwhm=width).shear(e1=e[0], e2=e[1])
@@ -191,21 +194,23 @@ def _blend(galsim, rng, facts: Survey, real: RealGalaxies | None, low: int, high
     half = rng.uniform(1.5, 3.5) * max(width, 3.0)
     # Closer than two thirds of the seeing, two galaxies would be catalogd as one.
     centers = _places(rng, count, half, width / 1.5, facts.name) + image_middle(shape)
-    galaxies = [_galaxy(galsim, rng, facts, real, psfs, center, shape) for center in centers]
+    galaxies = [
+        _galaxy(galsim, rng, facts, camera, real, psfs, center, shape) for center in centers
+    ]
     magnitudes, flux, morphology, unit = (np.stack(part) for part in zip(*galaxies, strict=True))
     convolved = unit * flux[:, :, None, None]
     total = convolved.sum(0)
-    variance = photon_variance(total, facts.sky_variance / facts.gain, facts.gain)
+    variance = photon_variance(total, camera.sky_variance / camera.gain, camera.gain)
     images = total + rng.standard_normal(total.shape) * np.sqrt(variance)
     return {
         "images": images.astype(np.float32),
         "psfs": psf_images(psfs, facts.scale).astype(np.float32),
-        "skyvar": facts.sky_variance,
+        "skyvar": camera.sky_variance,
         "centers": centers,
         "flux_total": flux,
         "flux_stamp": convolved.sum((2, 3)),
         "mags": magnitudes,
-        "snr": _snr(convolved, facts.sky_variance),
+        "snr": _snr(convolved, camera.sky_variance),
         "beta": blendedness(convolved),
         "conv": convolved.astype(np.float32),
         "morph": morphology.astype(np.float32),
@@ -226,20 +231,22 @@ def _places(rng, count: int, half: float, gap: float, name: str) -> np.ndarray:
     return places
 
 
-def _galaxy(galsim, rng, facts: Survey, real: RealGalaxies | None, psfs, center, shape):
+def _galaxy(
+    galsim, rng, facts: Survey, camera: Camera, real: RealGalaxies | None, psfs, center, shape
+):
     """Magnitudes ``[B]``, fluxes ``[B]`` and unit images of one galaxy bright enough."""
     for _ in range(1000):
-        magnitude = _magnitude(rng, *facts.magnitudes)
+        magnitude = _magnitude(rng, *facts.galaxies.magnitudes)
         magnitudes = magnitude + colors(rng, 1, facts.bands)[0]
         if real is not None:
             # Its center is that in the sharpest band, as a survey would measure it.
-            sharpest = psfs[int(np.argmin(facts.seeing))]
+            sharpest = psfs[int(np.argmin(camera.seeing))]
             profile = real.draw(rng, magnitude, SIZE_SLOPE, sharpest, facts.scale)
         else:
             profile = _bulge_and_disk(galsim, rng, facts, magnitude)
         flux = flux_of(magnitudes)
         unit = draw(galsim, profile, center, psfs, shape, facts.scale)
-        if _snr(unit[None] * flux[:, None, None], facts.sky_variance)[0] >= MIN_SNR:
+        if _snr(unit[None] * flux[:, None, None], camera.sky_variance)[0] >= MIN_SNR:
             sharp = model_psf(galsim, facts.scale)
             morphology = draw(galsim, profile, center, [sharp], shape, facts.scale)[0]
             return magnitudes, flux, morphology, unit
@@ -248,11 +255,11 @@ def _galaxy(galsim, rng, facts: Survey, real: RealGalaxies | None, psfs, center,
 
 def _bulge_and_disk(galsim, rng, facts: Survey, magnitude: float):
     """A profile of the survey's population, as large as galaxies of the magnitude are."""
-    if facts.population == "ztf":
+    if facts.galaxies.training_set == "ztf":
         profile = ztf_galaxy(galsim, rng, int(rng.integers(2)))
     else:
         profile = lsst_galaxy(galsim, rng)
-    return profile.dilate(10 ** (SIZE_SLOPE * (magnitude - facts.size)))
+    return profile.dilate(10 ** (SIZE_SLOPE * (magnitude - facts.galaxies.size)))
 
 
 def _magnitude(rng, bright: float, faint: float) -> float:

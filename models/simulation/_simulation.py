@@ -12,16 +12,9 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
-from scorepriors._surveys import ZERO_POINT, flux_of, point_source_noise
+from scorepriors._surveys import LSST, SPACE, WAVELENGTHS, ZERO_POINT, Camera, flux_of
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.spectra._colors import WAVELENGTHS
-from scorepriors.training._sets import MODEL_PSF_SIGMA, PIXEL_SCALES, lsst_galaxy
-
-#: Ten-year LSST per band: 5 sigma point-source depth (AB), dark-sky brightness (AB per
-#: square arcsec) and seeing FWHM (arcsec); Ivezic et al. 2019, ApJ 873, 111.
-LSST_DEPTH = {"u": 26.1, "g": 27.4, "r": 27.5, "i": 26.8, "z": 26.1, "y": 24.9}
-LSST_SKY = {"u": 22.99, "g": 22.26, "r": 21.20, "i": 20.48, "z": 19.60, "y": 18.61}
-LSST_SEEING = {"u": 0.92, "g": 0.87, "r": 0.83, "i": 0.80, "z": 0.78, "y": 0.76}
+from scorepriors.training._sets import MODEL_PSF_SIGMA, lsst_galaxy
 
 #: Side of PSF images, pixels.
 STAMP = 41
@@ -85,10 +78,10 @@ def simulate_blend(
         If GalSim is missing or a band is unknown.
     """
     galsim = import_galsim()
-    instrument = _lsst(bands)
+    camera = LSST.published_camera(bands)
     rng = np.random.default_rng(seed)
     scene = _draw_scene(galsim, rng, num_sources, bands, magnitudes, spread)
-    return _observe(galsim, rng, scene, instrument, shape, f"simulated-{seed}")
+    return _observe(galsim, rng, scene, camera, shape, f"simulated-{seed}")
 
 
 def simulate_joint(
@@ -113,7 +106,7 @@ def simulate_joint(
     gap
         Smallest distance between two galaxies, LSST pixels.
     years
-        Of LSST: its ten make the depth of `LSST_DEPTH`.
+        Of LSST: its ten make the published depth.
 
     Returns
     -------
@@ -125,65 +118,19 @@ def simulate_joint(
     scorepriors.models.joint.join_observations : To fit them together.
     """
     galsim = import_galsim()
-    ground = _lsst(bands, years)
+    ground, space = LSST.published_camera(bands, years=years), SPACE.published_camera()
     rng = np.random.default_rng(seed)
-    both = _draw_scene(galsim, rng, num_sources, bands + SPACE.bands, magnitudes, spread, gap)
+    both = _draw_scene(galsim, rng, num_sources, bands + space.bands, magnitudes, spread, gap)
     seen: list = []
-    for instrument in (ground, SPACE):
-        zoom = ground.scale / instrument.scale
+    for camera in (ground, space):
+        zoom = ground.scale / camera.scale
         size = round(shape[0] * zoom), round(shape[1] * zoom)
-        picks = [(bands + SPACE.bands).index(b) for b in instrument.bands]
+        picks = [(bands + space.bands).index(b) for b in camera.bands]
         scene = _Scene(both.place * zoom, both.flux[:, picks], both.profiles)
-        name = f"{'ground' if instrument is ground else 'space'}-{seed}"
-        seen.append(_observe(galsim, rng, scene, instrument, size, name))
+        name = f"{'ground' if camera is ground else 'space'}-{seed}"
+        seen.append(_observe(galsim, rng, scene, camera, size, name))
     (first, first_truth), (second, second_truth) = seen
     return first, second, first_truth, second_truth
-
-
-@dataclass(frozen=True)
-class Instrument:
-    """What a simulated observation needs to know; all but the first two by band.
-
-    Attributes
-    ----------
-    bands
-        One letter each.
-    scale
-        Arcseconds per pixel.
-    seeing
-        FWHM of the PSF before the pixel, arcsec.
-    depth
-        5 sigma for point sources, AB magnitude.
-    sky
-        AB magnitude per square arcsec.
-    """
-
-    bands: str
-    scale: float
-    seeing: dict[str, float]
-    depth: dict[str, float]
-    sky: dict[str, float]
-
-
-#: A near-infrared camera in space: the depth and the zodiacal light that Euclid's wide survey
-#: was planned with (Scaramella et al. 2022, A&A 662, A112), on pixels of 0.1 arcsec.
-SPACE = Instrument(
-    "YJH",
-    0.1,
-    {"Y": 0.48, "J": 0.50, "H": 0.52},
-    {"Y": 24.0, "J": 24.0, "H": 24.0},
-    {"Y": 22.1, "J": 22.1, "H": 22.3},
-)
-
-
-def _lsst(bands: str, years: float = 10.0) -> Instrument:
-    unknown = [b for b in bands if b not in LSST_DEPTH]
-    if unknown:
-        raise InputError(f"unknown LSST band {unknown[0]!r}; known are {''.join(LSST_DEPTH)}.")
-    seeing, depth, sky = ({b: t[b] for b in bands} for t in (LSST_SEEING, LSST_DEPTH, LSST_SKY))
-    # Noise falls with the square root of the exposure.
-    reached = {b: d - 1.25 * np.log10(10 / years) for b, d in depth.items()}
-    return Instrument(bands, PIXEL_SCALES["lsst"], seeing, reached, sky)
 
 
 @dataclass(frozen=True)
@@ -207,9 +154,9 @@ def _draw_scene(galsim, rng, num_sources, bands, magnitudes, spread, gap=4.0) ->
     return _Scene(places, flux, [lsst_galaxy(galsim, rng) for _ in range(num_sources)])
 
 
-def _observe(galsim, rng, scene: _Scene, instrument: Instrument, shape, name: str):
-    scale, bands = instrument.scale, instrument.bands
-    psfs = [galsim.Kolmogorov(fwhm=instrument.seeing[b]) for b in bands]
+def _observe(galsim, rng, scene: _Scene, camera: Camera, shape, name: str):
+    scale, bands = camera.scale, camera.bands
+    psfs = [galsim.Kolmogorov(fwhm=width) for width in camera.seeing]
     centers = scene.place + image_middle(shape)
     drawn = np.stack(
         [
@@ -220,11 +167,7 @@ def _observe(galsim, rng, scene: _Scene, instrument: Instrument, shape, name: st
     morphology, unit = drawn[:, 0], drawn[:, 1:]
     convolved = unit * scene.flux[:, :, None, None]
     total = convolved.sum(0)
-    noise = np.array(
-        [point_source_noise(instrument.depth[b], instrument.seeing[b], scale) for b in bands]
-    )
-    sky = np.array([flux_of(instrument.sky[b]) * scale**2 for b in bands])
-    variance = photon_variance(total, sky, noise**2 / sky)
+    variance = photon_variance(total, camera.sky_variance / camera.gain, camera.gain)
     images = total + rng.standard_normal(total.shape) * np.sqrt(variance)
     height, width = shape
     wcs = WCS(naxis=2)

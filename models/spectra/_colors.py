@@ -7,27 +7,10 @@ bands by a quarter or so about that.  It is a wide prior, but a faint source bes
 hangs on it: told that spectra are flat, a fit gives the red light of two red galaxies to one.
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-
-#: Effective wavelengths in nm of bands by name.
-WAVELENGTHS = {
-    "u": 367,
-    "g": 483,
-    "r": 622,
-    "VIS": 715,
-    "i": 755,
-    "z": 869,
-    "y": 971,
-    "Y": 1081,
-    "J": 1367,
-    "H": 1771,
-    "K": 2150,
-    "Ks": 2150,
-}
 
 #: Mean and scatter of the power of the wavelength that f_nu goes with.
 SLOPE, SLOPE_SCATTER = 1.5, 1.0
@@ -39,19 +22,6 @@ FEATURES, FEATURE_LENGTH, ALONE = 0.25, 0.25, 0.1
 #: For bands of unknown wavelength: relative scatter about a spectrum flat in f_nu, the number
 #: of bands over which it is shared, and the share that each band has to itself.
 UNKNOWN, UNKNOWN_LENGTH, UNKNOWN_ALONE = 0.6, 2.0, 0.05
-
-
-def wavelength(band: str) -> float | None:
-    """Effective wavelength of a band in nm; None if its name is not known.
-
-    Examples
-    --------
-    >>> wavelength("LSST_r"), wavelength("HSC-I2"), wavelength("narrow")
-    (622.0, 755.0, None)
-    """
-    name = (re.findall("[A-Za-z]+", band) or [""])[-1]
-    name = name.lower() if name in ("U", "G", "R", "I", "Z") else name
-    return float(WAVELENGTHS[name]) if name in WAVELENGTHS else None
 
 
 def color_prior(

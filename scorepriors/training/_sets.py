@@ -8,15 +8,13 @@ import numpy as np
 
 from scorepriors._archives import read_arrays
 from scorepriors._errors import InputError
+from scorepriors._surveys import LSST, PIXEL_SCALES
 
 #: What NumPy and astropy raise for files cut short or damaged, besides OSError.
 _DAMAGED = (OSError, TypeError, ValueError, EOFError, zlib.error)
 
 #: Standard deviation of the model's Gaussian PSF, in pixels, for every built-in set.
 MODEL_PSF_SIGMA = 0.7
-
-#: Pixel scale in arcseconds of each built-in population.
-PIXEL_SCALES = {"lsst": 0.2, "lsst-irregular": 0.2, "lsst-large": 0.2, "hsc": 0.168, "ztf": 1.01}
 
 #: Sersic indices are drawn from these: GalSim keeps a table for each index it has met.
 _SERSIC_INDICES = np.arange(5, 51, 5) / 10
@@ -128,7 +126,7 @@ def irregular_lsst_galaxy(galsim, rng, index=0):
     """
     if index % 10 < 7:
         return lsst_galaxy(galsim, rng)
-    pixel = PIXEL_SCALES["lsst-irregular"]
+    pixel = LSST.scale
     psf = galsim.Gaussian(sigma=MODEL_PSF_SIGMA * pixel)
     while True:
         profile = _bulge_disk_lumps(galsim, rng)

@@ -14,7 +14,8 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError, ScorePrior
 from scorepriors._stretch import LogStretch
-from scorepriors._zoo import BY_NAME, list_priors, priors_for
+from scorepriors._surveys import SURVEYS
+from scorepriors._zoo import list_priors, priors_for
 from scorepriors.inference.deblending._deblend import PriorWarning, deblend, deblend_many
 from scorepriors.models.data._positions import Positions, read_positions
 from scorepriors.models.simulation._example import load_example
@@ -212,5 +213,6 @@ def test_pixels_choose_the_prior(result):
     assert found.prior_name == "ztf-32"
     assert priors_for(0.2) == priors_for(None) == ("lsst-32", "lsst-64")
     assert priors_for(0.168) == ("hsc-32",)
-    assert set(BY_NAME) <= {info.name for info in list_priors()}
+    named = {name for one in SURVEYS for name in one.named_priors}
+    assert named <= {info.name for info in list_priors()}
     assert priors_for(0.9) == ("ztf-32",)

@@ -72,7 +72,7 @@ def test_truth_is_consistent(three):
     assert widths[0] > widths[-1]  # u is seen through more air turbulence than y
 
 
-@pytest.mark.parametrize("name", SURVEYS)
+@pytest.mark.parametrize("name", [one.name for one in SURVEYS if one.galaxies])
 def test_surveys_have_their_bands_and_pixels(galsim, name, tmp_path):
     bands, scale = {"lsst": ("ugrizy", 0.2), "hsc": ("grizy", 0.168), "ztf": ("gri", 1.01)}[name]
     facts = survey(name)
@@ -88,7 +88,7 @@ def test_surveys_have_their_bands_and_pixels(galsim, name, tmp_path):
 
 
 def test_depth_of_lsst_is_that_of_ten_years():
-    facts = survey("lsst")
+    facts = survey("lsst").camera()
     noise = np.sqrt(facts.sky_variance * 2.266) * facts.seeing / facts.scale
     depth = 31.4 - 2.5 * np.log10(5 * noise)
     # Ivezic et al. 2019, table 1, but for u: its sky is so dark that the read noise, which

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from scorepriors.models.spectra._colors import UNKNOWN, WAVELENGTHS, color_prior, wavelengths
+from scorepriors._surveys import WAVELENGTHS
+from scorepriors.models.spectra._colors import UNKNOWN, color_prior, wavelengths
 
 LSST = ("u", "g", "r", "i", "z", "y")
 
