@@ -1,11 +1,11 @@
 """What is known of surveys: one row each, and the bands and zero points that they share.
 
-import re
 Numbers of LSST and HSC are those that `surveycodex` collects, with their references: zero
 points, exposure times of the whole survey, sky brightness and seeing.  Those of others are
 not in there; they are from the papers named beside them.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
