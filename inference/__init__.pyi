@@ -1,5 +1,6 @@
 from ._posterior import Posterior as Posterior
 from ._posterior import posterior as posterior
+from ._status import FitStatus as FitStatus
 from .curvature._hessian import hessian_diagonal as hessian_diagonal
 from .curvature._hessian import hessian_operator as hessian_operator
 from .deblending._catalog import catalog as catalog

@@ -15,6 +15,7 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._files import atomic_path
 from scorepriors.inference._posterior import posterior
+from scorepriors.inference._status import FitStatus
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._parts import Part
@@ -197,8 +198,7 @@ def _scene_facts(scene: Scene) -> dict:
     data = fit.posterior.arguments[0][0]
     return {
         "chi2": scene.chi2,
-        "converged": bool(fit.converged),
-        "interrupted": bool(fit.interrupted),
+        "status": fit.status.code,
         "num_iterations": int(fit.num_iterations),
         "seconds": float(fit.seconds),
         "numbers": {name: float(getattr(fit, name)) for name in _FIT_NUMBERS},
@@ -264,11 +264,10 @@ def _scene(arrays: dict, facts: dict, priors: Sequence[ScorePrior]) -> Scene:
     fit = MAPResult(
         params=params,
         values=values,
-        converged=facts["converged"],
+        status=FitStatus(facts["status"]),
         num_iterations=facts["num_iterations"],
         loss_history=arrays["loss_history"],
         seconds=facts["seconds"],
-        interrupted=facts["interrupted"],
         posterior=bound,
         **facts["numbers"],
     )

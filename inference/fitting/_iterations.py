@@ -1,7 +1,7 @@
 """Iterations of a fit, many in one compiled program."""
 
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,6 +10,8 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import unconstrain_fn
+
+from scorepriors.inference._posterior import Posterior
 
 from ._batches import axes_of, mapped, with_arrays
 from ._lbfgs import LBFGSState
@@ -54,7 +56,7 @@ class State(eqx.Module):
 
 
 class Best(eqx.Module):
-    """The best point of a fit: as in `scorepriors.inference.optimization.MAPResult`."""
+    """The best point of a fit: as in `scorepriors.inference.MAPResult`."""
 
     params: Any
     values: Any
@@ -157,54 +159,64 @@ def _is_known(option: str, value) -> bool:
     return True
 
 
-def _advance(
-    bound, origin, widths, tolerance, state, flags, clock, max_iterations, optimizer, block, batch
-):
+class Task(NamedTuple):
+    """What is fitted, and from where; with a batch, all but shared arrays have a leading axis.
+
+    Attributes
+    ----------
+    bound
+        The posterior.
+    origin, widths
+        Start values, and the units of the search, by site.
+    tolerance
+        In nats.
+    """
+
+    bound: Posterior
+    origin: dict
+    widths: dict
+    tolerance: Any
+
+
+class Steering(NamedTuple):
+    """What the host tells the compiled loop.
+
+    Attributes
+    ----------
+    fresh, idle
+        Places in which a fit begins, and those without one.
+    waiting
+        Whether more fits wait for a place.
+    clock
+        Iterations that the loop has made so far.
+    max_iterations
+        Of one fit.
+    """
+
+    fresh: Any
+    idle: Any
+    waiting: Any
+    clock: Any
+    max_iterations: Any
+
+
+def _advance(task: Task, state: State, steering: Steering, optimizer, block: int, batch):
     """At most `block` iterations, fewer if a place gets free that another fit waits for.
 
     Returns the state, the values, NaN where idle, and the number of iterations.  One
     evaluation per iteration, and one copy of the model in the program.
     """
-
-    def restart(state, fresh):
-        v = jnp.zeros_like(state.v)
-        inf = jnp.full_like(state.value, jnp.inf)
-        best = Best(state.best.params, state.best.values, inf, inf, inf)
-        zero, no = jnp.zeros_like(state.calm), jnp.zeros_like(state.failed)
-        initial = optimizer.init(v)
-        curvature = None if state.curvature is None else _CURVATURE.init(v)
-        new = State(v, initial, curvature, inf, best, inf, zero, zero, no, no, zero)
-        return jax.tree.map(lambda new, old: jnp.where(fresh, new, old), new, state)
+    bound, origin, widths, tolerance = task
+    fresh, idle, waiting, clock, max_iterations = steering
 
     def one(arrays, origin, widths, tolerance, state, idle, clock):
         objective = _objective(bound, arrays, origin, widths)
         running = ~(idle | state.done | (state.iteration >= max_iterations))
         new = _iterate(objective, optimizer, state, tolerance, clock)
-        # Everything stands still in a fit that has ended, but for the memories of the
-        # optimizer, which nobody reads again.
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(running, new, old),
-            eqx.tree_at(
-                lambda s: (s.optimizer, s.curvature), new, (None, None), is_leaf=lambda x: x is None
-            ),
-            eqx.tree_at(
-                lambda s: (s.optimizer, s.curvature),
-                state,
-                (None, None),
-                is_leaf=lambda x: x is None,
-            ),
-        )
-        kept = eqx.tree_at(
-            lambda s: (s.optimizer, s.curvature),
-            kept,
-            (new.optimizer, new.curvature),
-            is_leaf=lambda x: x is None,
-        )
-        return kept, jnp.where(running, new.value, jnp.nan)
+        return _unless_ended(new, state, running), jnp.where(running, new.value, jnp.nan)
 
     iterate = mapped(one, batch, axes_of(batch), 0, 0, 0, 0, 0, None)
-    fresh, idle, waiting = flags
-    state = mapped(restart, batch, 0, 0)(state, fresh)
+    state = mapped(partial(_restart, optimizer), batch, 0, 0)(state, fresh)
 
     def condition(carry):
         state, _, i = carry
@@ -221,6 +233,37 @@ def _advance(
     values = jnp.full((block, *state.value.shape), jnp.nan, state.value.dtype)
     state, values, steps = jax.lax.while_loop(condition, body, (state, values, jnp.int32(0)))
     return state, values.T, steps
+
+
+def _restart(optimizer, state: State, fresh) -> State:
+    """A fit's first state where it is `fresh`; the old one elsewhere."""
+    v = jnp.zeros_like(state.v)
+    inf = jnp.full_like(state.value, jnp.inf)
+    best = Best(state.best.params, state.best.values, inf, inf, inf)
+    zero, no = jnp.zeros_like(state.calm), jnp.zeros_like(state.failed)
+    initial = optimizer.init(v)
+    curvature = None if state.curvature is None else _CURVATURE.init(v)
+    new = State(v, initial, curvature, inf, best, inf, zero, zero, no, no, zero)
+    return jax.tree.map(lambda new, old: jnp.where(fresh, new, old), new, state)
+
+
+def _unless_ended(new: State, old: State, running) -> State:
+    """The new state of a fit that is running; one that has ended stands still.
+
+    But for the memories of the optimizer, which nobody reads again: they are not copied.
+    """
+
+    def with_memories(state, memories):
+        return eqx.tree_at(
+            lambda s: (s.optimizer, s.curvature), state, memories, is_leaf=lambda x: x is None
+        )
+
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(running, new, old),
+        with_memories(new, (None, None)),
+        with_memories(old, (None, None)),
+    )
+    return with_memories(kept, (new.optimizer, new.curvature))
 
 
 def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:

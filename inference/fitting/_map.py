@@ -8,7 +8,7 @@ mode in x itself, which NumPyro's AutoDelta finds, weighs each pixel by dz/dx.)
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,12 +18,12 @@ import optax
 
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
-from scorepriors._programs import generation
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._progress import fit_progress
+from scorepriors.inference._status import FitStatus
 
 from ._batches import batch_axes, batch_size, members_of
-from ._iterations import Best, begin, compiled_advance, unconstrain
+from ._iterations import Best, Steering, Task, begin, compiled_advance, unconstrain
 from ._lbfgs import flat_lbfgs
 
 
@@ -31,7 +31,7 @@ from ._lbfgs import flat_lbfgs
 class MAPResult:
     """Outcome of `fit_map`.
 
-    With ``in_axes``, every array (and `converged`) has a leading axis over the fits; a
+    With ``in_axes``, every array (and `status`) has a leading axis over the fits; a
     fit that Ctrl-C kept from starting has no iterations and values of NaN.
 
     Attributes
@@ -40,9 +40,9 @@ class MAPResult:
         Unconstrained parameters of the best iterate, by site.
     values
         Constrained sites and deterministic sites there.
-    converged
-        Whether the expected remaining gain fell below the tolerance while the
-        potential had settled.
+    status
+        How the fit has ended: a `FitStatus`, with a sentence and a remedy.  With ``in_axes``
+        an array of them.
     num_iterations
         Iterations done.
     potential
@@ -55,9 +55,6 @@ class MAPResult:
         Half of g' H^-1 g there, nats: what a Newton step would still win.
     seconds
         Wall time, compilation included.
-    interrupted
-        Whether Ctrl-C ended the fit; the best iterate so far is kept.  With ``in_axes``
-        one per fit.
     posterior
         What was maximized.
     axes
@@ -66,16 +63,30 @@ class MAPResult:
 
     params: dict
     values: dict
-    converged: Any
+    status: Any
     num_iterations: Any
     potential: Any
     loss_history: np.ndarray
     gradient_norm: Any
     expected_gain: Any
     seconds: float
-    interrupted: Any
     posterior: Posterior
     axes: Any = None
+
+    @property
+    def converged(self) -> Any:
+        """Whether little is left to gain and the potential has settled; one per fit."""
+        return self._is(FitStatus.CONVERGED)
+
+    @property
+    def interrupted(self) -> Any:
+        """Whether Ctrl-C ended the fit, or kept it from starting; one per fit."""
+        return self._is(FitStatus.INTERRUPTED, FitStatus.NOT_STARTED)
+
+    def _is(self, *members):
+        if isinstance(self.status, FitStatus):
+            return self.status in members
+        return np.array([status in members for status in self.status], bool)
 
     def __getitem__(self, index: int) -> "MAPResult":
         """One fit of a batch."""
@@ -86,19 +97,21 @@ class MAPResult:
         return MAPResult(
             params,
             values,
-            self.converged[index],
+            self.status[index],
             self.num_iterations[index],
             self.potential[index],
             self.loss_history[:iterations, index],
             self.gradient_norm[index],
             self.expected_gain[index],
             self.seconds,
-            bool(self.interrupted[index]),
             members_of(self.posterior, self.axes, index),
         )
 
 
 _DEFAULT_OPTIMIZER = flat_lbfgs()
+
+#: Iterations per compiled call: between calls progress is shown and Ctrl-C read.
+BLOCK = 10
 
 
 def fit_map(
@@ -111,7 +124,6 @@ def fit_map(
     optimizer: optax.GradientTransformation | None = None,
     max_iterations: int = 500,
     tolerance: Any = 0.01,
-    block: int = 10,
     in_axes: tuple | None = None,
     side_by_side: int | None = None,
     progress: bool | Callable = False,
@@ -142,12 +154,10 @@ def fit_map(
         something: at a saddle it is negative) and the potential falls by less than a
         tenth of it per iteration, three times in a row.  One number, or with ``in_axes``
         one per fit.
-    block
-        Iterations per compiled call; between calls progress is shown and Ctrl-C read.
     in_axes
         Fit a batch, as in `jax.vmap`: one entry per positional argument, 0 for a leading
-        batch axis, None for one shared by all.  `init` and `scale` then carry the batch
-        axis as well.
+        batch axis, None for one shared by all, or a tree of them that is a prefix of the
+        argument's.  `init` and `scale` then carry the batch axis as well.
     side_by_side
         How many fits of a batch share each evaluation; all of them by default.  When one
         ends, the next takes its place, so a long fit keeps no other waiting, and batches
@@ -159,7 +169,7 @@ def fit_map(
     Returns
     -------
     MAPResult
-        Also when it has not converged: see `MAPResult.converged`.
+        Also when it has not converged: see `MAPResult.status`.
 
     Raises
     ------
@@ -177,9 +187,8 @@ def fit_map(
     (True, 0.667)
     """
     started = time.monotonic()
-    for name, number in (("max_iterations", max_iterations), ("block", block)):
-        if number < 1:
-            raise InputError(f"`{name}` must be at least 1, got {number}.")
+    if max_iterations < 1:
+        raise InputError(f"`max_iterations` must be at least 1, got {max_iterations}.")
     if not np.all(np.asarray(tolerance) > 0):
         raise InputError(f"`tolerance` must be positive, got {tolerance}.")
     optimizer = _DEFAULT_OPTIMIZER if optimizer is None else optimizer
@@ -187,94 +196,25 @@ def fit_map(
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     problem = _problem(bound, init, scale, key, tolerance, in_axes, side_by_side)
     batch, num_fits = problem.batch, problem.num_fits
-    results: list = [None] * num_fits
-    losses: list = [[] for _ in range(num_fits)]
+    fits = [_Fit() for _ in range(num_fits)]
     total = max_iterations if num_fits == 1 else num_fits
     with fit_progress(progress, total) as report, deferred_interrupt() as interrupt:
-        ended = _run(problem, optimizer, max_iterations, block, results, losses, report, interrupt)
-    best, state = _collect(results, batch)
-    loss = _histories(losses)
+        _run(problem, optimizer, max_iterations, fits, report, interrupt)
+    best, iterations = _collect(fits, batch)
+    loss = _histories(fits)
     return MAPResult(
         params=best.params,
         values=best.values,
-        converged=state["converged"],
-        num_iterations=state["iteration"],
+        status=fits[0].status if batch is None else np.array([f.status for f in fits], object),
+        num_iterations=iterations,
         potential=best.value,
         loss_history=loss if batch is not None else loss[:, 0],
         gradient_norm=best.gradient_norm,
         expected_gain=best.gain,
         seconds=time.monotonic() - started,
-        interrupted=~ended if batch is not None else bool(not ended[0]),
         posterior=bound,
         axes=batch,
     )
-
-
-def compile_map(
-    model: Callable | Posterior,
-    *model_args,
-    key,
-    model_kwargs: dict | None = None,
-    init: dict | None = None,
-    scale: dict | None = None,
-    optimizer: optax.GradientTransformation | None = None,
-    block: int = 10,
-    in_axes: tuple | None = None,
-    side_by_side: int | None = None,
-    **others,
-) -> Callable[[], Any]:
-    """Get the program of a fit ready before the fit.
-
-    Parameters
-    ----------
-    model, *model_args, key, model_kwargs, init, scale, optimizer, block, in_axes, side_by_side
-        As for `fit_map`.  Of arrays the shapes alone matter, and with `side_by_side` the
-        size of the batch does not.
-    **others
-        Other arguments of `fit_map`, which do not change the program.
-
-    Returns
-    -------
-    Callable
-        Compiles, unless that has been done; takes and returns nothing.  It runs no Python
-        of the model, so another thread may call it while this one goes on.  A fit that
-        begins before it has returned compiles as well.
-    """
-    del others
-    optimizer = optax.with_extra_args_support(
-        _DEFAULT_OPTIMIZER if optimizer is None else optimizer
-    )
-    bound = posterior(model, *model_args, model_kwargs=model_kwargs)
-    signature = _signature(bound, in_axes, side_by_side, optimizer, block)
-    if signature in _COMPILED:
-        return lambda: None
-    problem = _problem(bound, init, scale, key, 1.0, in_axes, side_by_side)
-    members = [0] * problem.lanes
-    arguments = problem.select(members)
-    state = begin(arguments[0], arguments[1], optimizer, problem.vmapped)
-    settings = _settings(problem, np.ones(problem.lanes, bool), members, False, 0, 1)
-    program: Any = compiled_advance()
-    lowered = program.lower(*arguments, state, *settings, optimizer, block, problem.vmapped)
-
-    def compile_program():
-        lowered.compile()
-        _COMPILED.add(signature)
-
-    return compile_program
-
-
-#: What has been compiled ahead in this process.
-_COMPILED: set = set()
-
-
-def _signature(bound: Posterior, in_axes, side_by_side, optimizer, block) -> tuple:
-    """What the program of a fit depends on; not the size of the batch, if side by side."""
-    batch = None if in_axes is None else batch_axes(bound, in_axes)
-    whole = batch is not None and side_by_side is None
-    arrays = bound if batch is None or whole else members_of(bound, batch, 0)
-    leaves, structure = jax.tree.flatten(arrays)
-    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    return structure, shapes, batch, side_by_side, optimizer, block, generation()
 
 
 def _problem(bound, init, scale, key, tolerance, in_axes, side_by_side) -> "_Problem":
@@ -306,105 +246,116 @@ class _Problem:
         """Axes of the arrays inside one evaluation; None if it serves a single fit."""
         return self.batch if self.lanes > 1 else None
 
-    def select(self, members: list[int]):
-        """The fits `members`, one per lane, as arguments of a compiled call."""
+    def select(self, members: list[int]) -> Task:
+        """The fits `members`, one per lane, for a compiled call."""
         if self.batch is None:
             tolerance = np.asarray(self.tolerance, np.float32)
-            return self.bound, self.origin, self.widths, tolerance
+            return Task(self.bound, self.origin, self.widths, tolerance)
         pick: Any = np.asarray(members) if self.lanes > 1 else members[0]
         bound = members_of(self.bound, self.batch, pick)
         tolerance = np.broadcast_to(np.asarray(self.tolerance, np.float32), self.num_fits)
         origin, widths = jax.tree.map(
             lambda leaf: np.asarray(leaf)[pick], (self.origin, self.widths)
         )
-        return bound, origin, widths, np.asarray(tolerance[pick])
+        return Task(bound, origin, widths, np.asarray(tolerance[pick]))
 
 
-def _run(problem, optimizer, max_iterations, block, results, losses, report, interrupt):
-    """Fill `results` and `losses`; returns which fits came to their ends."""
+@dataclass
+class _Fit:
+    """What is known of one fit, while it runs and at its end."""
+
+    best: Best | None = None
+    iterations: Any = field(default_factory=lambda: np.int32(0))
+    status: FitStatus = FitStatus.NOT_STARTED
+    losses: list = field(default_factory=list)
+
+
+def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, interrupt) -> None:
+    """Fill in the `fits`."""
     queue = list(range(problem.num_fits))[::-1]
     lanes = problem.lanes
     members = [queue.pop() if queue else None for _ in range(lanes)]
     fresh = np.ones(lanes, bool)
-    arguments = problem.select([0 if m is None else m for m in members])
-    state = begin(arguments[0], arguments[1], optimizer, problem.vmapped)
-    complete, clock = np.zeros(problem.num_fits, bool), 0
+    task = problem.select([0 if m is None else m for m in members])
+    state = begin(task.bound, task.origin, optimizer, problem.vmapped)
+    clock = 0
+    lane = (lambda leaf, i: np.asarray(leaf)[i]) if lanes > 1 else (lambda leaf, i: leaf)
     while True:
         idle = np.array([m is None for m in members])
-        settings = _settings(problem, fresh, members, bool(queue), clock, max_iterations)
+        flags = (fresh, idle) if lanes > 1 else (fresh[0], idle[0])
+        numbers = (np.asarray(n, np.int32) for n in (clock, max_iterations))
+        steering = Steering(*flags, np.asarray(bool(queue)), *numbers)
         state, values, steps = compiled_advance()(
-            *arguments, state, *settings, optimizer, block, problem.vmapped
+            task, state, steering, optimizer, BLOCK, problem.vmapped
         )
         clock += int(steps)
-        lane = (lambda leaf, i: np.asarray(leaf)[i]) if lanes > 1 else (lambda leaf, i: leaf)
-        history = np.asarray(values).reshape(lanes, block)[:, : int(steps)]
+        history = np.asarray(values).reshape(lanes, BLOCK)[:, : int(steps)]
         iterations = np.asarray(state.iteration).reshape(lanes)
+        ends = [_status(lane(state.converged, i), lane(state.failed, i)) for i in range(lanes)]
         ended = np.asarray(state.done).reshape(lanes) | (iterations >= max_iterations)
-        complete[[m for m, e in zip(members, ended, strict=True) if m is not None and e]] = True
+        for i, member in enumerate(members):
+            if member is not None and ended[i]:
+                fits[member].status = ends[i]
         report(
-            int(iterations.max()) if problem.num_fits == 1 else int(complete.sum()),
+            int(iterations.max())
+            if problem.num_fits == 1
+            else sum(fit.status is not FitStatus.NOT_STARTED for fit in fits),
             float(np.asarray(state.best.value).reshape(lanes)[~idle].sum()),
             float(np.asarray(state.gain).reshape(lanes)[~idle].max()),
         )
         for i, member in enumerate(members):
             if member is None:
                 continue
+            fit = fits[member]
             if fresh[i] and not np.isfinite(history[i, 0]):
                 raise InputError(
                     "the model's log-density is not finite at the start values; give `init` for "
                     "the sites with hard bounds, or check the data for NaN."
                 )
-            losses[member].append(history[i])
+            fit.losses.append(history[i])
             fresh[i] = bool(ended[i])
             if ended[i] or interrupt:
-                results[member] = jax.tree.map(
-                    partial(lane, i=i), (state.best, state.iteration, state.converged)
-                )
-                losses[member] = np.concatenate(losses[member])[: int(iterations[i])]
+                fit.status = ends[i] if ended[i] else FitStatus.INTERRUPTED
+                pick = partial(lane, i=i)
+                fit.best, fit.iterations = jax.tree.map(pick, (state.best, state.iteration))
+                fit.losses = [np.concatenate(fit.losses)[: int(iterations[i])]]
                 members[i] = queue.pop() if queue else None
         active = [i for i, m in enumerate(members) if m is not None]
         if interrupt or not active:
-            return complete
+            return
         if fresh[active].any():
-            arguments = problem.select([0 if m is None else m for m in members])
+            task = problem.select([0 if m is None else m for m in members])
 
 
-def _settings(problem, fresh, members, waiting: bool, clock: int, max_iterations: int):
-    """What steers `_advance`: which fits are new, which places idle, whether more fits wait."""
-    idle = np.array([m is None for m in members])
-    flags = (fresh, idle) if problem.lanes > 1 else (fresh[0], idle[0])
-    return (
-        (*flags, np.asarray(waiting)),
-        np.asarray(clock, np.int32),
-        np.asarray(max_iterations, np.int32),
-    )
+def _status(converged, failed) -> FitStatus:
+    """How a fit that has ended did so."""
+    if converged:
+        return FitStatus.CONVERGED
+    return FitStatus.DENSITY_BROKE if failed else FitStatus.OUT_OF_ITERATIONS
 
 
-def _collect(results: list, batch) -> tuple[Best, dict]:
-    """Best points and ends of all fits: as they are, or stacked along a leading axis."""
+def _collect(fits: list[_Fit], batch) -> tuple[Best, Any]:
+    """Best points and numbers of iterations: as they are, or stacked along a leading axis."""
     if batch is None:
-        best, iteration, converged = results[0]
-        host = jax.tree.map(lambda leaf: np.asarray(leaf)[()], (iteration, converged))
-        scalars = {"iteration": host[0], "converged": host[1]}
+        best: Any = fits[0].best
         names = ("value", "gradient_norm", "gain")
         plain = [np.asarray(getattr(best, name))[()] for name in names]
-        return Best(best.params, best.values, *plain), scalars
-    known = next(r for r in results if r is not None)
+        return Best(best.params, best.values, *plain), np.asarray(fits[0].iterations)[()]
+    known = next(fit.best for fit in fits if fit.best is not None)
 
     def missing(leaf):
         leaf = np.asarray(leaf)
         return np.full_like(leaf, np.nan if np.issubdtype(leaf.dtype, np.floating) else 0)
 
     nothing = jax.tree.map(missing, known)
-    full = [nothing if r is None else r for r in results]
-    best, iteration, converged = jax.tree.map(
-        lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *full
-    )
-    return best, {"iteration": iteration, "converged": converged}
+    every = [nothing if fit.best is None else fit.best for fit in fits]
+    best = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *every)
+    return best, np.stack([np.asarray(fit.iterations) for fit in fits])
 
 
-def _histories(losses: list) -> np.ndarray:
+def _histories(fits: list[_Fit]) -> np.ndarray:
     """Losses ``[iterations, fits]``, NaN after the end of each fit."""
+    losses = [np.concatenate(fit.losses) if fit.losses else np.zeros(0) for fit in fits]
     out = np.full((max(len(loss) for loss in losses), len(losses)), np.nan, np.float32)
     for column, loss in enumerate(losses):
         out[: len(loss), column] = loss
@@ -426,7 +377,7 @@ def _batched_start(bound, batch, init, key, size, lanes):
         parts = []
         for start in range(0, size, lanes):
             members = np.minimum(np.arange(start, start + lanes), size - 1)
-            group = _Problem(bound, batch, {}, {}, 1.0, size, lanes).select(list(members))[0]
+            group = _Problem(bound, batch, {}, {}, 1.0, size, lanes).select(list(members)).bound
             pick = members if lanes > 1 else members[0]
             u = unconstrain(
                 group, {n: take(v, pick) for n, v in init.items()}, batch if lanes > 1 else None

@@ -12,7 +12,8 @@ from scipy.optimize import minimize
 
 from scorepriors import InputError
 from scorepriors.inference._posterior import posterior
-from scorepriors.inference.fitting._map import compile_map, fit_map
+from scorepriors.inference._status import FitStatus
+from scorepriors.inference.fitting._map import fit_map
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 3)).astype(np.float32)
@@ -116,53 +117,65 @@ def test_axes_of_a_batch_may_be_prefixes_of_the_arguments(side_by_side, key):
         fit_map(model, data, prior, key=key, in_axes=(1, None))
 
 
-@pytest.mark.parametrize("batch", [{}, {"in_axes": (0, 0), "side_by_side": 2}])
-def test_a_program_compiled_ahead_is_not_compiled_again(batch, key):
-    def model(x, y):
-        linear(x, y)
-
-    one = (X, Y) if not batch else (X[None], Y[None])
-    many = (X, Y) if not batch else (np.stack([X] * 3), np.stack([Y] * 3))
-    start = np.zeros(3, np.float32)
-    # What else a first fit of the process compiles is not what this is about.
-    fit_map(linear, *one, key=key, init={"w": start if not batch else start[None]}, **batch)
-    few, all_ = (start, start) if not batch else (start[None], np.stack([start] * 3))
-    compile_map(model, *one, key=key, init={"w": few}, **batch)()
+@pytest.mark.parametrize("side_by_side", [None, 2])
+def test_another_batch_of_the_size_compiles_nothing(side_by_side, key):
+    xs, ys = np.stack([X] * 3), np.stack([Y] * 3)
+    start = {"w": np.zeros((3, 3), np.float32)}
+    options = {"init": start, "in_axes": (0, 0), "side_by_side": side_by_side}
+    fit_map(linear, xs, ys, key=key, **options)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration, **_: compiled.append(event) if "backend_compile" in event else None
     )
     try:
-        best = fit_map(model, *many, key=key, init={"w": all_}, **batch)
+        best = fit_map(linear, 2 * xs, ys, key=key, **options)
     finally:
         jax.monitoring.clear_event_listeners()
     assert not compiled
     assert np.all(best.converged)
 
 
-def test_what_was_dropped_is_compiled_ahead_again(key, monkeypatch):
-    from scorepriors import _programs
+def test_every_way_to_end_has_its_status(key):
+    assert fit_map(linear, X, Y, key=key).status is FitStatus.CONVERGED
+    assert fit_map(linear, X, Y, key=key, max_iterations=2).status is FitStatus.OUT_OF_ITERATIONS
 
-    def model(x, y):
-        linear(x, y)
+    def cliff(edge):
+        w = numpyro.sample("w", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.factor("f", jnp.where(w > edge, jnp.nan, w))
 
-    def compiles():
-        seen = []
-        ready = compile_map(model, X, Y, key=key, init={"w": np.zeros(3, np.float32)})
-        jax.monitoring.register_event_duration_secs_listener(
-            lambda event, *_, **__: seen.append(event) if "backend_compile" in event else None
-        )
-        try:
-            ready()
-        finally:
-            jax.monitoring.clear_event_listeners()
-        return bool(seen)
+    options = {"key": key, "optimizer": optax.sgd(0.4), "max_iterations": 50}
+    broke = fit_map(cliff, jnp.asarray(1.0), init={"w": jnp.asarray(0.0)}, **options)
+    assert broke.status is FitStatus.DENSITY_BROKE
+    np.testing.assert_allclose(broke.values["w"], 0.8, rtol=1e-5)
+    both = fit_map(
+        cliff,
+        jnp.asarray([1.0, 1e3]),
+        init={"w": jnp.zeros(2)},
+        in_axes=(0,),
+        side_by_side=1,
+        **options,
+    )
+    assert list(both.status) == [FitStatus.DENSITY_BROKE, FitStatus.OUT_OF_ITERATIONS]
+    assert both[1].status is FitStatus.OUT_OF_ITERATIONS
+    assert not both.converged.any()
+    assert all(status.sentence for status in FitStatus)
+    assert all(status.remedy for status in FitStatus if status is not FitStatus.CONVERGED)
 
-    assert compiles()
-    assert not compiles()
-    monkeypatch.setattr(_programs, "_generation", _programs.generation() + 1)
-    jax.clear_caches()
-    assert compiles()
+
+def test_a_batch_that_is_cut_short_says_which_fits_never_began(key):
+    import os
+    import signal
+
+    def progress(done, potential, gain):
+        if done:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    xs, ys = np.stack([X] * 3), np.stack([Y] * 3)
+    best = fit_map(linear, xs, ys, key=key, in_axes=(0, 0), side_by_side=1, progress=progress)
+    assert best.status[0] is FitStatus.CONVERGED
+    assert best.status[-1] is FitStatus.NOT_STARTED
+    assert list(best.interrupted) == [False, True, True]
+    assert np.isnan(best.values["w"][-1]).all()
 
 
 def test_an_optimizer_whose_state_holds_a_random_key(key):
@@ -171,7 +184,7 @@ def test_an_optimizer_whose_state_holds_a_random_key(key):
     np.testing.assert_allclose(best.values["w"], closed_form(X, Y), atol=0.05)
 
 
-def test_progress_and_interruption_keep_the_best(key):
+def test_progress_and_interruption_keep_the_best(key, monkeypatch):
     import os
     import signal
 
@@ -181,9 +194,11 @@ def test_progress_and_interruption_keep_the_best(key):
         seen.append(iteration)
         os.kill(os.getpid(), signal.SIGINT)
 
-    best = fit_map(linear, X, Y, key=key, block=2, progress=progress)
+    monkeypatch.setattr("scorepriors.inference.fitting._map.BLOCK", 2)
+    best = fit_map(linear, X, Y, key=key, progress=progress)
     assert seen == [2]
     assert best.interrupted
+    assert best.status is FitStatus.INTERRUPTED
     assert not best.converged
     assert np.isfinite(best.potential)
 

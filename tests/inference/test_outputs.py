@@ -15,6 +15,7 @@ from astropy.wcs import WCS
 
 from scorepriors import InputError
 from scorepriors.inference._posterior import posterior
+from scorepriors.inference._status import FitStatus
 from scorepriors.inference.deblending._catalog import catalog, moments
 from scorepriors.inference.deblending._scenes import Deblended, Scene
 from scorepriors.inference.fitting._map import MAPResult
@@ -59,14 +60,13 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
     fit = MAPResult(
         params={},
         values={},
-        converged=True,
+        status=FitStatus.CONVERGED,
         num_iterations=np.int32(40),
         potential=1.0,
         loss_history=np.zeros(40),
         gradient_norm=0.1,
         expected_gain=np.float32(np.nan),
         seconds=1.0,
-        interrupted=False,
         posterior=posterior(blend, data, None, None, None, sources),
     )
     scene = Scene(morphology, convolved, flux, 0.05 * flux, 1.01, np.ones(num), fit)

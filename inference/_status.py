@@ -1,0 +1,259 @@
+"""How fits and runs end: enumerations with a sentence and a remedy for each member.
+
+Remedies are in Python's words.  Whoever speaks other words, as the command line does, keeps
+a table of its own by member.
+"""
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, NamedTuple
+
+
+class Status(Enum):
+    """Base of the enumerations: members are ``code, sentence, remedy``.
+
+    Attributes
+    ----------
+    code
+        The value: a word that files keep.
+    sentence
+        What has happened; no capital, no full stop.
+    remedy
+        What to do about it, in Python's words; empty where there is nothing to do.
+    """
+
+    sentence: str
+    remedy: str
+
+    def __new__(cls, code: str, sentence: str, remedy: str = ""):
+        """A member whose value is its code alone."""
+        member = object.__new__(cls)
+        member._value_ = code
+        member.sentence = sentence
+        member.remedy = remedy
+        return member
+
+    @property
+    def code(self) -> str:
+        """The value."""
+        return self.value
+
+    def __str__(self) -> str:
+        return self.code
+
+
+class FitStatus(Status):
+    """How a fit of `scorepriors.inference.fit_map` has ended."""
+
+    CONVERGED = "converged", "a Newton step is expected to gain less than the tolerance"
+    OUT_OF_ITERATIONS = (
+        "out_of_iterations",
+        "the fit had not converged when its iterations were used up",
+        "raise `max_iterations`",
+    )
+    DENSITY_BROKE = (
+        "density_broke",
+        "the log-density or its gradient was not finite ten times in a row",
+        "give other start values with `init`, or an optimizer that searches along lines",
+    )
+    INTERRUPTED = (
+        "interrupted",
+        "Ctrl-C ended the fit; its best point so far is kept",
+        "start again, with `init` at the values kept",
+    )
+    NOT_STARTED = ("not_started", "Ctrl-C ended the batch before this fit began", "start it again")
+
+
+class RunStatus(Status):
+    """How a run of `sample` or `laplace` has ended: of several, the first that holds."""
+
+    INTERRUPTED = (
+        "interrupted",
+        "Ctrl-C ended the run; the draws made so far are kept",
+        "call again with the same `checkpoint`",
+    )
+    STUCK = (
+        "stuck",
+        "a chain never moved",
+        "raise `num_warmup`, and check the model for bounds and NaN",
+    )
+    NO_MODE = (
+        "no_mode",
+        "the point that the Gaussian is about is no mode",
+        "raise `max_iterations`, or use `sample`",
+    )
+    BADLY_EXPLORED = (
+        "badly_explored",
+        "a part of the posterior is too narrow or too far from round for the chains",
+        "raise `num_warmup`, or reparametrize the model",
+    )
+    NOT_CONVERGED = (
+        "not_converged",
+        "there are too few draws to trust",
+        "raise `num_warmup` and `num_samples`",
+    )
+    BIASED = ("biased", "no Metropolis test makes the draws exact", "use an exact algorithm")
+    TRUSTED = "trusted", "no check of the draws failed"
+
+
+class Check(Enum):
+    """What can speak against draws: members are ``code, template, remedy, status``.
+
+    Attributes
+    ----------
+    template
+        Sentence with places for the facts, for `str.format`; no full stop.
+    remedy
+        What to do about it, in Python's words; empty where there is nothing to do.
+    status
+        Of a run with this finding.
+    """
+
+    template: str
+    remedy: str
+    status: RunStatus
+
+    def __new__(cls, code: str, template: str, remedy: str, status: RunStatus):
+        """A member whose value is its code alone."""
+        member = object.__new__(cls)
+        member._value_ = code
+        member.template = template
+        member.remedy = remedy
+        member.status = status
+        return member
+
+    NO_CHAIN_MOVED = (
+        "no_chain_moved",
+        "no chain has moved: the step size collapsed",
+        "check the model for bounds and NaN",
+        RunStatus.STUCK,
+    )
+    CHAINS_DISAGREE = (
+        "chains_disagree",
+        "chains disagree ({how})",
+        "raise `num_warmup` and `num_samples`; if it stays, the posterior may have several modes",
+        RunStatus.NOT_CONVERGED,
+    )
+    CHAIN_STUCK = (
+        "chain_stuck",
+        "a chain never moved in an element of {site} where others did",
+        "raise `num_warmup`, and check the model for bounds there",
+        RunStatus.STUCK,
+    )
+    ONE_CHAIN = (
+        "one_chain",
+        "one chain cannot show whether it has converged",
+        "use `num_chains=4`",
+        RunStatus.NOT_CONVERGED,
+    )
+    FEW_DRAWS = (
+        "few_draws",
+        "few effective draws ({found:.0f} for {site}, should be {wanted:.0f})",
+        "raise `num_samples`, or the `thinning` of the algorithm",
+        RunStatus.NOT_CONVERGED,
+    )
+    DIVERGENCES = (
+        "divergences",
+        "{count} divergent transitions: the step size is too large for a part of the posterior",
+        "raise `target_acceptance_rate` of the algorithm, or reparametrize the model",
+        RunStatus.BADLY_EXPLORED,
+    )
+    ENERGY = (
+        "energy",
+        "energies mix slowly (E-BFMI {found:.2f}, should be above {wanted}): the tails are "
+        "explored badly",
+        "raise `num_warmup` or reparametrize the model",
+        RunStatus.BADLY_EXPLORED,
+    )
+    LONG_TREES = (
+        "long_trees",
+        "{share:.0%} of the trajectories stopped at {steps} steps: the posterior is far from round",
+        "raise `num_warmup`",
+        RunStatus.BADLY_EXPLORED,
+    )
+    UNADJUSTED = "unadjusted", "{note}", "", RunStatus.BIASED
+    NOT_A_MODE = (
+        "not_a_mode",
+        "{what}, so this Gaussian is about a point that is no mode",
+        "raise `max_iterations` of `fit_map`",
+        RunStatus.NO_MODE,
+    )
+    NEGATIVE_CURVATURE = (
+        "negative_curvature",
+        "{count} of {found} curvatures found are negative (the least {least:.2g} of the typical "
+        "one): the widths there are made up",
+        "use `sample`",
+        RunStatus.NO_MODE,
+    )
+    FLAT_CURVATURE = (
+        "flat_curvature",
+        "{count} of {found} curvatures found are within {floor} of the typical one of zero: the "
+        "widths there are cut at ten times the typical one",
+        "use `sample`",
+        RunStatus.NO_MODE,
+    )
+    FEW_DIRECTIONS = (
+        "few_directions",
+        "the curvature is not that of {found} directions and one width for the rest (it is off by "
+        "{error:.0%} in the root mean square)",
+        "raise `rank`",
+        RunStatus.NOT_CONVERGED,
+    )
+
+
+class Finding(NamedTuple):
+    """A check that failed.
+
+    Attributes
+    ----------
+    check
+        Which.
+    facts
+        What its sentence says: numbers and names, as JSON can hold them.
+    """
+
+    check: Check
+    facts: dict[str, Any] = {}
+
+    def sentence(self, remedies: Mapping[Check, str] | None = None) -> str:
+        """What is wrong and how to mend it.
+
+        Parameters
+        ----------
+        remedies
+            Other words than Python's, by check; those of the check where there are none.
+        """
+        remedy = (remedies or {}).get(self.check, self.check.remedy)
+        # A note of an algorithm comes with its full stop.
+        text = self.check.template.format(**self.facts).rstrip(".")
+        if not remedy:
+            return f"{text}."
+        joint = ";" if ": " in text else ":"
+        return f"{text}{joint} {remedy}."
+
+
+def status_of(findings, interrupted: bool = False) -> RunStatus:
+    """Status of a run with these findings: the first member that holds."""
+    held = {finding.check.status for finding in findings}
+    if interrupted:
+        held.add(RunStatus.INTERRUPTED)
+    return next((status for status in RunStatus if status in held), RunStatus.TRUSTED)
+
+
+def record(findings, interrupted: bool = False, remedies=None) -> dict[str, str]:
+    """Attributes of a tree that tell what speaks against its draws.
+
+    ``status`` is the code of a `RunStatus`; ``findings`` and ``warnings`` are JSON lists, of
+    pairs of a code and facts and of sentences.
+    """
+    return {
+        "status": status_of(findings, interrupted).code,
+        "findings": json.dumps([[f.check.value, f.facts] for f in findings]),
+        "warnings": json.dumps([f.sentence(remedies) for f in findings]),
+    }
+
+
+def findings_of(attrs: Mapping[str, Any]) -> list[Finding]:
+    """What `record` put into the attributes of a tree."""
+    return [Finding(Check(code), facts) for code, facts in json.loads(attrs.get("findings", "[]"))]
