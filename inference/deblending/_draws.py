@@ -1,5 +1,6 @@
 """From draws to astronomy: fluxes, shapes and images with errors, and what is correlated."""
 
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,14 +11,15 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
-from scorepriors.inference.reports._outputs import fits_text, image_header, source_hdu
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._rhat import rank_rhat
 from scorepriors.inference.sampling._tree import effective_sizes, group
-from scorepriors.models.rendering._rendering import overlap
-from scorepriors.models.sources._sources import point_image
+from scorepriors.models.rendering._placing import overlap
+from scorepriors.models.sources._kinds import group_from
+from scorepriors.models.sources._placement import Placement
 
 from ._catalog import moments
+from ._hdus import fits_text, image_header, source_hdu
 
 #: Percentiles in tables: the median, and one standard deviation of a Gaussian about it.
 _PERCENTILES = 16, 50, 84
@@ -56,40 +58,50 @@ def source_draws(tree: Any) -> Iterator[Draws]:
     tree
         From `sample_deblended`.
     """
-    posterior, constant = _scene(tree)
-    ids = [str(i) for i in posterior["source"].values]
+    posterior, constant = scene_groups(tree)
+    every = [str(i) for i in posterior["source"].values]
     spectrum = _stacked(posterior["spectrum"])
-    where = _places(posterior)
-    for k, identity in enumerate(ids):
-        name, index = where[identity]
-        corner = constant["corner"].values[k]
-        values = _stacked(posterior[name].isel({posterior[name].dims[2]: index}))
-        if name.endswith("offset"):
-            place = constant["center"].values[k] + values - corner
-            values = point_image(
-                place,
-                box=int(tree.attrs["star_box"]),
-                psf_sigma=float(tree.attrs["star_psf_sigma"]),
-                xp=np,
-            )
-        yield Draws(values, corner, spectrum[:, k])
+    where = {
+        identity: (facts, row)
+        for facts in json.loads(tree.attrs["scene"])
+        for row, identity in enumerate(group_ids(posterior, facts["name"]))
+    }
+    for k, identity in enumerate(every):
+        facts, row = where[identity]
+        values = group_values(posterior, facts["name"], row)
+        count = len(spectrum)
+        # As many sources as draws, all of them at one place.
+        center, corner = (np.asarray(constant[n].values[k]) for n in ("center", "corner"))
+        at = Placement(
+            np.broadcast_to(center, (count, 2)),
+            np.broadcast_to(corner, (count, 2)),
+            np.zeros(count, int),
+            int(facts["box"]),
+        )
+        image = np.asarray(group_from(facts, at).image(values, np))
+        yield Draws(image, corner, spectrum[:, k])
 
 
-def _scene(tree):
-    if tree.attrs.get("scene") != "deblended":
+def scene_groups(tree: Any):
+    """Groups ``posterior`` and ``constant_data`` of the draws of a scene; others are refused."""
+    if "scene" not in tree.attrs:
         raise InputError("these draws are not of a deblended scene; make them by sample_deblended.")
     return group(tree, "posterior"), group(tree, "constant_data")
 
 
-def _places(posterior) -> dict[str, tuple[str, int]]:
-    """Site and row of every source, by its id."""
-    found = {}
-    groups = ("galaxies_morphology", "large_morphology", "stars_offset")
-    for name in ("morphology", "offset", *groups):
-        if name in posterior:
-            ids = posterior[posterior[name].dims[2]].values
-            found.update({str(i): (name, row) for row, i in enumerate(ids)})
-    return found
+def group_ids(posterior, name: str) -> list[str]:
+    """Ids of the sources of one group of a scene, in their order."""
+    return [str(identity) for identity in posterior[f"{name}_source"].values]
+
+
+def group_values(posterior, name: str, row: int) -> dict[str, np.ndarray]:
+    """Draws ``[N, ...]`` of the sites of one source of a group, by name without prefix."""
+    dim, prefix = f"{name}_source", f"{name}_"
+    return {
+        str(site).removeprefix(prefix): _stacked(values.isel({dim: row}))
+        for site, values in posterior.data_vars.items()
+        if dim in values.dims and str(site).startswith(prefix)
+    }
 
 
 def _stacked(array) -> np.ndarray:
@@ -100,7 +112,7 @@ def _stacked(array) -> np.ndarray:
 
 def flux_draws(tree: Any):
     """Fluxes in the unit of tables, ``[chain, draw, source, band]``."""
-    posterior, constant = _scene(tree)
+    posterior, constant = scene_groups(tree)
     flux = posterior["flux"].astype(float) * constant["flux_factor"].values
     return flux.assign_attrs(unit=tree.attrs["flux_unit"])
 
@@ -157,7 +169,7 @@ def source_moments(tree: Any):
     """
     import xarray
 
-    posterior, _ = _scene(tree)
+    posterior, _ = scene_groups(tree)
     sources, bands = posterior["source"].values, posterior["band"].values
     shape = int(tree.attrs["height"]), int(tree.attrs["width"])
     mean, sd = np.zeros((2, len(sources), len(bands), *shape), np.float32)
@@ -217,7 +229,7 @@ def flux_catalog(tree: Any) -> QTable:
         ``neighbor`` is the source whose total flux is most correlated with this one's.
         The full covariance is that of `flux_covariance`.
     """
-    posterior, _ = _scene(tree)
+    posterior, _ = scene_groups(tree)
     flux = flux_draws(tree)
     draws = _stacked(flux)
     bands = [str(b) for b in posterior["band"].values]
@@ -241,7 +253,7 @@ def flux_catalog(tree: Any) -> QTable:
     attrs = tree.attrs
     table.meta.update(
         prior=attrs["prior_name"],
-        sigma0=float(attrs["prior_sigma"]),
+        sigma0=float(attrs.get("prior_sigma", np.nan)),
         algorithm=attrs.get("algorithm", ""),
         num_draws=len(draws),
         warnings=said(tree),
@@ -374,8 +386,9 @@ def source_images(tree: Any) -> fits.HDUList:
     found = source_moments(tree)
     attrs = tree.attrs
     primary = fits.PrimaryHDU()
-    primary.header["PRIOR"] = (fits_text(attrs["prior_name"]), "learned prior")
-    primary.header["SIGMA0"] = (float(attrs["prior_sigma"]), "noise level of the prior")
+    if "prior_sigma" in attrs:
+        primary.header["PRIOR"] = (fits_text(attrs["prior_name"]), "learned prior")
+        primary.header["SIGMA0"] = (float(attrs["prior_sigma"]), "noise level of the prior")
     primary.header["TRUSTED"] = (not said(tree), "whether no check of the draws failed")
     wcs = fits.Header.fromstring(attrs["wcs"]) if "wcs" in attrs else None
     bands = found["band"].values

@@ -154,6 +154,10 @@ class AbstractSource(eqx.Module):
         """Columns for the catalog, from the values at a fit's end; none by default."""
         return []
 
+    def settings(self) -> dict[str, Any]:
+        """Arguments that, with `at` and `name`, make the same group again; as JSON can hold them."""
+        return {}
+
     def on(self, at: Placement) -> "AbstractSource":
         """The same kind of sources at other places."""
         return eqx.tree_at(lambda group: group.at, self, at)

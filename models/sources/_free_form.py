@@ -20,7 +20,7 @@ class FreeForm(AbstractSource):
     Attributes
     ----------
     prior
-        Of each image.
+        Of each image; None where only images of known values are asked for.
     at
         Where the sources are; boxes of the prior's size.
     name
@@ -30,13 +30,13 @@ class FreeForm(AbstractSource):
         sizes need different ones.
     """
 
-    prior: ScorePrior
+    prior: ScorePrior | None
     at: Placement
     name: str = eqx.field(static=True, default="galaxies")
     axes: tuple[str, str] = eqx.field(static=True, default=("box_y", "box_x"))
 
     def __check_init__(self):
-        if self.prior.event_shape[-1] != self.at.box:
+        if self.prior is not None and self.prior.event_shape[-1] != self.at.box:
             raise ValueError(
                 f"the boxes have {self.at.box} pixels, the prior {self.prior.event_shape[-1]}; "
                 "place the sources with `box=prior.event_shape[-1]`."
@@ -51,6 +51,10 @@ class FreeForm(AbstractSource):
     def image(self, values: dict, xp: Any = jnp):
         """The images themselves."""
         return xp.asarray(values["morphology"])
+
+    def settings(self) -> dict:
+        """Names of the axes; the prior is not JSON's to hold."""
+        return {"axes": list(self.axes)}
 
     def start(self, look: Look) -> tuple[dict, dict]:
         """Start at the images of the look, their peaks at one.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jaxtyping import Array, Float
 
 from ._abstract import AbstractSource, Look
 
@@ -48,9 +49,12 @@ class AbstractParametric(AbstractSource):
     sites
         By name.  A site ``offset`` is the distance (row, column) from the given position in
         pixels, a site ``log_radius`` the logarithm of a radius in pixels.
+    psf_sigma
+        Standard deviation of the model's Gaussian PSF, pixels.
     """
 
     sites: eqx.AbstractVar[dict[str, Site]]
+    psf_sigma: eqx.AbstractVar[Float[Array, ""]]
 
     def sample(self) -> dict:
         """Draw every site from its prior."""
@@ -82,14 +86,29 @@ class AbstractParametric(AbstractSource):
             values = {name: np.asarray(look.values[name]) for name in values}
         return values, widths
 
+    def settings(self) -> dict[str, Any]:
+        """Model PSF and priors of the sites."""
+        sites = {
+            name: {
+                "mean": float(site.mean),
+                "width": float(site.width),
+                "axis": site.axis,
+                "known": site.known,
+            }
+            for name, site in self.sites.items()
+        }
+        return {"psf_sigma": float(self.psf_sigma), "sites": sites}
+
     def place(self, values: dict, xp: Any = jnp):
         """Centers (row, column) in the boxes, ``[K, 2]``."""
         return xp.asarray(self.at.center) + values["offset"] - xp.asarray(self.at.corner)
 
 
-def as_arrays(sites: dict[str, Site]) -> dict[str, Site]:
-    """Sites whose priors are arrays: other values of them compile nothing."""
+def as_arrays(sites: dict[str, Any]) -> dict[str, Site]:
+    """Sites, or what `AbstractParametric.settings` says of them, with priors that are arrays:
+    other values of them compile nothing."""
+    made = {n: Site(**site) if isinstance(site, dict) else site for n, site in sites.items()}
     return {
         name: Site(np.float32(site.mean), np.float32(site.width), site.axis, site.known)
-        for name, site in sites.items()
+        for name, site in made.items()
     }

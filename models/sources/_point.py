@@ -49,9 +49,10 @@ class PointSource(AbstractParametric):
         *,
         psf_sigma: float = 0.7,
         center_error: float = 0.3,
+        sites: dict[str, Site] | None = None,
     ):
         self.at, self.name, self.psf_sigma = at, name, np.float32(psf_sigma)
-        self.sites = as_arrays({"offset": Site(0.0, center_error, "axis", 0.7)})
+        self.sites = as_arrays({"offset": Site(0.0, center_error, "axis", 0.7), **(sites or {})})
 
     def image(self, values: dict, xp: Any = jnp):
         """The model PSF at the positions."""

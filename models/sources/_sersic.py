@@ -81,6 +81,10 @@ class Sersic(AbstractParametric):
             xp=xp,
         )
 
+    def settings(self) -> dict[str, Any]:
+        """Index, model PSF and priors of the sites."""
+        return {"index": self.index, **super().settings()}
+
     def columns(self, values: dict) -> list[Column]:
         """Radius, shape and index."""
         columns = shape_columns(values, "profile")

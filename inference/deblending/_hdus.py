@@ -1,0 +1,85 @@
+"""Images of sources as FITS extensions."""
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+
+from ._result import Deblended
+
+
+def model_images(result: Deblended) -> fits.HDUList:
+    """Two cubes per source, ``[B, H, W]``: the model's own and as observed; residual last.
+
+    Of joined observations each has its own cubes of what was observed (SOURCE, SOURCE2, ...).
+    """
+    obs, found = result.observation, result.free_form
+    primary = fits.PrimaryHDU()
+    if result.prior_name:
+        primary.header["PRIOR"] = (fits_text(result.prior_name), "learned prior")
+        primary.header["SIGMA0"] = (result.sigma0, "noise level of the prior")
+    primary.header["CONVERGD"] = (result.converged, "whether the fit converged")
+    primary.header["CHI2"] = (finite(found.chi2), "per unmasked pixel")
+    header = image_header(
+        None if obs.wcs is None else obs.wcs.to_header(relax=True), obs.bands, obs.unit
+    )
+    hdus = [primary]
+    for k, identity in enumerate(result.positions.ids):
+        model = found.morphology[k] * found.flux[k][:, None, None]
+        hdus.append(source_hdu(model, header, "MODEL", identity))
+        hdus += observed_hdus(obs, [cube[k] for cube in found.convolved], identity)
+    hdus += residual_hdus(obs, found.convolved)
+    return fits.HDUList(hdus)
+
+
+def image_header(wcs: fits.Header | None, bands, unit) -> fits.Header:
+    """Header of images: the sky, the bands, and the unit (None or empty for none)."""
+    header = fits.Header() if wcs is None else wcs.copy()
+    header["BANDS"] = fits_text(",".join(map(str, bands)))
+    if unit is not None and str(unit):
+        header["BUNIT"] = u.Unit(unit).to_string()
+    return header
+
+
+def source_hdu(cube, header: fits.Header, label: str, identity) -> fits.ImageHDU:
+    """Extension ``LABEL_id`` of one source."""
+    named = header.copy()
+    named["SOURCEID"] = fits_text(identity)
+    name = f"{label}_{fits_text(identity)}"[:60]
+    return fits.ImageHDU(np.asarray(cube, np.float32), named, name=name)
+
+
+def observed_hdus(obs, cubes, identity) -> list[fits.ImageHDU]:
+    """Extensions ``SOURCE_id`` of a source as observed, one per observation."""
+    return [
+        source_hdu(cube, header, f"SOURCE{number}", identity)
+        for cube, (_, number, header) in zip(cubes, _views(obs), strict=True)
+    ]
+
+
+def residual_hdus(obs, convolved) -> list[fits.ImageHDU]:
+    """Extensions RESIDUAL, one per observation: the data minus all sources, zero where masked."""
+    hdus = []
+    for cube, (one, number, header) in zip(convolved, _views(obs), strict=True):
+        residual = np.where(one.weights > 0, one.images - cube.sum(0), 0).astype(np.float32)
+        hdus.append(fits.ImageHDU(residual, header, name=f"RESIDUAL{number}"))
+    return hdus
+
+
+def _views(obs):
+    """Observations, what is put behind the names of their extensions, and headers."""
+    for number, view in enumerate(obs.views, 1):
+        one = view.observation
+        wcs = None if one.wcs is None else one.wcs.to_header(relax=True)
+        header = image_header(wcs, view.bands, obs.unit)
+        yield one, "" if number == 1 else number, header
+
+
+def fits_text(text: str) -> str:
+    """Text that a FITS header can hold: printable ASCII, question marks for the rest."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in str(text))
+
+
+def finite(value) -> float | None:
+    """A float that JSON and FITS know; None for NaN and infinities."""
+    value = float(value)
+    return value if np.isfinite(value) else None
