@@ -1,4 +1,4 @@
-"""Shape statistics of galaxy images, by which samples and training images are compared."""
+"""Shapes measured on images: of samples and training images, of catalogs, and of PSFs."""
 
 import numpy as np
 
@@ -15,6 +15,9 @@ MOMENTS = (
     "border_over_peak",
     "num_maxima",
 )
+
+#: Standard deviation in pixels of the window under which `shapes` measures.
+SHAPE_WINDOW = 6.0
 
 #: A local maximum below this share of the peak is not counted.
 MAXIMUM_THRESHOLD = 0.1
@@ -95,6 +98,47 @@ def image_moments(images: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(MOMENTS, values, strict=True))
 
 
+def centroids(images: np.ndarray) -> np.ndarray:
+    """Flux-weighted (row, column) ``[N, 2]`` of images ``[N, H, W]``, no window.
+
+    Negative pixels count as none; an image without any light has a centroid of zero.
+    """
+    light = np.maximum(images, 0.0).astype(float)
+    total = np.maximum(light.sum((1, 2)), 1e-30)
+    height, width = light.shape[1:]
+    row = (light.sum(2) * np.arange(height)).sum(1) / total
+    column = (light.sum(1) * np.arange(width)).sum(1) / total
+    return np.stack([row, column], axis=1)
+
+
+def shapes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    r"""Size and ellipticities of images, as catalogs hold them.
+
+    Weighted by a Gaussian of 6 px about the centroid, so that faint noise far out does
+    not decide; negative pixels count as none.
+
+    Parameters
+    ----------
+    images
+        ``[N, H, W]``.
+
+    Returns
+    -------
+    size
+        ``[N]``, second-moment radius :math:`\sqrt{Q_{xx} + Q_{yy}}`, pixels.
+    e1, e2
+        ``[N]``, :math:`(Q_{xx} - Q_{yy}, 2 Q_{xy}) / (Q_{xx} + Q_{yy})`.
+
+        All are NaN for an image without any light.
+    """
+    light = np.maximum(images, 0.0).astype(float)
+    row, column = centroids(light).T
+    total, _, (yy, xx, xy) = _under_window(light, row, column, SHAPE_WINDOW)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        yy, xx, xy = (np.where(total > 0, q / total, np.nan) for q in (yy, xx, xy))
+        return np.sqrt(xx + yy), (xx - yy) / (xx + yy), 2 * xy / (xx + yy)
+
+
 def count_maxima(images: np.ndarray) -> np.ndarray:
     """Count the local maxima of every image, ``[N]`` integers.
 
@@ -129,31 +173,48 @@ def count_maxima(images: np.ndarray) -> np.ndarray:
 def _windowed_moments(images: np.ndarray, num_iterations: int = 5):
     """Centroid row and column ``[N]`` and (Qyy, Qxx, Qxy) under the Gaussian window."""
     size = images.shape[-1]
-    pixel = np.arange(size, dtype=float)
     start = np.full(len(images), (size - 1) / 2)
     row, column = start, start
-
-    def weights(at):
-        return np.exp(-0.5 * ((pixel - at[:, None]) / (size / 6)) ** 2)
-
-    def mean(weight_y, weight_x):
-        # Windows and monomials factorize, so each moment is two thin contractions.
-        return np.einsum("iy,iyx,ix->i", weight_y, images, weight_x, optimize=True)
-
     for _ in range(num_iterations):
-        w_y, w_x = weights(row), weights(column)
-        total = mean(w_y, w_x)
+        total, first, _ = _under_window(images, row, column, size / 6)
         inside = total > 0
-        new_row = _ratio(mean(w_y * pixel, w_x), total)
-        new_column = _ratio(mean(w_y, w_x * pixel), total)
+        new_row, new_column = (_ratio(moment, total) for moment in first)
         # An image without flux keeps the center; noise must not throw the window out.
         row = np.where(inside, np.clip(new_row, 0, size - 1), start)
         column = np.where(inside, np.clip(new_column, 0, size - 1), start)
-    w_y, w_x = weights(row), weights(column)
-    total = mean(w_y, w_x)
-    d_y, d_x = pixel - row[:, None], pixel - column[:, None]
-    second = (mean(w_y * d_y**2, w_x), mean(w_y, w_x * d_x**2), mean(w_y * d_y, w_x * d_x))
+    total, _, second = _under_window(images, row, column, size / 6)
     return row, column, tuple(_ratio(q, total) for q in second)
+
+
+def _under_window(images: np.ndarray, row: np.ndarray, column: np.ndarray, width: float):
+    """Sums under a round Gaussian window about ``row``, ``column [N]``.
+
+    Returns
+    -------
+    total
+        ``[N]``, of the light.
+    first
+        Of light times row and times column.
+    second
+        Of light times the squares and the product of distances from the middle of the
+        window, in the order yy, xx, xy.
+    """
+    height, length = images.shape[1:]
+    y, x = np.arange(height, dtype=float), np.arange(length, dtype=float)
+    d_y, d_x = y - row[:, None], x - column[:, None]
+    w_y, w_x = np.exp(-0.5 * (d_y / width) ** 2), np.exp(-0.5 * (d_x / width) ** 2)
+
+    def contract(weight_y, weight_x):
+        # Windows and monomials factorize, so each moment is two thin contractions.
+        return np.einsum("iy,iyx,ix->i", weight_y, images, weight_x, optimize=True)
+
+    first = contract(w_y * y, w_x), contract(w_y, w_x * x)
+    second = (
+        contract(w_y * d_y**2, w_x),
+        contract(w_y, w_x * d_x**2),
+        contract(w_y * d_y, w_x * d_x),
+    )
+    return contract(w_y, w_x), first, second
 
 
 def _aperture(images: np.ndarray, radius: float) -> np.ndarray:

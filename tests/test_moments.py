@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scorepriors._errors import InputError
-from scorepriors._moments import MOMENTS, count_maxima, image_moments
+from scorepriors._moments import MOMENTS, centroids, count_maxima, image_moments, shapes
 
 N = 32
 Y, X = np.mgrid[:N, :N] - (N - 1) / 2
@@ -39,6 +39,35 @@ def test_ellipticity_does_not_depend_on_the_angle(angle):
     a, b = windowed(3.0) ** 2, windowed(1.5) ** 2
     np.testing.assert_allclose(moments["ellipticity"], (a - b) / (a + b), rtol=1e-3)
     np.testing.assert_allclose(moments["size"], np.sqrt((a + b) / 2), rtol=1e-3)
+
+
+def test_shapes_of_a_known_ellipse():
+    rows, columns = np.indices((61, 61)) - 30.0
+    # The Gaussian weight of 6 px narrows each axis: 1 / (1 / s^2 + 1 / 36).
+    image = np.exp(-(columns**2) / 2 / 4 - rows**2 / 2 / 2.25)
+    wide, high = 1 / (1 / 4 + 1 / 36), 1 / (1 / 2.25 + 1 / 36)
+    size, e1, e2 = (value[0] for value in shapes(image[None]))
+    assert size == pytest.approx(np.sqrt(wide + high), rel=1e-3)
+    assert e1 == pytest.approx((wide - high) / (wide + high), rel=1e-3)
+    assert e2 == pytest.approx(0, abs=1e-9)
+    assert np.isnan(shapes(np.zeros((1, 9, 9)))[0]).all()
+
+
+def test_shapes_are_the_sums_over_pixels():
+    """As written down: plain centroid, window of 6 px about it, oblong images, negative pixels."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(0.3, 1, (3, 21, 30))
+    rows, columns = np.indices((21, 30))
+    places = centroids(images)
+    for image, place, size, e1, e2 in zip(images, places, *shapes(images), strict=True):
+        light = np.maximum(image, 0)
+        y, x = (light * rows).sum() / light.sum(), (light * columns).sum() / light.sum()
+        np.testing.assert_allclose(place, [y, x], rtol=1e-12)
+        light *= np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 72)
+        yy, xx = (light * (rows - y) ** 2).sum(), (light * (columns - x) ** 2).sum()
+        xy = (light * (rows - y) * (columns - x)).sum()
+        np.testing.assert_allclose(size, np.sqrt((xx + yy) / light.sum()), rtol=1e-12)
+        np.testing.assert_allclose([e1, e2], np.array([xx - yy, 2 * xy]) / (xx + yy), rtol=1e-9)
 
 
 def test_centroid_offset():

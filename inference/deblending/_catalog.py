@@ -7,6 +7,7 @@ from astropy import units as u
 from astropy.table import QTable
 
 from scorepriors import __version__
+from scorepriors._moments import shapes
 
 from ._scenes import Deblended, Scene
 
@@ -59,7 +60,7 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
         table[f"flux_err_{band}"] = scene.flux_error[:, b] * factor[b] * unit
         if magnitudes is not None:
             table[f"mag_{band}"] = magnitudes[:, b] * u.mag
-    size, e1, e2 = moments(scene.morphology)
+    size, e1, e2 = shapes(scene.morphology)
     table["size"] = size * u.pix
     if obs.pixel_scale is not None:
         table["size_arcsec"] = size * obs.pixel_scale * u.arcsec
@@ -123,29 +124,6 @@ _DESCRIPTIONS = {
     "profile_e1": "ellipticity of the disk, parametric scene",
     "profile_e2": "ellipticity of the disk, parametric scene",
 }
-
-
-def moments(images: np.ndarray):
-    """Second-moment radius (pixels) and the two ellipticities of images ``[K, H, W]``.
-
-    Weighted by a Gaussian of 6 px about the centroid, so that faint noise far out does
-    not decide; negative pixels count as none.
-    """
-    rows, columns = np.indices(images.shape[1:])
-    size, e1, e2 = np.full((3, len(images)), np.nan)
-    for k, image in enumerate(np.maximum(images, 0.0)):
-        total = image.sum()
-        if not total > 0:
-            continue
-        y, x = (image * rows).sum() / total, (image * columns).sum() / total
-        weighted = image * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * 6.0**2))
-        total = weighted.sum()
-        yy = (weighted * (rows - y) ** 2).sum() / total
-        xx = (weighted * (columns - x) ** 2).sum() / total
-        xy = (weighted * (rows - y) * (columns - x)).sum() / total
-        size[k] = np.sqrt(xx + yy)
-        e1[k], e2[k] = (xx - yy) / (xx + yy), 2 * xy / (xx + yy)
-    return size, e1, e2
 
 
 def flags(result: Deblended) -> list[str]:

@@ -11,6 +11,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
+from scorepriors._moments import centroids, shapes
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._rhat import rank_rhat
 from scorepriors.inference.sampling._tree import effective_sizes, group
@@ -18,7 +19,6 @@ from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.sources._kinds import group_from
 from scorepriors.models.sources._placement import Placement
 
-from ._catalog import moments
 from ._hdus import fits_text, image_header, source_hdu
 
 #: Percentiles in tables: the median, and one standard deviation of a Gaussian about it.
@@ -203,16 +203,6 @@ def _box_moments(image, spectrum):
     return mean, np.sqrt(variance)
 
 
-def centroids(images: np.ndarray) -> np.ndarray:
-    """Flux-weighted (row, column) of images ``[N, n, n]``; negative pixels count as none."""
-    light = np.maximum(images, 0.0).astype(float)
-    total = np.maximum(light.sum((1, 2)), 1e-30)
-    grid = np.arange(images.shape[-1])
-    row = (light.sum(2) * grid).sum(1) / total
-    column = (light.sum(1) * grid).sum(1) / total
-    return np.stack([row, column], axis=1)
-
-
 def flux_catalog(tree: Any) -> QTable:
     """Table of the sources with errors from the draws, in the order of the catalog.
 
@@ -286,7 +276,7 @@ def _add_shapes(table, tree) -> None:
         chosen = image[:: -(-len(image) // SHAPE_DRAWS)]
         where = centroids(chosen) + corner
         place.append(_mean_and_sd(where))
-        size, e1, e2 = moments(chosen)
+        size, e1, e2 = shapes(chosen)
         shape.append(_mean_and_sd(np.stack([size, e1, e2, np.hypot(e1, e2)], axis=1)))
         if wcs is not None:
             sky.append(_on_the_sky(wcs, where))

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 
 from scorepriors._errors import InputError
+from scorepriors._moments import centroids
 
 #: A PSF further off than this is a mistake, not a sub-pixel shift, pixels.
 _MAX_PEAK_OFFSET = 2.0
@@ -69,11 +70,7 @@ def _centroids(psfs: np.ndarray) -> np.ndarray:
     The cut keeps the noise of measured PSFs out, which far wings would multiply.
     """
     bright = np.where(psfs > 0.01 * psfs.max(axis=(1, 2), keepdims=True), psfs, 0)
-    flux = bright.sum(axis=(1, 2))
-    pixel = np.arange(psfs.shape[-1])
-    rows = (bright.sum(axis=2) @ pixel) / flux
-    columns = (bright.sum(axis=1) @ pixel) / flux
-    return np.stack([rows, columns], axis=1)
+    return centroids(bright)
 
 
 def _pad_to_odd(psfs: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 from scorepriors import InputError
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference._status import FitStatus
-from scorepriors.inference.deblending._catalog import catalog, moments
+from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._scenes import Deblended, Scene
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.inference.reports import _outputs as outputs
@@ -119,18 +119,6 @@ def test_catalog_round_trips(tmp_path):
         assert getattr(back[name], "unit", None) == getattr(table[name], "unit", None)
         assert (back[name] == table[name]).all()
         assert back[name].info.description == table[name].info.description
-
-
-def test_moments_of_a_known_ellipse():
-    rows, columns = np.indices((61, 61)) - 30.0
-    # The Gaussian weight of 6 px narrows each axis: 1 / (1 / s^2 + 1 / 36).
-    image = np.exp(-(columns**2) / 2 / 4 - rows**2 / 2 / 2.25)
-    wide, high = 1 / (1 / 4 + 1 / 36), 1 / (1 / 2.25 + 1 / 36)
-    size, e1, e2 = (value[0] for value in moments(image[None]))
-    assert size == pytest.approx(np.sqrt(wide + high), rel=1e-3)
-    assert e1 == pytest.approx((wide - high) / (wide + high), rel=1e-3)
-    assert e2 == pytest.approx(0, abs=1e-9)
-    assert np.isnan(moments(np.zeros((1, 9, 9)))[0]).all()
 
 
 def test_sources_that_are_outshone_or_not_explained_are_flagged():
