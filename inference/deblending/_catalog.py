@@ -1,5 +1,7 @@
 """From a fitted scene to a table: fluxes with units, positions, shapes, flags."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 import numpyro
@@ -9,7 +11,7 @@ from astropy.table import QTable
 from scorepriors import __version__
 from scorepriors._moments import shapes
 
-from ._scenes import Deblended, Scene
+from ._result import Deblended, FittedScene
 
 #: Closer to the border than this, in pixels, the light of a source leaves the image.
 EDGE = 8
@@ -70,16 +72,16 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     table["flags"] = flags(result)
     for b, band in enumerate(obs.bands):
         table[f"profile_flux_{band}"] = result.parametric.flux[:, b] * factor[b] * unit
-    if result.profile:
-        shape = result.profile
-        table["profile_radius"] = (np.exp(shape["log_radius"]) + 0.05) * u.pix
-        table["profile_bulge_fraction"] = 1 / (1 + np.exp(-shape["bulge_logit"]))
-        table["profile_e1"], table["profile_e2"] = shape["ellipticity"].T
+    # What the kinds of sources add; of a kind in both scenes, what the result says.
+    own = {column.name: column for column in (*result.parametric.columns, *scene.columns)}
+    for column in own.values():
+        table[column.name] = column.values * (1 if column.unit is None else column.unit)
     for name in table.colnames:
-        table[name].info.description = _description(name, obs.bands)
+        text = own[name].text if name in own else _description(name, obs.bands)
+        table[name].info.description = text
     table.meta.update(
         prior=result.prior_name,
-        sigma0=float(result.prior.sigma),
+        sigma0=result.sigma0,
         chi2=scene.chi2,
         converged=result.converged,
         scorepriors=__version__,
@@ -119,10 +121,6 @@ _DESCRIPTIONS = {
     "ellipticity": "modulus of (e1, e2)",
     "flags": "comma-separated words, or ok",
     "chi2": "mean squared residual over noise where the source is seen",
-    "profile_radius": "half-light radius of the disk, parametric scene",
-    "profile_bulge_fraction": "share of the bulge in the flux, parametric scene",
-    "profile_e1": "ellipticity of the disk, parametric scene",
-    "profile_e2": "ellipticity of the disk, parametric scene",
 }
 
 
@@ -140,76 +138,86 @@ def flags(result: Deblended) -> list[str]:
     canceled: negative light of neighbors takes away a tenth of its own.
     point: modeled as a star.  not_converged.
     """
-    obs, scene = result.observation, result.free_form
-    height, width = obs.shape
-    moved = np.linalg.norm(result.center - result.positions.row_column, axis=1) > 1
-    signal = _signal_to_noise(scene)
-    lost = np.array([_masked_share(image, obs.weights) for image in scene.convolved])
+    tests = _tests(result)
+    return [
+        ",".join(word for word, true in tests.items() if true[k]) or "ok"
+        for k in range(len(result.positions.ids))
+    ]
+
+
+def _tests(result: Deblended) -> dict[str, np.ndarray]:
+    """Which flags hold for which sources, ``[N]`` each."""
+    obs, found = result.observation, result.free_form
+    center, size = result.center, np.array(obs.shape)
+    near = np.minimum(center, size - 1 - center).min(1) < EDGE
     # Shapes have a flux of one where the image holds all of them.
-    beyond = scene.morphology.sum((1, 2)) < 1 - BEYOND
-    outshone = _outshone(scene, result.center, obs.weights)
-    spread = _chi2_spread(scene.convolved, obs.weights)
-    unexplained = scene.source_chi2 > 1 + RESIDUAL * spread
-    flux, other = scene.flux.sum(1), result.parametric.flux.sum(1)
-    disputed = np.abs(other - flux) > DISPUTED * np.abs(flux)
-    canceled = _canceled_share(scene.convolved) > CANCELED
-    words = []
-    for k, (row, column) in enumerate(result.center):
-        near = min(row, column, height - 1 - row, width - 1 - column) < EDGE
-        tests = {
-            "edge": near or beyond[k],
-            "masked": lost[k] > 0.2,
-            "faint": signal[k] < 5,
-            "negative": scene.flux[k].sum() <= 0,
-            "moved": moved[k],
-            "outshone": outshone[k],
-            "residual": unexplained[k],
-            "disputed": disputed[k],
-            "canceled": canceled[k],
-            "point": bool(result.positions.is_point[k]),
-            "not_converged": not result.converged,
-        }
-        words.append(",".join(name for name, true in tests.items() if true) or "ok")
-    return words
+    beyond = found.morphology.sum((1, 2)) < 1 - BEYOND
+    weights = [view.observation.weights for view in obs.views]
+    flux, other = found.flux.sum(1), result.parametric.flux.sum(1)
+    spread = _chi2_spread(found.convolved, weights)
+    moved = np.linalg.norm(center - result.positions.row_column, axis=1) > 1
+    everywhere = np.ones(len(center), bool)
+    return {
+        "edge": near | beyond,
+        "masked": _masked_share(found.convolved, weights) > 0.2,
+        "faint": _signal_to_noise(found) < 5,
+        "negative": flux <= 0,
+        "moved": moved,
+        "outshone": _outshone(found.convolved[0], center, weights[0]),
+        "residual": found.source_chi2 > 1 + RESIDUAL * spread,
+        "disputed": np.abs(other - flux) > DISPUTED * np.abs(flux),
+        "canceled": _canceled_share(found.convolved) > CANCELED,
+        "point": result.is_point,
+        "not_converged": everywhere & (not result.converged),
+    }
 
 
-def _signal_to_noise(scene: Scene) -> np.ndarray:
+def _signal_to_noise(scene: FittedScene) -> np.ndarray:
     error = np.where(scene.flux_error > 0, scene.flux_error, np.inf)
     return np.sqrt(np.sum((scene.flux / error) ** 2, axis=1))
 
 
-def _outshone(scene: Scene, center: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Whether at a source's own pixel its light, weighted over the bands, is less than half."""
-    height, width = scene.convolved.shape[-2:]
+    height, width = images.shape[-2:]
     out = np.zeros(len(center), bool)
     for k, place in enumerate(center):
         row, column = (int(np.clip(round(c), 0, n - 1)) for c, n in zip(place, (height, width)))
-        light = np.maximum(scene.convolved[:, :, row, column], 0.0) @ weights[:, row, column]
+        light = np.maximum(images[:, :, row, column], 0.0) @ weights[:, row, column]
         out[k] = light.sum() > 0 and light[k] < 0.5 * light.sum()
     return out
 
 
-def _canceled_share(images: np.ndarray) -> np.ndarray:
-    """Share of the light of each source ``[K, B, H, W]`` that negative light of others undoes.
+def _canceled_share(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Share of the light of each source that negative light of others undoes, ``[N]``.
 
     Where a model lacks the arms of a bright galaxy, two sources in one place, one far too
     bright and one far below zero, can make up for them.
     """
-    negative = np.minimum(images, 0.0)
-    others = negative.sum(0) - negative
-    light = np.maximum(images, 0.0)
-    undone = np.minimum(light, -others).sum((1, 2, 3), dtype=float)
-    return undone / np.maximum(light.sum((1, 2, 3), dtype=float), 1e-30)
+    undone, light = 0.0, 0.0
+    for image in images:
+        negative = np.minimum(image, 0.0)
+        positive, others = np.maximum(image, 0.0), negative.sum(0) - negative
+        undone = undone + np.minimum(positive, -others).sum((1, 2, 3), dtype=float)
+        light = light + positive.sum((1, 2, 3), dtype=float)
+    return undone / np.maximum(light, 1e-30)
 
 
-def _chi2_spread(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Standard deviation of each source's chi2 (`footprint_chi2`) for pure noise."""
-    share = np.maximum(images, 0.0) * (weights > 0)
-    total = np.maximum(share.sum((1, 2, 3)), 1e-30)
-    return np.sqrt(2 * (share**2).sum((1, 2, 3))) / total
+def _chi2_spread(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
+    """Standard deviation of each source's chi2 (`footprint_chi2`) for pure noise, ``[N]``."""
+    total, squares = 0.0, 0.0
+    for image, weight in zip(images, weights, strict=True):
+        share = np.maximum(image, 0.0) * (weight > 0)
+        total = total + share.sum((1, 2, 3))
+        squares = squares + (share**2).sum((1, 2, 3))
+    return np.sqrt(2 * squares) / np.maximum(total, 1e-30)
 
 
-def _masked_share(image: np.ndarray, weights: np.ndarray) -> float:
-    light = np.maximum(image, 0)
-    total = light.sum()
-    return float(light[weights <= 0].sum() / total) if total > 0 else 0.0
+def _masked_share(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
+    """Share of the light of each source on masked pixels, ``[N]``."""
+    lost, light = 0.0, 0.0
+    for image, weight in zip(images, weights, strict=True):
+        positive = np.maximum(image, 0.0)
+        lost = lost + (positive * (weight <= 0)).sum((1, 2, 3), dtype=float)
+        light = light + positive.sum((1, 2, 3), dtype=float)
+    return lost / np.maximum(light, 1e-30)

@@ -232,9 +232,10 @@ class _Run:
         each = list(zip(blends, scenes, fits, strict=True))
         seconds = {"parametric": (time.monotonic() - clock) / len(blends), "free_form": 0.0}
         first = [collect_scene(scene, fit) for _, scene, fit in each]
+        sigma = self.settings.priors[0].model_psf_sigma
         if not (self.sizes[1] and self.settings.options.free_form):
             return [
-                Deblended(b.obs, b.positions, one, one, seconds)
+                Deblended(b.obs, b.positions, one, one, seconds, sigma)
                 for (b, *_), one in zip(each, first, strict=True)
             ]
         clock = time.monotonic()
@@ -254,7 +255,7 @@ class _Run:
         return [
             None
             if final is None or (len(blends) > 1 and final[1].interrupted)
-            else Deblended(b.obs, b.positions, collect_scene(*final), one, seconds)
+            else Deblended(b.obs, b.positions, collect_scene(*final), one, seconds, sigma)
             for b, one, final in zip(blends, first, finals, strict=True)
         ]
 

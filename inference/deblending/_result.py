@@ -88,6 +88,8 @@ class Deblended:
         The scene of parametric profiles that it started from.
     seconds
         Wall time per stage; of a batch, each blend's share.
+    psf_sigma
+        Standard deviation in pixels of the PSF that morphologies carry; None for none.
     """
 
     observation: Observation | JointObservation
@@ -95,6 +97,7 @@ class Deblended:
     free_form: FittedScene
     parametric: FittedScene
     seconds: dict
+    psf_sigma: float | None = 0.7
 
     @property
     def scene(self) -> Scene:

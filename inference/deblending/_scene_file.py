@@ -1,41 +1,45 @@
-"""A deblended scene in a file: everything that later commands need of it, as plain arrays."""
+"""A deblended scene in a file: the observation, positions, and site values, under a schema.
 
-import dataclasses
-import json
-import zipfile
-from collections.abc import Sequence
+Nothing else goes in: exposures, pictures and fluxes are made again when it is read, so a file
+does not depend on how this package is built inside.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from scorepriors._archives import read_archive, write_archive
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
-from scorepriors._files import atomic_path
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference.fitting._map import MAPResult
+from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._parts import Part
 from scorepriors.models.data._positions import Positions
-from scorepriors.models.rendering._rendering import ImageData
+from scorepriors.models.data._views import View
 from scorepriors.models.scene._blend import blend
-from scorepriors.models.sources._sources import Sources
+from scorepriors.models.scene._exposures import exposures, galaxy_spectra
+from scorepriors.models.scene._scene import Scene
+from scorepriors.models.sources._kinds import group_facts, group_from
+from scorepriors.models.sources._placement import Placement
 
-from ._deblend import load_priors
-from ._scenes import Deblended, Scene
+from ._priors import load_priors
+from ._result import Deblended, FittedScene, collect_scene
 
 #: Name of the file in a folder of results.
 NAME = "scene.npz"
 
-_VERSION = 3
-#: Arguments of `blend` that are groups of sources.
-_GROUPS = {"galaxies": 2, "stars": 3, "profiles": 4, "large": 6}
-_SCENE_ARRAYS = ("morphology", "convolved", "flux", "flux_error", "source_chi2")
-_FIT_ARRAYS = ("loss_history",)
-_FIT_NUMBERS = ("potential", "gradient_norm", "expected_gain")
+#: What the archive says that it is, and the version of its schema.
+KIND, VERSION = "deblended scene", 4
+
+_STAGES = ("free_form", "parametric")
+_NUMBERS = ("potential", "gradient_norm", "expected_gain", "seconds")
 
 
 def save_scene(
@@ -52,42 +56,42 @@ def save_scene(
     prior
         Names or weight files to load the priors by; their own names if not given.  The
         weights themselves are not stored.
+
+    Notes
+    -----
+    Facts: ``observations`` (bands, unit, zero point, WCS, place on the grid of the first),
+    ``ids``, ``priors``, ``sigma0``, ``seconds``, and for each of ``free_form`` and ``parametric``
+    the groups of sources (name, kind, box, settings), the treatment of the spectra, and how the
+    fit ended.  Arrays: ``observation/i/...`` (images, weights, psfs), ``positions/...``, and
+    ``<stage>/at/<group>/...`` (center, corner, index), ``<stage>/values/<site>`` and
+    ``<stage>/params/<site>``.
     """
     given = [str(prior)] if isinstance(prior, str | Path) else list(prior)
-    names = given or [str(p.name) for p in (result.prior, result.large_prior) if p]
+    names = given or [str(p.name) for p in result.priors().values()]
     obs, positions = result.observation, result.positions
-    arrays: dict = {
-        "images": obs.images,
-        "weights": obs.weights,
-        "psfs": obs.psfs,
-        "row_column": positions.row_column,
-        "is_point": positions.is_point,
-        "center": result.center,
-        "is_large": result.kinds == "large",
-    }
-    facts = {
-        "version": _VERSION,
-        "priors": [_reference(name) for name in names],
-        "sigma0": float(result.prior.sigma),
-        "bands": list(obs.bands),
-        "name": obs.name,
+    stages = _STAGES if result.free_form is not result.parametric else _STAGES[1:]
+    facts: dict[str, Any] = {
+        "observations": [_view_facts(view) for view in obs.views],
         "unit": None if obs.unit is None else obs.unit.to_string(),
         "zero_point": None if obs.zero_point is None else list(obs.zero_point),
-        "wcs": _header(obs.wcs),
-        "scale": obs.scale,
-        "parts": [_part_facts(part) for part in obs.parts] if len(obs.parts) > 1 else [],
         "ids": list(positions.ids),
+        "priors": [_reference(name) for name in names],
+        "sigma0": result.sigma0,
+        "psf_sigma": result.psf_sigma,
         "seconds": {n: float(v) for n, v in result.seconds.items()},
-        "profile": sorted(result.profile),
+        "stages": {stage: _stage_facts(getattr(result, stage)) for stage in stages},
     }
-    arrays |= {f"profile/{name}": value for name, value in result.profile.items()}
-    for label, scene in (("free_form", result.free_form), ("parametric", result.parametric)):
-        facts[label] = _scene_facts(scene)
-        arrays |= {f"{label}/{name}": array for name, array in _scene_arrays(scene).items()}
-    arrays["facts"] = np.asarray(json.dumps(facts))
-    path = Path(path)
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, **arrays)
+    arrays: dict[str, Any] = {
+        "positions/row_column": positions.row_column,
+        "positions/is_point": positions.is_point,
+    }
+    for i, view in enumerate(obs.views):
+        for name in ("images", "weights", "psfs"):
+            arrays[f"observation/{i}/{name}"] = getattr(view.observation, name)
+        arrays[f"observation/{i}/psfs_of_model"] = view.psfs
+    for stage in stages:
+        arrays |= _stage_arrays(stage, getattr(result, stage))
+    write_archive(path, arrays, facts, kind=KIND, version=VERSION, compressed=True)
 
 
 def load_scene(
@@ -105,7 +109,8 @@ def load_scene(
     Raises
     ------
     InputError
-        If the file is missing, damaged or of another version, or its prior is not found.
+        If the file is missing, damaged or of another version, or its prior is not found, or for
+        a kind of sources whose module is not imported.
     """
     path = Path(path)
     path = path / NAME if path.is_dir() else path
@@ -113,73 +118,67 @@ def load_scene(
         raise InputError(
             f"there is no {path}: give a folder that `scorepriors deblend` or `sample` wrote."
         )
-    try:
-        # Opened here: NumPy leaves the file open if it is damaged.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        facts = json.loads(str(arrays.pop("facts")))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged or no scene: {error}; deblend again.") from error
-    if facts.get("version") != _VERSION:
-        raise InputError(f"{path} is of another version of this package; deblend again.")
-    if prior is None:
-        priors = load_priors(facts["priors"], sigma=facts["sigma0"])
-    else:
+    arrays, facts = read_archive(path, kind=KIND, version=VERSION, mend="deblend again")
+    priors: tuple[ScorePrior, ...] = ()
+    if prior is not None:
         priors = load_priors(prior)
-    is_large = arrays["is_large"]
-    if is_large.any() and len(priors) < 2:
-        raise InputError(
-            f"{path} has sources in boxes of two sizes; give the priors of both, not only "
-            f"{priors[0].name}."
+    elif facts["priors"]:
+        priors = load_priors(facts["priors"], sigma=facts["sigma0"])
+    obs = _observation(arrays, facts)
+    positions = Positions(
+        tuple(facts["ids"]), arrays["positions/row_column"], arrays["positions/is_point"]
+    )
+    found = {
+        stage: _stage(stage, arrays, about, obs, priors, facts["psf_sigma"], path)
+        for stage, about in facts["stages"].items()
+    }
+    parametric = found["parametric"]
+    free_form = found.get("free_form", parametric)
+    return Deblended(obs, positions, free_form, parametric, facts["seconds"], facts["psf_sigma"])
+
+
+def _view_facts(view: View) -> dict:
+    one = view.observation
+    return {
+        "bands": list(one.bands),
+        "bands_of_model": list(view.bands),
+        "unit": None if one.unit is None else one.unit.to_string(),
+        "zero_point": None if one.zero_point is None else list(one.zero_point),
+        "wcs": None if one.wcs is None else one.wcs.to_header_string(relax=True).rstrip(),
+        "name": one.name,
+        "pixel_scale": one.scale,
+        "origin": list(view.origin),
+        "scale": view.scale,
+        "first": view.first,
+    }
+
+
+def _observation(arrays: Mapping, facts: Mapping) -> Observation | JointObservation:
+    views = []
+    for i, about in enumerate(facts["observations"]):
+        own = _under(arrays, f"observation/{i}")
+        one = Observation.from_arrays(
+            own["images"],
+            weights=own["weights"],
+            psfs=own["psfs"],
+            bands=about["bands"],
+            wcs=None if about["wcs"] is None else WCS(fits.Header.fromstring(about["wcs"])),
+            unit=about["unit"],
+            zero_point=about["zero_point"],
+            name=about["name"],
+            scale=about["pixel_scale"],
         )
-    obs = Observation.from_arrays(
-        arrays["images"],
-        weights=arrays["weights"],
-        psfs=arrays["psfs"],
-        bands=facts["bands"],
-        wcs=_wcs(facts["wcs"]),
-        unit=facts["unit"],
-        zero_point=facts["zero_point"],
-        name=facts["name"],
-        scale=facts.get("scale"),
+        bands, origin = tuple(about["bands_of_model"]), tuple(about["origin"])
+        views.append(View(one, own["psfs_of_model"], bands, origin, about["scale"], about["first"]))
+    if len(views) == 1:
+        return views[0].observation
+    zero_point = facts["zero_point"]
+    return JointObservation(
+        tuple(views),
+        tuple(band for view in views for band in view.bands),
+        None if zero_point is None else tuple(zero_point),
+        views[0].observation.unit if zero_point is None else None,
     )
-    if facts.get("parts"):
-        obs = dataclasses.replace(obs, parts=tuple(map(_part, facts["parts"])))
-    positions = Positions(tuple(facts["ids"]), arrays["row_column"], arrays["is_point"])
-    free_form, parametric = (
-        _scene(_under(arrays, label), facts[label], priors) for label in ("free_form", "parametric")
-    )
-    profile = {name: arrays[f"profile/{name}"] for name in facts["profile"]}
-    return Deblended(
-        obs,
-        positions,
-        priors[0],
-        free_form,
-        parametric,
-        arrays["center"],
-        profile,
-        facts["seconds"],
-        priors[1] if is_large.any() else None,
-        is_large,
-    )
-
-
-def _header(wcs: WCS | None) -> str | None:
-    return None if wcs is None else wcs.to_header_string(relax=True).rstrip()
-
-
-def _wcs(header: str | None) -> WCS | None:
-    return None if header is None else WCS(fits.Header.fromstring(header))
-
-
-def _part_facts(part: Part) -> dict:
-    facts = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-    return facts | {"wcs": _header(part.wcs)}
-
-
-def _part(facts: dict) -> Part:
-    pairs = {name: tuple(facts[name]) for name in ("origin", "shape")}
-    return Part(**{**facts, **pairs, "wcs": _wcs(facts["wcs"])})
 
 
 def _reference(prior: str) -> str:
@@ -187,88 +186,60 @@ def _reference(prior: str) -> str:
     return str(Path(prior).resolve()) if Path(prior).is_file() else prior
 
 
-def _under(arrays: dict, label: str) -> dict:
+def _under(arrays: Mapping, label: str) -> dict:
     start = f"{label}/"
     return {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
 
 
-def _scene_facts(scene: Scene) -> dict:
-    fit = scene.fit
-    keywords = fit.posterior.arguments[1]
-    data = fit.posterior.arguments[0][0]
+def _stage_facts(found: FittedScene) -> dict:
+    fit = found.fit
     return {
-        "chi2": scene.chi2,
+        "groups": [group_facts(group) for group in found.scene.sources],
+        "treatment": found.scene.treatment,
         "status": fit.status.code,
         "num_iterations": int(fit.num_iterations),
-        "seconds": float(fit.seconds),
-        "numbers": {name: float(getattr(fit, name)) for name in _FIT_NUMBERS},
-        "keywords": {n: v if isinstance(v, str) else float(v) for n, v in keywords.items()},
-        "whole": [n for n, v in keywords.items() if isinstance(v, int)],
-        "kernel_size": data.kernel_size,
-        "grid": data.grid,
-        "wide_grid": data.wide_grid,
-        "has_prior": fit.posterior.arguments[0][1] is not None,
+        **{name: float(getattr(fit, name)) for name in _NUMBERS},
     }
 
 
-def _scene_arrays(scene: Scene) -> dict:
-    """Pictures, and what rebuilds the fit: data, places of the sources, site values."""
-    fit = scene.fit
-    arguments = fit.posterior.arguments[0]
-    data = arguments[0]
-    groups = {n: arguments[i] for n, i in _GROUPS.items() if i < len(arguments)}
-    arrays = {name: getattr(scene, name) for name in _SCENE_ARRAYS}
-    arrays |= {name: getattr(fit, name) for name in _FIT_ARRAYS}
-    names = [f.name for f in dataclasses.fields(data) if not f.metadata.get("static")]
-    leaves = {name: getattr(data, name) for name in names}
-    arrays |= {f"data/{name}": leaf for name, leaf in leaves.items() if leaf is not None}
-    for name, group in groups.items():
-        if group is not None:
-            arrays |= {
-                f"groups/{name}/{f}": getattr(group, f) for f in ("center", "corner", "mask")
-            }
-    arrays |= {f"values/{name}": value for name, value in fit.values.items()}
-    arrays |= {f"params/{name}": value for name, value in fit.params.items()}
+def _stage_arrays(stage: str, found: FittedScene) -> dict[str, np.ndarray]:
+    arrays = {f"{stage}/loss_history": found.fit.loss_history}
+    for group in found.scene.sources:
+        for name in ("center", "corner", "index"):
+            arrays[f"{stage}/at/{group.name}/{name}"] = getattr(group.at, name)
+    arrays |= {f"{stage}/values/{n}": value for n, value in found.fit.values.items()}
+    arrays |= {f"{stage}/params/{n}": value for n, value in found.fit.params.items()}
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _scene(arrays: dict, facts: dict, priors: Sequence[ScorePrior]) -> Scene:
-    groups = {
-        name: Sources(*(jnp.asarray(part[f]) for f in ("center", "corner", "mask")))
-        for name in _GROUPS
-        if (part := _under(arrays, f"groups/{name}"))
-    }
-    leaves = _under(arrays, "data")
-    names = [f.name for f in dataclasses.fields(ImageData) if not f.metadata.get("static")]
-    data = ImageData(
-        **{name: jnp.asarray(leaves[name]) for name in names if name in leaves},
-        kernel_size=facts["kernel_size"],
-        grid=facts["grid"],
-        wide_grid=facts["wide_grid"],
-    )
-    keywords = {n: int(v) if n in facts["whole"] else v for n, v in facts["keywords"].items()}
-    large = groups.get("large")
-    bound = posterior(
-        blend,
-        data,
-        priors[0] if facts["has_prior"] else None,
-        *(groups.get(n) for n in ("galaxies", "stars", "profiles")),
-        None if large is None else priors[1],
-        large,
-        model_kwargs=keywords,
-    )
+def _stage(stage, arrays, about, obs, priors, psf_sigma, path) -> FittedScene:
+    """A fitted scene, made again from its groups and site values."""
+    own = _under(arrays, stage)
+    by_box = {prior.event_shape[-1]: prior for prior in priors}
+    groups = []
+    for facts in about["groups"]:
+        place = _under(own, f"at/{facts['name']}")
+        at = Placement(place["center"], place["corner"], place["index"], int(facts["box"]))
+        prior = by_box.get(at.box)
+        if facts["kind"] == "FreeForm" and prior is None:
+            raise InputError(
+                f"{path} has sources in boxes of {at.box} pixels, and the prior given is for boxes of "
+                f"{', '.join(map(str, by_box)) or 'none'}; give the priors of the scene."
+            )
+        groups.append(group_from(facts, at, prior))
+    boxes = tuple(group.at.box for group in groups)
+    seen = exposures(obs, boxes=boxes, psf_sigma=psf_sigma)
+    scene = Scene(seen, tuple(groups), galaxy_spectra(obs, seen), about["treatment"])
     params, values = (
-        {n: jnp.asarray(a) for n, a in _under(arrays, which).items()}
-        for which in ("params", "values")
+        {n: jnp.asarray(a) for n, a in _under(own, which).items()} for which in ("params", "values")
     )
     fit = MAPResult(
         params=params,
         values=values,
-        status=FitStatus(facts["status"]),
-        num_iterations=facts["num_iterations"],
-        loss_history=arrays["loss_history"],
-        seconds=facts["seconds"],
-        posterior=bound,
-        **facts["numbers"],
+        status=FitStatus(about["status"]),
+        num_iterations=about["num_iterations"],
+        loss_history=own["loss_history"],
+        posterior=posterior(blend, scene),
+        **{name: about[name] for name in _NUMBERS},
     )
-    return Scene(chi2=facts["chi2"], fit=fit, **{n: arrays[n] for n in _SCENE_ARRAYS})
+    return collect_scene(scene, fit)

@@ -105,8 +105,10 @@ class AbstractParametric(AbstractSource):
 
 
 def as_arrays(sites: dict[str, Any]) -> dict[str, Site]:
-    """Sites, or what `AbstractParametric.settings` says of them, with priors that are arrays:
-    other values of them compile nothing."""
+    """Sites, or what `AbstractParametric.settings` says of them, with priors that are arrays.
+
+    Other values of them then compile nothing.
+    """
     made = {n: Site(**site) if isinstance(site, dict) else site for n, site in sites.items()}
     return {
         name: Site(np.float32(site.mean), np.float32(site.width), site.axis, site.known)
