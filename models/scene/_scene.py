@@ -58,7 +58,6 @@ class Scene(eqx.Module):
         spectra: AbstractSpectra | None = None,
         noise: Sequence[AbstractNoise] | None = None,
         treatment: str = "marginal",
-        psf_sigma: float | None = 0.7,
         **groups: AbstractSource,
     ) -> "Scene":
         """Scene of an observation.
@@ -73,10 +72,13 @@ class Scene(eqx.Module):
             One model of the noise per exposure; white noise by default.
         treatment
             See the class.
-        psf_sigma
-            Standard deviation in pixels of the PSF that morphologies carry; None for none.
         **groups
             Groups of sources by name.
+
+        Raises
+        ------
+        InputError
+            If morphologies carry PSFs of different widths.
 
         Examples
         --------
@@ -89,7 +91,7 @@ class Scene(eqx.Module):
         """
         named = tuple(group.named(name) for name, group in groups.items())
         boxes = tuple(group.at.box for group in named)
-        found = exposures(obs, boxes=boxes or (1,), psf_sigma=psf_sigma, noise=noise)
+        found = exposures(obs, boxes=boxes or (1,), psf_sigma=_psf_sigma(named), noise=noise)
         usual = galaxy_spectra(obs, found) if spectra is None else spectra
         return cls(found, named, usual, treatment)
 
@@ -165,6 +167,23 @@ class Scene(eqx.Module):
             value = np.asarray(value)
             kept[name] = value[own] if value.ndim and len(value) == len(own) else value
         return Scene(self.exposures, groups, self.spectra, self.treatment), kept
+
+
+def _psf_sigma(groups: Sequence[AbstractSource]) -> float | None:
+    """Standard deviation of the PSF that the groups' morphologies carry; None for none.
+
+    That of the learned priors where there are some: beside one whose images carry none,
+    parametric sources have a PSF narrower than a pixel.
+    """
+    learned = {g.prior.model_psf_sigma for g in groups if getattr(g, "prior", None) is not None}
+    others = {float(g.psf_sigma) for g in groups if getattr(g, "psf_sigma", None) is not None}
+    widths = learned or others or {0.7}
+    if len(widths) > 1:
+        raise InputError(
+            f"sources carry PSFs of different widths ({', '.join(map(str, sorted(widths, key=str)))} "
+            "pixels); give all of them the same `psf_sigma`, or priors of one model PSF."
+        )
+    return widths.pop()
 
 
 def stack_scenes(scenes: Sequence[Scene]) -> tuple[Scene, Any]:

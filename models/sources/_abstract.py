@@ -164,7 +164,12 @@ class AbstractSource(eqx.Module):
 
     def named(self, name: str) -> "AbstractSource":
         """The same group under another name."""
-        return dataclasses.replace(self, name=name)
+        # Field by field, as Equinox unflattens: a kind may have an `__init__` of its own.
+        other = object.__new__(type(self))
+        for one in dataclasses.fields(self):
+            value = name if one.name == "name" else getattr(self, one.name)
+            object.__setattr__(other, one.name, value)
+        return other
 
     def draw(self) -> Morphologies:
         """Draw the group in a NumPyro model: sites ``name/...``, boxes ready to be rendered."""
