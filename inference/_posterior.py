@@ -12,15 +12,15 @@ from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer import init_to_feasible, init_to_median
-from numpyro.infer.util import (
-    _unconstrain_reparam,
+
+from scorepriors._compat import (
+    Messenger,
     compute_log_probs,
     constrain_fn,
     potential_energy,
     unconstrain_fn,
+    unconstrain_reparam,
 )
-from numpyro.primitives import Messenger
-
 from scorepriors._errors import InputError
 from scorepriors._recovery import recover
 
@@ -89,7 +89,7 @@ class Posterior(eqx.Module):
         """
         args, kwargs = self.arguments
         # As `potential_energy` does it, which gives the sum of the terms alone.
-        model = handlers.substitute(self.model, substitute_fn=partial(_unconstrain_reparam, u))
+        model = handlers.substitute(self.model, substitute_fn=partial(unconstrain_reparam, u))
         terms, _ = compute_log_probs(model, args, kwargs, {}, sum_log_prob=False)
         return terms
 

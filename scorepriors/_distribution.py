@@ -11,11 +11,11 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
-from numpyro.distributions.util import validate_sample
 
 from scorepriors.energies._diffusion import sample_flow
 from scorepriors.energies._networks import LineEnergy, denoise
 
+from ._compat import validate_sample
 from ._errors import InputError
 from ._stretch import LogStretch
 

@@ -5,7 +5,7 @@ the other sites have been drawn, the spectra follow exactly.  Under `recover` su
 model draws them and states the likelihood of the pixels given them.
 """
 
-from numpyro.primitives import _PYRO_STACK, Messenger, apply_stack
+from ._compat import Messenger, apply_stack
 
 
 class recover(Messenger):
@@ -24,7 +24,5 @@ class recover(Messenger):
 
 def recovering() -> bool:
     """Whether the model runs under `recover`."""
-    if not _PYRO_STACK:
-        return False
     message = {"type": "recovering", "name": "recovering", "value": False}
     return apply_stack(message)["value"]

@@ -34,9 +34,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
-from numpyro.primitives import Messenger
 
 from scorepriors import LogStretch, ScorePrior, load_prior
+from scorepriors._compat import Messenger
 from scorepriors._files import atomic_path
 from scorepriors.energies._networks import GaussianEnergy
 from scorepriors.inference import SamplingWarning, fit_map, posterior, sample

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from matfree import stochtrace
 
+from scorepriors._compat import stochtrace
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
 from scorepriors.inference._posterior import Posterior, posterior

@@ -94,7 +94,7 @@ def refine(draws, gradients, rank: int) -> LowRankMap:
     rank
         Number of directions of the result.
     """
-    from blackjax.adaptation.metric_estimators import fisher_score_low_rank
+    from scorepriors._compat import fisher_score_low_rank
 
     dtype = np.asarray(draws).dtype
     # The geometric mean of two covariances loses half the digits: float64 for this alone.

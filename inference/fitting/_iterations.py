@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from numpyro.infer.util import unconstrain_fn
+
+from scorepriors._compat import quick_compilation, unconstrain_fn
 
 from scorepriors.inference._posterior import Posterior
 
@@ -136,27 +137,7 @@ def _first_state(bound, origin, optimizer, batch):
 def compiled_advance():
     """`_advance`, compiled: one program per shape of a fit."""
     jit: Any = eqx.filter_jit
-    return jit(_advance, compiler_options=_compiler_options())
-
-
-def _compiler_options() -> dict:
-    """Options that compile a fit in two thirds of the time, at the same speed afterwards.
-
-    On CPUs most of that time went into unrolling short loops (bands, sources) and into
-    the newer code generator.  A version of XLA does without those it does not know.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-    options: Any = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
-    return {name: value for name, value in options.items() if _is_known(name, value)}
-
-
-def _is_known(option: str, value) -> bool:
-    try:
-        jax.jit(lambda x: x).lower(np.float32(0)).compile(compiler_options={option: value})
-    except Exception:
-        return False
-    return True
+    return jit(_advance, compiler_options=quick_compilation())
 
 
 class Task(NamedTuple):

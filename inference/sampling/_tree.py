@@ -1,7 +1,7 @@
 """Both lines of ArviZ behind one set of functions.
 
 ArviZ 1.x works on xarray's DataTree, 0.23 (the last for Python 3.11) on its own
-InferenceData.  Everything that differs is here.
+InferenceData.  Everything that differs is here; `tests/test_compat.py` tries it.
 """
 
 import tempfile
@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import xarray
 
+from scorepriors._compat import arviz_module
 from scorepriors._errors import InputError
 from scorepriors._files import atomic_path
 
-with warnings.catch_warnings():
-    # 0.23 announces the next line once a day.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="arviz")
-    import arviz as az
+az: Any = arviz_module()
 
 #: Whether ArviZ is of the DataTree line.
 DATATREE = int(az.__version__.split(".")[0]) >= 1
@@ -57,8 +55,7 @@ def make_tree(groups: dict[str, Any], *, dims=None, coords=None, attrs=None) -> 
         warnings.filterwarnings("ignore", message="More chains")
         if DATATREE:
             return az.from_dict(groups, dims=dims, coords=coords, attrs={"/": attrs or {}})
-        made: Any = az.from_dict  # its annotations are of the DataTree line
-        return made(**groups, dims=dims, coords=coords, attrs=attrs or {})
+        return az.from_dict(**groups, dims=dims, coords=coords, attrs=attrs or {})
 
 
 def _plain(name: str) -> str:
@@ -136,8 +133,7 @@ def load_tree(path: str | Path) -> Any:
         _needs_zarr(path)
         with xarray.open_datatree(path, engine="zarr") as stored:
             whole = stored.load()
-        made: Any = az
-        return whole if DATATREE else made.InferenceData.from_datatree(whole)
+        return whole if DATATREE else az.InferenceData.from_datatree(whole)
     return az.from_netcdf(str(path))
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Bool, Complex, Float, Int
+
+from scorepriors._compat import Primitive, ad, batching, mlir
 
 
 def pair_bands(transforms: Complex[Array, "B N M"]) -> Complex[Array, "J N N"]:

@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
+
+from scorepriors._compat import Primitive, ad, batching, mlir
 
 
 def place(

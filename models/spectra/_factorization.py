@@ -9,9 +9,10 @@ for matrices of this size that is no slower.
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
+
+from scorepriors._compat import custom_vmap
 
 #: Batches of fewer floating point operations are never spread; jaxlib's own limit is 2e5.
 _LIMIT = 1e5

@@ -17,9 +17,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from scorepriors._compat import SymbolicZero
 from scorepriors.models.noise._abstract import AbstractNoise
 
 from ._factorization import cholesky_and_inverse
