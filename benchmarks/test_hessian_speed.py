@@ -14,7 +14,7 @@ import pytest
 
 from scorepriors import load_prior
 from scorepriors.inference.curvature._hessian import HessianOperator, diagonal
-from scorepriors.inference.diagnosis._hallucination import StretchedEnergy
+from scorepriors.inference.diagnosis._stretched import StretchedEnergy
 
 SIDE_BY_SIDE = 64
 

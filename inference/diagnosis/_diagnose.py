@@ -9,8 +9,8 @@ import numpy as np
 import xarray
 
 from scorepriors.inference.deblending._draws import error_ratio
+from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._sampling import laplace_deblended
-from scorepriors.inference.deblending._scenes import Deblended
 
 from ._hallucination import NEIGHBORS, hallucination_map
 from ._typicality import source_typicality

@@ -18,6 +18,8 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors.inference.sampling._tree import group, known_ids, morphology_draws
 
+from ._stretched import StretchedEnergy
+
 #: Samples of the prior to compare with, and how many of them, nearest in light, count.
 REFERENCE, NEAREST = 1024, 256
 
@@ -71,7 +73,7 @@ def oddness(prior: ScorePrior, images: Float[Array, "N n n"]) -> Float[Array, "N
     Both grow with what is unusual: the energy with everything, the norm of the score with
     what the prior would take away first.
     """
-    energy = jax.value_and_grad(lambda z: prior.energy(z, prior.sigma))
+    energy = jax.value_and_grad(StretchedEnergy(prior))
 
     def one(image):
         value, slope = energy(prior.stretch.inv(image))
@@ -146,7 +148,7 @@ def _p_value(own, others) -> float:
 
 
 def source_typicality(
-    tree: Any, prior: ScorePrior | dict[str, ScorePrior], *, key, num_draws: int = NUM_DRAWS
+    tree: Any, priors: dict[str, ScorePrior], *, key, num_draws: int = NUM_DRAWS
 ) -> dict[str, float]:
     """Typicality of every free-form source of a scene, by its id.
 
@@ -154,8 +156,8 @@ def source_typicality(
     ----------
     tree
         Draws, from `sample_deblended` or `laplace_deblended`.
-    prior
-        The prior of the scene, at its sigma0; or several by group, `Deblended.priors`.
+    priors
+        Those of the scene, at their sigma0, by group: `Deblended.priors`.
     key
         For the reference and the choice of draws.
     num_draws
@@ -167,15 +169,23 @@ def source_typicality(
         The median over the draws.  Data hold down the noise that samples of the prior
         have, so draws of bright sources are *less* unusual than samples and the median
         errs towards one: a small value means something.
+
+    Raises
+    ------
+    InputError
+        If there is no free-form source, or one of a group that has no prior here.
     """
     found = morphology_draws(group(tree, "posterior"))
     if not found:
         raise InputError("every source is a star: there is no free-form image to judge.")
     said = {}
     for i, (name, draws) in enumerate(found.items()):
-        own = (
-            prior if isinstance(prior, ScorePrior) else prior.get(name, next(iter(prior.values())))
-        )
+        if name not in priors:
+            raise InputError(
+                f"the draws hold sources of the group {name!r}, but `priors` are of "
+                f"{', '.join(priors)}; give the priors of the scene that was sampled."
+            )
+        own = priors[name]
         first, second = jax.random.split(key if i == 0 else jax.random.fold_in(key, i))
         against = reference(own, key=first)
         values = np.asarray(draws).reshape(-1, *draws.shape[2:])

@@ -83,12 +83,10 @@ def group_names(tree: Any) -> tuple[str, ...]:
 
 
 def morphology_draws(posterior: Any) -> dict[str, Any]:
-    """Draws ``[chain, draw, source, n, n]`` of free-form images of a scene, by group.
-
-    The only kind of sources of a scene has no name of its own: the key is empty then.
-    """
-    names = {"": "morphology", "galaxies": "galaxies_morphology", "large": "large_morphology"}
-    return {group: posterior[name] for group, name in names.items() if name in posterior}
+    """Draws ``[chain, draw, source, n, n]`` of free-form images of a scene, by group."""
+    ending = "_morphology"
+    names = [str(name) for name in posterior.data_vars if str(name).endswith(ending)]
+    return {name.removesuffix(ending): posterior[name] for name in names}
 
 
 def known_ids(draws: Any) -> list[str]:
