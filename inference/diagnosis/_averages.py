@@ -8,8 +8,8 @@ import numpy as np
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors.inference.deblending._draws import group_ids, scene_groups
 from scorepriors.inference.deblending._result import Deblended
-from scorepriors.inference.sampling._tree import group, known_ids, morphology_draws
 
 from ._galaxies import PIXELS, Galaxies, data_curvature, ids_of, slope_of
 from ._stretched import StretchedEnergy
@@ -17,24 +17,26 @@ from ._stretched import StretchedEnergy
 
 def check_draws(result: Deblended, tree: Any) -> None:
     """Raise InputError for draws of another scene."""
-    found = morphology_draws(group(tree, "posterior"))
+    posterior, _ = scene_groups(tree)
     for name, prior in result.priors().items():
-        known = found.get(name)
+        known = posterior.get(f"{name}_morphology")
         if (
             known is None
             or known.shape[3:] != prior.event_shape
-            or known_ids(known) != ids_of(result, name)
+            or group_ids(posterior, name) != ids_of(result, name)
         ):
             raise InputError("the draws are not of this scene: they hold other sources.")
 
 
 def group_draws(tree: Any, name: str) -> list[np.ndarray]:
     """Images, spectra and brightnesses of one group, one chain after the other."""
-    posterior = group(tree, "posterior")
-    images = morphology_draws(posterior)[name]
+    posterior, _ = scene_groups(tree)
     every = [str(i) for i in posterior["source"].values]
-    rows = [every.index(i) for i in known_ids(images)]
-    arrays = [images, *(posterior[n].isel(source=rows) for n in ("spectrum", "brightness"))]
+    rows = [every.index(i) for i in group_ids(posterior, name)]
+    arrays = [
+        posterior[f"{name}_morphology"],
+        *(posterior[n].isel(source=rows) for n in ("spectrum", "brightness")),
+    ]
     return [np.asarray(a).reshape(-1, *a.shape[2:]) for a in arrays]
 
 

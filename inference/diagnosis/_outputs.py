@@ -9,7 +9,8 @@ from astropy.table import QTable
 
 from scorepriors._errors import InputError
 from scorepriors.inference.deblending._draws import flux_draws
-from scorepriors.inference.reports._outputs import check_target, fits_text, write_whole
+from scorepriors.inference.deblending._hdus import fits_text
+from scorepriors.inference.reports._outputs import check_target, write_whole
 
 from ._diagnose import FLAGS, SceneDiagnosis, source_flags
 from ._figures import diagnosis_figure

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
-from scorepriors.inference.sampling._tree import group, known_ids, morphology_draws
+from scorepriors.inference.deblending._draws import group_ids, scene_groups
 
 from ._stretched import StretchedEnergy
 
@@ -173,25 +173,26 @@ def source_typicality(
     Raises
     ------
     InputError
-        If there is no free-form source, or one of a group that has no prior here.
+        If there is no free-form source, or if the draws are not of such a scene.
     """
-    found = morphology_draws(group(tree, "posterior"))
-    if not found:
+    if not priors:
         raise InputError("every source is a star: there is no free-form image to judge.")
+    posterior, _ = scene_groups(tree)
     said = {}
-    for i, (name, draws) in enumerate(found.items()):
-        if name not in priors:
+    for i, (name, prior) in enumerate(priors.items()):
+        site = f"{name}_morphology"
+        if site not in posterior:
             raise InputError(
-                f"the draws hold sources of the group {name!r}, but `priors` are of "
-                f"{', '.join(priors)}; give the priors of the scene that was sampled."
+                f"the draws hold no images of the group {name!r}; give draws of the scene that "
+                "the priors are of."
             )
-        own = priors[name]
         first, second = jax.random.split(key if i == 0 else jax.random.fold_in(key, i))
-        against = reference(own, key=first)
-        values = np.asarray(draws).reshape(-1, *draws.shape[2:])
+        against = reference(prior, key=first)
+        values = np.asarray(posterior[site])
+        values = values.reshape(-1, *values.shape[2:])
         count = min(num_draws, len(values))
         picks = jax.random.choice(second, len(values), (count,), replace=False)
         chosen = values[np.sort(np.asarray(picks))]
-        for k, identity in enumerate(known_ids(draws)):
-            said[identity] = float(np.median(typicality(own, chosen[:, k], against=against)))
+        for k, identity in enumerate(group_ids(posterior, name)):
+            said[identity] = float(np.median(typicality(prior, chosen[:, k], against=against)))
     return said

@@ -82,18 +82,6 @@ def group_names(tree: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def morphology_draws(posterior: Any) -> dict[str, Any]:
-    """Draws ``[chain, draw, source, n, n]`` of free-form images of a scene, by group."""
-    ending = "_morphology"
-    names = [str(name) for name in posterior.data_vars if str(name).endswith(ending)]
-    return {name.removesuffix(ending): posterior[name] for name in names}
-
-
-def known_ids(draws: Any) -> list[str]:
-    """Ids of the sources of `morphology_draws`, in their order."""
-    return [str(identity) for identity in draws[draws.dims[2]].values]
-
-
 def save_tree(tree: Any, path: str | Path) -> None:
     """Write NetCDF (or zarr, for a path that ends so), whole or not at all.
 
