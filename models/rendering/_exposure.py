@@ -10,6 +10,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float, Int
 from scipy.fft import irfft2, rfft2
 
@@ -117,6 +118,19 @@ class Exposure(eqx.Module):
             support = size + self.kernels.size - 1
             images = regrid(boxes * transforms[:, None], self.grid, first, support, shape)
         return jnp.swapaxes(images, 0, 1)
+
+    def model(
+        self,
+        spectrum: Float[Array, "K B"],
+        morphology: Float[Array, "K n n"],
+        corner: Int[Array, "K 2"],
+    ) -> Float[Array, "B H W"]:
+        """Sum of sources: amplitudes times morphologies, convolved (paper eq. 1)."""
+        return jnp.einsum("kb,kbyx->byx", spectrum, self.render(morphology, corner))
+
+    def likelihood(self, model: Float[Array, "B H W"]) -> dist.Distribution:
+        """Distribution of the pixels about a model image, masked ones left out (eq. 12)."""
+        return self.noise.distribution(model)
 
     def render_on_host(self, morphology: np.ndarray, corner: np.ndarray) -> np.ndarray:
         """As `render`, in NumPy: a single look at the data is not worth a compilation."""

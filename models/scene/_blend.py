@@ -125,7 +125,7 @@ def _pixels(exposures: Sequence[Exposure], renderings, spectrum) -> None:
     for number, (one, drawn, own) in enumerate(each, 1):
         ending = "" if number == 1 else f"_{number}"
         model = jnp.einsum("kb,kbyx->byx", own, drawn)
-        likelihood = one.noise.distribution(model)
+        likelihood = one.likelihood(model)
         names = [f"{axis}{ending}" for axis in ("band", "y", "x")]
         if likelihood.batch_shape != model.shape:
             infer = {"event_dims": names}

@@ -1,0 +1,117 @@
+"""The public names: exported, documented, and enough for every tutorial."""
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FACES = ("scorepriors", "scorepriors.models", "scorepriors.inference")
+REFERENCE = {
+    "scorepriors": "docs/api/priors.md",
+    "scorepriors.models": "docs/api/models.md",
+    "scorepriors.inference": "docs/api/inference.md",
+}
+PAGES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"]
+
+
+def public(face):
+    return [name for name in importlib.import_module(face).__all__ if name != "__version__"]
+
+
+NAMES = [(face, name) for face in FACES for name in public(face)]
+
+
+def documented(face):
+    text = (ROOT / REFERENCE[face]).read_text()
+    return re.findall(rf"^\.\. auto(?:class|function|data|exception):: {face}\.(\w+)$", text, re.M)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_every_name_stands_once_in_the_reference(face):
+    found = documented(face)
+    assert len(found) == len(set(found))
+    assert set(found) == set(public(face))
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_every_name_can_be_imported(face):
+    module = importlib.import_module(face)
+    for name in public(face):
+        assert getattr(module, name) is not None
+    assert set(public(face)) <= set(dir(module))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        importlib.import_module("scorepriors.models").no_such_name  # noqa: B018
+
+
+def imports(page):
+    """Modules of this package that the code of a page imports from."""
+    for block in re.findall(r"^```[^\n]*python[^\n]*\n(.*?)^```", page.read_text(), re.M | re.S):
+        lines = [line for line in block.splitlines() if not line.startswith((":", "%", "---"))]
+        code = "\n".join(re.sub(r"^(>>> |\.\.\. )", "", line) for line in lines)
+        code = re.sub(r"^---\n.*?^---\n", "", code, flags=re.M | re.S)
+        found = re.findall(r"^\s*(?:from (scorepriors[\w.]*) import|import (scorepriors[\w.]*))", code, re.M)
+        yield from (one or other for one, other in found)
+    for block in re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", page.read_text(), re.M | re.S):
+        yield from re.findall(r"^\s*from (scorepriors[\w.]*) import", block, re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_import_from_faces_alone(page):
+    assert set(imports(page)) <= set(FACES)
+
+
+def test_pages_import_something():
+    assert sum(len(list(imports(page))) for page in PAGES) > 20
+
+
+def callables():
+    for face, name in NAMES:
+        thing = getattr(importlib.import_module(face), name)
+        if inspect.isfunction(thing):
+            yield pytest.param(thing, id=f"{face}.{name}")
+
+
+@pytest.mark.parametrize("face, name", NAMES)
+def test_every_name_has_a_docstring_of_its_own(face, name):
+    thing = getattr(importlib.import_module(face), name)
+    if inspect.isclass(thing) or callable(thing):
+        assert thing.__doc__ and len(thing.__doc__.splitlines()[0]) > 10
+        parents = thing.__mro__[1:] if inspect.isclass(thing) else ()
+        assert all(thing.__doc__ is not parent.__doc__ for parent in parents)
+
+
+@pytest.mark.parametrize("function", callables())
+def test_functions_have_types_and_say_what_their_parameters_are(function):
+    signature = inspect.signature(function)
+    doc = inspect.getdoc(function)
+    for name, parameter in signature.parameters.items():
+        if name == "key":  # typed keys have no type of their own
+            continue
+        assert parameter.annotation is not inspect.Parameter.empty, name
+        stars = {parameter.VAR_POSITIONAL: r"\*", parameter.VAR_KEYWORD: r"\*\*"}
+        pattern = rf"^(?:.*, )?{stars.get(parameter.kind, '')}{name}(?:,.*)?$"
+        if len(signature.parameters) > 1:
+            assert re.search(pattern, doc, re.M), f"{name} is not documented"
+    assert signature.return_annotation is not inspect.Signature.empty
+
+
+@pytest.mark.parametrize("function", callables())
+def test_functions_say_what_they_raise(function):
+    tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(function)))
+    raised = {
+        node.exc.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and isinstance(node.exc.func, ast.Name)
+    }
+    doc = inspect.getdoc(function)
+    for error in raised - {"KeyboardInterrupt"}:
+        assert re.search(rf"Raises?\b[\s\S]*{error}|Raise `?{error}", doc), error
