@@ -41,7 +41,8 @@ from scorepriors._files import atomic_path
 from scorepriors.energies._networks import GaussianEnergy
 from scorepriors.inference import SamplingWarning, fit_map, posterior, sample
 from scorepriors.inference._posterior import without_data
-from scorepriors.inference.deblending.flow import NUM_STEPS, sample_flow_scene
+from scorepriors.inference.deblending._sampling import SCENE_ALGORITHMS
+from scorepriors.inference.deblending.flow import NUM_STEPS
 from scorepriors.inference.sampling._calibration import coverage, ranks, thin, uniformity
 from scorepriors.inference.sampling._rhat import rank_rhat
 from scorepriors.inference.sampling._tree import group
@@ -149,6 +150,7 @@ def fit_one(
     fitted_brightness=None,
     spectra="marginal",
     algorithm="hmc",
+    thinning=1,
     **options,
 ):
     """Draws ``[C, n, K, 6]`` of the quantities of one blend, and their truth ``[K, 6]``.
@@ -165,8 +167,8 @@ def fit_one(
         Prior on brightness and colors, as `WIDE`.
     fitted, fitted_brightness
         Priors to fit with instead: controls.
-    spectra, algorithm, **options
-        Of `blend` and of `sample_deblended`.
+    spectra, algorithm, thinning, **options
+        Of `blend`, of the sampler and of `sample`.
     """
     first, second = jax.random.split(jax.random.key(index))
     if truths is not None:
@@ -181,10 +183,11 @@ def fit_one(
     options = {"num_warmup": 200, "num_samples": 250, **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
+        sampler = SCENE_ALGORITHMS[algorithm](thinning=thinning)
         if algorithm == "flow":
             bound = posterior(blend, mine, fitted or prior, sources)
             best = fit_map(bound, key=key, max_iterations=200, tolerance=0.5)
-            tree = sample_flow_scene(bound, best, key=key, **options)
+            tree = sample(bound, init=best, key=key, algorithm=sampler, **options)
         else:
             tree = sample(
                 model,
@@ -193,7 +196,7 @@ def fit_one(
                 sources,
                 model_kwargs={"spectra": spectra, "brightness": fitted_brightness or brightness},
                 key=key,
-                algorithm=algorithm,
+                algorithm=sampler,
                 **options,
             )
     held = group(tree, "posterior")

@@ -11,6 +11,9 @@ from scorepriors._errors import InputError
 from scorepriors._programs import make_room_for_programs
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference.fitting._map import MAPResult
+from scorepriors.inference.sampling._abstract import AbstractSampler
+from scorepriors.inference.sampling._algorithms import ALGORITHMS, DynamicHMC, sampler_of
+from scorepriors.inference.sampling._collect import Keep
 from scorepriors.inference.sampling._laplace import laplace
 from scorepriors.inference.sampling._sample import sample
 from scorepriors.inference.sampling._tree import group, group_names, replace_group
@@ -19,17 +22,23 @@ from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._kinds import group_facts
 
 from ._result import Deblended
-from .flow import sample_flow_scene
+from .flow import Flow
+
+#: Samplers of scenes, by the name that `sample_deblended` and the command line know.
+SCENE_ALGORITHMS: dict[str, type[AbstractSampler]] = {**ALGORITHMS, Flow.name: Flow}
+
+#: How scenes are sampled if nobody says: its chains take equally many steps side by side.
+USUAL_ALGORITHM = DynamicHMC.name
 
 
-def laplace_deblended(result: Deblended, *, key, **options) -> Any:
+def laplace_deblended(result: Deblended, *, key, keep: Keep = Keep(), **options) -> Any:  # noqa: B008
     """Gaussian approximation of the posterior about a deblended scene.
 
     Parameters
     ----------
     result
         From `deblend`.
-    key
+    key, keep
         See `laplace`.
     **options
         Further arguments of `laplace`, except `model` and `best`.
@@ -41,12 +50,19 @@ def laplace_deblended(result: Deblended, *, key, **options) -> Any:
     """
     return _draws(
         result,
-        lambda bound, best, **rest: laplace(bound, best=best, **rest),
-        {"key": key, **options},
+        keep,
+        lambda bound, best, keep: laplace(bound, key=key, best=best, keep=keep, **options),
     )
 
 
-def sample_deblended(result: Deblended, *, key, algorithm: Any = "nuts", **options) -> Any:
+def sample_deblended(
+    result: Deblended,
+    *,
+    key,
+    algorithm: str | AbstractSampler = USUAL_ALGORITHM,
+    keep: Keep = Keep(),  # noqa: B008 (a value)
+    **options,
+) -> Any:
     """Sample the posterior about a deblended scene.
 
     Parameters
@@ -56,9 +72,11 @@ def sample_deblended(result: Deblended, *, key, algorithm: Any = "nuts", **optio
     key
         See `sample`.
     algorithm
-        One of `sample`, or ``"flow"`` (`scorepriors.inference.deblending.flow`): moves of
-        the noise that the prior's flow turns into galaxies.  It finds shapes far from the
-        mode, which Hamiltonian trajectories do not, and is the one for faint sources.
+        One of `sample`, by name or with settings, or ``"flow"`` (`Flow`): moves of the noise
+        that the prior's flow turns into galaxies.  It finds shapes far from the mode, which
+        Hamiltonian trajectories do not, and is the one for faint sources.
+    keep
+        See `sample`; dimensions and coordinates of scenes are known.
     **options
         Further arguments of `sample`, except `model` and `init`.
 
@@ -78,12 +96,13 @@ def sample_deblended(result: Deblended, *, key, algorithm: Any = "nuts", **optio
     InputError
         If the spectra were profiled, which leaves no density to sample; and see `sample`.
     """
-    if algorithm == "flow":
-        return _draws(result, sample_flow_scene, {"key": key, **options})
+    sampler = sampler_of(algorithm, SCENE_ALGORITHMS)
     return _draws(
         result,
-        lambda bound, best, **rest: sample(bound, init=best, **rest),
-        {"key": key, "algorithm": algorithm, **options},
+        keep,
+        lambda bound, best, keep: sample(
+            bound, key=key, algorithm=sampler, init=best, keep=keep, **options
+        ),
     )
 
 
@@ -93,8 +112,8 @@ def unpadded(scene: Scene, fit: MAPResult) -> tuple[Scene, MAPResult]:
     return real, dataclasses.replace(fit, values=values, posterior=posterior(blend, real))
 
 
-def _draws(result: Deblended, draw: Callable, options: dict) -> Any:
-    """Draws by ``draw(bound, mode, **options)`` in the order of the catalog."""
+def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
+    """Draws by ``draw(bound, mode, keep)`` in the order of the catalog."""
     make_room_for_programs()
     if result.scene.treatment == "profiled":
         raise InputError(
@@ -110,17 +129,17 @@ def _draws(result: Deblended, draw: Callable, options: dict) -> Any:
         coords |= {f"y{ending}": np.arange(height), f"x{ending}": np.arange(width)}
         if number > 1:
             coords[f"band{ending}"] = list(view.bands)
-    coords |= options.pop("coords", None) or {}
-    dims = {**_CONSTANT_DIMS, **(options.pop("dims", None) or {})}
+    dims = {**_CONSTANT_DIMS, **keep.dims}
     places = [g.at for g in scene.sources]
     constants = {
         "center": np.concatenate([np.asarray(at.center) for at in places]),
         "corner": np.concatenate([np.asarray(at.corner) for at in places]),
         "is_point": np.asarray(result.is_point)[scene.index],
         "flux_factor": np.asarray(obs.flux_unit[1], float),
-        **(options.pop("constant_data", None) or {}),
+        **keep.constant_data,
     }
-    tree = draw(best.posterior, best, coords=coords, dims=dims, constant_data=constants, **options)
+    named = keep._replace(dims=dims, coords=coords | dict(keep.coords), constant_data=constants)
+    tree = draw(best.posterior, best, named)
     ids, order = np.array(result.positions.ids), scene.order
     for name in group_names(tree):
         dataset = group(tree, name)

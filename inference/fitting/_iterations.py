@@ -11,7 +11,6 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from scorepriors._compat import quick_compilation, unconstrain_fn
-
 from scorepriors.inference._posterior import Posterior
 
 from ._batches import axes_of, mapped, with_arrays

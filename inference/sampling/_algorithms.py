@@ -1,216 +1,236 @@
-"""The table of sampling algorithms: BlackJAX kernels behind one small interface.
-
-A row says how a chain starts and how it moves, in coordinates of unit width.  To add
-an algorithm, write those two functions and put a row into `ALGORITHMS`.
-"""
+"""Samplers: BlackJAX's kernels as values with settings."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar
 
+import equinox as eqx
 import jax.numpy as jnp
 from blackjax.mcmc import adjusted_mclmc_dynamic, dynamic_hmc, hmc, mclmc, nuts
-from jaxtyping import Array, Float
+
+from scorepriors._errors import InputError
+
+from ._abstract import AbstractSampler, Move
+from ._gradient import AbstractGradientSampler
+
+#: Longest trajectory, in steps.
+MAX_STEPS = 1024
+
+#: Energy error per dimension (variance) that unadjusted MCLMC is tuned for.
+MCLMC_ENERGY_VARIANCE = 1e-4
 
 
-class Settings(NamedTuple):
-    """What warm-up tunes, common to all chains; arrays, so that tuning compiles nothing.
+class NUTS(AbstractGradientSampler):
+    """No-U-Turn sampler (Hoffman & Gelman 2014, arXiv:1111.4246).
 
-    Attributes
-    ----------
-    step_size
-        Of the integrator.
-    length
-        Of a trajectory, in units of the posterior's width per direction.
-    """
-
-    step_size: Float[Array, ""]
-    length: Float[Array, ""]
-
-
-class Move(NamedTuple):
-    """What is recorded of a transition; names are ArviZ's."""
-
-    acceptance_rate: Float[Array, ""]
-    diverging: Array
-    energy: Float[Array, ""]
-    n_steps: Array
-    tree_depth: Array
-
-
-class Algorithm(NamedTuple):
-    """One row of the table.
+    Side by side, every chain waits for the longest tree: see `DynamicHMC`.
 
     Attributes
     ----------
-    init
-        ``(key, position, log_density) -> state``; states have ``position``,
-        ``logdensity`` and ``logdensity_grad``.
-    step
-        ``(key, state, log_density, settings, jitter) -> (state, Move)``; `jitter` is
-        uniform in (0, 1) and the same for all chains of a draw, which then take
-        equally many steps.
-    first_step
-        Step size to start warm-up with, of the dimension.
-    note
-        One sentence: what it is, and for unadjusted ones the bias.
-    exact
-        Whether a Metropolis test makes draws exact.
-    target
-        Acceptance rate to tune for.
+    target_acceptance_rate, thinning, preconditioner, rank
+        See `AbstractGradientSampler`.
+    max_num_doublings
+        A trajectory has at most two to this power steps.
     """
 
-    init: Callable
-    step: Callable
-    first_step: Callable
-    note: str
-    exact: bool = True
-    target: float = 0.8
+    max_num_doublings: int = eqx.field(default=10, static=True)
+
+    name: ClassVar[str] = "nuts"
+    note: ClassVar[str] = "No-U-Turn sampler; exact."
+    exact: ClassVar[bool] = True
+
+    def first_step_size(self, dimension):
+        return dimension**-0.25
+
+    def begin(self, key, position, logdensity_fn):
+        return hmc.init(position, logdensity_fn)
+
+    def move(self, key, state, logdensity_fn, tuned, jitter):
+        most = self.max_num_doublings
+        state, info = nuts.build_kernel()(
+            key, state, logdensity_fn, tuned.step_size, _identity(state), most
+        )
+        depth = info.num_trajectory_expansions
+        move = _move(info)._replace(tree_depth=depth, reached_max_treedepth=depth >= most)
+        return state, move
 
 
-#: Longest trajectories, as number of doublings and of steps.
-MAX_DOUBLINGS, MAX_STEPS = 10, 1024
+class HMC(AbstractGradientSampler):
+    """Hamiltonian Monte Carlo with trajectories of one length (Neal 2011, arXiv:1206.1901).
+
+    Attributes
+    ----------
+    target_acceptance_rate, thinning, preconditioner, rank
+        See `AbstractGradientSampler`.
+    """
+
+    name: ClassVar[str] = "hmc"
+    note: ClassVar[str] = "Hamiltonian Monte Carlo with trajectories of one length; exact."
+    exact: ClassVar[bool] = True
+
+    def first_step_size(self, dimension):
+        return dimension**-0.25
+
+    def begin(self, key, position, logdensity_fn):
+        return hmc.init(position, logdensity_fn)
+
+    def move(self, key, state, logdensity_fn, tuned, jitter):
+        steps = _steps(tuned.length / tuned.step_size)
+        state, info = hmc.build_kernel()(
+            key, state, logdensity_fn, tuned.step_size, _identity(state), steps
+        )
+        return state, _move(info)
+
+
+class DynamicHMC(AbstractGradientSampler):
+    """Hamiltonian Monte Carlo with trajectories of random length.
+
+    All chains of a draw take equally many steps: quick side by side.
+
+    Attributes
+    ----------
+    target_acceptance_rate, thinning, preconditioner, rank
+        See `AbstractGradientSampler`.
+    """
+
+    name: ClassVar[str] = "dynamic_hmc"
+    note: ClassVar[str] = "Hamiltonian Monte Carlo with trajectories of random length; exact."
+    exact: ClassVar[bool] = True
+
+    def first_step_size(self, dimension):
+        return dimension**-0.25
+
+    def begin(self, key, position, logdensity_fn):
+        return dynamic_hmc.init(position, logdensity_fn, key)
+
+    def move(self, key, state, logdensity_fn, tuned, jitter):
+        kernel = dynamic_hmc.build_kernel(integration_steps_fn=_jittered)
+        mean = tuned.length / tuned.step_size
+        state, info = kernel(
+            key, state, logdensity_fn, tuned.step_size, _identity(state), (mean, jitter)
+        )
+        return state, _move(info)
+
+
+class AdjustedMCLMC(AbstractGradientSampler):
+    """Microcanonical Langevin Monte Carlo with a Metropolis test (arXiv:2503.01707).
+
+    Attributes
+    ----------
+    target_acceptance_rate, thinning, preconditioner, rank
+        See `AbstractGradientSampler`.
+    """
+
+    name: ClassVar[str] = "adjusted_mclmc"
+    note: ClassVar[str] = "Microcanonical Langevin Monte Carlo with a Metropolis test; exact."
+    exact: ClassVar[bool] = True
+
+    def first_step_size(self, dimension):
+        return 0.5 * dimension**0.25
+
+    def begin(self, key, position, logdensity_fn):
+        return adjusted_mclmc_dynamic.init(position, logdensity_fn, key)
+
+    def move(self, key, state, logdensity_fn, tuned, jitter):
+        kernel = adjusted_mclmc_dynamic.build_kernel(integration_steps_fn=_jittered)
+        # Momenta have unit length here, so times are longer by the root of the dimension.
+        mean = tuned.length * _root_dimension(state) / tuned.step_size
+        state, info = kernel(
+            key,
+            state,
+            logdensity_fn,
+            tuned.step_size,
+            inverse_mass_matrix=_identity(state),
+            integration_steps_params=(mean, jitter),
+        )
+        return state, _move(info)
+
+
+class MCLMC(AbstractGradientSampler):
+    """Unadjusted microcanonical Langevin Monte Carlo (Robnik et al. 2023, arXiv:2212.08549).
+
+    Attributes
+    ----------
+    target_acceptance_rate
+        Stands for the energy error: 1/2 where it is `MCLMC_ENERGY_VARIANCE` per dimension.
+    thinning, preconditioner, rank
+        See `AbstractGradientSampler`.
+    """
+
+    target_acceptance_rate: float = 0.6
+
+    name: ClassVar[str] = "mclmc"
+    note: ClassVar[str] = (
+        "Unadjusted microcanonical Langevin: no Metropolis test, so variances are off by "
+        "about the energy error per dimension it is tuned for."
+    )
+    exact: ClassVar[bool] = False
+
+    def first_step_size(self, dimension):
+        return 0.2 * dimension**0.5
+
+    def begin(self, key, position, logdensity_fn):
+        return mclmc.init(position, logdensity_fn, key)
+
+    def move(self, key, state, logdensity_fn, tuned, jitter):
+        kernel = mclmc.build_kernel()
+        state, info = kernel(
+            key,
+            state,
+            logdensity_fn,
+            _identity(state),
+            tuned.length * _root_dimension(state),
+            tuned.step_size,
+        )
+        # No Metropolis test; this stands in for its rate, so that one tuner serves all: 1/2
+        # where the energy error per dimension is the one asked for.
+        allowed = MCLMC_ENERGY_VARIANCE * state.position.size
+        rate = 1 / (1 + info.energy_change**2 / allowed)
+        bad = ~info.nonans | (jnp.abs(info.energy_change) > 1000)
+        energy = info.energy_change - state.logdensity
+        return state, Move(rate, bad, jnp.ones((), jnp.int32), energy)
+
+
+def _move(info) -> Move:
+    return Move(info.acceptance_rate, info.is_divergent, info.num_integration_steps, info.energy)
 
 
 def _steps(count):
     return jnp.clip(jnp.ceil(count), 1, MAX_STEPS).astype(jnp.int32)
 
 
-def _identity(state):
-    return jnp.ones_like(state.position)
-
-
-def _hmc_move(info) -> Move:
-    none = jnp.zeros((), jnp.int32)
-    return Move(
-        info.acceptance_rate, info.is_divergent, info.energy, info.num_integration_steps, none
-    )
-
-
-def _plain_init(key, position, log_density):
-    return hmc.init(position, log_density)
-
-
-def _nuts_step(key, state, log_density, settings, jitter):
-    state, info = nuts.build_kernel()(
-        key, state, log_density, settings.step_size, _identity(state), MAX_DOUBLINGS
-    )
-    move = _hmc_move(info)
-    return state, move._replace(tree_depth=info.num_trajectory_expansions)
-
-
-def _hmc_step(key, state, log_density, settings, jitter):
-    state, info = hmc.build_kernel()(
-        key,
-        state,
-        log_density,
-        settings.step_size,
-        _identity(state),
-        _steps(settings.length / settings.step_size),
-    )
-    return state, _hmc_move(info)
-
-
 def _jittered(_, mean, jitter):
     return _steps(2 * mean * jitter)
 
 
-def _dynamic_hmc_init(key, position, log_density):
-    return dynamic_hmc.init(position, log_density, key)
-
-
-def _dynamic_hmc_step(key, state, log_density, settings, jitter):
-    kernel = dynamic_hmc.build_kernel(integration_steps_fn=_jittered)
-    state, info = kernel(
-        key,
-        state,
-        log_density,
-        settings.step_size,
-        _identity(state),
-        (settings.length / settings.step_size, jitter),
-    )
-    return state, _hmc_move(info)
+def _identity(state):
+    return jnp.ones_like(state.position)
 
 
 def _root_dimension(state):
     return jnp.sqrt(state.position.size * 1.0)
 
 
-def _adjusted_mclmc_init(key, position, log_density):
-    return adjusted_mclmc_dynamic.init(position, log_density, key)
-
-
-def _adjusted_mclmc_step(key, state, log_density, settings, jitter):
-    # Momenta have unit length here, so times are longer by the root of the dimension.
-    kernel = adjusted_mclmc_dynamic.build_kernel(integration_steps_fn=_jittered)
-    mean = settings.length * _root_dimension(state) / settings.step_size
-    state, info = kernel(
-        key,
-        state,
-        log_density,
-        settings.step_size,
-        inverse_mass_matrix=_identity(state),
-        integration_steps_params=(mean, jitter),
-    )
-    return state, _hmc_move(info)
-
-
-#: Energy error per dimension (variance) that unadjusted MCLMC is tuned for.
-MCLMC_ENERGY_VARIANCE = 1e-4
-
-
-def _mclmc_init(key, position, log_density):
-    return mclmc.init(position, log_density, key)
-
-
-def _mclmc_step(key, state, log_density, settings, jitter):
-    kernel = mclmc.build_kernel()
-    state, info = kernel(
-        key,
-        state,
-        log_density,
-        _identity(state),
-        settings.length * _root_dimension(state),
-        settings.step_size,
-    )
-    # No Metropolis test; this stands in for its rate, so that one tuner serves all: 1/2
-    # where the energy error per dimension is the one asked for.
-    allowed = MCLMC_ENERGY_VARIANCE * state.position.size
-    rate = 1 / (1 + info.energy_change**2 / allowed)
-    none = jnp.zeros((), jnp.int32)
-    bad = ~info.nonans | (jnp.abs(info.energy_change) > 1000)
-    return state, Move(rate, bad, info.energy_change - state.logdensity, none + 1, none)
-
-
-#: Every algorithm by name.
-ALGORITHMS: dict[str, Algorithm] = {
-    "nuts": Algorithm(
-        _plain_init, _nuts_step, lambda d: 1.0 * d**-0.25, "No-U-Turn sampler; exact."
-    ),
-    "hmc": Algorithm(
-        _plain_init,
-        _hmc_step,
-        lambda d: 1.0 * d**-0.25,
-        "Hamiltonian Monte Carlo with trajectories of one length; exact.",
-    ),
-    "dynamic_hmc": Algorithm(
-        _dynamic_hmc_init,
-        _dynamic_hmc_step,
-        lambda d: 1.0 * d**-0.25,
-        "Hamiltonian Monte Carlo with trajectories of random length; exact.",
-    ),
-    "adjusted_mclmc": Algorithm(
-        _adjusted_mclmc_init,
-        _adjusted_mclmc_step,
-        lambda d: 0.5 * d**0.25,
-        "Microcanonical Langevin Monte Carlo with a Metropolis test; exact.",
-    ),
-    "mclmc": Algorithm(
-        _mclmc_init,
-        _mclmc_step,
-        lambda d: 0.2 * d**0.5,
-        "Unadjusted microcanonical Langevin: no Metropolis test, so variances are off by "
-        "about the energy error per dimension it is tuned for.",
-        exact=False,
-        target=0.6,
-    ),
+#: Every sampler for any model, by the name that `sample` and the command line know.
+ALGORITHMS: dict[str, type[AbstractSampler]] = {
+    kind.name: kind for kind in (NUTS, HMC, DynamicHMC, AdjustedMCLMC, MCLMC)
 }
+
+
+def sampler_of(
+    algorithm: str | AbstractSampler, known: dict[str, Callable[..., AbstractSampler]] = ALGORITHMS
+) -> AbstractSampler:
+    """The sampler of a name, with its usual settings; a sampler as it is.
+
+    Raises
+    ------
+    InputError
+        For an unknown name.
+    """
+    if isinstance(algorithm, AbstractSampler):
+        return algorithm
+    if not isinstance(algorithm, str) or algorithm not in known:
+        raise InputError(
+            f"unknown algorithm {algorithm!r}; there are {', '.join(sorted(known))}, or give a "
+            "sampler such as NUTS(thinning=2)."
+        )
+    return known[algorithm]()

@@ -13,8 +13,8 @@ from scorepriors._archives import read_archive, write_archive
 from scorepriors._errors import InputError
 from scorepriors.inference._posterior import Posterior
 
-from ._algorithms import Move
-from ._chains import Run
+from ._abstract import Move
+from ._run import Run
 
 _KIND = "checkpoint of a sampling run"
 
@@ -37,31 +37,32 @@ def _is_key(leaf) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def save_run(path: str | Path, run: Run, origin: dict, curvature: Any, mark: str) -> None:
-    """Write a run, whole or not at all.
+def save_run(path: str | Path, run: Run, mark: str) -> None:
+    """Write a run of any sampler, whole or not at all.
 
     Raises
     ------
     InputError
         If it can't be written, for want of space or of permission.
     """
-    fixed = (run.states, run.settings, run.tuner, run.refinement, origin, curvature)
-    arrays = {f"leaf{i}": _plain(a) for i, a in enumerate(jax.tree.leaves(fixed))}
-    if run.window:
-        arrays["window_positions"] = np.concatenate([p for p, _ in run.window])
-        arrays["window_gradients"] = np.concatenate([g for _, g in run.window])
-    if run.draws:
-        arrays["draws"] = np.concatenate(run.draws)
-        for name, values in zip(Move._fields, _stacked(run.moves), strict=True):
-            arrays[f"move_{name}"] = values
+    fixed = jax.tree.leaves((run.learned, run.state))
+    arrays = {f"leaf{i}": _plain(a) for i, a in enumerate(fixed)}
+    for name, parts in (("window", run.window), ("draws", run.draws), ("moves", run.moves)):
+        if parts:
+            whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+            arrays |= {f"{name}{i}": array for i, array in enumerate(jax.tree.leaves(whole))}
+    if run.moves:
+        arrays["recorded"] = np.array(
+            [n for n, a in run.moves[0]._asdict().items() if a is not None]
+        )
     facts = {"done": int(run.done), "gradients": int(run.gradients)}
     try:
-        write_archive(path, arrays, facts, kind=_KIND, version=1, identity=mark)
+        write_archive(path, arrays, facts, kind=_KIND, version=2, identity=mark)
     except OSError as error:
         raise InputError(f"the checkpoint {str(path)!r} can't be written: {error}.") from error
 
 
-def load_run(path: str | Path, like: Any, mark: str) -> tuple[Run, dict, Any]:
+def load_run(path: str | Path, like: Any, mark: str) -> Run:
     """Read what `save_run` wrote.
 
     Parameters
@@ -69,8 +70,7 @@ def load_run(path: str | Path, like: Any, mark: str) -> tuple[Run, dict, Any]:
     path
         The file.
     like
-        Tree of arrays or shapes with the structure of (states, settings, tuner,
-        refinement, origin, curvature).
+        Tree of arrays or shapes with the structure of (learned, state).
     mark
         Fingerprint of this run.
 
@@ -82,24 +82,22 @@ def load_run(path: str | Path, like: Any, mark: str) -> tuple[Run, dict, Any]:
     held, facts = read_archive(
         path,
         kind=_KIND,
-        version=1,
+        version=2,
         mend="name another file, or delete it",
         identity=mark,
         other="another model, other data or other settings",
     )
     leaves, structure = jax.tree.flatten(like)
-    try:
-        new = [_like(held[f"leaf{i}"], leaf) for i, leaf in enumerate(leaves)]
-    except (KeyError, ValueError) as error:  # the same run of an earlier scorepriors
-        raise InputError(f"{str(path)!r} is no {_KIND} of this version: {error}.") from error
-    states, settings, tuner, refinement, origin, curvature = jax.tree.unflatten(structure, new)
-    run = Run(facts["done"], states, settings, tuner, refinement, gradients=facts["gradients"])
-    if "window_positions" in held:
-        run.window = [(held["window_positions"], held["window_gradients"])]
-    if "draws" in held:
-        run.draws = [held["draws"]]
-        run.moves = [Move(*(held[f"move_{name}"] for name in Move._fields))]
-    return run, origin, curvature
+    new = [_like(held[f"leaf{i}"], leaf) for i, leaf in enumerate(leaves)]
+    learned, state = jax.tree.unflatten(structure, new)
+    run = Run(learned, state, "checkpoint", facts["done"], facts["gradients"])
+    if "window0" in held:
+        run.window = [(held["window0"], held.get("window1"))]
+    if "draws0" in held:
+        run.draws = [held["draws0"]]
+        recorded = (str(name) for name in held["recorded"])
+        run.moves = [Move(**{name: held[f"moves{i}"] for i, name in enumerate(recorded)})]
+    return run
 
 
 def _plain(array):
@@ -112,7 +110,3 @@ def _like(array, leaf):
     if tuple(array.shape) != tuple(leaf.shape):
         raise ValueError(f"stored array of shape {array.shape}, expected {leaf.shape}")
     return jnp.asarray(array, leaf.dtype)
-
-
-def _stacked(moves: list[Move]) -> Move:
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *moves)

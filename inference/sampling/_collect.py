@@ -1,25 +1,20 @@
-"""From the positions of chains to ArviZ's object, with what it says of itself."""
+"""From the positions of chains to ArviZ's object."""
 
 import json
-import time
-import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
-from scorepriors import __version__
 from scorepriors._distribution import ScorePrior
-from scorepriors._errors import InputError
-from scorepriors.inference._posterior import observed_sites
+from scorepriors.inference._posterior import Posterior, observed_sites
 from scorepriors.inference._progress import bar
 
-from ._algorithms import Algorithm
-from ._chains import Target
-from ._diagnostics import Diagnosis, SamplingWarning, diagnose
+from ._abstract import Coordinates
 from ._labels import site_dims
 from ._tree import make_tree
 
@@ -36,58 +31,47 @@ def reporter(progress, total):
         yield lambda done, text: None
 
 
-def check_ranges(rate: float, **numbers: tuple[int, int]) -> None:
-    """Raise InputError for an acceptance rate or ``name=(number, least)`` out of range."""
-    for name, (number, least) in numbers.items():
-        if number < least:
-            raise InputError(f"`{name}` must be at least {least}, got {number}.")
-    if not 0 < rate < 1:
-        raise InputError(f"`target_acceptance_rate` must be between 0 and 1, got {rate}.")
+class Keep(NamedTuple):
+    """What a result holds beside the draws, and the names of its axes.
+
+    Attributes
+    ----------
+    log_likelihood
+        Whether to keep the log-likelihood of every observed element, for ``arviz.loo``.
+    posterior_predictive
+        Whether to keep a draw of every observed site per draw.
+    dims, coords
+        Names of axes by site and their coordinates, beside those known from plates.
+    constant_data
+        Arrays to keep with the result, by name.
+    """
+
+    log_likelihood: bool = False
+    posterior_predictive: bool = False
+    dims: Mapping[str, Sequence[str]] = {}
+    coords: Mapping[str, Any] = {}
+    constant_data: Mapping[str, Any] = {}
 
 
-def collect(
-    target: Target,
-    draws: list,
-    stats: dict,
-    method: Algorithm,
-    *,
-    key,
-    log_likelihood: bool,
-    posterior_predictive: bool,
-    dims: dict | None,
-    coords: dict | None,
-    constant_data: dict | None,
-    attrs: dict,
-    wanted: int,
-    started: float,
-) -> Any:
-    """The tree of a run, checked; warns of what speaks against it.
+def collect(coordinates: Coordinates, draws: list, stats: dict, keep: Keep, *, key) -> Any:
+    """The tree of draws.
 
     Parameters
     ----------
-    target
-        What was sampled.
+    coordinates
+        What the draws stand for.
     draws
-        Blocks ``[n, C, d]`` of positions, before the refinement; used up.
+        Blocks ``[n, C, d]`` of positions; used up.
     stats
         Sample statistics ``[C, n]``, by ArviZ's names.
-    method
-        How the chains moved.
+    keep
+        What else goes in.
     key
         For what is drawn on top of the positions.
-    log_likelihood, posterior_predictive, dims, coords, constant_data
-        See `sample`.
-    attrs
-        Facts of the run.
-    wanted
-        Draws per chain that were asked for.
-    started
-        Clock (monotonic) at the start of the run.
     """
-    kept = sum(len(d) for d in draws)
-    trace = target.bound.trace(target.params(draws[0][0, 0]))
+    trace = coordinates.bound.trace(coordinates.params(jnp.asarray(draws[0][0, 0])))
     values, likelihoods, predictions = recover_draws(
-        target, draws, key, log_likelihood, posterior_predictive
+        coordinates, draws, key, keep.log_likelihood, keep.posterior_predictive
     )
     groups = {
         "posterior": values,
@@ -95,43 +79,29 @@ def collect(
         "log_likelihood": likelihoods,
         "posterior_predictive": predictions,
         "observed_data": observed_data(trace),
-        "constant_data": dict(constant_data or {}),
+        "constant_data": dict(keep.constant_data),
     }
-    attrs = {**attrs, "seconds": time.monotonic() - started, "interrupted": int(kept < wanted)}
-    names = {**site_dims(trace), **(dims or {})}
-    tree = make_tree(groups, dims=names, coords=coords, attrs=attrs)
-    found = diagnose(tree, method)
-    tree.attrs.update(_summary(found))
-    if kept < wanted:
-        warnings.warn(
-            f"interrupted: {kept} of {wanted} draws per chain were made and are kept.",
-            SamplingWarning,
-            stacklevel=3,
-        )
-    for sentence in found.warnings:
-        warnings.warn(sentence, SamplingWarning, stacklevel=3)
-    return tree
+    names = {**site_dims(trace), **keep.dims}
+    return make_tree(groups, dims=names, coords=dict(keep.coords))
 
 
 @eqx.filter_jit
-def _recover_block(target, offsets, key, index, log_likelihood, predictive):
-    """Values of draws ``[n, d]``, given before the refinement, with numbers ``[n]``."""
+def _recover_block(coordinates, positions, key, index, log_likelihood, predictive):
+    """Values of draws ``[n, d]`` with numbers ``[n]``."""
 
     def one(index, q):
-        flat = target.preconditioner.center + target.preconditioner.curvature(q)
-        _, unravel = ravel_pytree(target.origin)
-        return target.bound.recover(
+        return coordinates.bound.recover(
             jax.random.fold_in(key, index),
-            unravel(flat),
+            coordinates.params(q),
             log_likelihood=log_likelihood,
             predictive=predictive,
         )
 
     # A few at a time: rendering needs much more memory than what is kept of it.
-    return jax.lax.map(lambda x: one(*x), (index, offsets), batch_size=8)
+    return jax.lax.map(lambda x: one(*x), (index, positions), batch_size=8)
 
 
-def recover_draws(target, blocks, key, log_likelihood, predictive):
+def recover_draws(coordinates, blocks, key, log_likelihood, predictive):
     """Constrained values ``[C, n, ...]`` of the blocks of a run, which are used up."""
     count = sum(len(block) for block in blocks)
     size = max(len(block) for block in blocks)
@@ -145,7 +115,7 @@ def recover_draws(target, blocks, key, log_likelihood, predictive):
         index = np.arange(chains) * count + number[:, None]
         padding = [(0, size - len(block)), (0, 0)]
         made = _recover_block(
-            target,
+            coordinates,
             np.pad(block, [*padding, (0, 0)], "edge").reshape(size * chains, -1),
             key,
             np.pad(index, padding, "edge").ravel().astype(np.int32),
@@ -171,22 +141,8 @@ def observed_data(trace) -> dict:
     }
 
 
-def attributes(bound, settings: dict, start: str, kept: int) -> dict:
-    """Facts that every run has: versions, settings, priors."""
-    import numpyro
-
-    about = {
-        "scorepriors_version": __version__,
-        "numpyro_version": numpyro.__version__,
-        "jax_version": jax.__version__,
-        "algorithm": settings["algorithm"],
-        "num_warmup": settings["num_warmup"],
-        "thinning": settings["thinning"],
-        "target_acceptance_rate": settings["rate"],
-        "seed": json.dumps(settings["key"]),
-        "start": start,
-        "draws_kept": kept,
-    }
+def prior_facts(bound: Posterior) -> dict[str, str]:
+    """Attributes that tell the priors of a model, and their noise levels."""
     priors = [
         leaf
         for leaf in jax.tree.leaves(
@@ -194,19 +150,9 @@ def attributes(bound, settings: dict, start: str, kept: int) -> dict:
         )
         if isinstance(leaf, ScorePrior)
     ]
-    if priors:
-        about["prior"] = json.dumps([repr(p) for p in priors])
-        about["sigma0"] = json.dumps([float(p.sigma) for p in priors])
-    return about
-
-
-def _summary(found: Diagnosis) -> dict:
+    if not priors:
+        return {}
     return {
-        "max_rhat": found.max_rhat,
-        "max_pixel_rhat": found.max_pixel_rhat,
-        "min_ess": found.min_ess,
-        "min_ess_site": found.worst,
-        "divergences": found.divergences,
-        "min_bfmi": found.min_bfmi,
-        "warnings": json.dumps(list(found.warnings)),
+        "prior": json.dumps([repr(p) for p in priors]),
+        "sigma0": json.dumps([float(p.sigma) for p in priors]),
     }

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scorepriors.inference._status import Check, Finding, findings_of
+
 from . import _tree as trees
-from ._algorithms import MAX_DOUBLINGS, Algorithm
+from ._abstract import AbstractSampler
 from ._rhat import chance_rhat, rank_rhat
 
 #: Limits beyond which a run is not to be trusted: Vehtari et al. 2021 (R-hat, ESS), and
@@ -32,6 +34,11 @@ def said(tree) -> list[str]:
     return json.loads(tree.attrs.get("warnings", "[]"))
 
 
+def findings(tree) -> list[Finding]:
+    """What speaks against trusting the draws of a tree, as codes with facts."""
+    return findings_of(tree.attrs)
+
+
 class Diagnosis(NamedTuple):
     """Figures of a run.
 
@@ -52,8 +59,8 @@ class Diagnosis(NamedTuple):
         moves that have no energy.
     saturated
         Share of draws whose tree had the largest depth allowed.
-    warnings
-        What is wrong and how to mend it, one sentence each; empty if nothing is.
+    findings
+        The checks that failed; empty if none did.
     """
 
     max_rhat: float
@@ -63,10 +70,15 @@ class Diagnosis(NamedTuple):
     divergences: int
     min_bfmi: float
     saturated: float
-    warnings: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong and how to mend it, one sentence each."""
+        return tuple(finding.sentence() for finding in self.findings)
 
 
-def diagnose(tree, algorithm: Algorithm) -> Diagnosis:
+def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosis:
     """Check the draws of a tree made by `sample`.
 
     R-hat is judged in two ways.  Few elements, fluxes say, must each stay below 1.01.
@@ -74,14 +86,14 @@ def diagnose(tree, algorithm: Algorithm) -> Diagnosis:
     alone: at 500 effective draws R-hat of one quantity scatters by about .005, and the
     maximum over 4,000 is near 1.03 for chains that agree perfectly.  There the median
     must stay below 1.01, and the largest below what chance allows
-    (`scorepriors.inference.sampling.rhat.chance_rhat`) at the effective draws that
+    (`chance_rhat`) at the effective draws that
     these pixels have in location and in scale, or should have at least.  One chain off
     in one pixel is far beyond that.
     """
     whole, stuck = _moving(trees.group(tree, "posterior"))
     stats = trees.group(tree, "sample_stats")
     if not whole:
-        stop = "no chain has moved: the step size collapsed; check the model for bounds and NaN."
+        stop = Finding(Check.NO_CHAIN_MOVED)
         divergences = int(stats["diverging"].sum())
         return Diagnosis(np.inf, np.nan, 0.0, "every site", divergences, np.nan, 0.0, (stop,))
     chains = next(iter(whole.values())).shape[0]
@@ -102,45 +114,29 @@ def diagnose(tree, algorithm: Algorithm) -> Diagnosis:
     saturated = 0.0
     if "reached_max_treedepth" in stats:
         saturated = float(stats["reached_max_treedepth"].mean())
-    said = []
+    found = []
     if disagreement is not None:
-        said.append(
-            f"chains disagree ({disagreement}): raise num_warmup and num_samples; if it stays, "
-            "the posterior may have several modes."
-        )
+        found.append(Finding(Check.CHAINS_DISAGREE, {"how": disagreement}))
     if stuck:
-        said.append(
-            f"a chain never moved in an element of {stuck} where others did: raise num_warmup, "
-            "and check the model for bounds there."
-        )
+        found.append(Finding(Check.CHAIN_STUCK, {"site": stuck}))
     if chains == 1:
-        said.append("one chain cannot show whether it has converged: use num_chains=4.")
+        found.append(Finding(Check.ONE_CHAIN))
     if not min_ess >= MIN_ESS:
-        said.append(
-            f"few effective draws ({min_ess:.0f} for {worst}, should be {MIN_ESS:.0f}): raise "
-            "num_samples or thinning."
-        )
+        facts = {"found": min_ess, "site": worst, "wanted": MIN_ESS}
+        found.append(Finding(Check.FEW_DRAWS, facts))
     if divergences:
-        said.append(
-            f"{divergences} divergent transitions: the step size is too large for a part of the "
-            "posterior; raise target_acceptance_rate, or reparametrize the model."
-        )
+        found.append(Finding(Check.DIVERGENCES, {"count": divergences}))
     # With thinning the energies kept are further apart than one transition, and this
     # warns too late rather than too early.
-    if algorithm.exact and min_bfmi < MIN_BFMI:
-        said.append(
-            f"energies mix slowly (E-BFMI {min_bfmi:.2f}, should be above {MIN_BFMI}): the tails "
-            "are explored badly; raise num_warmup or reparametrize the model."
-        )
+    if sampler.exact and min_bfmi < MIN_BFMI:
+        found.append(Finding(Check.ENERGY, {"found": min_bfmi, "wanted": MIN_BFMI}))
     if saturated > 0.01:
-        said.append(
-            f"{saturated:.0%} of the trajectories stopped at {2**MAX_DOUBLINGS} steps: the "
-            "posterior is far from round; raise num_warmup."
-        )
-    if not algorithm.exact:
-        said.append(algorithm.note)
+        steps = 2 ** int(stats["tree_depth"].max())
+        found.append(Finding(Check.LONG_TREES, {"share": saturated, "steps": steps}))
+    if not sampler.exact:
+        found.append(Finding(Check.UNADJUSTED, {"note": sampler.note}))
     return Diagnosis(
-        max_rhat, max_pixel_rhat, min_ess, worst, divergences, min_bfmi, saturated, tuple(said)
+        max_rhat, max_pixel_rhat, min_ess, worst, divergences, min_bfmi, saturated, tuple(found)
     )
 
 

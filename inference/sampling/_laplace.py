@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from scorepriors import __version__
 from scorepriors._errors import InputError
+from scorepriors.inference._moved import moved_keywords
 from scorepriors.inference._posterior import Posterior, posterior
-from scorepriors.inference.curvature._preconditioner import identity_map
+from scorepriors.inference._status import Check, Finding, record
 from scorepriors.inference.curvature._spectrum import (
     FLOOR,
     curvature_spectrum,
@@ -28,11 +28,9 @@ from scorepriors.inference.curvature._spectrum import (
 )
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 
-from ._chains import make_target
-from ._collect import observed_data, recover_draws
+from ._abstract import Coordinates
+from ._collect import Keep, collect
 from ._diagnostics import SamplingWarning
-from ._labels import site_dims
-from ._tree import make_tree
 
 #: Draws that go through the model in one call: bounds the memory.
 BLOCK = 64
@@ -42,6 +40,12 @@ BLOCK = 64
 WHITE = 0.1
 
 
+@moved_keywords(
+    dict.fromkeys(
+        ("log_likelihood", "dims", "coords", "constant_data"),
+        "is part of what is kept: keep=Keep({}=...)",
+    )
+)
 def laplace(
     model: Callable | Posterior,
     *model_args,
@@ -50,10 +54,7 @@ def laplace(
     best: MAPResult | None = None,
     num_samples: int = 1000,
     rank: int = 400,
-    log_likelihood: bool = False,
-    dims: dict | None = None,
-    coords: dict | None = None,
-    constant_data: dict | None = None,
+    keep: Keep = Keep(),  # noqa: B008 (a value)
 ) -> Any:
     """Independent draws from the Gaussian approximation of a posterior at its mode.
 
@@ -72,8 +73,8 @@ def laplace(
     rank
         Directions of the curvature to find; beyond 400 dimensions the rest share one
         width, which for learned priors is close to the truth: see `sample`.
-    log_likelihood, dims, coords, constant_data
-        See `sample`.
+    keep
+        What the result holds beside the draws: see `sample`.
 
     Returns
     -------
@@ -81,7 +82,8 @@ def laplace(
         One chain of independent draws, sites as from `sample`: spectra that the model
         integrates out are drawn exactly.  Attributes: ``negative_curvatures`` (below minus a
         hundredth of the typical one), ``smallest_curvature`` in units of the typical one, ``curvature_error`` (root mean
-        square deviation of the curvature from what the draws have), and ``warnings``.
+        square deviation of the curvature from what the draws have), ``warnings``, ``status`` and
+        ``findings`` as from `sample`.
 
     Raises
     ------
@@ -118,60 +120,45 @@ def laplace(
         )
     whiten = whitening_map(spectrum, flat.dtype)
     error = whitening_error(bound, point, whiten, key=probe_key)
-    said = _complaints(fit, spectrum.values, error)
-    # The draws are given before the second map, which here changes nothing.
-    target = make_target(bound, point, whiten, identity_map(len(flat), 1, flat.dtype))
+    findings = _findings(fit, spectrum.values, error)
     draws = np.asarray(jax.random.normal(draw_key, (num_samples, 1, len(flat)), flat.dtype))
-    trace = bound.trace(target.params(jnp.asarray(draws[0, 0])))
     blocks = [draws[first : first + BLOCK] for first in range(0, num_samples, BLOCK)]
-    values, likelihoods, _ = recover_draws(target, blocks, value_key, log_likelihood, False)
-    groups = {
-        "posterior": values,
-        "log_likelihood": likelihoods,
-        "observed_data": observed_data(trace),
-        "constant_data": dict(constant_data or {}),
-    }
-    attrs = {
-        "scorepriors_version": __version__,
-        "algorithm": "laplace",
-        "seed": json.dumps(np.asarray(jax.random.key_data(key)).tolist()),
-        "draws_kept": num_samples,
-        "negative_curvatures": int((spectrum.values < -FLOOR).sum()),
-        "smallest_curvature": float(spectrum.values.min()),
-        "curvature_error": error,
-        "directions": len(spectrum.values),
-        "dimension": len(flat),
-        "warnings": json.dumps(said),
-        "seconds": time.monotonic() - started,
-    }
-    names = {**site_dims(trace), **(dims or {})}
-    for sentence in said:
-        warnings.warn(sentence, SamplingWarning, stacklevel=2)
-    return make_tree(groups, dims=names, coords=coords, attrs=attrs)
+    coordinates = Coordinates(bound, point, whiten)
+    tree = collect(coordinates, blocks, {}, keep, key=value_key)
+    tree.attrs.update(
+        {
+            "scorepriors_version": __version__,
+            "algorithm": "laplace",
+            "seed": json.dumps(np.asarray(jax.random.key_data(key)).tolist()),
+            "draws_kept": num_samples,
+            "negative_curvatures": int((spectrum.values < -FLOOR).sum()),
+            "smallest_curvature": float(spectrum.values.min()),
+            "curvature_error": error,
+            "directions": len(spectrum.values),
+            "dimension": len(flat),
+            "seconds": time.monotonic() - started,
+        }
+        | record(findings)
+    )
+    for finding in findings:
+        warnings.warn(finding.sentence(), SamplingWarning, stacklevel=3)
+    return tree
 
 
-def _complaints(fit: MAPResult, values: np.ndarray, error: float) -> list[str]:
-    said = []
-    if not bool(fit.converged):
-        said.append(
-            "the fit had not converged: this Gaussian is about a point that is no mode; raise "
-            "max_iterations."
-        )
+def _findings(fit: MAPResult, values: np.ndarray, error: float) -> list[Finding]:
+    found = []
+    if not fit.converged:
+        found.append(Finding(Check.NOT_A_MODE, {"what": fit.status.sentence}))
     # Rounding and an early stop make zeros of either sign.
     negative, flat = int((values < -FLOOR).sum()), int((np.abs(values) <= FLOOR).sum())
+    facts = {"found": len(values)}
     if negative:
-        said.append(
-            f"{negative} of {len(values)} curvatures found are negative (the least "
-            f"{values.min():.2g} of the typical one): the widths there are made up; use `sample`."
+        least = float(values.min())
+        found.append(
+            Finding(Check.NEGATIVE_CURVATURE, {**facts, "count": negative, "least": least})
         )
     if flat:
-        said.append(
-            f"{flat} of {len(values)} curvatures found are within {FLOOR} of the typical one of zero: the "
-            "widths there are cut at ten times the typical one; use `sample`."
-        )
+        found.append(Finding(Check.FLAT_CURVATURE, {**facts, "count": flat, "floor": FLOOR}))
     if error > WHITE and not negative + flat:
-        said.append(
-            f"the curvature is not that of {len(values)} directions and one width for the rest (it "
-            f"is off by {error:.0%} in the root mean square): raise `rank`."
-        )
-    return said
+        found.append(Finding(Check.FEW_DIRECTIONS, {**facts, "error": error}))
+    return found

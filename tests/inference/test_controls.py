@@ -2,6 +2,7 @@
 
 import warnings
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +14,7 @@ from blackjax.mcmc.integrators import IntegratorState
 from scipy.special import gamma
 
 from scorepriors import InputError
-from scorepriors.inference import ALGORITHMS, SamplingWarning, sample
-from scorepriors.inference.sampling._algorithms import Move
+from scorepriors.inference import AbstractGradientSampler, Move, SamplingWarning, sample
 from scorepriors.inference.sampling._checks import check_gradient
 from scorepriors.inference.sampling._tree import group
 
@@ -44,19 +44,36 @@ def path_integral(nodes, weights):
 
         return one_step
 
-    def step(key, state, log_density, settings, jitter):
-        count = jnp.clip(jnp.ceil(settings.length / settings.step_size), 1, 64).astype(jnp.int32)
-        state, info = hmc.build_kernel(integrator)(
-            key, state, log_density, settings.step_size, jnp.ones_like(state.position), count
-        )
-        none = jnp.zeros((), jnp.int32)
-        return state, Move(info.acceptance_rate, info.is_divergent, info.energy, count, none)
-
-    return ALGORITHMS["hmc"]._replace(step=step, target=0.6, note="Along the path.")
+    return integrator
 
 
-TRAPEZOID = path_integral((0.0, 1.0), (0.5, 0.5))
-SIMPSON = path_integral((0.0, 0.5, 1.0), (1 / 6, 4 / 6, 1 / 6))
+class AlongThePath(AbstractGradientSampler):
+    """Hamiltonian Monte Carlo with an integrator of its own."""
+
+    target_acceptance_rate: float = 0.6
+    nodes: tuple = eqx.field(default=(), static=True)
+    weights: tuple = eqx.field(default=(), static=True)
+
+    name = "along_the_path"
+    note = "Along the path."
+    exact = True
+
+    def first_step_size(self, dimension):
+        return dimension**-0.25
+
+    def begin(self, key, position, logdensity_fn):
+        return hmc.init(position, logdensity_fn)
+
+    def move(self, key, state, logdensity_fn, tuned, jitter):
+        count = jnp.clip(jnp.ceil(tuned.length / tuned.step_size), 1, 64).astype(jnp.int32)
+        kernel = hmc.build_kernel(path_integral(self.nodes, self.weights))
+        one = jnp.ones_like(state.position)
+        state, info = kernel(key, state, logdensity_fn, tuned.step_size, one, count)
+        return state, Move(info.acceptance_rate, info.is_divergent, count, info.energy)
+
+
+TRAPEZOID = AlongThePath(nodes=(0.0, 1.0), weights=(0.5, 0.5))
+SIMPSON = AlongThePath(nodes=(0.0, 0.5, 1.0), weights=(1 / 6, 4 / 6, 1 / 6))
 
 
 def quartic():

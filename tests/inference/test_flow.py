@@ -15,6 +15,7 @@ from conftest import gaussian_prior, small_observation
 from scorepriors import InputError
 from scorepriors.energies._networks import GaussianEnergy
 from scorepriors.inference import (
+    Flow,
     SamplingWarning,
     deblend,
     fit_map,
@@ -24,7 +25,6 @@ from scorepriors.inference import (
     write_samples,
 )
 from scorepriors.inference.deblending._draws import flux_catalog
-from scorepriors.inference.deblending.flow import sample_flow_scene
 from scorepriors.inference.deblending.flow._reference import Reference
 from scorepriors.inference.deblending.flow._scene import scene_of
 from scorepriors.inference.deblending.flow._start import about, curvature
@@ -96,8 +96,9 @@ def hamiltonian(bound, mode):
 
 
 def draw(bound, mode, **options):
-    options = {"num_warmup": 300, "num_samples": 1500, "thinning": 2, **options}
-    return sample_flow_scene(bound, mode, key=jax.random.key(1), **options)
+    options = {"num_warmup": 300, "num_samples": 1500, **options}
+    sampler = Flow(thinning=options.pop("thinning", 2))
+    return sample(bound, init=mode, algorithm=sampler, key=jax.random.key(1), **options)
 
 
 def test_same_posterior_as_hamiltonian_chains(bound, mode, hamiltonian):
@@ -268,7 +269,7 @@ class Colorless(GaussianEnergy):
         ({"model": lambda data, prior, galaxies: blend(data, prior, galaxies)}, "use 'nuts'"),
         ({"energy": Colorless}, "has no `color`"),
         ({"num_samples": 2}, "`num_samples` must be at least 4"),
-        ({"target_acceptance_rate": 1.5}, "between 0 and 1"),
+        ({"init": "uniform"}, "begins at a mode"),
     ],
 )
 def test_what_it_cannot_sample_is_one_sentence(bound, mode, change, match):
@@ -278,9 +279,14 @@ def test_what_it_cannot_sample_is_one_sentence(bound, mode, change, match):
         prior = type(prior)(energy, prior.stretch, 0.3, sigma_max=5.0)
     keywords = {"spectra": change["spectra"]} if "spectra" in change else {}
     other = posterior(change.get("model", blend), data, prior, galaxies, model_kwargs=keywords)
-    options = {n: v for n, v in change.items() if n.startswith(("num", "target"))}
+    options = {n: v for n, v in change.items() if n.startswith(("num", "init"))}
     with pytest.raises(InputError, match=match):
-        sample_flow_scene(other, mode, key=jax.random.key(0), **options)
+        sample(other, algorithm=Flow(), key=jax.random.key(0), **{"init": mode, **options})
+
+
+def test_bad_settings():
+    with pytest.raises(InputError, match="between 0 and 1"):
+        Flow(target_acceptance_rate=1.5)
 
 
 def test_another_blend_of_the_shape_compiles_nothing(bound, mode):

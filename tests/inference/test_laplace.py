@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 import pytest
 
 from scorepriors import InputError
-from scorepriors.inference import SamplingWarning, fit_map, laplace
+from scorepriors.inference import FitStatus, Keep, SamplingWarning, fit_map, laplace
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._tree import group
 
@@ -33,7 +33,7 @@ def test_a_gaussian_posterior_in_closed_form():
         jnp.asarray(DATA),
         key=jax.random.key(0),
         num_samples=4000,
-        log_likelihood=True,
+        keep=Keep(log_likelihood=True),
     )
     covariance = np.linalg.inv(DESIGN.T @ DESIGN / 0.25 + np.eye(6) / 4)
     mean = covariance @ DESIGN.T @ DATA / 0.25
@@ -66,9 +66,10 @@ def test_a_saddle_is_no_mode():
         tree = laplace(saddle, key=jax.random.key(1), best=top, num_samples=100)
     assert tree.attrs["negative_curvatures"] == 1
     assert tree.attrs["smallest_curvature"] < 0
-    unfinished = dataclasses.replace(fit, converged=False)
+    unfinished = dataclasses.replace(fit, status=FitStatus.OUT_OF_ITERATIONS)
     with pytest.warns(SamplingWarning, match="had not converged"):
-        laplace(saddle, key=jax.random.key(1), best=unfinished, num_samples=100)
+        tree = laplace(saddle, key=jax.random.key(1), best=unfinished, num_samples=100)
+    assert tree.attrs["status"] == "no_mode"
 
 
 def test_bad_input():

@@ -1,5 +1,6 @@
 """Samplers against posteriors known in closed form, and controls that must fail."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -13,12 +14,21 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from blackjax.mcmc import hmc, random_walk
 from numpyro.infer.util import constrain_fn
 from scipy.special import gamma
 
 from scorepriors._errors import InputError
 from scorepriors.inference import (
     ALGORITHMS,
+    HMC,
+    NUTS,
+    AbstractGradientSampler,
+    Check,
+    DynamicHMC,
+    Keep,
+    Move,
+    RunStatus,
     SamplingWarning,
     fit_map,
     load_tree,
@@ -26,9 +36,10 @@ from scorepriors.inference import (
     sample,
     save_tree,
 )
+from scorepriors.inference._status import status_of
 from scorepriors.inference.curvature._preconditioner import LowRankMap, refine
 from scorepriors.inference.curvature._spectrum import curvature_map
-from scorepriors.inference.sampling._diagnostics import diagnose
+from scorepriors.inference.sampling._diagnostics import diagnose, findings
 from scorepriors.inference.sampling._tree import group, make_tree
 
 #: The function `sample` hides the module of its name.
@@ -133,7 +144,7 @@ def test_unadjusted_says_so_and_is_close():
 
 
 def test_eight_schools_reference():
-    tree = run(schools, *SCHOOLS, target_acceptance_rate=0.95)
+    tree = run(schools, *SCHOOLS, algorithm=NUTS(target_acceptance_rate=0.95))
     # Means and standard deviations of posteriordb's reference draws, rounded, with their
     # own Monte Carlo error of .03 (10,000 draws).
     for name, mean, deviation in (("mu", 4.41, 3.31), ("tau", 3.60, 3.20)):
@@ -180,7 +191,8 @@ def test_score_without_density_is_refused():
 
 def test_score_without_density_samples_the_rest_alone(monkeypatch):
     """The harness sees what the refusal saves users from."""
-    monkeypatch.setattr(MODULE, "check_gradient", lambda *a: None)
+    module = "scorepriors.inference.sampling._gradient"
+    monkeypatch.setattr(f"{module}.check_gradient", lambda *a: None)
     x = draws(run(score_only, algorithm="hmc", num_warmup=200, num_samples=500), "x")
     truth = 0.5  # two standard Gaussians multiplied
     assert (x**2).mean() / truth - 1 > 0.4
@@ -211,12 +223,11 @@ def test_constrained_and_likelihood_groups(tmp_path):
     tree = run(
         schools,
         *SCHOOLS,
-        algorithm="hmc",
+        algorithm=HMC(thinning=2),
         num_samples=200,
-        log_likelihood=True,
-        posterior_predictive=True,
-        coords={"school": list("ABCDEFGH")},
-        thinning=2,
+        keep=Keep(
+            log_likelihood=True, posterior_predictive=True, coords={"school": list("ABCDEFGH")}
+        ),
     )
     assert (draws(tree, "tau") > 0).all()
     theta = draws(tree, "theta")
@@ -292,6 +303,7 @@ def test_interrupt_keeps_draws():
     kept = draws(tree, "mu").shape[1]
     assert 0 < kept < 500
     assert tree.attrs["interrupted"] == 1
+    assert RunStatus(tree.attrs["status"]) is RunStatus.INTERRUPTED
 
 
 @pytest.mark.parametrize("init", ["pathfinder", "uniform", "values", "result"])
@@ -309,7 +321,7 @@ def test_every_start_leads_to_the_posterior(init):
 
 @pytest.mark.parametrize("preconditioner", ["curvature", "warmup", "none"])
 def test_coordinates_change_nothing_but_the_cost(preconditioner):
-    tree = run(correlated, algorithm="dynamic_hmc", preconditioner=preconditioner, num_samples=800)
+    tree = run(correlated, algorithm=DynamicHMC(preconditioner=preconditioner), num_samples=800)
     ratio = (draws(tree, "x") - np.arange(50)) ** 2 / np.diag(COVARIANCE)
     assert abs(ratio.mean() - 1) < 4 * mcse(ratio.mean(-1))
 
@@ -321,6 +333,8 @@ def test_chains_that_never_move_say_so():
     assert found.min_ess == 0
     assert found.divergences == 60
     assert "no chain has moved" in found.warnings[0]
+    assert found.findings[0].check is Check.NO_CHAIN_MOVED
+    assert status_of(found.findings) is RunStatus.STUCK
 
 
 def test_untrustworthy_runs_say_so():
@@ -333,6 +347,24 @@ def test_untrustworthy_runs_say_so():
         tree = sample(funnel, key=jax.random.key(0), algorithm="hmc", num_samples=200)
     assert any(isinstance(w.message, SamplingWarning) for w in said)
     assert json.loads(tree.attrs["warnings"])
+    assert RunStatus(tree.attrs["status"]) is not RunStatus.TRUSTED
+    assert [f.sentence() for f in findings(tree)] == json.loads(tree.attrs["warnings"])
+
+
+def test_every_status_and_check_has_its_words():
+    trusted = run(correlated, algorithm="hmc")
+    assert RunStatus(trusted.attrs["status"]) is RunStatus.TRUSTED
+    alone = run(correlated, algorithm="hmc", num_chains=1, num_warmup=50, num_samples=50)
+    assert RunStatus(alone.attrs["status"]) is RunStatus.NOT_CONVERGED
+    assert findings(alone)[0].check is Check.ONE_CHAIN
+    assert (
+        findings(alone)[0]
+        .sentence({Check.ONE_CHAIN: "--num-chains 4"})
+        .endswith("has converged: --num-chains 4.")
+    )
+    assert all(status.sentence for status in RunStatus)
+    # A remedy for everything but an inexact sampler, whose note says what to expect.
+    assert all(check.remedy for check in Check if check is not Check.UNADJUSTED)
 
 
 def nothing_free():
@@ -352,15 +384,51 @@ def not_a_number():
         (quartic, {"algorithm": "gibbs"}, "unknown algorithm"),
         (quartic, {"num_samples": 0}, "num_samples"),
         (quartic, {"num_chains": 0}, "num_chains"),
-        (quartic, {"target_acceptance_rate": 1.5}, "target_acceptance_rate"),
+        (quartic, {"thinning": 2}, r"`thinning` of `sample` is a setting of the sampler"),
+        (quartic, {"log_likelihood": True}, r"keep=Keep\(log_likelihood"),
         (quartic, {"init": "anywhere"}, "`init`"),
-        (quartic, {"preconditioner": "magic"}, "`preconditioner`"),
         (quartic, {"init": {"z": 1.0}}, "no latent site"),
     ],
 )
 def test_bad_input(model, options, says):
     with pytest.raises(InputError, match=says):
         run(model, **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"target_acceptance_rate": 1.5}, "target_acceptance_rate"),
+        ({"thinning": 0}, "`thinning`"),
+        ({"rank": 0}, "`rank`"),
+        ({"preconditioner": "magic"}, "`preconditioner`"),
+    ],
+)
+def test_bad_settings_of_a_sampler(settings, says):
+    for kind in ALGORITHMS.values():
+        with pytest.raises(InputError, match=says):
+            kind(**settings)
+
+
+def test_sample_has_a_dozen_parameters():
+    assert len(inspect.signature(sample).parameters) <= 12
+
+
+def test_other_numbers_of_a_sampler_compile_nothing():
+    few = {"num_warmup": 20, "num_samples": 20, "init": {"x": jnp.arange(50.0)}}
+    run(correlated, algorithm=HMC(), **few)
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(correlated, algorithm=HMC(target_acceptance_rate=0.7, thinning=2), **few)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
 
 
 def test_checkpoint_on_a_full_disk_is_one_sentence(tmp_path):
@@ -472,35 +540,34 @@ def test_chains_spread_over_devices():
     assert float(said[0][1]) == pytest.approx(float(said[1][1]), abs=1e-3)
 
 
-def test_own_algorithm_in_ten_lines():
-    from blackjax.mcmc import random_walk
+class Walk(AbstractGradientSampler):
+    """A kernel of one's own, here one without a gradient."""
 
-    from scorepriors.inference.sampling._algorithms import Algorithm, Move
+    target_acceptance_rate: float = 0.3
 
-    def init(key, q, log_density):
-        value, gradient = jax.value_and_grad(log_density)(q)
-        return (
-            ALGORITHMS["nuts"]
-            .init(key, q, log_density)
-            ._replace(logdensity=value, logdensity_grad=gradient)
-        )
+    name = "walk"
+    note = "Random walk; exact."
+    exact = True
 
-    def step(key, state, log_density, settings, jitter):
-        kernel = random_walk.build_additive_step()
-        move = random_walk.normal(jnp.full(state.position.shape, settings.step_size))
+    def first_step_size(self, dimension):
+        return 0.5
+
+    def begin(self, key, position, logdensity_fn):
+        return hmc.init(position, logdensity_fn)
+
+    def move(self, key, state, logdensity_fn, tuned, jitter):
+        proposal = random_walk.normal(jnp.full(state.position.shape, tuned.step_size))
         inner = random_walk.RWState(state.position, state.logdensity)
-        new, info = kernel(key, inner, log_density, move)
-        none = jnp.zeros((), jnp.int32)
-        return state._replace(position=new.position, logdensity=new.logdensity), Move(
-            info.acceptance_rate, jnp.zeros((), bool), -new.logdensity, none + 1, none
-        )
+        new, info = random_walk.build_additive_step()(key, inner, logdensity_fn, proposal)
+        state = state._replace(position=new.position, logdensity=new.logdensity)
+        return state, Move(info.acceptance_rate, jnp.zeros((), bool), jnp.ones((), jnp.int32))
 
-    walk = Algorithm(init, step, lambda d: 0.5, "Random walk; exact.", target=0.3)
 
+def test_own_algorithm_in_ten_lines():
     def model():
         numpyro.sample("x", dist.Normal(3, 2).expand([2]).to_event(1))
 
-    x = draws(run(model, algorithm=walk, num_samples=4000), "x")
+    x = draws(run(model, algorithm=Walk(), num_samples=4000), "x")
     assert abs(x.mean() - 3) < 4 * mcse(x.mean(-1))
     assert abs(x.std() / 2 - 1) < 0.1
 

@@ -15,7 +15,7 @@ and where the data say little it is as round as the noise.  Each sweep offers ev
 a move that leaves N(m, C) as it is, and accepts it by what the posterior is more or less
 than that (preconditioned Crank-Nicolson: Neal 1998, eq. 15; Cotter et al. 2013; Rudolf &
 Sprungk 2018).  Sweeps take turns: N(m, C) is the prior, N(0, 1); or a Gaussian about the mode
-that knows what the data say of that galaxy (`scorepriors.inference.sampling.flow.reference`); or
+that knows what the data say of that galaxy (`scorepriors.inference.deblending.flow._reference`); or
 one of all galaxies at once, which move together, as neighbors that share their light must.
 For a faint source s tunes itself to 1, a fresh galaxy each time.  The likelihood has the
 spectra integrated out.
@@ -23,5 +23,5 @@ spectra integrated out.
 Positions of stars have Gaussian priors and move alike; brightnesses walk at random.
 """
 
-from ._run import sample_flow_scene as sample_flow_scene
+from ._sampler import Flow as Flow
 from ._scene import NUM_STEPS as NUM_STEPS

@@ -2,17 +2,15 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from scorepriors.inference.sampling._algorithms import Move
+from scorepriors.models.rendering._information import by_exposure
 from scorepriors.models.spectra._products import chosen, inner_products, log_marginal
 
 from ._reference import Reference
-from ._scene import NUM_STEPS, Scene, Walkers, apart, as_one, normals, numbers_of, of_all_chains
+from ._scene import FlowScene, Walkers, apart, as_one, normals, numbers_of, of_all_chains
 
 #: Acceptance rate that the steps of brightnesses are tuned for.
 BRIGHTNESS_RATE = 0.4
@@ -44,67 +42,14 @@ class Steps(NamedTuple):
     brightness: Float[Array, " K"]
 
 
-@eqx.filter_jit
-def advance(scene, near, states, steps, key, first, count, thinning, warming, rate, size: int):
-    """Make `count` draws of every chain, at most `size`.
+class Rates(NamedTuple):
+    """Acceptance rates: of sources and of brightnesses ``[K]``, averaged over the chains."""
 
-    Returns
-    -------
-    states, steps
-        Afterwards.
-    flat
-        ``[size, C, d]``, unconstrained parameters, rows beyond `count` unset.
-    moves
-        `Move` of ``[size, C]``.
-    """
-    chains = states.brightness.shape[0]
-
-    def draw(i, carry):
-        states, steps, flat, moves = carry
-
-        def inner(j, carry):
-            states, steps, accepted = carry
-            number = (first + i) * thinning + j
-            kind = number % 3
-            states, rates, accepted = _sweep(
-                scene,
-                near,
-                kind,
-                states,
-                steps._replace(source=steps.source[kind]),
-                jax.random.fold_in(key, number),
-            )
-            push = jnp.where(warming, 2 * (number / 3 + 3.0) ** -0.6, 0.0)
-            return states, _tuned(steps, kind, rates, push, rate), accepted
-
-        zero = jnp.zeros(chains, states.log_likelihood.dtype)
-        states, steps, accepted = jax.lax.fori_loop(0, thinning, inner, (states, steps, zero))
-        one = jax.vmap(lambda *a: ravel_pytree(scene.parameters(*a))[0])
-        move = Move(
-            accepted,
-            jnp.zeros(chains, bool),
-            -states.log_likelihood,
-            jnp.full(chains, NUM_STEPS, jnp.int32) * thinning,
-            jnp.zeros(chains, jnp.int32),
-        )
-        flat = flat.at[i].set(one(states.z, states.offset, states.brightness))
-        return states, steps, flat, jax.tree.map(lambda a, b: a.at[i].set(b), moves, move)
-
-    one = (states.z, states.offset, states.brightness)
-    dimension = sum(a[0].size for a in jax.tree.leaves(one))
-    kind = states.log_likelihood.dtype
-    moves = Move(
-        jnp.zeros((size, chains), kind),
-        jnp.zeros((size, chains), bool),
-        jnp.zeros((size, chains), kind),
-        jnp.zeros((size, chains), jnp.int32),
-        jnp.zeros((size, chains), jnp.int32),
-    )
-    flat = jnp.zeros((size, chains, dimension), kind)
-    return jax.lax.fori_loop(0, count, draw, (states, steps, flat, moves))
+    source: Float[Array, " K"]
+    brightness: Float[Array, " K"]
 
 
-def _tuned(steps: Steps, kind, rates: Steps, push, rate) -> Steps:
+def tuned(steps: Steps, kind, rates: Rates, push, rate) -> Steps:
     """Larger steps where more moves than wanted are accepted (Robbins and Monro 1951)."""
     source = steps.source[kind] * jnp.exp(push * (rates.source - rate))
     brightness = steps.brightness * jnp.exp(push * (rates.brightness - BRIGHTNESS_RATE))
@@ -113,8 +58,22 @@ def _tuned(steps: Steps, kind, rates: Steps, push, rate) -> Steps:
     )
 
 
-def _sweep(scene: Scene, near: References, kind, states: Walkers, steps: Steps, key):
+def sweep(scene: FlowScene, near: References, kind, states: Walkers, steps: Steps, key):
     """Offer every source of every chain one move, or all galaxies of every chain (kind 2).
+
+    Parameters
+    ----------
+    scene, near
+        What is sampled, and the Gaussians that moves refer to.
+    kind
+        Of the moves: about the prior (0), about each galaxy's reference (1), or about the
+        common one (2).
+    states
+        Of the chains.
+    steps
+        Sizes of moves.
+    key
+        Of this sweep.
 
     Returns
     -------
@@ -125,6 +84,7 @@ def _sweep(scene: Scene, near: References, kind, states: Walkers, steps: Steps, 
     accepted
         ``[C]``, averaged over the sources.
     """
+    steps = steps._replace(source=steps.source[kind])
     numbers = numbers_of(states.noise, 1)
     chains, num_galaxies = len(states.brightness), sum(len(n) for n in numbers.values())
     bold, fresh, star, judge = jax.random.split(key, 4)
@@ -159,21 +119,25 @@ def _sweep(scene: Scene, near: References, kind, states: Walkers, steps: Steps, 
         lambda x: _judge(scene, steps.brightness, jointly, *x),
         (states, noise, z, offset, excess, jax.random.split(judge, chains)),
     )
-    return states, Steps(source.mean(0), brightness.mean(0)), source.mean(1)
+    return states, Rates(source.mean(0), brightness.mean(0)), source.mean(1)
 
 
-def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, offset, excess, key):
+def _judge(
+    scene: FlowScene, brightness_step, jointly, chain: Walkers, noise, z, offset, excess, key
+):
     """Take or leave the moves of one chain's sources, one after the other or all at once."""
     drawn, area = scene.render(z, offset)
     num_sources = len(area)
     keys = jax.random.split(key, (3, num_sources))
     # Pixels are looked at once; every choice after that is one of inner products.
     here = scene.spectra(chain.brightness, chain.drawn, chain.area).mean
-    model = jnp.einsum("kb,kbyx->byx", here, chain.drawn)
-    data = scene.data
-    products = inner_products(
-        jnp.concatenate([chain.drawn, drawn - chain.drawn]), data.images - model, data.weights
-    )
+    exposures = scene.scene.exposures
+    left = [
+        one.images - jnp.einsum("kb,kbyx->byx", own, seen)
+        for one, own, seen in zip(exposures, by_exposure(here, exposures), chain.drawn, strict=True)
+    ]
+    both = [jnp.concatenate([old, new - old]) for old, new in zip(chain.drawn, drawn, strict=True)]
+    products = inner_products(both, left, scene.noises)
 
     def log_likelihood(brightness, taken):
         prior = scene.spectrum_prior(brightness, jnp.where(taken, area, chain.area))
@@ -225,7 +189,9 @@ def _judge(scene: Scene, brightness_step, jointly, chain: Walkers, noise, z, off
             either(z, chain.z),
             jnp.where(star[:, None], offset, chain.offset),
             brightness,
-            jnp.where(taken[:, None, None, None], drawn, chain.drawn),
+            jax.tree.map(
+                lambda new, old: jnp.where(taken[:, None, None, None], new, old), drawn, chain.drawn
+            ),
             jnp.where(taken, area, chain.area),
             value,
         ),

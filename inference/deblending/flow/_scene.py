@@ -7,169 +7,191 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from numpyro import distributions as dist
 from numpyro.distributions import biject_to
 
-from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors.energies._diffusion import follow_flow, noise_schedule
 from scorepriors.energies._networks import unconfined
 from scorepriors.inference._posterior import Posterior
-from scorepriors.models.rendering._rendering import ImageData
-from scorepriors.models.scene._blend import (
-    BRIGHTNESS,
-    BRIGHTNESS_WIDTH,
-    blend,
-    flux_given_brightness,
-    site_name,
-)
-from scorepriors.models.sources._sources import Sources, point_image
+from scorepriors.models.scene._blend import SMALLEST_AREA, blend
+from scorepriors.models.scene._scene import Scene
+from scorepriors.models.sources._free_form import FreeForm
+from scorepriors.models.sources._point import PointSource
+from scorepriors.models.spectra._priors import GalaxySpectra
 from scorepriors.models.spectra._spectra import SpectrumPosterior, SpectrumPrior, spectrum_posterior
 
 #: Steps of the flow between the prior's largest noise and sigma0.  At eight, quantiles of
 #: size and flux of lsst-32 agree with those at forty within 2 %.
 NUM_STEPS = 8
 
-#: Images of galaxies by the name of their group; names of `GROUPS` are in the order in
-#: which JAX has the keys of a dictionary.
+#: Images of galaxies by the name of their group, in the order in which JAX has the keys of a
+#: dictionary.
 Images = dict[str, Array]
 
-
-class Group(eqx.Module):
-    """Galaxies under one prior.
-
-    Attributes
-    ----------
-    prior, sources
-        As for `scorepriors.models.blend`.
-    """
-
-    prior: ScorePrior
-    sources: Sources
-
-    def galaxy(self, noise: Float[Array, "N n n"]):
-        """Stretched galaxies that the flow makes of white noise."""
-        energy: Any = unconfined(self.prior.energy)
-        levels = self._levels()
-        top = jax.vmap(lambda white: energy.color(white, levels[0]))(noise)
-        return follow_flow(energy, top, levels)
-
-    def noise(self, z: Float[Array, "N n n"]):
-        """White noise that the flow makes galaxies of: the inverse of `galaxy`, about."""
-        energy: Any = unconfined(self.prior.energy)
-        levels = self._levels()
-        top = follow_flow(energy, z, levels[::-1])
-        return jax.vmap(lambda one: energy.whiten(one, levels[0]))(top)
-
-    def _levels(self):
-        return noise_schedule(self.prior.sigma_max, self.prior.sigma, NUM_STEPS)
+#: Images of all sources ``[K, B, H, W]`` in every exposure.
+Drawn = tuple[Float[Array, "K B H W"], ...]
 
 
-class Scene(eqx.Module):
-    """What the density of a blend is made of; galaxies come before stars.
+class FlowScene(eqx.Module):
+    """What the density of a scene is made of, as a function of its galaxies' noise.
+
+    Galaxies come before stars, groups by their names: what runs over all K sources has that order,
+    whatever that of the scene.
 
     Attributes
     ----------
-    data, stars
-        Arguments of `scorepriors.models.blend`.
-    groups
-        Galaxies by the name of their group there.
-    color_width, center_error, psf_sigma, star_box
-        Keywords of it.
+    scene
+        The scene.
     """
 
-    data: ImageData
-    groups: dict[str, Group]
-    stars: Sources | None
-    color_width: float
-    center_error: float
-    psf_sigma: float
-    star_box: int = eqx.field(static=True)
+    scene: Scene
+
+    @property
+    def groups(self) -> dict[str, FreeForm]:
+        """Groups of galaxies by name."""
+        found = {g.name: g for g in self.scene.sources if isinstance(g, FreeForm)}
+        return dict(sorted(found.items()))
+
+    @property
+    def stars(self) -> PointSource | None:
+        """The stars, if there are any."""
+        return next((g for g in self.scene.sources if isinstance(g, PointSource)), None)
+
+    @property
+    def center_error(self):
+        """Width of the prior on the stars' positions, pixels."""
+        return 0.0 if self.stars is None else self.stars.sites["offset"].width
 
     def galaxies(self, noise: Images) -> Images:
         """Stretched galaxies that the flows make of white noise, group by group."""
-        return {name: group.galaxy(noise[name]) for name, group in self.groups.items()}
+        return {name: self.galaxy(name, noise[name]) for name in self.groups}
 
-    def render(self, z: Images, offset: Float[Array, "S 2"]):
-        """Sources with unit spectra as observed ``[K, B, H, W]``, and their areas ``[K]``."""
+    def galaxy(self, name: str, noise: Float[Array, "N n n"]):
+        """Stretched galaxies of one group that the flow makes of white noise."""
+        energy, levels = self._flow(name)
+        top = jax.vmap(lambda white: energy.color(white, levels[0]))(noise)
+        return follow_flow(energy, top, levels)
+
+    def noise(self, name: str, z: Float[Array, "N n n"]):
+        """White noise that the flow makes galaxies of: the inverse of `galaxy`, about."""
+        energy, levels = self._flow(name)
+        top = follow_flow(energy, z, levels[::-1])
+        return jax.vmap(lambda one: energy.whiten(one, levels[0]))(top)
+
+    def _flow(self, name: str):
+        prior: Any = self.groups[name].prior
+        levels = noise_schedule(prior.sigma_max, prior.sigma, NUM_STEPS)
+        return unconfined(prior.energy), levels
+
+    def render(self, z: Images, offset: Float[Array, "S 2"]) -> tuple[Drawn, Array]:
+        """Sources with unit spectra as observed, and their areas ``[K]``."""
         images = [
-            (group.prior.stretch(z[name]), group.sources.corner)
-            for name, group in self.groups.items()
+            (group.prior.stretch(z[name]), group.at.corner) for name, group in self.groups.items()
         ]
         if self.stars is not None:
-            place = self.stars.center + offset - self.stars.corner
-            star = point_image(place, box=self.star_box, psf_sigma=self.psf_sigma)
-            images.append((star, self.stars.corner))
-        drawn = jnp.concatenate([self.data.render(*group) for group in images])
+            images.append((self.stars.image({"offset": offset}), self.stars.at.corner))
+        drawn = tuple(
+            jnp.concatenate([one.render(*group) for group in images])
+            for one in self.scene.exposures
+        )
         area = jnp.concatenate([image.sum((-2, -1)) for image, _ in images])
-        return drawn, jnp.maximum(area, 1e-3)
+        return drawn, jnp.maximum(area, SMALLEST_AREA)
 
-    def log_likelihood(self, brightness: Float[Array, " K"], drawn, area):
+    def log_likelihood(self, brightness: Float[Array, " K"], drawn: Drawn, area):
         """Log-density of pixels and brightnesses, the spectra integrated out."""
         return self.spectra(brightness, drawn, area).log_marginal + self.usual(brightness)
 
-    def spectra(self, brightness, drawn, area) -> SpectrumPosterior:
+    def spectra(self, brightness, drawn: Drawn, area) -> SpectrumPosterior:
         """Spectra given shapes and brightnesses."""
+        images = [one.images for one in self.scene.exposures]
         prior = self.spectrum_prior(brightness, area)
-        return spectrum_posterior(drawn, self.data.images, self.data.weights, prior)
+        return spectrum_posterior(drawn, images, self.noises, prior)
+
+    @property
+    def noises(self) -> list:
+        """Noise of every exposure."""
+        return [one.noise for one in self.scene.exposures]
 
     def spectrum_prior(self, brightness: Float[Array, " K"], area) -> SpectrumPrior:
         """Of the amplitudes, given brightnesses and areas."""
-        flux = flux_given_brightness(self.data, brightness, color_width=self.color_width)
-        return flux.of_amplitudes(area)
+        spectra: Any = self.scene.spectra
+        return spectra.given(brightness).of_amplitudes(area)
 
     def usual(self, brightness: Float[Array, " K"]):
         """Log-density of the brightnesses under their prior."""
-        mean = jnp.log(self.data.noise_flux) + BRIGHTNESS
-        return dist.Normal(mean, BRIGHTNESS_WIDTH).log_prob(brightness).sum()
+        spectra: Any = self.scene.spectra
+        return spectra.usual().log_prob(brightness).sum()
 
-    def site(self, group: str, site: str) -> str:
-        """Name of a site of the model."""
-        stars = [] if self.stars is None else ["stars"]
-        return site_name([*self.groups, *stars], group, site)
+    def _slots(self) -> np.ndarray:
+        """Places among the scene's K sources of those in the order of this class."""
+        lengths = [len(group.at) for group in self.scene.sources]
+        firsts = dict(zip(self.scene.names, np.cumsum([0, *lengths])[:-1], strict=True))
+        order = [*self.groups, *([] if self.stars is None else [self.stars.name])]
+        return np.concatenate(
+            [firsts[name] + np.arange(len(self.scene[name].at)) for name in order]
+        )
+
+    def place_of(self, values: dict) -> "Place":
+        """Where values of the model's sites are."""
+        images = {n: jnp.asarray(values[f"{n}/morphology"]) for n in self.groups}
+        brightness = jnp.asarray(values["brightness"])[self._slots()]
+        offset = jnp.zeros((0, 2), brightness.dtype)
+        if self.stars is not None:
+            offset = jnp.asarray(values[f"{self.stars.name}/offset"])
+        return Place(images, offset, brightness)
 
     def parameters(self, z: Images, offset, brightness) -> dict:
-        """Unconstrained parameters of the model ``blend``, by site."""
-        found = {"brightness": brightness}
+        """Unconstrained parameters of the model `blend`, by site."""
+        found = {"brightness": brightness[np.argsort(self._slots())]}
         for name, group in self.groups.items():
-            image = group.prior.stretch(z[name])
-            found[self.site(name, "morphology")] = biject_to(group.prior.support).inv(image)
+            prior: Any = group.prior
+            found[f"{name}/morphology"] = biject_to(prior.support).inv(prior.stretch(z[name]))
         if self.stars is not None:
-            found[self.site("stars", "offset")] = offset
+            found[f"{self.stars.name}/offset"] = offset
         return found
 
 
-def scene_of(bound: Posterior) -> Scene:
-    """The parts of a posterior of `blend`."""
-    args, keywords = bound.arguments
-    data, prior, galaxies, stars, profiles, large_prior, large = (*args, *[None] * 7)[:7]
-    given = {"galaxies": (prior, galaxies), "large": (large_prior, large)}
-    groups = {n: Group(*pair) for n, pair in given.items() if pair[1] is not None}
-    if bound.model is not blend or not groups or profiles is not None:
+def scene_of(bound: Posterior) -> FlowScene:
+    """The scene of a posterior of `blend`; an `InputError` for another model."""
+    args, _ = bound.arguments
+    scene = args[0] if args else None
+    if bound.model is not blend or not isinstance(scene, Scene):
         raise InputError(
             "the algorithm 'flow' samples free-form galaxies (and stars) of `blend`; "
             "use 'nuts' or 'dynamic_hmc' for another model."
         )
-    if keywords.get("spectra", "marginal") != "marginal":
+    points = [g for g in scene.sources if isinstance(g, PointSource)]
+    galaxies = [g for g in scene.sources if isinstance(g, FreeForm)]
+    if not galaxies or len(points) > 1 or len(points) + len(galaxies) < len(scene.sources):
         raise InputError(
-            f"the algorithm 'flow' integrates spectra out, but spectra={keywords['spectra']!r}; "
+            "the algorithm 'flow' samples free-form galaxies and one group of stars; use 'nuts' or "
+            f"'dynamic_hmc' for a scene of {', '.join(type(g).__name__ for g in scene.sources)}."
+        )
+    if scene.treatment != "marginal":
+        raise InputError(
+            f"the algorithm 'flow' integrates spectra out, but spectra={scene.treatment!r}; "
             "deblend with spectra='marginal'."
         )
-    for group in groups.values():
+    if not isinstance(scene.spectra, GalaxySpectra):
+        raise InputError(
+            "the algorithm 'flow' knows the prior `GalaxySpectra` alone, got "
+            f"{type(scene.spectra).__name__}; use 'nuts' or 'dynamic_hmc'."
+        )
+    for group in galaxies:
         if not hasattr(group.prior.energy, "color"):
             raise InputError(
                 f"the energy of {group.prior.name} has no `color`, which makes its start of "
                 "white noise; add it, or use 'nuts' or 'dynamic_hmc'."
             )
-    return Scene(
-        data,
-        groups,
-        stars,
-        keywords.get("color_width", 1.0),
-        keywords.get("center_error", 0.3),
-        keywords.get("psf_sigma", 0.7),
-        int(keywords.get("star_box", 15)),
-    )
+    return FlowScene(scene)
+
+
+class Place(NamedTuple):
+    """Galaxies by group, offsets of stars ``[S, 2]``, and brightnesses ``[K]``."""
+
+    images: Images
+    offset: Float[Array, "S 2"]
+    brightness: Float[Array, " K"]
 
 
 class Walkers(NamedTuple):
@@ -186,7 +208,7 @@ class Walkers(NamedTuple):
     brightness
         ``[C, K]``.
     drawn, area
-        ``[C, K, B, H, W]`` and ``[C, K]``, from `Scene.render`.
+        ``[C, K, B, H, W]`` of every exposure and ``[C, K]``, from `FlowScene.render`.
     log_likelihood
         ``[C]``.
     """
@@ -195,16 +217,9 @@ class Walkers(NamedTuple):
     z: Images
     offset: Float[Array, "C S 2"]
     brightness: Float[Array, "C K"]
-    drawn: Float[Array, "C K B H W"]
+    drawn: tuple[Float[Array, "C K B H W"], ...]
     area: Float[Array, "C K"]
     log_likelihood: Float[Array, " C"]
-
-
-@eqx.filter_jit
-def parameters_of(scene: Scene, states: Walkers, chain) -> dict:
-    """Unconstrained parameters of the model, by site, where one chain stands."""
-    z = {name: a[chain] for name, a in states.z.items()}
-    return scene.parameters(z, states.offset[chain], states.brightness[chain])
 
 
 def numbers_of(noise: Images, axis: int) -> Images:
@@ -240,7 +255,7 @@ def normals(key, like: Images) -> Images:
     }
 
 
-def of_all_chains(scene: Scene, noise: Images) -> Images:
+def of_all_chains(scene: FlowScene, noise: Images) -> Images:
     """Galaxies ``[C, G, n, n]``: those of all chains in one call of the network."""
     made = scene.galaxies({n: a.reshape(-1, *a.shape[2:]) for n, a in noise.items()})
     return {name: made[name].reshape(a.shape) for name, a in noise.items()}

@@ -1,7 +1,6 @@
 """Where chains begin: the noise of a mode, what the data say about it, and chains spread there."""
 
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,49 +8,47 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorepriors._errors import InputError
-from scorepriors.inference.sampling._chains import Run
-from scorepriors.inference.sampling._checkpoints import fingerprint, load_run
+from scorepriors.models.rendering._information import by_exposure
 
 from ._moves import References, Steps
 from ._reference import Reference, reference
-from ._scene import Images, Scene, Walkers, apart, as_one, normals, numbers_of, of_all_chains
+from ._scene import FlowScene, Images, Walkers, apart, as_one, normals, numbers_of, of_all_chains
 
 #: Directions in which data are looked for, of each galaxy and, for each, of all together.
 DIRECTIONS, TOGETHER = 40, 20
 
 
-def begin(bound, scene, best, num_chains, checkpoint, settings, key):
-    """A run and its reference, at the start or as the checkpoint has them."""
-    values = best.values
-    images = {n: jnp.asarray(values[scene.site(n, "morphology")]) for n in scene.groups}
-    stars = scene.stars
-    offset = (
-        jnp.zeros((0, 2)) if stars is None else jnp.asarray(values[scene.site("stars", "offset")])
-    )
-    brightness = jnp.asarray(values["brightness"])
-    size, kind = len(brightness), brightness.dtype
-    pixels = sum(image.size for image in images.values())
+class Chains(NamedTuple):
+    """State of a run: where the chains stand, and the sizes of their moves."""
 
-    def steps():
-        return Steps(jnp.full((3, size), 0.3, kind), jnp.full(size, 0.2, kind))
+    walkers: Walkers
+    steps: Steps
 
-    if checkpoint is not None and Path(checkpoint).exists():
 
-        def skeleton():
-            states = about(scene, images, offset, brightness, num_chains)
-            each = {
-                n: _empty(len(image), image[0].size, DIRECTIONS, kind)
-                for n, image in images.items()
-            }
-            near = References(each, _empty(1, pixels, TOGETHER * size, kind))
-            return states, steps(), None, None, {"references": near}, None
+def begin(scene: FlowScene, values: dict, num_chains: int, key) -> tuple[References, Chains]:
+    """References, and chains about a mode.
 
-        like = eqx.filter_eval_shape(skeleton)
-        run, near, _ = load_run(checkpoint, like, fingerprint(bound, settings))
-        return run, near["references"], "checkpoint"
-    states = about(scene, images, offset, brightness, num_chains)
+    Parameters
+    ----------
+    scene
+        The scene.
+    values
+        Constrained values of its sites at the mode.
+    num_chains
+        How many.
+    key
+        For first directions and the spread of the chains.
+
+    Raises
+    ------
+    InputError
+        If the density is not finite there.
+    """
+    place = scene.place_of(values)
+    states = about(scene, *place, num_chains)
     if not np.isfinite(np.asarray(states.log_likelihood)).all():
         raise InputError("the log-density is not finite at the mode; deblend again.")
+    size = len(place.brightness)
     first, second = jax.random.split(key)
     one = jax.tree.map(lambda a: a[0], states)
     each = {
@@ -63,9 +60,30 @@ def begin(bound, scene, best, num_chains, checkpoint, settings, key):
         eqx.Partial(curvature, scene, one, None), as_one(one.noise, 0), TOGETHER * size, first
     )
     states = _spread(scene, each, states, second)
-    # No tuner and no map: these moves tune themselves by their acceptance.
-    none: Any = None
-    return Run(0, states, steps(), none, none), References(each, together), "given mode"
+    return References(each, together), Chains(states, _first_steps(place.brightness))
+
+
+def shapes(scene: FlowScene, values: dict, num_chains: int) -> tuple[References, Chains]:
+    """Shapes of what `begin` returns, for any values of the sites of those shapes."""
+
+    def skeleton(values):
+        place = scene.place_of(values)
+        states = about(scene, *place, num_chains)
+        kind, size = place.brightness.dtype, len(place.brightness)
+        each = {
+            n: _empty(len(image), image[0].size, DIRECTIONS, kind)
+            for n, image in place.images.items()
+        }
+        pixels = sum(image.size for image in place.images.values())
+        near = References(each, _empty(1, pixels, TOGETHER * size, kind))
+        return near, Chains(states, _first_steps(place.brightness))
+
+    return eqx.filter_eval_shape(skeleton, values)
+
+
+def _first_steps(brightness) -> Steps:
+    size, kind = len(brightness), brightness.dtype
+    return Steps(jnp.full((3, size), 0.3, kind), jnp.full(size, 0.2, kind))
 
 
 def _empty(galaxies: int, dimension: int, directions: int, dtype) -> Reference:
@@ -75,10 +93,10 @@ def _empty(galaxies: int, dimension: int, directions: int, dtype) -> Reference:
 
 
 @eqx.filter_jit
-def about(scene: Scene, images: Images, offset, brightness, num_chains: int) -> Walkers:
+def about(scene: FlowScene, images: Images, offset, brightness, num_chains: int) -> Walkers:
     """Chains that all stand at one point, or about: the flow is not undone to the last digit."""
     noise = {
-        name: group.noise(group.prior.stretch.inv(images[name]))
+        name: scene.noise(name, group.prior.stretch.inv(images[name]))
         for name, group in scene.groups.items()
     }
     z = scene.galaxies(noise)
@@ -88,7 +106,7 @@ def about(scene: Scene, images: Images, offset, brightness, num_chains: int) -> 
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (num_chains, *a.shape)), one)
 
 
-def _alone(scene: Scene, chain: Walkers, z: Images, which):
+def _alone(scene: FlowScene, chain: Walkers, z: Images, which):
     """Log-likelihoods of one chain, each with only one galaxy, by number, as in `z`."""
     drawn, area = scene.render(z, chain.offset)
 
@@ -96,14 +114,16 @@ def _alone(scene: Scene, chain: Walkers, z: Images, which):
         mine = jnp.arange(len(area)) == k
         return scene.log_likelihood(
             chain.brightness,
-            jnp.where(mine[:, None, None, None], drawn, chain.drawn),
+            jax.tree.map(
+                lambda new, old: jnp.where(mine[:, None, None, None], new, old), drawn, chain.drawn
+            ),
             jnp.where(mine, area, chain.area),
         )
 
     return jax.lax.map(with_one, which)
 
 
-def curvature(scene: Scene, chain: Walkers, name: str | None):
+def curvature(scene: FlowScene, chain: Walkers, name: str | None):
     """Prepare products with the curvature of minus the log-likelihood in the noise.
 
     Of each galaxy of a group by itself, for ``v [G, d]``; or of all galaxies as one, for
@@ -111,7 +131,7 @@ def curvature(scene: Scene, chain: Walkers, name: str | None):
     J of the model image, the weights W, and what the spectra, with covariance C, explain of
     it taken out.  It needs no second derivative of the flow, and is never negative.
     """
-    data = scene.data
+    exposures = scene.scene.exposures
     solved = scene.spectra(chain.brightness, chain.drawn, chain.area)
     covariance = solved.covariance()
     if name is None:
@@ -125,7 +145,8 @@ def curvature(scene: Scene, chain: Walkers, name: str | None):
         here, spectrum = chain.noise[name], solved.mean[numbers_of(chain.noise, 0)[name]]
 
         def drawn(noise):
-            return data.render(group.prior.stretch(group.galaxy(noise)), group.sources.corner)
+            image = group.prior.stretch(scene.galaxy(name, noise))
+            return tuple(one.render(image, group.at.corner) for one in exposures)
 
     # Once for all products: what is left of each is linear.
     _, forward = jax.linearize(drawn, here)
@@ -133,21 +154,30 @@ def curvature(scene: Scene, chain: Walkers, name: str | None):
 
     def unexplained(images):
         """Weighted changes of the model ``[..., B, H, W]`` that no spectrum makes up for."""
-        weighed = data.weights * images
-        seen = jnp.einsum("kbyx,...byx->...kb", chain.drawn, weighed)
-        moved = jnp.einsum("kblc,...lc->...kb", covariance, seen)
-        return weighed - data.weights * jnp.einsum("kbyx,...kb->...byx", chain.drawn, moved)
+        weighed = [n.precision(image) for n, image in zip(scene.noises, images, strict=True)]
+        seen = jnp.concatenate(
+            [jnp.einsum("kbyx,...byx->...kb", d, w) for d, w in zip(chain.drawn, weighed)], -1
+        )
+        moved = by_exposure(jnp.einsum("kblc,...lc->...kb", covariance, seen), exposures)
+        return [
+            w - n.precision(jnp.einsum("kbyx,...kb->...byx", d, m))
+            for w, n, d, m in zip(weighed, scene.noises, chain.drawn, moved, strict=True)
+        ]
+
+    amplitudes = [one[:, :, None, None] for one in by_exposure(spectrum, exposures)]
 
     def product(v):
-        change = spectrum[:, :, None, None] * forward(v.reshape(here.shape))
-        left = unexplained(change.sum(0) if name is None else change)
-        return backward(spectrum[:, :, None, None] * left)[0].reshape(v.shape)
+        drawn = forward(v.reshape(here.shape))
+        change = [a * one for a, one in zip(amplitudes, drawn, strict=True)]
+        left = unexplained([one.sum(0) for one in change] if name is None else change)
+        back = tuple(a * one for a, one in zip(amplitudes, left, strict=True))
+        return backward(back)[0].reshape(v.shape)
 
     return product
 
 
 @eqx.filter_jit
-def _spread(scene: Scene, near: dict[str, Reference], states: Walkers, key) -> Walkers:
+def _spread(scene: FlowScene, near: dict[str, Reference], states: Walkers, key) -> Walkers:
     """Chains spread about the mode as far as the likelihood lets them, galaxy by galaxy."""
     fresh = normals(key, states.noise)
     numbers = numbers_of(states.noise, 1)

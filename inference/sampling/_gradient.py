@@ -1,0 +1,385 @@
+"""Samplers that move by the log-density and its gradient, in coordinates of unit width.
+
+Warm-up finds the coordinates and the step size; how a chain moves within them is up to the
+kernel, BlackJAX's as a rule.
+"""
+
+import abc
+import json
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import blackjax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from blackjax.adaptation.step_size import dual_averaging_adaptation
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from scorepriors._errors import InputError
+from scorepriors.inference._posterior import Posterior
+from scorepriors.inference.curvature._preconditioner import LowRankMap, identity_map, refine
+from scorepriors.inference.curvature._spectrum import curvature_map, map_rank
+
+from ._abstract import AbstractSampler, Coordinates, Counts, Move, Start, Window, traced
+from ._checks import check_gradient
+from ._origin import origin_of
+
+#: Number of warm-up windows after which the map is refined, and the share of the warm-up
+#: that each takes.  Before the first and after the last only the step size is tuned.
+#: Windows are equally long: the refinement then compiles once.
+WINDOWS, WINDOW_SHARE = 4, 0.175
+
+#: Directions in which warm-up draws may correct the curvature.
+REFINEMENT_RANK = 64
+
+#: Where the coordinates that chains move in may come from.
+PRECONDITIONERS = ("both", "curvature", "warmup", "none")
+
+
+class Tuned(NamedTuple):
+    """What warm-up tunes, common to all chains; arrays, so that tuning compiles nothing.
+
+    Attributes
+    ----------
+    step_size
+        Of the integrator.
+    length
+        Of a trajectory, in units of the posterior's width per direction.
+    """
+
+    step_size: Float[Array, ""]
+    length: Float[Array, ""]
+
+
+class Learned(NamedTuple):
+    """What a start says of a posterior: a point, and the curvature there as a map."""
+
+    origin: dict
+    curvature: LowRankMap
+
+
+class Chains(NamedTuple):
+    """State of a run.
+
+    Attributes
+    ----------
+    chains
+        States of the kernel, with a leading axis over the chains.
+    tuned
+        Step size and length.
+    tuner
+        State of the dual averaging of the step size.
+    refinement
+        Map from warm-up draws: from the coordinates of the chains to those of draws.
+    """
+
+    chains: Any
+    tuned: Tuned
+    tuner: Any
+    refinement: LowRankMap
+
+
+class Problem(eqx.Module):
+    """A posterior, with its density at the origin by site.
+
+    Differences from that are summed element by element, so that float32 keeps what the
+    Metropolis test looks at.
+    """
+
+    coordinates: Coordinates
+    reference: dict
+
+
+class LogDensity(eqx.Module):
+    """Log-density of a posterior in the coordinates that chains move in."""
+
+    problem: Problem
+    refinement: LowRankMap
+
+    def __call__(self, q):
+        coordinates = self.problem.coordinates
+        terms = coordinates.bound.log_density_terms(coordinates.params(self.refinement(q)))
+        return sum(
+            (jnp.sum(term - self.problem.reference[name]) for name, term in terms.items()),
+            start=0.0,
+        )
+
+
+class AbstractGradientSampler(AbstractSampler):
+    """Chains about a mode, preconditioned by the curvature there and by warm-up draws.
+
+    A kernel of one's own is a subclass with `begin`, `move`, `first_step_size` and a few
+    words: see `scorepriors.inference.NUTS`.
+
+    Attributes
+    ----------
+    target_acceptance_rate
+        To tune the step size for.
+    thinning
+        Transitions per kept draw.
+    preconditioner
+        Where the coordinates come from: the curvature at the start, refined from warm-up
+        draws (``"both"``), one of the two (``"curvature"``, ``"warmup"``), or neither
+        (``"none"``).  Draws are right with any; to compare, and for models whose curvature is
+        too dear.
+    rank
+        Directions of the curvature, beyond 400 dimensions.
+    """
+
+    target_acceptance_rate: float = 0.8
+    thinning: int = 1
+    preconditioner: str = "both"
+    rank: int = 400
+
+    usual: ClassVar[Counts] = Counts(500, 500, 4)
+    block: ClassVar[int] = 20
+
+    def __check_init__(self):
+        if self.rank < 1:
+            raise InputError(f"`rank` must be at least 1, got {self.rank}.")
+        if self.preconditioner not in PRECONDITIONERS:
+            raise InputError(
+                f"`preconditioner` must be one of {', '.join(PRECONDITIONERS)}, got "
+                f"{self.preconditioner!r}."
+            )
+
+    @abc.abstractmethod
+    def first_step_size(self, dimension: float) -> float:
+        """Step size to start warm-up with."""
+
+    @abc.abstractmethod
+    def begin(self, key, position, logdensity_fn: Callable) -> Any:
+        """State of one chain; it has ``position``, ``logdensity`` and ``logdensity_grad``."""
+
+    @abc.abstractmethod
+    def move(self, key, state, logdensity_fn: Callable, tuned: Tuned, jitter) -> tuple[Any, Move]:
+        """Move one chain once, as BlackJAX's kernels do.
+
+        `jitter` is uniform in (0, 1) and the same for all chains of a draw, which then take
+        equally many steps.
+        """
+
+    # What follows fulfils `AbstractSampler`.
+
+    def init(self, key, bound: Posterior, start: Start):
+        first, second, third, fourth = jax.random.split(key, 4)
+        origin, text = origin_of(bound, start.init, first)
+        # Explicit types: weak ones would compile everything a second time.
+        origin = jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), origin)
+        flat, _ = ravel_pytree(origin)
+        dimension = len(flat)
+        curvature = None
+        if text != "uniform" and self._directions:
+            start.report(0, "curvature")
+            curvature = curvature_map(bound, origin, rank=self._directions, key=second)
+            if curvature is None:
+                text = "uniform (no curvature at the start)"
+        shape = (start.num_chains, dimension)
+        if curvature is None:
+            curvature = self._no_curvature(flat)
+            if text.startswith("uniform"):
+                origin = jax.tree.map(jnp.zeros_like, origin)
+                spread = jax.random.uniform(third, shape, flat.dtype, -2.0, 2.0)
+            else:  # no widths are known: all chains leave from one point
+                spread = jnp.zeros(shape, flat.dtype)
+        else:
+            spread = jax.random.normal(third, shape, flat.dtype)
+        refinement = _no_refinement(flat)
+        density = LogDensity(_problem(bound, origin, curvature), refinement)
+        positions = _inside(density, spread)
+        check_gradient(density, positions[0], fourth)
+        tuned = Tuned(
+            jnp.asarray(self.first_step_size(float(dimension)), flat.dtype),
+            jnp.asarray(np.pi / 2, flat.dtype),
+        )
+        chains = _begin(traced(self), density, positions, fourth)
+        tuner = begin_tuner(tuned.step_size, np.float32(self.target_acceptance_rate))
+        return Learned(origin, curvature), Chains(chains, tuned, tuner, refinement), text
+
+    def shapes(self, bound: Posterior, num_chains: int):
+        def skeleton(key):
+            origin = bound.start(key=key)
+            flat, _ = ravel_pytree(origin)
+            curvature, refinement = self._no_curvature(flat), _no_refinement(flat)
+            density = LogDensity(_problem(bound, origin, curvature), refinement)
+            positions = jnp.zeros((num_chains, len(flat)), flat.dtype)
+            chains = _begin(traced(self), density, positions, key)
+            one = jnp.asarray(1.0, flat.dtype)
+            tuner = begin_tuner(one, np.float32(0.8))
+            return Learned(origin, curvature), Chains(chains, Tuned(one, one), tuner, refinement)
+
+        return eqx.filter_eval_shape(skeleton, jax.random.key(0))
+
+    def bind(self, bound: Posterior, learned: Learned, state: Chains):
+        chains = _spread_over_devices(state.chains)
+        return _problem(bound, *learned), state._replace(chains=chains)
+
+    def step(self, key, number, problem, state: Chains, warming):
+        chains, tuned, tuner, refinement = state
+        # The other half of the key is for the warm-up.
+        own = jax.random.fold_in(jax.random.split(key)[0], number)
+        jitter = jax.random.uniform(jax.random.fold_in(own, 0))
+        count = jnp.arange(len(chains.position))
+        keys = jax.vmap(lambda c: jax.random.fold_in(own, c + 1))(count)
+        density = LogDensity(problem, refinement)
+        chains, move = jax.vmap(lambda k, s: self.move(k, s, density, tuned, jitter))(keys, chains)
+        accepted = jnp.where(jnp.isfinite(move.acceptance_rate), move.acceptance_rate, 0.0)
+        _, update, _ = dual_averaging_adaptation(self.target_acceptance_rate)
+        new = update(tuner, accepted.mean())
+        tuner = jax.tree.map(lambda n, o: jnp.where(warming, n, o).astype(o.dtype), new, tuner)
+        step_size = jnp.exp(tuner.log_step_size).astype(tuned.step_size.dtype)
+        tuned = tuned._replace(step_size=jnp.where(warming, step_size, tuned.step_size))
+        return Chains(chains, tuned, tuner, refinement), move
+
+    def place(self, problem, state: Chains):
+        return state.chains.position, state.chains.logdensity_grad
+
+    def keep(self, state: Chains, positions):
+        return np.asarray(state.refinement(positions))
+
+    def windows(self, num_warmup: int):
+        length = max(int(WINDOW_SHARE * num_warmup), 1)
+        first = (num_warmup - WINDOWS * length) // 3  # the last step size is kept: give it time
+        return (*(first + i * length for i in range(WINDOWS + 1)), num_warmup)
+
+    def warmup(self, key, problem, state: Chains, window: Window):
+        """Refine the map from a window's draws, or settle the step size at the last end."""
+        rate = np.float32(self.target_acceptance_rate)
+        step_size = jnp.exp(state.tuner.log_step_size_avg).astype(state.tuned.step_size.dtype)
+        state = state._replace(
+            tuned=state.tuned._replace(step_size=step_size),
+            tuner=begin_tuner(step_size, rate, np.float32(2.0)),
+        )
+        if window.done in (window.ends[0], window.ends[-1]):
+            # The first window is the way in, the last tunes the step size alone.
+            return state
+        shape = window.positions.shape
+        old = state.refinement
+        before = np.asarray(old(window.positions.reshape(-1, shape[-1])))
+        slopes = np.asarray(old.gradient_before(window.gradients.reshape(-1, shape[-1])))
+        # Where no chain has moved, for a step too long as yet, there is nothing to learn.
+        refining = self.preconditioner in ("both", "warmup")
+        moving = refining and bool(np.ptp(before, axis=0).all())
+        new = refine(before, slopes, old.gain.size) if moving else old
+        length = np.pi / 2 * _largest_width(np.asarray(new.inverse(before)).reshape(shape))
+        fresh = jax.random.fold_in(jax.random.split(key)[1], window.done)
+        moved = new.inverse(old(state.chains.position))
+        return state._replace(
+            chains=_begin(traced(self), LogDensity(problem, new), moved, fresh),
+            tuned=state.tuned._replace(length=jnp.asarray(length, step_size.dtype)),
+            refinement=new,
+        )
+
+    def describe(self, state: Chains, move: Move) -> str:
+        return (
+            f"step {float(state.tuned.step_size):.3g}, {float(np.mean(move.n_steps)):.0f} steps a "
+            "draw"
+        )
+
+    def results(self, state: Chains, moves: Move):
+        stats = {name: values for name, values in moves._asdict().items() if values is not None}
+        stats["step_size"] = np.full(moves.n_steps.shape, float(state.tuned.step_size))
+        gain = np.asarray(state.refinement.gain)
+        return stats, {
+            "inference_library": "blackjax",
+            "inference_library_version": blackjax.__version__,
+            "step_size": float(state.tuned.step_size),
+            "trajectory_length": float(state.tuned.length),
+            "inverse_mass": json.dumps(
+                {
+                    "kind": self.preconditioner,
+                    "dimension": len(state.refinement.scale),
+                    "refined_directions": int((gain != 1).sum()),
+                    "largest_refined_width": float(gain.max(initial=1.0)),
+                    "smallest_refined_width": float(gain.min(initial=1.0)),
+                }
+            ),
+        }
+
+    @property
+    def _directions(self) -> int:
+        """Directions of the curvature; zero leaves it out."""
+        return self.rank if self.preconditioner in ("both", "curvature") else 0
+
+    def _no_curvature(self, flat) -> LowRankMap:
+        return identity_map(len(flat), map_rank(len(flat), self._directions), flat.dtype)
+
+
+def _no_refinement(flat) -> LowRankMap:
+    return identity_map(len(flat), min(REFINEMENT_RANK, len(flat)), flat.dtype)
+
+
+def _problem(bound: Posterior, origin: dict, curvature: LowRankMap) -> Problem:
+    return Problem(Coordinates(bound, origin, curvature), _terms(bound, origin))
+
+
+@eqx.filter_jit
+def _terms(bound: Posterior, origin: dict) -> dict:
+    return bound.log_density_terms(origin)
+
+
+@eqx.filter_jit
+def _begin(sampler: AbstractGradientSampler, density: LogDensity, positions, key):
+    """States of chains at ``positions [C, d]``."""
+    keys = jax.random.split(key, len(positions))
+    return jax.vmap(lambda k, q: sampler.begin(k, q, density))(keys, positions)
+
+
+@eqx.filter_jit
+def begin_tuner(step_size, rate, push=10.0):
+    """Dual averaging that starts at a step size and tries larger ones, by `push`, first."""
+    init, _, _ = dual_averaging_adaptation(rate)
+    state = init(step_size)
+    state = state._replace(mu=jnp.log(step_size * push), log_step_size_avg=jnp.log(step_size))
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), state)
+
+
+def _inside(density: LogDensity, spread):
+    """Chain starts at which density and gradient are finite, pulled in where they aren't."""
+    for _ in range(12):
+        good = np.asarray(_finite(density, spread))
+        if good.all():
+            return spread
+        spread = jnp.where(good[:, None], spread, spread / 2)
+    raise InputError(
+        "the model's log-density or its gradient is not finite at the start values; give `init`, "
+        "or check the data for NaN."
+    )
+
+
+@eqx.filter_jit
+def _finite(density: LogDensity, positions):
+    """Whether density and gradient are finite at each of ``positions [C, d]``."""
+    values, slopes = jax.vmap(jax.value_and_grad(lambda q: density(q)))(positions)
+    return jnp.isfinite(values) & jnp.isfinite(slopes).all(-1)
+
+
+def _spread_over_devices(states):
+    """Shard chains over the devices, where their number divides."""
+    devices = jax.devices()
+    chains = states.position.shape[0]
+    if len(devices) == 1 or chains % len(devices):
+        return states
+    mesh = jax.sharding.Mesh(np.array(devices), ("chain",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("chain"))
+    return jax.tree.map(lambda a: jax.device_put(a, sharding), states)
+
+
+def _largest_width(positions, directions: int = 5) -> float:
+    """Standard deviation along the widest directions, at least 1.
+
+    The directions come from one half of the draws and the widths from the other:
+    the largest singular value of few draws in many dimensions is mostly noise.
+    """
+    half = len(positions) // 2
+    flat = [p.reshape(-1, positions.shape[-1]) for p in (positions[:half], positions[half:])]
+    if len(flat[0]) < 2:
+        return 1.0
+    center = np.concatenate(flat).mean(0)
+    _, _, rows = np.linalg.svd(flat[0] - center, full_matrices=False)
+    widths = ((flat[1] - center) @ rows[:directions].T).std(0)
+    # Widths beyond this are for the map to mend: a trajectory costs its length.
+    return float(np.clip(widths.max(), 1.0, 3.0))

@@ -1,0 +1,140 @@
+"""The loop of every sampler: compiled blocks of draws, driven from the host."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._abstract import AbstractSampler, Counts, Move, Window, traced
+
+
+@dataclass
+class Run:
+    """Where a run stands; everything that a resumed one needs.
+
+    Attributes
+    ----------
+    learned, state
+        Of the sampler: see `AbstractSampler`.
+    start
+        Where chains began, in words.
+    done
+        Draws made, warm-up included.
+    gradients
+        Evaluations of the gradient, all chains, warm-up included.
+    window
+        Positions and gradients ``[n, C, d]`` since the sampler was last tuned.
+    draws
+        Kept positions ``[n, C, d]``.
+    moves
+        Kept `Move`, ``[n, C]``.
+    """
+
+    learned: Any
+    state: Any
+    start: str
+    done: int = 0
+    gradients: int = 0
+    window: list = field(default_factory=list)
+    draws: list = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+
+    @property
+    def kept(self) -> int:
+        """Draws kept, per chain."""
+        return sum(len(draws) for draws in self.draws)
+
+
+def blocks(
+    sampler: AbstractSampler, problem, run: Run, counts: Counts, key
+) -> Iterator[tuple[Any, Move]]:
+    """Drive a run to its end; `run` changes in place, and a block's moves are yielded."""
+    num_warmup, total = counts.num_warmup, counts.num_warmup + counts.num_samples
+    ends = sampler.windows(num_warmup)
+    stops = sorted({end for end in (*ends, num_warmup) if end > 0} | {total})
+    moving = traced(sampler)
+    while run.done < total:
+        count = min(sampler.block, next(s for s in stops if s > run.done) - run.done)
+        warming = run.done < num_warmup
+        block = Block(np.int32(run.done), np.int32(count), np.asarray(warming))
+        run.state, drawn = advance(moving, problem, run.state, key, block)
+        positions, gradients, moves = jax.tree.map(lambda a, n=count: np.asarray(a)[:n], drawn)
+        run.done += count
+        run.gradients += int(moves.n_steps.sum())
+        if not warming:
+            run.draws.append(sampler.keep(run.state, positions))
+            run.moves.append(moves)
+        elif ends:
+            run.window.append((positions, gradients))
+        if run.done in ends:
+            seen = jax.tree.map(lambda *parts: np.concatenate(parts), *run.window)
+            window = Window(*seen, run.done, ends)
+            run.state = sampler.warmup(key, problem, run.state, window)
+            run.window = []
+        yield moves
+
+
+class Block(NamedTuple):
+    """Which draws to make: the number of the first, how many, and whether to tune."""
+
+    first: Any
+    count: Any
+    warming: Any
+
+
+@eqx.filter_jit
+def advance(sampler: AbstractSampler, problem, state, key, block: Block):
+    """Make ``block.count`` draws of every chain, at most ``sampler.block``.
+
+    Returns
+    -------
+    state
+        Afterwards.
+    drawn
+        Positions and gradients ``[n, C, d]``, and `Move` of ``[n, C]``; rows beyond the count
+        are unset.
+    """
+    thinning = sampler.thinning
+
+    def transition(number, state):
+        return sampler.step(key, number, problem, state, block.warming)
+
+    def draw(carry):
+        i, state, drawn = carry
+
+        def inner(j, carry):
+            state, total = carry
+            state, move = transition((block.first + i) * thinning + j, state)
+            return state, _accumulate(total, move, thinning)
+
+        zero = jax.tree.map(lambda a: jnp.zeros_like(a[0]), drawn[2])
+        state, move = jax.lax.fori_loop(0, thinning, inner, (state, zero))
+        new = (*sampler.place(problem, state), move)
+        return i + 1, state, jax.tree.map(lambda a, b: a.at[i].set(b), drawn, new)
+
+    shapes = jax.eval_shape(
+        lambda state: (*sampler.place(problem, state), transition(block.first, state)[1]), state
+    )
+    empty = jax.tree.map(lambda a: jnp.zeros((sampler.block, *a.shape), a.dtype), shapes)
+    start = (jnp.zeros((), jnp.int32), state, empty)
+    _, state, drawn = jax.lax.while_loop(lambda carry: carry[0] < block.count, draw, start)
+    return state, drawn
+
+
+def _accumulate(total: Move, move: Move, thinning) -> Move:
+    """Sum up the transitions of one kept draw; energies are those of the last."""
+
+    def largest(a, b):
+        return None if b is None else jnp.maximum(a, b)
+
+    return move._replace(
+        acceptance_rate=total.acceptance_rate + move.acceptance_rate / thinning,
+        diverging=total.diverging | move.diverging,
+        n_steps=total.n_steps + move.n_steps,
+        tree_depth=largest(total.tree_depth, move.tree_depth),
+        reached_max_treedepth=largest(total.reached_max_treedepth, move.reached_max_treedepth),
+    )
