@@ -15,7 +15,7 @@ REFERENCE = {
     "scorepriors.models": "docs/api/models.md",
     "scorepriors.inference": "docs/api/inference.md",
 }
-PAGES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 
 
 def public(face):
@@ -78,11 +78,12 @@ def callables():
             yield pytest.param(thing, id=f"{face}.{name}")
 
 
-@pytest.mark.parametrize("face, name", NAMES)
+@pytest.mark.parametrize(("face", "name"), NAMES)
 def test_every_name_has_a_docstring_of_its_own(face, name):
     thing = getattr(importlib.import_module(face), name)
     if inspect.isclass(thing) or callable(thing):
-        assert thing.__doc__ and len(thing.__doc__.splitlines()[0]) > 10
+        assert thing.__doc__
+        assert len(thing.__doc__.splitlines()[0]) > 10
         parents = thing.__mro__[1:] if inspect.isclass(thing) else ()
         assert all(thing.__doc__ is not parent.__doc__ for parent in parents)
 
