@@ -235,7 +235,7 @@ class Observation(Photometry):
         Parameters
         ----------
         path
-            The layout stands in the docstring of `scorepriors.models.readers`.
+            The layout stands in the docstring of `scorepriors.models.data.readers`.
         psf
             A FITS, npz or npy file (or one per band, or an array), in place of the PSF
             extensions.
@@ -246,7 +246,7 @@ class Observation(Photometry):
     def from_npz(cls, path, index: int | None = None, psf=None) -> "Observation":
         """Read an npz archive; `index` chooses one blend of a set.
 
-        The layouts stand in the docstring of `scorepriors.models.readers`.
+        The layouts stand in the docstring of `scorepriors.models.data.readers`.
         """
         return cls._build(read_npz(path, index, psf), path)
 

@@ -122,7 +122,7 @@ def read_positions(source, obs: Observation, *, margin: float = 0.0) -> Position
     Examples
     --------
     >>> import numpy as np
-    >>> from scorepriors.models.observation import Observation
+    >>> from scorepriors.models import Observation
     >>> pixels = np.ones((1, 20, 30))
     >>> obs = Observation.from_arrays(pixels, variance=pixels, psfs=np.ones((1, 1)))
     >>> read_positions([(25.0, 4.0)], obs).row_column

@@ -111,8 +111,8 @@ def simulate_set(
     sources
         Smallest and largest number of galaxies in a blend; all numbers are as likely.
     galaxies
-        A catalog of real ones (`scorepriors.models.real_galaxies`), to take the shapes
-        from; all else is as for bulges and disks.
+        A catalog of real ones (`scorepriors.models.simulation._real_galaxies`), to take the
+        shapes from; all else is as for bulges and disks.
     progress
         Called as ``progress(done)`` after each blend.
 

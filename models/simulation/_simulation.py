@@ -1,7 +1,7 @@
 """Simulated blends with truth, made with GalSim (the ``simulation`` extra).
 
 `simulate_blend` makes one small LSST-like blend; whole sets of them, with survey and
-galaxies varied, come from `scorepriors.models.blend_sets`, which shares the drawing.
+galaxies varied, come from `scorepriors.models.simulation._blend_sets`, which shares the drawing.
 """
 
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ def simulate_joint(
 
     See Also
     --------
-    scorepriors.models.joint.join_observations : To fit them together.
+    scorepriors.models.join_observations : To fit them together.
     """
     galsim = import_galsim()
     ground, space = LSST.published_camera(bands, years=years), SPACE.published_camera()

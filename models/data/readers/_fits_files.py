@@ -38,7 +38,7 @@ _NANOMAGGY = {"nanomaggy": 22.5, "nanomaggies": 22.5, "nmgy": 22.5}
 
 
 def read_fits(source: Source | Sequence[Source], psf=None) -> dict[str, Any]:
-    """Read one multi-extension file, or one file per band; see `scorepriors.models.readers`.
+    """Read one multi-extension file, or one file per band; see `scorepriors.models.data.readers`.
 
     Parameters
     ----------

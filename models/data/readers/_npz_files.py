@@ -23,7 +23,7 @@ from ._psf_files import read_psf
 
 
 def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]:
-    """Read an npz archive; see `scorepriors.models.readers` for the layouts.
+    """Read an npz archive; see `scorepriors.models.data.readers` for the layouts.
 
     Parameters
     ----------
