@@ -22,7 +22,7 @@ from scipy.stats import norm
 from scorepriors import AsinhStretch, InputError, LogStretch, ScorePrior, list_priors, load_prior
 from scorepriors.energies._networks import GaussianEnergy, LineEnergy, VarianceExploding, score
 from scorepriors.inference import posterior
-from scorepriors.models import blend, image_data, place_sources
+from scorepriors.models import BulgeDisk, FreeForm, PointSource, Scene, blend, place_sources
 
 
 def _gaussian_score(z, sigma):
@@ -415,6 +415,11 @@ def test_transforms_keep_the_contract(name):
         np.testing.assert_array_equal(again(z), x)
 
 
+SOURCES = {
+    "galaxies": lambda at: FreeForm(gaussian_prior(), at),
+    "stars": PointSource,
+    "profiles": BulgeDisk,
+}
 SCENES = {
     "free-form": ("galaxies",),
     "points": ("stars",),
@@ -429,10 +434,9 @@ SCENES = {
 )
 def test_models_keep_the_contract(name, spectra):
     centers = np.array([[8.0, 9.0], [13.0, 12.0]])
-    data = image_data(small_observation(centers, shape=(20, 20)), box=15)
-    groups = {kind: place_sources(centers, box=8, size=3) for kind in SCENES[name]}
-    options = {"box": 8, "star_box": 8, "spectra": spectra}
-    bound = posterior(blend, data, gaussian_prior(), model_kwargs={**groups, **options})
+    obs, at = small_observation(centers, shape=(20, 20)), place_sources(centers, box=8, size=3)
+    groups = {kind: SOURCES[kind](at) for kind in SCENES[name]}
+    bound = posterior(blend, Scene.build(obs, treatment=spectra, **groups))
     u = {
         site: 0.1 * jax.random.normal(jax.random.key(i), shape)
         for i, (site, shape) in enumerate(bound.sites().items())

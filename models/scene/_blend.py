@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
+from scorepriors._errors import InputError
 from scorepriors._recovery import recovering
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._information import by_exposure
@@ -66,11 +67,11 @@ def observe(
 
     Raises
     ------
-    ValueError
+    InputError
         For another `treatment`.
     """
     if treatment not in TREATMENTS:
-        raise ValueError(f"`treatment` must be one of {', '.join(TREATMENTS)}, got {treatment!r}.")
+        raise InputError(f"`treatment` must be one of {', '.join(TREATMENTS)}, got {treatment!r}.")
     renderings = [
         jnp.concatenate([one.render(m.image, m.corner, m.mask) for m in morphologies])
         for one in exposures

@@ -8,6 +8,7 @@ import numpy as np
 import numpyro
 
 from scorepriors._distribution import ScorePrior
+from scorepriors._errors import InputError
 from scorepriors.models.rendering._information import likelihood_diagonal_on_host
 
 from ._abstract import AbstractSource, Look
@@ -37,7 +38,7 @@ class FreeForm(AbstractSource):
 
     def __check_init__(self):
         if self.prior is not None and self.prior.event_shape[-1] != self.at.box:
-            raise ValueError(
+            raise InputError(
                 f"the boxes have {self.at.box} pixels, the prior {self.prior.event_shape[-1]}; "
                 "place the sources with `box=prior.event_shape[-1]`."
             )

@@ -1,6 +1,5 @@
 """Observations of one sky on different pixels, joined."""
 
-import dataclasses
 import warnings
 
 import equinox as eqx
@@ -12,12 +11,13 @@ from astropy.wcs import WCS
 from jax.test_util import check_grads
 
 from scorepriors._errors import InputError
-from scorepriors.models import detect, image_data, join_observations, place_sources
+from scorepriors.models import detect, exposures, join_observations, place_sources
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._psf_checks import PSFWarning
+from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._grids import regrid
+from scorepriors.models.rendering._information import likelihood_diagonal_on_host
 from scorepriors.models.rendering._psf import gaussian_psf
-from scorepriors.models.scene._information import likelihood_diagonal_on_host
 
 #: Pixel, 1/12 of its square, beside the variance of a PSF.
 PIXEL = 1 / 12
@@ -58,38 +58,49 @@ def joined():
 def test_what_is_joined(joined):
     assert joined.bands == ("r", "i", "i_2", "J", "H")
     assert joined.shape == (30, 34)
-    assert joined.images.shape == (5, 44, 40)
-    first, second = joined.parts
+    first, second = joined.views
+    # No canvas: every observation keeps its own pixels.
+    assert [view.observation.images.shape for view in joined.views] == [(2, 30, 34), (3, 44, 40)]
     # Both images are about one point: the middle of either.
-    middle = np.array(second.origin) + second.scale * (np.array(second.shape) - 1) / 2
-    np.testing.assert_allclose(middle, (np.array(first.shape) - 1) / 2, atol=1e-6)
+    shape = np.array(second.observation.shape)
+    middle = np.array(second.origin) + second.scale * (shape - 1) / 2
+    np.testing.assert_allclose(middle, (np.array(first.observation.shape) - 1) / 2, atol=1e-6)
     assert second.scale == pytest.approx(0.75, abs=1e-6)
-    assert joined.weights[:2, 30:].sum() == joined.weights[:2, :, 34:].sum() == 0
-    assert second.cut(joined.images).shape == (3, 44, 40)
+    assert (first.which, second.which) == (slice(0, 2), slice(2, 5))
+    assert second.bands == ("i_2", "J", "H")
+    assert joined.num_pixels == 2 * 30 * 34 + 3 * 44 * 40
     np.testing.assert_allclose(joined.zero_point, [31.4, 31.4, 30, 30, 30])
 
 
 def test_psfs_are_taken_to_the_pixels_of_the_model(joined):
     # 1.8 px of 0.15 arcsec, and its pixel, are Gaussian enough to be known in any pixels.
     sigma = 0.75 * np.sqrt(1.8**2 + PIXEL)
-    distance = np.arange(joined.psfs.shape[-1]) - joined.psfs.shape[-1] // 2
+    psfs = joined.views[1].psfs
+    distance = np.arange(psfs.shape[-1]) - psfs.shape[-1] // 2
     expected = np.exp(-(distance[:, None] ** 2 + distance**2) / (2 * sigma**2))
-    np.testing.assert_allclose(joined.psfs[3], expected / expected.sum(), atol=1e-4)
+    np.testing.assert_allclose(psfs[1], expected / expected.sum(), atol=1e-4)
+
+
+render = eqx.filter_jit(lambda exposure, boxes, corner: exposure.render(boxes, corner))
 
 
 def test_boxes_of_two_sizes_are_each_seen_as_by_themselves(joined):
-    both = image_data(joined, box=8, wide_box=12)
-    assert both.box >= 12 > both.for_box(8).grid - both.kernel_size + 1
+    both = exposures(joined, boxes=(8, 12))
     sources = np.array([[13, 17], [27, 2]])
+    for one in both:
+        small, large = one.kernels.of_box(8), one.kernels.of_box(12)
+        assert one.kernels.box >= 12 > small.shape[-2] - one.kernels.size + 1
+        assert large.shape[-2] > small.shape[-2]
     for box in (8, 12):
-        alone = image_data(joined, box=box)
+        alone = exposures(joined, boxes=(box,))
         boxes = np.random.default_rng(0).uniform(size=(2, box, box)).astype(np.float32)
-        expected = alone.render_on_host(boxes, sources)
-        tolerance = 1e-5 * np.abs(expected).max()
-        np.testing.assert_allclose(both.render_on_host(boxes, sources), expected, atol=tolerance)
-        render = eqx.filter_jit(lambda d, b, c: d.render(b, c))
-        seen = render(both, jnp.asarray(boxes), jnp.asarray(sources))
-        np.testing.assert_allclose(seen, expected, atol=tolerance)
+        for one, other in zip(both, alone, strict=True):
+            expected = other.render_on_host(boxes, sources)
+            tolerance = 1e-5 * np.abs(expected).max()
+            seen = one.render_on_host(boxes, sources)
+            np.testing.assert_allclose(seen, expected, atol=tolerance)
+            seen = render(one, jnp.asarray(boxes), jnp.asarray(sources))
+            np.testing.assert_allclose(seen, expected, atol=tolerance)
         diagonal = likelihood_diagonal_on_host(both, np.ones((2, 5)), sources, box)
         np.testing.assert_allclose(
             diagonal,
@@ -98,12 +109,12 @@ def test_boxes_of_two_sizes_are_each_seen_as_by_themselves(joined):
             atol=1e-4 * diagonal.max(),
         )
     with pytest.raises(InputError, match="boxes of 60 pixels do not fit the prepared grid"):
-        both.for_box(60)
+        both[0].kernels.of_box(60)
 
 
 @pytest.mark.parametrize("on_host", [False, True])
 def test_rendering_on_other_pixels(joined, on_host):
-    data = image_data(joined, box=16)
+    data = exposures(joined, boxes=(16,))[1]
     center = np.array([[13.4, 17.2], [28.0, 3.0]])
     sources = place_sources(center, box=16)
     width = 1.7  # at the model's resolution
@@ -115,9 +126,8 @@ def test_rendering_on_other_pixels(joined, on_host):
     if on_host:
         seen = data.render_on_host(boxes, corner)
     else:
-        render = eqx.filter_jit(lambda d, b, c: d.render(b, c))
         seen = np.asarray(render(data, jnp.asarray(boxes, jnp.float32), corner))
-    part = joined.parts[1]
+    part = joined.views[1]
     # A Gaussian through a Gaussian, less what the box's own PSF held already.
     variance = width**2 - 0.7**2 - PIXEL + part.scale**2 * (1.8**2 + PIXEL)
     for k, (row, column) in enumerate(center):
@@ -125,29 +135,28 @@ def test_rendering_on_other_pixels(joined, on_host):
         x = part.origin[1] + part.scale * np.arange(40) - column
         expected = np.exp(-(y[:, None] ** 2 + x**2) / (2 * variance))
         expected *= part.scale**2 / (2 * np.pi * variance)
-        error = np.linalg.norm(seen[k, 3] - expected) / np.linalg.norm(expected)
+        error = np.linalg.norm(seen[k, 1] - expected) / np.linalg.norm(expected)
         assert error < 5e-3, k
 
 
 def test_the_same_pixels_are_the_same_rendering(joined):
-    data = image_data(joined, box=16)
+    data = exposures(joined, boxes=(16,))[0]
     boxes = jax.random.uniform(jax.random.key(0), (2, 16, 16))
     corner = jnp.array([[-5, 9], [20, 25]])
-    render = eqx.filter_jit(lambda data: data.render(boxes, corner))
-    plain = render(data)[:, :2]
-    same = dataclasses.replace(data, grids=jnp.array([[0.0, 0.0, 1.0]] * 5))
-    through_waves = render(same)[:, :2]
+    plain = render(data, boxes, corner)
+    same = Exposure(data.images, data.noise, data.kernels, jnp.array([0.0, 0.0, 1.0]))
+    through_waves = render(same, boxes, corner)
     np.testing.assert_allclose(through_waves, plain, atol=2e-6)
 
 
 def test_derivatives_and_batches_on_other_pixels():
     rng = np.random.default_rng(1)
-    grids = jnp.array([[0.3, -0.4, 1.3]])
+    grid = jnp.array([0.3, -0.4, 1.3])
     first = jnp.array([[1, 2], [-3, 4]])
 
     @jax.jit
     def total(boxes, first):
-        return regrid(jnp.fft.rfft2(boxes, (12, 12))[None], grids, first, 12, (9, 8))
+        return regrid(jnp.fft.rfft2(boxes, (12, 12))[None], grid, first, 12, (9, 8))
 
     boxes = jnp.asarray(rng.normal(size=(2, 6, 6)), jnp.float32)
     check_grads(lambda b: total(b, first), (boxes,), 1, modes=("fwd", "rev"), rtol=1e-2)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.spectra._products import chosen, inner_products, log_marginal
 from scorepriors.models.spectra._spectra import SpectrumPrior, spectrum_posterior
 
@@ -32,15 +33,19 @@ def scene(brightest, dtype):
     covariance = mean[:, :, None] * mean[:, None] * (0.3 + 0.2 * np.eye(BANDS))
     cast = lambda *arrays: [jnp.asarray(a, dtype) for a in arrays]  # noqa: E731
     drawn, images, weights, mean, covariance = cast(drawn, images, weights, mean, covariance)
-    return drawn, images, weights, SpectrumPrior(mean, covariance)
+    return drawn, images, Diagonal(weights), SpectrumPrior(mean, covariance)
 
 
-def by_products(drawn, images, weights, prior):
+def solve(drawn, images, noise, prior):
+    return spectrum_posterior([drawn], [images], [noise], prior)
+
+
+def by_products(drawn, images, noise, prior):
     """Log-densities of all eight choices."""
-    here = spectrum_posterior(drawn[:SOURCES], images, weights, prior).mean
+    here = solve(drawn[:SOURCES], images, noise, prior).mean
     left = images - jnp.einsum("kb,kbyx->byx", here, drawn[:SOURCES])
     old, new = drawn[:SOURCES], drawn[SOURCES:]
-    products = inner_products(jnp.concatenate([old, new - old]), left, weights)
+    products = inner_products([jnp.concatenate([old, new - old])], [left], [noise])
     return [log_marginal(chosen(products, here, taken), prior, here) for taken in choices()]
 
 
@@ -51,12 +56,12 @@ def choices():
 
 @pytest.mark.parametrize("factor", [1e-9, 1e-3, 1e3])
 def test_a_prior_far_from_the_data_is_never_likely(factor):
-    drawn, images, weights, prior = scene(100.0, jnp.float32)
-    here = spectrum_posterior(drawn[:SOURCES], images, weights, prior).mean
+    drawn, images, noise, prior = scene(100.0, jnp.float32)
+    here = solve(drawn[:SOURCES], images, noise, prior).mean
     left = images - jnp.einsum("kb,kbyx->byx", here, drawn[:SOURCES])
-    products = inner_products(drawn[:SOURCES], left, weights)
+    products = inner_products([drawn[:SOURCES]], [left], [noise])
     far = SpectrumPrior(factor * prior.mean, factor**2 * prior.covariance)
-    exact = spectrum_posterior(drawn[:SOURCES], images, weights, far).log_marginal
+    exact = solve(drawn[:SOURCES], images, noise, far).log_marginal
     np.testing.assert_allclose(log_marginal(products, far, here), exact, rtol=1e-3)
 
 
@@ -64,11 +69,11 @@ def test_a_prior_far_from_the_data_is_never_likely(factor):
 def test_every_choice_of_images(brightest):
     with jax.enable_x64(True):
         double = scene(brightest, float)
-        drawn, images, weights, prior = double
+        drawn, images, noise, prior = double
         exact = np.array(
             [
-                spectrum_posterior(
-                    drawn[np.arange(SOURCES) + SOURCES * taken], images, weights, prior
+                solve(
+                    drawn[np.arange(SOURCES) + SOURCES * taken], images, noise, prior
                 ).log_marginal
                 for taken in choices()
             ]

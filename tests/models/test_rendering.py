@@ -9,8 +9,10 @@ from jax.test_util import check_grads
 from scipy.signal import convolve2d
 
 from scorepriors import InputError
+from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.rendering._placing import place
 from scorepriors.models.rendering._psf import difference_kernels, gaussian_psf
-from scorepriors.models.rendering._rendering import image_data, place
+from scorepriors.models.scene._exposures import exposures
 from scorepriors.models.spectra._spectra import SpectrumPrior, spectrum_posterior
 
 CORNERS = np.array([[3, 5], [-4, 2], [18, 20], [8, -6], [40, 3]])
@@ -18,7 +20,7 @@ CORNERS = np.array([[3, 5], [-4, 2], [18, 20], [8, -6], [40, 3]])
 
 def test_against_the_direct_sum_also_over_the_edge():
     obs = small_observation([(12, 12)])
-    data = image_data(obs, box=8)
+    (data,) = exposures(obs, boxes=(8,))
     morphology = np.random.default_rng(0).uniform(size=(5, 8, 8))
     rendered = np.asarray(data.render(jnp.asarray(morphology, jnp.float32), jnp.asarray(CORNERS)))
     kernels = difference_kernels(obs.psfs, 0.7).kernels
@@ -35,7 +37,7 @@ def test_against_the_direct_sum_also_over_the_edge():
 
 def test_gradient_of_the_rendering():
     obs = small_observation([(12, 12)])
-    data = image_data(obs, box=8)
+    (data,) = exposures(obs, boxes=(8,))
     corner = jnp.asarray(CORNERS[:3])
     s, v = jax.random.normal(jax.random.key(0), (2, 3, 8, 8))
     weight = jax.random.normal(jax.random.key(1), (3, 3, 24, 24))
@@ -68,7 +70,7 @@ def test_placing_far_off_the_canvas_and_its_derivatives():
 
 
 def test_boxes_must_fit_the_grid():
-    data = image_data(small_observation([(12, 12)]), box=8)
+    (data,) = exposures(small_observation([(12, 12)]), boxes=(8,))
     with pytest.raises(InputError, match="do not fit"):
         data.render(jnp.ones((1, 20, 20)), jnp.zeros((1, 2), int))
 
@@ -93,8 +95,8 @@ def test_against_galsim():
         variance=np.ones((2, 48, 48)),
         psfs=np.stack([p / p.sum() for p in psfs]),
     )
-    data = image_data(obs, box=32)
-    assert float(data.kernel_error.max()) < 1e-3
+    (data,) = exposures(obs, boxes=(32,))
+    assert float(data.kernels.error.max()) < 1e-3
     got = data.render(jnp.asarray(morphology)[None], jnp.asarray([[8, 8]]))[0]
     for image, truth in zip(got, wanted, strict=True):
         assert np.linalg.norm(image - truth) < 1e-2 * np.linalg.norm(truth)
@@ -121,7 +123,8 @@ def linear_problem():
 def test_exact_spectra_against_dense_algebra(linear_problem):
     renderings, images, weights, mean, covariance = linear_problem
     f32 = [jnp.asarray(a, jnp.float32) for a in linear_problem]
-    solved = spectrum_posterior(*f32[:3], SpectrumPrior(*f32[3:]))
+    drawn, pixels, noise = ([a] for a in (*f32[:2], Diagonal(f32[2])))
+    solved = spectrum_posterior(drawn, pixels, noise, SpectrumPrior(*f32[3:]))
     # Everything as one dense Gaussian: pixels = design @ spectra + noise.
     design = np.zeros((3, 36, 2, 3))
     for k in range(2):
