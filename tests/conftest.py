@@ -13,6 +13,7 @@ from packaging.version import Version
 
 from scorepriors import LogStretch, ScorePrior
 from scorepriors.energies._networks import GaussianEnergy, ModeNetwork, WienerEnergy
+from scorepriors.models import AbstractNoise
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.rendering._psf import gaussian_psf
 
@@ -111,3 +112,31 @@ def small_observation(centers, *, shape=(24, 24), bands=3, seed=0, flux=300.0):
             squared = (rows - row) ** 2 + (columns - column) ** 2
             images[b] += flux * np.exp(-squared / 2 / variance) / (2 * np.pi * variance)
     return Observation.from_arrays(images, variance=np.ones_like(images), psfs=psfs)
+
+
+class DenseNoise(AbstractNoise):
+    """Noise with any precision matrix ``[B, H W, H W]``: what has no shortcut."""
+
+    matrix: jax.Array
+
+    @classmethod
+    def correlated(cls, weights, *, length=1.5):
+        """Noise of these weights ``[B, H, W]`` whose neighboring pixels scatter together."""
+        rows, columns = np.indices(weights.shape[-2:]).reshape(2, -1)
+        squared = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+        inverse = np.linalg.inv(np.exp(-np.sqrt(squared) / length))
+        root = np.sqrt(np.asarray(weights, float)).reshape(len(weights), -1)
+        return cls(jnp.asarray(root[:, :, None] * inverse * root[:, None, :]))
+
+    def precision(self, images):
+        flat = images.reshape(*images.shape[:-2], -1)
+        return jnp.einsum("bpq,...bq->...bp", self.matrix, flat).reshape(images.shape)
+
+    def diagonal(self):
+        raise NotImplementedError
+
+    def sample(self, key):
+        raise NotImplementedError
+
+    def distribution(self, model):
+        raise NotImplementedError

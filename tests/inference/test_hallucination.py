@@ -7,27 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import gaussian_prior, small_observation
+from conftest import DenseNoise, gaussian_prior, small_observation
 from scipy.stats import spearmanr
 
 from scorepriors import InputError, ScorePrior
 from scorepriors._stretch import LogStretch
 from scorepriors.energies._networks import GaussianEnergy
-from scorepriors.inference._posterior import posterior
 from scorepriors.inference.deblending._deblend import deblend
 from scorepriors.inference.deblending._sampling import laplace_deblended
-from scorepriors.inference.diagnosis._hallucination import (
-    _blocks,
-    _Galaxies,
-    _Pairs,
-    hallucination_map,
-)
+from scorepriors.inference.diagnosis._galaxies import Galaxies
+from scorepriors.inference.diagnosis._hallucination import hallucination_map
 from scorepriors.inference.diagnosis._information import positive_part, source_information
+from scorepriors.inference.diagnosis._pairs import Pairs, source_blocks
 from scorepriors.inference.sampling._tree import group
+from scorepriors.models import exposures, galaxy_spectra
 from scorepriors.models.data._positions import Positions, read_positions
+from scorepriors.models.rendering._information import by_exposure
 from scorepriors.models.rendering._psf import difference_kernels
-from scorepriors.models.rendering._rendering import image_data
-from scorepriors.models.scene._blend import BRIGHTNESS_WIDTH, flux_given_brightness
 from scorepriors.models.simulation._simulation import simulate_blend
 
 BOX = 8
@@ -53,28 +49,46 @@ def maps(scene):
     return hallucination_map(scene)
 
 
-def test_information_of_a_joint_gaussian():
+def doubled(one, psfs):
+    """An exposure in double precision."""
+    kernels, _ = difference_kernels(psfs, 0.7)
+    grid = one.kernels.of_box(BOX).shape[-2]
+    transforms = jnp.fft.rfft2(jnp.asarray(kernels, float), (grid, grid))
+    double = jax.tree.map(lambda a: a.astype(complex if jnp.iscomplexobj(a) else float), one)
+    return eqx.tree_at(lambda d: d.kernels.transforms, double, (transforms,))
+
+
+@pytest.mark.parametrize("kind", ["one exposure", "two exposures", "correlated noise"])
+def test_information_of_a_joint_gaussian(kind):
     """Everything against the inverse of one dense matrix built by automatic differentiation."""
     with jax.enable_x64(True):
         obs = small_observation(CENTERS)
-        single = image_data(obs, box=BOX)
-        kernels, _ = difference_kernels(obs.psfs, 0.7)
-        transforms = jnp.fft.rfft2(jnp.asarray(kernels, float), (single.grid, single.grid))
-        data = jax.tree.map(lambda a: a.astype(complex if jnp.iscomplexobj(a) else float), single)
-        data = eqx.tree_at(lambda d: d.transforms, data, transforms)
+        found = exposures(obs, boxes=(BOX,))
+        spectra = galaxy_spectra(obs, found)
+        data = (doubled(found[0], obs.psfs),)
+        if kind == "two exposures":
+            first, second = (
+                jax.tree.map(lambda a, s=s: a[s], data[0]) for s in (slice(2), slice(2, 3))
+            )
+            grid = jnp.asarray([0.4, -1.3, 0.8])
+            is_leaf = lambda x: x is None  # noqa: E731
+            data = (first, eqx.tree_at(lambda d: d.grid, second, grid, is_leaf=is_leaf))
+        if kind == "correlated noise":
+            noise = DenseNoise.correlated(obs.weights)
+            data = (eqx.tree_at(lambda d: d.noise, data[0], noise),)
         rng = np.random.default_rng(0)
-        stretch, bands, pixels = LogStretch(), data.num_bands, BOX**2
+        stretch, bands, pixels = LogStretch(), obs.num_bands, BOX**2
         z = jnp.asarray(rng.uniform(0.5, 5, (2, BOX, BOX)))
         corner = jnp.asarray(np.round(CENTERS - 3.5).astype(int))
         spectrum = jnp.asarray(rng.uniform(1, 5, (2, bands)))
         bright = jnp.log(jnp.asarray([50.0, 80.0]))
         x = stretch(z)
-        here = _Galaxies(
-            data, x, corner, spectrum, bright, data.render(x, corner), jnp.asarray(1.0)
-        )
+        here = Galaxies(data, spectra, corner, x, spectrum, bright)
         slope = np.asarray(jnp.exp(stretch.log_abs_det_jacobian(z, x)))
         priors = [4 * np.eye(pixels), 9 * np.eye(pixels)]
-        blocks = _blocks(here, [0, 1], slope, priors, _Pairs(here, slope))
+        blocks = source_blocks(here, [0, 1], slope, priors, Pairs(here, slope))
+        if kind == "correlated noise":
+            half = jnp.swapaxes(jnp.linalg.cholesky(data[0].noise.matrix), 1, 2)
 
         def apart(v):
             v = v.reshape(2, pixels + bands + 1)
@@ -82,18 +96,27 @@ def test_information_of_a_joint_gaussian():
 
         def pulls(v):
             z, spectrum, _ = apart(v)
-            model = data.model(spectrum, stretch(z), corner)
-            return (jnp.sqrt(data.weights) * model).ravel()
+            parts = []
+            for one, own in zip(data, by_exposure(spectrum, data), strict=True):
+                model = jnp.einsum("kb,kbyx->byx", own, one.render(stretch(z), corner))
+                if kind == "correlated noise":
+                    parts.append(jnp.einsum("bpq,bq->bp", half, model.reshape(bands, -1)))
+                else:
+                    parts.append(jnp.sqrt(one.noise.weights) * model)
+            return jnp.concatenate([part.ravel() for part in parts])
 
-        given = flux_given_brightness(data, bright)
+        given = spectra.given(bright)
         whiten = jnp.linalg.inv(jnp.linalg.cholesky(given.covariance))
 
         def prior_pulls(v):
             z, spectrum, log_flux = apart(v)
             flux = spectrum * stretch(z).sum((1, 2))[:, None]
-            away = flux - jnp.exp(log_flux)[:, None] * data.mean_spectrum
+            away = flux - jnp.exp(log_flux)[:, None] * spectra.mean
             return jnp.concatenate(
-                [jnp.einsum("kbc,kc->kb", whiten, away).ravel(), log_flux / BRIGHTNESS_WIDTH]
+                [
+                    jnp.einsum("kbc,kc->kb", whiten, away).ravel(),
+                    log_flux / spectra.brightness_width,
+                ]
             )
 
         def total_flux(v):
@@ -120,7 +143,7 @@ def test_information_of_a_joint_gaussian():
 
 
 def test_a_gaussian_prior_has_its_known_curvature(scene, maps):
-    prior = scene.prior
+    prior = scene.priors()["galaxies"]
     # The variance of the energy's Gaussian and that of sigma0.
     known = 1 / (0.2 + float(prior.sigma) ** 2)
     np.testing.assert_allclose(maps["prior_curvature"], known, rtol=1e-4)
@@ -155,13 +178,8 @@ def test_more_exposure_more_data(scene, maps):
 
 def refit(result, obs):
     """The same scene at the same point, with other data."""
-    scene = result.free_form
-    arguments, keywords = scene.fit.posterior.arguments
-    weights = jnp.asarray(obs.weights)
-    data = eqx.tree_at(lambda d: d.weights, arguments[0], weights)
-    bound = posterior(scene.fit.posterior.model, data, *arguments[1:], model_kwargs=keywords)
-    fit = dataclasses.replace(scene.fit, posterior=bound)
-    return dataclasses.replace(result, free_form=dataclasses.replace(scene, fit=fit))
+    scene = eqx.tree_at(lambda s: s.exposures[0].noise.weights, result.scene, obs.weights)
+    return dataclasses.replace(result, free_form=dataclasses.replace(result.free_form, scene=scene))
 
 
 def test_a_neighbor_costs_information_where_they_overlap(scene, maps):
@@ -281,8 +299,9 @@ def test_half_a_galaxy_is_known_to_be_made_up(half_a_galaxy):
     assert light[hidden & (delta > 3 * error)].sum() > 0.95 * light[hidden].sum()
     assert (delta[~hidden & (light > 0.3)] < 0).all()
     # What the prior holds is what scatters in the draws, where there is light.
-    drawn = np.asarray(group(tree, "posterior")["morphology"])[0, :, 0]
-    width = np.asarray(result.prior.stretch.inv(jnp.asarray(drawn))).std(0)
+    drawn = np.asarray(group(tree, "posterior")["galaxies_morphology"])[0, :, 0]
+    prior = result.priors()["galaxies"]
+    width = np.asarray(prior.stretch.inv(jnp.asarray(drawn))).std(0)
     lit = light > 0.02
     share = maps["data_share"].values[0]
     found = spearmanr(1 - share[lit], width[lit])

@@ -1,24 +1,23 @@
 """Second derivatives of the likelihood in closed form, against automatic differentiation."""
 
-import dataclasses
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import DenseNoise
 
+from scorepriors.models import exposures
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.rendering._psf import difference_kernels, gaussian_psf
-from scorepriors.models.rendering._rendering import image_data
-from scorepriors.models.scene._information import (
+from scorepriors.models.rendering._information import (
+    by_exposure,
     gather,
     likelihood_block,
     likelihood_diagonal,
     likelihood_diagonal_on_host,
-    scene_curvature,
-    scene_diagonal,
 )
+from scorepriors.models.rendering._psf import difference_kernels, gaussian_psf
+from scorepriors.models.scene._curvature import scene_curvature, scene_diagonal
 from scorepriors.models.spectra._spectra import SpectrumPrior, spectrum_posterior
 
 BANDS, SHAPE, BOX = 2, (18, 16), 5
@@ -32,8 +31,9 @@ def double_precision():
         yield
 
 
-@pytest.fixture(scope="module", params=["one grid", "two grids"])
+@pytest.fixture(scope="module", params=["one grid", "two grids", "correlated noise"])
 def data(request):
+    """Exposures of both bands, in double precision."""
     rng = np.random.default_rng(0)
     psfs = np.stack([gaussian_psf(1.2 + 0.2 * b, 13) for b in range(BANDS)])
     variance = rng.uniform(0.5, 2, (BANDS, *SHAPE))
@@ -41,15 +41,21 @@ def data(request):
     obs = Observation.from_arrays(
         3 * rng.normal(size=(BANDS, *SHAPE)), variance=variance, psfs=psfs
     )
-    single = image_data(obs, box=BOX)
+    (single,) = exposures(obs, boxes=(BOX,))
     kernels, _ = difference_kernels(obs.psfs, 0.7)
-    transforms = jnp.fft.rfft2(jnp.asarray(kernels, float), (single.grid, single.grid))
+    grid = single.kernels.of_box(BOX).shape[-2]
+    transforms = jnp.fft.rfft2(jnp.asarray(kernels, float), (grid, grid))
     double = jax.tree.map(lambda a: a.astype(complex if jnp.iscomplexobj(a) else float), single)
-    double = eqx.tree_at(lambda d: d.transforms, double, transforms)
+    double = eqx.tree_at(lambda d: d.kernels.transforms, double, (transforms,))
     if request.param == "one grid":
-        return double
+        return (double,)
+    if request.param == "correlated noise":
+        noise = DenseNoise.correlated(single.noise.weights)
+        return (eqx.tree_at(lambda d: d.noise, double, noise),)
     # The second band has larger pixels that begin elsewhere.
-    return dataclasses.replace(double, grids=jnp.asarray([[-1.3, 2.4, 1.25]]))
+    first, second = (jax.tree.map(lambda a, b=b: a[b : b + 1], double) for b in range(BANDS))
+    grid = jnp.asarray([-1.3, 2.4, 1.25])
+    return first, eqx.tree_at(lambda d: d.grid, second, grid, is_leaf=lambda x: x is None)
 
 
 def scene():
@@ -63,8 +69,17 @@ diagonal_in_closed_form = eqx.filter_jit(likelihood_diagonal)
 block_in_closed_form = eqx.filter_jit(likelihood_block)
 
 
+def residuals(data, spectrum, corner, x):
+    """Data minus model, exposure by exposure."""
+    return [
+        one.images - jnp.einsum("kb,kbyx->byx", own, one.render(x, corner))
+        for one, own in zip(data, by_exposure(spectrum, data), strict=True)
+    ]
+
+
 def given(data, spectrum, corner, x):
-    return 0.5 * jnp.sum(data.weights * (data.images - data.model(spectrum, x, corner)) ** 2)
+    left = residuals(data, spectrum, corner, x)
+    return 0.5 * sum(one.noise.inner(r, r).sum() for one, r in zip(data, left, strict=True))
 
 
 def test_given_spectra(data):
@@ -76,8 +91,9 @@ def test_given_spectra(data):
     np.testing.assert_allclose(found, true, atol=1e-10 * true.max())
     beyond = diagonal_in_closed_form(data, spectrum, corner + 40, BOX)
     np.testing.assert_allclose(beyond, 0, atol=1e-12 * true.max())
-    on_host = likelihood_diagonal_on_host(data, np.asarray(spectrum), CORNER, BOX)
-    np.testing.assert_allclose(on_host.reshape(2, -1), found, atol=1e-6 * true.max())
+    if not isinstance(data[0].noise, DenseNoise):
+        on_host = likelihood_diagonal_on_host(data, np.asarray(spectrum), CORNER, BOX)
+        np.testing.assert_allclose(on_host.reshape(2, -1), found, atol=1e-6 * true.max())
     for k, m in ((0, 0), (0, 1), (1, 0)):
         products = spectrum[k] * spectrum[m]
         block = block_in_closed_form(data, products, corner[k], corner[m], BOX)
@@ -86,11 +102,12 @@ def test_given_spectra(data):
 
 def test_gather_is_the_transpose_of_rendering(data):
     morphology, _, corner = scene()
-    images = np.random.default_rng(2).normal(size=(2, BANDS, *SHAPE))
-    found = eqx.filter_jit(gather)(data, jnp.asarray(images), corner, BOX)
-    drawn = eqx.filter_jit(lambda data, x: data.render(x, corner))(data, morphology)
-    inner = jnp.vdot(drawn, images)
-    np.testing.assert_allclose(jnp.einsum("kbyx,kyx->", found, morphology), inner, rtol=1e-12)
+    for one in data:
+        images = np.random.default_rng(2).normal(size=(2, one.num_bands, *SHAPE))
+        found = eqx.filter_jit(gather)(one, jnp.asarray(images), corner, BOX)
+        drawn = eqx.filter_jit(lambda one, x: one.render(x, corner))(one, morphology)
+        inner = jnp.vdot(drawn, images)
+        np.testing.assert_allclose(jnp.einsum("kbyx,kyx->", found, morphology), inner, rtol=1e-12)
 
 
 def test_spectra_integrated_out_or_maximized(data):
@@ -103,7 +120,12 @@ def test_spectra_integrated_out_or_maximized(data):
     def solve(data, x):
         area = x.sum((-2, -1))
         prior = SpectrumPrior(mean / area[:, None], covariance / area[:, None, None] ** 2)
-        return spectrum_posterior(data.render(x, corner), data.images, data.weights, prior)
+        return spectrum_posterior(
+            tuple(one.render(x, corner) for one in data),
+            tuple(one.images for one in data),
+            tuple(one.noise for one in data),
+            prior,
+        )
 
     # Both in one program: compiling it is what takes time.
     @eqx.filter_jit
