@@ -44,7 +44,7 @@ def one(blends: BlendSet, index: int, chains: bool) -> list[dict]:
     result = deblend(
         obs, where, prior="lsst-32", center_error=0.05, padding=8, key=jax.random.key(index)
     )
-    metrics = source_metrics(result.free_form.convolved, truth.convolved, truth.flux)
+    metrics = source_metrics(result.free_form.convolved[0], truth.convolved, truth.flux)
     maps = hallucination_map(result)
     flux = result.free_form.flux.sum(1)
     columns = {
