@@ -2,22 +2,35 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
-from numpyro.distributions.transforms import Transform
 
-from scorepriors.energies._diffusion import sample_flow
-from scorepriors.energies._networks import LineEnergy, denoise
+from scorepriors.energies._abstract import AbstractEnergy
+from scorepriors.energies._confined import Confined
+from scorepriors.energies._diffusion import flow_from_white, flow_to_white, white_noise
+from scorepriors.energies._line import LineEnergy
+from scorepriors.energies._wiener import WienerEnergy, gaussian_of
 
+from ._aside import Aside
 from ._compat import validate_sample
+from ._defaults import MODEL_PSF_SIGMA, SIGMA0, SIGMA_MAX
 from ._errors import InputError
-from ._stretch import LogStretch
+from ._stretch import AbstractStretch, LogStretch
+
+
+class _Facts(NamedTuple):
+    """What is known of the training images and changes no program."""
+
+    name: str
+    pixel_scale: float | None
+    model_psf_sigma: float | None
 
 
 class ScorePrior(dist.Distribution):
@@ -37,10 +50,9 @@ class ScorePrior(dist.Distribution):
     Parameters
     ----------
     energy
-        Module with ``energy(z, sigma) -> scalar``, ``energy.start(key, sigma)`` and
-        ``energy.box``; see `scorepriors.networks`.
+        Of one stretched image; see `scorepriors.AbstractEnergy`.
     stretch
-        NumPyro transform from z to x.
+        Transform from z to x; `scorepriors.LogStretch` by default.
     sigma
         The noise level sigma0, an array leaf: changing it compiles nothing.
     sigma_max
@@ -60,10 +72,13 @@ class ScorePrior(dist.Distribution):
     Raises
     ------
     InputError
-        If `sigma` is a number that is not positive.
+        If `energy` is of another kind, or `sigma` is not positive or more than one number.
 
     Notes
     -----
+    The shape of the box, the kind of energy and of stretch, and `jacobian` decide what is
+    compiled; priors that differ in numbers and names alone share it.
+
     `log_prob` is unnormalized, by a constant that depends on sigma: neither sigma nor
     the choice between priors can be inferred with it.
 
@@ -85,7 +100,7 @@ class ScorePrior(dist.Distribution):
     arg_constraints: dict = {}
     reparametrized_params: list = []
     pytree_data_fields = ("params", "stretch", "sigma", "sigma_max")
-    pytree_aux_fields = ("static", "name", "pixel_scale", "model_psf_sigma", "jacobian")
+    pytree_aux_fields = ("static", "_facts", "jacobian")
 
     @classmethod
     def gather_pytree_data_fields(cls):
@@ -94,39 +109,48 @@ class ScorePrior(dist.Distribution):
 
     def __init__(
         self,
-        energy: Any,
-        stretch: Transform | None = None,
-        sigma: float = 0.15,
+        energy: AbstractEnergy,
+        stretch: AbstractStretch | None = None,
+        sigma: float = SIGMA0,
         *,
-        sigma_max: float = 25.0,
+        sigma_max: float = SIGMA_MAX,
         name: str = "custom",
         pixel_scale: float | None = None,
-        model_psf_sigma: float | None = 0.7,
+        model_psf_sigma: float | None = MODEL_PSF_SIGMA,
         jacobian: bool = True,
         validate_args: bool | None = None,
     ):
-        if isinstance(sigma, int | float) and not sigma > 0:
-            raise InputError(f"`sigma` of a prior must be positive, got {sigma}.")
+        if not isinstance(energy, AbstractEnergy):
+            raise InputError(
+                f"`energy` of a prior must be an AbstractEnergy, got {type(energy).__name__}; a "
+                "network that gives a score goes to `ScorePrior.from_score`."
+            )
+        _check_level(sigma)
         self.params, self.static = eqx.partition(energy, eqx.is_inexact_array)
         self.stretch = LogStretch() if stretch is None else stretch
         self.sigma = jnp.asarray(sigma, float)
         self.sigma_max = jnp.asarray(sigma_max, float)
-        self.name = name
-        self.pixel_scale = pixel_scale
-        self.model_psf_sigma = model_psf_sigma
+        self._facts = Aside(_Facts(name, pixel_scale, model_psf_sigma))
         self.jacobian = jacobian
         box = energy.box
         super().__init__(event_shape=(box, box), validate_args=validate_args)
 
     @classmethod
-    def from_score(cls, score_network: Callable, reference, stretch=None, sigma=0.15, **kwargs):
+    def from_score(
+        cls,
+        score_network: Callable,
+        reference: Float[Array, "n n"],
+        stretch: AbstractStretch | None = None,
+        sigma: float = SIGMA0,
+        **kwargs,
+    ) -> "ScorePrior":
         """Prior from a network that gives only the score, through its line potential.
 
         Parameters
         ----------
         score_network
             ``(z [n, n], sigma) -> score [n, n]`` for additive noise; wrap a
-            variance-preserving network in `scorepriors.networks.VarianceExploding`.
+            variance-preserving network in `scorepriors.VarianceExploding`.
         reference
             Stretched image ``[n, n]`` where the line starts; a mean image.
         stretch, sigma, **kwargs
@@ -135,8 +159,23 @@ class ScorePrior(dist.Distribution):
         return cls(LineEnergy(score_network, jnp.asarray(reference)), stretch, sigma, **kwargs)
 
     @property
-    def energy(self) -> Callable:
-        """The energy module."""
+    def name(self) -> str:
+        """For people; ``"custom"`` where nobody gave one."""
+        return self._facts.value.name
+
+    @property
+    def pixel_scale(self) -> float | None:
+        """Arcseconds per pixel of the training images, if known."""
+        return self._facts.value.pixel_scale
+
+    @property
+    def model_psf_sigma(self) -> float | None:
+        """Standard deviation in pixels of the PSF of the training images, if they have one."""
+        return self._facts.value.model_psf_sigma
+
+    @property
+    def energy(self) -> AbstractEnergy:
+        """The energy, for the ground floor: what stands above asks the methods below."""
         return eqx.combine(self.params, self.static)
 
     @property
@@ -145,9 +184,27 @@ class ScorePrior(dist.Distribution):
         return constraints.independent(self.stretch.codomain, 2)
 
     def at(self, sigma) -> "ScorePrior":
-        """The same prior at another noise level; nothing is recompiled."""
-        if isinstance(sigma, int | float) and not sigma > 0:
-            raise InputError(f"`sigma` of a prior must be positive, got {sigma}.")
+        """The same prior at another noise level; nothing is recompiled.
+
+        Parameters
+        ----------
+        sigma
+            One number, traced or not.  Several levels are mapped over, see the example.
+
+        Raises
+        ------
+        InputError
+            If `sigma` is not positive, or more than one number.
+
+        Examples
+        --------
+        >>> from scorepriors import load_prior
+        >>> prior, levels = load_prior("lsst-32"), jnp.asarray([0.1, 0.2, 0.4])
+        >>> image = prior.sample(jax.random.key(0))
+        >>> jax.vmap(lambda sigma: prior.at(sigma).log_prob(image))(levels).shape
+        (3,)
+        """
+        _check_level(sigma)
         return self._replace(sigma=jnp.asarray(sigma, self.sigma.dtype))
 
     def as_published(self) -> "ScorePrior":
@@ -169,13 +226,19 @@ class ScorePrior(dist.Distribution):
     @validate_sample
     def log_prob(self, value: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
         """Unnormalized log-density; shape: that of `value` without its last two axes."""
+        value = self._images(value)
         z = self.stretch.inv(value)
-        energy = self.energy
-        flat = z.reshape((-1, *self.event_shape))
-        log_prob = -jax.vmap(energy, (0, None))(flat, self.sigma).reshape(z.shape[:-2])
+        log_prob = -self.potential(z)
         if self.jacobian:
             log_prob -= self.stretch.log_abs_det_jacobian(z, value).sum((-2, -1))
         return log_prob
+
+    def potential(self, z: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
+        """Energy of stretched images at sigma0: minus their log-density, up to a constant.
+
+        The density is that of z: the Jacobian of the stretch is no part of it.
+        """
+        return _each(lambda one: self.energy(one, self.sigma), self._images(z))
 
     def score(self, value: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
         """Gradient of `log_prob`; unit: inverse intensity."""
@@ -186,12 +249,55 @@ class ScorePrior(dist.Distribution):
 
         The posterior mean is taken in the stretched space and mapped back.
         """
-        z = self.stretch.inv(value)
+        return self.stretch(self.denoise_stretched(self.stretch.inv(self._images(value))))
+
+    def denoise_stretched(self, z: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
+        """As `denoise`, from stretched images to stretched images."""
+        return _each(lambda one: self.energy.denoise(one, self.sigma), self._images(z))
+
+    def from_white(self, white: Float[Array, "*batch n n"], num_steps: int):
+        """Stretched draws ``[*batch, n, n]`` that the probability flow makes of white noise.
+
+        A smooth map with a smooth inverse, `to_white`: coordinates in which the prior is a
+        unit normal.
+
+        Parameters
+        ----------
+        white
+            Unit normal deviates.
+        num_steps
+            Steps from `sigma_max` to `sigma`, one network call each.
+        """
+        return self._flow(flow_from_white, self._images(white), num_steps)
+
+    def to_white(self, z: Float[Array, "*batch n n"], num_steps: int):
+        """White noise that `from_white` makes stretched images of, up to the error of the steps."""
+        return self._flow(flow_to_white, self._images(z), num_steps)
+
+    def _flow(self, flow: Callable, images, num_steps: int):
+        flat = images.reshape((-1, *self.event_shape))
+        moved = flow(self.params, self.static, flat, self.sigma_max, self.sigma, num_steps)
+        return moved.reshape(images.shape)
+
+    def gaussian(self, images: Float[Array, "N n n"]) -> "ScorePrior":
+        """The prior that knows of training images no more than their mean and covariance.
+
+        Its denoiser is the Wiener filter, against which this prior is judged.  That of a
+        `WienerEnergy` is its own linear part; any other's is made from `images`.
+
+        Parameters
+        ----------
+        images
+            Training images, scaled as the prior is; the first 20,000 count.
+        """
         energy = self.energy
-        clean = jax.vmap(lambda one: denoise(energy, one, self.sigma))(
-            z.reshape((-1, *self.event_shape))
-        )
-        return self.stretch(clean.reshape(z.shape))
+        if isinstance(energy, WienerEnergy | Confined):
+            linear = energy.gaussian()
+        else:
+            z = self.stretch.inv(jnp.asarray(images[:20_000], jnp.float32))
+            linear = gaussian_of(np.asarray(z))
+        params, static = eqx.partition(linear, eqx.is_inexact_array)
+        return self._replace(params=params, static=static)
 
     def sample(self, key, sample_shape: tuple = (), *, num_steps: int = 30):
         """Draw images ``[*sample_shape, n, n]`` along the probability-flow ODE.
@@ -210,16 +316,19 @@ class ScorePrior(dist.Distribution):
                 "the published form of a prior is not the density it was trained on "
                 "and cannot be sampled by diffusion; sample the prior itself."
             )
-        shape = tuple(sample_shape)
-        z = sample_flow(
-            self.energy,
-            key=key,
-            num=math.prod(shape),
-            sigma_max=self.sigma_max,
-            sigma_min=self.sigma,
-            num_steps=num_steps,
-        )
-        return self.stretch(z).reshape(shape + self.event_shape)
+        shape = tuple(sample_shape) + self.event_shape
+        white = white_noise(self.params, key, math.prod(sample_shape), self.event_shape[-1])
+        return self.stretch(self.from_white(white, num_steps)).reshape(shape)
+
+    def _images(self, images) -> Array:
+        """The images as an array, if they are of the shape of the prior."""
+        if jnp.shape(images)[-2:] != self.event_shape:
+            n = self.event_shape[-1]
+            raise InputError(
+                f"a prior of {n} x {n} pixels takes images [..., {n}, {n}], got "
+                f"{jnp.shape(images)}; cut or pad them to that box."
+            )
+        return jnp.asarray(images)
 
     def _replace(self, **fields) -> "ScorePrior":
         leaves, structure = jax.tree.flatten(self)
@@ -236,3 +345,21 @@ class ScorePrior(dist.Distribution):
             level = f"<{type(self.sigma).__name__}>"
         published = "" if self.jacobian else ", as published (no Jacobian)"
         return f"ScorePrior({self.name!r}, {n}x{n}, sigma0={level}, {self.stretch!r}{published})"
+
+
+def _check_level(sigma) -> None:
+    if jnp.ndim(sigma):
+        raise InputError(
+            f"`sigma` of a prior is one number, got shape {jnp.shape(sigma)}; map over several "
+            "levels, `jax.vmap(lambda sigma: prior.at(sigma).log_prob(x))(levels)`."
+        )
+    if isinstance(sigma, int | float) and not sigma > 0:
+        raise InputError(f"`sigma` of a prior must be positive, got {sigma}.")
+
+
+def _each(function: Callable, images: Float[Array, "*batch n n"]):
+    """Map a function of one image over all leading axes."""
+    if images.ndim == 2:
+        return function(images)
+    found = jax.vmap(function)(images.reshape(-1, *images.shape[-2:]))
+    return found.reshape(*images.shape[:-2], *found.shape[1:])

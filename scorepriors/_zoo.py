@@ -18,16 +18,16 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from scorepriors.energies._confinement import initial_confinement
-from scorepriors.energies._networks import ModeNetwork, WienerEnergy
+from scorepriors.energies._confined import Confined
+from scorepriors.energies._wiener import ModeNetwork, WienerEnergy
+from scorepriors.training._prior import image_facts, prior_of
 from scorepriors.training._recipe import Recipe, recipe_from_dict
-from scorepriors.training._sets import MODEL_PSF_SIGMA
+from scorepriors.training._wall import initial_wall
 
 from ._distribution import ScorePrior
 from ._errors import InputError
 from ._files import atomic_path
-from ._stretch import LogStretch
-from ._surveys import PIXEL_SCALES, nearest_survey
+from ._surveys import nearest_survey
 
 #: Version of the weights format; files of another version are refused.
 FORMAT = 1
@@ -156,19 +156,17 @@ def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:
     if set(names) != set(arrays):
         raise InputError(f"the weights file {path.name} does not hold the network it describes.")
     energy = jax.tree.unflatten(structure, [jnp.asarray(arrays[n], jnp.float32) for n in names])
-    return ScorePrior(
-        energy,
-        LogStretch(recipe.stretch.softening, recipe.stretch.scale),
-        recipe.sigma0 if sigma is None else sigma,
-        sigma_max=recipe.training.sigma_max,
-        name=recipe.name,
-        pixel_scale=header.get("pixel_scale"),
-        model_psf_sigma=header.get("model_psf_sigma"),
-    )
+    facts = {name: header.get(name) for name in ("pixel_scale", "model_psf_sigma")}
+    prior = prior_of(energy, recipe, facts)
+    return prior if sigma is None else prior.at(sigma)
 
 
 def save_prior(
-    path: str | Path, energy: WienerEnergy, recipe: Recipe, *, training: dict | None = None
+    path: str | Path,
+    prior: ScorePrior | WienerEnergy | Confined,
+    recipe: Recipe,
+    *,
+    training: dict | None = None,
 ) -> Path:
     """Write trained weights, the network in half precision, the modes in full.
 
@@ -176,33 +174,39 @@ def save_prior(
     ----------
     path
         Target, ending in ``.safetensors``; replaced atomically.
-    energy
-        The trained energy.
+    prior
+        The trained prior, or its energy.
     recipe
-        How it was made.
+        How it was made; stretch, noise levels and name are taken from it.
     training
         Facts of the run for the model card (seconds, steps, versions).
+
+    Returns
+    -------
+    pathlib.Path
+        Where the weights are.
 
     Raises
     ------
     InputError
-        If `path` has another ending, under which `load_prior` would not find a file.
+        If `path` has another ending, under which `load_prior` would not find a file, or the
+        prior is none that a recipe describes.
     """
     if Path(path).suffix != ".safetensors":
         raise InputError(f"the weights file must end in .safetensors, got {str(path)!r}.")
+    energy = prior.energy if isinstance(prior, ScorePrior) else prior
+    if not isinstance(energy, WienerEnergy | Confined):
+        raise InputError(
+            f"`prior` has an energy of kind {type(energy).__name__}, which no recipe describes; "
+            "weights files hold what `train` makes."
+        )
     leaves = jax.tree.leaves(energy)
     arrays = {}
     for name, leaf in zip(_leaf_names(energy), leaves, strict=True):
         half = name.startswith("network") and "frequencies" not in name
         arrays[name] = np.asarray(leaf, np.float16 if half else np.float32)
-    data = recipe.data
-    header = {
-        "format": FORMAT,
-        "recipe": recipe.as_dict(),
-        "pixel_scale": PIXEL_SCALES[data.set] if data.set else data.pixel_scale,
-        "model_psf_sigma": MODEL_PSF_SIGMA if data.set else data.model_psf_sigma,
-        "training": training or {},
-    }
+    header = {"format": FORMAT, "recipe": recipe.as_dict(), **image_facts(recipe.data)}
+    header["training"] = training or {}
     header["digest"] = _digest(arrays, header)
     with atomic_path(path) as temporary:
         save_file(arrays, temporary, metadata={"scorepriors": json.dumps(header)})
@@ -250,21 +254,28 @@ def _verify_shipped(path: Path) -> None:
         )
 
 
-def _skeleton(recipe: Recipe) -> WienerEnergy:
+def _skeleton(recipe: Recipe) -> WienerEnergy | Confined:
     net, pixels = recipe.network, recipe.data.box**2
-    return WienerEnergy(
+    energy = WienerEnergy(
         jnp.zeros(pixels),
         jnp.zeros((pixels, net.modes)),
         jnp.ones(net.modes),
         jnp.ones(()),
         ModeNetwork(net.modes, net.width, net.inner, net.depth, key=jr.key(0)),
-        initial_confinement(recipe) if recipe.confinement.steps else None,
     )
+    return Confined(energy, initial_wall(recipe)) if recipe.confinement.steps else energy
 
 
-def _leaf_names(energy) -> list[str]:
+def _leaf_names(energy: WienerEnergy | Confined) -> list[str]:
     paths = jax.tree_util.tree_flatten_with_path(energy)[0]
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+    if not isinstance(energy, Confined):
+        return names
+    # In the format the wall is a part of the energy, not what is around it.
+    return [
+        name.removeprefix("energy.") if name.startswith("energy.") else f"confinement{name[4:]}"
+        for name in names
+    ]
 
 
 def _digest(arrays: dict, header: dict) -> str:

@@ -12,7 +12,8 @@ import pytest
 from packaging.version import Version
 
 from scorepriors import LogStretch, ScorePrior
-from scorepriors.energies._networks import GaussianEnergy, ModeNetwork, WienerEnergy
+from scorepriors.energies._gaussian import GaussianEnergy
+from scorepriors.energies._wiener import ModeNetwork, WienerEnergy
 from scorepriors.models import AbstractNoise
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.rendering._psf import gaussian_psf

@@ -9,9 +9,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from scorepriors import load_prior, save_prior
-from scorepriors.energies._confinement import calibrate, initial_confinement
-from scorepriors.energies._networks import ModeNetwork, WienerEnergy
+from scorepriors import Confined, load_prior, save_prior
+from scorepriors.energies._wiener import ModeNetwork, WienerEnergy
 from scorepriors.training._loop import train
 from scorepriors.training._recipe import (
     ConfinementRecipe,
@@ -20,6 +19,7 @@ from scorepriors.training._recipe import (
     Recipe,
     TrainingRecipe,
 )
+from scorepriors.training._wall import calibrate, initial_wall
 
 MODES = 8
 
@@ -53,8 +53,8 @@ def downhill(recipe):
 
 
 def walled(energy, recipe, galaxies):
-    wall = calibrate(energy, initial_confinement(recipe), galaxies, key=jr.key(3), num=500)
-    return eqx.tree_at(lambda e: e.confinement, energy, wall, is_leaf=lambda x: x is None)
+    wall = calibrate(energy, initial_wall(recipe), galaxies, key=jr.key(3), inside=1.0, num=500)
+    return Confined(energy, wall)
 
 
 @pytest.mark.parametrize("sigma", [0.03, 0.15, 1.0, 20.0])
@@ -73,14 +73,14 @@ def test_a_share_of_the_galaxies_may_stay_outside(downhill, recipe, inside):
     energy, galaxies = downhill
     wall = calibrate(
         energy,
-        initial_confinement(recipe),
+        initial_wall(recipe),
         galaxies,
         key=jr.key(3),
         num=4000,
         allowance=1.0,
         inside=inside,
     )
-    confined = eqx.tree_at(lambda e: e.confinement, energy, wall, is_leaf=lambda x: x is None)
+    confined = Confined(energy, wall)
     # At a level of the calibration, or the threshold is one between two.
     sigma = jnp.exp(wall.log_sigma[8])
     clean = galaxies[jr.randint(jr.key(8), (4000,), 0, len(galaxies))]
@@ -113,7 +113,7 @@ def test_far_off_the_energy_rises_in_every_direction(downhill, recipe):
 
 def test_the_projection_stays_within_its_range(downhill, recipe):
     energy, galaxies = downhill
-    wall = walled(energy, recipe, galaxies).confinement
+    wall = walled(energy, recipe, galaxies).wall
     a = 1e4 * jr.normal(jr.key(6), (50, MODES))
     features, wiener = jax.vmap(energy.features, (0, None))(a, 0.1)
     rough = jax.vmap(wall.reconstruct, (0, None))(features, energy.eigenvalues)
@@ -124,9 +124,7 @@ def test_the_projection_stays_within_its_range(downhill, recipe):
 
 def test_an_uncalibrated_wall_is_nowhere(downhill, recipe):
     energy, galaxies = downhill
-    confined = eqx.tree_at(
-        lambda e: e.confinement, energy, initial_confinement(recipe), is_leaf=lambda x: x is None
-    )
+    confined = Confined(energy, initial_wall(recipe))
     a, sigma = 1e3 * galaxies[0], jnp.asarray(0.1)
     np.testing.assert_array_equal(confined.mode_energy(a, sigma), energy.mode_energy(a, sigma))
     assert np.isfinite(jax.grad(confined.mode_energy)(a, sigma)).all()
@@ -147,13 +145,13 @@ def test_both_stages_resume_bit_identically_and_load(recipe, tmp_path):
     rest = train(recipe, tmp_path / "part", progress=lambda step, *_: steps.append(step))
     # The block at 60 was done, but not yet saved.
     assert steps == [60, 70, 80]
-    for a, b in zip(jax.tree.leaves(whole.energy), jax.tree.leaves(rest.energy), strict=True):
+    for a, b in zip(jax.tree.leaves(whole.prior), jax.tree.leaves(rest.prior), strict=True):
         np.testing.assert_array_equal(a, b)
 
-    path = save_prior(tmp_path / "small.safetensors", rest.energy, recipe)
+    path = save_prior(tmp_path / "small.safetensors", rest.prior, recipe)
     loaded = load_prior(path).energy
     for a, b in zip(
-        jax.tree.leaves(loaded.confinement), jax.tree.leaves(rest.energy.confinement), strict=True
+        jax.tree.leaves(loaded.wall), jax.tree.leaves(rest.prior.energy.wall), strict=True
     ):
         np.testing.assert_array_equal(a, b)
 
@@ -162,8 +160,10 @@ def test_another_wall_keeps_the_energy(recipe, tmp_path):
     first = train(recipe, tmp_path / "run")
     other = dataclasses.replace(recipe.confinement, steps=0)
     bare = train(dataclasses.replace(recipe, confinement=other), tmp_path / "run")
-    assert bare.energy.confinement is None
+    assert isinstance(bare.prior.energy, WienerEnergy)
     for a, b in zip(
-        jax.tree.leaves(bare.energy.network), jax.tree.leaves(first.energy.network), strict=True
+        jax.tree.leaves(bare.prior.energy.network),
+        jax.tree.leaves(first.prior.energy.energy.network),
+        strict=True,
     ):
         np.testing.assert_array_equal(a, b)

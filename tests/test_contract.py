@@ -20,7 +20,9 @@ from numpyro.infer.autoguide import AutoDelta, AutoNormal
 from scipy.stats import norm
 
 from scorepriors import AsinhStretch, InputError, LogStretch, ScorePrior, list_priors, load_prior
-from scorepriors.energies._networks import GaussianEnergy, LineEnergy, VarianceExploding, score
+from scorepriors.energies._abstract import score
+from scorepriors.energies._gaussian import GaussianEnergy
+from scorepriors.energies._line import LineEnergy, VarianceExploding
 from scorepriors.inference import posterior
 from scorepriors.models import BulgeDisk, FreeForm, PointSource, Scene, blend, place_sources
 
@@ -327,7 +329,7 @@ def test_metropolis_sampler_on_four_pixels_reproduces_mean_and_variance():
 
     def chain(key):
         key_start, key_run = jax.random.split(key)
-        start = energy.start(key_start, jnp.asarray(0.3))
+        start = energy.from_white(jax.random.normal(key_start, (2, 2)), jnp.asarray(0.3))
         flat = blackjax.hmc(lambda v: log_density(v.reshape(2, 2)), 0.6, jnp.ones(4), 5)
 
         def step(state, key_step):

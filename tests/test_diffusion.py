@@ -9,13 +9,13 @@ import pytest
 from scipy.stats import norm
 
 from scorepriors.energies._diffusion import (
-    _flow,
+    flow_from_white,
     follow_flow,
     noise_schedule,
     sample_flow,
-    sample_reverse_sde,
+    white_noise,
 )
-from scorepriors.energies._networks import GaussianEnergy
+from scorepriors.energies._gaussian import GaussianEnergy
 
 TOP, BOTTOM, NUM = 20.0, 0.2, 3000
 VARIANCE = np.geomspace(0.05, 4.0, 16).reshape(4, 4)
@@ -31,16 +31,6 @@ def draw(sampler, energy, num=NUM, seed=0, **kwargs):
     key = jax.random.key(seed)
     z = sampler(energy, key=key, num=num, sigma_max=TOP, sigma_min=BOTTOM, **kwargs)
     return np.asarray(z, float)
-
-
-def ancestral_variance(num_steps):
-    """Variance ``[4, 4]`` after the ancestral steps, each linear, without sampling."""
-    variance = VARIANCE + TOP**2
-    for now, then in pairwise(np.asarray(schedule(num_steps), float)):
-        share = (then / now) ** 2
-        factor = share + (1 - share) * VARIANCE / (VARIANCE + now**2)
-        variance = factor**2 * variance + then**2 * (1 - share)
-    return variance
 
 
 def flow_factor(levels):
@@ -85,8 +75,8 @@ def test_flow_reproduces_mean_and_variance(energy):
 
 def test_flow_takes_the_steps_it_says(energy):
     # The start is drawn from the same keys; each step is linear in it.
-    keys = jax.random.split(jax.random.key(0), 50)
-    start = np.asarray(jax.vmap(lambda k: energy.start(k, jnp.asarray(TOP)))(keys), float)
+    white = white_noise(energy, jax.random.key(0), 50, 4)
+    start = np.asarray(jax.vmap(energy.from_white, (0, None))(white, jnp.asarray(TOP)), float)
     z = draw(sample_flow, energy, 50, num_steps=12)
     np.testing.assert_allclose(z, MEAN + flow_factor(schedule(12)) * (start - MEAN), atol=2e-4)
 
@@ -103,32 +93,18 @@ def test_flow_converges_at_second_order(up):
 
 
 def test_flow_up_undoes_flow_down(energy):
-    top = jax.vmap(lambda k: energy.start(k, jnp.asarray(TOP)))(
-        jax.random.split(jax.random.key(1), 20)
-    )
+    white = white_noise(energy, jax.random.key(1), 20, 4)
+    top = jax.vmap(energy.from_white, (0, None))(white, jnp.asarray(TOP))
     bottom = follow_flow(energy, top, schedule(60))
     again = follow_flow(energy, bottom, schedule(60)[::-1])
     np.testing.assert_allclose(again, top, atol=0.02 * TOP)
 
 
-def test_reverse_sde_reproduces_mean_and_variance(energy):
-    z = draw(sample_reverse_sde, energy, num_steps=100)
-    assert np.abs(pulls(z, ancestral_variance(100))).max() < LIMIT
-    # What a hundred steps of finite length cost, and that more steps cost less.
-    bias = [
-        np.abs(ancestral_variance(n) / (VARIANCE + BOTTOM**2) - 1).max() for n in (100, 200, 400)
-    ]
-    assert bias[0] < 0.1
-    assert bias[2] < 0.6 * bias[1] < 0.36 * bias[0] * 1.2
-
-
-@pytest.mark.parametrize("sampler", [sample_flow, sample_reverse_sde])
-def test_keys_decide_and_levels_compile_nothing(energy, sampler):
-    first, again, other = (draw(sampler, energy, 3, seed, num_steps=5) for seed in (0, 0, 1))
+def test_keys_decide_and_levels_compile_nothing(energy):
+    first, again, other = (draw(sample_flow, energy, 3, seed, num_steps=5) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).min() > 0
     assert first.shape == (3, 4, 4)
-    if sampler is sample_flow:
-        before = _flow._cache_size()
-        sampler(energy, key=jax.random.key(0), num=3, sigma_max=9.0, sigma_min=0.5, num_steps=5)
-        assert _flow._cache_size() == before
+    before = flow_from_white._cache_size()
+    sample_flow(energy, key=jax.random.key(0), num=3, sigma_max=9.0, sigma_min=0.5, num_steps=5)
+    assert flow_from_white._cache_size() == before

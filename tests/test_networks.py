@@ -7,7 +7,9 @@ import pytest
 from conftest import small_energy
 from scipy.stats import norm
 
-from scorepriors.energies._networks import GaussianEnergy, denoise, dihedral, principal_modes, score
+from scorepriors.energies._abstract import score
+from scorepriors.energies._gaussian import GaussianEnergy
+from scorepriors.energies._wiener import dihedral, principal_modes
 
 SIGMAS = [0.05, 0.3, 5.0]
 
@@ -44,7 +46,7 @@ def test_untrained_denoising_is_the_wiener_filter(images, sigma):
     for z in images:
         exact = mean + gain @ (np.asarray(z, float).ravel() - mean)
         # Tweedie subtracts sigma^2 times a score: rounding grows with |z|, not with the result.
-        found = denoise(energy, z, jnp.asarray(sigma))
+        found = energy.denoise(z, jnp.asarray(sigma))
         np.testing.assert_allclose(np.ravel(found), exact, atol=2e-5)
 
 
@@ -99,15 +101,18 @@ def test_gaussian_energy_has_the_closed_form_of_its_score_and_denoiser(images):
         score(energy, z, sigma), (1 - z) / (variance + 0.16), rtol=1e-5, atol=1e-6
     )
     np.testing.assert_allclose(
-        denoise(energy, z, sigma), (0.16 + variance * z) / (variance + 0.16), rtol=1e-4, atol=1e-6
+        energy.denoise(z, sigma), (0.16 + variance * z) / (variance + 0.16), rtol=1e-4, atol=1e-6
     )
 
 
 @pytest.mark.parametrize("sigma", [0.1, 5.0])
-def test_start_draws_the_gaussian_part(sigma):
+def test_white_noise_becomes_the_gaussian_part(sigma):
     energy, num = small_energy(trained=False), 4000
-    keys = jax.random.split(jax.random.key(0), num)
-    z = np.asarray(jax.vmap(lambda k: energy.start(k, jnp.asarray(sigma)))(keys), float)
+    noise = jax.random.normal(jax.random.key(0), (num, 8, 8))
+    made = jax.vmap(energy.from_white, (0, None))(noise, jnp.asarray(sigma))
+    again = jax.vmap(energy.to_white, (0, None))(made, jnp.asarray(sigma))
+    np.testing.assert_allclose(again, noise, atol=1e-4)
+    z = np.asarray(made, float)
     total = covariance(energy) + sigma**2 * np.eye(64)
     white = np.linalg.solve(
         np.linalg.cholesky(total), (z.reshape(num, 64) - np.asarray(energy.mean)).T

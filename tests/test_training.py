@@ -71,7 +71,7 @@ def test_loss_falls_and_a_resumed_run_is_bit_identical(recipe, tmp_path):
     assert signal.getsignal(signal.SIGINT) is handler
     rest = train(recipe, tmp_path / "part")
     assert (rest.step, rest.finished) == (400, True)
-    for a, b in zip(jax.tree.leaves(whole.energy), jax.tree.leaves(rest.energy), strict=True):
+    for a, b in zip(jax.tree.leaves(whole.prior), jax.tree.leaves(rest.prior), strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(whole.history, rest.history)
 
@@ -94,7 +94,7 @@ def test_a_run_takes_its_modes_along_to_another_machine(recipe, tmp_path, monkey
 
     monkeypatch.setattr(training, "principal_modes", elsewhere)
     moved = train(shorter(recipe, 40), tmp_path / "run")
-    for one, other in zip(jax.tree.leaves(moved.energy), jax.tree.leaves(whole.energy)):
+    for one, other in zip(jax.tree.leaves(moved.prior), jax.tree.leaves(whole.prior)):
         np.testing.assert_array_equal(one, other)
 
 

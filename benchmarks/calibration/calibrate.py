@@ -38,7 +38,7 @@ from numpyro import handlers
 from scorepriors import LogStretch, ScorePrior, load_prior
 from scorepriors._compat import Messenger
 from scorepriors._files import atomic_path
-from scorepriors.energies._networks import GaussianEnergy
+from scorepriors.energies._gaussian import GaussianEnergy
 from scorepriors.inference import SamplingWarning, fit_map, posterior, sample
 from scorepriors.inference._posterior import without_data
 from scorepriors.inference.deblending._sampling import SCENE_ALGORITHMS

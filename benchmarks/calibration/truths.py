@@ -28,7 +28,6 @@ from blackjax.smc.resampling import systematic
 from scorepriors import ScorePrior, load_prior
 from scorepriors._files import atomic_path
 from scorepriors.energies._diffusion import noise_schedule
-from scorepriors.energies._networks import denoise
 
 PARTICLES, LEVELS = 1024, 80
 
@@ -55,7 +54,7 @@ def transport(energy, z, sigma, lower):
     def one(z):
         def step(flat):
             image = flat.reshape(z.shape)
-            clean = denoise(energy, image, sigma)
+            clean = energy.denoise(image, sigma)
             return (clean + (lower / sigma) * (image - clean)).ravel()
 
         there = step(z.ravel()).reshape(z.shape)
@@ -90,7 +89,8 @@ def draw(prior: ScorePrior, *, key, particles=PARTICLES, levels=LEVELS, progress
     energy, sigmas = prior.energy, noise_schedule(prior.sigma_max, prior.sigma, levels)
     sigmas = sigmas.astype(jnp.float32)
     start_key, first_key, key = jax.random.split(key, 3)
-    z = jax.vmap(lambda k: energy.start(k, sigmas[0]))(jax.random.split(start_key, particles))
+    white = jax.random.normal(start_key, (particles, *prior.event_shape))
+    z = jax.vmap(energy.from_white, (0, None))(white, sigmas[0])
     z, _ = move(energy, z, sigmas[0], first_key, FIRST_MOVES)
     log_weights = jnp.zeros(particles)
     ancestors, rates, increments, resampled = np.arange(particles), [], [], 0

@@ -59,7 +59,7 @@ def train(config, output):
         sys.exit(INTERRUPTED)
     weights = save_prior(
         folder / f"{recipe.name}.safetensors",
-        result.energy,
+        result.prior,
         recipe,
         training={
             "seconds": round(result.seconds),

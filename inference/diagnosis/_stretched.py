@@ -18,4 +18,4 @@ class StretchedEnergy(eqx.Module):
     prior: ScorePrior
 
     def __call__(self, z: Float[Array, "n n"]) -> Float[Array, ""]:
-        return self.prior.energy(z, self.prior.sigma)
+        return self.prior.potential(z)

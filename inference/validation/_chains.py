@@ -1,7 +1,5 @@
 """Whether Markov chains of the log-density alone agree with its score, and stay on galaxies."""
 
-from collections.abc import Callable
-
 import blackjax
 import equinox as eqx
 import jax
@@ -9,8 +7,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
-from numpyro.distributions.transforms import Transform
 
+from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._moments import image_moments
 
@@ -22,7 +20,7 @@ ACCEPTANCE = (0.6, 0.9)
 
 
 def stein_identity(
-    energy: Callable,
+    prior: ScorePrior,
     start: Float[Array, "chains n n"],
     sigma: float,
     *,
@@ -40,8 +38,8 @@ def stein_identity(
 
     Parameters
     ----------
-    energy
-        The energy; the density is ``exp(-energy(z, sigma))``.
+    prior
+        Its density of stretched images at `sigma` is tested.
     start
         Stretched images, one per chain, drawn from the prior at `sigma`.
     sigma
@@ -86,7 +84,7 @@ def stein_identity(
     statistics, acceptances = [], []
     for number, key_window in enumerate(jr.split(key, num_warm + num_kept)):
         z, statistic, _, acceptance = _hmc_window(
-            energy, z, level, jnp.asarray(step, z.dtype), key_window, window, num_leapfrog
+            prior, z, level, jnp.asarray(step, z.dtype), key_window, window, num_leapfrog
         )
         if number < num_warm:
             middle = sum(ACCEPTANCE) / 2
@@ -113,8 +111,7 @@ def stein_identity(
 
 
 def long_chains(
-    energy: Callable,
-    stretch: Transform,
+    prior: ScorePrior,
     start: Float[Array, "chains n n"],
     reference: Float[np.ndarray, "M n n"],
     sigma: float,
@@ -127,10 +124,9 @@ def long_chains(
 
     Parameters
     ----------
-    energy
-        The energy; the density is ``exp(-energy(z, sigma))``.
-    stretch
-        Of the prior: the ends of the chains are compared as intensities.
+    prior
+        Its density of stretched images at `sigma` is followed; the ends of the chains are
+        compared as intensities.
     start
         Stretched training images with noise of `sigma`, one per chain.
     reference
@@ -159,13 +155,13 @@ def long_chains(
     num_windows = max(3, -(-num_draws // window))
     z = jnp.asarray(start).reshape(len(start), -1)
     level = jnp.asarray(sigma, z.dtype)
-    expected, _ = log_prob_and_score(energy, stretch.inv(jnp.asarray(reference)), level)
+    expected, _ = log_prob_and_score(prior, prior.stretch.inv(jnp.asarray(reference)), level)
     expected = -np.asarray(expected, np.float64)
     step = first_step(sigma, z.shape[1])
     energies, acceptances = [], []
     for number, key_window in enumerate(jr.split(key, num_windows)):
         z, _, log_prob, acceptance = _hmc_window(
-            energy, z, level, jnp.asarray(step, z.dtype), key_window, window, num_leapfrog
+            prior, z, level, jnp.asarray(step, z.dtype), key_window, window, num_leapfrog
         )
         if number < num_windows // 3:
             step *= float(np.exp(1.5 * (float(acceptance) - sum(ACCEPTANCE) / 2)))
@@ -173,7 +169,7 @@ def long_chains(
             energies.append(-np.asarray(log_prob, np.float64))
             acceptances.append(float(acceptance))
     late = np.concatenate(energies[-max(1, num_windows // 3) :])
-    ends = np.asarray(stretch(z.reshape(start.shape)))
+    ends = np.asarray(prior.stretch(z.reshape(start.shape)))
     return {
         "trees_auc": trees_auc(
             columns(image_moments(ends)), columns(image_moments(reference)), key=key
@@ -199,13 +195,14 @@ def first_step(sigma: float, dimension: int) -> float:
 
 
 @eqx.filter_jit
-def _hmc_window(energy, z, sigma, step, key, num_draws, num_leapfrog):
+def _hmc_window(prior, z, sigma, step, key, num_draws, num_leapfrog):
     size = round(z.shape[1] ** 0.5)
     kernel = blackjax.hmc.build_kernel()
     unit = jnp.ones(z.shape[1], z.dtype)
+    prior = prior.at(sigma)
 
     def log_prob(flat):
-        return -energy(flat.reshape(size, size), sigma)
+        return -prior.potential(flat.reshape(size, size))
 
     def transition(states, key_draw):
         key_step, key_chains = jr.split(key_draw)

@@ -1,7 +1,7 @@
 """Whether an energy is consistent as a density: denoising, Jacobian, a foreign ring, shifts.
 
-Functions that differentiate take the energy or the score as a PyTree argument of a
-jitted function, so a second prior of equal shape compiles nothing.
+The prior is a PyTree argument of jitted functions, so a second one of equal shape compiles
+nothing.
 """
 
 from collections.abc import Callable
@@ -12,23 +12,16 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
-from numpyro.distributions.transforms import Transform
 
-from scorepriors.energies._networks import (
-    ModeNetwork,
-    WienerEnergy,
-    denoise,
-    principal_modes,
-    unconfined,
-)
+from scorepriors._distribution import ScorePrior
 
 #: Noise levels of the denoising figures.
 DENOISING_SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 
 
 def denoising_table(
-    energy: Callable,
-    linear: Callable,
+    prior: ScorePrior,
+    linear: ScorePrior,
     z: Float[Array, "N n n"],
     *,
     key: PRNGKeyArray,
@@ -38,10 +31,10 @@ def denoising_table(
 
     Parameters
     ----------
-    energy
-        The energy to judge.
+    prior
+        The prior to judge.
     linear
-        The energy of the Wiener filter, see `linear_part`.  It denoises the same noise.
+        The one that is a Wiener filter, `ScorePrior.gaussian`.  It denoises the same noise.
     z
         Clean stretched images, held out from training.
     key
@@ -59,7 +52,7 @@ def denoising_table(
     for sigma, key_noise in zip(sigmas, jr.split(key, len(sigmas)), strict=True):
         noise = jr.normal(key_noise, z.shape, z.dtype)
         level = jnp.asarray(sigma, z.dtype)
-        ours = float(_denoising_rms(energy, z, noise, level))
+        ours = float(_denoising_rms(prior, z, noise, level))
         wiener = float(_denoising_rms(linear, z, noise, level))
         row = {"sigma": float(sigma), "energy": ours, "wiener": wiener, "ratio": ours / wiener}
         for name, value in row.items():
@@ -67,36 +60,15 @@ def denoising_table(
     return table
 
 
-def linear_part(
-    energy: Callable, stretch: Transform, train_images: Float[np.ndarray, "N n n"]
-) -> WienerEnergy:
-    """Make the energy of the Wiener filter: a Gaussian with the covariance of the set.
-
-    Of a `WienerEnergy` it is the energy itself with the network's output set to zero; for
-    any other it is made anew from up to 20,000 training images and 192 modes.
-    """
-    if isinstance(energy, WienerEnergy):
-        last = energy.network.leave
-        zeros = jax.tree.map(jnp.zeros_like, (last.weight, last.bias))
-        energy = unconfined(energy)
-        return eqx.tree_at(lambda e: (e.network.leave.weight, e.network.leave.bias), energy, zeros)
-    z = np.asarray(stretch.inv(jnp.asarray(train_images[:20_000], jnp.float32)))
-    modes = min(192, z[0].size)
-    # An untrained network gives zero, so the smallest one will do.
-    network = ModeNetwork(modes, 1, 1, 0, key=jr.key(0))
-    mean, basis, values, tail = (jnp.asarray(a, jnp.float32) for a in principal_modes(z, modes))
-    return WienerEnergy(mean, basis, values, tail, network)
-
-
 @eqx.filter_jit
-def denoised(energy, z, sigma):
+def denoised(prior: ScorePrior, z, sigma):
     """Remove the noise of `sigma` from every stretched image, in one step."""
-    return jax.vmap(lambda one: denoise(energy, one, sigma))(z)
+    return prior.at(sigma).denoise_stretched(z)
 
 
 @eqx.filter_jit
-def _denoising_rms(energy, z, noise, sigma):
-    error = denoised(energy, z + sigma * noise, sigma) - z
+def _denoising_rms(prior: ScorePrior, z, noise, sigma):
+    error = denoised(prior, z + sigma * noise, sigma) - z
     return jnp.sqrt(jnp.mean((error / sigma) ** 2))
 
 
@@ -120,7 +92,7 @@ def jacobian_asymmetry(
     ----------
     score_fn
         ``(z [n, n], sigma) -> score [n, n]``.  A PyTree such as
-        ``jax.tree_util.Partial(score, energy)`` compiles once for all of its shape.
+        ``jax.tree_util.Partial(stretched_score, prior)`` compiles once for all of its shape.
     z
         Stretched images at which to look, noise of `sigma` included.
     sigma
@@ -166,7 +138,7 @@ def _as_double(leaf):
 
 
 def ring_test(
-    energy: Callable,
+    prior: ScorePrior,
     z: Float[Array, "N n n"],
     *,
     sigma: float = 0.1,
@@ -179,8 +151,8 @@ def ring_test(
 
     Parameters
     ----------
-    energy
-        The energy to judge.
+    prior
+        The prior to judge.
     z
         Noise-free stretched images.
     sigma
@@ -205,9 +177,9 @@ def ring_test(
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     ring = np.abs(np.hypot(y, x) - radius) <= 0.5
     level = jnp.asarray(sigma, z.dtype)
-    before, score_before = log_prob_and_score(energy, z, level)
+    before, score_before = log_prob_and_score(prior, z, level)
     disturbed = z + amplitude * jnp.asarray(ring, z.dtype)
-    after, score_after = log_prob_and_score(energy, disturbed, level)
+    after, score_after = log_prob_and_score(prior, disturbed, level)
     score_before, score_after = np.asarray(score_before), np.asarray(score_after)
     on_ring = float(score_after[:, ring].mean())
     elsewhere = float(np.abs(score_after[:, ~ring]).mean())
@@ -225,7 +197,7 @@ def ring_test(
 
 
 def shift_cost(
-    energy: Callable, z: Float[Array, "N n n"], sigma: float, *, shifts: tuple = (1, 2, 3)
+    prior: ScorePrior, z: Float[Array, "N n n"], sigma: float, *, shifts: tuple = (1, 2, 3)
 ) -> dict[str, list[float]]:
     """Mean fall of the log-density when images are moved by whole pixels along one axis.
 
@@ -234,17 +206,22 @@ def shift_cost(
     """
     z = jnp.asarray(z)
     level = jnp.asarray(sigma, z.dtype)
-    before, _ = log_prob_and_score(energy, z, level)
+    before, _ = log_prob_and_score(prior, z, level)
     drops = []
     for shift in shifts:
         moved = jnp.pad(z, ((0, 0), (shift, 0), (0, 0)), mode="edge")[:, : z.shape[1]]
-        after, _ = log_prob_and_score(energy, moved, level)
+        after, _ = log_prob_and_score(prior, moved, level)
         drops.append(float(jnp.mean(before - after)))
     return {"pixels": [int(s) for s in shifts], "drop": drops}
 
 
 @eqx.filter_jit
-def log_prob_and_score(energy, z, sigma):
-    """Log-density, up to a constant, and score of every stretched image."""
-    value, gradient = jax.vmap(jax.value_and_grad(energy), (0, None))(z, sigma)
+def log_prob_and_score(prior: ScorePrior, z, sigma):
+    """Log-density at `sigma`, up to a constant, and score of every stretched image."""
+    value, gradient = jax.vmap(jax.value_and_grad(prior.at(sigma).potential))(z)
     return -value, -gradient
+
+
+def stretched_score(prior: ScorePrior, z: Float[Array, "n n"], sigma) -> Float[Array, "n n"]:
+    """Score of one stretched image at `sigma`."""
+    return -jax.grad(prior.at(sigma).potential)(z)

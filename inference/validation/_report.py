@@ -13,7 +13,6 @@ from numpyro.distributions.transforms import Transform
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
-from scorepriors.energies._networks import score
 
 from ._chains import long_chains, stein_identity
 from ._comparison import classifiers, compare_sets
@@ -21,9 +20,9 @@ from ._density import (
     denoised,
     denoising_table,
     jacobian_asymmetry,
-    linear_part,
     ring_test,
     shift_cost,
+    stretched_score,
 )
 
 #: Noise level at which samples are judged against noisy held-out images.
@@ -98,7 +97,7 @@ def validate_prior(
     """
     _check_sets(prior, train_images, held_out, num)
     classifiers()  # missing scikit-learn should not cost the user a minute
-    stretch, energy, sigma0 = prior.stretch, prior.energy, float(prior.sigma)
+    stretch, sigma0 = prior.stretch, float(prior.sigma)
     keys = iter(jr.split(key, 20))
     # Of their own, so that the other figures of a seed stay what earlier cards say.
     keys_denoised = iter(jr.split(jr.fold_in(key, 1), 4))
@@ -149,37 +148,36 @@ def validate_prior(
 
     z_held = np.asarray(stretch.inv(jnp.asarray(held, jnp.float32)))
     z_clean = np.asarray(stretch.inv(jnp.asarray(clean, jnp.float32)))
-    linear = linear_part(energy, stretch, train_images)
+    linear = prior.gaussian(train_images)
     report = {
         "prior": {"name": prior.name, "box": int(prior.event_shape[-1]), "sigma0": sigma0},
         "protocol": _protocol(num, sigma0),
         "samples": samples,
         "control": control,
-        "denoising": timed("denoising", denoising_table, energy, linear, z_held, key=next(keys)),
+        "denoising": timed("denoising", denoising_table, prior, linear, z_held, key=next(keys)),
         "jacobian": {
             "sigma": sigma0,
             "kappa": timed(
                 "jacobian",
                 jacobian_asymmetry,
-                Partial(score, energy),
+                Partial(stretched_score, prior),
                 add_white_noise(jnp.asarray(z_held[:8]), sigma0, key=next(keys)),
                 sigma0,
                 key=next(keys),
             ),
         },
-        "ring": timed("ring", ring_test, energy, z_clean[:256]),
-        "shift": timed("shift", shift_cost, energy, z_held[:256], sigma0),
+        "ring": timed("ring", ring_test, prior, z_clean[:256]),
+        "shift": timed("shift", shift_cost, prior, z_held[:256], sigma0),
     }
     start = timed("chain starts", draw_samples, prior, sigma0, 64, key=next(keys))
     report["stein"] = timed(
-        "stein", stein_identity, energy, stretch.inv(jnp.asarray(start)), sigma0, key=next(keys)
+        "stein", stein_identity, prior, stretch.inv(jnp.asarray(start)), sigma0, key=next(keys)
     )
     noisy_train = add_noise(train, stretch, sigma0, key=next(keys))[:NUM_LONG_CHAINS]
     report["long_chains"] = timed(
         "long chains",
         long_chains,
-        energy,
-        stretch,
+        prior,
         stretch.inv(jnp.asarray(noisy_train)),
         add_noise(held, stretch, sigma0, key=next(keys)),
         sigma0,
@@ -300,7 +298,7 @@ def denoise_images(
     prior: ScorePrior, images: Float[Array | np.ndarray, "N n n"], sigma: float
 ) -> np.ndarray:
     """Remove noise of `sigma` from intensities, in one denoising step of the prior."""
-    clean = denoised(prior.energy, prior.stretch.inv(jnp.asarray(images)), prior.at(sigma).sigma)
+    clean = denoised(prior, prior.stretch.inv(jnp.asarray(images)), prior.at(sigma).sigma)
     return np.asarray(prior.stretch(clean))
 
 

@@ -33,12 +33,13 @@ import numpy as np
 
 from scorepriors import __version__
 from scorepriors._archives import write_arrays
+from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._errors import InputError
 from scorepriors._surveys import ZERO_POINT, Camera, Survey, flux_of, survey
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.readers._files import load_npz
 from scorepriors.models.data.readers._npz_files import read_from_set
-from scorepriors.training._sets import MODEL_PSF_SIGMA, lsst_galaxy, ztf_galaxy
+from scorepriors.training._sets import lsst_galaxy, ztf_galaxy
 
 from ._real_galaxies import RealGalaxies
 from ._simulation import (

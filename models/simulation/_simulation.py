@@ -11,10 +11,11 @@ import numpy as np
 from astropy.table import Table
 from astropy.wcs import WCS
 
+from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._errors import InputError
 from scorepriors._surveys import LSST, SPACE, WAVELENGTHS, ZERO_POINT, Camera, flux_of
 from scorepriors.models.data._observation import Observation
-from scorepriors.training._sets import MODEL_PSF_SIGMA, lsst_galaxy
+from scorepriors.training._sets import lsst_galaxy
 
 #: Side of PSF images, pixels.
 STAMP = 41

@@ -1,6 +1,5 @@
 """Drawing images from an energy by following its scores from high noise to low."""
 
-from collections.abc import Callable
 from functools import partial
 
 import equinox as eqx
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._networks import denoise, unconfined
+from ._abstract import AbstractEnergy
 
 
 def noise_schedule(sigma_max, sigma_min, num_steps: int) -> Float[Array, " steps+1"]:
@@ -23,7 +22,7 @@ def noise_schedule(sigma_max, sigma_min, num_steps: int) -> Float[Array, " steps
 
 
 def follow_flow(
-    energy: Callable, z: Float[Array, "num n n"], levels: Float[Array, " steps+1"]
+    energy: AbstractEnergy, z: Float[Array, "num n n"], levels: Float[Array, " steps+1"]
 ) -> Float[Array, "num n n"]:
     r"""Carry images along the probability-flow ODE from the first noise level to the last.
 
@@ -34,7 +33,7 @@ def follow_flow(
     Parameters
     ----------
     energy
-        Module with ``energy(z, sigma)``.
+        Gives the denoised images.
     z
         Stretched images at the first level.
     levels
@@ -52,7 +51,7 @@ def follow_flow(
     def step(carry, ends):
         z, before, last = carry
         now, then = ends
-        clean = jax.vmap(lambda one: denoise(energy, one, now))(z)
+        clean = jax.vmap(energy.denoise, (0, None))(z, now)
         length = jnp.log(now / then)
         ahead = clean + length / (2 * last) * (clean - before)
         share = then / now
@@ -63,34 +62,16 @@ def follow_flow(
     return jax.lax.scan(step, start, (levels[:-1], levels[1:]))[0][0]
 
 
-@partial(jax.jit, static_argnames=("static", "num", "num_steps"))
-def _flow(params, static, key, sigma_max, sigma_min, num, num_steps):
-    energy = eqx.combine(params, static)
-    z = jax.vmap(lambda k: energy.start(k, sigma_max))(jr.split(key, num))
-    return follow_flow(energy, z, noise_schedule(sigma_max, sigma_min, num_steps))
-
-
-def sample_flow(
-    energy: Callable,
-    *,
-    key: PRNGKeyArray,
-    num: int,
-    sigma_max: float | Array,
-    sigma_min: float | Array,
-    num_steps: int = 30,
-) -> Float[Array, "num n n"]:
-    """Draw from the density smoothed by `sigma_min` along the probability-flow ODE.
-
-    Integrated from `sigma_max` by `follow_flow`.
+@partial(jax.jit, static_argnames=("static", "num_steps"))
+def flow_from_white(params, static, white, sigma_max, sigma_min, num_steps: int):
+    """Carry white noise ``[num, n, n]`` down from `sigma_max` to `sigma_min`.
 
     Parameters
     ----------
-    energy
-        Module with ``energy(z, sigma)`` and ``energy.start(key, sigma)``.
-    key
-        Random key.
-    num
-        Number of images.
+    params, static
+        The energy, by ``equinox.partition``.
+    white
+        Unit normal deviates.
     sigma_max, sigma_min
         First and last noise level, in the stretched space.  Arrays: no recompilation.
     num_steps
@@ -101,48 +82,55 @@ def sample_flow(
     Array
         Stretched images ``[num, n, n]``, noise of `sigma_min` included.
     """
-    params, static = eqx.partition(unconfined(energy), eqx.is_inexact_array)
-    return _flow(
-        params, static, key, jnp.asarray(sigma_max), jnp.asarray(sigma_min), num, num_steps
-    )
-
-
-@partial(jax.jit, static_argnames=("static", "num", "num_steps"))
-def _reverse(params, static, key, sigma_max, sigma_min, num, num_steps):
     energy = eqx.combine(params, static)
-    schedule = noise_schedule(sigma_max, sigma_min, num_steps)
-    key_start, key_noise = jr.split(key)
-
-    def ancestral(z, inputs):
-        now, then, step_key = inputs
-        clean = jax.vmap(lambda one: denoise(energy, one, now))(z)
-        share = (then / now) ** 2
-        noise = jr.normal(step_key, z.shape, z.dtype)
-        return clean + share * (z - clean) + then * jnp.sqrt(1 - share) * noise, None
-
-    z = jax.vmap(lambda k: energy.start(k, sigma_max))(jr.split(key_start, num))
-    schedule = schedule.astype(z.dtype)
-    keys = jr.split(key_noise, num_steps)
-    return jax.lax.scan(ancestral, z, (schedule[:-1], schedule[1:], keys))[0]
+    top = jax.vmap(energy.from_white, (0, None))(white, sigma_max)
+    return follow_flow(energy, top, noise_schedule(sigma_max, sigma_min, num_steps))
 
 
-def sample_reverse_sde(
-    energy: Callable,
+@partial(jax.jit, static_argnames=("static", "num_steps"))
+def flow_to_white(params, static, z, sigma_max, sigma_min, num_steps: int):
+    """Undo `flow_from_white`, up to the error of the steps; arguments as there."""
+    energy = eqx.combine(params, static)
+    levels = noise_schedule(sigma_max, sigma_min, num_steps)
+    top = follow_flow(energy, z, levels[::-1])
+    return jax.vmap(energy.to_white, (0, None))(top, sigma_max)
+
+
+def white_noise(params, key: PRNGKeyArray, num: int, box: int) -> Float[Array, "num n n"]:
+    """Unit normal deviates, a key for each image, in the widest precision of the parameters."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
+    dtype = max(dtypes, key=lambda one: one.itemsize, default=jnp.zeros(()).dtype)
+    return jax.vmap(lambda k: jr.normal(k, (box, box), dtype))(jr.split(key, num))
+
+
+def sample_flow(
+    energy: AbstractEnergy,
     *,
     key: PRNGKeyArray,
     num: int,
     sigma_max: float | Array,
     sigma_min: float | Array,
-    num_steps: int = 100,
+    num_steps: int,
 ) -> Float[Array, "num n n"]:
-    """Draw from the density smoothed by `sigma_min` by the reverse diffusion.
+    """Draw from the density smoothed by `sigma_min`, by `flow_from_white`.
 
-    Each step draws the less noisy image from its Gaussian given the denoised estimate
-    (Ho et al. 2020, eq. 7, for additive noise): noise is put back as it is removed,
-    which forgives errors of the score at the price of more steps than `sample_flow`.
-    Arguments and result as there.
+    Parameters
+    ----------
+    energy
+        Any energy.
+    key
+        Random key.
+    num
+        Number of images.
+    sigma_max, sigma_min, num_steps
+        As for `flow_from_white`.
+
+    Returns
+    -------
+    Array
+        Stretched images ``[num, n, n]``, noise of `sigma_min` included.
     """
-    params, static = eqx.partition(unconfined(energy), eqx.is_inexact_array)
-    return _reverse(
-        params, static, key, jnp.asarray(sigma_max), jnp.asarray(sigma_min), num, num_steps
-    )
+    params, static = eqx.partition(energy, eqx.is_inexact_array)
+    white = white_noise(params, key, num, energy.box)
+    levels = jnp.asarray(sigma_max), jnp.asarray(sigma_min)
+    return flow_from_white(params, static, white, *levels, num_steps)

@@ -1,7 +1,7 @@
 """Training of a `WienerEnergy`: resumable, atomic, watched.
 
 Two stages: denoising score matching, then, if the recipe asks for it, the wall of
-`scorepriors.confinement` around what was learned.
+`scorepriors.Confined` around what was learned.
 """
 
 import json
@@ -22,21 +22,17 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scorepriors._archives import read_archive, write_archive
+from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
 from scorepriors._stretch import LogStretch
-from scorepriors.energies._confinement import (
-    Confinement,
-    ConfinementState,
-    calibrate,
-    initial_confinement,
-    make_confinement_optimizer,
-    make_confinement_step,
-)
-from scorepriors.energies._networks import ModeNetwork, WienerEnergy, dihedral, principal_modes
+from scorepriors.energies._confined import Confined, Wall
+from scorepriors.energies._wiener import ModeNetwork, WienerEnergy, dihedral, principal_modes
 
+from ._prior import prior_of
 from ._recipe import Recipe
 from ._sets import iter_simulated, read_images
+from ._wall import WallState, calibrate, initial_wall, make_wall_optimizer, make_wall_step
 
 _CHECKPOINT = "checkpoint of a training run"
 
@@ -58,8 +54,8 @@ class TrainingResult:
 
     Attributes
     ----------
-    energy
-        The energy with the averaged weights.
+    prior
+        At the recipe's sigma0, with the averaged weights; `scorepriors.save_prior` keeps it.
     step, num_steps
         Steps done and wanted; fewer done after an interruption.
     seconds
@@ -69,7 +65,7 @@ class TrainingResult:
         image.
     """
 
-    energy: WienerEnergy
+    prior: ScorePrior
     step: int
     num_steps: int
     seconds: float
@@ -281,20 +277,21 @@ def train(
     energy = eqx.tree_at(lambda e: e.network, energy, run.state.average)
     step, seconds, history = run.step, run.seconds, run.history
     if second and step == first:
-        untrained = initial_confinement(recipe)
-        start = make_confinement_optimizer(recipe.confinement).init(untrained)
+        untrained = initial_wall(recipe)
+        start = make_wall_optimizer(recipe.confinement).init(untrained)
         run = _run_stage(
             # A checkpoint of its own: another wall needs no new energy.
             directory / "confinement.npz",
             _identity(recipe, "data", "stretch", "network", "training", "confinement"),
-            _Run(ConfinementState(untrained, start)),
+            _Run(WallState(untrained, start)),
             second,
-            lambda: _confinement_block(energy, recipe, coordinates),
+            lambda: _wall_block(energy, recipe, coordinates),
             _Settings(recipe, _offset(progress, first, first + second), checkpoint_seconds),
         )
         step, seconds = step + run.step, seconds + run.seconds
-        energy = _confined(energy, run.state.confinement, coordinates, recipe)
-    return TrainingResult(energy, step, first + second, seconds, np.asarray(history))
+        energy = Confined(energy, _placed(energy, run.state.wall, coordinates, recipe))
+    prior = prior_of(energy, recipe)
+    return TrainingResult(prior, step, first + second, seconds, np.asarray(history))
 
 
 class _Run(NamedTuple):
@@ -360,8 +357,8 @@ def _offset(progress: Callable | None, done: int, total: int) -> Callable | None
     return lambda step, losses: progress(done + step, total, losses)
 
 
-def _confinement_block(energy, recipe, coordinates):
-    step = make_confinement_step(energy, recipe)
+def _wall_block(energy, recipe, coordinates):
+    step = make_wall_step(energy, recipe)
 
     def block(state, key, start, count):
         seen = []
@@ -376,12 +373,10 @@ def _confinement_block(energy, recipe, coordinates):
     return block
 
 
-def _confined(energy, confinement: Confinement, coordinates, recipe) -> WienerEnergy:
-    """The energy with its wall, put where no training image is, or few."""
+def _placed(energy: WienerEnergy, wall: Wall, coordinates, recipe: Recipe) -> Wall:
+    """The wall, put where no training image is, or few."""
     key = jr.fold_in(jr.key(recipe.training.seed), 1)
-    inside = recipe.confinement.inside
-    wall = calibrate(energy, confinement, coordinates, key=key, inside=inside)
-    return eqx.tree_at(lambda e: e.confinement, energy, wall, is_leaf=lambda x: x is None)
+    return calibrate(energy, wall, coordinates, key=key, inside=recipe.confinement.inside)
 
 
 def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scorepriors._defaults import NUM_MODES, SCALE, SIGMA0, SIGMA_MAX, SOFTENING
 from scorepriors._errors import InputError
 
 
@@ -30,15 +31,15 @@ class DataRecipe:
 class StretchRecipe:
     """The logarithmic stretch ``z = log(1 + x / softening) / scale``."""
 
-    softening: float = 0.05
-    scale: float = 0.44
+    softening: float = SOFTENING
+    scale: float = SCALE
 
 
 @dataclass(frozen=True)
 class NetworkRecipe:
     """Size of the network: principal modes seen, width, inner width, blocks."""
 
-    modes: int = 192
+    modes: int = NUM_MODES
     width: int = 256
     inner: int = 512
     depth: int = 6
@@ -55,7 +56,7 @@ class TrainingRecipe:
     clip: float = 1.0
     ema: float = 0.9995
     sigma_min: float = 0.025
-    sigma_max: float = 25.0
+    sigma_max: float = SIGMA_MAX
     seed: int = 0
     block: int = 100
     devices: int = 1
@@ -63,7 +64,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class ConfinementRecipe:
-    """A wall around the region where the energy was learned (`scorepriors.confinement`)."""
+    """A wall around the region where the energy was learned (`scorepriors.Confined`)."""
 
     #: Zero leaves the wall out.
     steps: int = 0
@@ -84,7 +85,7 @@ class Recipe:
     """Everything that determines a set of trained weights."""
 
     name: str
-    sigma0: float = 0.15
+    sigma0: float = SIGMA0
     license: str = "MIT"
     description: str = ""
     data: DataRecipe = field(default_factory=DataRecipe)

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from scorepriors._archives import read_arrays
+from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._errors import InputError
 from scorepriors._surveys import LSST, PIXEL_SCALES
 
 #: What NumPy and astropy raise for files cut short or damaged, besides OSError.
 _DAMAGED = (OSError, TypeError, ValueError, EOFError, zlib.error)
 
-#: Standard deviation of the model's Gaussian PSF, in pixels, for every built-in set.
-MODEL_PSF_SIGMA = 0.7
 
 #: Sersic indices are drawn from these: GalSim keeps a table for each index it has met.
 _SERSIC_INDICES = np.arange(5, 51, 5) / 10

@@ -13,7 +13,6 @@ from astropy.table import Table
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
-from scorepriors.energies._networks import GaussianEnergy
 from scorepriors.inference import (
     Flow,
     SamplingWarning,
@@ -253,30 +252,17 @@ def test_scene_with_a_star_in_the_order_of_the_catalog(tmp_path):
     assert "Energy over" not in paths["report.html"].read_text()
 
 
-class Colorless(GaussianEnergy):
-    """An energy that cannot make its start of white noise."""
-
-    def __getattribute__(self, name):
-        if name == "color":
-            raise AttributeError(name)
-        return super().__getattribute__(name)
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [
         ({"spectra": "sampled"}, "integrates spectra out"),
         ({"model": lambda data, prior, galaxies: blend(data, prior, galaxies)}, "use 'nuts'"),
-        ({"energy": Colorless}, "has no `color`"),
         ({"num_samples": 2}, "`num_samples` must be at least 4"),
         ({"init": "uniform"}, "begins at a mode"),
     ],
 )
 def test_what_it_cannot_sample_is_one_sentence(bound, mode, change, match):
     (data, prior, galaxies), _ = bound.arguments
-    if "energy" in change:
-        energy = change["energy"](jnp.zeros((8, 8)), jnp.asarray(0.2))
-        prior = type(prior)(energy, prior.stretch, 0.3, sigma_max=5.0)
     keywords = {"spectra": change["spectra"]} if "spectra" in change else {}
     other = posterior(change.get("model", blend), data, prior, galaxies, model_kwargs=keywords)
     options = {n: v for n, v in change.items() if n.startswith(("num", "init"))}

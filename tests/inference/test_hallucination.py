@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from scorepriors import InputError, ScorePrior
 from scorepriors._stretch import LogStretch
-from scorepriors.energies._networks import GaussianEnergy
+from scorepriors.energies._gaussian import GaussianEnergy
 from scorepriors.inference.deblending._deblend import deblend
 from scorepriors.inference.deblending._sampling import laplace_deblended
 from scorepriors.inference.diagnosis._galaxies import Galaxies

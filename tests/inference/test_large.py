@@ -10,7 +10,7 @@ import pytest
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError, ScorePrior
-from scorepriors.energies._networks import GaussianEnergy
+from scorepriors.energies._gaussian import GaussianEnergy
 from scorepriors.inference import (
     SamplingWarning,
     catalog,

@@ -11,13 +11,8 @@ import pytest
 from jax.tree_util import Partial
 
 from scorepriors import InputError, LogStretch, ScorePrior
-from scorepriors.energies._networks import (
-    GaussianEnergy,
-    ModeNetwork,
-    WienerEnergy,
-    principal_modes,
-    score,
-)
+from scorepriors.energies._gaussian import GaussianEnergy
+from scorepriors.energies._wiener import ModeNetwork, WienerEnergy, principal_modes
 from scorepriors.inference.validation import _cards as cards
 from scorepriors.inference.validation import _chains as chains
 from scorepriors.inference.validation import _comparison as comparison
@@ -61,6 +56,11 @@ def random_network(wiener):
 @pytest.fixture(scope="module")
 def gaussian_energy():
     return GaussianEnergy(jnp.full((N, N), 2.0), jnp.asarray(0.5))
+
+
+@pytest.fixture(scope="module")
+def gaussian(gaussian_energy):
+    return ScorePrior(gaussian_energy, STRETCH)
 
 
 def test_halves_of_one_set_are_alike():
@@ -126,32 +126,32 @@ def test_oriented_subset():
     assert len(np.unique(turned.reshape(200, -1), axis=0)) == 8
 
 
-def test_denoising_of_a_gaussian(gaussian_energy):
+def test_denoising_of_a_gaussian(gaussian, gaussian_energy):
     """The error of the Wiener filter in white noise is known: sqrt(v / (v + sigma^2))."""
     noise = jr.normal(jr.key(0), (100, N, N))
     z = gaussian_energy.mean + jnp.sqrt(gaussian_energy.variance) * noise
-    table = density.denoising_table(
-        gaussian_energy, gaussian_energy, z, key=jr.key(1), sigmas=(0.1, 1.0)
-    )
+    table = density.denoising_table(gaussian, gaussian, z, key=jr.key(1), sigmas=(0.1, 1.0))
     expected = [(0.5 / (0.5 + sigma**2)) ** 0.5 for sigma in (0.1, 1.0)]
     np.testing.assert_allclose(table["energy"], expected, rtol=0.02)
     np.testing.assert_allclose(table["ratio"], 1.0, rtol=1e-6)
 
 
-def test_linear_part(wiener, random_network, gaussian_energy):
+def test_gaussian_part(wiener, random_network, gaussian):
     images = galaxies(500, 0)
     z = STRETCH.inv(images[:2]) + 0.1
     expected = [float(wiener(one, jnp.float32(0.1))) for one in z]
-    own = density.linear_part(random_network, STRETCH, images)
+    own = ScorePrior(random_network, STRETCH).gaussian(images).energy
     np.testing.assert_allclose([float(own(one, jnp.float32(0.1))) for one in z], expected)
-    made = density.linear_part(gaussian_energy, STRETCH, images)
+    made = gaussian.gaussian(images).energy
     assert made.eigenvalues.shape == (192,)
     np.testing.assert_allclose(made.eigenvalues[:5], wiener.eigenvalues[:5], rtol=1e-3)
 
 
 def test_energy_has_a_symmetric_jacobian(random_network):
     z = STRETCH.inv(galaxies(2, 3))
-    kappa = density.jacobian_asymmetry(Partial(score, random_network), z, 0.1, key=jr.key(0))
+    kappa = density.jacobian_asymmetry(
+        Partial(density.stretched_score, ScorePrior(random_network, STRETCH)), z, 0.1, key=jr.key(0)
+    )
     assert kappa < 1e-12
 
 
@@ -170,9 +170,9 @@ def test_curl_is_seen():
     assert kappa(Partial(swirl, 0.0)) == 0.0
 
 
-def test_ring_of_a_gaussian(gaussian_energy):
+def test_ring_of_a_gaussian(gaussian, gaussian_energy):
     z = jnp.broadcast_to(gaussian_energy.mean, (3, N, N))
-    found = density.ring_test(gaussian_energy, z, sigma=0.1)
+    found = density.ring_test(gaussian, z, sigma=0.1)
     precision = 1 / (0.5 + 0.1**2)
     assert found["on_ring"] == pytest.approx(-precision, rel=1e-5)
     assert found["abs_elsewhere"] == pytest.approx(0, abs=1e-6)
@@ -183,16 +183,16 @@ def test_ring_of_a_gaussian(gaussian_energy):
 
 def test_shift_costs_more_with_distance(wiener):
     z = STRETCH.inv(galaxies(20, 4))
-    drops = density.shift_cost(wiener, z, 0.1)["drop"]
+    drops = density.shift_cost(ScorePrior(wiener, STRETCH), z, 0.1)["drop"]
     assert 0 < drops[0] < drops[1] < drops[2]
 
 
-def test_stein_identity_of_a_gaussian(gaussian_energy):
+def test_stein_identity_of_a_gaussian(gaussian, gaussian_energy):
     noise = jr.normal(jr.key(0), (32, N, N))
     sigma = 0.5
     start = gaussian_energy.mean + (0.5 + sigma**2) ** 0.5 * noise
     found = chains.stein_identity(
-        gaussian_energy, start, sigma, key=jr.key(1), num_draws=200, num_warmup=60
+        gaussian, start, sigma, key=jr.key(1), num_draws=200, num_warmup=60
     )
     assert found["expected"] == -(N**2)
     # Six in a million by chance, with a fixed key.
@@ -202,22 +202,20 @@ def test_stein_identity_of_a_gaussian(gaussian_energy):
     assert low < found["acceptance"] < high
 
 
-def test_stein_sees_chains_out_of_equilibrium(gaussian_energy):
+def test_stein_sees_chains_out_of_equilibrium(gaussian, gaussian_energy):
     """Started too narrow and kept from mixing: the identity must fail."""
     start = gaussian_energy.mean + 0.1 * jr.normal(jr.key(0), (32, N, N))
-    found = chains.stein_identity(
-        gaussian_energy, start, 0.05, key=jr.key(1), num_draws=20, num_warmup=0
-    )
+    found = chains.stein_identity(gaussian, start, 0.05, key=jr.key(1), num_draws=20, num_warmup=0)
     assert found["deviation"] > 4.5
     assert found["squares_end"] > found["squares_start"]
 
 
-def test_stein_needs_chains(gaussian_energy):
+def test_stein_needs_chains(gaussian):
     with pytest.raises(InputError, match="at least 2 chains"):
-        chains.stein_identity(gaussian_energy, jnp.zeros((1, N, N)), 0.1, key=jr.key(0))
+        chains.stein_identity(gaussian, jnp.zeros((1, N, N)), 0.1, key=jr.key(0))
 
 
-def test_long_chains_stay_where_the_density_is(gaussian_energy):
+def test_long_chains_stay_where_the_density_is(gaussian, gaussian_energy):
     """Of a Gaussian whose spread is known, from its own draws; and from a wrong start."""
     stretch, sigma = LogStretch(), 0.3
 
@@ -227,7 +225,7 @@ def test_long_chains_stay_where_the_density_is(gaussian_energy):
 
     reference = np.asarray(stretch(draws(0, 300)))
     settings = {"key": jr.key(1), "num_draws": 120, "num_leapfrog": 5}
-    found = chains.long_chains(gaussian_energy, stretch, draws(2, 64), reference, sigma, **settings)
+    found = chains.long_chains(gaussian, draws(2, 64), reference, sigma, **settings)
     assert abs(found["drift"]) < 0.5
     assert found["strayed"] == 0.0
     assert (found["chains"], found["draws"]) == (64, 120)
@@ -235,8 +233,8 @@ def test_long_chains_stay_where_the_density_is(gaussian_energy):
     assert abs(found["trees_auc"] - 0.5) < 0.2
 
     # The energy's minimum is elsewhere than the images': chains leave for it.
-    elsewhere = GaussianEnergy(gaussian_energy.mean + 4.0, gaussian_energy.variance)
-    found = chains.long_chains(elsewhere, stretch, draws(2, 64), reference, sigma, **settings)
+    elsewhere = ScorePrior(GaussianEnergy(gaussian_energy.mean + 4.0, gaussian_energy.variance))
+    found = chains.long_chains(elsewhere, draws(2, 64), reference, sigma, **settings)
     assert found["drift"] < -10
     assert found["strayed"] == 1.0
 

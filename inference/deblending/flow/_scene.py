@@ -1,6 +1,6 @@
 """A blend as a function of the noise that its galaxies are made of."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,8 +10,6 @@ from jaxtyping import Array, Float
 from numpyro.distributions import biject_to
 
 from scorepriors._errors import InputError
-from scorepriors.energies._diffusion import follow_flow, noise_schedule
-from scorepriors.energies._networks import unconfined
 from scorepriors.inference._posterior import Posterior
 from scorepriors.models.scene._blend import SMALLEST_AREA, blend
 from scorepriors.models.scene._scene import Scene
@@ -68,20 +66,13 @@ class FlowScene(eqx.Module):
 
     def galaxy(self, name: str, noise: Float[Array, "N n n"]):
         """Stretched galaxies of one group that the flow makes of white noise."""
-        energy, levels = self._flow(name)
-        top = jax.vmap(lambda white: energy.color(white, levels[0]))(noise)
-        return follow_flow(energy, top, levels)
+        prior: Any = self.groups[name].prior
+        return prior.from_white(noise, NUM_STEPS)
 
     def noise(self, name: str, z: Float[Array, "N n n"]):
         """White noise that the flow makes galaxies of: the inverse of `galaxy`, about."""
-        energy, levels = self._flow(name)
-        top = follow_flow(energy, z, levels[::-1])
-        return jax.vmap(lambda one: energy.whiten(one, levels[0]))(top)
-
-    def _flow(self, name: str):
         prior: Any = self.groups[name].prior
-        levels = noise_schedule(prior.sigma_max, prior.sigma, NUM_STEPS)
-        return unconfined(prior.energy), levels
+        return prior.to_white(z, NUM_STEPS)
 
     def render(self, z: Images, offset: Float[Array, "S 2"]) -> tuple[Drawn, Array]:
         """Sources with unit spectra as observed, and their areas ``[K]``."""
@@ -177,12 +168,6 @@ def scene_of(bound: Posterior) -> FlowScene:
             "the algorithm 'flow' knows the prior `GalaxySpectra` alone, got "
             f"{type(scene.spectra).__name__}; use 'nuts' or 'dynamic_hmc'."
         )
-    for group in galaxies:
-        if not hasattr(group.prior.energy, "color"):
-            raise InputError(
-                f"the energy of {group.prior.name} has no `color`, which makes its start of "
-                "white noise; add it, or use 'nuts' or 'dynamic_hmc'."
-            )
     return FlowScene(scene)
 
 

@@ -1,12 +1,4 @@
-r"""Energies: scalar functions of a stretched image whose gradient is minus the score.
-
-An energy :math:`E(z, \sigma)` stands for the density :math:`\exp(-E)`, up to a
-constant, of stretched images plus Gaussian noise of standard deviation sigma.  Every
-class here is an Equinox module called as ``energy(z, sigma)`` for one image
-``z [n, n]``, returning a scalar; batches are made with ``jax.vmap``.
-"""
-
-from collections.abc import Callable
+"""The learned energy: a Wiener filter, corrected by a network on the principal modes."""
 
 import equinox as eqx
 import jax
@@ -15,156 +7,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from scorepriors._errors import InputError
+from scorepriors._defaults import NUM_MODES
 
-from ._confinement import Confinement
-
-
-def score(energy: Callable, z: Float[Array, "n n"], sigma: Float[Array, ""]):
-    """Gradient of the log-density, ``-dE/dz``, of one stretched image ``[n, n]``."""
-    return -jax.grad(energy)(z, sigma)
-
-
-def denoise(energy: Callable, z: Float[Array, "n n"], sigma: Float[Array, ""]):
-    r"""Posterior mean of the clean image, :math:`z + \sigma^2 \nabla\log p` (Tweedie).
-
-    Without the wall of `scorepriors.confinement`, whose gradient is no denoiser's.
-    """
-    return z + sigma**2 * score(unconfined(energy), z, sigma)
-
-
-def unconfined(energy: Callable) -> Callable:
-    """The energy without its wall, if it has one: what follows noise needs none.
-
-    A few coarse steps of a sampler may land a hair behind the wall, which is steeper
-    than they can follow; Hamiltonian Monte Carlo rejects such a step, they cannot.
-    """
-    if getattr(energy, "confinement", None) is None:
-        return energy
-    return eqx.tree_at(lambda e: e.confinement, energy, None)
-
-
-class GaussianEnergy(eqx.Module):
-    """The exact energy of a Gaussian field smoothed by sigma; a closed form to test with.
-
-    Parameters
-    ----------
-    mean
-        Mean image ``[n, n]``.
-    variance
-        Variance of each pixel before smoothing: a scalar or ``[n, n]``.
-    """
-
-    mean: Float[Array, "n n"]
-    variance: Float[Array, "..."]
-
-    @property
-    def box(self) -> int:
-        """Pixels on a side."""
-        return self.mean.shape[-1]
-
-    def __call__(self, z, sigma):
-        """Half the squared distance from the mean in units of the total variance."""
-        return 0.5 * jnp.sum((z - self.mean) ** 2 / (self.variance + sigma**2))
-
-    def start(self, key, sigma):
-        """Draw an image ``[n, n]`` from the smoothed density at a large `sigma`."""
-        return self.color(jr.normal(key, self.mean.shape, self.mean.dtype), sigma)
-
-    def color(self, white, sigma):
-        """Turn white noise ``[n, n]`` into what `start` draws."""
-        return self.mean + jnp.sqrt(self.variance + sigma**2) * white
-
-    def whiten(self, z, sigma):
-        """Undo `color`."""
-        return (z - self.mean) / jnp.sqrt(self.variance + sigma**2)
-
-
-class LineEnergy(eqx.Module):
-    r"""Energy of a network that gives only a score: its integral along a straight line.
-
-    From a fixed reference image r, with Gauss-Legendre nodes :math:`t_i` on (0, 1),
-
-    .. math:: -E(z) = \sum_i w_i \, s(r + t_i (z - r), \sigma) \cdot (z - r).
-
-    This *is* a potential, whatever the network: its gradient is the true gradient of
-    what is returned, so a sampler of it is right.  Where the network's Jacobian is
-    symmetric the gradient equals the score; where it is not, there is no density with
-    that score, and this one depends on the reference.
-
-    Parameters
-    ----------
-    score_network
-        ``(z [n, n], sigma) -> score [n, n]``, an Equinox module or a function.
-    reference
-        The fixed end of the line, ``[n, n]``: typically a mean image.
-    num_nodes
-        Quadrature nodes; one batched network call each.  Four keep the error of
-        posterior-sized moves near 0.01 nat, eight are the safe default.
-
-    Raises
-    ------
-    InputError
-        If ``num_nodes < 1``.
-    """
-
-    score_network: Callable
-    reference: Float[Array, "n n"]
-    num_nodes: int = eqx.field(static=True, default=8)
-
-    @property
-    def box(self) -> int:
-        """Pixels on a side."""
-        return self.reference.shape[-1]
-
-    def __check_init__(self):
-        if self.num_nodes < 1:
-            raise InputError(f"`num_nodes` must be at least 1, got {self.num_nodes}.")
-
-    def __call__(self, z, sigma):
-        """Minus the line integral of the score from the reference to `z`."""
-        roots, quadrature = np.polynomial.legendre.leggauss(self.num_nodes)
-        nodes = jnp.asarray((roots + 1) / 2, z.dtype)
-        weights = jnp.asarray(quadrature / 2, z.dtype)
-        step = z - self.reference
-        points = self.reference + nodes[:, None, None] * step
-        scores = jax.vmap(self.score_network, (0, None))(points, sigma)
-        return -jnp.einsum("i,iyx,yx->", weights, scores, step)
-
-    def start(self, key, sigma):
-        """Draw an image ``[n, n]``: the reference plus noise, fair at a large `sigma`."""
-        return self.color(jr.normal(key, self.reference.shape, self.reference.dtype), sigma)
-
-    def color(self, white, sigma):
-        """Turn white noise ``[n, n]`` into what `start` draws."""
-        return self.reference + sigma * white
-
-    def whiten(self, z, sigma):
-        """Undo `color`."""
-        return (z - self.reference) / sigma
-
-
-class VarianceExploding(eqx.Module):
-    r"""Use a variance-preserving score network, as published, in our coordinates.
-
-    The published process shrinks the image: at time t it is
-    :math:`e^{-t/2} z + \sqrt{1 - e^{-t}}\, \epsilon` (Sampson et al. 2024, eq. 9).
-    Additive noise sigma on z is the same family at :math:`t = \log(1 + \sigma^2)`,
-    with the image rescaled by :math:`e^{-t/2}` and the score likewise.
-
-    Parameters
-    ----------
-    network
-        ``(z_t [n, n], t) -> score [n, n]`` of the variance-preserving marginals.
-    """
-
-    network: Callable
-
-    def __call__(self, z, sigma):
-        """Score ``[n, n]`` of the density of z plus noise of size `sigma`."""
-        time = jnp.log1p(sigma**2)
-        shrink = jnp.exp(-time / 2)
-        return shrink * self.network(shrink * z, time)
+from ._abstract import AbstractEnergy, tweedie
 
 
 class _Block(eqx.Module):
@@ -227,7 +72,7 @@ class ModeNetwork(eqx.Module):
         return self.leave(self.features(modes, wiener, log_sigma))
 
 
-class WienerEnergy(eqx.Module):
+class WienerEnergy(AbstractEnergy):
     r"""A learned energy whose linear part is the Wiener filter of the training set.
 
     With the mean mu, principal modes V and eigenvalues lambda of the training images,
@@ -243,8 +88,23 @@ class WienerEnergy(eqx.Module):
     network learns only what a Gaussian does not know.  The factor before F makes a
     unit output correct the Wiener estimate by its own standard error in every mode.
 
-    With a `confinement` the energy rises outside the region where it was learned; see
-    `scorepriors.confinement`.
+    `Confined` makes it rise outside the region where it was learned.
+
+    Parameters
+    ----------
+    mean
+        Mean of the stretched training images, ``[n * n]``.
+    basis, eigenvalues
+        Leading principal modes ``[n * n, m]``, orthonormal, and their variances ``[m]``.
+    tail
+        Variance in every direction outside of the modes.
+    network
+        Gives the field F.
+
+    References
+    ----------
+    .. [1] Karras, Aittala, Aila & Laine (2022), NeurIPS: a network that corrects a linear
+       denoiser, there that of white images.
     """
 
     mean: Float[Array, " pixels"]
@@ -252,7 +112,6 @@ class WienerEnergy(eqx.Module):
     eigenvalues: Float[Array, " m"]
     tail: Float[Array, ""]
     network: ModeNetwork
-    confinement: Confinement | None = None
 
     @property
     def box(self) -> int:
@@ -268,43 +127,64 @@ class WienerEnergy(eqx.Module):
 
     def mode_energy(self, a: Float[Array, " m"], sigma):
         """The part of the energy that depends on the leading coordinates `a`."""
+        return self.energy_of_features(a, self.features(a, sigma)[0], sigma)
+
+    def energy_of_features(self, a: Float[Array, " m"], features, sigma):
+        """`mode_energy`, where the features of the network are known already."""
         white = a / jnp.sqrt(self.eigenvalues + sigma**2)
-        features, wiener = self.features(a, sigma)
         field = self.network.leave(features)
         gain = jnp.sqrt(self.eigenvalues) / sigma
-        energy = 0.5 * jnp.sum(white**2) - jnp.sum(white * gain * field)
-        if self.confinement is None:
-            return energy
-        return energy + self.confinement.wall(a, features, wiener, self.eigenvalues, sigma)
+        return 0.5 * jnp.sum(white**2) - jnp.sum(white * gain * field)
 
-    def __call__(self, z, sigma):
-        """Energy, a scalar, of one stretched image ``[n, n]``."""
+    def split(self, z: Float[Array, "n n"], sigma):
+        """Leading coordinates ``[m]`` of an image, and the energy of the rest, a scalar."""
         residual = z.ravel() - self.mean
         a = residual @ self.basis
         # The rest is formed explicitly: |z|^2 - |a|^2 loses all digits in float32.
         rest = residual - self.basis @ a
-        tail = 0.5 * jnp.sum(rest**2) / (self.tail + sigma**2)
-        return self.mode_energy(a, sigma) + tail
+        return a, 0.5 * jnp.sum(rest**2) / (self.tail + sigma**2)
 
-    def start(self, key, sigma):
-        """Draw ``[n, n]`` from the Gaussian part, which at a large `sigma` is all there is."""
-        return self.color(jr.normal(key, (self.box, self.box), self.mean.dtype), sigma)
+    def __call__(self, z, sigma):
+        """Energy, a scalar, of one stretched image ``[n, n]``."""
+        a, rest = self.split(z, sigma)
+        return self.mode_energy(a, sigma) + rest
 
-    def color(self, white, sigma):
-        """Turn white noise ``[n, n]`` into what `start` draws."""
+    def denoise(self, z, sigma):
+        """Posterior mean of the clean image."""
+        return tweedie(self, z, sigma)
+
+    def from_white(self, white, sigma):
+        """Draw ``[n, n]`` of the Gaussian part, which at a large `sigma` is all there is."""
         modes, rest = jnp.sqrt(self.eigenvalues + sigma**2), jnp.sqrt(self.tail + sigma**2)
         return self.mean.reshape(white.shape) + self._scaled(white, modes, rest)
 
-    def whiten(self, z, sigma):
-        """Undo `color`."""
+    def to_white(self, z, sigma):
+        """Undo `from_white`."""
         modes, rest = jnp.sqrt(self.eigenvalues + sigma**2), jnp.sqrt(self.tail + sigma**2)
         return self._scaled(z - self.mean.reshape(z.shape), 1 / modes, 1 / rest)
+
+    def gaussian(self) -> "WienerEnergy":
+        """The Gaussian part alone: the same with the network's output set to zero."""
+        last = jax.tree.map(jnp.zeros_like, self.network.leave)
+        return eqx.tree_at(lambda energy: energy.network.leave, self, last)
 
     def _scaled(self, image, modes, rest):
         """Scale an image ``[n, n]`` in the leading modes, and outside of them."""
         a = image.ravel() @ self.basis
         outside = image.ravel() - self.basis @ a
         return (self.basis @ (a * modes) + outside * rest).reshape(image.shape)
+
+
+def gaussian_of(z: np.ndarray, num_modes: int = NUM_MODES) -> WienerEnergy:
+    """The Gaussian with the mean and the covariance of stretched images ``[N, n, n]``.
+
+    See `principal_modes`; there are no more modes than pixels.
+    """
+    modes = min(num_modes, z[0].size)
+    # An untrained network gives zero, so the smallest one will do.
+    network = ModeNetwork(modes, 1, 1, 0, key=jr.key(0))
+    mean, basis, values, tail = (jnp.asarray(a, jnp.float32) for a in principal_modes(z, modes))
+    return WienerEnergy(mean, basis, values, tail, network)
 
 
 def principal_modes(images: np.ndarray, num_modes: int):

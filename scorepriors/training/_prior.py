@@ -1,0 +1,40 @@
+"""A trained energy as the prior that its recipe describes."""
+
+from scorepriors._defaults import MODEL_PSF_SIGMA
+from scorepriors._distribution import ScorePrior
+from scorepriors._stretch import LogStretch
+from scorepriors._surveys import PIXEL_SCALES
+from scorepriors.energies._abstract import AbstractEnergy
+
+from ._recipe import DataRecipe, Recipe
+
+
+def image_facts(data: DataRecipe) -> dict[str, float | None]:
+    """``pixel_scale`` and ``model_psf_sigma`` of training images, where they are known."""
+    if data.set is None:
+        return {"pixel_scale": data.pixel_scale, "model_psf_sigma": data.model_psf_sigma}
+    return {"pixel_scale": PIXEL_SCALES[data.set], "model_psf_sigma": MODEL_PSF_SIGMA}
+
+
+def prior_of(
+    energy: AbstractEnergy, recipe: Recipe, facts: dict[str, float | None] | None = None
+) -> ScorePrior:
+    """The prior of a recipe, at its sigma0.
+
+    Parameters
+    ----------
+    energy
+        Trained by the recipe.
+    recipe
+        Gives stretch, noise levels and name.
+    facts
+        As of `image_facts`, by default those of the recipe's images.
+    """
+    return ScorePrior(
+        energy,
+        LogStretch(recipe.stretch.softening, recipe.stretch.scale),
+        recipe.sigma0,
+        sigma_max=recipe.training.sigma_max,
+        name=recipe.name,
+        **(image_facts(recipe.data) if facts is None else facts),
+    )
