@@ -322,11 +322,11 @@ class ScorePrior(dist.Distribution):
 
     def _images(self, images) -> Array:
         """The images as an array, if they are of the shape of the prior."""
-        if jnp.shape(images)[-2:] != self.event_shape:
+        if np.shape(images)[-2:] != self.event_shape:
             n = self.event_shape[-1]
             raise InputError(
                 f"a prior of {n} x {n} pixels takes images [..., {n}, {n}], got "
-                f"{jnp.shape(images)}; cut or pad them to that box."
+                f"{np.shape(images)}; cut or pad them to that box."
             )
         return jnp.asarray(images)
 
@@ -348,9 +348,9 @@ class ScorePrior(dist.Distribution):
 
 
 def _check_level(sigma) -> None:
-    if jnp.ndim(sigma):
+    if np.ndim(sigma):
         raise InputError(
-            f"`sigma` of a prior is one number, got shape {jnp.shape(sigma)}; map over several "
+            f"`sigma` of a prior is one number, got shape {np.shape(sigma)}; map over several "
             "levels, `jax.vmap(lambda sigma: prior.at(sigma).log_prob(x))(levels)`."
         )
     if isinstance(sigma, int | float) and not sigma > 0:

@@ -1,5 +1,6 @@
 """One contract for all priors: what a NumPyro distribution has to do."""
 
+import copy
 import os
 import pickle
 import subprocess
@@ -181,6 +182,125 @@ def test_another_level_compiles_nothing(prior):
     assert len(traces) == 1
     assert first != second
     assert "sigma0=0.4" in repr(prior.at(0.4))
+
+
+def test_priors_that_differ_in_numbers_and_names_share_their_programs():
+    traces = []
+
+    @jax.jit
+    def value(p, x):
+        traces.append(1)
+        return p.log_prob(x)
+
+    shipped = [load_prior(name) for name in ("lsst-32", "hsc-32", "ztf-32")]
+    x = _images(shipped[0])
+    values = {float(value(p, x)) for p in shipped}
+    assert len(values) == 3
+    assert len(traces) == 1
+    assert len({jax.tree.structure(p) for p in shipped}) == 1
+    # Control: another size of the network is another program.
+    value(load_prior("lsst-irregular-32"), x)
+    assert len(traces) == 2
+
+
+def test_fits_and_densities_share_their_programs_whatever_the_prior_is_called():
+    def model(prior):
+        numpyro.sample("x", prior)
+
+    named = [gaussian_prior(), _renamed(gaussian_prior(), "other")]
+    first, second = (posterior(model, prior) for prior in named)
+    traces = []
+
+    @jax.jit
+    def value(bound, u):
+        traces.append(1)
+        return bound.log_density(u)
+
+    u = first.start(key=jax.random.key(0))
+    assert value(first, u) == value(second, u)
+    assert len(traces) == 1
+    assert second.arguments[0][0].name == "other"
+
+
+def _renamed(prior, name):
+    facts = {"name": name, "pixel_scale": 0.3, "model_psf_sigma": None}
+    return ScorePrior(prior.energy, prior.stretch, 0.3, sigma_max=5.0, **facts)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda p: jax.tree.map(lambda leaf: leaf, p),
+        lambda p: pickle.loads(pickle.dumps(p)),
+        copy.copy,
+        copy.deepcopy,
+        lambda p: p.at(0.4),
+        lambda p: p.astype(jnp.float16),
+        lambda p: p.as_published(),
+    ],
+    ids=["tree.map", "pickle", "copy", "deepcopy", "at", "astype", "as_published"],
+)
+def test_what_is_for_people_survives(again):
+    found = again(_renamed(gaussian_prior(), "mine"))
+    assert (found.name, found.pixel_scale, found.model_psf_sigma) == ("mine", 0.3, None)
+    assert "'mine'" in repr(found)
+
+
+@pytest.mark.parametrize("shape", [(4, 64, 16), (1, 1024), (1024,), (32,), (), (2, 32, 33)])
+def test_images_of_another_shape_are_refused(shape):
+    prior = load_prior("lsst-32")
+    zeros = jnp.zeros(shape)
+    for method in (prior.log_prob, prior.score, prior.denoise, prior.potential):
+        with pytest.raises(InputError, match=r"32 x 32 .*got .*cut or pad them") as error:
+            method(zeros)
+        assert str(shape) in str(error.value)
+    with pytest.raises(InputError, match="takes images"):
+        prior.from_white(zeros, 2)
+
+
+@pytest.mark.parametrize("levels", [[0.1, 0.2], np.ones((1,)), jnp.ones((2, 3))])
+def test_several_levels_are_mapped_over_instead(levels):
+    prior = gaussian_prior()
+    with pytest.raises(InputError, match="is one number, got shape .*map over several levels"):
+        prior.at(levels)
+    with pytest.raises(InputError, match="is one number"):
+        ScorePrior(small_energy(), sigma=levels)
+    x, flat = _images(prior, 2), jnp.ravel(jnp.asarray(levels))
+    found = jax.vmap(lambda sigma: prior.at(sigma).log_prob(x))(flat)
+    for sigma, value in zip(flat, found, strict=True):
+        np.testing.assert_allclose(value, prior.at(sigma).log_prob(x), rtol=1e-5)
+
+
+def test_what_is_no_energy_is_refused():
+    with pytest.raises(InputError, match=r"must be an AbstractEnergy, got function.*from_score"):
+        ScorePrior(_gaussian_score)
+
+
+def test_stretched_methods_are_those_of_the_images():
+    prior = PRIORS["network"]()
+    x = _images(prior, 2, 3)
+    z = prior.stretch.inv(x)
+    jacobian = prior.stretch.log_abs_det_jacobian(z, x).sum((-2, -1))
+    np.testing.assert_allclose(prior.log_prob(x), -prior.potential(z) - jacobian, rtol=1e-5)
+    assert prior.potential(z[0, 0]).shape == ()
+    np.testing.assert_allclose(prior.potential(z[0, 0]), prior.potential(z)[0, 0], rtol=1e-4)
+    clean = prior.denoise_stretched(z)
+    np.testing.assert_allclose(prior.stretch(clean), prior.denoise(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "network", "line"])
+def test_white_noise_becomes_the_samples_and_comes_back(name):
+    prior = PRIORS[name]()
+    white = jax.random.normal(jax.random.key(5), (2, 3, *prior.event_shape))
+    z = prior.from_white(white, 40)
+    assert z.shape == white.shape
+    np.testing.assert_allclose(prior.from_white(white[0, 0], 40), z[0, 0], atol=1e-3)
+    np.testing.assert_allclose(prior.to_white(z, 40), white, atol=0.05)
+    # The same noise as `sample` starts from gives the same image.
+    key = jax.random.key(0)
+    noise = jax.random.normal(jax.random.split(key, 1)[0], prior.event_shape)
+    same = prior.stretch(prior.from_white(noise, 5))
+    np.testing.assert_allclose(prior.sample(key, num_steps=5), same, rtol=1e-4, atol=1e-6)
 
 
 def test_gaussian_log_prob_in_closed_form():

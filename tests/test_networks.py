@@ -1,5 +1,6 @@
 """Energies without training: the Gaussian that they have to be."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from conftest import small_energy
 from scipy.stats import norm
 
-from scorepriors.energies._abstract import score
-from scorepriors.energies._gaussian import GaussianEnergy
+from scorepriors import AbstractEnergy, Confined, GaussianEnergy, LineEnergy
+from scorepriors.energies._abstract import score, tweedie
+from scorepriors.energies._confined import Wall
 from scorepriors.energies._wiener import dihedral, principal_modes
 
 SIGMAS = [0.05, 0.3, 5.0]
@@ -123,6 +125,57 @@ def test_white_noise_becomes_the_gaussian_part(sigma):
     assert np.abs(white.var(1) - 1).max() < limit * (2 / num) ** 0.5
     # Negative control: the same draws against a covariance five parts in a hundred larger.
     assert np.abs(white.var() / 1.05 - 1) > limit * (2 / white.size) ** 0.5
+
+
+ENERGIES = {
+    "gaussian": lambda: GaussianEnergy(jnp.ones((8, 8)), jnp.linspace(0.1, 2, 64).reshape(8, 8)),
+    "line": lambda: LineEnergy(lambda z, sigma: -z / (1 + sigma**2), jnp.ones((8, 8)), 3),
+    "wiener": small_energy,
+    "confined": lambda: confined_energy(),
+}
+
+
+def confined_energy():
+    """A small energy inside a wall that begins before any image."""
+    wall = Wall(16, 6, 3, 8, 5.0, np.geomspace(0.02, 20, 5), key=jax.random.key(1))
+    wall = eqx.tree_at(lambda w: w.log_threshold, wall, jnp.zeros(5))
+    return Confined(small_energy(), wall)
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_every_energy_keeps_the_contract(name, images):
+    energy, sigma = ENERGIES[name](), jnp.asarray(0.3)
+    assert isinstance(energy, AbstractEnergy)
+    assert energy.box == 8
+    assert energy(images[0], sigma).shape == ()
+    white = energy.to_white(images[0], sigma)
+    np.testing.assert_allclose(energy.from_white(white, sigma), images[0], atol=1e-4)
+    assert energy.denoise(images[0], sigma).shape == (8, 8)
+    # Abstract or final: what the base says is abstract, and nothing is said twice.
+    mine = {n for n in vars(type(energy)) if not n.startswith("_")} | {"__call__"}
+    assert AbstractEnergy.__abstractmethods__ <= mine
+    assert type(energy).__bases__ == (AbstractEnergy,)
+
+
+def test_the_wall_is_felt_by_the_value_alone(images):
+    energy, sigma = confined_energy(), jnp.asarray(0.3)
+    z, inner = images[0], energy.energy
+    assert energy(z, sigma) > inner(z, sigma) + 1
+    assert abs(score(energy, z, sigma) - score(inner, z, sigma)).max() > 0.1
+    for name in ("denoise", "from_white", "to_white"):
+        np.testing.assert_array_equal(
+            getattr(energy, name)(z, sigma), getattr(inner, name)(z, sigma)
+        )
+    expected = tweedie(inner, z, sigma)
+    np.testing.assert_array_equal(energy.denoise(z, sigma), expected)
+    assert abs(tweedie(energy, z, sigma) - expected).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["wiener", "confined"])
+def test_the_gaussian_part_is_that_of_an_untrained_network(name, images):
+    sigma = jnp.asarray(0.3)
+    found = ENERGIES[name]().gaussian()(images[0], sigma)
+    np.testing.assert_allclose(found, small_energy(trained=False)(images[0], sigma), rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro.distributions import biject_to
 
-from scorepriors import AsinhStretch, InputError, LogStretch
+from scorepriors import AbstractStretch, AsinhStretch, InputError, LogStretch
 
 STRETCHES = [
     LogStretch(0.05, 0.44),
@@ -78,6 +79,54 @@ def test_asinh_stretch_is_odd_and_does_not_overflow():
         np.log(0.1) + 200 - np.log(2),
         rtol=1e-6,
     )
+
+
+@pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
+def test_slopes_are_those_by_the_unconstrained_coordinate(stretch, xp):
+    x = stretch(jnp.linspace(-2.0, 5.0, 28)).reshape(4, 7)
+    to_x = biject_to(stretch.codomain)
+    u = to_x.inv(x).ravel()
+    dx_du = jax.vmap(jax.grad(to_x))(u).reshape(x.shape)
+    dz_du = jax.vmap(jax.grad(lambda u: stretch.inv(to_x(u))))(u).reshape(x.shape)
+    found = stretch.slopes(xp.asarray(x), xp)
+    for value, expected in zip(found, (dx_du, dz_du), strict=True):
+        assert isinstance(value, np.ndarray if xp is np else jax.Array)
+        assert value.shape == x.shape
+        assert value.dtype == x.dtype
+        # u and z of the faintest pixels are differences of nearly equal numbers.
+        np.testing.assert_allclose(value, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
+def test_clipped_images_lie_well_inside_the_support(stretch, xp):
+    x = xp.asarray(np.array([[-10.0, -0.02], [0.0, 3.0]], np.float32))
+    found = stretch.clip(x, xp)
+    assert isinstance(found, np.ndarray if xp is np else jax.Array)
+    assert found.dtype == x.dtype
+    assert bool(stretch.codomain(found).all())
+    assert np.isfinite(biject_to(stretch.codomain).inv(jnp.asarray(found))).all()
+    np.testing.assert_array_equal(found[1], x[1])
+    # Inside, nothing moves: for a stretch without an end nothing at all.
+    assert found[0, 1] == x[0, 1]
+    if isinstance(stretch, AsinhStretch):
+        assert found[0, 0] == -10
+    else:
+        assert found[0, 0] == np.float32(-0.5 * stretch.softening)
+
+
+def test_slopes_and_clip_trace_with_the_stretch(stretch):
+    x = stretch(jnp.linspace(-2.0, 5.0, 7))
+    inside = jax.jit(lambda s, x: (s.slopes(x, jnp), s.clip(x, jnp)))(stretch, x)
+    outside = stretch.slopes(x, jnp), stretch.clip(x, jnp)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), inside, outside)
+
+
+def test_a_stretch_of_ones_own_says_what_is_missing():
+    class Nothing(AbstractStretch):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Nothing()
 
 
 def test_stretches_differ():

@@ -9,7 +9,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import small_energy
+from conftest import gaussian_prior, small_energy
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import scorepriors._zoo as zoo
@@ -76,6 +77,30 @@ def test_a_second_save_of_a_loaded_prior_changes_nothing(saved, tmp_path):
     again = save_prior(tmp_path / "again.safetensors", load_prior(path).energy, RECIPE)
     z = jax.random.normal(jax.random.key(0), (8, 8))
     np.testing.assert_array_equal(load_prior(again).energy(z, 0.3), load_prior(path).energy(z, 0.3))
+
+
+def test_a_prior_is_kept_as_well_as_its_energy(saved, tmp_path):
+    _, path = saved
+    again = save_prior(tmp_path / "again.safetensors", load_prior(path), RECIPE)
+    for a, b in zip(jax.tree.leaves(load_prior(again)), jax.tree.leaves(load_prior(path))):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_energies_that_no_recipe_describes_are_not_written(tmp_path):
+    with pytest.raises(InputError, match="kind GaussianEnergy, which no recipe describes"):
+        save_prior(tmp_path / "no.safetensors", gaussian_prior(), RECIPE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_wall_keeps_its_names_in_the_file(tmp_path):
+    """Format 1 has it as a part of the energy: ``confinement.*`` beside ``network.*``."""
+    prior, recipe = load_prior("lsst-32"), prior_recipe("lsst-32")
+    path = save_prior(tmp_path / "again.safetensors", prior, recipe)
+    with safe_open(prior_path("lsst-32"), "np") as old, safe_open(path, "np") as new:
+        assert set(old.keys()) == set(new.keys())
+        assert "confinement.log_threshold" in new.keys()
+        for name in old.keys():
+            np.testing.assert_array_equal(old.get_tensor(name), new.get_tensor(name))
 
 
 def test_a_failed_save_leaves_the_old_file(saved, tmp_path, monkeypatch):
