@@ -261,7 +261,7 @@ def test_images_of_another_shape_are_refused(shape):
 @pytest.mark.parametrize("levels", [[0.1, 0.2], np.ones((1,)), jnp.ones((2, 3))])
 def test_several_levels_are_mapped_over_instead(levels):
     prior = gaussian_prior()
-    with pytest.raises(InputError, match="is one number, got shape .*map over several levels"):
+    with pytest.raises(InputError, match=r"is one number, got shape .*map over several levels"):
         prior.at(levels)
     with pytest.raises(InputError, match="is one number"):
         ScorePrior(small_energy(), sigma=levels)

@@ -168,6 +168,42 @@ def test_importing_the_ground_floor_loads_nothing_above_it():
     assert run.stdout.strip() == "[]"
 
 
+def looking_inside(root):
+    """Modules above the ground floor that reach for what a prior is made of, and for what."""
+    found = set()
+    for name, path in modules_of(root).items():
+        if not floor_of(name):
+            continue
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        inside = ("scorepriors.energies", "scorepriors._stretch")
+        found |= {(name, one) for one in imports_of(name, path, nodes) if one.startswith(inside)}
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and node.attr in ("energy", "params", "static"):
+                owner = node.value
+                said = getattr(owner, "id", getattr(owner, "attr", ""))
+                found |= {(name, f"{said}.{node.attr}")} if said.endswith("prior") else set()
+    return found
+
+
+def test_nothing_above_knows_what_a_prior_is_made_of():
+    assert looking_inside(ROOT) == set()
+
+
+def test_a_look_inside_a_prior_is_noticed(tmp_path):
+    tree(
+        tmp_path,
+        {
+            "scorepriors/a.py": "from .energies._wiener import WienerEnergy\n",
+            "models/b.py": "def f(prior):\n    return prior.energy(prior.sigma)\n",
+            "models/c.py": "def f(group):\n    return group.prior.energy\n",
+            "inference/d.py": "from scorepriors.energies._wiener import WienerEnergy\n",
+            "inference/e.py": "def f(info):\n    return info.energy, info.prior.sigma\n",
+        },
+    )
+    found = {name.removeprefix("scorepriors.") for name, _ in looking_inside(tmp_path)}
+    assert found == {"models.b", "models.c", "inference.d"}
+
+
 #: Rooms of `scorepriors.inference` that serve any NumPyro model; the others know of scenes.
 LOWER = {"_posterior", "_progress", "fitting", "curvature", "sampling"}
 
