@@ -10,7 +10,7 @@ from astropy.table import QTable
 from scorepriors._errors import InputError
 from scorepriors.inference.deblending._draws import flux_draws
 from scorepriors.inference.deblending._hdus import fits_text
-from scorepriors.inference.reports._outputs import check_target, write_whole
+from scorepriors.inference.reports._outputs import check_target, existing_file, write_whole
 
 from ._diagnose import FLAGS, SceneDiagnosis, source_flags
 from ._figures import diagnosis_figure
@@ -133,7 +133,7 @@ def write_diagnosis(
     list of pathlib.Path
     """
     directory = check_target(directory, force=force, names=DIAGNOSIS_NAMES)
-    catalog = directory / "catalog.ecsv"
+    catalog = existing_file(directory, "catalog.ecsv")
     try:
         table = add_columns(QTable.read(catalog), diagnosis)
     except (OSError, ValueError) as error:

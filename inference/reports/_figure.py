@@ -8,7 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from scorepriors.inference.deblending._scenes import Deblended
+from scorepriors.inference.deblending._result import Deblended
+from scorepriors.models.data._views import View
 
 INK, SOFT = "#222222", "#8a8a8a"
 #: Okabe and Ito's colors, told apart by everyone.
@@ -47,18 +48,26 @@ def color_composer(images: np.ndarray, noise: np.ndarray):
     return compose
 
 
-def part_composer(obs, part):
-    """`color_composer` for cubes of one of the joined observations."""
-    images, weights = part.cut(obs.images), part.cut(obs.weights)
-    noise = [1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0 for w in weights]
-    return color_composer(images, np.array(noise))
+def view_composer(view: View):
+    """`color_composer` for cubes of one observation."""
+    obs = view.observation
+    noise = [1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0 for w in obs.weights]
+    return color_composer(obs.images, np.array(noise))
 
 
-def significance(obs, part, total) -> np.ndarray:
-    """Residuals of all bands in one image: their sum in units of its noise."""
-    images, weights = part.cut(obs.images), part.cut(obs.weights)
-    pulls = (images - part.cut(total)) * np.sqrt(weights)
-    return pulls.sum(0) / np.sqrt(np.maximum((weights > 0).sum(0), 1))
+def significance(view: View, total: np.ndarray) -> np.ndarray:
+    """Residuals of all bands in one image: their sum in units of its noise.
+
+    Parameters
+    ----------
+    view
+        The observation.
+    total
+        ``[B, H, W]``, the model of its bands.
+    """
+    obs = view.observation
+    pulls = (obs.images - total) * np.sqrt(obs.weights)
+    return pulls.sum(0) / np.sqrt(np.maximum((obs.weights > 0).sum(0), 1))
 
 
 def report_figure(result: Deblended) -> Figure:
@@ -74,19 +83,20 @@ def report_figure(result: Deblended) -> Figure:
     pages = 1 if num_sources <= 6 else 2
     rows = -(-num_sources // pages)
     width, height = (10.5, 3.8) if pages == 1 else (17.0, 5.6)
-    height *= len(obs.parts)
+    height *= len(obs.views)
     layout = ConstrainedLayoutEngine(w_pad=0.07)
     figure = Figure(figsize=(width, height + 1.55 * rows), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     parts: Any = figure.subfigures(2, 1, height_ratios=[height, 1.55 * rows])
     top, bottom = parts
-    total = scene.convolved.sum(0)
-    axes: Any = top.subplots(len(obs.parts), 3, squeeze=False)
-    model = f"model: {result.prior_name}, $\\sigma_0$ = {float(result.prior.sigma):.3g}"
+    axes: Any = top.subplots(len(obs.views), 3, squeeze=False)
+    model = "model"
+    if result.prior_name:
+        model = f"model: {result.prior_name}, $\\sigma_0$ = {result.sigma0:.3g}"
     residual = f"residual / noise,  $\\chi^2$ per pixel {scene.chi2:.3f}"
-    for row, part in zip(axes, obs.parts, strict=True):
-        scene_row(row, result, part, total, model=model, residual=residual)
-    compose = part_composer(obs, obs.parts[0])
+    for row, view, cube in zip(axes, obs.views, scene.convolved, strict=True):
+        scene_row(row, result, view, cube.sum(0), model=model, residual=residual)
+    compose = view_composer(obs.views[0])
     grid = bottom.subplots(
         rows, 3 * pages, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 3.6] * pages}
     )
@@ -104,8 +114,10 @@ def _tag(result: Deblended, k: int) -> str:
     return ids[k] if max(map(len, ids)) <= 3 else str(k + 1)
 
 
-def scene_row(axes, result: Deblended, part, total, *, model: str, residual: str) -> None:
-    """One of the joined observations: the data with their sources, the model, and what is left.
+def scene_row(
+    axes, result: Deblended, view: View, total: np.ndarray, *, model: str, residual: str
+) -> None:
+    """One observation: the data with their sources, the model, and what is left.
 
     Parameters
     ----------
@@ -113,19 +125,20 @@ def scene_row(axes, result: Deblended, part, total, *, model: str, residual: str
         Three of matplotlib's.
     result
         The scene.
-    part
-        One of `Observation.parts`.
+    view
+        One of the observations of the scene.
     total
-        ``[B, H, W]``, the model of all bands.
+        ``[B, H, W]``, the model of its bands.
     model, residual
         Titles.
     """
-    obs = result.observation
-    compose, alone = part_composer(obs, part), len(obs.parts) == 1
-    axes[0].imshow(compose(part.cut(obs.images)), origin="lower", interpolation="nearest")
-    axes[0].set_title("observed" if alone else part.name, color=INK)
+    obs, compose = view.observation, view_composer(view)
+    views = result.observation.views
+    name = obs.name or f"observation {views.index(view) + 1}"
+    axes[0].imshow(compose(obs.images), origin="lower", interpolation="nearest")
+    axes[0].set_title(name if len(views) > 1 else "observed", color=INK)
     for k, place in enumerate(result.center):
-        row, column = (place - part.origin) / part.scale
+        row, column = (place - np.asarray(view.origin)) / view.scale
         color = COLORS[k % len(COLORS)]
         axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
         axes[0].annotate(
@@ -138,11 +151,11 @@ def scene_row(axes, result: Deblended, part, total, *, model: str, residual: str
             bbox={"boxstyle": "round,pad=0.12", "fc": color, "ec": "none"},
             annotation_clip=True,
         )
-    height, width = part.shape
+    height, width = obs.shape
     axes[0].set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5))
-    axes[1].imshow(compose(part.cut(total)), origin="lower", interpolation="nearest")
+    axes[1].imshow(compose(total), origin="lower", interpolation="nearest")
     axes[1].set_title(model, color=INK)
-    combined = significance(obs, part, total)
+    combined = significance(view, total)
     shown = axes[2].imshow(
         combined, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest"
     )
@@ -156,6 +169,18 @@ def scene_row(axes, result: Deblended, part, total, *, model: str, residual: str
             spine.set_visible(False)
 
 
+#: What the figure calls the fluxes of the parametric scene, by its kind of galaxies.
+_PROFILES = {"BulgeDisk": "bulge + disk", "Sersic": "Sersic profile"}
+
+
+def profile_label(result: Deblended) -> str:
+    """How a legend calls the parametric scene."""
+    scene = result.parametric.scene
+    if "profiles" not in scene.names:
+        return "parametric"
+    return _PROFILES.get(type(scene["profiles"]).__name__, "parametric")
+
+
 def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> None:
     obs, scene = result.observation, result.free_form
     color = COLORS[k % len(COLORS)]
@@ -163,8 +188,7 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     for axis in axes:
         axis.axis("on")
     seen, model, spectrum = axes
-    convolved = obs.parts[0].cut(scene.convolved[k])
-    seen.imshow(compose(convolved), origin="lower", interpolation="nearest")
+    seen.imshow(compose(scene.convolved[0][k]), origin="lower", interpolation="nearest")
     seen.set_ylabel(
         _tag(result, k),
         color="white",
@@ -199,7 +223,7 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
         color=SOFT,
         markersize=6,
         fillstyle="none",
-        label="bulge + disk",
+        label=profile_label(result),
     )
     spectrum.errorbar(
         bands,

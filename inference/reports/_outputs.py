@@ -10,20 +10,22 @@ from pathlib import Path
 import jax
 import numpy as np
 import numpyro
-from astropy import units as u
-from astropy.io import fits
 
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors.inference.deblending._catalog import catalog
+from scorepriors.inference.deblending._hdus import finite, model_images
+from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
-from scorepriors.inference.deblending._scenes import Deblended
 
 from ._figure import report_figure
 
 #: Names of the result files.
 NAMES = ("catalog.ecsv", "sources.fits", "report.png", "summary.json", SCENE)
+
+#: Names that files had in earlier versions; such a file is replaced as if it had the new one.
+EARLIER = {"catalog.ecsv": "catalogue.ecsv"}
 
 
 def check_target(
@@ -39,6 +41,7 @@ def check_target(
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise InputError(f"the output {str(directory)!r} is a file; give a folder.")
+    names = _with_earlier(names)
     folders = [name for name in names if (directory / name).is_dir()]
     if folders:
         raise InputError(f"{directory / folders[0]} is a folder; remove it, or another --output.")
@@ -53,6 +56,19 @@ def check_target(
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"cannot write to {str(directory)!r}: {parent} is not a writable folder.")
     return directory
+
+
+def _with_earlier(names: Sequence[str]) -> list[str]:
+    """Names of files and those that they had in earlier versions."""
+    return [one for name in names for one in (name, EARLIER.get(name)) if one is not None]
+
+
+def existing_file(directory: Path, name: str) -> Path:
+    """A result file, under its name of an earlier version if only that is there."""
+    return next(
+        (directory / one for one in _with_earlier([name]) if (directory / one).exists()),
+        directory / name,
+    )
 
 
 def write_outputs(
@@ -98,7 +114,7 @@ def write_outputs(
     text = json.dumps(facts, indent=2, allow_nan=False)
     writers = (
         lambda path: catalog(result, seed=seed).write(path, format="ascii.ecsv"),
-        lambda path: source_images(result).writeto(path),
+        lambda path: model_images(result).writeto(path),
         lambda path: report_figure(result).savefig(path, dpi=110),
         lambda path: path.write_text(text + "\n"),
         lambda path: save_scene(result, path, prior=prior),
@@ -153,41 +169,41 @@ def _move_all(staging: Path, directory: Path, names: Sequence[str]) -> None:
     moved = []
     try:
         for name in names:
-            if (directory / name).exists():
-                os.replace(directory / name, old / name)
-            moved.append(name)
+            before = existing_file(directory, name)
+            if before.exists():
+                os.replace(before, old / before.name)
+            moved.append((name, before))
             os.replace(staging / name, directory / name)
     except BaseException:
-        for name in moved:
+        for name, before in moved:
             (directory / name).unlink(missing_ok=True)
-            if (old / name).exists():
-                os.replace(old / name, directory / name)
+            if (old / before.name).exists():
+                os.replace(old / before.name, before)
         raise
 
 
 def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = None) -> dict:
     """The run in numbers, ready for JSON."""
     fit, first = result.free_form.fit, result.parametric.fit
-    data = fit.posterior.arguments[0][0]
     seconds = {name: round(value, 2) for name, value in result.seconds.items()}
     total = sum(result.seconds.values()) if total_seconds is None else total_seconds
     seconds["total"] = round(total, 2)
     return {
         "converged": result.converged,
         "iterations": int(fit.num_iterations),
-        "expected_gain": _number(fit.expected_gain),
-        "chi2": _number(result.free_form.chi2),
+        "expected_gain": finite(fit.expected_gain),
+        "chi2": finite(result.free_form.chi2),
         "num_sources": len(result.positions.ids),
         "bands": list(result.observation.bands),
         "prior": result.prior_name,
-        "sigma0": float(result.prior.sigma),
+        "sigma0": result.sigma0,
         "seed": seed,
         "parametric": {
             "converged": bool(first.converged),
             "iterations": int(first.num_iterations),
-            "chi2": _number(result.parametric.chi2),
+            "chi2": finite(result.parametric.chi2),
         },
-        "kernel_error": _number(np.max(data.kernel_error)),
+        "kernel_error": finite(max(np.max(one.kernels.error) for one in result.scene.exposures)),
         "seconds": seconds,
         "versions": {
             "scorepriors": __version__,
@@ -195,81 +211,3 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
             "numpyro": numpyro.__version__,
         },
     }
-
-
-def source_images(result: Deblended) -> fits.HDUList:
-    """Two cubes per source, ``[B, H, W]``: the model's own and as observed; residual last.
-
-    Of joined observations each has its own cubes of what was observed (SOURCE, SOURCE2, ...).
-    """
-    obs, scene = result.observation, result.free_form
-    primary = fits.PrimaryHDU()
-    primary.header["PRIOR"] = (fits_text(result.prior_name), "learned prior")
-    primary.header["SIGMA0"] = (float(result.prior.sigma), "noise level of the prior")
-    primary.header["CONVERGD"] = (result.converged, "whether the fit converged")
-    primary.header["CHI2"] = (_number(scene.chi2), "per unmasked pixel")
-    header = image_header(
-        None if obs.wcs is None else obs.wcs.to_header(relax=True), obs.bands, obs.unit
-    )
-    hdus = [primary]
-    for k, identity in enumerate(result.positions.ids):
-        model = scene.morphology[k] * scene.flux[k][:, None, None]
-        hdus.append(source_hdu(model, header, "MODEL", identity))
-        hdus += observed_hdus(obs, scene.convolved[k], identity)
-    hdus += residual_hdus(obs, scene.convolved)
-    return fits.HDUList(hdus)
-
-
-def image_header(wcs: fits.Header | None, bands, unit) -> fits.Header:
-    """Header of images: the sky, the bands, and the unit (None or empty for none)."""
-    header = fits.Header() if wcs is None else wcs.copy()
-    header["BANDS"] = fits_text(",".join(map(str, bands)))
-    if unit is not None and str(unit):
-        header["BUNIT"] = u.Unit(unit).to_string()
-    return header
-
-
-def source_hdu(cube, header: fits.Header, label: str, identity) -> fits.ImageHDU:
-    """Extension ``LABEL_id`` of one source."""
-    named = header.copy()
-    named["SOURCEID"] = fits_text(identity)
-    name = f"{label}_{fits_text(identity)}"[:60]
-    return fits.ImageHDU(np.asarray(cube, np.float32), named, name=name)
-
-
-def observed_hdus(obs, cube, identity) -> list[fits.ImageHDU]:
-    """Extensions ``SOURCE_id`` of a source as observed; one per joined observation."""
-    return [
-        source_hdu(part.cut(cube), header, f"SOURCE{number}", identity)
-        for part, number, header in _parts(obs)
-    ]
-
-
-def residual_hdus(obs, convolved) -> list[fits.ImageHDU]:
-    """Extensions RESIDUAL: the data minus all sources, zero where masked."""
-    residual = np.where(obs.weights > 0, obs.images - convolved.sum(0), 0).astype(np.float32)
-    return [
-        fits.ImageHDU(part.cut(residual), header, name=f"RESIDUAL{number}")
-        for part, number, header in _parts(obs)
-    ]
-
-
-def _parts(obs):
-    """Joined observations, what is put behind the names of their extensions, and headers."""
-    for number, part in enumerate(obs.parts, 1):
-        wcs = obs.wcs if number == 1 else part.wcs
-        header = image_header(
-            None if wcs is None else wcs.to_header(relax=True), obs.bands[part.bands], obs.unit
-        )
-        yield part, "" if number == 1 else number, header
-
-
-def fits_text(text: str) -> str:
-    """Text that a FITS header can hold: printable ASCII, question marks for the rest."""
-    return "".join(c if c.isascii() and c.isprintable() else "?" for c in str(text))
-
-
-def _number(value) -> float | None:
-    """A float that JSON knows; None for NaN and infinities."""
-    value = float(value)
-    return value if np.isfinite(value) else None

@@ -17,11 +17,12 @@ from scorepriors.inference.deblending._draws import (
     flux_draws,
     source_draws,
 )
-from scorepriors.inference.deblending._scenes import Deblended
+from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._tree import group
 
-from ._figure import COLORS, INK, SOFT, part_composer, scene_row
+from ._figure import COLORS, INK, SOFT, scene_row, view_composer
+from ._observed import mean_as_observed
 
 #: Draws per source side by side, sources in the pair plot, points of a pair.
 _SHOWN, _PAIRS, _POINTS = 5, 5, 600
@@ -117,12 +118,17 @@ def report_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>\n"
         f"<main>\n<h1>{html.escape(title)}</h1>\n"
-        f'<p class="about">{count} sources in {bands} bands, {chains} chains of {draws} draws, '
-        f"prior {html.escape(tree.attrs['prior_name'])}, &sigma;<sub>0</sub> = "
-        f"{float(tree.attrs['prior_sigma']):.3g}</p>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
+        f'<p class="about">{count} sources in {bands} bands, {chains} chains of {draws} draws'
+        f"{_prior(tree)}</p>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
     )
+
+
+def _prior(tree) -> str:
+    """What learned prior there is, if there is any."""
+    if "prior_sigma" not in tree.attrs:
+        return ""
+    name, sigma = html.escape(tree.attrs["prior_name"]), float(tree.attrs["prior_sigma"])
+    return f", prior {name}, &sigma;<sub>0</sub> = {sigma:.3g}"
 
 
 def _verdict(tree) -> str:
@@ -279,26 +285,14 @@ def _open(axis) -> None:
         axis.spines[side].set_visible(False)
 
 
-def mean_as_observed(result: Deblended, tree: Any) -> np.ndarray:
-    """Posterior mean ``[K, B, H, W]`` of every source as observed."""
-    data = result.free_form.fit.posterior.arguments[0][0]
-    out = []
-    for image, corner, spectrum in source_draws(tree):
-        # Convolution is linear: the mean of each band goes through that band's PSF.
-        mean = np.tensordot(spectrum.astype(float), image.astype(float), (0, 0)) / len(image)
-        seen = data.render_on_host(mean, np.repeat(np.asarray(corner)[None], len(mean), axis=0))
-        out.append(np.stack([seen[b, b] for b in range(len(mean))]))
-    return np.stack(out)
-
-
 def scene_figure(result: Deblended, tree: Any) -> Figure:
     """Observed, posterior mean and residual."""
     obs = result.observation
-    total = mean_as_observed(result, tree).sum(0)
-    figure = _figure(10.5, 3.7 * len(obs.parts))
-    axes: Any = figure.subplots(len(obs.parts), 3, squeeze=False)
-    for row, part in zip(axes, obs.parts, strict=True):
-        scene_row(row, result, part, total, model="posterior mean", residual="residual / noise")
+    figure = _figure(10.5, 3.7 * len(obs.views))
+    axes: Any = figure.subplots(len(obs.views), 3, squeeze=False)
+    titles = {"model": "posterior mean", "residual": "residual / noise"}
+    for row, view, cube in zip(axes, obs.views, mean_as_observed(result, tree), strict=True):
+        scene_row(row, result, view, cube.sum(0), **titles)
     return figure
 
 
@@ -307,15 +301,14 @@ def draws_figure(result: Deblended, tree: Any) -> Figure:
     found = list(source_draws(tree))
     figure = _figure(10.5, 1.55 * len(found) + 0.3)
     axes: Any = figure.subplots(len(found), _SHOWN + 2, squeeze=False)
-    obs = result.observation
     # Colors are those of the scene (of the first observation); only the brightness is
     # each source's own.
-    part = obs.parts[0]
-    compose = part_composer(obs, part)
-    level = np.array([np.percentile(band, 99.5) for band in part.cut(obs.images)])
+    view = result.observation.views[0]
+    compose = view_composer(view)
+    level = np.array([np.percentile(band, 99.5) for band in view.observation.images])
     level = np.where(level > 0, level, 1.0)
     for k, (image, _, spectra) in enumerate(found):
-        spectrum = spectra[:, part.bands]
+        spectrum = spectra[:, view.which]
         # Spread over all chains; draws next to each other look alike.
         picks = np.linspace(0, len(image) - 1, _SHOWN).round().astype(int)
         cubes = spectrum[:, :, None, None][picks] * image[:, None][picks]

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from scorepriors.inference.deblending._draws import flux_catalog, source_images
+from scorepriors.inference.deblending._hdus import observed_hdus, residual_hdus
+from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
-from scorepriors.inference.deblending._scenes import Deblended
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._tree import save_tree
 
-from ._outputs import observed_hdus, residual_hdus, write_whole
-from ._page import figures, mean_as_observed, report_page
+from ._observed import mean_as_observed
+from ._outputs import write_whole
+from ._page import figures, report_page
 
 #: Names of the result files.
 SAMPLE_NAMES = (
@@ -46,7 +48,7 @@ def write_samples(
     force
         Replace results that are there.
     prior
-        See `scorepriors.inference.scene_file.save_scene`.
+        Names or weight files to load the priors by again; their own names if not given.
 
     Returns
     -------
@@ -73,8 +75,8 @@ def _as_observed(result: Deblended, tree: Any) -> list:
     obs = result.observation
     convolved = mean_as_observed(result, tree)
     hdus = []
-    for cube, identity in zip(convolved, result.positions.ids, strict=True):
-        hdus += observed_hdus(obs, cube, identity)
+    for k, identity in enumerate(result.positions.ids):
+        hdus += observed_hdus(obs, [cube[k] for cube in convolved], identity)
     return [*hdus, *residual_hdus(obs, convolved)]
 
 

@@ -1,0 +1,38 @@
+"""Draws as an observation would see them."""
+
+from typing import Any
+
+import numpy as np
+
+from scorepriors.inference.deblending._draws import Draws, source_draws
+from scorepriors.inference.deblending._result import Deblended
+from scorepriors.models.scene._scene import Scene
+
+
+def observed_mean(scene: Scene, draws: Draws) -> list[np.ndarray]:
+    """Posterior mean of one source as observed, ``[B, H, W]`` of every exposure.
+
+    Parameters
+    ----------
+    scene
+        What was sampled.
+    draws
+        Of the source.
+    """
+    image, spectrum = (np.asarray(a, float) for a in (draws.image, draws.spectrum))
+    # Rendering is linear: the mean of what is seen is what is seen of each band's mean.
+    mean = np.einsum("nb,nij->bij", spectrum, image) / len(image)
+    seen, first = [], 0
+    for exposure in scene.exposures:
+        own = mean[first : first + exposure.num_bands]
+        first += exposure.num_bands
+        corner = np.repeat(np.asarray(draws.corner)[None], len(own), axis=0)
+        bands = np.arange(len(own))
+        seen.append(exposure.render_on_host(own, corner)[bands, bands])
+    return seen
+
+
+def mean_as_observed(result: Deblended, tree: Any) -> tuple[np.ndarray, ...]:
+    """Posterior mean of every source as observed, ``[K, B, H, W]`` of every exposure."""
+    found = [observed_mean(result.scene, draws) for draws in source_draws(tree)]
+    return tuple(np.stack(cubes) for cubes in zip(*found, strict=True))
