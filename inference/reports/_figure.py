@@ -133,10 +133,11 @@ def scene_row(
         Titles.
     """
     obs, compose = view.observation, view_composer(view)
-    views = result.observation.views
-    name = obs.name or f"observation {views.index(view) + 1}"
+    views, name = result.observation.views, "observed"
+    if len(views) > 1:
+        name = obs.name or f"observation {views.index(view) + 1}"
     axes[0].imshow(compose(obs.images), origin="lower", interpolation="nearest")
-    axes[0].set_title(name if len(views) > 1 else "observed", color=INK)
+    axes[0].set_title(name, color=INK)
     for k, place in enumerate(result.center):
         row, column = (place - np.asarray(view.origin)) / view.scale
         color = COLORS[k % len(COLORS)]

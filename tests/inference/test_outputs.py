@@ -3,30 +3,30 @@
 import json
 import os
 from dataclasses import replace
-from types import SimpleNamespace
 
-import jax.numpy as jnp
+import equinox as eqx
 import numpy as np
 import pytest
 from astropy import units as u
 from astropy.io import fits
 from astropy.table import QTable
 from astropy.wcs import WCS
+from conftest import gaussian_prior
 
-from scorepriors import InputError
-from scorepriors.inference._posterior import posterior
+from scorepriors import InputError, ScorePrior
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference.deblending._catalog import catalog
-from scorepriors.inference.deblending._scenes import Deblended, Scene
+from scorepriors.inference.deblending._result import Deblended, FittedScene
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.inference.reports import _outputs as outputs
 from scorepriors.inference.reports._figure import report_figure
 from scorepriors.inference.reports._outputs import NAMES, write_outputs
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._positions import Positions
-from scorepriors.models.rendering._rendering import image_data
-from scorepriors.models.scene._blend import blend
-from scorepriors.models.sources._sources import place_sources
+from scorepriors.models.scene._scene import Scene
+from scorepriors.models.sources._bulge_disk import BulgeDisk
+from scorepriors.models.sources._free_form import FreeForm
+from scorepriors.models.sources._placement import place_sources
 
 
 def sky():
@@ -54,9 +54,6 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
         wcs=sky() if wcs else None,
         **of_image,
     )
-    data = image_data(obs, box=8, model_psf_sigma=None)
-    data = replace(data, kernel_error=jnp.asarray([1e-4, 3e-4]))
-    sources = place_sources(center, box=8)
     fit = MAPResult(
         params={},
         values={},
@@ -67,18 +64,46 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
         gradient_norm=0.1,
         expected_gain=np.float32(np.nan),
         seconds=1.0,
-        posterior=posterior(blend, data, None, None, None, sources),
+        posterior=None,
     )
-    scene = Scene(morphology, convolved, flux, 0.05 * flux, 1.01, np.ones(num), fit)
     profile = {
-        "log_radius": np.zeros(num),
-        "ellipticity": np.full((num, 2), 0.1),
-        "bulge_logit": np.zeros(num),
+        "profiles/offset": np.zeros((num, 2)),
+        "profiles/log_radius": np.zeros(num),
+        "profiles/ellipticity": np.full((num, 2), 0.1),
+        "profiles/bulge_logit": np.zeros(num),
     }
+    at = place_sources(center, box=8)
+    own = ScorePrior(gaussian_prior(8).energy, sigma=0.1, sigma_max=5.0, name="lsst-32")
+    free_form, parametric = (
+        FittedScene(
+            scene=scene_of(obs, group),
+            fit=replace(fit, values=values),
+            morphology=morphology,
+            convolved=(convolved,),
+            flux=flux,
+            flux_error=0.05 * flux,
+            chi2=1.01,
+            source_chi2=np.ones(num),
+        )
+        for group, values in ((FreeForm(own, at), {}), (BulgeDisk(at), profile))
+    )
     names = tuple(map(str, range(num))) if ids is None else tuple(ids)
     positions = Positions(names, center, np.zeros(num, bool))
-    prior = SimpleNamespace(name="lsst-32", sigma=0.1)
-    return Deblended(obs, positions, prior, scene, scene, center, profile, {"free_form": 2.0})
+    return Deblended(obs, positions, free_form, parametric, {"free_form": 2.0}, None)
+
+
+def scene_of(obs, group):
+    """A scene of one group, with kernels whose worst error is known."""
+    scene = Scene.build(obs, psf_sigma=None, **{group.name: group})
+    error = np.linspace(1e-4, 3e-4, len(obs.bands))
+    return eqx.tree_at(lambda s: s.exposures[0].kernels.error, scene, error)
+
+
+def moved_by(result, offset):
+    """The same with centers elsewhere in the parametric scene, ``[K, 2]``."""
+    fit = result.parametric.fit
+    values = {**fit.values, "profiles/offset": offset}
+    return replace(result, parametric=replace(result.parametric, fit=replace(fit, values=values)))
 
 
 def test_catalog_has_units_and_the_shapes_of_the_scene():
@@ -124,16 +149,16 @@ def test_catalog_round_trips(tmp_path):
 def test_sources_that_are_outshone_or_not_explained_are_flagged():
     result = made(3)
     scene = result.free_form
-    convolved = scene.convolved.copy()
+    convolved = scene.convolved[0].copy()
     row, column = np.round(result.center[1]).astype(int)
     # Twice as much light of another as of its own, where it is brightest.
     convolved[0, :, row, column] = 2 * convolved[1, :, row, column]
     # Noise alone scatters by the root of two over the pixels in which a source is seen.
-    light = scene.convolved[2]
+    light = scene.convolved[0][2]
     spread = np.sqrt(2 * (light**2).sum()) / light.sum()
     for deviation, flag in ((4, "ok"), (6, "residual")):
         chi2 = np.array([1.0, 1.0, 1 + deviation * spread])
-        spoilt = replace(scene, convolved=convolved, source_chi2=chi2)
+        spoilt = replace(scene, convolved=(convolved,), source_chi2=chi2)
         assert list(catalog(replace(result, free_form=spoilt))["flags"]) == ["ok", "outshone", flag]
 
 
@@ -152,11 +177,11 @@ def test_light_that_negative_light_undoes_is_flagged():
     scene = result.free_form
     for share, word in ((0.08, "ok"), (0.12, "canceled")):
         # One source sits where another is, as a share of it, below zero.
-        convolved = scene.convolved.copy()
+        convolved = scene.convolved[0].copy()
         convolved[0] = -share * convolved[1]
         flux = scene.flux.copy()
         flux[0] = -share * flux[1]
-        spoilt = replace(scene, convolved=convolved, flux=flux)
+        spoilt = replace(scene, convolved=(convolved,), flux=flux)
         words = [w.split(",") for w in catalog(replace(result, free_form=spoilt))["flags"]]
         assert "negative" in words[0]
         assert "canceled" not in words[0]
@@ -167,26 +192,26 @@ def test_light_that_negative_light_undoes_is_flagged():
 def test_every_flag_is_raised_by_its_cause():
     result = made(6)
     scene, obs = result.free_form, result.observation
-    center, flux, error = result.center.copy(), scene.flux.copy(), scene.flux_error.copy()
+    offset, flux, error = np.zeros((6, 2)), scene.flux.copy(), scene.flux_error.copy()
     morphology = scene.morphology.copy()
-    center[0] = (3, 20)
+    offset[0] = (3, 20) - result.center[0]
     morphology[1] *= 0.9  # a tenth of the light fell off the image
     error[2] = 10 * flux[2]
     flux[3] *= -1
-    center[4] += (1.5, 0)
-    weights = np.where(scene.convolved[5] > 0.05 * scene.convolved[5].max(), 0, obs.weights)
+    offset[4] += (1.5, 0)
+    light = scene.convolved[0][5]
+    weights = np.where(light > 0.05 * light.max(), 0, obs.weights)
     point = np.arange(6) == 5
     result = replace(
-        result,
+        moved_by(result, offset),
         observation=replace(obs, weights=weights),
         positions=replace(result.positions, is_point=point),
-        center=center,
         free_form=replace(
             scene,
             flux=flux,
             flux_error=error,
             morphology=morphology,
-            fit=SimpleNamespace(converged=False),
+            fit=replace(scene.fit, status=FitStatus.OUT_OF_ITERATIONS),
         ),
     )
     found = [set(words.split(",")) for words in catalog(result)["flags"]]
@@ -203,7 +228,7 @@ def test_all_files_are_written_and_readable(tmp_path):
     assert sorted(p.name for p in paths[0].parent.iterdir()) == sorted(NAMES)
     with fits.open(paths[1]) as hdus:
         assert hdus[0].header["PRIOR"] == "lsst-32"
-        assert hdus[0].header["SIGMA0"] == 0.1
+        assert hdus[0].header["SIGMA0"] == float(np.float32(0.1))
         assert hdus[0].header["CONVERGD"] is True
         assert hdus[0].header["CHI2"] == 1.01
         names = [hdu.name for hdu in hdus[1:]]
@@ -266,6 +291,33 @@ def test_a_failing_move_puts_the_old_files_back(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk"):
         write_outputs(made(), tmp_path, force=True)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(NAMES[:3], "old")
+
+
+def test_results_of_an_earlier_version_are_noticed_and_replaced(tmp_path):
+    (tmp_path / "catalogue.ecsv").write_text("old")
+    with pytest.raises(InputError, match=r"catalogue\.ecsv exists; use --force"):
+        write_outputs(made(), tmp_path)
+    write_outputs(made(), tmp_path, force=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(NAMES)
+    # Beside results of this version it is some other file.
+    (tmp_path / "catalogue.ecsv").write_text("another")
+    write_outputs(made(), tmp_path, force=True)
+    assert (tmp_path / "catalogue.ecsv").read_text() == "another"
+
+
+def test_a_failing_move_puts_a_catalog_of_an_earlier_version_back(tmp_path, monkeypatch):
+    (tmp_path / "catalogue.ecsv").write_text("old")
+    move = os.replace
+
+    def fail(source, target):
+        if source.name == "report.png":
+            raise OSError("disk")
+        move(source, target)
+
+    monkeypatch.setattr(outputs.os, "replace", fail)
+    with pytest.raises(OSError, match="disk"):
+        write_outputs(made(), tmp_path, force=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["catalogue.ecsv"]
 
 
 def test_targets_that_cannot_be_folders(tmp_path):
