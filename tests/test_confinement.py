@@ -134,7 +134,7 @@ def test_both_stages_resume_bit_identically_and_load(recipe, tmp_path):
     whole = train(recipe, tmp_path / "whole")
     assert (whole.step, whole.num_steps, whole.finished) == (80, 80, True)
 
-    def crash(step, total, losses):
+    def crash(step, total, text):
         assert total == 80
         if step == 60:
             raise MemoryError("killed")

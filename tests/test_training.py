@@ -61,7 +61,7 @@ def test_loss_falls_and_a_resumed_run_is_bit_identical(recipe, tmp_path):
     assert np.nanmean(whole.history[-5:]) < 0.9
     assert np.nanmean(whole.history[-5:]) < np.nanmean(whole.history[:1])
 
-    def stop(step, total, losses):
+    def stop(step, total, text):
         if step == 200:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -79,7 +79,7 @@ def test_loss_falls_and_a_resumed_run_is_bit_identical(recipe, tmp_path):
 def test_a_run_takes_its_modes_along_to_another_machine(recipe, tmp_path, monkeypatch):
     whole = train(shorter(recipe, 40), tmp_path / "whole")
 
-    def stop(step, total, losses):
+    def stop(step, total, text):
         if step == 20:
             raise RuntimeError
 
@@ -101,7 +101,7 @@ def test_a_run_takes_its_modes_along_to_another_machine(recipe, tmp_path, monkey
 def test_a_crash_goes_on_from_the_last_checkpoint_of_the_same_recipe(recipe, tmp_path):
     recipe, directory = shorter(recipe, 30), tmp_path / "run"
 
-    def crash(step, total, losses):
+    def crash(step, total, text):
         if step == 20:
             raise MemoryError("killed")
 

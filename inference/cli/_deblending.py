@@ -58,6 +58,7 @@ def deblend(
         check_target(target, force=force)
     import jax
 
+    from scorepriors._progress import on_terminal
     from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many, load_priors
 
     observations, positions, truth = read_scenes(files, example, each, catalog, psf, index, others)
@@ -69,7 +70,7 @@ def deblend(
         prior=prior,
         key=jax.random.key(seed),
         max_iterations=max_iterations,
-        progress=not quiet and sys.stderr.isatty(),
+        progress=on_terminal(True, quiet),
         side_by_side=1 if len(observations) == 1 else SIDE_BY_SIDE,
     )
     seconds = (time.monotonic() - started) / len(observations)

@@ -47,19 +47,16 @@ def diagnose_scene(folder, result, tree, *, seed, quiet) -> list[Path]:
     """Diagnose a scene, write what was found, and say it."""
     import jax
 
-    from scorepriors.inference._progress import bar_on_terminal
+    from scorepriors._progress import on_terminal
     from scorepriors.inference.diagnosis._diagnose import diagnose
     from scorepriors.inference.diagnosis._outputs import write_diagnosis
     from scorepriors.inference.sampling._diagnostics import SamplingWarning
 
-    with warnings.catch_warnings(), bar_on_terminal("diagnose", 1, quiet) as update:
+    with warnings.catch_warnings():
         # That the curvature is not that of a mode is told by a flag.
         warnings.filterwarnings("ignore", category=SamplingWarning)
         found = diagnose(
-            result,
-            tree,
-            key=jax.random.key(seed),
-            progress=lambda done, total, text: update(done, text, total),
+            result, tree, key=jax.random.key(seed), progress=on_terminal("diagnose", quiet)
         )
     extra = {}
     if tree is not None:

@@ -41,18 +41,17 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
     each blend is an observation as well: scorepriors deblend FILE --index I.
     """
     path = _target(output, force, ".npz")
-    from scorepriors.inference._progress import bar_on_terminal
+    from scorepriors._progress import on_terminal
     from scorepriors.models.simulation._blend_sets import parse_sources, simulate_set, write_set
 
-    with bar_on_terminal(f"simulating {survey}", number, quiet) as update:
-        arrays = simulate_set(
-            survey,
-            number,
-            seed=seed,
-            sources=parse_sources(sources),
-            galaxies=galaxies,
-            progress=update,
-        )
+    arrays = simulate_set(
+        survey,
+        number,
+        seed=seed,
+        sources=parse_sources(sources),
+        galaxies=galaxies,
+        progress=on_terminal(f"simulating {survey}", quiet),
+    )
     write_set(path, arrays)
     click.echo(str(path))
 
@@ -146,25 +145,21 @@ def evaluate(
     levels = _levels(anneal)
 
     common.prepare_jax()
-    from scorepriors.inference._progress import bar_on_terminal
+    from scorepriors._progress import on_terminal
     from scorepriors.inference.evaluation._evaluate import evaluate as run
-    from scorepriors.models.simulation._blend_sets import BlendSet
 
-    total = len(BlendSet(file))
-    total = total if limit is None else min(limit, total)
-    with bar_on_terminal(settings["method"], total, quiet) as update:
-        result = run(
-            file,
-            prior=prior or None,
-            sigma=sigma,
-            limit=limit,
-            checkpoint=kept,
-            resume=resume,
-            restart=force,
-            progress=update,
-            anneal=levels,
-            **settings,
-        )
+    result = run(
+        file,
+        prior=prior or None,
+        sigma=sigma,
+        limit=limit,
+        checkpoint=kept,
+        resume=resume,
+        restart=force,
+        progress=on_terminal(settings["method"], quiet),
+        anneal=levels,
+        **settings,
+    )
     if result["number"]:
         _print_result(result)
     if result["interrupted"]:

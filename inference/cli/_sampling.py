@@ -80,6 +80,7 @@ def sample(
     common.prepare_jax()
     import jax
 
+    from scorepriors._progress import on_terminal
     from scorepriors.inference.deblending._sampling import sample_deblended
     from scorepriors.inference.reports._samples import SAMPLE_NAMES, write_samples
     from scorepriors.inference.sampling._algorithms import ALGORITHMS
@@ -91,7 +92,16 @@ def sample(
     folder = Path(output)
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     result = _deblend_one(
-        files, example, catalog, psf, index, others, prior_names, sigma, seed, not quiet
+        files,
+        example,
+        catalog,
+        psf,
+        index,
+        others,
+        prior_names,
+        sigma,
+        seed,
+        on_terminal(True, quiet),
     )
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +119,7 @@ def sample(
                 thinning=thinning,
                 target_acceptance_rate=target_acceptance_rate,
                 checkpoint=checkpoint,
-                progress=not quiet and sys.stderr.isatty(),
+                progress=on_terminal(True, quiet),
             )
     finally:
         if fresh and not any(folder.iterdir()):
@@ -180,12 +190,7 @@ def _deblend_one(files, example, catalog, psf, index, others, prior_names, sigma
     (obs,), (positions,), _ = read_scenes(files, example, False, catalog, psf, index, others)
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=obs.pixel_scale)
     result = deblend(
-        obs,
-        positions,
-        prior=prior,
-        key=jax.random.key(seed),
-        padding=1,
-        progress=progress and sys.stderr.isatty(),
+        obs, positions, prior=prior, key=jax.random.key(seed), padding=1, progress=progress
     )
     if result.free_form.fit.interrupted:
         raise KeyboardInterrupt

@@ -30,9 +30,8 @@ def train(config, output):
     import numpy as np
 
     from scorepriors._zoo import load_prior, save_prior
-    from scorepriors.inference._progress import bar
     from scorepriors.inference.validation._cards import loss_curve_figure, sample_grid_figure
-    from scorepriors.training._loop import LOSS_BINS, train, training_images
+    from scorepriors.training._loop import train, training_images
 
     folder = Path(output) if output else Path("runs") / recipe.name
     if folder.is_file():
@@ -41,18 +40,7 @@ def train(config, output):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {str(folder)!r}: {error.strerror}.") from error
-    if recipe.data.set is not None and not (folder / "images.npz").exists():
-        total = recipe.data.num_images + recipe.data.num_held_out
-        with bar("simulating", total) as update:
-            images, _ = training_images(recipe, folder, lambda done, total: update(done))
-    with bar(recipe.name, recipe.training.steps + recipe.confinement.steps) as update:
-
-        def report(step, total, losses):
-            centers = np.sqrt(np.asarray(LOSS_BINS[:-1]) * np.asarray(LOSS_BINS[1:]))
-            text = "  ".join(f"{s:.2g}: {v:.3f}" for s, v in zip(centers, losses, strict=True))
-            update(step, f"loss at sigma {text}")
-
-        result = train(recipe, folder, progress=report)
+    result = train(recipe, folder, progress=recipe.name)
     loss_curve_figure(result.history, recipe.training.block, folder / "loss.png")
     if not result.finished:
         click.echo(f"stopped at step {result.step}; the same command resumes from {folder}.")
@@ -121,8 +109,8 @@ def validate(name, num, images, output, seed):
 
     from scorepriors._archives import read_arrays
     from scorepriors._files import atomic_write
+    from scorepriors._progress import console
     from scorepriors._zoo import load_prior, prior_recipe
-    from scorepriors.inference._progress import console
     from scorepriors.inference.reports._outputs import check_target
     from scorepriors.inference.validation import draw_clean_samples, validate_prior
     from scorepriors.inference.validation._cards import (
@@ -156,7 +144,7 @@ def validate(name, num, images, output, seed):
         held_out,
         key=key,
         num=num,
-        progress=lambda part: console.print(f"  {part}"),
+        progress=lambda done, total, part: console.print(f"  {part}"),
     )
     atomic_write(folder / f"{recipe.name}.json", json.dumps(report, indent=1))
     samples = np.asarray(draw_clean_samples(prior, 64, key=key))

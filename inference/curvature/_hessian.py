@@ -6,7 +6,6 @@ estimate costs is counted in products with it, each about two gradients.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,8 +19,8 @@ from jax.flatten_util import ravel_pytree
 from scorepriors._compat import stochtrace
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
+from scorepriors._progress import Progress, reporting
 from scorepriors.inference._posterior import Posterior, posterior
-from scorepriors.inference._progress import bar
 from scorepriors.inference.fitting._map import MAPResult
 
 from ._lanczos import RitzPairs, lanczos
@@ -208,7 +207,7 @@ def diagonal(
     relative_error: float | None = None,
     shift: float = 0.0,
     chunk: int = CHUNK,
-    progress: bool | Callable = False,
+    progress: Progress = False,
 ) -> Estimate:
     r"""Diagonal of a symmetric operator.
 
@@ -437,17 +436,17 @@ def _row_blocks(operator, chunk, progress):
     """Numbers of the first and last row, and the rows, block by block."""
     size = _dimension(operator.in_structure())
     chunk = min(chunk, size)
-    with _reporter(progress, size) as report, deferred_interrupt() as interrupt:
+    with reporting(progress, "hessian", size) as report, deferred_interrupt() as interrupt:
         for first in range(0, size, chunk):
             last = min(first + chunk, size)
             yield first, last, np.asarray(_rows(operator, np.int32(first), chunk))[: last - first]
-            report(last, "rows of the Hessian")
+            report(last, size, "rows of the Hessian")
             if interrupt and last < size:
                 raise KeyboardInterrupt
 
 
 def matrix(
-    operator: lx.AbstractLinearOperator, *, chunk: int = CHUNK, progress: bool | Callable = False
+    operator: lx.AbstractLinearOperator, *, chunk: int = CHUNK, progress: Progress = False
 ) -> np.ndarray:
     """All of a symmetric operator, ``[d, d]``, a product for each dimension.
 
@@ -496,7 +495,7 @@ def _probe_traces(operator, key, first, count):
 def _hutchinson(operator, key, probes, relative_error, chunk, progress):
     size = _dimension(operator.in_structure())
     done, mean, spread, error = 0, np.zeros(size), np.zeros(size), np.zeros(size)
-    with _reporter(progress, probes) as report, deferred_interrupt() as interrupt:
+    with reporting(progress, "hessian", probes) as report, deferred_interrupt() as interrupt:
         while done < probes:
             use = min(chunk, probes - done)
             new_mean, new_spread = (
@@ -510,7 +509,7 @@ def _hutchinson(operator, key, probes, relative_error, chunk, progress):
             done += use
             error = np.sqrt(spread / max(done - 1, 1) / done)
             reached = float(np.linalg.norm(error) / (np.linalg.norm(mean) + 1e-300))
-            report(done, f"relative error {reached:.2g}")
+            report(done, probes, f"relative error {reached:.2g}")
             if relative_error is not None and done > 1 and reached <= relative_error:
                 break
             if interrupt:
@@ -545,9 +544,3 @@ def _shifted(operator, shift):
     """Product with ``H - shift`` for flat vectors, and one such vector."""
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
     return lambda v: flat_product(operator, v) - shift * v, ravel_pytree(zeros)[0]
-
-
-def _reporter(progress, total):
-    if callable(progress):
-        return nullcontext(lambda done, text: progress(done, total, text))
-    return bar("hessian", total) if progress else nullcontext(lambda done, text: None)

@@ -5,7 +5,7 @@ fit under the learned prior starts from it, and both results are kept.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._programs import make_room_for_programs
+from scorepriors._progress import Progress
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 from scorepriors.models.data._detection import detect
@@ -55,7 +56,7 @@ def deblend(
     *,
     prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
     key=None,
-    progress: bool | Callable = False,
+    progress: Progress = False,
     **options: Any,
 ) -> Deblended:
     """Take a blend apart.
@@ -74,7 +75,7 @@ def deblend(
     key
         Random key; the fits draw nothing from it unless a start value is missing.
     progress
-        True for progress bars.
+        True for bars; or a function called as ``progress(done, total, text)``.
     **options
         Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `free_form`,
         `max_iterations`, `tolerance`, `padding`.
@@ -112,7 +113,7 @@ def deblend_many(
     *,
     prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
     key=None,
-    progress: bool | Callable = False,
+    progress: Progress = False,
     side_by_side: int = SIDE_BY_SIDE,
     chunk: int = 32,
     **options: Any,
@@ -132,7 +133,7 @@ def deblend_many(
     prior, key
         As for `deblend`; without a `prior` the pixels of the first blend choose.
     progress
-        True for progress bars over the blends.
+        True for bars over the blends; or a function called as ``progress(done, total, text)``.
     side_by_side
         Free-form fits that share an evaluation, at most two where there are large boxes.
         When one ends the next takes its place.

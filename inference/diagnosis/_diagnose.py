@@ -1,6 +1,5 @@
 """What a scene's prior made up, source by source, in numbers, flags and words."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 import xarray
 
+from scorepriors._progress import Progress, reporting
 from scorepriors.inference.deblending._draws import error_ratio
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._sampling import laplace_deblended
@@ -60,7 +60,7 @@ def diagnose(
     *,
     key,
     neighbors: int = NEIGHBORS,
-    progress: Callable | None = None,
+    progress: Progress = False,
 ) -> SceneDiagnosis:
     """Find out what the prior made up in a scene.
 
@@ -75,20 +75,20 @@ def diagnose(
     neighbors
         See `hallucination_map`.
     progress
-        Called as ``progress(done, total, text)``.
+        True for a bar; or a function called as ``progress(done, total, text)``.
 
     Returns
     -------
     SceneDiagnosis
     """
     first, second, third = jax.random.split(key, 3)
-    report = progress or (lambda done, total, text: None)
-    report(0, 1, "curvature at the mode")
-    approximate = laplace_deblended(result, key=first)
-    draws = approximate if tree is None else tree
-    maps = hallucination_map(result, draws, key=second, neighbors=neighbors, progress=progress)
-    report(0, 1, "samples of the prior")
-    usual = source_typicality(draws, result.priors(), key=third)
+    with reporting(progress, "diagnose") as report:
+        report(0, 1, "curvature at the mode")
+        approximate = laplace_deblended(result, key=first)
+        draws = approximate if tree is None else tree
+        maps = hallucination_map(result, draws, key=second, neighbors=neighbors, progress=report)
+        report(0, 1, "samples of the prior")
+        usual = source_typicality(draws, result.priors(), key=third)
     ratio = None if tree is None else error_ratio(approximate, tree)
     maps.attrs["draws"] = str(draws.attrs.get("algorithm", ""))
     maps.attrs["negative_curvatures"] = int(approximate.attrs["negative_curvatures"])

@@ -21,6 +21,7 @@ import xarray
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors._progress import Progress, reporting
 from scorepriors.inference.curvature._hessian import HessianOperator, matrix
 from scorepriors.inference.deblending._result import Deblended
 
@@ -42,7 +43,7 @@ def hallucination_map(
     num_draws: int = 32,
     num_probes: int = 16,
     neighbors: int = NEIGHBORS,
-    progress: Callable | None = None,
+    progress: Progress = False,
 ) -> xarray.Dataset:
     r"""Curvatures of prior and data for every free-form source.
 
@@ -60,7 +61,7 @@ def hallucination_map(
         The most coupled neighbors of a source, integrated out with it; other sources,
         and all with boxes of another size, are held fixed.
     progress
-        Called as ``progress(done, total, text)``.
+        True for a bar; or a function called as ``progress(done, total, text)``.
 
     Returns
     -------
@@ -125,37 +126,37 @@ def hallucination_map(
         raise InputError("every source is a star: there is no free-form image to question.")
     if tree is not None:
         check_draws(result, tree)
-    report = progress or (lambda done, total, text: None)
     maps = []
-    for i, (name, prior) in enumerate(priors.items()):
-        here, ids = galaxies_of(result, name), ids_of(result, name)
-        total = 2 * len(ids) + (1 if tree is not None else 0)
-        variables = _at_the_mode(
-            here, prior, neighbors, lambda done, text, total=total: report(done, total, text)
-        )
-        if tree is not None:
-            report(2 * len(ids), total, "average over draws")
-            variables |= averages(
-                here,
-                prior,
-                group_draws(tree, name),
-                key=key if i == 0 else jax.random.fold_in(key, i),
-                num_draws=num_draws,
-                num_probes=num_probes,
+    with reporting(progress, "hallucination") as report:
+        for i, (name, prior) in enumerate(priors.items()):
+            here, ids = galaxies_of(result, name), ids_of(result, name)
+            total = 2 * len(ids) + (1 if tree is not None else 0)
+            variables = _at_the_mode(
+                here, prior, neighbors, lambda done, text, total=total: report(done, total, text)
             )
-        report(total, total, "done")
-        box = np.arange(here.box)
-        maps.append(
-            xarray.Dataset(
-                variables,
-                coords={"source": ids, "box_y": box, "box_x": box, "axis": ["y", "x"]},
-                attrs={
-                    "prior": repr(prior),
-                    "sigma0": float(prior.sigma),
-                    "converged": int(result.converged),
-                },
+            if tree is not None:
+                report(2 * len(ids), total, "average over draws")
+                variables |= averages(
+                    here,
+                    prior,
+                    group_draws(tree, name),
+                    key=key if i == 0 else jax.random.fold_in(key, i),
+                    num_draws=num_draws,
+                    num_probes=num_probes,
+                )
+            report(total, total, "done")
+            box = np.arange(here.box)
+            maps.append(
+                xarray.Dataset(
+                    variables,
+                    coords={"source": ids, "box_y": box, "box_x": box, "axis": ["y", "x"]},
+                    attrs={
+                        "prior": repr(prior),
+                        "sigma0": float(prior.sigma),
+                        "converged": int(result.converged),
+                    },
+                )
             )
-        )
     return maps[0] if len(maps) == 1 else _joined(maps, result)
 
 

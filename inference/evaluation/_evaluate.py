@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from scorepriors import __version__
 from scorepriors._archives import read_archive, write_archive
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors._progress import Progress, reporting
 from scorepriors.inference.deblending._deblend import (
     PADDING,
     SIDE_BY_SIDE,
@@ -137,7 +138,7 @@ def evaluate(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     restart: bool = False,
-    progress: Callable | None = None,
+    progress: Progress = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Deblend the blends of a set with truth, and compare.
@@ -159,7 +160,8 @@ def evaluate(
     restart
         Replace a checkpoint of before, once there is something to put in its place.
     progress
-        Called as ``progress(done, text)`` with the number of finished blends.
+        True for a bar; or a function called as ``progress(done, total, text)`` with the
+        number of finished blends.
     **settings
         Fields of `Settings`.
 
@@ -199,11 +201,17 @@ def evaluate(
     kept = _Checkpoint(checkpoint, facts, resume=resume, restart=restart)
     interrupted = False
     try:
-        for first in range(0, number, CHUNK):
-            missing = [i for i in range(first, min(first + CHUNK, number)) if i not in kept.blends]
-            if missing and not _evaluate_chunk(blends, missing, priors, chosen, kept, progress):
-                interrupted = True
-                break
+        with reporting(progress, chosen.method, number) as report:
+
+            def finished(done: int, total: int, text: str) -> None:
+                report(len(kept.blends), number, f"{done} fits" if done else "")
+
+            for first in range(0, number, CHUNK):
+                part = range(first, min(first + CHUNK, number))
+                missing = [i for i in part if i not in kept.blends]
+                if missing and not _evaluate_chunk(blends, missing, priors, chosen, kept, finished):
+                    interrupted = True
+                    break
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -289,14 +297,13 @@ class _Checkpoint:
             write_archive(self.path, {}, facts, kind=_CHECKPOINT, version=1)
 
 
-def _evaluate_chunk(blends, indices, priors, chosen, kept, progress) -> bool:
+def _evaluate_chunk(blends, indices, priors, chosen, kept, report) -> bool:
     """Fit some blends and keep their rows; False if Ctrl-C came between."""
     clock = time.monotonic()
     observations = [blends.observation(i) for i in indices]
     truths = [blends.truth(i) for i in indices]
     positions = [_positions(o, t, chosen) for o, t in zip(observations, truths, strict=True)]
     seen = [j for j, where in enumerate(positions) if where is not None]
-    report = _reporter(progress, kept)
     fitted = deblend_many(
         [observations[j] for j in seen],
         [positions[j] for j in seen],
@@ -342,19 +349,11 @@ def _evaluate_chunk(blends, indices, priors, chosen, kept, progress) -> bool:
         row = _rows(index, observations[j], truths[j], scene, match)
         row["seconds"] = shared + time.monotonic() - clock
         kept.blends[index] = row
-        report(0, 0.0, 0.0)
+        report(0, 0, "")
         if chosen.method == "posterior":
             kept.save()
     kept.save()
     return True
-
-
-def _reporter(progress, kept):
-    def report(done, potential, gain):
-        if progress is not None:
-            progress(len(kept.blends), f"{done} fits" if done else "")
-
-    return report
 
 
 def _padding(blends: BlendSet, positions) -> int:
@@ -428,7 +427,7 @@ def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) ->
             num_warmup=chosen.warmup,
             num_samples=chosen.draws,
             num_chains=chosen.chains,
-            progress=lambda done, total, text: report(0, 0.0, 0.0),
+            progress=lambda done, total, text: report(0, 0, ""),
         )
     if tree.attrs.get("interrupted"):
         return None

@@ -18,8 +18,8 @@ import optax
 
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
+from scorepriors._progress import Progress, reporting
 from scorepriors.inference._posterior import Posterior, posterior
-from scorepriors.inference._progress import fit_progress
 from scorepriors.inference._status import FitStatus
 
 from ._batches import batch_axes, batch_size, members_of
@@ -126,7 +126,7 @@ def fit_map(
     tolerance: Any = 0.01,
     in_axes: tuple | None = None,
     side_by_side: int | None = None,
-    progress: bool | Callable = False,
+    progress: Progress = False,
 ) -> MAPResult:
     """Find the mode of any NumPyro model.
 
@@ -164,7 +164,7 @@ def fit_map(
         of every length run the same compiled program.
     progress
         True for a bar (over iterations, or over the fits of a batch); or a function
-        called as ``progress(done, potential, gain)``.
+        called as ``progress(done, total, text)``.
 
     Returns
     -------
@@ -198,7 +198,7 @@ def fit_map(
     batch, num_fits = problem.batch, problem.num_fits
     fits = [_Fit() for _ in range(num_fits)]
     total = max_iterations if num_fits == 1 else num_fits
-    with fit_progress(progress, total) as report, deferred_interrupt() as interrupt:
+    with reporting(progress, "fit", total) as report, deferred_interrupt() as interrupt:
         _run(problem, optimizer, max_iterations, fits, report, interrupt)
     best, iterations = _collect(fits, batch)
     loss = _histories(fits)
@@ -296,12 +296,14 @@ def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, inte
         for i, member in enumerate(members):
             if member is not None and ended[i]:
                 fits[member].status = ends[i]
+        potential = float(np.asarray(state.best.value).reshape(lanes)[~idle].sum())
+        gain = float(np.asarray(state.gain).reshape(lanes)[~idle].max())
+        alone = problem.num_fits == 1
+        complete = sum(fit.status is not FitStatus.NOT_STARTED for fit in fits)
         report(
-            int(iterations.max())
-            if problem.num_fits == 1
-            else sum(fit.status is not FitStatus.NOT_STARTED for fit in fits),
-            float(np.asarray(state.best.value).reshape(lanes)[~idle].sum()),
-            float(np.asarray(state.gain).reshape(lanes)[~idle].max()),
+            int(iterations.max()) if alone else complete,
+            max_iterations if alone else problem.num_fits,
+            f"potential {potential:.2f}, to gain {gain:.2g}",
         )
         for i, member in enumerate(members):
             if member is None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,23 +11,10 @@ import numpy as np
 
 from scorepriors._distribution import ScorePrior
 from scorepriors.inference._posterior import Posterior, observed_sites
-from scorepriors.inference._progress import bar
 
 from ._abstract import Coordinates
 from ._labels import site_dims
 from ._tree import make_tree
-
-
-@contextmanager
-def reporter(progress, total):
-    """Yield ``report(done, text)``: a bar, a function of the caller, or nothing."""
-    if callable(progress):
-        yield lambda done, text: progress(done, total, text)
-    elif progress:
-        with bar("sample", total) as update:
-            yield update
-    else:
-        yield lambda done, text: None
 
 
 class Keep(NamedTuple):

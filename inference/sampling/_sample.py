@@ -4,6 +4,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
+from scorepriors._progress import Progress, reporting
 from scorepriors.inference._moved import moved_keywords
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._status import RunStatus, record
@@ -21,7 +23,7 @@ from scorepriors.inference.fitting._map import MAPResult
 from ._abstract import AbstractSampler, Counts, Move, Start
 from ._algorithms import sampler_of
 from ._checkpoints import fingerprint, load_run, save_run
-from ._collect import Keep, collect, prior_facts, reporter
+from ._collect import Keep, collect, prior_facts
 from ._diagnostics import Diagnosis, SamplingWarning, diagnose
 from ._run import Run, blocks
 
@@ -47,7 +49,7 @@ def sample(
     num_chains: int | None = None,
     init: str | dict | MAPResult = "map",
     keep: Keep = Keep(),  # noqa: B008 (a value)
-    progress: bool | Callable = False,
+    progress: Progress = False,
     checkpoint: str | Path | None = None,
 ) -> Any:
     """Sample the posterior of any NumPyro model with BlackJAX.
@@ -137,7 +139,8 @@ def sample(
     start_key, chain_key, draw_key = jax.random.split(key, 3)
     seed = np.asarray(jax.random.key_data(key)).tolist()
     total = counts.num_warmup + counts.num_samples
-    with reporter(progress, total) as report, deferred_interrupt() as interrupt:
+    with reporting(progress, "sample", total) as tell, deferred_interrupt() as interrupt:
+        report = partial(_tell, tell, total)
         report(0, "start values")
         settings = {
             "sampler": f"{type(sampler).__module__}.{sampler!r}",
@@ -184,6 +187,10 @@ def _counts(sampler: AbstractSampler, *given: int | None) -> Counts:
         if number < least:
             raise InputError(f"`{name}` must be at least {least}, got {number}.")
     return counts
+
+
+def _tell(tell: Callable, total: int, done: int, text: str) -> None:
+    tell(done, total, text)
 
 
 def _words(sampler: AbstractSampler, run: Run, moves: Move, counts: Counts) -> str:

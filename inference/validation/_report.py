@@ -1,7 +1,6 @@
 """The report on a prior, the sets of images it compares, and what a good prior reaches."""
 
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from numpyro.distributions.transforms import Transform
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors._progress import Progress, reporting
 
 from ._chains import long_chains, stein_identity
 from ._comparison import classifiers, compare_sets
@@ -30,6 +30,9 @@ JUDGED_SIGMA = 0.05
 
 #: Noise level that one denoising step removes, where noise-free images are compared.
 CLEAN_SIGMA = 0.025
+
+#: Parts of a validation, for those who wait.
+NUM_PARTS = 17
 
 #: Chains of `long_chains` in a report.
 NUM_LONG_CHAINS = 64
@@ -60,7 +63,7 @@ def validate_prior(
     *,
     key: PRNGKeyArray,
     num: int = 2000,
-    progress: Callable | None = None,
+    progress: Progress = False,
 ) -> dict:
     """Judge a prior by its samples, its denoiser and its density.
 
@@ -78,7 +81,8 @@ def validate_prior(
     num
         Samples, and images of either set, that are compared.
     progress
-        Called before every part as ``progress(name of the part)``.
+        True for a bar; or a function, called before every part as
+        ``progress(done, total, name of the part)``.
 
     Returns
     -------
@@ -97,6 +101,11 @@ def validate_prior(
     """
     _check_sets(prior, train_images, held_out, num)
     classifiers()  # missing scikit-learn should not cost the user a minute
+    with reporting(progress, "validate", NUM_PARTS) as said:
+        return _validate(prior, train_images, held_out, key, num, said)
+
+
+def _validate(prior, train_images, held_out, key, num, said) -> dict:
     stretch, sigma0 = prior.stretch, float(prior.sigma)
     keys = iter(jr.split(key, 20))
     # Of their own, so that the other figures of a seed stay what earlier cards say.
@@ -104,8 +113,7 @@ def validate_prior(
     seconds: dict[str, float] = {}
 
     def timed(name, function, *args, **kwargs):
-        if progress is not None:
-            progress(name)
+        said(len(seconds), NUM_PARTS, name)
         start = time.perf_counter()
         result = function(*args, **kwargs)
         seconds[name] = round(time.perf_counter() - start, 2)

@@ -23,7 +23,6 @@ A blend of five LSST galaxies takes about 0.8 MB, in the file and in memory.
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +34,7 @@ from scorepriors import __version__
 from scorepriors._archives import write_arrays
 from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._errors import InputError
+from scorepriors._progress import Progress, reporting
 from scorepriors._surveys import ZERO_POINT, Camera, Survey, flux_of, survey
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.readers._files import load_npz
@@ -92,7 +92,7 @@ def simulate_set(
     seed: int = 0,
     sources: tuple[int, int] = (2, 8),
     galaxies: str | Path | None = None,
-    progress: Callable | None = None,
+    progress: Progress = False,
 ) -> dict[str, np.ndarray]:
     """Simulate blends of a survey, as in section 4.3 of Sampson et al. (2024).
 
@@ -115,7 +115,7 @@ def simulate_set(
         A catalog of real ones (`scorepriors.models.simulation._real_galaxies`), to take the
         shapes from; all else is as for bulges and disks.
     progress
-        Called as ``progress(done)`` after each blend.
+        True for a bar; or a function, called as ``progress(done, total, text)`` after each blend.
 
     Returns
     -------
@@ -142,11 +142,11 @@ def simulate_set(
     camera = facts.camera()
     real = None if galaxies is None else RealGalaxies(galaxies)
     blends = []
-    for index in range(number):
-        rng = np.random.default_rng((seed, index, _STREAM))
-        blends.append(_blend(galsim, rng, facts, camera, real, low, high))
-        if progress is not None:
-            progress(index + 1)
+    with reporting(progress, f"simulating {name}", number) as report:
+        for index in range(number):
+            rng = np.random.default_rng((seed, index, _STREAM))
+            blends.append(_blend(galsim, rng, facts, camera, real, low, high))
+            report(index + 1, number, "")
     counts = [len(b["centers"]) for b in blends]
     meta = {
         "survey": name,

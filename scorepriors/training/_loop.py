@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from scorepriors._archives import read_archive, write_archive
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
+from scorepriors._progress import Progress, Report, reporting
 from scorepriors._stretch import LogStretch
 from scorepriors.energies._confined import Confined, Wall
 from scorepriors.energies._wiener import ModeNetwork, WienerEnergy, dihedral, principal_modes
@@ -77,7 +79,7 @@ class TrainingResult:
         return self.step >= self.num_steps
 
 
-def training_images(recipe: Recipe, directory: Path, progress: Callable | None = None):
+def training_images(recipe: Recipe, directory: Path, progress: Progress = False):
     """The images of a recipe, stored in `directory` so that a run can be repeated.
 
     Returns
@@ -133,7 +135,7 @@ def _simulate_chunk(task):
     return np.stack(list(iter_simulated(name, range(start, stop), box=box, seed=seed)))
 
 
-def _simulate_parallel(recipe: Recipe, progress: Callable | None) -> np.ndarray:
+def _simulate_parallel(recipe: Recipe, progress: Progress) -> np.ndarray:
     data = recipe.data
     total, chunk = data.num_images + data.num_held_out, 500
     tasks = [
@@ -142,11 +144,13 @@ def _simulate_parallel(recipe: Recipe, progress: Callable | None) -> np.ndarray:
     ]
     images = []
     # Spawned, because JAX's threads do not survive a fork.
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    with (
+        reporting(progress, "simulating", total) as report,
+        ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
+    ):
         for part in pool.map(_simulate_chunk, tasks):
             images.append(part)
-            if progress is not None:
-                progress(sum(map(len, images)), total)
+            report(sum(map(len, images)), total, "images simulated")
     return np.concatenate(images)
 
 
@@ -228,8 +232,7 @@ def train(
     recipe: Recipe,
     directory: str | Path,
     *,
-    progress: Callable | None = None,
-    simulate_progress: Callable | None = None,
+    progress: Progress = False,
     checkpoint_seconds: float = 60.0,
 ) -> TrainingResult:
     """Train a prior; continue from the checkpoint in `directory` if there is one.
@@ -241,9 +244,8 @@ def train(
     directory
         Holds the stored images and the checkpoint; made if missing.
     progress
-        Called after every block as ``progress(step, num_steps, losses [bins])``.
-    simulate_progress
-        Called as ``simulate_progress(done, total)`` while images are made.
+        True for a bar; or a function, called as ``progress(done, total, text)`` while images
+        are simulated and then after every block of steps, with the losses as the text.
     checkpoint_seconds
         At least this long between checkpoints.  One is always written at the end and
         after Ctrl-C; each replaces the last atomically, so kill -9 is safe too.
@@ -261,7 +263,12 @@ def train(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    images, _ = training_images(recipe, directory, simulate_progress)
+    with reporting(progress, recipe.name) as report:
+        return _train(recipe, directory, report, checkpoint_seconds)
+
+
+def _train(recipe: Recipe, directory: Path, report: Report, checkpoint_seconds) -> TrainingResult:
+    images, _ = training_images(recipe, directory, report)
     energy = initial_energy(recipe, training_modes(recipe, directory, images))
     coordinates = jnp.asarray(mode_coordinates(recipe, energy, images), jnp.float32)
     first, second = recipe.training.steps, recipe.confinement.steps
@@ -272,7 +279,7 @@ def train(
         _Run(TrainingState(energy.network, energy.network, optimizer.init(energy.network))),
         first,
         lambda: _compile_block(energy, optimizer, recipe, coordinates),
-        _Settings(recipe, _offset(progress, 0, first + second), checkpoint_seconds),
+        _Settings(recipe, partial(_report, report, 0, first + second), checkpoint_seconds),
     )
     energy = eqx.tree_at(lambda e: e.network, energy, run.state.average)
     step, seconds, history = run.step, run.seconds, run.history
@@ -286,7 +293,7 @@ def train(
             _Run(WallState(untrained, start)),
             second,
             lambda: _wall_block(energy, recipe, coordinates),
-            _Settings(recipe, _offset(progress, first, first + second), checkpoint_seconds),
+            _Settings(recipe, partial(_report, report, first, first + second), checkpoint_seconds),
         )
         step, seconds = step + run.step, seconds + run.seconds
         energy = Confined(energy, _placed(energy, run.state.wall, coordinates, recipe))
@@ -305,7 +312,7 @@ class _Run(NamedTuple):
 
 class _Settings(NamedTuple):
     recipe: Recipe
-    progress: Callable | None
+    report: Callable
     checkpoint_seconds: float
 
 
@@ -313,7 +320,7 @@ def _run_stage(
     checkpoint: Path, identity: str, run: _Run, steps: int, compile_block: Callable, settings
 ) -> _Run:
     """Do the steps of a stage that its checkpoint does not hold yet."""
-    recipe, progress, checkpoint_seconds = settings
+    recipe, report, checkpoint_seconds = settings
     state, step, seconds, history = run
     if checkpoint.exists():
         state, step, seconds, history = _read_checkpoint(checkpoint, state, identity)
@@ -337,8 +344,7 @@ def _run_stage(
             state, step = after, step + count
             seconds += time.monotonic() - started
             history.append(_binned(np.asarray(sigmas), losses))
-            if progress is not None:
-                progress(step, history[-1])
+            report(step, history[-1])
             if time.monotonic() - saved > checkpoint_seconds:
                 _write_checkpoint(checkpoint, state, step, seconds, history, identity)
                 saved = time.monotonic()
@@ -351,10 +357,11 @@ def _identity(recipe: Recipe, *tables: str) -> str:
     return json.dumps({name: described[name] for name in tables}, sort_keys=True)
 
 
-def _offset(progress: Callable | None, done: int, total: int) -> Callable | None:
-    if progress is None:
-        return None
-    return lambda step, losses: progress(done + step, total, losses)
+def _report(report: Report, before: int, total: int, step: int, losses: Sequence[float]) -> None:
+    """Say where a stage is that begins after so many steps, and its losses by noise level."""
+    centers = np.sqrt(np.asarray(LOSS_BINS[:-1]) * np.asarray(LOSS_BINS[1:]))
+    text = "  ".join(f"{s:.2g}: {v:.3f}" for s, v in zip(centers, losses, strict=True))
+    report(before + step, total, f"loss at sigma {text}")
 
 
 def _wall_block(energy, recipe, coordinates):

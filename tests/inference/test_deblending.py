@@ -113,7 +113,7 @@ def test_blends_of_several_shapes_and_mistakes():
 def test_interruption_keeps_the_blends_that_are_done():
     seen = []
 
-    def progress(done, potential, gain):
+    def progress(done, total, text):
         seen.append(done)
         # Of the first chunk: one report per parametric fit and one for both free-form
         # fits; the next comes from the second chunk.

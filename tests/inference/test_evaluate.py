@@ -250,7 +250,7 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(result, path, tmp_path, 
     monkeypatch.setattr(module, "deblend_many", fit)
     done = []
     second = evaluate(
-        path, checkpoint=checkpoint, resume=True, progress=lambda n, text: done.append(n)
+        path, checkpoint=checkpoint, resume=True, progress=lambda n, total, text: done.append(n)
     )
     assert without_seconds(second) == without_seconds(result)
     assert done[-1] == 3

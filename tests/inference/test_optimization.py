@@ -190,7 +190,7 @@ def test_progress_and_interruption_keep_the_best(key, monkeypatch):
 
     seen = []
 
-    def progress(iteration, potential, gain):
+    def progress(iteration, total, text):
         seen.append(iteration)
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -244,9 +244,15 @@ def report(wiener):
     prior = ScorePrior(wiener, STRETCH, 0.15, name="tiny")
     seen = []
     found = validate_prior(
-        prior, galaxies(500, 0), galaxies(200, 5), key=jr.key(0), num=150, progress=seen.append
+        prior,
+        galaxies(500, 0),
+        galaxies(200, 5),
+        key=jr.key(0),
+        num=150,
+        progress=lambda *said: seen.append(said),
     )
-    assert seen == list(found["seconds"])
+    parts = list(found["seconds"])
+    assert seen == [(i, len(parts), name) for i, name in enumerate(parts)]
     return found
 
 
