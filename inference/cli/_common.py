@@ -1,7 +1,9 @@
 """What commands share: exit codes, options of a scene, and reading it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,6 +25,45 @@ def prepare_jax(devices: int = 1) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     if devices > 1:
         jax.config.update("jax_num_cpu_devices", devices)
+
+
+class Looked(click.Option):
+    """An option whose default, a function, is called for its help as well.
+
+    Defaults stand in modules that a command imports when it runs: to read them any earlier
+    would load JAX for every other command.
+    """
+
+    def get_default(self, ctx, call: bool = True):
+        """The default itself, never the function."""
+        del call
+        return super().get_default(ctx, call=True)
+
+
+def looked_option(*names, default: Callable[[], Any], **attributes):
+    """An option with a default that is looked up when it is needed."""
+    return click.option(*names, cls=Looked, default=default, show_default=True, **attributes)
+
+
+def fit_option(name: str, **attributes):
+    """An option that is a field of `Options`, with the default that stands there."""
+
+    def default():
+        from scorepriors.inference.deblending._options import Options
+
+        return getattr(Options(), name.removeprefix("--").replace("-", "_"))
+
+    return looked_option(name, default=default, **attributes)
+
+
+#: Names of parametric profiles, which `scorepriors.inference.deblending._options` knows.
+PROFILES = ("bulge-disk", "sersic")
+
+
+def profile_option():
+    """What parametric galaxies look like."""
+    text = "Parametric galaxies: bulges and disks, or Sersic profiles of free index."
+    return fit_option("--profile", type=click.Choice(PROFILES), help=text)
 
 
 def scene_options(folder: str):

@@ -9,14 +9,22 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, NOT_CONVERGED, read_scenes, scene_options
+from ._common import (
+    INTERRUPTED,
+    NOT_CONVERGED,
+    fit_option,
+    profile_option,
+    read_scenes,
+    scene_options,
+)
 from ._diagnosis import diagnose_scene
 
 
 @click.command()
 @scene_options("deblended")
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
-@click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
+@profile_option()
+@fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 def deblend(
     files,
@@ -30,10 +38,10 @@ def deblend(
     sigma,
     output,
     force,
-    max_iterations,
     diagnosed,
     seed,
     quiet,
+    **options,
 ):
     """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
 
@@ -59,7 +67,8 @@ def deblend(
     import jax
 
     from scorepriors._progress import on_terminal
-    from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many, load_priors
+    from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
+    from scorepriors.inference.deblending._priors import load_priors
 
     observations, positions, truth = read_scenes(files, example, each, catalog, psf, index, others)
     pixel_scale = observations[0].pixel_scale
@@ -69,9 +78,9 @@ def deblend(
         positions,
         prior=prior,
         key=jax.random.key(seed),
-        max_iterations=max_iterations,
         progress=on_terminal(True, quiet),
         side_by_side=1 if len(observations) == 1 else SIDE_BY_SIDE,
+        **options,
     )
     seconds = (time.monotonic() - started) / len(observations)
     for result, target in zip(results, targets, strict=True):
@@ -151,9 +160,11 @@ def _print_table(result, truth=None) -> None:
     console.print(table)
     fit = scene.fit
     state = "converged" if result.converged else "NOT converged"
+    prior = (
+        f"prior {result.prior_name}, sigma0 = {result.sigma0:.3g}; " if result.prior_name else ""
+    )
     console.print(
         f"{state} in {int(fit.num_iterations)} iterations, chi2 per pixel {scene.chi2:.3f}; "
-        f"prior {result.prior_name}, sigma0 = {float(result.prior.sigma):.3g}; "
-        f"errors hold the shapes fixed",
+        f"{prior}errors hold the shapes fixed",
         highlight=False,
     )

@@ -10,11 +10,41 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED
+from ._common import INTERRUPTED, fit_option, looked_option, profile_option
 
 _SURVEYS = ("lsst", "hsc", "ztf")
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 _STARTS = ("catalog", "detect", "sed20", "flat", "gaussian", "blobs")
+_TREATMENTS = ("marginal", "profiled")
+
+
+class _Start(click.Choice):
+    """A choice that knows how earlier versions spelled it, and says so."""
+
+    _EARLIER = {"catalogue": "catalog"}
+
+    def convert(self, value, param, ctx):
+        """The name of today."""
+        if value in self._EARLIER:
+            click.echo(
+                f"scorepriors: --start {value} is called {self._EARLIER[value]} now.", err=True
+            )
+            value = self._EARLIER[value]
+        return super().convert(value, param, ctx)
+
+
+def _default_of(name: str, *keys):
+    """What finds a default in the module of evaluations."""
+
+    def default():
+        from scorepriors.inference.evaluation import _evaluate
+
+        found = getattr(_evaluate, name)
+        for key in keys:
+            found = found[key]
+        return ",".join(f"{level:g}" for level in found) if isinstance(found, tuple) else found
+
+    return default
 
 
 @click.command()
@@ -61,7 +91,7 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many blends.")
 @click.option(
     "--start",
-    type=click.Choice(_STARTS),
+    type=_Start(_STARTS),
     default="catalog",
     show_default=True,
     help="True centers as the catalog, detected sources, or true centers and a bad start.",
@@ -80,21 +110,34 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
     type=float,
     help="Error of the positions, px.  [default: 0.05 for true centers, 0.3 detected]",
 )
-@click.option(
-    "--spectra", type=click.Choice(("marginal", "profiled")), default="marginal", show_default=True
-)
-@click.option("--tolerance", type=float, default=1.0, show_default=True, help="Nats per source.")
-@click.option("--max-iterations", type=click.IntRange(1), default=300, show_default=True)
-@click.option(
+@profile_option()
+@fit_option("--spectra", type=click.Choice(_TREATMENTS), help="What becomes of the fluxes.")
+@fit_option("--tolerance", type=float, help="Nats per source.")
+@fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
+@looked_option(
     "--anneal",
     metavar="SIGMA,...",
-    default="1,0.4",
-    show_default=True,
+    default=_default_of("ANNEALING"),
     help="Noise levels before the prior's own, for --method annealed.",
 )
-@click.option("--chains", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--warmup", type=click.IntRange(20), default=80, show_default=True)
-@click.option("--draws", type=click.IntRange(4), default=120, show_default=True)
+@looked_option(
+    "--chains",
+    type=click.IntRange(1),
+    default=_default_of("SAMPLING", "posterior", "num_chains"),
+    help="Of --method posterior.",
+)
+@looked_option(
+    "--warmup",
+    type=click.IntRange(20),
+    default=_default_of("SAMPLING", "posterior", "num_warmup"),
+    help="Draws to tune with.",
+)
+@looked_option(
+    "--draws",
+    type=click.IntRange(4),
+    default=_default_of("SAMPLING", "posterior", "num_samples"),
+    help="Draws kept per chain.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
 @click.option("--json", "json_path", type=click.Path(), help="Write figures and table here.")
 @click.option("--figure", "figure_path", type=click.Path(), help="Write the figure (PNG) here.")
@@ -114,10 +157,6 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def evaluate(
     file,
-    limit,
-    prior,
-    sigma,
-    anneal,
     json_path,
     figure_path,
     compare,
@@ -125,6 +164,10 @@ def evaluate(
     resume,
     force,
     quiet,
+    anneal,
+    chains,
+    warmup,
+    draws,
     **settings,
 ):
     """Deblend the simulated blends of FILE and compare with their truth.
@@ -148,11 +191,12 @@ def evaluate(
     from scorepriors._progress import on_terminal
     from scorepriors.inference.evaluation._evaluate import evaluate as run
 
+    if settings["method"] == "posterior":
+        names = ("num_chains", "num_warmup", "num_samples")
+        settings["sampling"] = dict(zip(names, (chains, warmup, draws), strict=True))
+    settings["prior"] = settings["prior"] or None
     result = run(
         file,
-        prior=prior or None,
-        sigma=sigma,
-        limit=limit,
         checkpoint=kept,
         resume=resume,
         restart=force,
@@ -163,6 +207,9 @@ def evaluate(
     if result["number"]:
         _print_result(result)
     if result["interrupted"]:
+        from scorepriors.models.simulation._blend_sets import BlendSet
+
+        total = min(len(BlendSet(file)), settings["limit"] or sys.maxsize)
         hint = "nothing was kept (give --json)" if kept is None else "--resume goes on"
         click.echo(
             f"scorepriors: interrupted after {result['number']} of {total} blends; {hint}.",

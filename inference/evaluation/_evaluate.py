@@ -23,13 +23,12 @@ from scorepriors._archives import read_archive, write_archive
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
-from scorepriors.inference.deblending._deblend import (
-    PADDING,
-    SIDE_BY_SIDE,
-    deblend_many,
-    load_priors,
-)
-from scorepriors.inference.deblending._scenes import Deblended
+from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
+from scorepriors.inference.deblending._options import STARTS as FIT_STARTS
+from scorepriors.inference.deblending._options import Options
+from scorepriors.inference.deblending._priors import load_priors
+from scorepriors.inference.deblending._result import Deblended
+from scorepriors.inference.reports._observed import observed_mean
 from scorepriors.models.data._detection import detect
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._positions import Positions, read_positions
@@ -40,14 +39,11 @@ from ._metrics import central_interval, match_positions, mean_chi2, source_metri
 METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 
 #: Names of starts, and what `deblend` calls them.
-STARTS = {
-    "catalog": "profiles",
-    "detect": "profiles",
-    "sed20": "sed20",
-    "flat": "flat",
-    "gaussian": "gaussian",
-    "blobs": "blobs",
-}
+STARTS = {"catalog": "profiles", "detect": "profiles"}
+STARTS |= {name: name for name in FIT_STARTS if name != "profiles"}
+
+#: How earlier versions spelled a start.
+_EARLIER = {"catalogue": "catalog"}
 
 #: Noise levels of the prior before its own, of ``"annealed"``.
 ANNEALING = (1.0, 0.4)
@@ -58,6 +54,12 @@ EXACT_CENTER_ERROR, DETECTED_CENTER_ERROR = 0.05, 0.3
 
 #: A detection further from a true center than this is not of that source, pixels.
 MATCH_RADIUS = 3.0
+
+#: Keywords of `sample_deblended` and `laplace_deblended` where others are not given.
+SAMPLING: dict[str, dict[str, Any]] = {
+    "posterior": {"num_chains": 8, "num_warmup": 80, "num_samples": 120},
+    "laplace": {"num_samples": 400},
+}
 
 #: Blends fitted between two checkpoints.
 CHUNK = 16
@@ -71,50 +73,80 @@ class Settings:
 
     Attributes
     ----------
-    method
-        ``"parametric"``: the bulge-and-disk scene.  ``"map"``: free-form under the prior.
-        ``"annealed"``: the same, by way of larger noise levels of the prior.
-        ``"laplace"``: that of ``"map"`` with errors from the curvature, all shapes free.
-        ``"posterior"``: means and quantiles of draws by the algorithm ``"flow"``.
-    start
-        ``"catalog"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
-        ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centers.
-    spectra, tolerance, max_iterations
-        As for `deblend`.
-    center_error
-        As for `deblend`; if not given, 0.05 px for true centers and 0.3 px for detections.
-    anneal
-        Noise levels of ``"annealed"``, largest first.
-    chains, warmup, draws
-        Of ``"posterior"``.
-    seed
-        Of what is random: the draws.
+    method, start, seed
+        See `evaluate`.
+    options
+        Of the deblending.
+    sampling
+        Keywords of the draws; empty for methods that draw nothing.
     """
 
-    method: str = "map"
-    start: str = "catalog"
-    center_error: float | None = None
-    spectra: str = "marginal"
-    tolerance: float = 1.0
-    max_iterations: int = 300
-    anneal: tuple[float, ...] = ANNEALING
-    chains: int = 8
-    warmup: int = 80
-    draws: int = 120
-    seed: int = 0
+    method: str
+    start: str
+    seed: int
+    options: Options
+    sampling: dict[str, Any]
 
-    def __post_init__(self):
-        for name, value, known in (
-            ("method", self.method, METHODS),
-            ("start", self.start, tuple(STARTS)),
-        ):
+    @classmethod
+    def of(
+        cls,
+        *,
+        method: str = "map",
+        start: str = "catalog",
+        seed: int = 0,
+        sampling: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> "Settings":
+        """Settings from the arguments of `evaluate`; an `InputError` for what is not known."""
+        start = _respelled(start)
+        for name, value, known in (("method", method, METHODS), ("start", start, tuple(STARTS))):
             if value not in known:
                 raise InputError(f"unknown {name} {value!r}; there are {', '.join(known)}.")
-        if self.center_error is None:
-            error = DETECTED_CENTER_ERROR if self.start == "detect" else EXACT_CENTER_ERROR
-            object.__setattr__(self, "center_error", error)
-        elif not self.center_error > 0:
-            raise InputError(f"`center_error` must be positive, got {self.center_error}.")
+        if "free_form" in options:
+            raise InputError("`free_form` follows from `method`; give method='parametric'.")
+        if sampling and method not in SAMPLING:
+            raise InputError(
+                f"`sampling` goes with the methods {' and '.join(SAMPLING)}, not with {method!r}."
+            )
+        if options.get("center_error") is None:
+            detected = start == "detect"
+            options["center_error"] = DETECTED_CENTER_ERROR if detected else EXACT_CENTER_ERROR
+        if not options["center_error"] > 0:
+            raise InputError(f"`center_error` must be positive, got {options['center_error']}.")
+        levels = tuple(options.pop("anneal", ANNEALING))
+        own = {
+            "start": STARTS[start],
+            "anneal": levels if method == "annealed" else (),
+            "free_form": method != "parametric",
+        }
+        draws = {**SAMPLING.get(method, {}), **(sampling or {})}
+        return cls(method, start, seed, Options.of({**options, **own}), draws)
+
+    def facts(self) -> dict[str, Any]:
+        """The settings, ready for JSON."""
+        options = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(Options)}
+        del options["start"], options["free_form"], options["padding"]
+        profile = options["profile"]
+        return options | {
+            "method": self.method,
+            "start": self.start,
+            "seed": self.seed,
+            "profile": profile
+            if isinstance(profile, str)
+            else getattr(profile, "__name__", repr(profile)),
+            "anneal": list(self.options.anneal),
+            "sampling": self.sampling,
+        }
+
+
+def _respelled(start: str) -> str:
+    """A start by its name of today, with a warning for one of earlier versions."""
+    if start not in _EARLIER:
+        return start
+    warnings.warn(
+        f"the start {start!r} is called {_EARLIER[start]!r} now.", FutureWarning, stacklevel=4
+    )
+    return _EARLIER[start]
 
 
 @dataclass(frozen=True)
@@ -132,14 +164,18 @@ class _Fitted:
 def evaluate(
     path: str | Path,
     *,
+    method: str = "map",
+    start: str = "catalog",
     prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
     sigma: float | None = None,
     limit: int | None = None,
+    seed: int = 0,
+    sampling: dict[str, Any] | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     restart: bool = False,
     progress: Progress = False,
-    **settings: Any,
+    **options: Any,
 ) -> dict[str, Any]:
     """Deblend the blends of a set with truth, and compare.
 
@@ -147,12 +183,25 @@ def evaluate(
     ----------
     path
         A set in the layout of `scorepriors.models.blend_sets`.
+    method
+        ``"parametric"``: the scene of parametric profiles.  ``"map"``: free-form under the prior.
+        ``"annealed"``: the same, by way of larger noise levels of the prior.
+        ``"laplace"``: that of ``"map"`` with errors from the curvature, all shapes free.
+        ``"posterior"``: means and quantiles of draws by the algorithm ``"flow"``.
+    start
+        ``"catalog"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
+        ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centers.
     prior
         As for `deblend`; those of the set's survey if not given.
     sigma
         Noise level sigma0 of the prior; its own if not given.
     limit
         Only the first so many blends.
+    seed
+        Of what is random: the draws.
+    sampling
+        Keywords of `sample_deblended` for ``"posterior"`` (8 chains of 80 draws to tune with and
+        120 to keep if not given), of `laplace_deblended` for ``"laplace"`` (400 draws).
     checkpoint
         File to keep finished blends in.
     resume
@@ -162,8 +211,10 @@ def evaluate(
     progress
         True for a bar; or a function called as ``progress(done, total, text)`` with the
         number of finished blends.
-    **settings
-        Fields of `Settings`.
+    **options
+        As for `deblend`: `profile`, `spectra`, `center_error`, `anneal`, `max_iterations`,
+        `tolerance`, `padding`.  If not given, `center_error` is 0.05 px for true centers and 0.3 px
+        for detections, and `anneal`, which counts for ``"annealed"`` alone, is (1, 0.4).
 
     Returns
     -------
@@ -188,10 +239,10 @@ def evaluate(
     Raises
     ------
     InputError
-        If the set has no truth, for unknown settings, or if the checkpoint is there without
-        `resume` or `restart`, is of another run, or is none.
+        If the set has no truth, for unknown methods, starts and options, or if the checkpoint is
+        there without `resume` or `restart`, is of another run, or is none.
     """
-    chosen = Settings(**settings)
+    chosen = Settings.of(method=method, start=start, seed=seed, sampling=sampling, **options)
     blends = BlendSet(path)
     if limit is not None and limit < 1:
         raise InputError(f"`limit` must be at least 1, got {limit}.")
@@ -241,10 +292,8 @@ def _facts(chosen: Settings, priors: Sequence[ScorePrior], path: Path) -> dict[s
     """What a checkpoint must share with the run that goes on with it."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    fields = {name: getattr(chosen, name) for name in Settings.__dataclass_fields__}
     return {
-        **fields,
-        "anneal": list(chosen.anneal) if chosen.method == "annealed" else [],
+        **chosen.facts(),
         "prior": " and ".join(str(prior.name) for prior in priors),
         "sigma0": float(priors[0].sigma),
         "set": path.name,
@@ -308,17 +357,10 @@ def _evaluate_chunk(blends, indices, priors, chosen, kept, report) -> bool:
         [observations[j] for j in seen],
         [positions[j] for j in seen],
         prior=priors,
-        spectra=chosen.spectra,
-        center_error=chosen.center_error,
-        start=STARTS[chosen.start],
-        anneal=chosen.anneal if chosen.method == "annealed" else (),
-        free_form=chosen.method != "parametric",
         key=jax.random.key(chosen.seed),
-        max_iterations=chosen.max_iterations,
-        tolerance=chosen.tolerance,
-        padding=_padding(blends, positions),
         side_by_side=SIDE_BY_SIDE,
         chunk=CHUNK,
+        **_options(blends, positions, chosen),
         progress=report,
     )
     shared = (time.monotonic() - clock) / len(indices)
@@ -356,10 +398,12 @@ def _evaluate_chunk(blends, indices, priors, chosen, kept, report) -> bool:
     return True
 
 
-def _padding(blends: BlendSet, positions) -> int:
-    """One padded size for every chunk of the set, so that one program serves all."""
+def _options(blends: BlendSet, positions, chosen: Settings) -> dict[str, Any]:
+    """Options of a chunk: one padded size for the whole set, so that one program serves all."""
+    options = {f.name: getattr(chosen.options, f.name) for f in dataclasses.fields(Options)}
     largest = max([blends.max_sources, *(len(p) for p in positions if p is not None)])
-    return -(-largest // PADDING) * PADDING
+    multiple = options["padding"]
+    return {**options, "padding": -(-largest // multiple) * multiple}
 
 
 def _positions(obs: Observation, truth: BlendTruth, chosen: Settings) -> Positions | None:
@@ -379,11 +423,12 @@ def _nothing(obs: Observation) -> _Fitted:
 
 def _fitted_scene(result: Deblended, chosen: Settings) -> _Fitted:
     scene = result.parametric if chosen.method == "parametric" else result.free_form
-    flux = scene.convolved.sum((1, 2, 3), dtype=float)
+    (images,) = scene.convolved
+    flux = images.sum((1, 2, 3), dtype=float)
     # What is fitted is the flux in all, what is compared lies on the image.
     error = _share(flux, scene.flux.sum(1)) * np.sqrt(np.sum(scene.flux_error**2, axis=1))
     low, high = central_interval(flux, error)
-    return _Fitted(_places(result), scene.convolved, error, low, high, bool(scene.fit.converged))
+    return _Fitted(_places(result), images, error, low, high, bool(scene.fit.converged))
 
 
 def _laplace_scene(result: Deblended, index: int, chosen: Settings) -> _Fitted:
@@ -397,7 +442,7 @@ def _laplace_scene(result: Deblended, index: int, chosen: Settings) -> _Fitted:
         # A curvature that is not that of a mode shows in the coverage.
         warnings.filterwarnings("ignore", category=SamplingWarning)
         tree = laplace_deblended(
-            result, key=jax.random.fold_in(jax.random.key(chosen.seed), index), num_samples=400
+            result, key=jax.random.fold_in(jax.random.key(chosen.seed), index), **chosen.sampling
         )
     drawn = flux_draws(tree) / np.asarray(result.observation.flux_unit[1], float)
     spread = np.asarray(drawn.sum("band").std(("chain", "draw")))
@@ -424,21 +469,14 @@ def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) ->
             result,
             key=jax.random.fold_in(jax.random.key(chosen.seed), index),
             algorithm="flow",
-            num_warmup=chosen.warmup,
-            num_samples=chosen.draws,
-            num_chains=chosen.chains,
+            **chosen.sampling,
             progress=lambda done, total, text: report(0, 0, ""),
         )
     if tree.attrs.get("interrupted"):
         return None
-    data = result.free_form.fit.posterior.arguments[0][0]
     models, error, low, high = [], [], [], []
     for draw in source_draws(tree):
-        # Rendering is linear: the mean of what is seen is what is seen of the mean.
-        mean = np.einsum("nb,nij->bij", draw.spectrum, draw.image) / len(draw.image)
-        corner = np.repeat(np.asarray(draw.corner)[None], len(mean), axis=0)
-        seen = data.render_on_host(mean, corner)
-        model = np.stack([seen[b, b] for b in range(len(mean))])
+        (model,) = observed_mean(result.scene, draw)
         total = draw.spectrum.sum(1) * draw.image.sum((1, 2))
         share = _share(np.array(model.sum(dtype=float)), np.array(total.mean()))
         quantiles = np.quantile(total, [0.16, 0.84]) * share

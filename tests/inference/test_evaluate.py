@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -12,7 +13,9 @@ from scorepriors import InputError
 from scorepriors.inference.cli import main
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED
 from scorepriors.inference.cli._evaluation import evaluate as command
-from scorepriors.inference.deblending._deblend import deblend, load_priors
+from scorepriors.inference.deblending._deblend import deblend
+from scorepriors.inference.deblending._options import PROFILES, Options
+from scorepriors.inference.deblending._priors import load_priors
 from scorepriors.inference.evaluation import _evaluate as module
 from scorepriors.inference.evaluation._figures import binned, evaluation_figure
 from scorepriors.inference.evaluation._metrics import (
@@ -25,6 +28,7 @@ from scorepriors.inference.evaluation._metrics import (
 )
 from scorepriors.models.data._positions import Positions
 from scorepriors.models.rendering._psf import gaussian_psf
+from scorepriors.models.scene._blend import TREATMENTS
 from scorepriors.models.simulation._blend_sets import blendedness, write_set
 
 KEYS = {
@@ -268,7 +272,7 @@ def test_detected_sources_are_matched_to_the_truth(path, monkeypatch):
     monkeypatch.setattr(module, "detect", detect)
     # The error of exact positions: another one would compile another program.
     found = evaluate(path, start="detect", center_error=0.05)
-    assert module.Settings(start="detect").center_error == 0.3
+    assert module.Settings.of(start="detect").options.center_error == 0.3
     assert (found["num_missed"], found["num_spurious"]) == (4, 2)
     rows = found["sources"]
     assert [row["found"] for row in rows] == [True, False, False, False, True, False]
@@ -316,9 +320,9 @@ def test_posterior_images_and_intervals_are_those_of_the_draws(path, monkeypatch
     def source_draws(tree):
         fit = seen["result"].free_form.fit
         factor = np.linspace(0.9, 1.1, 101)
-        corners = fit.posterior.arguments[0][2].corner
+        corners = seen["result"].scene["galaxies"].at.corner
         for k in range(2):
-            image = np.repeat(np.asarray(fit.values["morphology"][k])[None], 101, axis=0)
+            image = np.repeat(np.asarray(fit.values["galaxies/morphology"][k])[None], 101, axis=0)
             spectrum = factor[:, None] * np.asarray(fit.values["spectrum"][k])
             yield fluxes.Draws(image, np.asarray(corners[k]), spectrum)
 
@@ -326,16 +330,20 @@ def test_posterior_images_and_intervals_are_those_of_the_draws(path, monkeypatch
     monkeypatch.setattr(fluxes, "source_draws", source_draws)
     monkeypatch.setattr(diagnostics, "said", lambda tree: [])
     found = evaluate(path, method="posterior", limit=1)
-    mode = seen["result"].free_form.convolved.sum((1, 2, 3))
+    mode = seen["result"].free_form.convolved[0].sum((1, 2, 3))
     for row, flux in zip(found["sources"], mode, strict=True):
         assert row["flux"] == pytest.approx(flux, rel=1e-4)
         assert row["flux_low"] == pytest.approx(0.932 * flux, rel=1e-3)
         assert row["flux_high"] == pytest.approx(1.068 * flux, rel=1e-3)
 
 
+#: As few draws as the slow test needs.
+FEW = {"num_chains": 1, "num_warmup": 20, "num_samples": 20}
+
+
 @pytest.mark.slow
 def test_posterior_means_and_quantiles(path):
-    found = evaluate(path, method="posterior", limit=1, chains=1, warmup=20, draws=20)
+    found = evaluate(path, method="posterior", limit=1, sampling=FEW)
     for row in found["sources"]:
         assert row["flux_low"] < row["flux"] < row["flux_high"]
         assert row["xi_morphology"] > 0.95
@@ -470,6 +478,47 @@ def test_the_command_knows_every_method_and_start():
     options = {o.name: o.type.choices for o in command.params if o.name in ("method", "start")}
     assert tuple(options["method"]) == module.METHODS
     assert tuple(options["start"]) == tuple(module.STARTS)
+    options = {o.name: o.type.choices for o in command.params if o.name in ("profile", "spectra")}
+    assert tuple(options["profile"]) == tuple(PROFILES)
+    assert tuple(options["spectra"]) == TREATMENTS[:2]
+
+
+def test_defaults_of_the_command_are_those_of_python():
+    context = click.Context(command)
+    found = {o.name: o.get_default(context) for o in command.params}
+    plain = Options()
+    for name in ("profile", "spectra", "tolerance", "max_iterations"):
+        assert found[name] == getattr(plain, name)
+    draws = {"num_chains": "chains", "num_warmup": "warmup", "num_samples": "draws"}
+    assert module.SAMPLING["posterior"] == {n: found[option] for n, option in draws.items()}
+    assert found["anneal"] == "1,0.4"
+    assert module.ANNEALING == (1.0, 0.4)
+
+
+def test_a_start_as_earlier_versions_spelled_it(path, monkeypatch):
+    chosen = module.Settings.of
+    with pytest.warns(FutureWarning, match="'catalogue' is called 'catalog' now"):
+        assert chosen(start="catalogue") == chosen(start="catalog")
+    seen = {}
+
+    def evaluate(file, **options):
+        seen.update(options)
+        raise InputError("enough")
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    outcome = run(path, "--start", "catalogue")
+    assert "--start catalogue is called catalog now" in outcome.stderr
+    assert seen["start"] == "catalog"
+    assert "catalogue" not in CliRunner().invoke(main, ["evaluate", "--help"]).output
+
+
+def test_options_that_do_not_go_with_a_method():
+    with pytest.raises(InputError, match="`free_form` follows from `method`"):
+        module.Settings.of(free_form=False)
+    with pytest.raises(InputError, match="`sampling` goes with the methods posterior and laplace"):
+        module.Settings.of(sampling={"num_samples": 10})
+    with pytest.raises(TypeError, match="unknown option 'chains' of a deblending"):
+        module.Settings.of(chains=3)
 
 
 def test_bad_starts_are_named():
