@@ -108,11 +108,13 @@ def start_values(
 def settle(scene: Scene, boxes: Sequence[Morphologies], spoil: Spoil) -> Settled:
     """Start values of the prior on spectra, for sources that look like `boxes`."""
     flux, error = linear_fluxes(scene, boxes)
+    begin = flux
     if spoil.flat:
-        area = np.concatenate([b.image.sum((-2, -1)) for b in boxes])
-        flux = np.broadcast_to(area[:, None], flux.shape)
+        # Amplitudes of one where the images are brightest, whatever the band.
+        area = np.concatenate([b.image.sum((-2, -1)) / b.image.max((-2, -1)) for b in boxes])
+        begin = np.broadcast_to(area[:, None], flux.shape)
     mask = np.concatenate([b.mask for b in boxes])
-    return scene.spectra.start(spoil.brighter * flux, error, mask)
+    return scene.spectra.start(flux, error, mask, begin=spoil.brighter * begin)
 
 
 def linear_fluxes(scene: Scene, boxes: Sequence[Morphologies]) -> tuple[np.ndarray, np.ndarray]:

@@ -56,8 +56,20 @@ class AbstractSpectra(eqx.Module):
         """
 
     @abc.abstractmethod
-    def start(self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray) -> Settled:
-        """Start values from fluxes ``[K, B]`` with errors; `mask` ``[K]`` is False for padding."""
+    def start(
+        self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray, begin: np.ndarray | None = None
+    ) -> Settled:
+        """Start values of the sites.
+
+        Parameters
+        ----------
+        flux, error
+            ``[K, B]``, what the data say for the shapes at hand.
+        mask
+            ``[K]``, False for padding.
+        begin
+            ``[K, B]``, fluxes that a search for the values begins at; `flux` if not given.
+        """
 
 
 class GalaxySpectra(AbstractSpectra):
@@ -148,7 +160,9 @@ class GalaxySpectra(AbstractSpectra):
         relative = self.color_width**2 * self.covariance
         return SpectrumPrior(flux, flux[:, :, None] * flux[:, None, :] * relative)
 
-    def start(self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray) -> Settled:
+    def start(
+        self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray, begin: np.ndarray | None = None
+    ) -> Settled:
         """Brightnesses before any shape moves.
 
         Spectra are integrated out and have no start; what a wrong guess of theirs would touch
@@ -157,7 +171,7 @@ class GalaxySpectra(AbstractSpectra):
         would bend to a wrong brightness first and be caught there.
         """
         mean, floor = np.asarray(self.mean, float), math.log(float(self.noise_flux))
-        total, snr = self._matched(flux, error, mask)
+        total, snr = self._matched(flux if begin is None else begin, error, mask)
         noise = np.where(mask, total / snr, 1.0)
         # Of the scatter of colors as it is usual, whatever `color_width` says.
         relative = np.asarray(self.covariance, float) * mean[:, None] * mean
