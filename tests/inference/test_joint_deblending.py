@@ -23,7 +23,7 @@ from scorepriors.inference.reports._page import draws_figure, scene_figure
 from scorepriors.inference.sampling._tree import group
 from scorepriors.models import Observation, Positions, join_observations
 from scorepriors.models.rendering._psf import gaussian_psf
-from scorepriors.models.scene._information import likelihood_diagonal
+from scorepriors.models.rendering._information import likelihood_diagonal
 
 CENTER = np.array([[9.0, 9.5], [12.5, 13.0]])
 FLUX = np.array([[300.0, 400.0, 500.0], [260.0, 200.0, 150.0]])
@@ -81,6 +81,15 @@ def draws(result, number=300):
         return laplace_deblended(result, key=jax.random.key(0), num_samples=number)
 
 
+def without(joined, hidden):
+    """The same with every pixel of one observation masked."""
+    views = list(joined.views)
+    obs = views[hidden].observation
+    masked = dataclasses.replace(obs, weights=np.zeros_like(obs.weights))
+    views[hidden] = dataclasses.replace(views[hidden], observation=masked)
+    return dataclasses.replace(joined, views=tuple(views))
+
+
 def test_fluxes_in_the_bands_of_both(result):
     assert result.converged
     assert result.free_form.chi2 < 1.2
@@ -92,10 +101,7 @@ def test_errors_are_smaller_than_those_of_either_alone(views, where):
     joined = join_observations(*views)
     errors = []
     for hidden in (None, 1, 0):
-        weights = joined.weights.copy()
-        if hidden is not None:
-            weights[joined.parts[hidden].bands] = 0
-        alone = dataclasses.replace(joined, weights=weights)
+        alone = joined if hidden is None else without(joined, hidden)
         tree = draws(deblend(alone, where, prior=gaussian_prior(box=16), padding=2))
         errors.append(np.asarray(flux_draws(tree).std(("chain", "draw"))))
     both, first, second = errors
@@ -134,9 +140,10 @@ def test_files(result, tmp_path):
 
 def test_a_saved_scene_comes_back(result, tmp_path):
     write_outputs(result, tmp_path)
-    again = load_scene(tmp_path, prior=result.prior)
-    part, same = result.observation.parts[1], again.observation.parts[1]
-    assert (part.first, part.shape, part.scale) == (same.first, same.shape, same.scale)
+    again = load_scene(tmp_path, prior=tuple(result.priors().values()))
+    one, same = result.observation.views[1], again.observation.views[1]
+    shapes = one.observation.shape, same.observation.shape
+    assert (one.first, shapes[0], one.scale) == (same.first, shapes[1], same.scale)
     density = jax.jit(lambda bound, u: bound.log_density(u))
     first, second = (
         density(scene.fit.posterior, scene.fit.params)
@@ -154,19 +161,23 @@ def test_draws_and_maps(result):
     share = np.asarray(maps["data_share"])
     assert ((share >= 0) & (share <= 1)).all()
     # A closed form beside automatic differentiation, on both grids at once.
-    fit = result.free_form.fit
-    data, _, galaxies, *_ = fit.posterior.arguments[0]
-    image = jax.numpy.asarray(fit.values["morphology"])
+    fit, exposures = result.free_form.fit, result.scene.exposures
+    corner = result.scene["galaxies"].at.corner
+    image = jax.numpy.asarray(fit.values["galaxies/morphology"])
     spectrum = jax.numpy.asarray(fit.values["spectrum"])
 
     def minus(x):
-        seen = data.model(spectrum, x, galaxies.corner)
-        return 0.5 * jax.numpy.sum(data.weights * (seen - data.images) ** 2)
+        total = 0.0
+        for exposure, view in zip(exposures, result.observation.views, strict=True):
+            weights, seen = view.observation.weights, exposure.render(x, corner)
+            model = jax.numpy.einsum("kb,kbyx->byx", spectrum[:, view.which], seen)
+            total += 0.5 * jax.numpy.sum(weights * (model - exposure.images) ** 2)
+        return total
 
     pixel = (0, 7, 8)
     unit = jax.numpy.zeros_like(image).at[pixel].set(1.0)
     expected = jax.jvp(jax.grad(minus), (image,), (unit,))[1][pixel]
-    found = likelihood_diagonal(data, spectrum, galaxies.corner, image.shape[-1])[pixel]
+    found = likelihood_diagonal(exposures, spectrum, corner, image.shape[-1])[pixel]
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 

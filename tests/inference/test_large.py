@@ -21,7 +21,7 @@ from scorepriors.inference import (
     sample_deblended,
     source_moments,
 )
-from scorepriors.inference.deblending._sampling import without_padding
+from scorepriors.inference.deblending._sampling import unpadded
 from scorepriors.inference.deblending._scene_file import load_scene, save_scene
 from scorepriors.inference.diagnosis._diagnose import diagnose
 from scorepriors.inference.diagnosis._figures import diagnosis_figure
@@ -80,13 +80,14 @@ def result():
 def test_a_galaxy_that_the_small_box_cuts_off_gets_the_large_one(result):
     assert list(result.kinds) == ["large", "stars", "galaxies"]
     assert result.converged
-    assert result.prior.event_shape == (SMALL, SMALL)
-    assert result.large_prior.event_shape == (LARGE, LARGE)
+    priors = result.priors()
+    assert priors["galaxies"].event_shape == (SMALL, SMALL)
+    assert priors["large"].event_shape == (LARGE, LARGE)
     assert result.prior_name == "gaussian and wide"
     found = result.free_form.flux.sum(1) / 3 / FLUXES
     assert 0.9 < found[0] < 1.1
     alone = deblend(observation(), POSITIONS, prior=PRIORS[1])
-    assert alone.large_prior is None
+    assert set(alone.priors()) == {"galaxies"}
     assert list(alone.kinds) == ["galaxies", "stars", "galaxies"]
     assert alone.free_form.flux.sum(1)[0] / 3 / FLUXES[0] < 0.9
     assert result.free_form.chi2 < 1.2 < alone.free_form.chi2
@@ -124,9 +125,9 @@ def test_only_a_large_galaxy():
     where = Positions(("wide",), POSITIONS.row_column[:1], np.array([False]))
     found = deblend(observation(), where, prior=PRIORS, max_iterations=30)
     assert list(found.kinds) == ["large"]
-    assert set(found.free_form.fit.params) == {"morphology", "brightness"}
+    assert set(found.free_form.fit.params) == {"large/morphology", "brightness"}
     tree = laplace_deblended(found, key=jax.random.key(0), num_samples=20)
-    assert group(tree, "posterior")["morphology"].shape[2:] == (1, LARGE, LARGE)
+    assert group(tree, "posterior")["large_morphology"].shape[2:] == (1, LARGE, LARGE)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +148,9 @@ def test_the_scene_comes_back_from_its_file(result, tmp_path):
     again = load_scene(tmp_path / "scene.npz", prior=PRIORS)
     assert list(again.kinds) == list(result.kinds)
     assert again.prior_name == result.prior_name
-    _, fit, groups = without_padding(again.free_form.fit)
-    assert list(groups) == ["galaxies", "large", "stars"]
-    _, before, _ = without_padding(result.free_form.fit)
+    scene, fit = unpadded(again.scene, again.free_form.fit)
+    assert list(scene.names) == ["galaxies", "large", "stars"]
+    _, before = unpadded(result.scene, result.free_form.fit)
     assert set(fit.values) == set(before.values)
     for name, value in before.values.items():
         np.testing.assert_array_equal(fit.values[name], value)

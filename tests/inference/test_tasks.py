@@ -34,15 +34,15 @@ def test_a_hole_is_filled(galaxy):
     images = np.where(hole, 1e4, obs.images)
     result = fit(dataclasses.replace(obs, images=images, weights=np.where(hole, 0, obs.weights)))
     true = truth.convolved[0].sum(0)[hole]
-    mode = result.free_form.convolved[0].sum(0)[hole]
+    mode = result.free_form.convolved[0][0].sum(0)[hole]
     assert np.linalg.norm(mode - true) < 0.05 * np.linalg.norm(true)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
         tree = laplace_deblended(result, key=jax.random.key(0), num_samples=200)
     (drawn,) = source_draws(tree)
-    data = result.free_form.fit.posterior.arguments[0][0]
+    (exposure,) = result.scene.exposures
     corner = np.repeat(drawn.corner[None], len(drawn.image), axis=0)
-    seen = data.render_on_host(drawn.image, corner)
+    seen = exposure.render_on_host(drawn.image, corner)
     light = np.einsum("nb,nbyx->nyx", drawn.spectrum, seen)[:, hole].sum(1)
     assert abs(light.mean() - true.sum()) < 3 * light.std()
     # The hole is a sixth of the light; a width of a tenth of it would be no knowledge.
