@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scorepriors import load_prior
-from scorepriors.inference.curvature._hessian import HessianOperator, diagonal
+from scorepriors.inference.curvature._hessian import diagonal, hessian
 from scorepriors.inference.diagnosis._stretched import StretchedEnergy
 
 SIDE_BY_SIDE = 64
@@ -23,7 +23,7 @@ SIDE_BY_SIDE = 64
 def operator():
     prior = load_prior("lsst-32")
     image = prior.sample(jax.random.key(0), (1,))[0]
-    return HessianOperator(StretchedEnergy(prior), prior.stretch.inv(image))
+    return hessian(StretchedEnergy(prior), prior.stretch.inv(image))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 r"""Hessians of minus a log-density: products, diagonals, traces, eigenpairs.
 
-A Hessian is a `HessianOperator`, a lineax operator over the tree of its parameters: it
+A Hessian is the Jacobian of a gradient, a lineax operator over the tree of its parameters: it
 multiplies vectors, never stands in memory, and `lineax.linear_solve` takes it.  What an
 estimate costs is counted in products with it, each about two gradients.
 """
@@ -23,7 +23,7 @@ from scorepriors._progress import Progress, reporting
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference.fitting._map import MAPResult
 
-from ._lanczos import RitzPairs, lanczos
+from ._lanczos import RitzPairs, ritz_pairs
 
 #: Vectors multiplied side by side: bounds the memory.
 CHUNK = 64
@@ -38,10 +38,10 @@ REPEATS = 8
 EXACT = 1024
 
 
-class HessianOperator(lx.AbstractLinearOperator):
+def hessian(function: Callable, point) -> lx.JacobianLinearOperator:
     """Second derivative of a scalar function at a point, as a symmetric operator.
 
-    Attributes
+    Parameters
     ----------
     function
         From a tree of parameters to a number, itself a pytree (an `equinox.Module` or
@@ -49,50 +49,14 @@ class HessianOperator(lx.AbstractLinearOperator):
     point
         Where.
     """
-
-    function: Callable
-    point: Any
-
-    def mv(self, vector):
-        """The Hessian times a tree like `point`."""
-        return jax.jvp(jax.grad(self.function), (self.point,), (vector,))[1]
-
-    def as_matrix(self):
-        """``[d, d]``; only for what fits in memory."""
-        flat, unravel = ravel_pytree(self.point)
-        columns = jax.vmap(lambda v: ravel_pytree(self.mv(unravel(v)))[0])
-        return columns(jnp.eye(len(flat), dtype=flat.dtype)).T
-
-    def transpose(self):
-        """Itself: second derivatives commute."""
-        return self
-
-    def in_structure(self):
-        return jax.eval_shape(lambda: self.point)
-
-    def out_structure(self):
-        return self.in_structure()
+    # The function is an argument of its gradient, and nothing is closed over.
+    return lx.JacobianLinearOperator(
+        _gradient, point, function, lx.symmetric_tag, closure_convert=False
+    )
 
 
-# What lineax asks every operator.
-lx.is_symmetric.register(HessianOperator, lambda operator: True)
-for _question in (
-    lx.is_diagonal,
-    lx.is_lower_triangular,
-    lx.is_upper_triangular,
-    lx.is_tridiagonal,
-    lx.has_unit_diagonal,
-    lx.is_positive_semidefinite,
-    lx.is_negative_semidefinite,
-):
-    _question.register(HessianOperator, lambda operator: False)
-for _identity in (lx.linearise, lx.conj):
-    _identity.register(HessianOperator, lambda operator: operator)
-lx.materialise.register(
-    HessianOperator,
-    lambda operator: lx.MatrixLinearOperator(operator.as_matrix(), lx.symmetric_tag),
-)
-lx.diagonal.register(HessianOperator, lambda operator: jnp.diagonal(operator.as_matrix()))
+def _gradient(point, function):
+    return jax.grad(function)(point)
 
 
 class _Part(eqx.Module):
@@ -115,7 +79,7 @@ class _Part(eqx.Module):
 
 def hessian_operator(
     model: Callable | Posterior, point: dict | MAPResult, *, sites=None, part: str = "posterior"
-) -> HessianOperator:
+) -> lx.JacobianLinearOperator:
     """Hessian of minus the log-density of a NumPyro model.
 
     Parameters
@@ -133,8 +97,8 @@ def hessian_operator(
 
     Returns
     -------
-    HessianOperator
-        In the unconstrained coordinates.  Those of a morphology are the stretched ones
+    lineax.JacobianLinearOperator
+        Symmetric, in the unconstrained coordinates.  Those of a morphology are the stretched ones
         of its prior up to the factor ``stretch.scale``: a Hessian there is that in z
         divided by the square of it.
 
@@ -154,7 +118,7 @@ def hessian_operator(
     if not all(np.isfinite(np.asarray(value)).all() for value in u.values()):
         raise InputError("the point of a Hessian must be finite; some values of it are not.")
     rest = {n: v for n, v in u.items() if n not in names}
-    return HessianOperator(_Part(bound, rest, part), {n: u[n] for n in names})
+    return hessian(_Part(bound, rest, part), {n: u[n] for n in names})
 
 
 class Estimate(NamedTuple):
@@ -214,7 +178,7 @@ def diagonal(
     Parameters
     ----------
     operator
-        A `HessianOperator`, or any other of lineax.
+        Of `hessian`, or any other of lineax.
     key
         For the probes of the estimators.
     method
@@ -346,13 +310,7 @@ def eigenpairs(
     if steps < number:
         raise InputError(f"{number} eigenpairs take at least as many `steps`, got {steps}.")
     dtype = jnp.result_type(*jax.tree.leaves(structure))
-    found = lanczos(
-        lambda v: _product(operator, jnp.asarray(v, dtype)),
-        size,
-        steps,
-        seed=np.asarray(jax.random.key_data(key)).ravel(),
-        rounding=float(jnp.finfo(dtype).eps),
-    )
+    found = ritz_pairs(partial(_product, operator), jnp.zeros(size, dtype), steps, key)
     return RitzPairs(found.values[-number:], found.vectors[:, -number:], found.residuals[-number:])
 
 

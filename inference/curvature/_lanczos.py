@@ -1,9 +1,24 @@
-"""Eigenvalues and vectors of a symmetric operator from its products with vectors."""
+r"""Lanczos's recurrence for symmetric operators, several at once, orthogonalized in full.
+
+One step, `_extend`, serves both of those who need eigenpairs.  `ritz_pairs` calls it from
+outside of a compiled program, so that a product compiled for other ends is not compiled
+again within a loop; `ritz_pairs_each` puts it into one program with products that share
+what is prepared once.
+
+Where the Krylov space is exhausted a fresh direction goes on: a bulk of equal eigenvalues
+exhausts it early.  Matfree's ``tridiag_sym`` orthogonalizes in full as well, but divides by
+the vanishing rest there and goes on with noise.
+"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from scipy.linalg import eigh_tridiagonal
 
 
@@ -25,54 +40,125 @@ class RitzPairs(NamedTuple):
     residuals: np.ndarray
 
 
-def lanczos(product: Callable, dimension: int, steps: int, *, seed, rounding: float) -> RitzPairs:
-    """Ritz pairs of a symmetric operator.
+class _Krylov(NamedTuple):
+    """Orthonormal rows of G operators, and the tridiagonal matrices in them."""
 
-    With full reorthogonalization in float64 on the host, and a fresh direction where
-    the Krylov space is exhausted: a bulk of equal eigenvalues exhausts it early, and
-    libraries for accelerators go on with noise there.
+    basis: Float[Array, "m G d"]
+    diagonal: Float[Array, "m G"]
+    beside: Float[Array, "m G"]
+
+
+def ritz_pairs(product: Callable, like: Float[Array, " d"], steps: int, key) -> RitzPairs:
+    """Ritz pairs of one symmetric operator.
 
     Parameters
     ----------
     product
-        From a vector ``[d]`` to the operator times it, both NumPy.
-    dimension
-        d.
+        From a vector ``[d]`` to the operator times it.
+    like
+        A vector of its shape and type.
     steps
-        Number of products m.
-    seed
-        Of `numpy.random.default_rng`, for the first vector.
-    rounding
-        Relative accuracy of the products.
+        Number of products m, at most d.
+    key
+        For the first vector, and for fresh ones.
     """
-    rng = np.random.default_rng(seed)
-    basis = np.zeros((steps, dimension))
-    diagonal, beside = np.zeros(steps), np.zeros(steps)
-    vector = _fresh(rng, basis[:0])
+    found = _begin(like[None], steps, key)
     for i in range(steps):
-        basis[i] = vector
-        image = np.asarray(product(vector), float)
-        diagonal[i] = image @ vector
-        rest = image
-        for _ in range(2):  # once is not enough in finite precision
-            rest = rest - basis[: i + 1].T @ (basis[: i + 1] @ rest)
-        beside[i] = np.linalg.norm(rest)
-        noise = 10 * rounding * np.linalg.norm(image)
-        if not np.isfinite(beside[i]):
-            nothing = np.full(steps, np.nan)
-            return RitzPairs(nothing, basis.T, nothing)
-        if beside[i] > noise * np.sqrt(dimension):
-            vector = rest / beside[i]
-        else:
-            beside[i] = 0.0
-            vector = _fresh(rng, basis[: i + 1])
-    values, vectors = eigh_tridiagonal(diagonal, beside[:-1])
-    return RitzPairs(values, basis.T @ vectors, np.abs(beside[-1] * vectors[-1]))
+        row = np.int32(i)
+        found = _extend_compiled(found, row, product(_row(found.basis, row)), key)
+    return _diagonalized(found)[0]
 
 
-def _fresh(rng, basis):
-    """A random unit vector orthogonal to the rows of a basis."""
-    vector = rng.normal(size=basis.shape[1])
-    for _ in range(2):
-        vector -= basis.T @ (basis @ vector)
-    return vector / np.linalg.norm(vector)
+def ritz_pairs_each(
+    operator: Callable, like: Float[Array, "G d"], steps: int, key
+) -> list[RitzPairs]:
+    """Ritz pairs of G symmetric operators, by one program.
+
+    Parameters
+    ----------
+    operator
+        Called once, gives a function from ``v [G, d]`` to each operator times its vector.  A
+        pytree (`equinox.Partial`): other arrays in it compile nothing.
+    like, steps, key
+        See `ritz_pairs`.
+    """
+    return _diagonalized(_extend_all(operator, like, steps, key))
+
+
+@eqx.filter_jit
+def _extend_all(operator, like, steps: int, key) -> _Krylov:
+    product = operator()
+    return jax.lax.fori_loop(
+        0,
+        steps,
+        lambda i, found: _extend(found, i, product(found.basis[i]), key),
+        _begin(like, steps, key),
+    )
+
+
+def _begin(like, steps: int, key) -> _Krylov:
+    basis = jnp.zeros((steps, *like.shape), like.dtype)
+    first = jax.random.normal(key, like.shape, like.dtype)
+    diagonal, beside = (jnp.zeros((steps, len(like)), like.dtype) for _ in range(2))
+    return _Krylov(basis.at[0].set(_unit(first)), diagonal, beside)
+
+
+def _extend(found: _Krylov, i, image, key) -> _Krylov:
+    """Row i + 1 of the basis from the product ``image [G, d]`` with row i."""
+    basis, diagonal, beside = found
+    diagonal = diagonal.at[i].set(jnp.sum(image * basis[i], -1))
+    rest = _without(basis, image)
+    length = jnp.linalg.norm(rest, axis=-1)
+    # What rounding alone leaves of a product within the space.
+    noise = 10 * jnp.finfo(image.dtype).eps * jnp.linalg.norm(image, axis=-1)
+    exhausted = length <= noise * image.shape[-1] ** 0.5
+    fresh = jax.lax.cond(
+        exhausted.any(),
+        lambda: _without(
+            basis, jax.random.normal(jax.random.fold_in(key, i), image.shape, image.dtype)
+        ),
+        lambda: rest,
+    )
+    following = _unit(jnp.where(exhausted[:, None], fresh, rest))
+    return _Krylov(
+        basis.at[i + 1].set(following, mode="drop"),
+        diagonal,
+        beside.at[i].set(jnp.where(exhausted, 0.0, length)),
+    )
+
+
+@partial(jax.jit, donate_argnums=0)
+def _extend_compiled(found, i, image, key):
+    return _extend(found, i, image[None], key)
+
+
+@jax.jit
+def _row(basis, i):
+    return basis[i, 0]
+
+
+def _without(basis, vectors):
+    """Vectors ``[G, d]`` without their parts along rows of the basis; rows of zeros do nothing."""
+    for _ in range(2):  # once is not enough in finite precision
+        along = jnp.einsum("mgd,gd->mg", basis, vectors)
+        vectors = vectors - jnp.einsum("mg,mgd->gd", along, basis)
+    return vectors
+
+
+def _unit(vectors):
+    return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def _diagonalized(found: _Krylov) -> list[RitzPairs]:
+    """Eigenpairs of the tridiagonal matrices, in double precision on the host."""
+    basis, diagonal, beside = (np.asarray(a, float) for a in found)
+    pairs = []
+    for g in range(basis.shape[1]):
+        if not (np.isfinite(diagonal[:, g]).all() and np.isfinite(beside[:, g]).all()):
+            nothing = np.full(len(diagonal), np.nan)
+            pairs.append(RitzPairs(nothing, basis[:, g].T, nothing))
+            continue
+        values, vectors = eigh_tridiagonal(diagonal[:, g], beside[:-1, g])
+        residuals = np.abs(beside[-1, g] * vectors[-1])
+        pairs.append(RitzPairs(values, basis[:, g].T @ vectors, residuals))
+    return pairs

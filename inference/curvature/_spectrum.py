@@ -18,8 +18,8 @@ from jax.flatten_util import ravel_pytree
 
 from scorepriors.inference._posterior import Posterior
 
-from ._hessian import HessianOperator, flat_product
-from ._lanczos import lanczos
+from ._hessian import flat_product, hessian
+from ._lanczos import ritz_pairs
 from ._preconditioner import LowRankMap
 
 #: Up to so many dimensions the Hessian is computed whole.
@@ -57,17 +57,19 @@ def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = 400, key) -> Sp
     dimension = len(flat)
     rank = map_rank(dimension, rank)
     if dimension <= DENSE:
-        hessian = np.asarray(_dense(bound, u), float)
-        if not np.isfinite(hessian).all() or not (np.diagonal(hessian) > 0).any():
+        whole = np.asarray(_dense(bound, u), float)
+        if not np.isfinite(whole).all() or not (np.diagonal(whole) > 0).any():
             return None
-        diagonal = np.diagonal(hessian)
+        diagonal = np.diagonal(whole)
         scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, np.median(diagonal[diagonal > 0])))
-        values, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
+        values, vectors = np.linalg.eigh(whole * scale[:, None] * scale)
     else:
         scale = _site_scales(bound, u, key)
         if scale is None:
             return None
-        values, vectors = _lanczos(bound, u, jnp.asarray(scale, flat.dtype), rank, key)
+        one = jnp.asarray(scale, flat.dtype)
+        product = partial(_scaled_product, bound, u, one)
+        values, vectors, _ = ritz_pairs(product, one, rank, key)
     return Spectrum(scale, values, vectors) if np.isfinite(values).all() else None
 
 
@@ -123,7 +125,7 @@ def map_rank(dimension: int, rank: int) -> int:
 
 def _hessian_product(bound, u, direction):
     """Hessian of the potential times a flat vector."""
-    return flat_product(HessianOperator(bound.potential_fn, u), direction)
+    return flat_product(hessian(bound.potential_fn, u), direction)
 
 
 @eqx.filter_jit
@@ -170,19 +172,3 @@ def _site_scales(bound, u, key, probes: int = 8):
 @eqx.filter_jit
 def _scaled_product(bound, u, scale, direction):
     return scale * _hessian_product(bound, u, scale * direction)
-
-
-def _lanczos(bound, u, scale, rank, key):
-    """Ritz values ``[rank]`` and vectors ``[d, rank]`` of the scaled Hessian."""
-
-    def product(vector):
-        return _scaled_product(bound, u, scale, jnp.asarray(vector, scale.dtype))
-
-    found = lanczos(
-        product,
-        len(scale),
-        rank,
-        seed=np.asarray(jax.random.key_data(key)).ravel(),
-        rounding=float(np.finfo(scale.dtype).eps),
-    )
-    return found.values, found.vectors

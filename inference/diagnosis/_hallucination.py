@@ -22,7 +22,7 @@ import xarray
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
-from scorepriors.inference.curvature._hessian import HessianOperator, matrix
+from scorepriors.inference.curvature._hessian import hessian, matrix
 from scorepriors.inference.deblending._result import Deblended
 
 from ._averages import averages, check_draws, group_draws
@@ -179,7 +179,7 @@ def _at_the_mode(
     positive = np.empty((count, box * box, box * box), z.dtype)
     for k in range(count):
         report(k, "curvature of the prior")
-        curvature = np.asarray(matrix(HessianOperator(StretchedEnergy(prior), z[k])), float)
+        curvature = np.asarray(matrix(hessian(StretchedEnergy(prior), z[k])), float)
         diagonals[k] = np.diagonal(curvature).reshape(box, box)
         positive[k], values[k] = positive_part(curvature)
     of_data = np.asarray(data_curvature(here), float) * slope**2

@@ -11,9 +11,9 @@ import pytest
 from scorepriors import InputError
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference.curvature._hessian import (
-    HessianOperator,
     diagonal,
     eigenpairs,
+    hessian,
     hessian_diagonal,
     hessian_operator,
     matrix,
@@ -80,7 +80,7 @@ def half_form(form, x):
 
 
 FORM = (LIKELIHOOD + PRIOR).astype(np.float32)
-OPERATOR = HessianOperator(jax.tree_util.Partial(half_form, jnp.asarray(FORM)), jnp.zeros(SIZE))
+OPERATOR = hessian(jax.tree_util.Partial(half_form, jnp.asarray(FORM)), jnp.zeros(SIZE))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scorepriors.inference.curvature._lanczos import ritz_pairs, ritz_pairs_each
 from scorepriors.inference.deblending.flow._reference import WIDER, Reference, reference
 
 SIDE, GALAXIES = 4, 2
@@ -100,3 +101,17 @@ def test_share_of_zero_is_the_prior(found, point):
     fresh = jax.random.normal(jax.random.key(5), point.shape)
     np.testing.assert_allclose(none.move(point, fresh, jnp.ones(GALAXIES)), fresh, atol=1e-6)
     np.testing.assert_allclose(none.move(point, fresh, jnp.zeros(GALAXIES)), point, atol=1e-6)
+
+
+def test_directions_beyond_an_exhausted_krylov_space(hessians, point):
+    """Equal curvatures exhaust it early, of one galaxy before the other."""
+    equal = np.stack([3.0 * np.eye(16), hessians[1]]).astype(np.float32)
+    flat = jnp.asarray(point.reshape(GALAXIES, 16))
+    product = jax.tree_util.Partial(jnp.einsum, "gij,gj->gi", jnp.asarray(equal))
+    both = ritz_pairs_each(lambda: product, flat, 16, jax.random.key(0))
+    for matrix, found in zip(equal, both, strict=True):
+        np.testing.assert_allclose(found.values, np.linalg.eigvalsh(matrix), atol=1e-3)
+        np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(16), atol=2e-6)
+        alone = ritz_pairs(lambda v, m=matrix: m @ v, flat[0], 16, jax.random.key(0))
+        np.testing.assert_allclose(alone.values, found.values, atol=1e-3)
+        np.testing.assert_allclose(matrix @ alone.vectors, alone.vectors * alone.values, atol=2e-3)

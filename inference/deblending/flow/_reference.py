@@ -15,11 +15,11 @@ leaves this Gaussian as it is, accepted by what it lacks, is right whatever the 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from scorepriors.inference.curvature._lanczos import ritz_pairs_each
 
 #: By this factor references are wider than the curvature makes them: one that is narrower
 #: than the posterior would hold chains for long where it is thin.
@@ -96,46 +96,12 @@ def reference(operator: Callable, noise: Float[Array, "G *n"], directions: int, 
     """
     flat = noise.reshape(len(noise), -1)
     steps = min(directions, flat.shape[-1])
-    basis, diagonal, beside = lanczos_each(operator, flat, steps, key)
-    matrix = np.zeros((len(flat), steps, steps))
-    at = np.arange(steps)
-    matrix[:, at, at] = np.asarray(diagonal).T
-    matrix[:, at[:-1], at[1:]] = matrix[:, at[1:], at[:-1]] = np.asarray(beside)[:-1].T
-    values, vectors = np.linalg.eigh(matrix)
-    basis = np.einsum("sgd,gsr->grd", np.asarray(basis), vectors).astype(flat.dtype)
+    found = ritz_pairs_each(operator, flat, steps, key)
+    values = np.stack([pairs.values for pairs in found])
+    basis = np.stack([pairs.vectors.T for pairs in found]).astype(flat.dtype)
     # Negative curvatures are no widths: there the prior decides.
     precision = np.maximum(values, 0).astype(flat.dtype) / WIDER**2
     # Nor are those that the prior outweighs: its mean is the better one.
     precision = np.where(precision > 1, precision, 0)
     place = np.einsum("grd,gd->gr", basis, np.asarray(flat)) * (precision > 0)
     return Reference(jnp.asarray(basis), jnp.asarray(precision), jnp.asarray(place))
-
-
-@eqx.filter_jit
-def lanczos_each(operator: Callable, like: Float[Array, "G d"], steps: int, key):
-    """Lanczos's recurrence for G symmetric operators at once, orthogonalized in full.
-
-    Returns
-    -------
-    basis
-        ``[steps, G, d]``, orthonormal for each.
-    diagonal, beside
-        ``[steps, G]``, of the tridiagonal matrices.
-    """
-    product = operator()
-    unit = lambda v: v / jnp.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
-    first = unit(jax.random.normal(key, like.shape, like.dtype))
-    basis = jnp.zeros((steps, *like.shape), like.dtype)
-    basis = basis.at[0].set(first)
-
-    def step(i, carry):
-        basis, diagonal, beside = carry
-        image = product(basis[i])
-        diagonal = diagonal.at[i].set(jnp.sum(image * basis[i], -1))
-        for _ in range(2):  # once is not enough in finite precision
-            image -= jnp.einsum("sg,sgd->gd", jnp.einsum("sgd,gd->sg", basis, image), basis)
-        beside = beside.at[i].set(jnp.linalg.norm(image, axis=-1))
-        return basis.at[i + 1].set(unit(image), mode="drop"), diagonal, beside
-
-    zero = jnp.zeros((steps, len(like)), like.dtype)
-    return jax.lax.fori_loop(0, steps, step, (basis, zero, zero))
