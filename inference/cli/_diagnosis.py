@@ -74,7 +74,8 @@ def _print_diagnosis(found) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from scorepriors.inference.diagnosis._diagnose import FLAGS, source_flags
+    from scorepriors.inference.deblending._flags import FLAGS
+    from scorepriors.inference.diagnosis._diagnose import source_flags
 
     table = Table(title="What the prior made up")
     for name in ("id", "gamma", "data share of flux", "degrees of freedom", "typicality", "flags"):
@@ -98,4 +99,4 @@ def _print_diagnosis(found) -> None:
         )
         console.print(f"flux errors, Laplace over chains: {ratios}", highlight=False)
     for word in dict.fromkeys(word for words in flags.values() for word in words):
-        console.print(f"{word}: {FLAGS[word]}", highlight=False)
+        console.print(f"{word}: {FLAGS[word].sentence}", highlight=False)

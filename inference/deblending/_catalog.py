@@ -11,6 +11,7 @@ from astropy.table import QTable
 from scorepriors import __version__
 from scorepriors._moments import shapes
 
+from ._flags import bits_where, write_flags
 from ._result import Deblended, FittedScene
 
 #: Closer to the border than this, in pixels, the light of a source leaves the image.
@@ -69,7 +70,7 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     table["e1"], table["e2"] = e1, e2
     table["ellipticity"] = np.hypot(e1, e2)
     table["chi2"] = scene.source_chi2
-    table["flags"] = flags(result)
+    write_flags(table, bits_where(_tests(result)))
     for b, band in enumerate(obs.bands):
         table[f"profile_flux_{band}"] = result.parametric.flux[:, b] * factor[b] * unit
     # What the kinds of sources add; of a kind in both scenes, what the result says.
@@ -77,8 +78,9 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     for column in own.values():
         table[column.name] = column.values * (1 if column.unit is None else column.unit)
     for name in table.colnames:
-        text = own[name].text if name in own else _description(name, obs.bands)
-        table[name].info.description = text
+        if table[name].info.description is None:  # flags describe themselves
+            text = own[name].text if name in own else _description(name, obs.bands)
+            table[name].info.description = text
     table.meta.update(
         prior=result.prior_name,
         sigma0=result.sigma0,
@@ -119,30 +121,8 @@ _DESCRIPTIONS = {
     "e1": "(Ixx - Iyy) / (Ixx + Iyy), free-form shape at the model's resolution",
     "e2": "2 Ixy / (Ixx + Iyy), free-form shape at the model's resolution",
     "ellipticity": "modulus of (e1, e2)",
-    "flags": "comma-separated words, or ok",
     "chi2": "mean squared residual over noise where the source is seen",
 }
-
-
-def flags(result: Deblended) -> list[str]:
-    """Comma-separated words per source; `ok` if there is none.
-
-    (Not an empty string: ECSV files read those back as missing.)
-
-    edge: within 8 px of the border, or light of it lies beyond.  masked: a fifth of its light on masked pixels.
-    faint: total signal to noise below 5.  negative: no positive flux.  moved: more than
-    1 px from its catalog position.  outshone: at its own position most of the light is
-    that of others, whose shapes may have taken some of its own.  residual: where it is
-    seen the scene does not explain the data (chi2 too high by five standard deviations).
-    disputed: as a bulge and a disk it would have another flux by three tenths and more.
-    canceled: negative light of neighbors takes away a tenth of its own.
-    point: modeled as a star.  not_converged.
-    """
-    tests = _tests(result)
-    return [
-        ",".join(word for word, true in tests.items() if true[k]) or "ok"
-        for k in range(len(result.positions.ids))
-    ]
 
 
 def _tests(result: Deblended) -> dict[str, np.ndarray]:

@@ -15,14 +15,6 @@ from scorepriors.inference.deblending._sampling import laplace_deblended
 from ._hallucination import NEIGHBORS, hallucination_map
 from ._typicality import source_typicality
 
-#: Words in the column ``flags``, and what they mean.
-FLAGS = {
-    "made_up": "the prior holds more than nine tenths of its light, pixel by pixel",
-    "atypical": "its shape is less usual than 99 % of the prior's galaxies with that light",
-    "laplace_off": "flux errors from the curvature differ by more than 20 % from those of draws",
-    "no_mode": "the fit had not converged, or curves the wrong way somewhere in the scene",
-}
-
 #: Limits of the flags.
 _MADE_UP, _ATYPICAL, _OFF = 0.1, 0.01, 0.2
 
@@ -96,7 +88,7 @@ def diagnose(
 
 
 def source_flags(diagnosis: SceneDiagnosis) -> dict[str, list[str]]:
-    """Words of `FLAGS` by source id; stars have none of their own."""
+    """Words of `DIAGNOSED` by source id; stars have none of their own."""
     ids = diagnosis.result.positions.ids
     maps, ratio = diagnosis.maps, diagnosis.laplace_ratio
     words: dict[str, list[str]] = {identity: [] for identity in ids}

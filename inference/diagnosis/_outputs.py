@@ -9,10 +9,11 @@ from astropy.table import QTable
 
 from scorepriors._errors import InputError
 from scorepriors.inference.deblending._draws import flux_draws
+from scorepriors.inference.deblending._flags import DIAGNOSED, bits_of, write_flags
 from scorepriors.inference.deblending._hdus import fits_text
 from scorepriors.inference.reports._outputs import check_target, existing_file, write_whole
 
-from ._diagnose import FLAGS, SceneDiagnosis, source_flags
+from ._diagnose import SceneDiagnosis, source_flags
 from ._figures import diagnosis_figure
 from ._hallucination import pixels
 
@@ -64,15 +65,12 @@ def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
     table["flux_err_free_total"] = spread * u.Unit(flux.attrs["unit"])
     new = source_flags(diagnosis)
     old = table["flags"] if "flags" in table.colnames else ["ok"] * len(ids)
-    merged = [
-        [w for w in str(words).split(",") if w != "ok" and w not in FLAGS] + new[i]
-        for i, words in zip(ids, old, strict=True)
-    ]
-    table["flags"] = [",".join(words) or "ok" for words in merged]
+    # Those of a diagnosis before give way.
+    kept = ~sum(flag.value for flag in DIAGNOSED)
+    bits = [bits_of(str(words)) & kept | bits_of(new[i]) for i, words in zip(ids, old, strict=True)]
+    write_flags(table, np.array(bits))
     for name, meaning in COLUMNS.items():
         table[name].info.description = meaning
-    meanings = "; ".join(f"{word}: {meaning}" for word, meaning in FLAGS.items())
-    table["flags"].info.description = f"comma-separated words, or ok. {meanings}"
     table.meta["diagnosis_draws"] = maps.attrs["draws"]
     return table
 

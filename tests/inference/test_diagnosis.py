@@ -14,8 +14,8 @@ from conftest import gaussian_prior, small_energy, small_observation
 from scorepriors import InputError, save_prior
 from scorepriors.inference.cli import main
 from scorepriors.inference.deblending._catalog import catalog
+from scorepriors.inference.deblending._flags import DIAGNOSED, bits_of
 from scorepriors.inference.deblending._scene_file import load_scene, save_scene
-from scorepriors.inference.diagnosis._diagnose import FLAGS
 from scorepriors.inference.diagnosis._outputs import COLUMNS
 from scorepriors.inference.reports._outputs import summary
 from scorepriors.training._recipe import DataRecipe, NetworkRecipe, Recipe
@@ -110,7 +110,8 @@ def test_the_command_says_what_was_made_up(folder):
         assert np.isfinite(hdus[1].data).all()
     assert (folder / "hallucination.png").stat().st_size > 10_000
     words = {w for flags in table["flags"] for w in flags.split(",")}
-    assert all(word in done.output for word in words & set(FLAGS))
+    assert all(word in done.output for word in words & {flag.word for flag in DIAGNOSED})
+    assert table["flag_bits"].tolist() == [bits_of(words) for words in table["flags"]]
     # A second time only when told to, and then the flags are not doubled.
     again = run("diagnose", folder, "--quiet")
     assert again.exit_code == 2

@@ -1,0 +1,135 @@
+"""The flags of catalogs: one registry of bits, words and sentences."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from astropy.table import Table
+
+from scorepriors._errors import InputError
+
+
+class Flag(NamedTuple):
+    """What may be said of a source.
+
+    Attributes
+    ----------
+    bit
+        Number of its bit in the column ``flag_bits``; never given to another flag.
+    word
+        As in the column ``flags``.
+    sentence
+        What it means, after "the source".
+    """
+
+    bit: int
+    word: str
+    sentence: str
+
+    @property
+    def value(self) -> int:
+        """Two to the power of the bit."""
+        return 1 << self.bit
+
+
+#: Flags that a fit sets.
+FITTED = (
+    Flag(0, "edge", "closer than 8 pixels to the border, or more than 1 % of its light beyond it"),
+    Flag(1, "masked", "more than a fifth of the light falls on masked pixels"),
+    Flag(2, "faint", "signal to noise below 5, all bands together"),
+    Flag(3, "negative", "no positive total flux"),
+    Flag(4, "moved", "fitted more than 1 pixel from the catalog position"),
+    Flag(
+        5,
+        "outshone",
+        "at its own position most of the light is that of others, whose shapes may have taken "
+        "some of its own",
+    ),
+    Flag(
+        6,
+        "residual",
+        "where it is seen the scene does not explain the data: its chi² is too high by five "
+        "standard deviations",
+    ),
+    Flag(
+        7,
+        "disputed",
+        "the bulge-and-disk scene gives it another flux, by three tenths and more of this one",
+    ),
+    Flag(
+        8,
+        "canceled",
+        "negative light of its neighbors takes away a tenth of its own: neither flux is to be "
+        "believed",
+    ),
+    Flag(9, "point", "modeled as a star"),
+    Flag(10, "not_converged", "the fit ended early"),
+)
+
+#: Flags that a diagnosis adds.
+DIAGNOSED = (
+    Flag(16, "made_up", "the prior holds more than nine tenths of its light, pixel by pixel"),
+    Flag(
+        17, "atypical", "its shape is less usual than 99 % of the prior's galaxies with that light"
+    ),
+    Flag(
+        18,
+        "laplace_off",
+        "flux errors from the curvature differ by more than 20 % from those of draws",
+    ),
+    Flag(
+        19, "no_mode", "the fit had not converged, or curves the wrong way somewhere in the scene"
+    ),
+)
+
+#: All flags by word, in the order of their bits.
+FLAGS = {flag.word: flag for flag in FITTED + DIAGNOSED}
+
+
+def bits_of(words: str | Iterable[str]) -> int:
+    """Bits of comma-separated or single words; ``ok`` has none.
+
+    Raises
+    ------
+    InputError
+        For a word that is no flag.
+
+    Examples
+    --------
+    >>> bits_of("edge,faint"), bits_of("ok")
+    (5, 0)
+    """
+    parts = set(words.split(",") if isinstance(words, str) else words) - {"", "ok"}
+    unknown = sorted(parts - FLAGS.keys())
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is no flag; there are {', '.join(FLAGS)}.")
+    return sum(FLAGS[word].value for word in parts)
+
+
+def words_of(bits: int) -> str:
+    """Comma-separated words of the bits, or ``ok``; bits without a flag are left out.
+
+    (Not an empty string: ECSV files read those back as missing.)
+
+    Examples
+    --------
+    >>> words_of(5), words_of(0)
+    ('edge,faint', 'ok')
+    """
+    return ",".join(word for word, flag in FLAGS.items() if int(bits) & flag.value) or "ok"
+
+
+def bits_where(tests: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Bits ``[N]`` of N sources from what holds for which, ``[N]`` by word."""
+    return sum(np.asarray(true, np.int64) * FLAGS[word].value for word, true in tests.items())
+
+
+def write_flags(table: Table, bits: np.ndarray) -> None:
+    """Set the columns ``flags``, words, and ``flag_bits`` of a catalog, and describe them."""
+    bits = np.asarray(bits, np.int64)
+    table["flags"] = [words_of(one) for one in bits]
+    table["flag_bits"] = bits
+    meanings = "; ".join(f"{flag.word}: {flag.sentence}" for flag in FLAGS.values())
+    table["flags"].info.description = f"comma-separated words, or ok. {meanings}"
+    numbers = ", ".join(f"{flag.bit} {flag.word}" for flag in FLAGS.values())
+    table["flag_bits"].info.description = f"the flags as bits, lowest first: {numbers}"
