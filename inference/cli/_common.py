@@ -7,8 +7,28 @@ from typing import Any
 
 import click
 
+from scorepriors.inference._status import Check, FitStatus
+
 #: Exit codes: bad input, a result not to be trusted, Ctrl-C.
 BAD_INPUT, NOT_CONVERGED, NOT_TRUSTED, INTERRUPTED = 2, 3, 3, 130
+
+
+#: What to do about checks that failed and fits that ended badly, for those who run commands.
+REMEDIES = {
+    Check.CHAINS_DISAGREE: "raise --num-warmup and --num-samples; if it stays, the posterior may "
+    "have several modes",
+    Check.CHAIN_STUCK: "raise --num-warmup, and check the data there",
+    Check.NO_CHAIN_MOVED: "check the data for bad pixels and weights, or try another --algorithm",
+    Check.ONE_CHAIN: "use --num-chains 4",
+    Check.FEW_DRAWS: "raise --num-samples or --thinning",
+    Check.DIVERGENCES: "raise --target-acceptance-rate, or try another --algorithm",
+    Check.ENERGY: "raise --num-warmup, or try another --algorithm",
+    Check.LONG_TREES: "raise --num-warmup",
+}
+FIT_REMEDIES = {
+    FitStatus.OUT_OF_ITERATIONS: "raise --max-iterations",
+    FitStatus.DENSITY_BROKE: "check the data for bad pixels and weights",
+}
 
 
 def prepare_jax(devices: int = 1) -> None:

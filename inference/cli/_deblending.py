@@ -10,6 +10,7 @@ from scorepriors._errors import InputError
 
 from . import _common as common
 from ._common import (
+    FIT_REMEDIES,
     INTERRUPTED,
     NOT_CONVERGED,
     fit_option,
@@ -127,9 +128,10 @@ def _verdict(results, targets) -> int:
             continue
         fit = result.free_form.fit
         which = "" if len(results) == 1 else f"{target}: "
+        facts = f"{int(fit.num_iterations)} iterations, about {float(fit.expected_gain):.2g} nats to gain"
         click.echo(
-            f"scorepriors: {which}not converged after {int(fit.num_iterations)} iterations (about "
-            f"{float(fit.expected_gain):.2g} nats to gain); raise --max-iterations.",
+            f"scorepriors: {which}not converged ({facts}): {fit.status.sentence}; "
+            f"{FIT_REMEDIES[fit.status]}.",
             err=True,
         )
         code = NOT_CONVERGED

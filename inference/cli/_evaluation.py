@@ -121,19 +121,25 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
     help="Noise levels before the prior's own, for --method annealed.",
 )
 @looked_option(
+    "--num-chains",
     "--chains",
+    "chains",
     type=click.IntRange(1),
     default=_default_of("SAMPLING", "posterior", "num_chains"),
     help="Of --method posterior.",
 )
 @looked_option(
+    "--num-warmup",
     "--warmup",
+    "warmup",
     type=click.IntRange(20),
     default=_default_of("SAMPLING", "posterior", "num_warmup"),
     help="Draws to tune with.",
 )
 @looked_option(
+    "--num-samples",
     "--draws",
+    "draws",
     type=click.IntRange(4),
     default=_default_of("SAMPLING", "posterior", "num_samples"),
     help="Draws kept per chain.",

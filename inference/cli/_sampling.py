@@ -1,6 +1,5 @@
 """The command `sample`."""
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -10,7 +9,7 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, NOT_TRUSTED, read_scenes, scene_options
+from ._common import INTERRUPTED, NOT_TRUSTED, REMEDIES, read_scenes, scene_options
 from ._diagnosis import diagnose_scene
 
 
@@ -18,15 +17,15 @@ from ._diagnosis import diagnose_scene
 @scene_options("sampled")
 @click.option(
     "--algorithm",
-    default="dynamic_hmc",
-    show_default=True,
     help="How chains move: nuts, hmc, dynamic_hmc, adjusted_mclmc, mclmc, or flow, the one for "
-    "faint sources.",
+    "faint sources.  [default: dynamic_hmc]",
 )
-@click.option("--chains", type=int, default=4, show_default=True)
-@click.option("--warmup", type=int, default=300, show_default=True, help="Draws to tune with.")
-@click.option("--draws", type=int, default=500, show_default=True, help="Draws kept per chain.")
-@click.option("--thinning", type=int, default=1, show_default=True, help="Moves per draw kept.")
+@click.option("--num-chains", "--chains", type=int, help="Side by side.  [default: 4; of flow 8]")
+@click.option(
+    "--num-warmup", "--warmup", type=int, help="Draws to tune with.  [default: 500; of flow 300]"
+)
+@click.option("--num-samples", "--draws", type=int, help="Draws kept per chain.  [default: 500]")
+@click.option("--thinning", type=int, help="Moves per draw kept.  [default: 1]")
 @click.option(
     "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
 )
@@ -42,9 +41,6 @@ def sample(
     prior_names,
     sigma,
     algorithm,
-    chains,
-    warmup,
-    draws,
     thinning,
     target_acceptance_rate,
     resume,
@@ -53,6 +49,7 @@ def sample(
     force,
     seed,
     quiet,
+    **counts,
 ):
     """Take the galaxies in FILE apart, and sample the posterior about the result.
 
@@ -66,14 +63,15 @@ def sample(
         raise InputError("give either FILE or --example.")
     if force and resume:
         raise InputError("give either --force, to start again, or --resume, to go on.")
-    for option, number, least in (
-        ("chains", chains, 1),
+    for name, number, least in (
+        ("num_chains", counts["num_chains"], 1),
         ("thinning", thinning, 1),
-        ("warmup", warmup, 20),
-        ("draws", draws, 4),
+        ("num_warmup", counts["num_warmup"], 20),
+        ("num_samples", counts["num_samples"], 4),
     ):
-        if number < least:
-            raise InputError(f"--{option} must be at least {least}, got {number}.")
+        if number is not None and number < least:
+            option = "--" + "-".join(name.split("_"))
+            raise InputError(f"{option} must be at least {least}, got {number}.")
     rate = target_acceptance_rate
     if rate is not None and not 0 < rate < 1:
         raise InputError(f"--target-acceptance-rate must be between 0 and 1, got {rate:g}.")
@@ -81,14 +79,23 @@ def sample(
     import jax
 
     from scorepriors._progress import on_terminal
-    from scorepriors.inference.deblending._sampling import sample_deblended
+        from scorepriors.inference._status import record
+    from scorepriors.inference.deblending._sampling import (
+        SCENE_ALGORITHMS,
+        USUAL_ALGORITHM,
+        sample_deblended,
+    )
     from scorepriors.inference.reports._samples import SAMPLE_NAMES, write_samples
-    from scorepriors.inference.sampling._algorithms import ALGORITHMS
-    from scorepriors.inference.sampling._diagnostics import SamplingWarning, said
+    from scorepriors.inference.sampling._diagnostics import SamplingWarning, findings
 
-    known = sorted([*ALGORITHMS, "flow"])
-    if algorithm not in known:
-        raise InputError(f"unknown --algorithm {algorithm!r}; there are {', '.join(known)}.")
+    algorithm = USUAL_ALGORITHM if algorithm is None else algorithm
+    if algorithm not in SCENE_ALGORITHMS:
+        known = ", ".join(sorted(SCENE_ALGORITHMS))
+        raise InputError(f"unknown --algorithm {algorithm!r}; there are {known}.")
+    # What is not given is as the sampler has it.
+    settings = {"thinning": thinning, "target_acceptance_rate": rate}
+    sampler = SCENE_ALGORITHMS[algorithm](**{n: v for n, v in settings.items() if v is not None})
+    counts = sampler.usual._replace(**{n: v for n, v in counts.items() if v is not None})
     folder = Path(output)
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     result = _deblend_one(
@@ -112,21 +119,18 @@ def sample(
             tree = sample_deblended(
                 result,
                 key=jax.random.key(seed),
-                algorithm=algorithm,
-                num_warmup=warmup,
-                num_samples=draws,
-                num_chains=chains,
-                thinning=thinning,
-                target_acceptance_rate=target_acceptance_rate,
+                algorithm=sampler,
+                **counts._asdict(),
                 checkpoint=checkpoint,
                 progress=on_terminal(True, quiet),
             )
     finally:
         if fresh and not any(folder.iterdir()):
             folder.rmdir()
-    reasons = [_as_options(sentence) for sentence in said(tree)]
+    found = findings(tree)
+    reasons = [finding.sentence(REMEDIES) for finding in found]
     # Before anything is written: every file of a command speaks of its options.
-    tree.attrs["warnings"] = json.dumps(reasons)
+    tree.attrs.update(record(found, bool(tree.attrs["interrupted"]), REMEDIES))
     paths = write_samples(result, tree, folder, force=force or resume, prior=prior_names)
     _print_fluxes(tree)
     if diagnosed:
@@ -137,30 +141,14 @@ def sample(
         click.echo(f"scorepriors: {sentence}", err=True)
     if tree.attrs.get("interrupted"):
         click.echo(
-            f"scorepriors: interrupted after {tree.attrs['draws_kept']} of {draws} draws per chain; "
+            f"scorepriors: interrupted after {tree.attrs['draws_kept']} of "
+            f"{counts.num_samples} draws per chain; "
             "--resume goes on.",
             err=True,
         )
         sys.exit(INTERRUPTED)
     checkpoint.unlink(missing_ok=True)
     sys.exit(NOT_TRUSTED if reasons else 0)
-
-
-#: Arguments that the checks of draws advise to change, and the options that do.
-_OPTIONS = {
-    "num_warmup": "--warmup",
-    "num_samples": "--draws",
-    "num_chains=": "--chains ",
-    "thinning": "--thinning",
-    "target_acceptance_rate": "--target-acceptance-rate",
-}
-
-
-def _as_options(sentence: str) -> str:
-    """A sentence for those who run the command: arguments are options."""
-    for argument, option in _OPTIONS.items():
-        sentence = sentence.replace(argument, option)
-    return sentence
 
 
 def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:

@@ -22,8 +22,8 @@ from scorepriors.inference.reports._outputs import write_outputs
 from scorepriors.inference.reports._page import draws_figure, scene_figure
 from scorepriors.inference.sampling._tree import group
 from scorepriors.models import Observation, Positions, join_observations
-from scorepriors.models.rendering._psf import gaussian_psf
 from scorepriors.models.rendering._information import likelihood_diagonal
+from scorepriors.models.rendering._psf import gaussian_psf
 
 CENTER = np.array([[9.0, 9.5], [12.5, 13.0]])
 FLUX = np.array([[300.0, 400.0, 500.0], [260.0, 200.0, 150.0]])

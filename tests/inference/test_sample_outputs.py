@@ -1,6 +1,5 @@
 """Sampled scenes: tables against numpy, files, the report, the command."""
 
-import json
 import os
 import re
 import shutil
@@ -32,6 +31,7 @@ from scorepriors.inference import (
     source_images,
     source_moments,
 )
+from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
 from scorepriors.inference.deblending._sampling import without_padding
 from scorepriors.inference.deblending._scenes import catalog_order
@@ -44,7 +44,7 @@ from scorepriors.models.scene._blend import GROUPS
 CENTERS = np.array([(8.0, 8.0), (9.5, 16.0), (16.0, 11.0)])
 
 
-def fabricated(*, chains=2, draws=50, zero_point=31.4, wcs=True, warnings=()):
+def fabricated(*, chains=2, draws=50, zero_point=31.4, wcs=True, found=()):
     """Two galaxies with a star between them in the catalog, and known draws."""
     rng = np.random.default_rng(3)
     rows, columns = np.indices((8, 8))
@@ -67,7 +67,8 @@ def fabricated(*, chains=2, draws=50, zero_point=31.4, wcs=True, warnings=()):
         "image_unit": "nJy",
         "star_box": 15,
         "star_psf_sigma": 0.7,
-        "warnings": json.dumps(list(warnings)),
+        **record(found),
+        "interrupted": 0,
         "draws_kept": draws,
         "algorithm": "nuts",
     }
@@ -322,11 +323,11 @@ def sampled(scene, tmp_path_factory):
             folder / "positions.ecsv",
             "--algorithm",
             "hmc",
-            "--chains",
+            "--num-chains",
             2,
-            "--warmup",
+            "--num-warmup",
             20,
-            "--draws",
+            "--num-samples",
             8,
             "--output",
             target,
@@ -342,7 +343,7 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
     assert {path.name for path in target.iterdir()} == {*SAMPLE_NAMES, *DIAGNOSIS_NAMES}
     # Sixteen draws are never enough, and every place says so.
     assert "effective draws" in outcome.stderr
-    assert "raise --draws" in outcome.stderr
+    assert "raise --num-samples" in outcome.stderr
     text = (target / "diagnostics.txt").read_text()
     assert "should not be trusted" in text
     assert "effective draws" in text
@@ -351,8 +352,8 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
     for written in (text, page, *QTable.read(target / "catalog.ecsv").meta["warnings"]):
         assert "num_samples" not in written
         assert "num_warmup" not in written
-    assert "raise --draws" in text
-    assert "raise --draws" in page
+    assert "raise --num-samples" in text
+    assert "raise --num-samples" in page
     assert "±" in outcome.stdout
     tree = load_tree(target / "posterior.nc")
     posterior = group(tree, "posterior")
@@ -444,6 +445,33 @@ def test_a_browser_shows_every_picture(sampled, tmp_path):
     assert re.search("<title>(.*)</title>", shown)[1] == "true,true"
 
 
+def test_python_and_the_command_line_have_the_same_defaults():
+    from scorepriors.inference.cli._sampling import sample as command
+    from scorepriors.inference.deblending._sampling import SCENE_ALGORITHMS, USUAL_ALGORITHM
+
+    helps = {option.name: option.help for option in command.params if hasattr(option, "help")}
+    assert f"[default: {USUAL_ALGORITHM}]" in helps["algorithm"]
+    for name in SCENE_ALGORITHMS:
+        assert name in helps["algorithm"]
+    usual = SCENE_ALGORITHMS[USUAL_ALGORITHM].usual._asdict()
+    for name, number in usual.items():
+        of_flow = SCENE_ALGORITHMS["flow"].usual._asdict()[name]
+        also = "" if of_flow == number else f"; of flow {of_flow}"
+        assert f"[default: {number}{also}]" in helps[name]
+
+
+def test_commands_have_words_of_their_own_for_every_check_of_draws():
+    from scorepriors.inference.cli._common import FIT_REMEDIES, REMEDIES
+
+    python = ("num_", "max_iterations", "acceptance_rate", "rank", "`")
+    for check in Check:
+        if check.status is not RunStatus.NO_MODE and check is not Check.FEW_DIRECTIONS:
+            words = REMEDIES.get(check, check.remedy)
+            assert not any(word in words for word in python)
+    for words in FIT_REMEDIES.values():
+        assert not any(word in words for word in python)
+
+
 def test_results_are_not_replaced_unless_told_to(sampled, scene):
     before = {p.name: p.read_bytes() for p in sampled[1].iterdir()}
     outcome = run(scene[0] / "blend.fits", "--output", sampled[1])
@@ -477,11 +505,11 @@ MISTAKES = {
     "file and example": lambda b, t: [b, "--example"],
     "missing file": lambda b, t: [t / "nothing.fits"],
     "unknown algorithm": lambda b, t: [b, "--algorithm", "gibbs"],
-    "no chain": lambda b, t: [b, "--chains", 0],
-    "no draws": lambda b, t: [b, "--draws", 0],
+    "no chain": lambda b, t: [b, "--num-chains", 0],
+    "no draws": lambda b, t: [b, "--num-samples", 0],
     "no thinning": lambda b, t: [b, "--thinning", 0],
     "acceptance of one": lambda b, t: [b, "--target-acceptance-rate", 1],
-    "no warm-up": lambda b, t: [b, "--warmup", 0],
+    "no warm-up": lambda b, t: [b, "--num-warmup", 0],
     "unknown prior": lambda b, t: [b, "--prior", "hubble-512"],
     "catalog outside": lambda b, t: [b, "--catalog", far_away(t)],
     "nothing to resume": lambda b, t: [b, "--resume"],
@@ -519,7 +547,7 @@ def test_a_run_that_was_cut_short_is_not_lost(scene, tmp_path):
 )
 def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
     """The command around a fabricated run."""
-    tree = fabricated(warnings=() if trusted or trusted is None else ("chains disagree: wait.",))
+    tree = fabricated(found=[Finding(Check.ONE_CHAIN)] if trusted is False else ())
     tree.attrs["interrupted"] = int(trusted is None)
 
     def fake(result, *, checkpoint, **options):
@@ -537,5 +565,5 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
     assert outcome.exit_code == code, outcome.output
     # The state is kept for as long as there is something to go on with.
     assert (tmp_path / "out" / "checkpoint.npz").exists() == (trusted is None)
-    assert ("wait" in outcome.stderr) == (trusted is False)
+    assert ("use --num-chains 4" in outcome.stderr) == (trusted is False)
     assert ("--resume goes on" in outcome.stderr) == (trusted is None)
