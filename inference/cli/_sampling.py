@@ -79,7 +79,7 @@ def sample(
     import jax
 
     from scorepriors._progress import on_terminal
-        from scorepriors.inference._status import record
+    from scorepriors.inference._status import record
     from scorepriors.inference.deblending._sampling import (
         SCENE_ALGORITHMS,
         USUAL_ALGORITHM,
