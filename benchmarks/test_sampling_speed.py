@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from scorepriors import load_prior
+from scorepriors.inference import NUTS as OurNUTS
 from scorepriors.inference import SamplingWarning, fit_map, sample
 from scorepriors.inference.sampling._tree import effective_sizes, group
 from scorepriors.models import blend, image_data, place_sources
@@ -35,8 +36,8 @@ MOST_DOUBLINGS = 8
 CASES = {
     "nuts": {"algorithm": "nuts"},
     "dynamic_hmc": {"algorithm": "dynamic_hmc"},
-    "no curvature": {"algorithm": "nuts", "preconditioner": "warmup"},
-    "no refinement": {"algorithm": "nuts", "preconditioner": "curvature"},
+    "no curvature": {"algorithm": OurNUTS(preconditioner="warmup")},
+    "no refinement": {"algorithm": OurNUTS(preconditioner="curvature")},
     "sampled spectra": {"algorithm": "nuts", "spectra": "sampled"},
 }
 

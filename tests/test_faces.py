@@ -56,7 +56,9 @@ def imports(page):
         lines = [line for line in block.splitlines() if not line.startswith((":", "%", "---"))]
         code = "\n".join(re.sub(r"^(>>> |\.\.\. )", "", line) for line in lines)
         code = re.sub(r"^---\n.*?^---\n", "", code, flags=re.M | re.S)
-        found = re.findall(r"^\s*(?:from (scorepriors[\w.]*) import|import (scorepriors[\w.]*))", code, re.M)
+        found = re.findall(
+            r"^\s*(?:from (scorepriors[\w.]*) import|import (scorepriors[\w.]*))", code, re.M
+        )
         yield from (one or other for one, other in found)
     for block in re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", page.read_text(), re.M | re.S):
         yield from re.findall(r"^\s*from (scorepriors[\w.]*) import", block, re.M)

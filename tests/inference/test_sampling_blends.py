@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 import pytest
 from conftest import gaussian_prior, small_observation
 
-from scorepriors.inference import SamplingWarning, sample
+from scorepriors.inference import Keep, SamplingWarning, sample
 from scorepriors.inference.sampling._calibration import coverage, uniformity
 from scorepriors.inference.sampling._tree import group
 from scorepriors.models import blend, image_data, place_sources
@@ -118,8 +118,7 @@ def drawn(scene):
         *scene,
         num_samples=600,
         num_warmup=300,
-        log_likelihood=True,
-        posterior_predictive=True,
+        keep=Keep(log_likelihood=True, posterior_predictive=True),
     )
 
 
