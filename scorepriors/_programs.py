@@ -10,13 +10,6 @@ FULL = 0.7
 _MOST = Path("/proc/sys/vm/max_map_count")
 _MAPPINGS = Path("/proc/self/maps")
 
-_generation = 0
-
-
-def generation() -> int:
-    """Number of times that programs were dropped: what was compiled in an earlier one is gone."""
-    return _generation
-
 
 def make_room_for_programs() -> bool:
     """Drop what is compiled before the system has no room for more, which ends the process.
@@ -39,7 +32,5 @@ def make_room_for_programs() -> bool:
         return False
     if used < FULL * most:
         return False
-    global _generation
     jax.clear_caches()
-    _generation += 1
     return True

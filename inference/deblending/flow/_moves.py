@@ -110,9 +110,9 @@ def sweep(scene: FlowScene, near: References, kind, states: Walkers, steps: Step
     common = gain(near.together, before, as_one(noise, 1))
     first = jnp.arange(num_galaxies) == 0
     excess = jnp.where(jointly, common * first, jnp.concatenate(alone, 1))
-    other = scene.center_error * jax.random.normal(star, states.offset.shape, states.offset.dtype)
+    white = jax.random.normal(star, states.offset.shape, states.offset.dtype)
     turn = jnp.where(jointly, 0.0, step[:, num_galaxies:, None])
-    offset = jnp.sqrt(1 - turn**2) * states.offset + turn * other
+    offset = scene.turned(states.offset, turn, white)
     excess = jnp.concatenate([excess, jnp.zeros(offset.shape[:2], excess.dtype)], 1)
     # Chain by chain: one scene's renderings fit into the caches, those of all do not.
     states, source, brightness = jax.lax.map(

@@ -1,6 +1,6 @@
 """A blend as a function of the noise that its galaxies are made of."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -55,10 +55,25 @@ class FlowScene(eqx.Module):
         """The stars, if there are any."""
         return next((g for g in self.scene.sources if isinstance(g, PointSource)), None)
 
-    @property
-    def center_error(self):
-        """Width of the prior on the stars' positions, pixels."""
-        return 0.0 if self.stars is None else self.stars.sites["offset"].width
+    def turned(self, offset, turn, white):
+        """Offsets of stars ``[..., S, 2]`` turned towards fresh draws of their Gaussian prior.
+
+        What is distributed as that prior stays so (preconditioned Crank-Nicolson).
+
+        Parameters
+        ----------
+        offset
+            Where they are.
+        turn
+            Sizes of the moves, 0 to 1.
+        white
+            Standard normal numbers.
+        """
+        if self.stars is None:
+            return offset
+        site = self.stars.sites["offset"]
+        moved = jnp.sqrt(1 - turn**2) * (offset - site.mean) + turn * site.width * white
+        return site.mean + moved
 
     def galaxies(self, noise: Images) -> Images:
         """Stretched galaxies that the flows make of white noise, group by group."""
@@ -66,13 +81,11 @@ class FlowScene(eqx.Module):
 
     def galaxy(self, name: str, noise: Float[Array, "N n n"]):
         """Stretched galaxies of one group that the flow makes of white noise."""
-        prior: Any = self.groups[name].prior
-        return prior.from_white(noise, NUM_STEPS)
+        return self.groups[name].prior.from_white(noise, NUM_STEPS)
 
     def noise(self, name: str, z: Float[Array, "N n n"]):
         """White noise that the flow makes galaxies of: the inverse of `galaxy`, about."""
-        prior: Any = self.groups[name].prior
-        return prior.to_white(z, NUM_STEPS)
+        return self.groups[name].prior.to_white(z, NUM_STEPS)
 
     def render(self, z: Images, offset: Float[Array, "S 2"]) -> tuple[Drawn, Array]:
         """Sources with unit spectra as observed, and their areas ``[K]``."""
@@ -135,8 +148,8 @@ class FlowScene(eqx.Module):
         """Unconstrained parameters of the model `blend`, by site."""
         found = {"brightness": brightness[np.argsort(self._slots())]}
         for name, group in self.groups.items():
-            prior: Any = group.prior
-            found[f"{name}/morphology"] = biject_to(prior.support).inv(prior.stretch(z[name]))
+            image = group.prior.stretch(z[name])
+            found[f"{name}/morphology"] = biject_to(group.prior.support).inv(image)
         if self.stars is not None:
             found[f"{self.stars.name}/offset"] = offset
         return found
