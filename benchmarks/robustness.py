@@ -21,7 +21,7 @@ from scipy.ndimage import affine_transform
 from scorepriors._zoo import priors_for
 from scorepriors.inference import deblend_many
 from scorepriors.inference.deblending import _catalog as catalog
-from scorepriors.inference.deblending._deblend import load_priors
+from scorepriors.inference.deblending._priors import load_priors
 from scorepriors.inference.evaluation._metrics import source_metrics, summarize
 from scorepriors.models import read_positions
 from scorepriors.models.simulation._blend_sets import BlendSet
@@ -150,7 +150,7 @@ def run(blends: BlendSet, number: int, case: str, prior) -> dict:
         not_finite += int((~np.isfinite(scene.flux)).sum())
         real = np.arange(len(task.true))
         metrics = source_metrics(
-            scene.convolved[real], truth.convolved[task.true], truth.flux[task.true]
+            scene.convolved[0][real], truth.convolved[task.true], truth.flux[task.true]
         )
         telling = [set(w.split(",")) - {"ok", "edge"} for w in words]
         for k, true in enumerate(task.true):

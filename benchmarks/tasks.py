@@ -40,8 +40,8 @@ def inpainting(seed: int, sigma: float) -> dict:
     prior = load_prior("lsst-32", sigma=sigma)
     result = deblend(holed, read_positions(obs.catalog, obs), prior=prior, padding=1)
     (drawn,) = source_draws(draws(result))
-    data = result.free_form.fit.posterior.arguments[0][0]
-    seen = data.render_on_host(drawn.image, np.repeat(drawn.corner[None], len(drawn.image), 0))
+    (exposure,) = result.scene.exposures
+    seen = exposure.render_on_host(drawn.image, np.repeat(drawn.corner[None], len(drawn.image), 0))
     light = np.einsum("nb,nbyx->nyx", drawn.spectrum, seen)[:, hole]
     true = truth.convolved[0].sum(0)[hole]
     low, high = np.quantile(light, [0.16, 0.84], axis=0)
@@ -89,6 +89,15 @@ def deconvolution(seed: int, sigma: float) -> dict:
     return {"error": ours, "wiener": best, "times better": best / ours}
 
 
+def without(joined, hidden: int):
+    """The same with every pixel of one observation masked."""
+    views = list(joined.views)
+    obs = views[hidden].observation
+    masked = dataclasses.replace(obs, weights=np.zeros_like(obs.weights))
+    views[hidden] = dataclasses.replace(views[hidden], observation=masked)
+    return dataclasses.replace(joined, views=tuple(views))
+
+
 def joint(seed: int, sigma: float) -> dict:
     """Three galaxies in a year of LSST and in near-infrared from space: errors of fluxes."""
     ground, space, truth, second = simulate_joint(
@@ -100,14 +109,11 @@ def joint(seed: int, sigma: float) -> dict:
     true = np.concatenate([truth.flux, second.flux], axis=1)
     sds, errors = [], []
     for hidden in (None, 1, 0):
-        weights = joined.weights.copy()
-        if hidden is not None:
-            weights[joined.parts[hidden].bands] = 0
-        alone = dataclasses.replace(joined, weights=weights)
+        alone = joined if hidden is None else without(joined, hidden)
         result = deblend(alone, positions, prior=prior, padding=1)
         sds.append(np.asarray(flux_draws(draws(result)).std(("chain", "draw"))) / true)
         errors.append(np.abs(result.free_form.flux / true - 1))
-    bands = [part.bands for part in joined.parts]
+    bands = [view.which for view in joined.views]
     about = {}
     for name, values in (("sd", sds), ("error", errors)):
         for which, part in enumerate(bands):

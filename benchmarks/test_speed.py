@@ -10,13 +10,15 @@ import pytest
 from scorepriors import load_prior
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference.deblending._deblend import deblend_many
-from scorepriors.inference.deblending._starting import profile_start
 from scorepriors.models.data._positions import read_positions
-from scorepriors.models.rendering._rendering import image_data
 from scorepriors.models.scene._blend import blend
+from scorepriors.models.scene._scene import Scene
+from scorepriors.models.scene._start import start_values
 from scorepriors.models.simulation._example import load_example
 from scorepriors.models.simulation._simulation import simulate_blend
-from scorepriors.models.sources._sources import place_sources
+from scorepriors.models.sources._bulge_disk import BulgeDisk
+from scorepriors.models.sources._free_form import FreeForm
+from scorepriors.models.sources._placement import place_sources
 
 
 @pytest.fixture(scope="session")
@@ -53,16 +55,19 @@ def test_network_call(benchmark, flops_per_second, images):
 def test_share_of_the_network_in_a_gradient(benchmark):
     obs, truth = load_example()
     prior = load_prior("lsst-32")
-    data = image_data(obs, box=32)
-    sources = place_sources(truth.center, box=32, size=8)
-    bound = posterior(blend, data, prior, sources)
+    at = place_sources(truth.center, box=32, size=8)
+    scene = Scene.build(obs, galaxies=FreeForm(prior, at))
+    bound = posterior(blend, scene)
     u = bound.start(
-        {"morphology": prior.sample(jax.random.key(0), (8,)), "brightness": jnp.full(8, 6.0)},
+        {
+            "galaxies/morphology": prior.sample(jax.random.key(0), (8,)),
+            "brightness": jnp.full(8, 6.0),
+        },
         key=jax.random.key(1),
     )
     whole = jax.jit(jax.value_and_grad(lambda b, u: b.potential_fn(u), argnums=1))
     network = jax.jit(jax.value_and_grad(lambda x: prior.log_prob(x).sum()))
-    x = jnp.exp(u["morphology"]) - 0.05
+    x = jnp.exp(u["galaxies/morphology"]) - 0.05
     jax.block_until_ready((whole(bound, u), network(x)))
     times = []
     for _ in range(20):
@@ -106,6 +111,5 @@ def test_thirty_blends(benchmark, flops_per_second, compilation):
 
 def test_profile_start(benchmark):
     obs, truth = load_example()
-    data = image_data(obs, box=32)
-    sources = place_sources(truth.center, box=32, size=8)
-    benchmark(lambda: profile_start(data, None, sources))
+    scene = Scene.build(obs, profiles=BulgeDisk(place_sources(truth.center, box=32, size=8)))
+    benchmark(lambda: start_values(scene))

@@ -140,6 +140,31 @@ def test_the_example_and_its_files(tmp_path):
     assert (target / "catalog.ecsv").read_bytes() == before
 
 
+def test_the_example_with_sersic_profiles(tmp_path):
+    target = tmp_path / "results"
+    outcome = run("deblend", "--example", "--profile", "sersic", "--output", target)
+    assert outcome.exit_code == 0, outcome.output
+    table = Table.read(target / "catalog.ecsv")
+    assert "profile_bulge_fraction" not in table.colnames
+    index = np.asarray(table["profile_index"])
+    assert ((index > 0.5) & (index < 6)).all()
+    assert len(np.unique(index)) == 4
+    assert json.loads((target / "summary.json").read_text())["parametric"]["converged"]
+    unknown = run("deblend", "--example", "--profile", "gaussian", "--output", tmp_path / "other")
+    assert unknown.exit_code == BAD_INPUT
+    assert "'bulge-disk', 'sersic'" in unknown.stderr
+
+
+def test_results_of_an_earlier_version_are_noticed(tmp_path):
+    (tmp_path / "catalogue.ecsv").write_text("of before")
+    outcome = run("deblend", "--example", "--output", tmp_path)
+    assert outcome.exit_code == BAD_INPUT
+    assert "catalogue.ecsv exists; use --force" in outcome.stderr
+    outcome = run("diagnose", tmp_path)
+    assert outcome.exit_code == BAD_INPUT
+    assert (tmp_path / "catalogue.ecsv").read_text() == "of before"
+
+
 def test_not_converged_has_a_code_of_its_own_and_keeps_results(tmp_path):
     target = tmp_path / "results"
     outcome = run("deblend", "--example", "--output", target, "--max-iterations", 2)

@@ -33,13 +33,16 @@ from scorepriors.inference import (
 )
 from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
-from scorepriors.inference.deblending._sampling import without_padding
-from scorepriors.inference.deblending._scenes import catalog_order
+from scorepriors.inference.deblending._sampling import unpadded
 from scorepriors.inference.diagnosis._outputs import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.reports._page import in_digits
 from scorepriors.inference.reports._samples import SAMPLE_NAMES
 from scorepriors.inference.sampling._tree import group, group_names, make_tree
-from scorepriors.models.scene._blend import GROUPS
+from scorepriors.models.scene._scene import Scene
+from scorepriors.models.sources._free_form import FreeForm
+from scorepriors.models.sources._kinds import group_facts
+from scorepriors.models.sources._placement import place_sources
+from scorepriors.models.sources._point import PointSource
 
 CENTERS = np.array([(8.0, 8.0), (9.5, 16.0), (16.0, 11.0)])
 
@@ -56,8 +59,10 @@ def fabricated(*, chains=2, draws=50, zero_point=31.4, wcs=True, found=()):
     sky = WCS(naxis=2)
     sky.wcs.crpix, sky.wcs.cdelt, sky.wcs.crval = [12, 12], [-1e-4, 1e-4], [53, -28]
     sky.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    of_galaxies = FreeForm(None, place_sources(CENTERS[[0, 2]], box=8))
+    of_stars = PointSource(place_sources(CENTERS[[1]], box=15))
     attrs = {
-        "scene": "deblended",
+        "scene": json.dumps([group_facts(of_galaxies), group_facts(of_stars)]),
         "name": "made",
         "prior_name": "gaussian",
         "prior_sigma": 0.3,
@@ -65,8 +70,6 @@ def fabricated(*, chains=2, draws=50, zero_point=31.4, wcs=True, found=()):
         "width": 26,
         "flux_unit": "nJy",
         "image_unit": "nJy",
-        "star_box": 15,
-        "star_psf_sigma": 0.7,
         **record(found),
         "interrupted": 0,
         "draws_kept": draws,
@@ -266,9 +269,17 @@ def test_plots_of_arviz_take_the_draws(name):
 
 
 def test_sources_go_back_to_the_order_of_the_catalog():
-    kinds = np.array(["stars", "galaxies", "large", "stars", "galaxies"])
-    grouped = np.array([1, 4, 2, 0, 3])  # small galaxies, large ones, then stars
-    np.testing.assert_array_equal(grouped[catalog_order(kinds, GROUPS)], np.arange(5))
+    # Small galaxies, large ones, then stars, with a slot of padding in each group.
+    rows = {"galaxies": [1, 4], "large": [2], "stars": [0, 3]}
+    groups = tuple(
+        PointSource(place_sources(np.zeros((len(r), 2)), box=5, size=len(r) + 1, index=r), name)
+        for name, r in rows.items()
+    )
+    scene = Scene((), groups, None)
+    grouped = np.array([1, 4, -1, 2, -1, 0, 3, -1])
+    np.testing.assert_array_equal(scene.index, grouped)
+    np.testing.assert_array_equal(grouped[scene.order], np.arange(5))
+    assert list(scene.kinds()) == ["stars", "galaxies", "large", "stars", "galaxies"]
 
 
 def test_numbers_have_the_digits_of_their_errors():
@@ -483,8 +494,8 @@ def test_results_are_not_replaced_unless_told_to(sampled, scene):
 def test_padding_is_gone_before_the_first_draw(sampled):
     fit = sampled[2].free_form.fit
     assert fit.values["galaxies/morphology"].shape == (3, 8, 8)
-    bound, trimmed, groups = without_padding(fit)
-    assert bound.sites() == {
+    scene, trimmed = unpadded(sampled[2].scene, fit)
+    assert trimmed.posterior.sites() == {
         "galaxies/morphology": (2, 8, 8),
         "stars/offset": (1, 2),
         "brightness": (3,),
@@ -496,8 +507,8 @@ def test_padding_is_gone_before_the_first_draw(sampled):
     np.testing.assert_array_equal(
         trimmed.values["galaxies/morphology"], fit.values["galaxies/morphology"][:2]
     )
-    assert list(groups) == ["galaxies", "stars"]
-    assert all(np.asarray(g.mask).all() for g in groups.values())
+    assert list(scene.names) == ["galaxies", "stars"]
+    assert scene.mask.all()
 
 
 MISTAKES = {
