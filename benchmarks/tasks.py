@@ -90,10 +90,12 @@ def deconvolution(seed: int, sigma: float) -> dict:
 
 
 def without(joined, hidden: int):
-    """The same with every pixel of one observation masked."""
+    """The same with all pixels of one observation masked but those of a far corner."""
     views = list(joined.views)
     obs = views[hidden].observation
-    masked = dataclasses.replace(obs, weights=np.zeros_like(obs.weights))
+    weights = np.zeros_like(obs.weights)
+    weights[:, 0, 0] = obs.weights[:, 0, 0]  # an observation without any pixel is none
+    masked = dataclasses.replace(obs, weights=weights)
     views[hidden] = dataclasses.replace(views[hidden], observation=masked)
     return dataclasses.replace(joined, views=tuple(views))
 

@@ -127,8 +127,8 @@ def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
         ending = "" if number == 1 else f"_{number}"
         height, width = view.observation.shape
         coords |= {f"y{ending}": np.arange(height), f"x{ending}": np.arange(width)}
-        if number > 1:
-            coords[f"band{ending}"] = list(view.bands)
+        if len(obs.views) > 1:
+            coords[f"band_{number}"] = list(view.bands)
     dims = {**_CONSTANT_DIMS, **keep.dims}
     places = [g.at for g in scene.sources]
     constants = {

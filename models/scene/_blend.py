@@ -120,22 +120,23 @@ def _by_source(name: str, values) -> None:
 def _pixels(exposures: Sequence[Exposure], renderings, spectrum) -> None:
     """The observed sites, in plates of their own: leave-one-out works pixel by pixel.
 
-    ``pixels`` of the first exposure, ``pixels_2`` of the second, with axes named alike.
+    ``pixels`` of the first exposure, ``pixels_2`` of the second, with axes named alike; where
+    there are several, ``band`` is the axis of all bands and the first has ``band_1``.
     """
     each = zip(exposures, renderings, by_exposure(spectrum, exposures), strict=True)
     for number, (one, drawn, own) in enumerate(each, 1):
         ending = "" if number == 1 else f"_{number}"
         model = jnp.einsum("kb,kbyx->byx", own, drawn)
         likelihood = one.likelihood(model)
-        names = [f"{axis}{ending}" for axis in ("band", "y", "x")]
+        bands = f"band_{number}" if len(exposures) > 1 else "band"
+        names = [bands, f"y{ending}", f"x{ending}"]
         if likelihood.batch_shape != model.shape:
             infer = {"event_dims": names}
             numpyro.sample(f"pixels{ending}", likelihood, obs=one.images, infer=infer)
             continue
-        bands, height, width = model.shape
         with (
-            numpyro.plate(names[0], bands, dim=-3),
-            numpyro.plate(names[1], height, dim=-2),
-            numpyro.plate(names[2], width, dim=-1),
+            numpyro.plate(names[0], model.shape[0], dim=-3),
+            numpyro.plate(names[1], model.shape[1], dim=-2),
+            numpyro.plate(names[2], model.shape[2], dim=-1),
         ):
             numpyro.sample(f"pixels{ending}", likelihood, obs=one.images)

@@ -1,5 +1,6 @@
 """Sampled scenes: tables against numpy, files, the report, the command."""
 
+import json
 import os
 import re
 import shutil
