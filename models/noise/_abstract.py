@@ -37,7 +37,7 @@ class AbstractNoise(eqx.Module):
         """Distribution of the pixels about a model image, for the site ``pixels``.
 
         With ``event_shape`` ``()`` where pixels are independent (leave-one-out then works pixel by
-        pixel), and up to ``(B, H, W)`` where they are not.
+        pixel), and ``(H, W)`` where they are correlated within a band.
         """
 
     def inner(

@@ -1,5 +1,6 @@
 """The ready-made NumPyro model of a scene; read it, copy it, change it."""
 
+import contextlib
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -69,6 +70,12 @@ def observe(
     ------
     InputError
         For another `treatment`.
+
+    Notes
+    -----
+    But for ``"sampled"`` spectra the normalization of the noise is left out, a constant.  A model
+    that samples parameters of its noise adds it, ``noise.log_likelihood`` of no residual, in a
+    `numpyro.factor` of its own.
     """
     if treatment not in TREATMENTS:
         raise InputError(f"`treatment` must be one of {', '.join(TREATMENTS)}, got {treatment!r}.")
@@ -121,7 +128,8 @@ def _pixels(exposures: Sequence[Exposure], renderings, spectrum) -> None:
     """The observed sites, in plates of their own: leave-one-out works pixel by pixel.
 
     ``pixels`` of the first exposure, ``pixels_2`` of the second, with axes named alike; where
-    there are several, ``band`` is the axis of all bands and the first has ``band_1``.
+    there are several, ``band`` is the axis of all bands and the first has ``band_1``.  Axes over
+    which the noise is correlated are no plates: leave-one-out works in units of the rest.
     """
     each = zip(exposures, renderings, by_exposure(spectrum, exposures), strict=True)
     for number, (one, drawn, own) in enumerate(each, 1):
@@ -130,13 +138,10 @@ def _pixels(exposures: Sequence[Exposure], renderings, spectrum) -> None:
         likelihood = one.likelihood(model)
         bands = f"band_{number}" if len(exposures) > 1 else "band"
         names = [bands, f"y{ending}", f"x{ending}"]
-        if likelihood.batch_shape != model.shape:
-            infer = {"event_dims": names}
+        batch = len(likelihood.batch_shape)
+        infer = {"event_dims": names[batch:]} if batch < len(names) else None
+        with contextlib.ExitStack() as plates:
+            for axis in range(batch):
+                plate = numpyro.plate(names[axis], model.shape[axis], dim=axis - batch)
+                plates.enter_context(plate)
             numpyro.sample(f"pixels{ending}", likelihood, obs=one.images, infer=infer)
-            continue
-        with (
-            numpyro.plate(names[0], model.shape[0], dim=-3),
-            numpyro.plate(names[1], model.shape[1], dim=-2),
-            numpyro.plate(names[2], model.shape[2], dim=-1),
-        ):
-            numpyro.sample(f"pixels{ending}", likelihood, obs=one.images)

@@ -54,8 +54,9 @@ class SpectrumPosterior(eqx.Module):
     root
         ``[K B, K B]``, sources outermost: its transpose times itself is their covariance.
     log_profiled
-        Log-density of pixels and spectra at the mode, up to a constant that depends
-        on the data alone: what a MAP fit maximizes.
+        Log-density of pixels and spectra at the mode, up to the normalization of the noise,
+        ``noise.log_likelihood`` of no residual, a constant unless parameters of the noise are
+        sampled: what a MAP fit maximizes.
     log_marginal
         Log-density of the pixels with the spectra integrated out, up to the same
         constant: what sampling needs.

@@ -26,7 +26,9 @@ def obs():
 @pytest.fixture(scope="module")
 def positions():
     # Given off by a fifth of a pixel; the last is said to be a star.
-    return Positions(("a", "b", "c"), CENTERS + [0.2, -0.2], np.array([False, False, True]))
+    return Positions(
+        ("a", "b", "c"), CENTERS + np.array([0.2, -0.2]), np.array([False, False, True])
+    )
 
 
 @pytest.fixture(scope="module")
