@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 from astropy.wcs import WCS
 from jax.test_util import check_grads
+from scipy.stats import norm
 
 from scorepriors._errors import InputError
-from scorepriors.models import detect, exposures, join_observations, place_sources
+from scorepriors.inference import posterior
+from scorepriors.models import (
+    PointSource,
+    Scene,
+    blend,
+    detect,
+    exposures,
+    join_observations,
+    place_sources,
+)
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._psf_checks import PSFWarning
 from scorepriors.models.rendering._exposure import Exposure
@@ -147,6 +157,61 @@ def test_the_same_pixels_are_the_same_rendering(joined):
     same = Exposure(data.images, data.noise, data.kernels, jnp.array([0.0, 0.0, 1.0]))
     through_waves = render(same, boxes, corner)
     np.testing.assert_allclose(through_waves, plain, atol=2e-6)
+
+
+def log_density_by_hand(joined, scene, values):
+    """All pixels as one Gaussian per band, exposure after exposure, in NumPy."""
+    group, spectra = scene["stars"], scene.spectra
+    image = group.image({"offset": values["stars/offset"]}, np)
+    flux = np.exp(values["brightness"])[:, None] * np.asarray(spectra.mean, float)
+    relative = np.asarray(spectra.covariance, float) * float(spectra.color_width) ** 2
+    total = norm.logpdf(values["stars/offset"], 0, 0.3).sum()
+    floor = np.log(spectra.noise_flux) + spectra.brightness
+    total += norm.logpdf(values["brightness"], floor, spectra.brightness_width).sum()
+    pixels, designs, variances = [], [], []
+    for view, one in zip(joined.views, scene.exposures, strict=True):
+        # Nothing but the pixels of this observation.
+        assert one.images.shape == view.observation.images.shape
+        drawn = one.render_on_host(image, np.asarray(group.at.corner)).astype(float)
+        for band in range(one.num_bands):
+            weights = np.asarray(view.observation.weights)[band].ravel()
+            design = np.zeros((weights.size, 2, 5))
+            design[:, :, view.first + band] = drawn[:, band].reshape(2, -1).T
+            pixels.append(np.asarray(view.observation.images)[band].ravel())
+            designs.append(design.reshape(-1, 10))
+            variances.append(1 / weights)
+    pixels, design = np.concatenate(pixels).astype(float), np.concatenate(designs)
+    variance = np.concatenate(variances).astype(float)
+    area = image.sum((1, 2)).astype(float)[:, None]
+    prior = np.zeros((10, 10))
+    for k in range(2):
+        own = slice(5 * k, 5 * k + 5)
+        prior[own, own] = np.outer(flux[k], flux[k]) * relative / area[k] ** 2
+    residual = pixels - design @ np.ravel(flux / area)
+    # Woodbury: 6,000 pixels, ten amplitudes.
+    weighed = design / variance[:, None]
+    precision = np.linalg.inv(prior) + design.T @ weighed
+    chi2 = residual**2 @ (1 / variance)
+    chi2 -= weighed.T @ residual @ np.linalg.solve(precision, weighed.T @ residual)
+    log_det = np.linalg.slogdet(precision)[1] + np.linalg.slogdet(prior)[1]
+    return total - 0.5 * (chi2 + log_det)
+
+
+def test_the_density_is_that_of_the_exposures_together(joined):
+    center = np.array([[13.4, 17.2], [16.0, 15.0]])
+    scene = Scene.build(joined, stars=PointSource(place_sources(center, box=15)))
+    assert [one.images.shape for one in scene.exposures] == [(2, 30, 34), (3, 44, 40)]
+    bound = posterior(blend, scene)
+    evaluate = jax.jit(lambda bound, u: bound.log_density(u))
+    rng = np.random.default_rng(5)
+    found, expected = [], []
+    for _ in range(3):
+        values = {"stars/offset": 0.3 * rng.normal(size=(2, 2)), "brightness": rng.uniform(1, 5, 2)}
+        found.append(evaluate(bound, {n: jnp.asarray(v, jnp.float32) for n, v in values.items()}))
+        expected.append(log_density_by_hand(joined, scene, values))
+    # Single precision of a few thousand.
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    assert np.ptp(expected) > 1
 
 
 def test_derivatives_and_batches_on_other_pixels():

@@ -276,7 +276,7 @@ def bright():
     """Two galaxies on a sky that was not taken off."""
     centers = np.array([(8.0, 8.0), (15.0, 14.0)])
     obs = small_observation(centers, flux=2000.0)
-    images = obs.images + np.array([3.0, -2.0, 4.0])[:, None, None]
+    images = obs.images + np.array([1.5, -1.0, 2.0])[:, None, None]
     obs = Observation.from_arrays(images, weights=obs.weights, psfs=obs.psfs)
     with jax.enable_x64(False):
         yield obs, GaussianGalaxies(place_sources(centers, box=16))
