@@ -1,11 +1,13 @@
 """The report of a sampled scene: one page of HTML that needs nothing but itself."""
 
 import base64
-import html
 import io
 from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
+import jinja2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,31 +23,12 @@ from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._tree import group
 
+from ._arviz import energy_figure, rank_figure, trace_figure
 from ._figure import COLORS, INK, SOFT, scene_row, view_composer
 from ._observed import mean_as_observed
 
 #: Draws per source side by side, sources in the pair plot, points of a pair.
 _SHOWN, _PAIRS, _POINTS = 5, 5, 600
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; border-bottom: 1px solid #ddd; }
-p.about, figcaption { color: #555; }
-figure { margin: 1rem 0; }
-figure img { max-width: 100%; height: auto; }
-figcaption { font-size: .9rem; }
-.good, .bad { border-left: .35rem solid; padding: .5rem 1rem; border-radius: .2rem; }
-.good { border-color: #009e73; background: #eef8f4; }
-.bad { border-color: #d55e00; background: #fdf3ec; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { text-align: right; padding: .25rem .7rem; border-bottom: 1px solid #eee;
-         white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-td.text { text-align: left; white-space: normal; }
-""".strip()
 
 
 def report_page(
@@ -65,119 +48,100 @@ def report_page(
         Further sections, as HTML, behind the draws of the sources.
     """
     table = flux_catalog(tree) if table is None else table
-    title = f"Posterior of {result.observation.name or 'a blend'}"
-    count, bands = len(result.positions.ids), len(result.observation.bands)
+    count, bands = len(result.positions.ids), result.observation.bands
     chains, draws = (group(tree, "posterior").sizes[d] for d in ("chain", "draw"))
     names = ", ".join(map(str, table["id"]))
-    sections = [
-        _verdict(tree),
-        "<h2>Fluxes</h2>",
-        _flux_table(table, result.observation.bands),
-        "<h2>Scene</h2>",
-        picture(
-            scene_figure(result, tree),
-            f"Three images side by side: the observed blend with {count} sources marked, the "
-            "posterior mean of the model, and the residual in units of the noise.",
-            "Observed, posterior mean, and what is left over. Structure in the residual is light "
-            "that no source accounts for.",
-        ),
-        "<h2>Draws of every source</h2>",
-        picture(
-            draws_figure(result, tree),
-            f"One row for each of the sources {names}: the posterior mean, the standard deviation "
-            f"and {_SHOWN} draws of its image.",
-            "At the model's resolution. What differs from draw to draw, the data do not know.",
-        ),
-        *more,
-        "<h2>Fluxes and their neighbors</h2>",
-        picture(
-            pairs_figure(tree),
-            "Histograms of the total flux of each source and scatter plots of pairs of sources, "
-            f"with their correlations. {_in_words(table)}",
-            "Total fluxes. A negative correlation is light that either of two neighbors may own."
-            + (f" The {_PAIRS} most correlated sources are shown." if count > _PAIRS else ""),
-        ),
-        picture(
-            correlation_figure(tree),
-            f"Matrix of the correlations between all {count * bands} fluxes, by source and band.",
-            "Correlations of the fluxes of all sources in all bands.",
-        ),
-        "<h2>Chains</h2>",
-        picture(
-            chains_figure(tree),
-            f"For each source the total flux along {chains} chains, and the histogram of the ranks "
-            "of each chain's draws among all draws.",
-            "Chains that agree overlap on the left and are flat on the right.",
-        ),
-        *_energy(tree, chains, draws),
-        "<h2>Settings</h2>",
-        _settings(tree),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>\n"
-        f"<main>\n<h1>{html.escape(title)}</h1>\n"
-        f'<p class="about">{count} sources in {bands} bands, {chains} chains of {draws} draws'
-        f"{_prior(tree)}</p>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _prior(tree) -> str:
-    """What learned prior there is, if there is any."""
-    if "prior_sigma" not in tree.attrs:
-        return ""
-    name, sigma = html.escape(tree.attrs["prior_name"]), float(tree.attrs["prior_sigma"])
-    return f", prior {name}, &sigma;<sub>0</sub> = {sigma:.3g}"
-
-
-def _verdict(tree) -> str:
-    sentences = said(tree)
-    if not sentences:
-        return '<p class="good" role="status">No check of the draws failed.</p>'
-    items = "".join(f"<li>{html.escape(s)}</li>" for s in sentences)
-    return (
-        '<div class="bad" role="alert"><strong>These draws should not be trusted as they are.'
-        f"</strong><ul>{items}</ul></div>"
-    )
-
-
-def _flux_table(table, bands) -> str:
     unit = table[f"flux_{bands[0]}"].unit
-    label = "" if unit is None or not unit.to_string() else f" in {unit.to_string()}"
-    names = [*bands, "total"]
-    fluxes, shapes = [], []
-    for row in table:
-        identity = html.escape(str(row["id"]))
-        pairs = {n: _pm(_number(row[n]), _number(row[f"{n}_err"])) for n in ("x", "y", "size")}
-        near = ""
-        if "neighbor" in table.colnames:
-            near = f"{html.escape(row['neighbor'])} ({row['neighbor_correlation']:+.2f})"
-        fluxes.append(
-            [identity]
-            + [_pm(_number(row[f"flux_{n}"]), _number(row[f"flux_err_{n}"])) for n in names]
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            title=f"Posterior of {result.observation.name or 'a blend'}",
+            num_sources=count,
+            num_bands=len(bands),
+            num_chains=chains,
+            num_draws=draws,
+            prior=tree.attrs["prior_name"],
+            sigma0=f"{float(tree.attrs['prior_sigma']):.3g}",
+            warnings=said(tree),
+            unit="" if unit is None else unit.to_string(),
+            flux_names=[*bands, "total"],
+            fluxes=[_flux_row(row, [*bands, "total"]) for row in table],
+            shapes=[_shape_row(row) for row in table],
+            scene=(
+                _encoded(scene_figure(result, tree)),
+                f"Three images side by side: the observed blend with {count} sources marked, the "
+                "posterior mean of the model, and the residual in units of the noise.",
+                "Observed, posterior mean, and what is left over. Structure in the residual is light "
+                "that no source accounts for.",
+            ),
+            draws=(
+                _encoded(draws_figure(result, tree)),
+                f"One row for each of the sources {names}: the posterior mean, the standard deviation "
+                f"and {_SHOWN} draws of its image.",
+                "At the model's resolution. What differs from draw to draw, the data do not know.",
+            ),
+            more=list(more),
+            pairs=(
+                _encoded(pairs_figure(tree)),
+                "Histograms of the total flux of each source and scatter plots of pairs of sources, "
+                f"with their correlations. {_in_words(table)}",
+                "Total fluxes. A negative correlation is light that either of two neighbors may own."
+                + (f" The {_PAIRS} most correlated sources are shown." if count > _PAIRS else ""),
+            ),
+            correlation=(
+                _encoded(correlation_figure(tree)),
+                f"Matrix of the correlations between all {count * len(bands)} fluxes, by source and "
+                "band.",
+                "Correlations of the fluxes of all sources in all bands.",
+            ),
+            traces=(
+                _encoded(trace_figure(tree)),
+                f"For each of the sources {names} the distribution of its total flux in each of "
+                f"{chains} chains, and the flux along the chains.",
+                "Total fluxes. Chains that agree lie on top of each other.",
+            ),
+            ranks=(
+                _encoded(rank_figure(tree)),
+                f"For each of the sources {names} the ranks of the draws of each of {chains} chains "
+                "among all draws.",
+                "Total fluxes. Chains that agree have the same ranks, up to chance.",
+            ),
+            energy=None
+            if "energy" not in group(tree, "sample_stats")
+            else (
+                _encoded(energy_figure(tree)),
+                f"Energy over {chains} chains of {draws} draws: its distribution and that of its "
+                "changes from draw to draw.",
+                "Where the changes are much narrower than the whole, chains move through the tails "
+                "slowly.",
+            ),
+            settings=figures(tree),
         )
-        shapes.append([identity, *pairs.values(), f"{row['flux_ess']:.0f}", near])
-    return (
-        f"<p>Posterior mean and standard deviation{html.escape(label)}.</p>"
-        + _table(["source", *names], fluxes)
-        + "<p>Centroids and second-moment radii in pixels; effective draws of the fluxes; and the "
-        "source with the most correlated flux.</p>"
-        + _table(["source", "x", "y", "size", "effective draws", "neighbor"], shapes)
     )
 
 
-def _table(head, rows) -> str:
-    """A table that scrolls, by keyboard too, where it is too wide; cells are HTML."""
-    top = "".join(f'<th scope="col">{html.escape(n)}</th>' for n in head)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{c}</td>" for c in rest)}</tr>'
-        for first, *rest in rows
+@cache
+def _templates() -> jinja2.Environment:
+    folder = files("scorepriors.inference.reports")
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
-    return (
-        f'<div class="wide" tabindex="0"><table><thead><tr>{top}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+
+
+def _flux_row(row, names) -> list[str]:
+    fluxes = [_pm(_number(row[f"flux_{n}"]), _number(row[f"flux_err_{n}"])) for n in names]
+    return [str(row["id"]), *fluxes]
+
+
+def _shape_row(row) -> list[str]:
+    pairs = [_pm(_number(row[n]), _number(row[f"{n}_err"])) for n in ("x", "y", "size")]
+    near = ""
+    if "neighbor" in row.colnames:
+        near = f"{row['neighbor']} ({row['neighbor_correlation']:+.2f})"
+    return [str(row["id"]), *pairs, f"{row['flux_ess']:.0f}", near]
 
 
 def _number(value) -> float:
@@ -186,7 +150,7 @@ def _number(value) -> float:
 
 def _pm(value: float, error: float) -> str:
     """Value and error, with the digits that the error leaves."""
-    return f"{in_digits(value, error)} &plusmn; {in_digits(error, error)}"
+    return f"{in_digits(value, error)} ± {in_digits(error, error)}"
 
 
 def in_digits(value: float, error: float) -> str:
@@ -205,14 +169,6 @@ def _in_words(table) -> str:
         f"The strongest is between {row['id']} and {row['neighbor']}: "
         f"{row['neighbor_correlation']:+.2f}."
     )
-
-
-def _settings(tree) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th><td class="text">{html.escape(text)}</td></tr>'
-        for name, text in figures(tree)
-    )
-    return f"<table><tbody>{rows}</tbody></table>"
 
 
 #: Attributes that tables of figures show, and what they are called there.
@@ -256,13 +212,15 @@ def figures(tree: Any) -> list[tuple[str, str]]:
 
 def picture(figure: Figure, alt: str, caption: str) -> str:
     """A figure inside a page, with words for those who cannot see it."""
+    macros: Any = _templates().get_template("picture.html.j2").module
+    return str(macros.picture(_encoded(figure), alt, caption))
+
+
+def _encoded(figure: Figure) -> str:
+    """PNG, as text."""
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, format="png")
-    data = base64.b64encode(stream.getvalue()).decode()
-    return (
-        f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -401,75 +359,4 @@ def correlation_figure(tree: Any) -> Figure:
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, color=SOFT, labelcolor=INK)
     bar.set_label("correlation", fontsize=9, color=INK)
-    return figure
-
-
-def chains_figure(tree: Any) -> Figure:
-    """Trace and rank histogram of every source's total flux."""
-    flux = flux_draws(tree)
-    total = np.asarray(flux.sum("band"))
-    chains, draws, count = total.shape
-    figure = _figure(10.5, 1.35 * count + 0.5)
-    axes: Any = figure.subplots(count, 2, squeeze=False, gridspec_kw={"width_ratios": [2.2, 1]})
-    bins = int(np.clip(draws // 10, 4, 20))
-    edges = np.linspace(0, chains * draws, bins + 1)
-    for k in range(count):
-        trace, rank = axes[k]
-        order = total[:, :, k].ravel().argsort().argsort().reshape(chains, draws)
-        for c in range(chains):
-            color = COLORS[c % len(COLORS)]
-            trace.plot(total[c, :, k], color=color, linewidth=0.6, alpha=0.85)
-            heights, _ = np.histogram(order[c], edges)
-            rank.stairs(heights / (draws / bins), edges, color=color, linewidth=1.2)
-        rank.axhline(1, color=SOFT, linewidth=0.6)
-        rank.set_ylim(0, None)
-        rank.set_xticks([])
-        trace.set_ylabel(str(flux["source"].values[k]), fontsize=9, color=INK)
-        trace.set_xlim(0, max(draws - 1, 1))
-        if k < count - 1:
-            trace.set_xticklabels([])
-        for axis in (trace, rank):
-            _open(axis)
-    axes[0, 0].set_title("total flux by draw", fontsize=9, color=INK)
-    axes[0, 1].set_title("ranks: draws over those expected", fontsize=9, color=INK)
-    axes[-1, 0].set_xlabel("draw", fontsize=9, color=INK)
-    axes[-1, 1].set_xlabel("rank", fontsize=9, color=INK)
-    return figure
-
-
-def _energy(tree: Any, chains: int, draws: int) -> list[str]:
-    """The picture of the energies, where the moves have any."""
-    if "energy" not in group(tree, "sample_stats"):
-        return []
-    return [
-        picture(
-            energy_figure(tree),
-            f"Energy over {chains} chains of {draws} draws: its distribution and that of its "
-            "changes from draw to draw.",
-            "Where the changes are much narrower than the whole, chains move through the tails "
-            "slowly.",
-        )
-    ]
-
-
-def energy_figure(tree: Any) -> Figure:
-    """Distribution of the energy and of its changes."""
-    energy = np.asarray(group(tree, "sample_stats")["energy"], float)
-    centered = (energy - energy.mean(1, keepdims=True)).ravel()
-    change = np.diff(energy, axis=1).ravel()
-    figure = _figure(6.4, 3.2)
-    axis: Any = figure.subplots()
-    if np.isfinite(energy).all():
-        reach = max(np.abs(centered).max(), np.abs(change).max(), 1e-6)
-        edges = np.linspace(-reach, reach, 50)
-        for values, color, label in (
-            (centered, COLORS[0], "energy about its mean"),
-            (change, COLORS[1], "change from draw to draw"),
-        ):
-            axis.hist(values, edges, density=True, color=color, alpha=0.55, label=label)
-        axis.legend(fontsize=8, frameon=False)
-    axis.set_xlabel("energy [nats]", fontsize=9, color=INK)
-    axis.set_yticks([])
-    _open(axis)
-    axis.spines["left"].set_visible(False)
     return figure

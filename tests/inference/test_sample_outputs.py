@@ -420,7 +420,7 @@ def test_the_report_needs_nothing_but_itself(sampled):
     assert "url(" not in text
     assert "@import" not in text
     pictures = [attrs for tag, attrs in page.found if tag == "img"]
-    assert len(pictures) == 7
+    assert len(pictures) == 8
     assert all(len(p["alt"]) > 30 for p in pictures)
     assert 'lang="en"' in text
     assert 'role="alert"' in text
