@@ -9,6 +9,7 @@ On CPUs the sources are worked off one after the other, and padding is left out:
 all of them are more than the caches hold.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -64,6 +65,7 @@ def convolve(
     shape
         (H, W) of the canvas.
     """
+    boxes = boxes.astype(jnp.result_type(boxes, jnp.finfo(kernels.dtype).dtype))
     return _convolve_p.bind(
         boxes[None], kernels[None], first[None], real[None], bands=bands, shape=tuple(shape)
     )[0]
@@ -74,7 +76,7 @@ _convolve_p = Primitive("convolve_boxes")
 _correlate_p = Primitive("correlate_boxes")
 
 
-def _placing(first, size: int, shape):
+def _placing(first, kernels, shape):
     """Waves along both axes that bring results to their places, and where they then are.
 
     Returns
@@ -83,14 +85,16 @@ def _placing(first, size: int, shape):
         Rows and columns of the waves, complex ``[..., N]``, then rows and columns of the
         canvas, 1 where there is something and 0 elsewhere.
     """
+    size, real = kernels.shape[-1], jnp.finfo(kernels.dtype).dtype
     waves, inside = [], []
     for axis, number in enumerate(shape):
         offset = -first[..., axis, None]
         # In whole numbers: exact however far off the source is.
-        angle = (2 * jnp.pi / size) * ((jnp.arange(size) * offset) % size)
+        turns = (jnp.arange(size) * offset) % size
+        angle = (2 * math.pi / size) * turns.astype(real)
         waves.append(jax.lax.complex(jnp.cos(angle), jnp.sin(angle)))
         place = jnp.arange(number) + offset
-        inside.append(((place >= 0) & (place < size)).astype(angle.dtype))
+        inside.append(((place >= 0) & (place < size)).astype(real))
     return *waves, *inside
 
 
@@ -130,13 +134,13 @@ def _correlate_one(image, kernels, placing, *, box):
 
 
 def _convolve_at_once(boxes, kernels, first, real, *, bands, shape):
-    placing = _placing(first, kernels.shape[-1], shape)
+    placing = _placing(first, kernels, shape)
     out = _convolve_one(boxes, kernels[:, None], placing, bands=bands, shape=shape)
     return jnp.swapaxes(jnp.where(real[..., None, None, None], out, 0), 1, 2)
 
 
 def _correlate_at_once(images, kernels, first, real, *, box):
-    placing = _placing(first, kernels.shape[-1], images.shape[-2:])
+    placing = _placing(first, kernels, images.shape[-2:])
     images = jnp.where(real[:, None, :, None, None], images, 0)
     return _correlate_one(jnp.swapaxes(images, 1, 2), kernels[:, None], placing, box=box)
 
@@ -164,7 +168,7 @@ def _in_turn(add, kernels, first, real, shape, out):
     order = jnp.argsort(~real.ravel())
     sources = real.shape[1]
     # Before the loop: in it, every pixel of every band would take its own cosine.
-    placing = _placing(first, kernels.shape[-1], shape)
+    placing = _placing(first, kernels, shape)
 
     def body(i, out):
         scene, source = order[i] // sources, order[i] % sources

@@ -45,7 +45,7 @@ def test_against_the_direct_sum(size, bands, shape):
     one = [a[None] for a in (boxes, paired, FIRST, REAL)]
     at_once = convolution._convolve_at_once(*one, bands=bands, shape=shape)[0]
     np.testing.assert_allclose(at_once, out, atol=2e-6)
-    weight = jax.random.normal(jax.random.key(0), out.shape)
+    weight = jax.random.normal(jax.random.key(0), out.shape, out.dtype)
     (back,) = jax.vjp(lambda x: convolve(x, paired, FIRST, REAL, bands=bands, shape=shape), boxes)[
         1
     ](weight)
