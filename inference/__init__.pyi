@@ -16,10 +16,10 @@ from .deblending._draws import source_images as source_images
 from .deblending._draws import source_moments as source_moments
 from .deblending._result import Deblended as Deblended
 from .deblending._result import FittedScene as FittedScene
-from .deblending._scene_file import load_scene as load_scene
-from .deblending._scene_file import save_scene as save_scene
 from .deblending._sampling import laplace_deblended as laplace_deblended
 from .deblending._sampling import sample_deblended as sample_deblended
+from .deblending._scene_file import load_scene as load_scene
+from .deblending._scene_file import save_scene as save_scene
 from .deblending.flow._sampler import Flow as Flow
 from .diagnosis._diagnose import diagnose as diagnose
 from .diagnosis._hallucination import hallucination_map as hallucination_map

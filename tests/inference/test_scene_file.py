@@ -63,5 +63,5 @@ def test_a_kind_that_no_module_defines_is_named(tmp_path):
     arrays, facts = read_archive(KEPT, kind=KIND, version=VERSION, mend="")
     facts["stages"]["parametric"]["groups"][1]["kind"] = "Spiral"
     write_archive(tmp_path / "own.npz", arrays, facts, kind=KIND, version=VERSION)
-    with pytest.raises(InputError, match="'Spiral'.*import the module"):
+    with pytest.raises(InputError, match=r"'Spiral'.*import the module"):
         load_scene(tmp_path / "own.npz", prior=gaussian_prior())
