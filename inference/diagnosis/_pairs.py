@@ -27,7 +27,8 @@ def correlations(here: Galaxies) -> np.ndarray:
 @eqx.filter_jit
 def _overlap(here: Galaxies):
     """``[K, K]``, overlaps of the sources as observed, weighed."""
-    total, first = 0.0, 0
+    count, first = len(here.corner), 0
+    total = jnp.zeros((count, count))
     for one, unit in zip(here.exposures, here.unit, strict=True):
         seen = unit * here.spectrum[:, first : first + one.num_bands, None, None]
         first += one.num_bands
@@ -109,7 +110,7 @@ def source_blocks(
     here: Galaxies,
     members: Sequence[int],
     slope: np.ndarray,
-    image_priors: Sequence[np.ndarray],
+    image_priors: np.ndarray,
     pairs: Pairs,
 ) -> SourceBlocks:
     """Matrices about the first of `members`.
@@ -123,7 +124,7 @@ def source_blocks(
     slope
         ``[K, n, n]``, dx/dz.
     image_priors
-        ``[n n, n n]`` of every source, curvature of its prior in z, positive definite.
+        ``[K, n n, n n]``, curvature of the prior of every source in z, positive definite.
     pairs
         Of the sources.
     """

@@ -128,7 +128,7 @@ def test_bad_folders(folder, tmp_path):
     assert done.exit_code == 2
     assert "that `scorepriors deblend` or `sample` wrote" in done.output
     (tmp_path / "scene.npz").write_bytes((folder / "scene.npz").read_bytes()[:1000])
-    with pytest.raises(InputError, match="is damaged or no scene"):
+    with pytest.raises(InputError, match="is damaged or no deblended scene"):
         load_scene(tmp_path)
     with np.load(folder / "scene.npz") as archive:
         arrays = dict(archive)

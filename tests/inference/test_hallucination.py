@@ -85,7 +85,7 @@ def test_information_of_a_joint_gaussian(kind):
         x = stretch(z)
         here = Galaxies(data, spectra, corner, x, spectrum, bright)
         slope = np.asarray(jnp.exp(stretch.log_abs_det_jacobian(z, x)))
-        priors = [4 * np.eye(pixels), 9 * np.eye(pixels)]
+        priors = np.stack([4 * np.eye(pixels), 9 * np.eye(pixels)])
         blocks = source_blocks(here, [0, 1], slope, priors, Pairs(here, slope))
         if kind == "correlated noise":
             half = jnp.swapaxes(jnp.linalg.cholesky(data[0].noise.matrix), 1, 2)
