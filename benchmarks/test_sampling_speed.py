@@ -22,7 +22,7 @@ from scorepriors import load_prior
 from scorepriors.inference import NUTS as OurNUTS
 from scorepriors.inference import SamplingWarning, fit_map, sample
 from scorepriors.inference.sampling._tree import effective_sizes, group
-from scorepriors.models import blend, image_data, place_sources
+from scorepriors.models import FreeForm, Scene, blend, exposures, place_sources
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.rendering._psf import gaussian_psf
 
@@ -53,14 +53,14 @@ def scene():
     images = np.zeros((3, 40, 40))
     psfs = np.stack([gaussian_psf(1.3 + 0.15 * b, 15) for b in range(3)])
     obs = Observation.from_arrays(images, variance=np.ones_like(images), psfs=psfs)
-    data = image_data(obs, box=32)
+    (data,) = exposures(obs)
     morphology = prior.sample(jax.random.key(4), (2,))
     share = np.array([[0.3, 0.33, 0.37], [0.4, 0.33, 0.27]]) * [[3000.0], [1500.0]]
     spectrum = share / np.asarray(morphology.sum((-2, -1)))[:, None]
     images = np.asarray(data.model(spectrum, morphology, sources.corner))
     images = images + np.random.default_rng(0).normal(size=images.shape)
     obs = Observation.from_arrays(images, variance=np.ones_like(images), psfs=psfs)
-    return image_data(obs, box=32), prior, sources
+    return Scene.build(obs, galaxies=FreeForm(prior, sources))
 
 
 def worst(morphology, brightness) -> float:
@@ -77,21 +77,20 @@ def ours(scene, key, *, spectra="marginal", **options):
     """Effective draws and gradients of one run of `sample`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
-        tree = sample(
-            blend, *scene, key=key, model_kwargs={"spectra": spectra}, **SETTINGS, **options
-        )
+        treated = Scene(scene.exposures, scene.sources, scene.spectra, spectra)
+        tree = sample(blend, treated, key=key, **SETTINGS, **options)
     held = group(tree, "posterior")
-    return worst(held["morphology"], held["brightness"]), tree.attrs["gradients"]
+    return worst(held["galaxies_morphology"], held["brightness"]), tree.attrs["gradients"]
 
 
 def theirs(scene, mcmc, key):
     """The same of NumPyro's NUTS, whose warm-up counts too."""
     fields = ("num_steps",)
-    mcmc.warmup(key, *scene, extra_fields=fields, collect_warmup=True)
+    mcmc.warmup(key, scene, extra_fields=fields, collect_warmup=True)
     tuning = int(np.sum(mcmc.get_extra_fields()["num_steps"]))
-    mcmc.run(key, *scene, extra_fields=fields)
+    mcmc.run(key, scene, extra_fields=fields)
     held = mcmc.get_samples(group_by_chain=True)
-    effective = worst(held["morphology"], held["brightness"])
+    effective = worst(held["galaxies/morphology"], held["brightness"])
     return effective, tuning + int(np.sum(mcmc.get_extra_fields()["num_steps"]))
 
 
@@ -124,8 +123,8 @@ def test_sample(benchmark, scene, case):
 def test_numpyro_nuts(benchmark, scene):
     from numpyro.infer import MCMC, NUTS, init_to_value
 
-    mode = fit_map(blend, *scene, key=jax.random.key(2), tolerance=1.0, max_iterations=1000)
-    values = {name: mode.values[name] for name in ("morphology", "brightness")}
+    mode = fit_map(blend, scene, key=jax.random.key(2), tolerance=1.0, max_iterations=1000)
+    values = {name: mode.values[name] for name in ("galaxies/morphology", "brightness")}
     kernel = NUTS(blend, init_strategy=init_to_value(values=values), max_tree_depth=MOST_DOUBLINGS)
     mcmc = MCMC(kernel, chain_method="vectorized", progress_bar=False, **SETTINGS)
     # A raw key: NumPyro tells one from several by its shape.

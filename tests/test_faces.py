@@ -73,11 +73,11 @@ def test_pages_import_something():
     assert sum(len(list(imports(page))) for page in PAGES) > 20
 
 
-def callables():
-    for face, name in NAMES:
-        thing = getattr(importlib.import_module(face), name)
-        if inspect.isfunction(thing):
-            yield pytest.param(thing, id=f"{face}.{name}")
+FUNCTIONS = [
+    pytest.param(thing, id=f"{face}.{name}")
+    for face, name in NAMES
+    if inspect.isfunction(thing := getattr(importlib.import_module(face), name))
+]
 
 
 @pytest.mark.parametrize(("face", "name"), NAMES)
@@ -90,7 +90,7 @@ def test_every_name_has_a_docstring_of_its_own(face, name):
         assert all(thing.__doc__ is not parent.__doc__ for parent in parents)
 
 
-@pytest.mark.parametrize("function", callables())
+@pytest.mark.parametrize("function", FUNCTIONS)
 def test_functions_have_types_and_say_what_their_parameters_are(function):
     signature = inspect.signature(function)
     doc = inspect.getdoc(function)
@@ -105,7 +105,7 @@ def test_functions_have_types_and_say_what_their_parameters_are(function):
     assert signature.return_annotation is not inspect.Signature.empty
 
 
-@pytest.mark.parametrize("function", callables())
+@pytest.mark.parametrize("function", FUNCTIONS)
 def test_functions_say_what_they_raise(function):
     tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(function)))
     raised = {

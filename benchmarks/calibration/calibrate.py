@@ -32,11 +32,9 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import numpyro.distributions as dist
 from numpyro import handlers
 
 from scorepriors import LogStretch, ScorePrior, load_prior
-from scorepriors._compat import Messenger
 from scorepriors._files import atomic_path
 from scorepriors.energies._gaussian import GaussianEnergy
 from scorepriors.inference import SamplingWarning, fit_map, posterior, sample
@@ -46,9 +44,7 @@ from scorepriors.inference.deblending.flow import NUM_STEPS
 from scorepriors.inference.sampling._calibration import coverage, ranks, thin, uniformity
 from scorepriors.inference.sampling._rhat import rank_rhat
 from scorepriors.inference.sampling._tree import group
-from scorepriors.models import blend, image_data, place_sources
-from scorepriors.models.data._observation import Observation
-from scorepriors.models.rendering._psf import gaussian_psf
+from scorepriors.models import FreeForm, Observation, Scene, blend, gaussian_psf, place_sources
 
 BANDS, DRAWS = 3, 99
 NAMES = ("flux", "light", "row centroid", "projection 1", "projection 2", "projection 3")
@@ -60,24 +56,25 @@ NAMES = ("flux", "light", "row centroid", "projection 1", "projection 2", "proje
 WIDE, DETECTED = (4.0, 4.0, 1.0), (7.0, 0.7, 1 / 3)
 
 
-class Brightness(Messenger):
-    """Another prior on the brightness of sources."""
-
-    def __init__(self, fn, mean, width):
-        super().__init__(fn)
-        self._law = mean, width
-
-    def process_message(self, msg):
-        """Replace the distribution of the site."""
-        if msg["type"] == "sample" and msg["name"] == "brightness":
-            msg["fn"] = dist.Normal(*self._law).expand(msg["fn"].batch_shape)
+def with_brightness(value: Scene, brightness) -> Scene:
+    """A scene with ``brightness``, as `WIDE`, in the place of its own."""
+    fields = ("brightness", "brightness_width", "color_width")
+    return eqx.tree_at(
+        lambda s: [getattr(s.spectra, name) for name in fields],
+        value,
+        [np.float32(number) for number in brightness],
+    )
 
 
-def model(data, prior, sources, *, spectra, brightness):
-    """`blend` with ``brightness``, as `WIDE`, in the place of its own."""
-    mean, width, color_width = brightness
-    drawn = Brightness(blend, jnp.log(data.noise_flux) + mean, width)
-    drawn(data, prior, sources, spectra=spectra, color_width=color_width)
+def with_treatment(value: Scene, treatment: str) -> Scene:
+    """A scene whose spectra are integrated out, maximized or sampled."""
+    return Scene(value.exposures, value.sources, value.spectra, treatment)
+
+
+def with_prior(value: Scene, prior: ScorePrior) -> Scene:
+    """A scene of galaxies under another prior."""
+    (galaxies,) = value.sources
+    return Scene(value.exposures, (FreeForm(prior, galaxies.at),), value.spectra, value.treatment)
 
 
 def closed_form(box: int = 8) -> ScorePrior:
@@ -88,15 +85,15 @@ def closed_form(box: int = 8) -> ScorePrior:
     return ScorePrior(GaussianEnergy(mean, jnp.asarray(0.2)), LogStretch(), 0.3, sigma_max=5.0)
 
 
-def scene(prior: ScorePrior | None = None):
-    """Arrays of an empty image, the prior, and two overlapping sources."""
+def scene(prior: ScorePrior | None = None) -> Scene:
+    """An empty image and two overlapping sources under a prior."""
     prior = closed_form() if prior is None else prior
     box = prior.event_shape[-1]
     centers = np.array([[box, box + 1.0], [box + 5.0, box + 4.0]])
     images = np.zeros((BANDS, 2 * box + 4, 2 * box + 4))
     psfs = np.stack([gaussian_psf(1.3 + 0.15 * b, 15) for b in range(BANDS)])
     obs = Observation.from_arrays(images, variance=np.ones_like(images), psfs=psfs)
-    return image_data(obs, box=box), prior, place_sources(centers, box=box)
+    return Scene.build(obs, galaxies=FreeForm(prior, place_sources(centers, box=box)))
 
 
 class ForgottenJacobian(LogStretch):
@@ -120,11 +117,11 @@ def exact_draw(prior: ScorePrior, key):
 
 
 @eqx.filter_jit
-def simulate(data, prior, sources, morphology, brightness, key):
+def simulate(empty: Scene, morphology, key):
     """Pixels and fluxes of a blend of these images, drawn from the model."""
-    free = partial(model, spectra="sampled", brightness=brightness)
-    known = handlers.substitute(without_data(free, ("pixels",)), data={"morphology": morphology})
-    trace = handlers.trace(handlers.seed(known, key)).get_trace(data, prior, sources)
+    free = without_data(partial(blend, with_treatment(empty, "sampled")), ("pixels",))
+    known = handlers.substitute(free, data={"galaxies/morphology": morphology})
+    trace = handlers.trace(handlers.seed(known, key)).get_trace()
     return trace["pixels"]["value"], trace["flux"]["value"]
 
 
@@ -140,9 +137,7 @@ def quantities(morphology, flux):
 
 def fit_one(
     index,
-    data,
-    prior,
-    sources,
+    empty,
     *,
     truths=None,
     brightness=WIDE,
@@ -159,7 +154,7 @@ def fit_one(
     ----------
     index
         Of the blend: all that is random follows from it.
-    data, prior, sources
+    empty
         From `scene`.
     truths
         Images ``[N, n, n]`` drawn from the prior, two for each blend.
@@ -171,43 +166,35 @@ def fit_one(
         Of `blend`, of the sampler and of `sample`.
     """
     first, second = jax.random.split(jax.random.key(index))
+    prior = empty["galaxies"].prior
     if truths is not None:
         morphology = jnp.asarray(truths[2 * index : 2 * index + 2])
     elif isinstance(prior.energy, GaussianEnergy):
         morphology = exact_draw(prior, first)
     else:
         morphology = prior.sample(first, (2,), num_steps=NUM_STEPS)
-    images, flux = simulate(data, prior, sources, morphology, brightness, second)
-    mine = eqx.tree_at(lambda d: d.images, data, images)
+    images, flux = simulate(with_brightness(empty, brightness), morphology, second)
+    mine = eqx.tree_at(lambda s: s.exposures[0].images, empty, images)
+    mine = with_brightness(mine, fitted_brightness or brightness)
+    mine = with_treatment(mine if fitted is None else with_prior(mine, fitted), spectra)
     key = jax.random.fold_in(jax.random.key(1), index)
     options = {"num_warmup": 200, "num_samples": 250, **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
         sampler = SCENE_ALGORITHMS[algorithm](thinning=thinning)
+        bound = posterior(blend, mine)
         if algorithm == "flow":
-            bound = posterior(blend, mine, fitted or prior, sources)
-            best = fit_map(bound, key=key, max_iterations=200, tolerance=0.5)
-            tree = sample(bound, init=best, key=key, algorithm=sampler, **options)
-        else:
-            tree = sample(
-                model,
-                mine,
-                fitted or prior,
-                sources,
-                model_kwargs={"spectra": spectra, "brightness": fitted_brightness or brightness},
-                key=key,
-                algorithm=sampler,
-                **options,
-            )
+            options["init"] = fit_map(bound, key=key, max_iterations=200, tolerance=0.5)
+        tree = sample(bound, key=key, algorithm=sampler, **options)
     held = group(tree, "posterior")
-    drawn = quantities(np.asarray(held["morphology"]), np.asarray(held["flux"]))
+    drawn = quantities(np.asarray(held["galaxies_morphology"]), np.asarray(held["flux"]))
     truth = quantities(np.asarray(morphology), np.asarray(flux))
     return drawn, truth
 
 
-def rank_one(index, *arguments, **options):
+def rank_one(index, empty, **options):
     """Ranks ``[K, 6]`` of one blend's truth; see `fit_one`."""
-    drawn, truth = fit_one(index, *arguments, **options)
+    drawn, truth = fit_one(index, empty, **options)
     return ranks(thin(drawn, DRAWS), truth)
 
 
@@ -282,7 +269,7 @@ def main():
     if given.output.exists():
         with np.load(given.output) as stored:
             found, mixed = list(stored["ranks"]), list(stored["rhat"])
-    arguments = scene(load_prior(given.prior, sigma=given.sigma) if given.prior else None)
+    empty = scene(load_prior(given.prior, sigma=given.sigma) if given.prior else None)
     options = {
         "spectra": given.spectra,
         "num_warmup": given.warmup,
@@ -297,14 +284,14 @@ def main():
         if len(options["truths"]) < 2 * given.number:
             raise SystemExit(f"{given.number} blends need {2 * given.number} truths")
     if given.forget_jacobian:
-        options["fitted"] = without_jacobian(arguments[1])
+        options["fitted"] = without_jacobian(empty["galaxies"].prior)
     if given.wrong_flux:
         mean, width, colors = options["brightness"]
         # Narrow as well: a wide prior a width off hardly moves sources that data show.
         options["fitted_brightness"] = (mean + width, width / 8, colors / 8)
     started = time.monotonic()
     while len(found) < given.number:
-        drawn, truth = fit_one(len(found), *arguments, **options)
+        drawn, truth = fit_one(len(found), empty, **options)
         found.append(ranks(thin(drawn, DRAWS), truth))
         mixed.append(rank_rhat(drawn).max())
         if len(found) % 5 == 0 or len(found) == given.number:

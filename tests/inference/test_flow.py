@@ -29,7 +29,7 @@ from scorepriors.inference.deblending.flow._scene import scene_of
 from scorepriors.inference.deblending.flow._start import about, curvature
 from scorepriors.inference.sampling._calibration import coverage
 from scorepriors.inference.sampling._tree import group, load_tree
-from scorepriors.models import blend, image_data, place_sources, read_positions
+from scorepriors.models import FreeForm, Scene, blend, place_sources, read_positions
 
 CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
 
@@ -43,8 +43,13 @@ def quiet():
 
 @pytest.fixture(scope="module")
 def bound():
-    obs = small_observation(CENTERS, shape=(20, 20))
-    return posterior(blend, image_data(obs, box=8), gaussian_prior(), place_sources(CENTERS, box=8))
+    return posterior(blend, scene_at(CENTERS))
+
+
+def scene_at(centers, treatment="marginal", **options):
+    obs = small_observation(centers, shape=(20, 20), **options)
+    galaxies = FreeForm(gaussian_prior(), place_sources(centers, box=8))
+    return Scene.build(obs, galaxies=galaxies, treatment=treatment)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,7 @@ def mode(bound):
 def quantities(tree):
     """Numbers ``[C, n, 10]`` that say where a scene is: fluxes, light, width, a corner."""
     held = group(tree, "posterior")
-    image, flux = np.asarray(held["morphology"], float), np.asarray(held["flux"], float)
+    image, flux = np.asarray(held["galaxies_morphology"], float), np.asarray(held["flux"], float)
     light = image.sum((-2, -1))
     rows = (image * np.arange(8)[:, None]).sum((-2, -1)) / light
     parts = [flux.sum(-1), np.log(light), rows, image[..., 0, 0], held["brightness"]]
@@ -114,7 +119,7 @@ def test_same_posterior_as_hamiltonian_chains(bound, mode, hamiltonian):
 @pytest.mark.parametrize("together", [False, True])
 def test_curvature_against_dense_algebra(bound, mode, together):
     scene = scene_of(bound)
-    images = {"galaxies": jnp.asarray(mode.values["morphology"])}
+    images = {"galaxies": jnp.asarray(mode.values["galaxies/morphology"])}
     brightness = jnp.asarray(mode.values["brightness"])
     chains = about(scene, images, jnp.zeros((0, 2)), brightness, 1)
     chain = jax.tree.map(lambda a: a[0], chains)
@@ -123,11 +128,12 @@ def test_curvature_against_dense_algebra(bound, mode, together):
 
     def model(flat):
         z = scene.galaxies({"galaxies": flat.reshape(noise.shape)})
-        return jnp.einsum("kb,kbyx->byx", solved.mean, scene.render(z, chain.offset)[0]).ravel()
+        (drawn,), _ = scene.render(z, chain.offset)
+        return jnp.einsum("kb,kbyx->byx", solved.mean, drawn).ravel()
 
     slope = np.asarray(jax.jacobian(model)(noise.ravel()), float)
-    weights = np.asarray(scene.data.weights, float).ravel()
-    drawn, covariance = np.asarray(chain.drawn, float), np.asarray(solved.covariance(), float)
+    weights = np.asarray(scene.noises[0].weights, float).ravel()
+    drawn, covariance = np.asarray(chain.drawn[0], float), np.asarray(solved.covariance(), float)
     by_spectrum = np.einsum("kbyx,bc->byxkc", drawn, np.eye(drawn.shape[1]))
     by_spectrum = by_spectrum.reshape(len(weights), -1)
     weighed = weights[:, None] * by_spectrum
@@ -147,13 +153,15 @@ def test_curvature_against_dense_algebra(bound, mode, together):
 
 
 def test_two_groups_of_galaxies_under_one_prior_are_one_group(bound, mode, hamiltonian):
-    data, prior = bound.arguments[0][:2]
+    (whole,), _ = bound.arguments
     first, second = (place_sources(center[None], box=8) for center in CENTERS)
-    split = posterior(blend, data, prior, first, None, None, prior, second)
+    prior = whole["galaxies"].prior
+    groups = FreeForm(prior, first), FreeForm(prior, second, "large", ("large_y", "large_x"))
+    split = posterior(blend, Scene(whole.exposures, groups, whole.spectra))
 
     def apart(values):
-        image = values["morphology"]
-        rest = {n: v for n, v in values.items() if n != "morphology"}
+        image = values["galaxies/morphology"]
+        rest = {n: v for n, v in values.items() if n != "galaxies/morphology"}
         return {"galaxies/morphology": image[:1], "large/morphology": image[1:], **rest}
 
     assert split.potential_fn(apart(mode.params)) == pytest.approx(float(mode.potential), rel=1e-5)
@@ -163,9 +171,8 @@ def test_two_groups_of_galaxies_under_one_prior_are_one_group(bound, mode, hamil
         tree = draw(split, there)
     held = group(tree, "posterior")
     images = np.concatenate([held["galaxies_morphology"], held["large_morphology"]], 2)
-    found = quantities(
-        {"posterior": {n: held[n] for n in ("flux", "brightness")} | {"morphology": images}}
-    )
+    rest = {n: held[n] for n in ("flux", "brightness")}
+    found = quantities({"posterior": rest | {"galaxies_morphology": images}})
     assert deviations(found, hamiltonian).max() < 4
     jax.clear_caches()
 
@@ -198,9 +205,9 @@ def test_moves_about_the_mode_are_paid_for(bound, mode, hamiltonian):
 
 
 def test_calibration_in_reduced_form(calibrate):
-    arguments = calibrate.scene()
+    empty = calibrate.scene()
     few = {"num_warmup": 100, "num_samples": 150, "num_chains": 4, "algorithm": "flow"}
-    found = np.array([calibrate.rank_one(i, *arguments, **few) for i in range(20)])
+    found = np.array([calibrate.rank_one(i, empty, **few) for i in range(20)])
     report = calibrate.summary(found)
     assert report["smallest_p"] > report["smallest_p_allowed"]
     for level in (0.5, 0.68, 0.9):
@@ -222,7 +229,7 @@ def test_interrupted_run_goes_on_to_the_same_draws(bound, mode, tmp_path):
     assert part.attrs["interrupted"] == 1
     again = draw(bound, mode, **options, checkpoint=path)
     assert again.attrs["start"] == "checkpoint"
-    for name in ("morphology", "flux", "brightness"):
+    for name in ("galaxies_morphology", "flux", "brightness"):
         np.testing.assert_array_equal(
             group(again, "posterior")[name], group(whole, "posterior")[name]
         )
@@ -256,15 +263,14 @@ def test_scene_with_a_star_in_the_order_of_the_catalog(tmp_path):
     ("change", "match"),
     [
         ({"spectra": "sampled"}, "integrates spectra out"),
-        ({"model": lambda data, prior, galaxies: blend(data, prior, galaxies)}, "use 'nuts'"),
+        ({"model": lambda scene: blend(scene)}, "use 'nuts'"),
         ({"num_samples": 2}, "`num_samples` must be at least 4"),
         ({"init": "uniform"}, "begins at a mode"),
     ],
 )
 def test_what_it_cannot_sample_is_one_sentence(bound, mode, change, match):
-    (data, prior, galaxies), _ = bound.arguments
-    keywords = {"spectra": change["spectra"]} if "spectra" in change else {}
-    other = posterior(change.get("model", blend), data, prior, galaxies, model_kwargs=keywords)
+    scene = scene_at(CENTERS, change.get("spectra", "marginal"))
+    other = posterior(change.get("model", blend), scene)
     options = {n: v for n, v in change.items() if n.startswith(("num", "init"))}
     with pytest.raises(InputError, match=match):
         sample(other, algorithm=Flow(), key=jax.random.key(0), **{"init": mode, **options})
@@ -284,9 +290,7 @@ def test_another_blend_of_the_shape_compiles_nothing(bound, mode):
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(duration)
 
-    obs = small_observation(CENTERS[::-1] + 0.2, shape=(20, 20), seed=5)
-    (_, *rest), _ = bound.arguments
-    other = posterior(blend, image_data(obs, box=8), *rest)
+    other = posterior(blend, scene_at(CENTERS[::-1] + 0.2, seed=5))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         draw(other, mode, **few)

@@ -14,15 +14,21 @@ from conftest import gaussian_prior, small_observation
 from scorepriors.inference import Keep, SamplingWarning, sample
 from scorepriors.inference.sampling._calibration import coverage, uniformity
 from scorepriors.inference.sampling._tree import group
-from scorepriors.models import blend, image_data, place_sources
+from scorepriors.models import FreeForm, Scene, blend, place_sources
 
 CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
 
 
 @pytest.fixture(scope="module")
 def scene():
+    return scene_of(CENTERS)
+
+
+def scene_of(places, treatment="marginal"):
+    """Galaxies at some of the places of the image's two."""
     obs = small_observation(CENTERS, shape=(20, 20))
-    return image_data(obs, box=8), gaussian_prior(), place_sources(CENTERS, box=8)
+    galaxies = FreeForm(gaussian_prior(), place_sources(places, box=8))
+    return Scene.build(obs, galaxies=galaxies, treatment=treatment)
 
 
 def run(model, *args, **options):
@@ -40,11 +46,11 @@ def error(values):
 
 def test_image_prior_with_psf_in_closed_form(scene):
     """Gaussian pixels behind a PSF: mean and covariance of the image are known exactly."""
-    data, _, sources = scene
+    (data,), at = scene.exposures, scene["galaxies"].at
     spectrum = jnp.asarray([3.0, 2.0, 1.0])
 
     def draw(x):
-        image = data.render(x[None], sources.corner[:1])[0]
+        image = data.render(x[None], at.corner[:1])[0]
         return spectrum[:, None, None] * image
 
     def model(images):
@@ -65,21 +71,11 @@ def test_image_prior_with_psf_in_closed_form(scene):
 
 
 @pytest.fixture(scope="module")
-def one_galaxy(scene):
+def one_galaxy():
     """Runs on one source with each treatment of its spectrum."""
-    data, prior, _ = scene
-    sources = place_sources(CENTERS[:1], box=8)
     return {
-        spectra: run(
-            blend,
-            data,
-            prior,
-            sources,
-            model_kwargs={"spectra": spectra},
-            num_samples=1200,
-            num_warmup=300,
-        )
-        for spectra in ("marginal", "sampled", "profiled")
+        treatment: run(blend, scene_of(CENTERS[:1], treatment), num_samples=1200, num_warmup=300)
+        for treatment in ("marginal", "sampled", "profiled")
     }
 
 
@@ -93,7 +89,7 @@ def test_exact_spectra_equal_sampled_ones(one_galaxy):
             assert abs(a.std() / b.std() - 1) < 0.15
     posterior_group = group(exact, "posterior")
     assert posterior_group["flux"].dims == ("chain", "draw", "source", "band")
-    assert posterior_group["morphology"].dims[2:] == ("source", "box_y", "box_x")
+    assert posterior_group["galaxies_morphology"].dims[2:] == ("galaxies_source", "box_y", "box_x")
     assert json.loads(exact.attrs["sigma0"]) == pytest.approx([0.3])
 
 
@@ -102,7 +98,11 @@ def test_forgotten_normalizer_of_marginalized_spectra_is_seen(one_galaxy):
 
     def off(spectra):
         a, b = (
-            np.log(np.asarray(group(one_galaxy[s], "posterior")["morphology"]).sum((-3, -2, -1)))
+            np.log(
+                np.asarray(group(one_galaxy[s], "posterior")["galaxies_morphology"]).sum(
+                    (-3, -2, -1)
+                )
+            )
             for s in (spectra, "sampled")
         )
         return abs(a.mean() - b.mean()) / np.hypot(error(a), error(b))
@@ -115,7 +115,7 @@ def test_forgotten_normalizer_of_marginalized_spectra_is_seen(one_galaxy):
 def drawn(scene):
     return run(
         blend,
-        *scene,
+        scene,
         num_samples=600,
         num_warmup=300,
         keep=Keep(log_likelihood=True, posterior_predictive=True),
@@ -123,7 +123,7 @@ def drawn(scene):
 
 
 def test_pixel_likelihood_and_predictions(scene, drawn):
-    data, tree = scene[0], drawn
+    (data,), tree = scene.exposures, drawn
     likelihood = group(tree, "log_likelihood")["pixels"]
     assert likelihood.dims == ("chain", "draw", "band", "y", "x")
     assert likelihood.shape[2:] == (3, 20, 20)
@@ -138,9 +138,9 @@ def test_same_as_numpyro_nuts_on_a_blend(scene, drawn):
     from numpyro.infer import MCMC, NUTS
 
     chain = MCMC(NUTS(blend), num_warmup=300, num_samples=600, progress_bar=False)
-    chain.run(jax.random.key(5), *scene)
-    theirs = np.asarray(chain.get_samples()["morphology"]).sum((-2, -1))
-    ours = np.asarray(group(drawn, "posterior")["morphology"]).sum((-2, -1))
+    chain.run(jax.random.key(5), scene)
+    theirs = np.asarray(chain.get_samples()["galaxies/morphology"]).sum((-2, -1))
+    ours = np.asarray(group(drawn, "posterior")["galaxies_morphology"]).sum((-2, -1))
     for k in range(2):
         allowed = 3 * np.hypot(error(theirs[None, :, k]), error(ours[..., k]))
         assert abs(theirs[:, k].mean() - ours[..., k].mean()) < allowed
@@ -151,8 +151,8 @@ FEW = {"num_warmup": 200, "num_samples": 200, "num_chains": 2}
 
 
 def test_calibration_in_reduced_form(calibrate):
-    arguments = calibrate.scene()
-    found = np.array([calibrate.rank_one(i, *arguments, **FEW) for i in range(20)])
+    empty = calibrate.scene()
+    found = np.array([calibrate.rank_one(i, empty, **FEW) for i in range(20)])
     report = calibrate.summary(found)
     assert report["smallest_p"] > report["smallest_p_allowed"]
     for level in (0.5, 0.68, 0.9):
@@ -162,9 +162,9 @@ def test_calibration_in_reduced_form(calibrate):
 
 def test_forgotten_jacobian_of_the_stretch_fails_calibration(calibrate):
     """Calibration is a test that can fail."""
-    data, prior, sources = calibrate.scene()
-    wrong = calibrate.without_jacobian(prior)
-    found = [calibrate.rank_one(i, data, prior, sources, fitted=wrong, **FEW) for i in range(12)]
+    empty = calibrate.scene()
+    wrong = calibrate.without_jacobian(empty["galaxies"].prior)
+    found = [calibrate.rank_one(i, empty, fitted=wrong, **FEW) for i in range(12)]
     report = calibrate.summary(np.array(found))
     assert report["smallest_p"] < report["smallest_p_allowed"]
 
