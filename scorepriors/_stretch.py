@@ -12,6 +12,7 @@ from types import ModuleType
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
@@ -40,7 +41,7 @@ class AbstractStretch(Transform, abc.ABC):
 
     domain = constraints.real
 
-    def __init__(self, softening: float = SOFTENING, scale: float = SCALE):
+    def __init__(self, softening: float | Array = SOFTENING, scale: float | Array = SCALE):
         _require_positive("softening", softening)
         _require_positive("scale", scale)
         self.softening = softening
@@ -119,13 +120,13 @@ class LogStretch(AbstractStretch):
         """Intensities above minus the softening."""
         return constraints.greater_than(-self.softening)
 
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: ArrayLike) -> Array:
         return self.softening * jnp.expm1(self.scale * z)
 
-    def _inverse(self, x: Array) -> Array:
+    def _inverse(self, x: ArrayLike) -> Array:
         return jnp.log1p(x / self.softening) / self.scale
 
-    def log_abs_det_jacobian(self, z: Array, x: Array, intermediates=None) -> Array:
+    def log_abs_det_jacobian(self, z: ArrayLike, x: ArrayLike | None, intermediates=None) -> Array:
         """Logarithm of dx/dz, elementwise (same shape as `z`)."""
         return jnp.log(self.softening * self.scale) + self.scale * z
 
@@ -170,16 +171,16 @@ class AsinhStretch(AbstractStretch):
 
     codomain = constraints.real
 
-    def __init__(self, softening: float = SOFTENING, scale: float = 1.0):
+    def __init__(self, softening: float | Array = SOFTENING, scale: float | Array = 1.0):
         super().__init__(softening, scale)
 
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: ArrayLike) -> Array:
         return self.softening * jnp.sinh(self.scale * z)
 
-    def _inverse(self, x: Array) -> Array:
+    def _inverse(self, x: ArrayLike) -> Array:
         return jnp.arcsinh(x / self.softening) / self.scale
 
-    def log_abs_det_jacobian(self, z: Array, x: Array, intermediates=None) -> Array:
+    def log_abs_det_jacobian(self, z: ArrayLike, x: ArrayLike | None, intermediates=None) -> Array:
         """Logarithm of dx/dz, elementwise (same shape as `z`)."""
         # log cosh without overflow: |t| + log1p(exp(-2|t|)) - log 2
         t = jnp.abs(self.scale * z)

@@ -85,7 +85,8 @@ def _objective(bound, arrays, origin, widths):
     def objective(v):
         u = unravel(flat + width * v)
         value, sites = local.potential_and_values(u)
-        return value, (u, sites)
+        # Data of another type than the parameters' (float64 with JAX_ENABLE_X64) change no state.
+        return value.astype(v.dtype), (u, sites)
 
     return objective
 

@@ -61,7 +61,7 @@ def check_psfs(psfs: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
 
 def sum_is_off(total: float) -> bool:
     """Whether a PSF's sum is off by more than rounding or a cut wing."""
-    return abs(total - 1) > _MAX_SUM_ERROR
+    return bool(abs(total - 1) > _MAX_SUM_ERROR)
 
 
 def _centroids(psfs: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def _fit_rings(index: float, sigmas: np.ndarray, power: float) -> np.ndarray:
 
 
 def sersic_mixture_of(
-    index: Float[Array, "..."], xp=jnp
+    index: Float[Array, "..."] | float, xp=jnp
 ) -> tuple[Float[Array, "... J"], Float[Array, " J"]]:
     r"""Mixture of concentric Gaussians of a Sersic profile whose index is a parameter.
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ._abstract import AbstractEnergy
 
 
-def noise_schedule(sigma_max, sigma_min, num_steps: int) -> Float[Array, " steps+1"]:
+def noise_schedule(sigma_max, sigma_min, num_steps: int) -> Float[Array, " levels"]:
     """Noise levels from `sigma_max` down to `sigma_min`, dense at the low end.
 
     Uniform in ``sigma ** (1/7)``: Karras et al. (2022), eq. 5.
@@ -22,7 +22,7 @@ def noise_schedule(sigma_max, sigma_min, num_steps: int) -> Float[Array, " steps
 
 
 def follow_flow(
-    energy: AbstractEnergy, z: Float[Array, "num n n"], levels: Float[Array, " steps+1"]
+    energy: AbstractEnergy, z: Float[Array, "num n n"], levels: Float[Array, " levels"]
 ) -> Float[Array, "num n n"]:
     r"""Carry images along the probability-flow ODE from the first noise level to the last.
 
