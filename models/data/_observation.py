@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from astropy import units
 from astropy.io import fits
+from astropy.nddata import NDData
 from astropy.table import Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_area
@@ -219,8 +220,8 @@ class Observation(Photometry):
         )
 
     @classmethod
-    def from_nddata(cls, images: Sequence, psfs, bands=None) -> "Observation":
-        """Build an observation from one astropy NDData or CCDData per band.
+    def from_nddata(cls, images: NDData | Sequence[NDData], psfs, bands=None) -> "Observation":
+        """Build an observation from one astropy NDData or CCDData per band, or one alone.
 
         Each needs an uncertainty (standard deviation, variance or inverse variance); mask,
         WCS and unit are honored.  Band names come from `bands`, or from FILTER or BAND in

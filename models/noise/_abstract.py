@@ -5,7 +5,9 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from scorepriors._typing import Array
 
 
 class AbstractNoise(eqx.Module):

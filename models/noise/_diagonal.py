@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from scorepriors._typing import Array
 
 from ._abstract import AbstractNoise
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 
 from scorepriors._compat import Primitive, ad, batching, mlir
+from scorepriors._typing import Array
 
 
 def pair_bands(transforms: Complex[Array, "B N M"]) -> Complex[Array, "J N N"]:

@@ -11,10 +11,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.fft import irfft2, rfft2
 
 from scorepriors._aside import Aside
+from scorepriors._typing import Array
 from scorepriors.models.noise._abstract import AbstractNoise
 
 from ._convolution import convolve, pair_bands

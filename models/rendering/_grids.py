@@ -17,7 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float, Int
+from jaxtyping import Complex, Float, Int
+
+from scorepriors._typing import Array
 
 
 def regrid(transforms, grid, first, support: int, shape: Sequence[int], xp=jnp) -> Any:
@@ -144,7 +146,7 @@ def _doubled(size: int) -> np.ndarray:
     return twice
 
 
-def _waves(places, size: int, support: int, frequencies, top: float, xp):
+def _waves(places, size: int, support: int, frequencies, top: int | float, xp):
     """Waves ``[..., places, frequencies]`` of the period `size`, zero beyond `support`.
 
     The highest frequency, `top` if the grid is even, is its own mirror: a cosine, no wave.

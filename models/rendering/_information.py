@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from scipy.fft import irfft2, rfft2
 
+from scorepriors._typing import Array
 from scorepriors.models.noise._diagonal import Diagonal
 
 from ._exposure import Exposure

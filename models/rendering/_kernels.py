@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Complex, Float
 from scipy.fft import next_fast_len
 
 from scorepriors._errors import InputError
+from scorepriors._typing import Array
 
 from ._psf import difference_kernels
 
@@ -26,7 +27,7 @@ class Kernels(eqx.Module):
         Side P of the kernels in pixels; static.
     """
 
-    transforms: tuple[Complex[Array, "B N M"], ...]
+    transforms: tuple[Complex[Array, "B _ _"], ...]
     error: Float[Array, " B"]
     size: int = eqx.field(static=True)
 

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from scorepriors._compat import Primitive, ad, batching, mlir
+from scorepriors._typing import Array
 
 
 def place(

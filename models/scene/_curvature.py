@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from scorepriors._typing import Array
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._information import by_exposure, gather, unit_diagonal
 from scorepriors.models.spectra._spectra import SpectrumPosterior, SpectrumPrior

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import numpy as np
 from astropy import units
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 from numpyro.handlers import scope
 
+from scorepriors._typing import Array
 from scorepriors.models.rendering._exposure import Exposure
 
 from ._placement import Placement

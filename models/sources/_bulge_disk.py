@@ -7,7 +7,9 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from astropy import units
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from scorepriors._typing import Array
 
 from ._abstract import Column
 from ._parametric import AbstractParametric, Site, as_arrays
@@ -64,7 +66,7 @@ class BulgeDisk(AbstractParametric):
         center_error: float = 0.3,
         sites: dict[str, Site] | None = None,
     ):
-        self.at, self.name, self.psf_sigma = at, name, np.float32(psf_sigma)
+        self.at, self.name, self.psf_sigma = at, name, np.asarray(psf_sigma, np.float32)
         offset = {"offset": Site(0.0, center_error, "axis", 0.7)}
         self.sites = as_arrays({**offset, **SHAPE_SITES, **BULGE_SITES, **(sites or {})})
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from scorepriors._typing import Array
 
 from ._abstract import AbstractSource, Look
 
@@ -111,6 +113,11 @@ def as_arrays(sites: dict[str, Any]) -> dict[str, Site]:
     """
     made = {n: Site(**site) if isinstance(site, dict) else site for n, site in sites.items()}
     return {
-        name: Site(np.float32(site.mean), np.float32(site.width), site.axis, site.known)
+        name: Site(
+            np.asarray(site.mean, np.float32),
+            np.asarray(site.width, np.float32),
+            site.axis,
+            site.known,
+        )
         for name, site in made.items()
     }

@@ -2,9 +2,10 @@
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from scorepriors._errors import InputError
+from scorepriors._typing import Array
 
 
 class Placement(eqx.Module):

@@ -6,8 +6,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erf as jax_erf
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy.special import erf as scipy_erf
+
+from scorepriors._typing import Array
 
 from ._abstract import Look
 from ._parametric import AbstractParametric, Site, as_arrays
@@ -51,7 +53,7 @@ class PointSource(AbstractParametric):
         center_error: float = 0.3,
         sites: dict[str, Site] | None = None,
     ):
-        self.at, self.name, self.psf_sigma = at, name, np.float32(psf_sigma)
+        self.at, self.name, self.psf_sigma = at, name, np.asarray(psf_sigma, np.float32)
         self.sites = as_arrays({"offset": Site(0.0, center_error, "axis", 0.7), **(sites or {})})
 
     def image(self, values: dict, xp: Any = jnp):

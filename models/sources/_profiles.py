@@ -5,11 +5,12 @@ from functools import cache
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy.optimize import nnls
 from scipy.special import gammainc, gammaincinv
 
 from scorepriors._errors import InputError
+from scorepriors._typing import Array
 
 #: Sersic indices that mixtures are made for.
 SMALLEST_INDEX, LARGEST_INDEX = 0.5, 6.0
@@ -191,7 +192,7 @@ def gaussian_mixture_image(
     center: Float[Array, "... 2"],
     *,
     box: int,
-    psf_sigma: float,
+    psf_sigma: float | Float[Array, ""],
     xp=jnp,
 ) -> Float[Array, "... box box"]:
     """Image of a mixture of concentric ellipses, convolved with the model PSF and pixel.

@@ -5,7 +5,9 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from scorepriors._typing import Array
 
 from ._abstract import Column
 from ._bulge_disk import SHAPE_SITES, SMALLEST_RADIUS, shape_columns
@@ -58,7 +60,7 @@ class Sersic(AbstractParametric):
         center_error: float = 0.3,
         sites: dict[str, Site] | None = None,
     ):
-        self.at, self.name, self.psf_sigma = at, name, np.float32(psf_sigma)
+        self.at, self.name, self.psf_sigma = at, name, np.asarray(psf_sigma, np.float32)
         self.index = None if index is None else float(index)
         free = {"index_logit": INDEX_SITE} if index is None else {}
         offset = {"offset": Site(0.0, center_error, "axis", 0.7)}

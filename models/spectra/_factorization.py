@@ -10,9 +10,10 @@ for matrices of this size that is no slower.
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from scorepriors._compat import custom_vmap
+from scorepriors._typing import Array
 
 #: Batches of fewer floating point operations are never spread; jaxlib's own limit is 2e5.
 _LIMIT = 1e5

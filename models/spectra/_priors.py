@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from scorepriors._typing import Array
 
 from ._colors import color_prior
 from ._spectra import SpectrumPrior

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
+from scorepriors._typing import Array
 from scorepriors.models.noise._abstract import AbstractNoise
 
 from ._spectra import SpectrumPrior, _by_band, normal_equations

@@ -17,9 +17,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from scorepriors._compat import SymbolicZero
+from scorepriors._typing import Array
 from scorepriors.models.noise._abstract import AbstractNoise
 
 from ._factorization import cholesky_and_inverse

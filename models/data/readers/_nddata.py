@@ -13,7 +13,9 @@ from scorepriors.models.data._checks import broadcast_mask, numeric, weights_fro
 from ._bands import BandPart, combine
 
 
-def read_nddata(images: Sequence, psfs, bands: Sequence[str] | None = None) -> dict[str, Any]:
+def read_nddata(
+    images: NDData | Sequence[NDData], psfs, bands: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Arguments of ``Observation.from_arrays`` from one NDData (or CCDData) per band."""
     if not isinstance(images, list | tuple):
         images = [images]
