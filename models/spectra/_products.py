@@ -42,8 +42,8 @@ class Products(NamedTuple):
 
 
 def inner_products(
-    drawn: Sequence[Float[Array, "N B H W"]],
-    residual: Sequence[Float[Array, "B H W"]],
+    drawn: Sequence[Float[Array, "N _ _ _"]],
+    residual: Sequence[Float[Array, "_ _ _"]],
     noise: Sequence[AbstractNoise],
 ) -> Products:
     """All weighted inner products of images and a residual, over all exposures.
@@ -51,7 +51,7 @@ def inner_products(
     Parameters
     ----------
     drawn, residual, noise
-        Of every exposure.
+        Images ``[N, B, H, W]``, residual ``[B, H, W]`` and noise of every exposure.
     """
     found = []
     for images, left, model in zip(drawn, residual, noise, strict=True):

@@ -163,8 +163,8 @@ def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> Nor
 
 
 def spectrum_posterior(
-    renderings: Sequence[Float[Array, "K B H W"]],
-    images: Sequence[Float[Array, "B H W"]],
+    renderings: Sequence[Float[Array, "K _ _ _"]],
+    images: Sequence[Float[Array, "_ _ _"]],
     noise: Sequence[AbstractNoise],
     prior: SpectrumPrior,
 ) -> SpectrumPosterior:
@@ -173,10 +173,10 @@ def spectrum_posterior(
     Parameters
     ----------
     renderings
-        Sources with unit spectra in every exposure, from `Exposure.render`; all bands of all
-        exposures together are the B bands of the spectra.
+        Sources with unit spectra ``[K, B, H, W]`` in every exposure, from `Exposure.render`; all
+        bands of all exposures together are the B bands of the spectra.
     images, noise
-        Pixels and noise of the exposures.
+        Pixels ``[B, H, W]`` and noise of the exposures.
     prior
         Gaussian prior; a wide one makes the result least squares.
 
