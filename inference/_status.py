@@ -26,7 +26,8 @@ class Status(Enum):
     sentence: str
     remedy: str
 
-    def __new__(cls, code: str, sentence: str, remedy: str = ""):
+    # Members give a sentence: the default lets type checkers read `FitStatus(code)`.
+    def __new__(cls, code: str, sentence: str = "", remedy: str = ""):
         """A member whose value is its code alone."""
         member = object.__new__(cls)
         member._value_ = code
@@ -114,7 +115,10 @@ class Check(Enum):
     remedy: str
     status: RunStatus
 
-    def __new__(cls, code: str, template: str, remedy: str, status: RunStatus):
+    # Members give all four: the defaults let type checkers read `Check(code)`.
+    def __new__(
+        cls, code: str, template: str = "", remedy: str = "", status: RunStatus = RunStatus.TRUSTED
+    ):
         """A member whose value is its code alone."""
         member = object.__new__(cls)
         member._value_ = code

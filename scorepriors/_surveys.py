@@ -191,19 +191,14 @@ class Survey:
         if self.depths is None:
             raise ValueError(f"no depths of {self.name} are published here.")
         picks = [self.bands.index(b) for b in bands]
-        seeing, depth, sky, gain = (
-            np.array(numbers)[picks] if numbers else None
-            for numbers in (
-                self.depths.seeing,
-                self.depths.depth,
-                self.depths.sky,
-                self.depths.gain,
-            )
-        )
+        seeing, depth = np.array(self.depths.seeing)[picks], np.array(self.depths.depth)[picks]
         # Noise falls with the square root of the exposure.
         depth = depth - 1.25 * np.log10(10 / years)
         variance = point_source_noise(depth, seeing, self.scale) ** 2
-        if gain is None:
+        if self.depths.gain:
+            gain = np.array(self.depths.gain)[picks]
+        else:
+            sky = np.array(self.depths.sky)[picks]
             gain = variance / (flux_of(sky) * self.scale**2)
         return Camera(bands, self.scale, seeing, gain, variance)
 

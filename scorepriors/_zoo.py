@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -205,7 +206,11 @@ def save_prior(
     for name, leaf in zip(_leaf_names(energy), leaves, strict=True):
         half = name.startswith("network") and "frequencies" not in name
         arrays[name] = np.asarray(leaf, np.float16 if half else np.float32)
-    header = {"format": FORMAT, "recipe": recipe.as_dict(), **image_facts(recipe.data)}
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "recipe": recipe.as_dict(),
+        **image_facts(recipe.data),
+    }
     header["training"] = training or {}
     header["digest"] = _digest(arrays, header)
     with atomic_path(path) as temporary:

@@ -138,6 +138,7 @@ def read_scenes(files, example, each, catalog, psf, index, others):
     from scorepriors.models.data._positions import read_positions
     from scorepriors.models.simulation._example import load_example
 
+    observations: list[Any]
     truth = None
     if example:
         obs, truth = load_example()

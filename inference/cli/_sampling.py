@@ -95,7 +95,7 @@ def sample(
     # What is not given is as the sampler has it.
     settings = {"thinning": thinning, "target_acceptance_rate": rate}
     sampler = SCENE_ALGORITHMS[algorithm](**{n: v for n, v in settings.items() if v is not None})
-    counts = sampler.usual._replace(**{n: v for n, v in counts.items() if v is not None})
+    lengths = sampler.usual._replace(**{n: v for n, v in counts.items() if v is not None})
     folder = Path(output)
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     result = _deblend_one(
@@ -120,7 +120,7 @@ def sample(
                 result,
                 key=jax.random.key(seed),
                 algorithm=sampler,
-                **counts._asdict(),
+                **lengths._asdict(),
                 checkpoint=checkpoint,
                 progress=on_terminal(True, quiet),
             )
@@ -142,7 +142,7 @@ def sample(
     if tree.attrs.get("interrupted"):
         click.echo(
             f"scorepriors: interrupted after {tree.attrs['draws_kept']} of "
-            f"{counts.num_samples} draws per chain; "
+            f"{lengths.num_samples} draws per chain; "
             "--resume goes on.",
             err=True,
         )

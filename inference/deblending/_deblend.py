@@ -104,7 +104,9 @@ def deblend(
     settings = _settings(options, prior, obs.pixel_scale)
     one = _prepare(obs, positions, settings)
     run = _Run(settings, padded_sizes([one], settings.options.padding), 1, 1, key, progress)
-    return run.all([one])[0]
+    # Only of several blends may one be left out.
+    result: Any = run.all([one])[0]
+    return result
 
 
 def deblend_many(
@@ -230,7 +232,8 @@ class _Run:
         scenes, fits = self._parametric(blends)
         if len(blends) > 1 and fits.interrupted.any():
             return [None] * len(blends)
-        each = list(zip(blends, scenes, fits, strict=True))
+        pairs = zip(blends, scenes, strict=True)
+        each = [(blend, scene, fits[i]) for i, (blend, scene) in enumerate(pairs)]
         seconds = {"parametric": (time.monotonic() - clock) / len(blends), "free_form": 0.0}
         first = [collect_scene(scene, fit) for _, scene, fit in each]
         sigma = self.settings.priors[0].model_psf_sigma

@@ -121,7 +121,8 @@ def words_of(bits: int) -> str:
 
 def bits_where(tests: Mapping[str, np.ndarray]) -> np.ndarray:
     """Bits ``[N]`` of N sources from what holds for which, ``[N]`` by word."""
-    return sum(np.asarray(true, np.int64) * FLAGS[word].value for word, true in tests.items())
+    bits = (np.asarray(true, np.int64) * FLAGS[word].value for word, true in tests.items())
+    return sum(bits, start=np.zeros((), np.int64))
 
 
 def write_flags(table: Table, bits: np.ndarray) -> None:

@@ -3,8 +3,9 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from scorepriors._typing import Array
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._information import likelihood_diagonal

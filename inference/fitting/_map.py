@@ -282,9 +282,13 @@ def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, inte
     lane = (lambda leaf, i: np.asarray(leaf)[i]) if lanes > 1 else (lambda leaf, i: leaf)
     while True:
         idle = np.array([m is None for m in members])
-        flags = (fresh, idle) if lanes > 1 else (fresh[0], idle[0])
-        numbers = (np.asarray(n, np.int32) for n in (clock, max_iterations))
-        steering = Steering(*flags, np.asarray(bool(queue)), *numbers)
+        steering = Steering(
+            fresh if lanes > 1 else fresh[0],
+            idle if lanes > 1 else idle[0],
+            np.asarray(bool(queue)),
+            np.asarray(clock, np.int32),
+            np.asarray(max_iterations, np.int32),
+        )
         state, values, steps = compiled_advance()(
             task, state, steering, optimizer, BLOCK, problem.vmapped
         )

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -205,7 +205,10 @@ class AbstractSampler(eqx.Module):
         """Sample statistics by ArviZ's names, from `moves` ``[C, n]``; and attributes."""
 
 
-def traced(sampler: AbstractSampler) -> AbstractSampler:
+AnySampler = TypeVar("AnySampler", bound=AbstractSampler)
+
+
+def traced(sampler: AnySampler) -> AnySampler:
     """The sampler with numbers as arrays, so that programs serve other numbers as well."""
 
     def array(leaf):

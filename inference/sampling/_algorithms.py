@@ -1,6 +1,6 @@
 """Samplers: BlackJAX's kernels as values with settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import equinox as eqx
@@ -217,7 +217,8 @@ ALGORITHMS: dict[str, type[AbstractSampler]] = {
 
 
 def sampler_of(
-    algorithm: str | AbstractSampler, known: dict[str, Callable[..., AbstractSampler]] = ALGORITHMS
+    algorithm: str | AbstractSampler,
+    known: Mapping[str, Callable[..., AbstractSampler]] = ALGORITHMS,
 ) -> AbstractSampler:
     """The sampler of a name, with its usual settings; a sampler as it is.
 

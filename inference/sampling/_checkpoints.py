@@ -96,7 +96,8 @@ def load_run(path: str | Path, like: Any, mark: str) -> Run:
     if "draws0" in held:
         run.draws = [held["draws0"]]
         recorded = (str(name) for name in held["recorded"])
-        run.moves = [Move(**{name: held[f"moves{i}"] for i, name in enumerate(recorded)})]
+        moves: dict[str, Any] = {name: held[f"moves{i}"] for i, name in enumerate(recorded)}
+        run.moves = [Move(**moves)]
     return run
 
 

@@ -49,9 +49,7 @@ class Run:
         return sum(len(draws) for draws in self.draws)
 
 
-def blocks(
-    sampler: AbstractSampler, problem, run: Run, counts: Counts, key
-) -> Iterator[tuple[Any, Move]]:
+def blocks(sampler: AbstractSampler, problem, run: Run, counts: Counts, key) -> Iterator[Move]:
     """Drive a run to its end; `run` changes in place, and a block's moves are yielded."""
     num_warmup, total = counts.num_warmup, counts.num_warmup + counts.num_samples
     ends = sampler.windows(num_warmup)
@@ -71,8 +69,8 @@ def blocks(
         elif ends:
             run.window.append((positions, gradients))
         if run.done in ends:
-            seen = jax.tree.map(lambda *parts: np.concatenate(parts), *run.window)
-            window = Window(*seen, run.done, ends)
+            seen, slopes = jax.tree.map(lambda *parts: np.concatenate(parts), *run.window)
+            window = Window(seen, slopes, run.done, ends)
             run.state = sampler.warmup(key, problem, run.state, window)
             run.window = []
         yield moves

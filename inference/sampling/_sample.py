@@ -168,8 +168,8 @@ def sample(
             raise KeyboardInterrupt
         report(run.done, "from draws to values")
         kept = run.kept
-        moves = jax.tree.map(lambda *parts: np.concatenate(parts).T, *run.moves)
-        stats, own = sampler.results(run.state, moves)
+        every = jax.tree.map(lambda *parts: np.concatenate(parts).T, *run.moves)
+        stats, own = sampler.results(run.state, every)
         tree = collect(problem.coordinates, run.draws, stats, keep, key=draw_key)
     tree.attrs.update(_facts(sampler, counts, seed, run))
     tree.attrs.update(prior_facts(bound) | own)

@@ -1,6 +1,5 @@
 """What a single observation and several joined ones have in common."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +51,6 @@ class Photometry:
     bands: tuple[str, ...]
     unit: units.UnitBase | None
     zero_point: tuple[float, ...] | None
-    views: Sequence[View]
 
     @property
     def num_bands(self) -> int:

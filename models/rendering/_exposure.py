@@ -133,7 +133,7 @@ class Exposure(eqx.Module):
         """Distribution of the pixels about a model image, masked ones left out (eq. 12)."""
         return self.noise.distribution(model)
 
-    def render_on_host(self, morphology: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    def render_on_host(self, morphology: np.ndarray, corner: Array) -> np.ndarray:
         """As `render`, in NumPy: a single look at the data is not worth a compilation."""
         size, shape = morphology.shape[-1], self.shape
         transforms = np.asarray(self.kernels.of_box(size))

@@ -86,7 +86,7 @@ def scene_curvature(
     mean, covariance = solved.mean, solved.covariance()
     count = len(corner)
     sources = jnp.arange(count)
-    seen, left = [], []
+    seen, rest = [], []
     for one, amplitudes in zip(exposures, by_exposure(mean, exposures), strict=True):
         unit = one.render(morphology, corner)
         residual = one.images - jnp.einsum("kb,kbyx->byx", amplitudes, unit)
@@ -95,15 +95,15 @@ def scene_curvature(
         seen.append(
             jnp.stack([look(jnp.broadcast_to(each, unit.shape)) for each in weighed], axis=-1)
         )
-        left.append(look(jnp.broadcast_to(one.noise.precision(residual), unit.shape)))
+        rest.append(look(jnp.broadcast_to(one.noise.precision(residual), unit.shape)))
     shape = jnp.moveaxis(jnp.concatenate(seen, 1), 1, -1)
-    left = jnp.concatenate(left, 1)
+    left = jnp.concatenate(rest, 1)
     area = morphology.sum((-2, -1))
     precision = jnp.linalg.inv(flux_prior.covariance)
     own = area[:, None, None] * precision
     pull = jnp.einsum("kbc,kc->kb", precision, area[:, None] * mean - flux_prior.mean)
     pull += area[:, None] * jnp.einsum("kbc,kc->kb", precision, mean)
-    slope = -mean[:, None, None, None, :] * shape
+    slope = shape * -mean[:, None, None, None, :]
     slope = slope.at[sources, :, :, sources].add(jnp.moveaxis(left, 1, -1) - pull[:, None, None, :])
     products = mean[:, :, None, None] * mean
     own_products = jnp.einsum("kb,kc->kbc", mean, mean)

@@ -1,6 +1,6 @@
 """A scene as a value: what was seen, which sources explain it, what is known of their spectra."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from scorepriors._errors import InputError
-from scorepriors._typing import Array
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.noise._abstract import AbstractNoise
@@ -143,17 +142,17 @@ class Scene(eqx.Module):
         prefix = f"{name}/"
         return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
 
-    def morphologies(self, values: dict[str, Array]) -> list[Morphologies]:
+    def morphologies(self, values: dict[str, Any]) -> list[Morphologies]:
         """Boxes of every group for given site values, in NumPy."""
         host = {name: np.asarray(value) for name, value in values.items()}
         return [group.boxes(self.values_of(group.name, host)) for group in self.sources]
 
-    def centers(self, values: dict[str, Array]) -> Float[np.ndarray, "N 2"]:
+    def centers(self, values: dict[str, Any]) -> Float[np.ndarray, "N 2"]:
         """Centers (row, column) for given site values, in the order of the catalog."""
         each = [g.centers(self.values_of(g.name, values)) for g in self.sources]
         return np.concatenate(each)[self.order]
 
-    def without_padding(self, values: dict[str, Array]) -> tuple["Scene", dict[str, np.ndarray]]:
+    def without_padding(self, values: dict[str, Any]) -> tuple["Scene", dict[str, np.ndarray]]:
         """The scene and its site values without the padded slots.
 
         These never touch the image, so the posterior of the rest is the same; but to sample
@@ -176,8 +175,10 @@ def _psf_sigma(groups: Sequence[AbstractSource]) -> float | None:
     That of the learned priors where there are some: beside one whose images carry none,
     parametric sources have a PSF narrower than a pixel.
     """
-    learned = {g.prior.model_psf_sigma for g in groups if getattr(g, "prior", None) is not None}
-    others = {float(g.psf_sigma) for g in groups if getattr(g, "psf_sigma", None) is not None}
+    priors = [getattr(group, "prior", None) for group in groups]
+    learned = {prior.model_psf_sigma for prior in priors if prior is not None}
+    given = [getattr(group, "psf_sigma", None) for group in groups]
+    others = {float(sigma) for sigma in given if sigma is not None}
     widths = learned or others or {0.7}
     if len(widths) > 1:
         raise InputError(
@@ -210,16 +211,19 @@ def stack_scenes(scenes: Sequence[Scene]) -> tuple[Scene, Any]:
     for i, prior in enumerate(priors):
         if prior is not None:
             stacked, axes = (
-                eqx.tree_at(
-                    lambda s, i=i: s.sources[i].prior, tree, value, is_leaf=lambda x: x is None
-                )
+                eqx.tree_at(_prior_of(i), tree, value, is_leaf=lambda x: x is None)
                 for tree, value in ((stacked, prior), (axes, jax.tree.map(lambda _: None, prior)))
             )
     return stacked, axes
 
 
+def _prior_of(number: int) -> Callable[[Any], Any]:
+    """Where the prior of a group is in a scene."""
+    return lambda scene: scene.sources[number].prior
+
+
 def _priors_aside(scene: Scene) -> Scene:
     for i, group in enumerate(scene.sources):
         if getattr(group, "prior", None) is not None:
-            scene = eqx.tree_at(lambda s, i=i: s.sources[i].prior, scene, None)
+            scene = eqx.tree_at(_prior_of(i), scene, None)
     return scene

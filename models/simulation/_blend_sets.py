@@ -35,7 +35,7 @@ from scorepriors._archives import write_arrays
 from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
-from scorepriors._surveys import ZERO_POINT, Camera, Survey, flux_of, survey
+from scorepriors._surveys import ZERO_POINT, Camera, Galaxies, Survey, flux_of, survey
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.readers._files import load_npz
 from scorepriors.models.data.readers._npz_files import read_from_set
@@ -236,15 +236,17 @@ def _galaxy(
     galsim, rng, facts: Survey, camera: Camera, real: RealGalaxies | None, psfs, center, shape
 ):
     """Magnitudes ``[B]``, fluxes ``[B]`` and unit images of one galaxy bright enough."""
+    # `survey` finds those with galaxies only.
+    population: Any = facts.galaxies
     for _ in range(1000):
-        magnitude = _magnitude(rng, *facts.galaxies.magnitudes)
+        magnitude = _magnitude(rng, *population.magnitudes)
         magnitudes = magnitude + colors(rng, 1, facts.bands)[0]
         if real is not None:
             # Its center is that in the sharpest band, as a survey would measure it.
             sharpest = psfs[int(np.argmin(camera.seeing))]
             profile = real.draw(rng, magnitude, SIZE_SLOPE, sharpest, facts.scale)
         else:
-            profile = _bulge_and_disk(galsim, rng, facts, magnitude)
+            profile = _bulge_and_disk(galsim, rng, population, magnitude)
         flux = flux_of(magnitudes)
         unit = draw(galsim, profile, center, psfs, shape, facts.scale)
         if _snr(unit[None] * flux[:, None, None], camera.sky_variance)[0] >= MIN_SNR:
@@ -254,13 +256,13 @@ def _galaxy(
     raise InputError(f"no galaxy of {facts.name} stands out of its noise; report this, please.")
 
 
-def _bulge_and_disk(galsim, rng, facts: Survey, magnitude: float):
+def _bulge_and_disk(galsim, rng, population: Galaxies, magnitude: float):
     """A profile of the survey's population, as large as galaxies of the magnitude are."""
-    if facts.galaxies.training_set == "ztf":
+    if population.training_set == "ztf":
         profile = ztf_galaxy(galsim, rng, int(rng.integers(2)))
     else:
         profile = lsst_galaxy(galsim, rng)
-    return profile.dilate(10 ** (SIZE_SLOPE * (magnitude - facts.galaxies.size)))
+    return profile.dilate(10 ** (SIZE_SLOPE * (magnitude - population.size)))
 
 
 def _magnitude(rng, bright: float, faint: float) -> float:

@@ -109,7 +109,7 @@ class AbstractSource(eqx.Module):
         """Draw the sites of the group, by name without prefix, in a plate over its K sources."""
 
     @abc.abstractmethod
-    def image(self, values: dict[str, Array], xp: Any = None) -> Float[Array, "K n n"]:
+    def image(self, values: dict[str, Any], xp: Any = None) -> Float[Array, "K n n"]:
         """Images of the sources for given values of the sites.
 
         Parameters
@@ -146,12 +146,12 @@ class AbstractSource(eqx.Module):
         """
         return round_gaussians(self.at, width)
 
-    def centers(self, values: dict[str, Array]) -> Float[np.ndarray, "K 2"]:
+    def centers(self, values: dict[str, Any]) -> Float[np.ndarray, "K 2"]:
         """Centers (row, column) of the sources for given values of the sites, pixels."""
         center = np.asarray(self.at.center, float)
         return center + np.asarray(values["offset"]) if "offset" in values else center
 
-    def columns(self, values: dict[str, Array]) -> list[Column]:
+    def columns(self, values: dict[str, Any]) -> list[Column]:
         """Columns for the catalog, from the values at a fit's end; none by default."""
         return []
 
@@ -178,7 +178,7 @@ class AbstractSource(eqx.Module):
             values = self.sample()
         return Morphologies(self.image(values), self.at.corner, self.at.mask)
 
-    def boxes(self, values: dict[str, Array]) -> Morphologies:
+    def boxes(self, values: dict[str, Any]) -> Morphologies:
         """Boxes for given values of the sites, in NumPy."""
         image = np.asarray(self.image(values, np))
         return Morphologies(image, np.asarray(self.at.corner), np.asarray(self.at.mask))

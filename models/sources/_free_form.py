@@ -31,10 +31,20 @@ class FreeForm(AbstractSource):
         sizes need different ones.
     """
 
-    prior: ScorePrior | None
+    # Not `ScorePrior | None`: whoever fits or draws has one.
+    prior: Any
     at: Placement
-    name: str = eqx.field(static=True, default="galaxies")
-    axes: tuple[str, str] = eqx.field(static=True, default=("box_y", "box_x"))
+    name: str = eqx.field(static=True)
+    axes: tuple[str, str] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        prior: ScorePrior | None,
+        at: Placement,
+        name: str = "galaxies",
+        axes: tuple[str, str] = ("box_y", "box_x"),
+    ):
+        self.prior, self.at, self.name, self.axes = prior, at, name, axes
 
     def __check_init__(self):
         if self.prior is not None and self.prior.event_shape[-1] != self.at.box:

@@ -60,6 +60,7 @@ def group_from(
 
 
 def _all_kinds(kind: type) -> Iterator[type]:
+    child: type
     for child in kind.__subclasses__():
         yield child
         yield from _all_kinds(child)

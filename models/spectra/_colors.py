@@ -47,12 +47,12 @@ def color_prior(
         steps = np.subtract.outer(np.arange(len(flat)), np.arange(len(flat))) / UNKNOWN_LENGTH
         shared = (1 - UNKNOWN_ALONE) * np.exp(-0.5 * steps**2)
         return flat / flat.sum(), UNKNOWN**2 * (shared + UNKNOWN_ALONE * np.eye(len(flat)))
-    wave = np.asarray(wave, float)
-    mean = flat * wave**SLOPE
+    nm = np.asarray(wave, float)
+    mean = flat * nm**SLOPE
     mean /= mean.sum()
     # About the wavelength at which a steeper spectrum of the same sum is the same.
-    away = np.log(wave) - mean @ np.log(wave)
+    away = np.log(nm) - mean @ np.log(nm)
     apart = np.subtract.outer(away, away) / FEATURE_LENGTH
     covariance = SLOPE_SCATTER**2 * np.outer(away, away)
-    covariance += FEATURES**2 * np.exp(-0.5 * apart**2) + ALONE**2 * np.eye(len(wave))
+    covariance += FEATURES**2 * np.exp(-0.5 * apart**2) + ALONE**2 * np.eye(len(nm))
     return mean, covariance

@@ -296,8 +296,10 @@ def _train(recipe: Recipe, directory: Path, report: Report, checkpoint_seconds) 
             _Settings(recipe, partial(_report, report, first, first + second), checkpoint_seconds),
         )
         step, seconds = step + run.step, seconds + run.seconds
-        energy = Confined(energy, _placed(energy, run.state.wall, coordinates, recipe))
-    prior = prior_of(energy, recipe)
+        wall = _placed(energy, run.state.wall, coordinates, recipe)
+        prior = prior_of(Confined(energy, wall), recipe)
+    else:
+        prior = prior_of(energy, recipe)
     return TrainingResult(prior, step, first + second, seconds, np.asarray(history))
 
 

@@ -1,5 +1,7 @@
 """A trained energy as the prior that its recipe describes."""
 
+from typing import Any
+
 from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._distribution import ScorePrior
 from scorepriors._stretch import LogStretch
@@ -9,7 +11,7 @@ from scorepriors.energies._abstract import AbstractEnergy
 from ._recipe import DataRecipe, Recipe
 
 
-def image_facts(data: DataRecipe) -> dict[str, float | None]:
+def image_facts(data: DataRecipe) -> dict[str, Any]:
     """``pixel_scale`` and ``model_psf_sigma`` of training images, where they are known."""
     if data.set is None:
         return {"pixel_scale": data.pixel_scale, "model_psf_sigma": data.model_psf_sigma}
@@ -17,7 +19,7 @@ def image_facts(data: DataRecipe) -> dict[str, float | None]:
 
 
 def prior_of(
-    energy: AbstractEnergy, recipe: Recipe, facts: dict[str, float | None] | None = None
+    energy: AbstractEnergy, recipe: Recipe, facts: dict[str, Any] | None = None
 ) -> ScorePrior:
     """The prior of a recipe, at its sigma0.
 
