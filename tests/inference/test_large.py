@@ -154,7 +154,9 @@ def test_the_scene_comes_back_from_its_file(result, tmp_path):
     assert set(fit.values) == set(before.values)
     for name, value in before.values.items():
         np.testing.assert_array_equal(fit.values[name], value)
-    with pytest.raises(InputError, match="boxes of two sizes; give the priors of both"):
+    with pytest.raises(
+        InputError, match=r"in boxes of 20 pixels, .* boxes of 12; give the priors of the scene"
+    ):
         load_scene(tmp_path / "scene.npz", prior=PRIORS[1])
 
 

@@ -23,6 +23,7 @@ from scorepriors.inference.reports._figure import report_figure
 from scorepriors.inference.reports._outputs import NAMES, write_outputs
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._positions import Positions
+from scorepriors.models.scene._exposures import exposures, galaxy_spectra
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._bulge_disk import BulgeDisk
 from scorepriors.models.sources._free_form import FreeForm
@@ -94,7 +95,8 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
 
 def scene_of(obs, group):
     """A scene of one group, with kernels whose worst error is known."""
-    scene = Scene.build(obs, psf_sigma=None, **{group.name: group})
+    found = exposures(obs, boxes=(8,), psf_sigma=None)
+    scene = Scene(found, (group,), galaxy_spectra(obs, found))
     error = np.linspace(1e-4, 3e-4, len(obs.bands))
     return eqx.tree_at(lambda s: s.exposures[0].kernels.error, scene, error)
 
