@@ -14,6 +14,7 @@ from .deblending._draws import flux_catalog as flux_catalog
 from .deblending._draws import flux_covariance as flux_covariance
 from .deblending._draws import source_images as source_images
 from .deblending._draws import source_moments as source_moments
+from .deblending._priors import PriorWarning as PriorWarning
 from .deblending._result import Deblended as Deblended
 from .deblending._result import FittedScene as FittedScene
 from .deblending._sampling import laplace_deblended as laplace_deblended
@@ -21,8 +22,16 @@ from .deblending._sampling import sample_deblended as sample_deblended
 from .deblending._scene_file import load_scene as load_scene
 from .deblending._scene_file import save_scene as save_scene
 from .deblending.flow._sampler import Flow as Flow
+from .diagnosis._diagnose import SceneDiagnosis as SceneDiagnosis
 from .diagnosis._diagnose import diagnose as diagnose
+from .diagnosis._figures import plot_data_share as plot_data_share
+from .diagnosis._figures import plot_delta_f as plot_delta_f
+from .diagnosis._figures import plot_model as plot_model
+from .diagnosis._figures import plot_pixel_sd as plot_pixel_sd
 from .diagnosis._hallucination import hallucination_map as hallucination_map
+from .diagnosis._outputs import write_diagnosis as write_diagnosis
+from .diagnosis._typicality import typicality as typicality
+from .evaluation._evaluate import evaluate as evaluate
 from .fitting._lbfgs import flat_lbfgs as flat_lbfgs
 from .fitting._map import MAPResult as MAPResult
 from .fitting._map import fit_map as fit_map
@@ -43,6 +52,8 @@ from .sampling._diagnostics import SamplingWarning as SamplingWarning
 from .sampling._gradient import AbstractGradientSampler as AbstractGradientSampler
 from .sampling._gradient import Tuned as Tuned
 from .sampling._laplace import laplace as laplace
+from .sampling._rhat import chance_rhat as chance_rhat
+from .sampling._rhat import rank_rhat as rank_rhat
 from .sampling._sample import sample as sample
 from .sampling._tree import load_tree as load_tree
 from .sampling._tree import save_tree as save_tree

@@ -275,7 +275,7 @@ def _rebuild(model, args, kwargs) -> Posterior:
 
 
 def posterior(
-    model: Callable | Posterior, *model_args, model_kwargs: dict | None = None
+    model: Callable | Posterior, *model_args: Any, model_kwargs: dict | None = None
 ) -> Posterior:
     """Bind a NumPyro model to its arguments.
 
@@ -285,6 +285,11 @@ def posterior(
         Any NumPyro model, or a `Posterior`, which is returned as it is.
     *model_args, model_kwargs
         Its arguments.  Arrays are traced; Python numbers and strings are static.
+
+    Raises
+    ------
+    InputError
+        For arguments beside a `Posterior`, which holds its own.
     """
     if isinstance(model, Posterior):
         if model_args or model_kwargs:

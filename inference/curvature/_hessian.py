@@ -5,7 +5,7 @@ multiplies vectors, never stands in memory, and `lineax.linear_solve` takes it. 
 estimate costs is counted in products with it, each about two gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -78,7 +78,11 @@ class _Part(eqx.Module):
 
 
 def hessian_operator(
-    model: Callable | Posterior, point: dict | MAPResult, *, sites=None, part: str = "posterior"
+    model: Callable | Posterior,
+    point: dict | MAPResult,
+    *,
+    sites: str | Sequence[str] | None = None,
+    part: str = "posterior",
 ) -> lx.JacobianLinearOperator:
     """Hessian of minus the log-density of a NumPyro model.
 
@@ -141,9 +145,9 @@ def hessian_diagonal(
     model: Callable | Posterior,
     point: dict | MAPResult,
     *,
-    sites=None,
+    sites: str | Sequence[str] | None = None,
     part: str = "posterior",
-    **options,
+    **options: Any,
 ) -> Estimate:
     """Diagonal of a model's Hessian: `diagonal` of `hessian_operator`.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import xarray
 from astropy import units as u
 from astropy.io import fits
 from astropy.table import QTable
@@ -117,16 +118,19 @@ def flux_draws(tree: Any):
     return flux.assign_attrs(unit=tree.attrs["flux_unit"])
 
 
-def flux_covariance(tree: Any):
+def flux_covariance(tree: Any) -> xarray.DataArray:
     """Posterior covariance of all fluxes, between neighbors and between bands.
+
+    Parameters
+    ----------
+    tree
+        From `sample_deblended` or `laplace_deblended`.
 
     Returns
     -------
     xarray.DataArray
         ``source, band, source2, band2``; its attribute `unit` is that of a flux squared.
     """
-    import xarray
-
     flux = flux_draws(tree)
     sources, bands = flux["source"].values, flux["band"].values
     values = _stacked(flux).reshape(-1, len(sources) * len(bands))
@@ -148,6 +152,11 @@ def error_ratio(approximate: Any, sampled: Any) -> np.ndarray:
     ----------
     approximate, sampled
         Trees of one scene, from `laplace_deblended` and `sample_deblended`.
+
+    Raises
+    ------
+    InputError
+        For scenes of different numbers of sources.
     """
     first, second = (
         np.asarray(flux_draws(tree).sum("band").std(("chain", "draw")))
@@ -158,8 +167,13 @@ def error_ratio(approximate: Any, sampled: Any) -> np.ndarray:
     return first / second
 
 
-def source_moments(tree: Any):
+def source_moments(tree: Any) -> xarray.Dataset:
     """Posterior mean and standard deviation of every source's image in every band.
+
+    Parameters
+    ----------
+    tree
+        From `sample_deblended` or `laplace_deblended`.
 
     Returns
     -------
@@ -167,8 +181,6 @@ def source_moments(tree: Any):
         ``mean`` and ``sd``, ``source, band, y, x``: at the model's resolution, in the
         units of the image.
     """
-    import xarray
-
     posterior, _ = scene_groups(tree)
     sources, bands = posterior["source"].values, posterior["band"].values
     shape = int(tree.attrs["height"]), int(tree.attrs["width"])

@@ -31,7 +31,7 @@ SCENE_ALGORITHMS: dict[str, type[AbstractSampler]] = {**ALGORITHMS, Flow.name: F
 USUAL_ALGORITHM = DynamicHMC.name
 
 
-def laplace_deblended(result: Deblended, *, key, keep: Keep = Keep(), **options) -> Any:  # noqa: B008
+def laplace_deblended(result: Deblended, *, key, keep: Keep = Keep(), **options: Any) -> Any:  # noqa: B008
     """Gaussian approximation of the posterior about a deblended scene.
 
     Parameters
@@ -61,7 +61,7 @@ def sample_deblended(
     key,
     algorithm: str | AbstractSampler = USUAL_ALGORITHM,
     keep: Keep = Keep(),  # noqa: B008 (a value)
-    **options,
+    **options: Any,
 ) -> Any:
     """Sample the posterior about a deblended scene.
 

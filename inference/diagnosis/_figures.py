@@ -66,7 +66,10 @@ def plot_delta_f(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = Non
 def plot_data_share(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = None) -> Axes:
     """Share of the data in what holds each pixel, 0 to 1, neighbors integrated out.
 
-    Parameters are those of `plot_delta_f`.
+    Parameters
+    ----------
+    maps, source, ax
+        See `plot_delta_f`.
     """
     ax = _axes(ax)
     shown = ax.imshow(
@@ -81,7 +84,12 @@ def plot_data_share(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = 
 
 
 def plot_pixel_sd(
-    maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = None, flux: float = 1.0, unit=""
+    maps: xarray.Dataset,
+    source: int = 0,
+    *,
+    ax: Axes | None = None,
+    flux: float = 1.0,
+    unit: str = "",
 ) -> Axes:
     """Posterior standard deviation per pixel.
 
@@ -102,7 +110,13 @@ def plot_pixel_sd(
 
 
 def plot_model(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = None) -> Axes:
-    """The source's image at the model's resolution, peak one, on an asinh scale."""
+    """The source's image at the model's resolution, peak one, on an asinh scale.
+
+    Parameters
+    ----------
+    maps, source, ax
+        See `plot_delta_f`.
+    """
     ax = _axes(ax)
     image = pixels(maps, "morphology", source)
     shown = ax.imshow(

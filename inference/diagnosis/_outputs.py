@@ -111,7 +111,11 @@ def hallucination_images(diagnosis: SceneDiagnosis) -> fits.HDUList:
 
 
 def write_diagnosis(
-    diagnosis: SceneDiagnosis, directory: str | Path, *, force: bool = False, extra=None
+    diagnosis: SceneDiagnosis,
+    directory: str | Path,
+    *,
+    force: bool = False,
+    extra: dict | None = None,
 ) -> list[Path]:
     """Write maps and picture, and give the folder's catalog its columns.
 
@@ -129,6 +133,12 @@ def write_diagnosis(
     Returns
     -------
     list of pathlib.Path
+        ``hallucination.fits``, ``hallucination.png``, ``catalog.ecsv`` and the further ones.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no readable catalog, or a diagnosis and `force` is False.
     """
     directory = check_target(directory, force=force, names=DIAGNOSIS_NAMES)
     catalog = existing_file(directory, "catalog.ecsv")

@@ -62,6 +62,11 @@ def flat_lbfgs(
         Its ``update(grad, state, params, value=...)`` needs the value at `params`.  A
         ``clock``, the number of the update, may be given too: under `vmap` one that all
         fits share keeps the memories in place instead of copying them.
+
+    Raises
+    ------
+    ValueError
+        In an update without `params` or `value`.
     """
 
     def init(params):

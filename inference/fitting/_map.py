@@ -116,7 +116,7 @@ BLOCK = 10
 
 def fit_map(
     model: Callable | Posterior,
-    *model_args,
+    *model_args: Any,
     key,
     model_kwargs: dict | None = None,
     init: dict | None = None,

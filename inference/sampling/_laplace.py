@@ -48,7 +48,7 @@ WHITE = 0.1
 )
 def laplace(
     model: Callable | Posterior,
-    *model_args,
+    *model_args: Any,
     key,
     model_kwargs: dict | None = None,
     best: MAPResult | None = None,

@@ -13,6 +13,16 @@ def rank_rhat(draws: np.ndarray) -> np.ndarray:
     The larger of R-hat of the ranks (location) and of the ranks of the distance from
     the median (scale).  ``arviz.rhat`` gives the same, one element at a time: a minute
     for the pixels of one scene.
+
+    Parameters
+    ----------
+    draws
+        ``[chain, draw, ...]``, at least four draws.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[...]``; NaN for elements with a NaN among their draws.
     """
     chains, count = draws.shape[:2]
     half = count // 2
@@ -71,6 +81,11 @@ def chance_rhat(
         S.
     risk
         Of a false alarm.
+
+    Returns
+    -------
+    float
+        R-hat that a run in agreement exceeds with the probability `risk`.
     """
     halves = 2 * chains
     quantile = chi2.isf(risk / (2 * number), halves - 1)

@@ -40,7 +40,7 @@ _INTO_KEEP = "is part of what is kept: keep=Keep({}=...)"
 )
 def sample(
     model: Callable | Posterior,
-    *model_args,
+    *model_args: Any,
     key,
     model_kwargs: dict | None = None,
     algorithm: str | AbstractSampler = "nuts",
@@ -106,8 +106,8 @@ def sample(
     each block of draws given up for its values, so there is never a second copy.  Five
     sources of 32 x 32 pixels in four chains of 1,000 draws take 82 MB, their pixel
     log-likelihood in three bands of 64 x 64 another 197 MB.  Where that is too much,
-    leave `log_likelihood` out, or raise the sampler's `thinning`, which keeps fewer draws for the same
-    number of transitions.
+    leave ``log_likelihood`` of `Keep` out, or raise the sampler's ``thinning``, which keeps fewer
+    draws for the same number of transitions.
 
     Raises
     ------

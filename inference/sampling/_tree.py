@@ -85,6 +85,13 @@ def group_names(tree: Any) -> tuple[str, ...]:
 def save_tree(tree: Any, path: str | Path) -> None:
     """Write NetCDF (or zarr, for a path that ends so), whole or not at all.
 
+    Parameters
+    ----------
+    tree
+        Draws, from `sample`, `laplace` or one of their like.
+    path
+        File to write; a folder for ``.zarr``.
+
     Raises
     ------
     InputError
@@ -108,6 +115,16 @@ def save_tree(tree: Any, path: str | Path) -> None:
 
 def load_tree(path: str | Path) -> Any:
     """Read what `save_tree` wrote.
+
+    Parameters
+    ----------
+    path
+        The file, or the folder ``.zarr``.
+
+    Returns
+    -------
+    xarray.DataTree or arviz.InferenceData
+        As the installed ArviZ has it.
 
     Raises
     ------

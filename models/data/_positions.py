@@ -83,7 +83,9 @@ class Positions:
         return len(self.ids)
 
 
-def read_positions(source, obs: Observation, *, margin: float = 0.0) -> Positions:
+def read_positions(
+    source: str | Path | Table | np.ndarray | Sequence, obs: Observation, *, margin: float = 0.0
+) -> Positions:
     """Read positions of sources and check them against an observation.
 
     Parameters

@@ -1,5 +1,6 @@
 """Point-spread functions: the model's own narrow one, and the kernels beyond it."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,9 @@ class DifferenceKernels(NamedTuple):
     error: np.ndarray
 
 
-def gaussian_psf(sigma: float, size: int, offset=(0.0, 0.0)) -> np.ndarray:
+def gaussian_psf(
+    sigma: float, size: int, offset: Sequence[float] | np.ndarray = (0.0, 0.0)
+) -> np.ndarray:
     """Gaussian of standard deviation `sigma` pixels, integrated over each pixel.
 
     Parameters

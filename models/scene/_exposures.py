@@ -1,6 +1,7 @@
 """From observations to the exposures of a scene."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def exposures(
 
 
 def galaxy_spectra(
-    obs: Observation | JointObservation, found: Sequence[Exposure], **options
+    obs: Observation | JointObservation, found: Sequence[Exposure], **options: Any
 ) -> GalaxySpectra:
     """What is known of the spectra of galaxies in the bands of an observation.
 

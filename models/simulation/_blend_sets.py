@@ -112,15 +112,17 @@ def simulate_set(
     sources
         Smallest and largest number of galaxies in a blend; all numbers are as likely.
     galaxies
-        A catalog of real ones (`scorepriors.models.simulation._real_galaxies`), to take the
-        shapes from; all else is as for bulges and disks.
+        A catalog of real ones in GalSim's format, to take the shapes from; all else is as for
+        bulges and disks.
     progress
         True for a bar; or a function, called as ``progress(done, total, text)`` after each blend.
 
     Returns
     -------
     dict
-        Arrays of the layout above, for `write_set`.
+        Arrays by name, for `write_set`: ``images [N, B, H, W]``, ``psfs [N, B, P, P]``, the truth
+        of all sources one below the other, and what is needed to read them as observations.
+        The layout stands in the documentation, under "Files in".
 
     Raises
     ------
@@ -276,7 +278,20 @@ def _snr(convolved: np.ndarray, sky_variance: np.ndarray) -> np.ndarray:
 
 
 def write_set(path: str | Path, arrays: dict[str, np.ndarray]) -> Path:
-    """Write a set of blends, whole or not at all."""
+    """Write a set of blends, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        File to write, ``.npz``.
+    arrays
+        From `simulate_set`.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+    """
     # Not compressed: noise does not shrink, and the whole file would by 8 % only.
     return write_arrays(path, arrays)
 

@@ -1,5 +1,7 @@
 """Where the sources of a group are, and where their boxes sit in the image."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -49,7 +51,13 @@ class Placement(eqx.Module):
         )
 
 
-def place_sources(center, *, box: int, size: int | None = None, index=None) -> Placement:
+def place_sources(
+    center: Array | np.ndarray | Sequence,
+    *,
+    box: int,
+    size: int | None = None,
+    index: np.ndarray | Sequence[int] | None = None,
+) -> Placement:
     """Boxes of `box` pixels about positions, padded to `size` sources.
 
     Parameters
