@@ -53,7 +53,9 @@ nb_merge_streams = True
 # ---- reference ---------------------------------------------------------------------
 
 autosummary_generate = True
-autodoc_typehints = "none"  # the docstrings say shapes and units, which types cannot
+autodoc_typehints = "signature"  # shapes and units stand in the texts of the docstrings
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 numpydoc_show_class_members = False
@@ -113,6 +115,14 @@ def collect_cards(app) -> None:
     (target / "all.md").write_text("\n".join(lines) + "\n")
 
 
+def shorten_types(app, what, name, obj, options, signature, returns):
+    """Write arrays of JAX by their public name."""
+    del app, what, name, obj, options
+    short = [text and text.replace("jaxlib._jax.Array", "Array") for text in (signature, returns)]
+    return tuple(short)
+
+
 def setup(app) -> None:
-    """Tie the model cards to the build."""
+    """Tie the model cards and the types of signatures to the build."""
+    app.connect("autodoc-process-signature", shorten_types)
     app.connect("builder-inited", collect_cards)
