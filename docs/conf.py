@@ -12,9 +12,12 @@ browser by MathJax from its public address; set ``SCOREPRIORS_MATHJAX`` to a pat
 """
 
 import os
+import re
 import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
+
+from scorepriors.inference import Keep
 
 HERE = Path(__file__).parent
 
@@ -55,7 +58,6 @@ nb_merge_streams = True
 autosummary_generate = True
 autodoc_typehints = "signature"  # shapes and units stand in the texts of the docstrings
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 numpydoc_show_class_members = False
@@ -116,13 +118,25 @@ def collect_cards(app) -> None:
 
 
 def shorten_types(app, what, name, obj, options, signature, returns):
-    """Write arrays of JAX by their public name."""
+    """Write arrays of JAX and modules by name, and values that `Keep` has by its own."""
     del app, what, name, obj, options
-    short = [text and text.replace("jaxlib._jax.Array", "Array") for text in (signature, returns)]
-    return tuple(short)
+
+    def short(text):
+        text = re.sub(r"<module '([\w.]+)' from '[^']*'>", r"\1", text or "")
+        text = text.replace("jaxlib._jax.Array", "Array")
+        return text.replace(f"= {tuple(Keep())!r}", "= Keep()")
+
+    return short(signature), short(returns)
+
+
+def skip_fields(app, what, name, obj, skip, options):
+    """Leave out fields of named tuples: the docstring of the class has told of them."""
+    del app, what, name, options
+    return True if type(obj).__name__ == "_tuplegetter" else skip
 
 
 def setup(app) -> None:
     """Tie the model cards and the types of signatures to the build."""
     app.connect("autodoc-process-signature", shorten_types)
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("builder-inited", collect_cards)
