@@ -122,11 +122,13 @@ def shorten_types(app, what, name, obj, options, signature, returns):
     del app, what, name, obj, options
 
     def short(text):
-        text = re.sub(r"<module '([\w.]+)' from '[^']*'>", r"\1", text or "")
+        if text is None:
+            return None
+        text = re.sub(r"<module '([\w.]+)' from '[^']*'>", r"\1", text)
         text = text.replace("jaxlib._jax.Array", "Array")
         return text.replace(f"= {tuple(Keep())!r}", "= Keep()")
 
-    return short(signature), short(returns)
+    return (short(signature), short(returns)) if signature else None
 
 
 def skip_fields(app, what, name, obj, skip, options):
