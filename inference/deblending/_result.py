@@ -126,8 +126,9 @@ class Deblended:
 
     def priors(self) -> dict[str, ScorePrior]:
         """Learned priors by the group of their sources."""
-        groups = [group for group in self.scene.sources if (self.kinds == group.name).any()]
-        return {g.name: p for g in groups if (p := getattr(g, "prior", None)) is not None}
+        kinds = set(self.kinds)
+        learned = {g.name: g.learned for g in self.scene.sources if g.name in kinds}
+        return {name: prior for name, prior in learned.items() if prior is not None}
 
     @property
     def prior_name(self) -> str:

@@ -1,6 +1,6 @@
 """A scene as a value: what was seen, which sources explain it, what is known of their spectra."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -8,12 +8,14 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.noise._abstract import AbstractNoise
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.sources._abstract import AbstractSource, Morphologies
+from scorepriors.models.sources._parametric import AbstractParametric
 from scorepriors.models.spectra._priors import AbstractSpectra
 
 from ._exposures import exposures, galaxy_spectra
@@ -175,10 +177,8 @@ def _psf_sigma(groups: Sequence[AbstractSource]) -> float | None:
     That of the learned priors where there are some: beside one whose images carry none,
     parametric sources have a PSF narrower than a pixel.
     """
-    priors = [getattr(group, "prior", None) for group in groups]
-    learned = {prior.model_psf_sigma for prior in priors if prior is not None}
-    given = [getattr(group, "psf_sigma", None) for group in groups]
-    others = {float(sigma) for sigma in given if sigma is not None}
+    learned = {g.learned.model_psf_sigma for g in groups if g.learned is not None}
+    others = {float(g.psf_sigma) for g in groups if isinstance(g, AbstractParametric)}
     widths = learned or others or {0.7}
     if len(widths) > 1:
         raise InputError(
@@ -194,7 +194,7 @@ def stack_scenes(scenes: Sequence[Scene]) -> tuple[Scene, Any]:
     Parameters
     ----------
     scenes
-        Alike but for arrays; the priors of free-form sources are those of the first.
+        Alike but for arrays; learned priors are those of the first.
 
     Returns
     -------
@@ -203,27 +203,13 @@ def stack_scenes(scenes: Sequence[Scene]) -> tuple[Scene, Any]:
     axes
         Tree for ``in_axes``: 0 for those arrays, None for priors.
     """
-    first = scenes[0]
-    shared = [_priors_aside(scene) for scene in scenes]
-    stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *shared)
-    axes = jax.tree.map(lambda _: 0, stacked)
-    priors = [getattr(group, "prior", None) for group in first.sources]
-    for i, prior in enumerate(priors):
-        if prior is not None:
-            stacked, axes = (
-                eqx.tree_at(_prior_of(i), tree, value, is_leaf=lambda x: x is None)
-                for tree, value in ((stacked, prior), (axes, jax.tree.map(lambda _: None, prior)))
-            )
+
+    def is_prior(node) -> bool:
+        return isinstance(node, ScorePrior)
+
+    def stack(*nodes):
+        return nodes[0] if is_prior(nodes[0]) else np.stack([np.asarray(node) for node in nodes])
+
+    stacked = jax.tree.map(stack, *scenes, is_leaf=is_prior)
+    axes = jax.tree.map(lambda node: None if is_prior(node) else 0, stacked, is_leaf=is_prior)
     return stacked, axes
-
-
-def _prior_of(number: int) -> Callable[[Any], Any]:
-    """Where the prior of a group is in a scene."""
-    return lambda scene: scene.sources[number].prior
-
-
-def _priors_aside(scene: Scene) -> Scene:
-    for i, group in enumerate(scene.sources):
-        if getattr(group, "prior", None) is not None:
-            scene = eqx.tree_at(_prior_of(i), scene, None)
-    return scene

@@ -11,6 +11,7 @@ from astropy import units
 from jaxtyping import Bool, Float, Int
 from numpyro.handlers import scope
 
+from scorepriors._distribution import ScorePrior
 from scorepriors._typing import Array
 from scorepriors.models.rendering._exposure import Exposure
 
@@ -103,6 +104,11 @@ class AbstractSource(eqx.Module):
 
     #: How the catalog's column ``flags`` calls sources of this kind; empty for galaxies.
     flag: ClassVar[str] = ""
+
+    @property
+    def learned(self) -> ScorePrior | None:
+        """The learned prior of the images; None for sources of another kind."""
+        return None
 
     @abc.abstractmethod
     def sample(self) -> dict[str, Array]:

@@ -53,6 +53,11 @@ class FreeForm(AbstractSource):
                 "place the sources with `box=prior.event_shape[-1]`."
             )
 
+    @property
+    def learned(self) -> ScorePrior | None:
+        """The prior."""
+        return self.prior
+
     def sample(self) -> dict:
         """Draw the images from the prior."""
         with numpyro.plate("source", len(self.at)):
