@@ -23,7 +23,8 @@ from numpyro import handlers
 
 from scorepriors import _compat
 from scorepriors.inference.sampling import _tree
-from scorepriors.inference.sampling._algorithms import ALGORITHMS, Settings
+from scorepriors.inference.sampling._algorithms import ALGORITHMS
+from scorepriors.inference.sampling._gradient import Tuned
 
 ROOT = Path(__file__).parents[1]
 
@@ -230,15 +231,15 @@ def test_low_rank_metric():
 @used("blackjax")
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_kernels(name):
-    algorithm, settings = ALGORITHMS[name], Settings(jnp.asarray(0.3), jnp.asarray(1.0))
+    sampler, tuned = ALGORITHMS[name](), Tuned(jnp.asarray(0.3), jnp.asarray(1.0))
 
     def density(x):
         return -0.5 * jnp.sum(x**2)
 
     @jax.jit
     def move(key):
-        state = algorithm.init(key, jnp.ones(4), density)
-        return algorithm.step(key, state, density, settings, jnp.asarray(0.5))
+        state = sampler.begin(key, jnp.ones(4), density)
+        return sampler.move(key, state, density, tuned, jnp.asarray(0.5))
 
     state, info = move(jax.random.key(0))
     np.testing.assert_allclose(state.logdensity, density(state.position), rtol=1e-6)

@@ -14,10 +14,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blackjax.adaptation.step_size import dual_averaging_adaptation
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from scorepriors._compat import dual_averaging_adaptation
 from scorepriors._errors import InputError
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference.curvature._preconditioner import LowRankMap, identity_map, refine
