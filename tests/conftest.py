@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import jaxlib
+import jaxtyping
 import numpy as np
 import pytest
 from packaging.version import Version
@@ -58,6 +59,14 @@ def forget_programs():
     """
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def unchecked():
+    """Let arrays of a wrong shape get as far as the message of what refuses them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -247,6 +247,7 @@ def test_what_is_for_people_survives(again):
 
 
 @pytest.mark.parametrize("shape", [(4, 64, 16), (1, 1024), (1024,), (32,), (), (2, 32, 33)])
+@pytest.mark.usefixtures("unchecked")
 def test_images_of_another_shape_are_refused(shape):
     prior = load_prior("lsst-32")
     zeros = jnp.zeros(shape)
