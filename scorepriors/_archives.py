@@ -2,12 +2,12 @@
 
 An archive is an npz file whose member ``facts`` is the text of a JSON object.  Beside the
 facts themselves the object holds the ``kind`` of the file, the ``version`` of its layout,
-and the ``identity`` of what made it: a text, such as a digest of data and settings, that
-must be the same for whoever goes on with the file.
+and the ``identity`` of the run that made it: a text, such as a digest of data and settings,
+that must be the same for a run that continues from the file.
 
-`read_archive` is the one place where a file that is missing, damaged, of something else,
-of another version or of another run becomes a sentence.  `read_arrays` does the same for
-npz files that users bring, which say nothing of themselves.
+`read_archive` makes the messages for files that are missing, damaged, of another kind, of
+another version or of another run.  `read_arrays` does the same for npz files of users,
+which have no such description.
 """
 
 import json
@@ -36,16 +36,16 @@ _UNREADABLE = (
     zipfile.BadZipFile,
 )
 
-#: Names in the JSON object that say what the file is.
+#: Names in the JSON object that describe the file.
 _HEADER = ("kind", "version", "identity")
 
 
 class _Damaged(Exception):
-    """A file that is no npz archive of plain arrays, and why."""
+    """Reason why a file is no npz archive of plain arrays."""
 
 
 class _Pickled(_Damaged):
-    """A file that only running foreign code would read."""
+    """A file with pickled objects, which could run any code when read."""
 
 
 def write_archive(
@@ -63,19 +63,19 @@ def write_archive(
     Parameters
     ----------
     path
-        File to write; replaced if it is there.  Any ending.
+        File to write, with any ending; replaced if it exists.
     arrays
-        Arrays by name; the name ``facts`` is taken.
+        Arrays by name; the name ``facts`` is reserved.
     facts
-        What JSON can hold, by name; NaN and infinities included.
+        Values that JSON can hold, by name; NaN and infinities included.
     kind
-        What the file is, in words for a message: "checkpoint of a training run".
+        Kind of file, in words for a message: "checkpoint of a training run".
     version
         Version of the layout of this kind of file.
     identity
-        What the reader must have in common with the writer; see `fingerprint` of samplers.
+        Text that must be equal at writing and reading; see `fingerprint` of samplers.
     compressed
-        Smaller, but several times slower to write.
+        Whether to compress: smaller, but several times slower to write.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def write_archive(
     TypeError
         For arrays of Python objects, which only pickle could store.
     ValueError
-        For names that are taken.
+        For reserved names.
     """
     taken = [name for name in _HEADER if name in facts] + ["facts"] * ("facts" in arrays)
     if taken:
@@ -134,23 +134,23 @@ def read_archive(
     path
         The file.
     kind
-        As it was written.
+        Kind of file, as given to `write_archive`.
     version
-        Version of the layout, or all that are read; the facts do not say which one it was.
+        Version of the layout, or all that are accepted; the facts do not tell which it was.
     mend
-        What to do about a file that does not serve, as the end of a sentence: "delete it".
+        Advice for a file that can't be used, as the end of a sentence: "delete it".
     identity
-        As it was written; not compared if not given.
+        Identity as given to `write_archive`; not compared if not given.
     other
-        What a file of another identity belongs to, and what to do then, where `mend` does
-        not serve: "another recipe; use a new output directory".
+        Owner of a file of another identity, and advice for that case, in place of `mend`:
+        "another recipe; use a new output directory".
 
     Returns
     -------
     arrays
-        By name.
+        Arrays by name.
     facts
-        By name, without kind, version and identity.
+        Facts by name, without kind, version and identity.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def read_archive(
         facts = json.loads(str(arrays.pop("facts")))
         header = {name: facts.pop(name) for name in _HEADER}
     except (_Damaged, KeyError, ValueError, TypeError, AttributeError) as error:
-        # Of an earlier version, since that wrote other files, or by another program.
+        # The file is of an earlier version with another layout, or of another program.
         why = "it does not say what it is" if isinstance(error, KeyError) else error
         raise InputError(
             f"{path} cannot be read ({why}): it is damaged or no {kind} of this version; {mend}."
@@ -213,7 +213,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         # Opened here, since NumPy leaves the files of broken archives open.
         with path.open("rb") as stream:
             first = stream.read(1)
-            # NumPy takes whatever else for a pickle; protocols from 2 on begin with 128.
+            # NumPy takes all other files for pickles; protocols from 2 on begin with 128.
             if first not in (b"P", b"\x80"):
                 raise _Damaged("it is empty" if not first else "whatever its name")
             stream.seek(0)

@@ -1,4 +1,4 @@
-"""What is only for people, kept beside a pytree without being part of its structure."""
+"""Descriptive values carried by a pytree without being part of its structure."""
 
 from typing import Generic, TypeVar
 
@@ -6,7 +6,7 @@ T = TypeVar("T")
 
 
 class Aside(Generic[T]):
-    """A value that rides along in the static part of a pytree and never tells two apart.
+    """A value in the static part of a pytree that does not affect comparisons.
 
     Names, units and WCS objects do not change a program, yet JAX compares the static part
     of a pytree before it takes a compiled function from its cache: two priors that differ
@@ -16,12 +16,12 @@ class Aside(Generic[T]):
     Parameters
     ----------
     value
-        What is kept; any object, hashable or not.
+        Any object, hashable or not.
 
     Notes
     -----
     A compiled function sees the value that it was traced with.  Read `value` outside of
-    jitted functions only, and take it from what went in, not from what came out.
+    jitted functions only, and take it from their inputs, not from their outputs.
 
     Examples
     --------
@@ -37,7 +37,7 @@ class Aside(Generic[T]):
 
     @property
     def value(self) -> T:
-        """What is kept."""
+        """The value."""
         return self._value
 
     def __setattr__(self, name, value):

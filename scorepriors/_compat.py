@@ -1,9 +1,9 @@
-"""Everything used of dependencies that they don't promise to keep.
+"""Undocumented and second-tier names of dependencies, imported from here alone.
 
-Undocumented and second-tier names are imported from here and nowhere else; the table says
-of each what it is, what public thing would replace it, and the versions it is known to
-work with.  `tests/test_compat.py` tries them all: when a release takes one away, that test
-says so by name, and the mend belongs here.  Dependencies can thus do without upper limits.
+Their packages don't promise to keep them.  The table gives for each what it is, its public
+replacement, and the versions it is known to work with.  `tests/test_compat.py` tries them
+all: when a release removes one, that test fails with its name, and the fix belongs here.
+Dependencies can thus do without upper limits.
 
 Names are imported at their first use: ArviZ and BlackJAX take long to import.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-#: Where each name is, in order of the dependencies.
+#: Module and name of each, in order of the dependencies.
 SOURCES: dict[str, str] = {
     # The rules of a primitive: derivative, transpose, batching, lowering by platform.
     # Renderings are linear, need forward and reverse derivatives of any order, and loop over
@@ -37,21 +37,21 @@ SOURCES: dict[str, str] = {
     # computed in vain.  JAX 0.4.10 to 0.12.
     "SymbolicZero": "jax.custom_derivatives.SymbolicZero",
     # Switches on the argument checks of a distribution's `log_prob`; every distribution of
-    # NumPyro wears it.  Replacement: the same few lines of our own.  NumPyro 0.10 to 0.22.
+    # NumPyro has it.  Replacement: the same few lines of our own.  NumPyro 0.10 to 0.22.
     "validate_sample": "numpyro.distributions.util.validate_sample",
     # Constrained and unconstrained values of a model's sites.  `potential_energy` and
     # `constrain_fn` are documented as experimental, `unconstrain_fn` and `compute_log_probs`
-    # (the terms that `log_density` sums) not at all.  Replacement: our own walk through a
-    # trace, with `biject_to` and the documented handlers.  NumPyro 0.22.
+    # (the terms that `log_density` sums) not at all.  Replacement: our own loop over the sites
+    # of a trace, with `biject_to` and the documented handlers.  NumPyro 0.22.
     "compute_log_probs": "numpyro.infer.util.compute_log_probs",
     "constrain_fn": "numpyro.infer.util.constrain_fn",
     "potential_energy": "numpyro.infer.util.potential_energy",
     "unconstrain_fn": "numpyro.infer.util.unconstrain_fn",
-    # What `potential_energy` puts unconstrained values into a model with, Jacobians
-    # included.  Replacement: as above.  NumPyro 0.22.
+    # The handler by which `potential_energy` substitutes unconstrained values in a model,
+    # Jacobians included.  Replacement: as above.  NumPyro 0.22.
     "unconstrain_reparam": "numpyro.infer.util._unconstrain_reparam",
-    # The base class of effect handlers, and what sends them a message.  Replacement: none;
-    # handlers made of those of `numpyro.handlers` answer no messages of their own kind.
+    # The base class of effect handlers, and the function that sends them a message.
+    # Replacement: none; handlers made of those of `numpyro.handlers` answer no new messages.
     # NumPyro 0.15 to 0.22.
     "Messenger": "numpyro.primitives.Messenger",
     "apply_stack": "numpyro.primitives.apply_stack",
@@ -86,9 +86,9 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def arviz_module() -> ModuleType:
-    """ArviZ, without what it announces once a day; 0.23 or 1.x.
+    """Return the module ArviZ, 0.23 or 1.x, without its daily announcement.
 
-    Where the two lines differ is in `scorepriors.inference.sampling._tree`.
+    The differences of the two are handled in `scorepriors.inference.sampling._tree`.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="arviz")
@@ -98,7 +98,9 @@ def arviz_module() -> ModuleType:
 
 @cache
 def quick_compilation() -> dict[str, Any]:
-    """Options of XLA that compile loops in two thirds of the time, to programs as fast.
+    """Return options of XLA that compile loops in two thirds of the time.
+
+    The programs are as fast.
 
     On CPUs most of that time went into unrolling short loops (bands, sources) and into
     the newer code generator.  Options come and go without notice, so only those are given

@@ -1,4 +1,4 @@
-"""Defaults that a recipe, a prior and a stretch share: each is written here alone."""
+"""Defaults shared by recipes, priors and stretches."""
 
 #: Intensity below which the logarithmic stretch is linear, and its compression.  With those of
 #: the paper, 1 and 0.1, errors in faint pixels are five times larger at equal sigma0.

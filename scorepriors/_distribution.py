@@ -1,4 +1,4 @@
-"""The prior: a NumPyro distribution over galaxy images with a learned energy inside."""
+"""The prior: a NumPyro distribution over galaxy images with a learned energy."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from ._stretch import AbstractStretch, LogStretch
 
 
 class _Facts(NamedTuple):
-    """What is known of the training images and changes no program."""
+    """Facts about the training images that change no program."""
 
     name: str
     pixel_scale: float | None
@@ -50,24 +50,25 @@ class ScorePrior(dist.Distribution):
     Parameters
     ----------
     energy
-        Of one stretched image; see `scorepriors.AbstractEnergy`.
+        Energy of one stretched image; see `scorepriors.AbstractEnergy`.
     stretch
         Transform from z to x; `scorepriors.LogStretch` by default.
     sigma
-        The noise level sigma0, an array leaf: changing it compiles nothing.
+        The noise level sigma0, an array leaf: changing it recompiles nothing.
     sigma_max
-        Noise level where the energy is as good as Gaussian; sampling starts there.
+        Noise level at which the energy is nearly Gaussian; sampling starts there.
     name
-        For people: shown in the repr and carried into every output.
+        Name shown in the repr and written to every output.
     pixel_scale
         Arcseconds per pixel of the training images, if known.
     model_psf_sigma
         Standard deviation in pixels of the Gaussian PSF of the training images; None if
         they are not convolved.
     jacobian
-        False gives the density of Sampson et al. (2024), eq. 11; use `as_published`.
+        Whether the density includes the Jacobian of the stretch; False gives that of Sampson
+        et al. (2024), eq. 11; use `as_published`.
     validate_args
-        As for every NumPyro distribution.
+        Whether to check arguments, as for every NumPyro distribution.
 
     Raises
     ------
@@ -104,7 +105,7 @@ class ScorePrior(dist.Distribution):
 
     @classmethod
     def gather_pytree_data_fields(cls):
-        """Names of the array attributes, in one order: NumPyro's own changes with the process."""
+        """Return names of array attributes in a fixed order; NumPyro's differs by process."""
         return tuple(sorted(super().gather_pytree_data_fields()))
 
     def __init__(
@@ -144,7 +145,7 @@ class ScorePrior(dist.Distribution):
         sigma: float = SIGMA0,
         **kwargs,
     ) -> "ScorePrior":
-        """Prior from a network that gives only the score, through its line potential.
+        """Return the prior of a network that gives only the score, through its line potential.
 
         Parameters
         ----------
@@ -152,15 +153,15 @@ class ScorePrior(dist.Distribution):
             ``(z [n, n], sigma) -> score [n, n]`` for additive noise; wrap a
             variance-preserving network in `scorepriors.VarianceExploding`.
         reference
-            Stretched image ``[n, n]`` where the line starts; a mean image.
+            Stretched image ``[n, n]`` at the start of the line; a mean image.
         stretch, sigma, **kwargs
-            As for `ScorePrior`.
+            Arguments of `ScorePrior`.
         """
         return cls(LineEnergy(score_network, jnp.asarray(reference)), stretch, sigma, **kwargs)
 
     @property
     def name(self) -> str:
-        """For people; ``"custom"`` where nobody gave one."""
+        """Name in outputs; ``"custom"`` if none was given."""
         return self._facts.value.name
 
     @property
@@ -175,7 +176,7 @@ class ScorePrior(dist.Distribution):
 
     @property
     def energy(self) -> AbstractEnergy:
-        """The energy, for the ground floor: what stands above asks the methods below."""
+        """The energy, for use in this package; models use the methods below."""
         return eqx.combine(self.params, self.static)
 
     @property
@@ -184,12 +185,12 @@ class ScorePrior(dist.Distribution):
         return constraints.independent(self.stretch.codomain, 2)
 
     def at(self, sigma) -> "ScorePrior":
-        """The same prior at another noise level; nothing is recompiled.
+        """Return the same prior at another noise level; nothing is recompiled.
 
         Parameters
         ----------
         sigma
-            One number, traced or not.  Several levels are mapped over, see the example.
+            One number, traced or not; for several levels use ``jax.vmap``, see the example.
 
         Raises
         ------
@@ -208,7 +209,7 @@ class ScorePrior(dist.Distribution):
         return self._replace(sigma=jnp.asarray(sigma, self.sigma.dtype))
 
     def as_published(self) -> "ScorePrior":
-        """The prior of Sampson et al. (2024), eq. 11: the score times h'(x), no more.
+        """Return the prior of Sampson et al. (2024), eq. 11, whose score is times h'(x) only.
 
         That gradient belongs to ``exp(-E(h(x)))`` taken as a density in x, without the
         Jacobian of the stretch.  It exists to reproduce published results; it cannot
@@ -217,7 +218,7 @@ class ScorePrior(dist.Distribution):
         return self._replace(jacobian=False)
 
     def astype(self, dtype) -> "ScorePrior":
-        """The same prior with its parameters in another precision."""
+        """Return the same prior with its parameters in another precision."""
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), self.params)
         return self._replace(
             params=params, sigma=self.sigma.astype(dtype), sigma_max=self.sigma_max.astype(dtype)
@@ -225,7 +226,7 @@ class ScorePrior(dist.Distribution):
 
     @validate_sample
     def log_prob(self, value: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
-        """Unnormalized log-density; shape: that of `value` without its last two axes."""
+        """Return the unnormalized log-density, of the batch shape of `value`."""
         value = self._images(value)
         z = self.stretch.inv(value)
         log_prob = -self.potential(z)
@@ -234,29 +235,31 @@ class ScorePrior(dist.Distribution):
         return log_prob
 
     def potential(self, z: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
-        """Energy of stretched images at sigma0: minus their log-density, up to a constant.
+        """Return the energy of stretched images at sigma0.
+
+        It is minus their log-density, up to a constant.
 
         The density is that of z: the Jacobian of the stretch is no part of it.
         """
         return _each(lambda one: self.energy(one, self.sigma), self._images(z))
 
     def score(self, value: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
-        """Gradient of `log_prob`; unit: inverse intensity."""
+        """Return the gradient of `log_prob`, in units of inverse intensity."""
         return jax.grad(lambda x: self.log_prob(x).sum())(value)
 
     def denoise(self, value: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
-        """Best estimate of the image without the noise of sigma0, by Tweedie's formula.
+        """Return the estimate of the image without the noise of sigma0, by Tweedie's formula.
 
         The posterior mean is taken in the stretched space and mapped back.
         """
         return self.stretch(self.denoise_stretched(self.stretch.inv(self._images(value))))
 
     def denoise_stretched(self, z: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
-        """As `denoise`, from stretched images to stretched images."""
+        """Return the posterior mean of `denoise`, from and to stretched images."""
         return _each(lambda one: self.energy.denoise(one, self.sigma), self._images(z))
 
     def from_white(self, white: Float[Array, "*batch n n"], num_steps: int):
-        """Stretched draws ``[*batch, n, n]`` that the probability flow makes of white noise.
+        """Map white noise to stretched draws ``[*batch, n, n]`` by the probability flow.
 
         A smooth map with a smooth inverse, `to_white`: coordinates in which the prior is a
         unit normal.
@@ -271,7 +274,7 @@ class ScorePrior(dist.Distribution):
         return self._flow(flow_from_white, self._images(white), num_steps)
 
     def to_white(self, z: Float[Array, "*batch n n"], num_steps: int):
-        """White noise that `from_white` makes stretched images of, up to the error of the steps."""
+        """Return the white noise of stretched images, up to the error of the steps."""
         return self._flow(flow_to_white, self._images(z), num_steps)
 
     def _flow(self, flow: Callable, images, num_steps: int):
@@ -280,7 +283,7 @@ class ScorePrior(dist.Distribution):
         return moved.reshape(images.shape)
 
     def gaussian(self, images: Float[Array, "N n n"]) -> "ScorePrior":
-        """The prior that knows of training images no more than their mean and covariance.
+        """Return the Gaussian prior with the mean and covariance of the training images.
 
         Its denoiser is the Wiener filter, against which this prior is judged.  That of a
         `WienerEnergy` is its own linear part; any other's is made from `images`.
@@ -288,7 +291,7 @@ class ScorePrior(dist.Distribution):
         Parameters
         ----------
         images
-            Training images, scaled as the prior is; the first 20,000 count.
+            Training images, scaled as the prior is; the first 20,000 are used.
         """
         energy = self.energy
         if isinstance(energy, WienerEnergy | Confined):
@@ -307,7 +310,7 @@ class ScorePrior(dist.Distribution):
         key
             Random key.
         sample_shape
-            Leading shape.
+            Leading shape of the draws.
         num_steps
             Steps from `sigma_max` to `sigma`, one network call each.
         """
@@ -321,7 +324,7 @@ class ScorePrior(dist.Distribution):
         return self.stretch(self.from_white(white, num_steps)).reshape(shape)
 
     def _images(self, images) -> Array:
-        """The images as an array, if they are of the shape of the prior."""
+        """Return the images as an array; InputError unless they have the prior's shape."""
         if np.shape(images)[-2:] != self.event_shape:
             n = self.event_shape[-1]
             raise InputError(

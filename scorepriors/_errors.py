@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """Something handed in by the user is wrong; the message names it and the mend.
+    """A wrong argument or file of the user; the message names it and how to correct it.
 
     The command line prints the message as its only line and exits with status 2.
     """

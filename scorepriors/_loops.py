@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Interrupt:
-    """Whether the user has asked to stop; truth value of the object."""
+    """Flag whose truth value is whether the user has asked to stop."""
 
     def __init__(self):
         self._asked = False
@@ -16,7 +16,7 @@ class Interrupt:
         return self._asked
 
     def ask(self):
-        """Record the wish to stop."""
+        """Record the request to stop."""
         self._asked = True
 
 

@@ -1,4 +1,4 @@
-"""Shapes measured on images: of samples and training images, of catalogs, and of PSFs."""
+"""Shapes of galaxies and PSFs, measured on images."""
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def image_moments(images: np.ndarray) -> dict[str, np.ndarray]:
     Parameters
     ----------
     images
-        ``[N, n, n]``, one galaxy each, near the center; any unit of intensity.
+        Images ``[N, n, n]``, one galaxy each, near the center; any unit of intensity.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def image_moments(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def centroids(images: np.ndarray) -> np.ndarray:
-    """Flux-weighted (row, column) ``[N, 2]`` of images ``[N, H, W]``, no window.
+    """Return flux-weighted (row, column) ``[N, 2]`` of images ``[N, H, W]``, without window.
 
     Negative pixels count as none; an image without any light has a centroid of zero.
     """
@@ -112,22 +112,22 @@ def centroids(images: np.ndarray) -> np.ndarray:
 
 
 def shapes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    r"""Size and ellipticities of images, as catalogs hold them.
+    r"""Return size and ellipticities of images, as in catalogs.
 
-    Weighted by a Gaussian of 6 px about the centroid, so that faint noise far out does
-    not decide; negative pixels count as none.
+    Weighted by a Gaussian of 6 px about the centroid, so that noise far out does not
+    dominate; negative pixels count as zero.
 
     Parameters
     ----------
     images
-        ``[N, H, W]``.
+        Images ``[N, H, W]``.
 
     Returns
     -------
     size
-        ``[N]``, second-moment radius :math:`\sqrt{Q_{xx} + Q_{yy}}`, pixels.
+        Second-moment radius :math:`\sqrt{Q_{xx} + Q_{yy}}` ``[N]``, pixels.
     e1, e2
-        ``[N]``, :math:`(Q_{xx} - Q_{yy}, 2 Q_{xy}) / (Q_{xx} + Q_{yy})`.
+        Ellipticities :math:`(Q_{xx} - Q_{yy}, 2 Q_{xy}) / (Q_{xx} + Q_{yy})` ``[N]``.
 
         All are NaN for an image without any light.
     """
@@ -144,13 +144,13 @@ def count_maxima(images: np.ndarray) -> np.ndarray:
 
     A maximum is a pixel above its eight neighbors and above a tenth of the brightest
     pixel (`MAXIMUM_THRESHOLD`), both after smoothing with the 3 x 3 binomial kernel
-    (1, 2, 1)/4 along each axis.  Without that the noise of sigma0 makes maxima of its
-    own on the flat core of a large galaxy.  Equal neighbors count once.
+    (1, 2, 1)/4 along each axis.  Without smoothing the noise of sigma0 makes spurious maxima
+    on the flat core of a large galaxy.  Equal neighbors count once.
 
     Parameters
     ----------
     images
-        ``[N, n, n]``.
+        Images ``[N, n, n]``.
     """
     images = _stack(images)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1)), mode="edge")
@@ -165,13 +165,13 @@ def count_maxima(images: np.ndarray) -> np.ndarray:
             if (down, right) < (1, 1):
                 is_maximum &= smooth > neighbor
             elif (down, right) > (1, 1):
-                # A tie goes to the pixel that comes first, so a plateau counts once.
+                # Of equal pixels the first counts, so a plateau counts once.
                 is_maximum &= smooth >= neighbor
     return is_maximum.sum((1, 2))
 
 
 def _windowed_moments(images: np.ndarray, num_iterations: int = 5):
-    """Centroid row and column ``[N]`` and (Qyy, Qxx, Qxy) under the Gaussian window."""
+    """Return centroid row and column ``[N]`` and (Qyy, Qxx, Qxy) under the Gaussian window."""
     size = images.shape[-1]
     start = np.full(len(images), (size - 1) / 2)
     row, column = start, start
@@ -179,7 +179,7 @@ def _windowed_moments(images: np.ndarray, num_iterations: int = 5):
         total, first, _ = _under_window(images, row, column, size / 6)
         inside = total > 0
         new_row, new_column = (_ratio(moment, total) for moment in first)
-        # An image without flux keeps the center; noise must not throw the window out.
+        # An image without flux keeps the center; noise must not move the window outside.
         row = np.where(inside, np.clip(new_row, 0, size - 1), start)
         column = np.where(inside, np.clip(new_column, 0, size - 1), start)
     total, _, second = _under_window(images, row, column, size / 6)
@@ -187,16 +187,16 @@ def _windowed_moments(images: np.ndarray, num_iterations: int = 5):
 
 
 def _under_window(images: np.ndarray, row: np.ndarray, column: np.ndarray, width: float):
-    """Sums under a round Gaussian window about ``row``, ``column [N]``.
+    """Return sums under a round Gaussian window about ``row``, ``column [N]``.
 
     Returns
     -------
     total
-        ``[N]``, of the light.
+        Sums of the light, ``[N]``.
     first
-        Of light times row and times column.
+        Sums of light times row and times column.
     second
-        Of light times the squares and the product of distances from the middle of the
+        Sums of light times the squares and the product of distances from the middle of the
         window, in the order yy, xx, xy.
     """
     height, length = images.shape[1:]

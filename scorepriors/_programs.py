@@ -1,4 +1,4 @@
-"""Compiled programs of this process, which the system has only so much room for."""
+"""Compiled programs of this process and the memory mappings that they take."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ _MAPPINGS = Path("/proc/self/maps")
 
 
 def make_room_for_programs() -> bool:
-    """Drop what is compiled before the system has no room for more, which ends the process.
+    """Drop compiled programs before the process runs out of memory mappings and is ended.
 
     On CPUs each kernel of a program takes memory mappings of its own.  Linux allows a
     process ``vm.max_map_count`` of them, 65,530 unless told otherwise: scenes of a dozen
@@ -22,7 +22,7 @@ def make_room_for_programs() -> bool:
     Returns
     -------
     bool
-        Whether they were dropped; elsewhere than on Linux never.
+        Whether programs were dropped; always False elsewhere than on Linux.
     """
     try:
         most = int(_MOST.read_text())

@@ -1,6 +1,6 @@
 """Progress of long loops: one protocol for all, and one style of bars.
 
-What takes long takes an argument ``progress`` (`Progress`): a function that is called as
+Long computations take an argument ``progress`` (`Progress`): a function that is called as
 ``progress(done, total, text)``, True for a bar, a text for a bar of that name, or False.
 `done` may start again, with another `total`, where a run has several parts.
 """
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-#: Called with what is done, of how much, and a text to show.
+#: Function called with the steps done, their total, and a text to show.
 Report = Callable[[int, int, str], object]
 
 #: How to report: a function, True or a name for a bar, or not at all.
@@ -24,16 +24,16 @@ console = Console(stderr=True)
 
 @contextmanager
 def reporting(progress: Progress, label: str, total: int = 1) -> Iterator[Report]:
-    """Yield ``report(done, total, text)`` for a loop; it does nothing unless asked.
+    """Yield ``report(done, total, text)`` for a loop; without `progress` it does nothing.
 
     Parameters
     ----------
     progress
-        As the user gave it.
+        Argument of the user.
     label
         Name of the bar, where `progress` gives none.
     total
-        What a bar shows before the first report.
+        Total that a bar shows before the first report.
     """
     if callable(progress):
         yield progress
@@ -54,5 +54,5 @@ def reporting(progress: Progress, label: str, total: int = 1) -> Iterator[Report
 
 
 def on_terminal(progress: Progress, quiet: bool) -> Progress:
-    """`progress` for those who look at a terminal and have not asked for quiet."""
+    """Return `progress` if the output is a terminal and `quiet` is False."""
     return progress if console.is_terminal and not quiet else False

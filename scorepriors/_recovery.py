@@ -1,4 +1,4 @@
-"""Drawing what a model integrates out: a handler that building blocks can ask for.
+"""A handler under which models draw the sites that their density integrates out.
 
 A model with exact spectra has no spectrum site: the density integrates it out.  Once
 the other sites have been drawn, the spectra follow exactly.  Under `recover` such a
@@ -12,8 +12,8 @@ class recover(Messenger):
     """Let a model draw the sites that its density integrates out.
 
     Use it inside ``numpyro.handlers.seed``.  The density of a model under `recover` is
-    that of the pixels given the drawn sites, so it is of use for predictions and
-    pointwise likelihoods alone, never for sampling.
+    that of the pixels given the drawn sites, so it serves predictions and pointwise
+    likelihoods only, not sampling.
     """
 
     def process_message(self, msg):

@@ -23,8 +23,8 @@ from ._errors import InputError
 class AbstractStretch(Transform, abc.ABC):
     """A transform from z to intensities, elementwise, with two parameters.
 
-    A class of one's own defines the transform and its inverse, `log_abs_det_jacobian`,
-    `codomain`, and the two members below, by which fits find their start.
+    A subclass defines the transform and its inverse, `log_abs_det_jacobian`, `codomain`, and
+    the two members below, which fits need for their start.
 
     Parameters
     ----------
@@ -49,27 +49,27 @@ class AbstractStretch(Transform, abc.ABC):
 
     @abc.abstractmethod
     def slopes(self, x, xp: ModuleType = np) -> tuple:
-        """Derivatives by NumPyro's unconstrained coordinate u of the intensities.
+        """Return derivatives with respect to NumPyro's unconstrained coordinate u.
 
         Parameters
         ----------
         x
             Intensities inside the support.
         xp
-            ``numpy``, where nothing is to be compiled, or ``jax.numpy``.
+            Array module: ``numpy``, where nothing is to be compiled, or ``jax.numpy``.
 
         Returns
         -------
         dx_du, dz_du
-            Of the shape of `x`.
+            Derivatives of intensity and stretched coordinate, of the shape of `x`.
         """
 
     @abc.abstractmethod
     def clip(self, x, xp: ModuleType = np):
-        """Intensities moved inside the support, far enough from its end to start a fit there."""
+        """Move intensities inside the support, far enough from its end to start a fit there."""
 
     def tree_flatten(self):
-        """Leaves for JAX: both parameters are data, so neither recompiles."""
+        """Return leaves for JAX: both parameters are data, so neither recompiles."""
         return (self.softening, self.scale), (("softening", "scale"), {})
 
     def __eq__(self, other):
@@ -131,12 +131,12 @@ class LogStretch(AbstractStretch):
         return jnp.log(self.softening * self.scale) + self.scale * z
 
     def slopes(self, x, xp: ModuleType = np) -> tuple:
-        """Derivatives of x and z by u = log(x + s) = c z + log s."""
+        """Return derivatives of x and z with respect to u = log(x + s) = c z + log s."""
         x = xp.asarray(x)
         return x + xp.asarray(self.softening, x.dtype), xp.full_like(x, 1 / self.scale)
 
     def clip(self, x, xp: ModuleType = np):
-        """Intensities, those below half of the lowest one raised to it."""
+        """Raise intensities below half of the lowest one to it."""
         x = xp.asarray(x)
         return xp.maximum(x, xp.asarray(-0.5 * self.softening, x.dtype))
 
@@ -188,13 +188,13 @@ class AsinhStretch(AbstractStretch):
         return jnp.log(self.softening * self.scale) + log_cosh
 
     def slopes(self, x, xp: ModuleType = np) -> tuple:
-        """Derivatives of x and z by u = x."""
+        """Return derivatives of x and z with respect to u = x."""
         x = xp.asarray(x)
         length = xp.hypot(x, xp.asarray(self.softening, x.dtype))
         return xp.ones_like(x), 1 / (xp.asarray(self.scale, x.dtype) * length)
 
     def clip(self, x, xp: ModuleType = np):
-        """The intensities as they are: every one is allowed."""
+        """Return the intensities unchanged: all are inside the support."""
         return xp.asarray(x)
 
 

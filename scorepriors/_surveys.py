@@ -1,8 +1,8 @@
-"""What is known of surveys: one row each, and the bands and zero points that they share.
+"""Facts about surveys, one row each, and the bands and zero points that they share.
 
 Numbers of LSST and HSC are those that `surveycodex` collects, with their references: zero
-points, exposure times of the whole survey, sky brightness and seeing.  Those of others are
-not in there; they are from the papers named beside them.
+points, exposure times of the whole survey, sky brightness and seeing.  Those of others,
+which `surveycodex` lacks, are from the papers named beside them.
 """
 
 import re
@@ -16,7 +16,7 @@ from ._errors import InputError
 #: One unit of simulated images has this magnitude.
 ZERO_POINT = 31.4
 
-#: The same exactly, 2.5 log10(3631e9), for images with a unit that is converted.
+#: The exact value, 2.5 log10(3631e9), for images whose unit is converted.
 NANOJANSKY_ZERO_POINT = float(2.5 * np.log10(3631e9))
 
 #: Effective wavelengths in nm of bands by name.
@@ -37,7 +37,7 @@ WAVELENGTHS = {
 
 
 def wavelength(band: str) -> float | None:
-    """Effective wavelength of a band in nm; None if its name is not known.
+    """Return the effective wavelength of a band in nm; None if its name is not known.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def wavelength(band: str) -> float | None:
 
 @dataclass(frozen=True)
 class Camera:
-    """What an image is simulated with; arrays by band.
+    """Camera of a simulated image; arrays by band.
 
     Attributes
     ----------
@@ -76,18 +76,18 @@ class Camera:
 
 @dataclass(frozen=True)
 class Depths:
-    """What papers say of a survey's noise; one number per band.
+    """Published depths of a survey; one number per band.
 
     Attributes
     ----------
     seeing
         FWHM of the PSF before the pixel, arcsec.
     depth
-        5 sigma for point sources, AB magnitude.
+        5 sigma depth for point sources, AB magnitude.
     sky
-        AB magnitude per square arcsec; empty where the gain is given.
+        Sky brightness, AB magnitude per square arcsec; empty where the gain is given.
     gain
-        nJy per electron; empty where the sky is given.
+        Gain, nJy per electron; empty where the sky is given.
     """
 
     seeing: tuple[float, ...]
@@ -103,7 +103,7 @@ class Galaxies:
     Attributes
     ----------
     training_set
-        Name of the set whose shapes they have, ``"lsst"`` or ``"ztf"``.
+        Name of the training set whose shapes they have, ``"lsst"`` or ``"ztf"``.
     magnitudes
         Brightest and faintest i magnitude (AB).
     size
@@ -122,7 +122,7 @@ class Survey:
     Attributes
     ----------
     name
-        As on the command line.
+        Name, as on the command line.
     bands
         One letter each, from blue to red.
     scale
@@ -134,12 +134,12 @@ class Survey:
     training_sets
         Populations simulated at these pixels (`scorepriors.training`).
     priors
-        Shipped priors that are taken for these pixels, by growing boxes.
+        Shipped priors used for these pixels by default, by growing boxes.
     named_priors
-        Shipped priors for these pixels that are taken only where they are named, since
-        others for the same pixels are the better densities (see the cards).
+        Shipped priors for these pixels that are used only if named, since others for the
+        same pixels are better densities (see the model cards).
     galaxies
-        Those in sets of simulated blends; None if there are no such sets.
+        Galaxies in sets of simulated blends; None if there are no such sets.
     """
 
     name: str
@@ -158,24 +158,24 @@ class Survey:
         return tuple(WAVELENGTHS[band] for band in self.bands)
 
     def camera(self) -> Camera:
-        """What sets of blends are simulated with: the whole survey, or one exposure of ZTF.
+        """Return the camera of simulated sets: the whole survey, or one exposure of ZTF.
 
         Raises
         ------
         InputError
-            If it is in `surveycodex`, which is missing.
+            If the survey is in `surveycodex`, which is not installed.
         """
         return _codex_camera(self) if self.in_codex else self.published_camera()
 
     def published_camera(self, bands: str | None = None, *, years: float = 10.0) -> Camera:
-        """What single blends are simulated with: the published `depths`.
+        """Return the camera of simulated single blends, with the published `depths`.
 
         Parameters
         ----------
         bands
-            Some of the survey's; all if not given.
+            Some of the survey's bands; all if not given.
         years
-            Of LSST: its ten make the depth.
+            Years of the LSST survey; the published depth is that of ten.
 
         Raises
         ------
@@ -204,14 +204,15 @@ class Survey:
 
 
 def flux_of(magnitude):
-    """Flux in nJy of an AB magnitude."""
+    """Return the flux in nJy of an AB magnitude."""
     return 10 ** (-0.4 * (np.asarray(magnitude, float) - ZERO_POINT))
 
 
 def point_source_noise(depth, seeing, scale):
-    """Standard deviation of a pixel, nJy, from the 5 sigma depth for point sources.
+    """Return the standard deviation of a pixel, nJy, from the 5 sigma depth.
 
-    Counts the effective pixels of an atmospheric PSF as the LSST requirements do.
+    The depth is that for point sources.  Counts the effective pixels of an atmospheric PSF
+    as the LSST requirements do.
 
     Parameters
     ----------
@@ -224,7 +225,7 @@ def point_source_noise(depth, seeing, scale):
 
 
 def _codex_camera(survey: Survey) -> Camera:
-    """That of `surveycodex`, the whole of a survey's exposures added up."""
+    """Return the camera of `surveycodex`: all exposures of a survey added up."""
     try:
         from surveycodex import get_survey
     except ImportError as error:
@@ -243,11 +244,11 @@ def _codex_camera(survey: Survey) -> Camera:
     return Camera(survey.bands, survey.scale, seeing, gain, gain * sky)
 
 
-# A galaxy at the faint end of a set is seen, if barely: LSST to the i = 27 of Sampson et al.
-# (2024), section 4.3, the others where their noise allows.
+# A galaxy at the faint end of a set is barely detected: LSST at the i = 27 of Sampson et al.
+# (2024), section 4.3, the others as their noise allows.
 
-#: Depths: ten years; Ivezic et al. 2019, ApJ 873, 111.  They make single blends, the numbers
-#: of `surveycodex` the sets: but for u they agree within half a magnitude.
+#: Depths: ten years; Ivezic et al. 2019, ApJ 873, 111.  Single blends use these, sets the
+#: numbers of `surveycodex`: but for u they agree within half a magnitude.
 LSST = Survey(
     "lsst",
     "ugrizy",
@@ -308,7 +309,7 @@ PIXEL_SCALES = {name: one.scale for one in SURVEYS for name in one.training_sets
 
 
 def survey(name: str) -> Survey:
-    """A survey with sets of blends by its name: ``"lsst"``, ``"hsc"`` or ``"ztf"``.
+    """Return a survey with sets of blends by name: ``"lsst"``, ``"hsc"`` or ``"ztf"``.
 
     Raises
     ------
@@ -328,12 +329,12 @@ def survey(name: str) -> Survey:
 
 
 def nearest_survey(pixel_scale: float | None) -> Survey:
-    """The survey with priors whose pixels are nearest in size.
+    """Return the survey with priors whose pixels are nearest in size.
 
     Parameters
     ----------
     pixel_scale
-        Arcseconds; None, if it is not known, gives LSST.
+        Pixel scale in arcseconds; None, if unknown, gives LSST.
     """
     scale = LSST.scale if pixel_scale is None else pixel_scale
     return min(

@@ -36,7 +36,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class PriorInfo:
-    """What is known of a trained prior without loading its weights."""
+    """Description of a trained prior, read without loading its weights."""
 
     name: str
     box: int
@@ -52,7 +52,7 @@ def _weights_folder() -> Path:
 
 
 def list_priors() -> list[PriorInfo]:
-    """The priors shipped with the package, by name.
+    """Return the priors shipped with the package, by name.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def list_priors() -> list[PriorInfo]:
 
 
 def prior_path(name: str | Path) -> Path:
-    """File of a shipped prior, or the path itself if `name` is one.
+    """Return the file of a shipped prior, or the path itself if `name` is one.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def prior_path(name: str | Path) -> Path:
 
 
 def prior_info(name: str | Path) -> PriorInfo:
-    """Description of a prior, by name or file."""
+    """Return the description of a prior, by name or file."""
     path = prior_path(name)
     header = _read_header(path)
     recipe = recipe_from_dict(header["recipe"])
@@ -101,14 +101,14 @@ def prior_info(name: str | Path) -> PriorInfo:
 
 
 def priors_for(pixel_scale: float | None) -> tuple[str, ...]:
-    """Names of the shipped priors whose pixels are nearest in size, by growing boxes.
+    """Return names of the shipped priors whose pixels are nearest in size, by growing boxes.
 
-    Those that are the better choice only where somebody names them are not among these.
+    Priors that are used only if named (`Survey.named_priors`) are not among these.
 
     Parameters
     ----------
     pixel_scale
-        Arcseconds; None, if it is not known, gives those for LSST.
+        Pixel scale in arcseconds; None, if unknown, gives those for LSST.
 
     Examples
     --------
@@ -178,20 +178,20 @@ def save_prior(
     prior
         The trained prior, or its energy.
     recipe
-        How it was made; stretch, noise levels and name are taken from it.
+        Recipe of the training; stretch, noise levels and name are taken from it.
     training
         Facts of the run for the model card (seconds, steps, versions).
 
     Returns
     -------
     pathlib.Path
-        Where the weights are.
+        The file of the weights.
 
     Raises
     ------
     InputError
-        If `path` has another ending, under which `load_prior` would not find a file, or the
-        prior is none that a recipe describes.
+        If `path` has another ending, under which `load_prior` would not find a file, or if no
+        recipe describes such a prior.
     """
     if Path(path).suffix != ".safetensors":
         raise InputError(f"the weights file must end in .safetensors, got {str(path)!r}.")
@@ -219,12 +219,12 @@ def save_prior(
 
 
 def training_facts(name: str | Path) -> dict:
-    """The facts of the training run stored with the weights."""
+    """Return the facts of the training run stored with the weights."""
     return _read_header(prior_path(name))["training"]
 
 
 def prior_recipe(name: str | Path) -> Recipe:
-    """The recipe stored with the weights."""
+    """Return the recipe stored with the weights."""
     return recipe_from_dict(_read_header(prior_path(name))["recipe"])
 
 
@@ -276,7 +276,7 @@ def _leaf_names(energy: WienerEnergy | Confined) -> list[str]:
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
     if not isinstance(energy, Confined):
         return names
-    # In the format the wall is a part of the energy, not what is around it.
+    # In the format the wall is a part of the energy instead of the other way round.
     return [
         name.removeprefix("energy.") if name.startswith("energy.") else f"confinement{name[4:]}"
         for name in names

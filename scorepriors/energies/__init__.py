@@ -1,1 +1,1 @@
-"""Energies of images: networks, closed forms, and the flow between levels of noise."""
+"""Energies of images: networks, closed forms, and the flow between noise levels."""

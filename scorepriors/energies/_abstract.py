@@ -1,4 +1,4 @@
-r"""What every energy has: a value, a denoiser, and its Gaussian at a large noise level.
+r"""The abstract energy: a value, a denoiser, and its Gaussian at a large noise level.
 
 An energy :math:`E(z, \sigma)` stands for the density :math:`\exp(-E)`, up to a
 constant, of stretched images plus Gaussian noise of standard deviation sigma.  Its
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 class AbstractEnergy(eqx.Module):
     """Energy of one stretched image ``[n, n]``; batches are made with ``jax.vmap``.
 
-    A class of one's own defines the five members below and nothing else is asked of it.
+    A subclass defines the five members below, and needs no others.
     Its array fields are traced; a function or a size among its fields is static.
     """
 
@@ -27,11 +27,11 @@ class AbstractEnergy(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, z: Float[Array, "n n"], sigma: Float[Array, ""]) -> Float[Array, ""]:
-        """Minus the log-density of a stretched image, up to a constant for each `sigma`."""
+        """Return minus the log-density of an image, up to a constant for each `sigma`."""
 
     @abc.abstractmethod
     def denoise(self, z: Float[Array, "n n"], sigma: Float[Array, ""]) -> Float[Array, "n n"]:
-        """Posterior mean of the clean image; `tweedie` gives it where nothing else does."""
+        """Return the posterior mean of the clean image, by `tweedie` if in no other way."""
 
     @abc.abstractmethod
     def from_white(self, white: Float[Array, "n n"], sigma: Float[Array, ""]):
@@ -43,12 +43,12 @@ class AbstractEnergy(eqx.Module):
 
 
 def score(energy: Callable, z: Float[Array, "n n"], sigma: Float[Array, ""]):
-    """Gradient of the log-density, ``-dE/dz``, of one stretched image ``[n, n]``."""
+    """Return the gradient of the log-density, ``-dE/dz``, of a stretched image ``[n, n]``."""
     return -jax.grad(energy)(z, sigma)
 
 
 def tweedie(energy: Callable, z: Float[Array, "n n"], sigma: Float[Array, ""]):
-    r"""Posterior mean of the clean image, :math:`z + \sigma^2 \nabla\log p`.
+    r"""Return the posterior mean of the clean image, :math:`z + \sigma^2 \nabla\log p`.
 
     References
     ----------

@@ -1,17 +1,17 @@
-r"""A wall: what keeps an energy that was learned near galaxies from being used far off.
+r"""A wall that keeps samplers in the region where an energy was learned.
 
 Denoising score matching shapes an energy where noisy galaxies are: on a thin shell around
-the set of galaxies.  Elsewhere it may fall without end, and Hamiltonian Monte Carlo finds
-the way out.  So the energy gets a wall around the region where it was learned.  A small
+the set of galaxies.  Elsewhere it may fall without bound, and Hamiltonian Monte Carlo finds
+these regions.  So the energy gets a wall around the region where it was learned.  A small
 network projects the image onto the galaxies: :math:`P(a, \sigma)` is an autoencoder with
 a bottleneck of a few bounded codes, plus a correction of bounded length.  Its squared
 distance from the image in units of the noise,
 
 .. math:: q = |a - P(a, \sigma)|^2 / \sigma^2,
 
-is that of the noise alone for a noisy galaxy, whatever the galaxy, and larger off the
-galaxies.  Beyond a threshold that no training image reaches the wall adds energy, in the
-end half of q as Gaussian noise about P would.  Below it the wall is exactly zero.
+is that of the noise alone for every noisy galaxy, and larger for other images.  Beyond a
+threshold that no training image reaches the wall adds energy, far out half of q as Gaussian
+noise about P would.  Below the threshold the wall is exactly zero.
 
 The range of P is bounded, so q grows like :math:`|a|^2 / \sigma^2` in every direction.
 """
@@ -32,15 +32,15 @@ SLOPE = 0.5
 
 
 class Wall(eqx.Module):
-    """Projection onto galaxies, and how far from it an image may be.
+    """Projection onto galaxies, and the largest distance of an image from it.
 
-    It reads the features of the network of the energy, so it costs little beside it.
+    It uses the features of the network of the energy, so it adds little to the cost.
     """
 
     encode: eqx.nn.Linear
     decode: tuple[eqx.nn.Linear, eqx.nn.Linear, eqx.nn.Linear]
     correct: eqx.nn.Linear
-    #: Greatest length of the correction of what the autoencoder gives.
+    #: Greatest length of the correction of the autoencoder's output.
     reach: Float[Array, ""]
     #: Logarithms of noise levels, in equal steps, and of the thresholds of q there.
     log_sigma: Float[Array, " levels"]
@@ -63,7 +63,7 @@ class Wall(eqx.Module):
         self.log_threshold = jnp.full(len(levels), 70.0, jnp.float32)
 
     def reconstruct(self, features, eigenvalues):
-        """What the autoencoder alone gives, ``[m]``."""
+        """Return the output ``[m]`` of the autoencoder alone."""
         code = 3 * jnp.tanh(self.encode(features) / 3)
         first, second, last = self.decode
         h = jax.nn.silu(first(code))
@@ -71,16 +71,16 @@ class Wall(eqx.Module):
         return jnp.sqrt(eigenvalues) * last(h)
 
     def project(self, features, wiener, eigenvalues, sigma):
-        """P, ``[m]``: the nearest galaxy as far as this small network knows.
+        """Return P, ``[m]``: the nearest galaxy as estimated by this small network.
 
         Parameters
         ----------
         features
-            Of `ModeNetwork.features`.
+            Result of `ModeNetwork.features`.
         wiener
             The Wiener estimate, ``[m]``, in units of ``sqrt(eigenvalues)``.
         eigenvalues, sigma
-            Of the modes; noise level.
+            Eigenvalues of the modes, and noise level.
         """
         rough = self.reconstruct(features, eigenvalues)
         # As in the energy: one unit is the standard error of the Wiener estimate.
@@ -90,12 +90,12 @@ class Wall(eqx.Module):
         return rough + shrink * wanted
 
     def distance(self, a, features, wiener, eigenvalues, sigma):
-        """q: squared distance of `a` from its projection in units of the noise."""
+        """Return q: the squared distance of `a` from its projection in units of the noise."""
         projected = self.project(features, wiener, eigenvalues, sigma)
         return jnp.sum((a - projected) ** 2) / sigma**2
 
     def __call__(self, a, features, wiener, eigenvalues, sigma):
-        """What is added to the energy."""
+        """Return the energy of the wall."""
         q = self.distance(a, features, wiener, eigenvalues, sigma)
         threshold = jnp.exp(self._interpolated(jnp.log(sigma)))
         # The scatter of q of pure noise makes the foot of the wall smooth.
@@ -104,7 +104,7 @@ class Wall(eqx.Module):
         return SLOPE * scatter * u**2 / (1 + u)
 
     def _interpolated(self, log_sigma):
-        """Linear interpolation in equal steps, constant beyond; `jnp.interp` loops."""
+        """Interpolate linearly in equal steps, constant beyond; `jnp.interp` would loop."""
         first, step = self.log_sigma[0], self.log_sigma[1] - self.log_sigma[0]
         last = self.log_sigma.shape[0] - 1
         place = jnp.clip((log_sigma - first) / step, 0.0, last)
@@ -115,16 +115,16 @@ class Wall(eqx.Module):
 class Confined(AbstractEnergy):
     """A learned energy inside a wall, for chains that compare densities.
 
-    What follows noise needs no wall: its denoiser, and so every flow, is that of the energy
-    inside.  A few coarse steps of a sampler may land a hair behind the wall, which is steeper
-    than they can follow; Hamiltonian Monte Carlo rejects such a step, they cannot.
+    The denoiser, and so every flow, is that of the energy inside: flows start from noise and
+    need no wall.  Their few coarse steps may end slightly behind the wall, which is too steep
+    for them; Hamiltonian Monte Carlo rejects such a step, a flow cannot.
 
     Parameters
     ----------
     energy
-        The energy inside; the wall reads the features of its network.
+        The energy inside; the wall uses the features of its network.
     wall
-        What is added to it.
+        The wall that is added to it.
     """
 
     energy: WienerEnergy
@@ -136,27 +136,27 @@ class Confined(AbstractEnergy):
         return self.energy.box
 
     def mode_energy(self, a: Float[Array, " m"], sigma):
-        """The part of the energy that depends on the leading coordinates `a`."""
-        # Once for both: the network is nearly all of the cost.
+        """Return the part of the energy that depends on the leading coordinates `a`."""
+        # Evaluated once for both: the network is nearly all of the cost.
         features, wiener = self.energy.features(a, sigma)
         inner = self.energy.energy_of_features(a, features, sigma)
         return inner + self.wall(a, features, wiener, self.energy.eigenvalues, sigma)
 
     def __call__(self, z, sigma):
-        """Energy, a scalar, of one stretched image ``[n, n]``."""
+        """Return the energy, a scalar, of one stretched image ``[n, n]``."""
         a, rest = self.energy.split(z, sigma)
         return self.mode_energy(a, sigma) + rest
 
     def denoise(self, z, sigma):
-        """Posterior mean of the clean image, by the energy inside."""
+        """Return the posterior mean of the clean image under the energy inside."""
         return self.energy.denoise(z, sigma)
 
     def from_white(self, white, sigma):
-        """As of the energy inside."""
+        """Return `from_white` of the energy inside."""
         return self.energy.from_white(white, sigma)
 
     def to_white(self, z, sigma):
-        """As of the energy inside."""
+        """Return `to_white` of the energy inside."""
         return self.energy.to_white(z, sigma)
 
     def gaussian(self) -> WienerEnergy:

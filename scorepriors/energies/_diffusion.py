@@ -12,7 +12,7 @@ from ._abstract import AbstractEnergy
 
 
 def noise_schedule(sigma_max, sigma_min, num_steps: int) -> Float[Array, " levels"]:
-    """Noise levels from `sigma_max` down to `sigma_min`, dense at the low end.
+    """Return noise levels from `sigma_max` down to `sigma_min`, dense at the low end.
 
     Uniform in ``sigma ** (1/7)``: Karras et al. (2022), eq. 5.
     """
@@ -27,13 +27,13 @@ def follow_flow(
     r"""Carry images along the probability-flow ODE from the first noise level to the last.
 
     :math:`dz/d\sigma = -\sigma \nabla\log p_\sigma(z)` (Song et al. 2021, eq. 13, for
-    additive noise).  Down in noise this turns noise into galaxies, up it finds the noise
-    that a galaxy comes from.
+    additive noise).  Toward low noise this turns noise into galaxies; toward high noise it
+    finds the noise that corresponds to a galaxy.
 
     Parameters
     ----------
     energy
-        Gives the denoised images.
+        Energy whose denoiser is used.
     z
         Stretched images at the first level.
     levels
@@ -57,7 +57,7 @@ def follow_flow(
         share = then / now
         return (share * z + (1 - share) * ahead, clean, length), None
 
-    # No extrapolation in the first step: the one before it is infinitely long.
+    # No extrapolation in the first step: an infinitely long step is assumed before it.
     start = (z, jnp.zeros_like(z), jnp.asarray(jnp.inf, z.dtype))
     return jax.lax.scan(step, start, (levels[:-1], levels[1:]))[0][0]
 
@@ -73,9 +73,9 @@ def flow_from_white(params, static, white, sigma_max, sigma_min, num_steps: int)
     white
         Unit normal deviates.
     sigma_max, sigma_min
-        First and last noise level, in the stretched space.  Arrays: no recompilation.
+        First and last noise level, in the stretched space; arrays, so they recompile nothing.
     num_steps
-        Steps, one score call each.
+        Number of steps, one score call each.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def flow_to_white(params, static, z, sigma_max, sigma_min, num_steps: int):
 
 
 def white_noise(params, key: PRNGKeyArray, num: int, box: int) -> Float[Array, "num n n"]:
-    """Unit normal deviates, a key for each image, in the widest precision of the parameters."""
+    """Return unit normal deviates, a key per image, in the parameters' widest precision."""
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
     dtype = max(dtypes, key=lambda one: one.itemsize, default=jnp.zeros(()).dtype)
     return jax.vmap(lambda k: jr.normal(k, (box, box), dtype))(jr.split(key, num))

@@ -1,4 +1,4 @@
-"""The energy of a Gaussian, whose every property is known in closed form."""
+"""The energy of a Gaussian, with all properties in closed form."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,7 +7,7 @@ from ._abstract import AbstractEnergy, tweedie
 
 
 class GaussianEnergy(AbstractEnergy):
-    """The exact energy of a Gaussian field smoothed by sigma; a closed form to test with.
+    """The exact energy of a Gaussian field smoothed by sigma, in closed form, for tests.
 
     Parameters
     ----------
@@ -26,11 +26,11 @@ class GaussianEnergy(AbstractEnergy):
         return self.mean.shape[-1]
 
     def __call__(self, z, sigma):
-        """Half the squared distance from the mean in units of the total variance."""
+        """Return half the squared distance from the mean in units of the total variance."""
         return 0.5 * jnp.sum((z - self.mean) ** 2 / (self.variance + sigma**2))
 
     def denoise(self, z, sigma):
-        """Posterior mean of the clean image."""
+        """Return the posterior mean of the clean image."""
         return tweedie(self, z, sigma)
 
     def from_white(self, white, sigma):

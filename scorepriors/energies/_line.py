@@ -20,10 +20,10 @@ class LineEnergy(AbstractEnergy):
 
     .. math:: -E(z) = \sum_i w_i \, s(r + t_i (z - r), \sigma) \cdot (z - r).
 
-    This *is* a potential, whatever the network: its gradient is the true gradient of
-    what is returned, so a sampler of it is right.  Where the network's Jacobian is
-    symmetric the gradient equals the score; where it is not, there is no density with
-    that score, and this one depends on the reference.
+    This is a potential for any network: its gradient is the exact gradient of the returned
+    value, so a sampler of it is correct.  Where the network's Jacobian is symmetric the
+    gradient equals the score; where it is not, no density has that score, and this one
+    depends on the reference.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ class LineEnergy(AbstractEnergy):
     reference
         The fixed end of the line, ``[n, n]``: typically a mean image.
     num_nodes
-        Quadrature nodes; one batched network call each.  Four keep the error of
-        posterior-sized moves near 0.01 nat, eight are the safe default.
+        Number of quadrature nodes, one batched network call each.  Four keep the error of
+        posterior-sized moves near 0.01 nat; eight, the default, leave a margin.
 
     Raises
     ------
@@ -55,7 +55,7 @@ class LineEnergy(AbstractEnergy):
             raise InputError(f"`num_nodes` must be at least 1, got {self.num_nodes}.")
 
     def __call__(self, z, sigma):
-        """Minus the line integral of the score from the reference to `z`."""
+        """Return minus the line integral of the score from the reference to `z`."""
         roots, quadrature = np.polynomial.legendre.leggauss(self.num_nodes)
         nodes = jnp.asarray((roots + 1) / 2, z.dtype)
         weights = jnp.asarray(quadrature / 2, z.dtype)
@@ -65,11 +65,11 @@ class LineEnergy(AbstractEnergy):
         return -jnp.einsum("i,iyx,yx->", weights, scores, step)
 
     def denoise(self, z, sigma):
-        """Posterior mean of the clean image under *this* potential, not the network's own."""
+        """Return the posterior mean of the clean image under this potential."""
         return tweedie(self, z, sigma)
 
     def from_white(self, white, sigma):
-        """The reference plus noise ``[n, n]``: fair at a large `sigma`."""
+        """Return the reference plus noise ``[n, n]``: a good approximation at large `sigma`."""
         return self.reference + sigma * white
 
     def to_white(self, z, sigma):
@@ -94,7 +94,7 @@ class VarianceExploding(eqx.Module):
     network: Callable
 
     def __call__(self, z, sigma):
-        """Score ``[n, n]`` of the density of z plus noise of size `sigma`."""
+        """Return the score ``[n, n]`` of the density of z plus noise of size `sigma`."""
         time = jnp.log1p(sigma**2)
         shrink = jnp.exp(-time / 2)
         return shrink * self.network(shrink * z, time)

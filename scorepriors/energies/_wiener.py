@@ -58,7 +58,7 @@ class ModeNetwork(eqx.Module):
         self.leave = _zeros(eqx.nn.Linear(width, modes, key=keys[-1]))
 
     def features(self, modes, wiener, log_sigma):
-        """What the field is read from, ``[width]``, of unit mean square."""
+        """Return features ``[width]`` of unit mean square, from which the field is linear."""
         phase = jax.lax.stop_gradient(self.frequencies) * log_sigma
         waves = jnp.concatenate([jnp.sin(phase), jnp.cos(phase)])
         embedded = jax.nn.silu(self.embed(waves))
@@ -68,7 +68,7 @@ class ModeNetwork(eqx.Module):
         return _normalize(h)
 
     def __call__(self, modes, wiener, log_sigma):
-        """Field F ``[m]``."""
+        """Return the field F ``[m]``."""
         return self.leave(self.features(modes, wiener, log_sigma))
 
 
@@ -85,7 +85,7 @@ class WienerEnergy(AbstractEnergy):
 
     Without F this is exactly the smoothed Gaussian with the covariance of the set
     (isotropic, of variance :math:`\lambda_\perp`, outside the leading modes), so the
-    network learns only what a Gaussian does not know.  The factor before F makes a
+    network learns only what a Gaussian lacks.  The factor before F makes a
     unit output correct the Wiener estimate by its own standard error in every mode.
 
     `Confined` makes it rise outside the region where it was learned.
@@ -99,7 +99,7 @@ class WienerEnergy(AbstractEnergy):
     tail
         Variance in every direction outside of the modes.
     network
-        Gives the field F.
+        Network of the field F.
 
     References
     ----------
@@ -119,25 +119,25 @@ class WienerEnergy(AbstractEnergy):
         return round(self.mean.shape[0] ** 0.5)
 
     def features(self, a: Float[Array, " m"], sigma):
-        """Features of the network, and the Wiener estimate in units of its modes."""
+        """Return features of the network, and the Wiener estimate in units of its modes."""
         total = self.eigenvalues + sigma**2
         white = a / jnp.sqrt(total)
         wiener = white * jnp.sqrt(self.eigenvalues / total)
         return self.network.features(white, wiener, jnp.log(sigma)), wiener
 
     def mode_energy(self, a: Float[Array, " m"], sigma):
-        """The part of the energy that depends on the leading coordinates `a`."""
+        """Return the part of the energy that depends on the leading coordinates `a`."""
         return self.energy_of_features(a, self.features(a, sigma)[0], sigma)
 
     def energy_of_features(self, a: Float[Array, " m"], features, sigma):
-        """`mode_energy`, where the features of the network are known already."""
+        """Return `mode_energy` from given features of the network."""
         white = a / jnp.sqrt(self.eigenvalues + sigma**2)
         field = self.network.leave(features)
         gain = jnp.sqrt(self.eigenvalues) / sigma
         return 0.5 * jnp.sum(white**2) - jnp.sum(white * gain * field)
 
     def split(self, z: Float[Array, "n n"], sigma):
-        """Leading coordinates ``[m]`` of an image, and the energy of the rest, a scalar."""
+        """Return leading coordinates ``[m]`` of an image and the energy of the rest, a scalar."""
         residual = z.ravel() - self.mean
         a = residual @ self.basis
         # The rest is formed explicitly: |z|^2 - |a|^2 loses all digits in float32.
@@ -154,7 +154,7 @@ class WienerEnergy(AbstractEnergy):
         return tweedie(self, z, sigma)
 
     def from_white(self, white, sigma):
-        """Draw ``[n, n]`` of the Gaussian part, which at a large `sigma` is all there is."""
+        """Draw ``[n, n]`` from the Gaussian part, to which the density tends at large `sigma`."""
         modes, rest = jnp.sqrt(self.eigenvalues + sigma**2), jnp.sqrt(self.tail + sigma**2)
         return self.mean.reshape(white.shape) + self._scaled(white, modes, rest)
 
@@ -164,7 +164,7 @@ class WienerEnergy(AbstractEnergy):
         return self._scaled(z - self.mean.reshape(z.shape), 1 / modes, 1 / rest)
 
     def gaussian(self) -> "WienerEnergy":
-        """The Gaussian part alone: the same with the network's output set to zero."""
+        """Return the Gaussian part: the same with the network's output set to zero."""
         last = jax.tree.map(jnp.zeros_like, self.network.leave)
         return eqx.tree_at(lambda energy: energy.network.leave, self, last)
 
@@ -176,26 +176,26 @@ class WienerEnergy(AbstractEnergy):
 
 
 def gaussian_of(z: np.ndarray, num_modes: int = NUM_MODES) -> WienerEnergy:
-    """The Gaussian with the mean and the covariance of stretched images ``[N, n, n]``.
+    """Return the Gaussian with mean and covariance of stretched images ``[N, n, n]``.
 
-    See `principal_modes`; there are no more modes than pixels.
+    See `principal_modes`; the number of modes is limited to that of the pixels.
     """
     modes = min(num_modes, z[0].size)
-    # An untrained network gives zero, so the smallest one will do.
+    # An untrained network gives zero, so the smallest one suffices.
     network = ModeNetwork(modes, 1, 1, 0, key=jr.key(0))
     mean, basis, values, tail = (jnp.asarray(a, jnp.float32) for a in principal_modes(z, modes))
     return WienerEnergy(mean, basis, values, tail, network)
 
 
 def principal_modes(images: np.ndarray, num_modes: int):
-    """Mean, leading modes and eigenvalues of a set, averaged over the square's symmetries.
+    """Return mean, leading modes and eigenvalues, averaged over the square's symmetries.
 
     Parameters
     ----------
     images
         Stretched images ``[N, n, n]``.
     num_modes
-        How many leading modes to return.
+        Number of leading modes to return.
 
     Returns
     -------
@@ -211,7 +211,7 @@ def principal_modes(images: np.ndarray, num_modes: int):
         second += (flat.T @ flat).astype(np.float64) / len(images) / 8
     values, vectors = np.linalg.eigh(second - np.outer(mean, mean))
     values, vectors = values[::-1], vectors[:, ::-1]
-    # Rounding of the float32 products: nothing below this is a measured variance.
+    # Rounding error of the float32 products: smaller variances are not measured.
     floor = 1e-7 * values[0]
     leading = np.maximum(values[:num_modes], floor)
     tail = max(values[num_modes:].mean(), floor) if num_modes < pixels else floor

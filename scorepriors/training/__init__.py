@@ -1,1 +1,1 @@
-"""How a prior is trained: recipes, training sets, the loop."""
+"""Training of priors: recipes, training sets, the loop."""

@@ -1,7 +1,7 @@
-"""Training of a `WienerEnergy`: resumable, atomic, watched.
+"""Resumable training of a `WienerEnergy`, with atomic checkpoints and progress reports.
 
 Two stages: denoising score matching, then, if the recipe asks for it, the wall of
-`scorepriors.Confined` around what was learned.
+`scorepriors.Confined` around the learned region.
 """
 
 import json
@@ -43,7 +43,7 @@ LOSS_BINS = (0.025, 0.1, 0.4, 1.6, 6.4, 25.6)
 
 
 class TrainingState(NamedTuple):
-    """What a checkpoint holds: the trained network, its average, the optimizer."""
+    """State in a checkpoint: the trained network, its average, the optimizer."""
 
     network: ModeNetwork
     average: ModeNetwork
@@ -57,7 +57,8 @@ class TrainingResult:
     Attributes
     ----------
     prior
-        At the recipe's sigma0, with the averaged weights; `scorepriors.save_prior` keeps it.
+        The prior at the recipe's sigma0, with the averaged weights; `scorepriors.save_prior`
+        writes it.
     step, num_steps
         Steps done and wanted; fewer done after an interruption.
     seconds
@@ -80,7 +81,7 @@ class TrainingResult:
 
 
 def training_images(recipe: Recipe, directory: Path, progress: Progress = False):
-    """The images of a recipe, stored in `directory` so that a run can be repeated.
+    """Return the images of a recipe, stored in `directory` so that a run can be repeated.
 
     Returns
     -------
@@ -98,7 +99,7 @@ def training_images(recipe: Recipe, directory: Path, progress: Progress = False)
     elif data.path is not None:
         images = read_images(data.path, box=data.box)
         images = np.random.default_rng(data.seed).permutation(images)
-        # User sets are as large as they are: keep the held-out share of the recipe.
+        # The recipe does not set the size of a user's set: keep its share of held-out images.
         share = data.num_held_out / (data.num_images + data.num_held_out)
         held = max(1, round(share * len(images)))
         if len(images) - held < 2:
@@ -115,7 +116,7 @@ def _store(path: Path, identity: str, **arrays: np.ndarray) -> None:
 
 
 def _read_stored(path: Path, identity: str) -> dict[str, np.ndarray] | None:
-    """What `_store` wrote, if it is there; InputError if it is of another recipe."""
+    """Return what `_store` wrote, None if missing; InputError for one of another recipe."""
     if not path.exists():
         return None
     table = "[data] table" if path.stem == "images" else "recipe"
@@ -155,10 +156,10 @@ def _simulate_parallel(recipe: Recipe, progress: Progress) -> np.ndarray:
 
 
 def training_modes(recipe: Recipe, directory: Path, train: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean and leading modes of the training images, stored in `directory`.
+    """Return mean and leading modes of the training images, stored in `directory`.
 
-    A network is trained in the coordinates of these modes and is worth nothing in others,
-    and two machines give modes of other signs: a run may move, its modes go with it.
+    A network is valid only in the coordinates of the modes that it was trained with, and
+    two machines give modes of different signs.  The stored modes let a run move to another.
     """
     stored = directory / "modes.npz"
     identity = _identity(recipe, "data", "stretch", "network")
@@ -175,14 +176,14 @@ def training_modes(recipe: Recipe, directory: Path, train: np.ndarray) -> dict[s
 
 
 def initial_energy(recipe: Recipe, modes: dict[str, np.ndarray]) -> WienerEnergy:
-    """Wiener filter of the training images with an untrained network behind it.
+    """Return the Wiener filter of the training images with an untrained network.
 
     Parameters
     ----------
     recipe
-        What to train.
+        Sizes of the network and noise levels.
     modes
-        From `training_modes`.
+        Result of `training_modes`.
     """
     net = recipe.network
     network = ModeNetwork(
@@ -195,7 +196,7 @@ def initial_energy(recipe: Recipe, modes: dict[str, np.ndarray]) -> WienerEnergy
 
 
 def mode_coordinates(recipe: Recipe, energy: WienerEnergy, images: np.ndarray) -> np.ndarray:
-    """Leading coordinates ``[8 N, m]`` of the images in all eight orientations."""
+    """Return leading coordinates ``[8 N, m]`` of the images in all eight orientations."""
     stretch = LogStretch(recipe.stretch.softening, recipe.stretch.scale)
     z = np.asarray(stretch.inv(images))
     mean, basis = np.asarray(energy.mean), np.asarray(energy.basis)
@@ -203,16 +204,16 @@ def mode_coordinates(recipe: Recipe, energy: WienerEnergy, images: np.ndarray) -
 
 
 def denoising_loss(energy: WienerEnergy, clean, sigma, noise):
-    """Squared error of the denoised modes, in units of the Wiener filter's expected one.
+    """Return the squared error of the denoised modes, one being the Wiener filter's expected.
 
     Parameters
     ----------
     energy
-        Being trained.
+        Energy in training.
     clean, noise
-        ``[batch, m]``, mode coordinates and unit normal deviates.
+        Mode coordinates and unit normal deviates, ``[batch, m]``.
     sigma
-        ``[batch]``.
+        Noise levels ``[batch]``.
 
     Returns
     -------
@@ -240,14 +241,14 @@ def train(
     Parameters
     ----------
     recipe
-        From `read_recipe`.
+        Result of `read_recipe`.
     directory
-        Holds the stored images and the checkpoint; made if missing.
+        Folder of the stored images and the checkpoint; made if missing.
     progress
         True for a bar; or a function, called as ``progress(done, total, text)`` while images
         are simulated and then after every block of steps, with the losses as the text.
     checkpoint_seconds
-        At least this long between checkpoints.  One is always written at the end and
+        Smallest time between checkpoints, seconds.  One is always written at the end and
         after Ctrl-C; each replaces the last atomically, so kill -9 is safe too.
 
     Returns
@@ -304,7 +305,7 @@ def _train(recipe: Recipe, directory: Path, report: Report, checkpoint_seconds) 
 
 
 class _Run(NamedTuple):
-    """Where a stage stands."""
+    """State of a stage: steps done, time spent and losses."""
 
     state: Any
     step: int = 0
@@ -321,7 +322,7 @@ class _Settings(NamedTuple):
 def _run_stage(
     checkpoint: Path, identity: str, run: _Run, steps: int, compile_block: Callable, settings
 ) -> _Run:
-    """Do the steps of a stage that its checkpoint does not hold yet."""
+    """Run the steps of a stage that its checkpoint does not contain yet."""
     recipe, report, checkpoint_seconds = settings
     state, step, seconds, history = run
     if checkpoint.exists():
@@ -360,7 +361,7 @@ def _identity(recipe: Recipe, *tables: str) -> str:
 
 
 def _report(report: Report, before: int, total: int, step: int, losses: Sequence[float]) -> None:
-    """Say where a stage is that begins after so many steps, and its losses by noise level."""
+    """Report the progress of a stage that begins after `before` steps, with its losses."""
     centers = np.sqrt(np.asarray(LOSS_BINS[:-1]) * np.asarray(LOSS_BINS[1:]))
     text = "  ".join(f"{s:.2g}: {v:.3f}" for s, v in zip(centers, losses, strict=True))
     report(before + step, total, f"loss at sigma {text}")
@@ -372,7 +373,7 @@ def _wall_block(energy, recipe, coordinates):
     def block(state, key, start, count):
         seen = []
         for number in range(start, start + count):
-            # Other randomness than that of the first stage at the same number.
+            # Random numbers differ from those of the first stage at the same step.
             key_step = jr.fold_in(jr.fold_in(key, recipe.training.steps), number)
             state, outcome = step(state, key_step, coordinates)
             seen.append(outcome)
@@ -383,13 +384,13 @@ def _wall_block(energy, recipe, coordinates):
 
 
 def _placed(energy: WienerEnergy, wall: Wall, coordinates, recipe: Recipe) -> Wall:
-    """The wall, put where no training image is, or few."""
+    """Return the wall with its threshold beyond all training images, or all but a few."""
     key = jr.fold_in(jr.key(recipe.training.seed), 1)
     return calibrate(energy, wall, coordinates, key=key, inside=recipe.confinement.inside)
 
 
 def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Clipped Adam with warm-up and cosine decay."""
+    """Return clipped Adam with warm-up and cosine decay."""
     config = recipe.training
     warmup = min(config.warmup, max(1, config.steps // 10))
     schedule = optax.warmup_cosine_decay_schedule(
@@ -412,7 +413,7 @@ def _compile_block(energy, optimizer, recipe, coordinates):
         key_image, key_sigma, key_noise = jr.split(key, 3)
         pick = jr.randint(key_image, (config.batch,), 0, len(coordinates))
         clean = coordinates[pick]
-        # Stratified over the batch: every step sees the whole range of noise.
+        # Stratified over the batch: every step covers the range of noise levels.
         strata = (jnp.arange(config.batch) + jr.uniform(key_sigma, (config.batch,))) / config.batch
         low, high = jnp.log(config.sigma_min), jnp.log(config.sigma_max)
         sigma = jnp.exp(low + strata * (high - low))

@@ -12,7 +12,7 @@ from ._recipe import DataRecipe, Recipe
 
 
 def image_facts(data: DataRecipe) -> dict[str, Any]:
-    """``pixel_scale`` and ``model_psf_sigma`` of training images, where they are known."""
+    """Return ``pixel_scale`` and ``model_psf_sigma`` of training images, None if unknown."""
     if data.set is None:
         return {"pixel_scale": data.pixel_scale, "model_psf_sigma": data.model_psf_sigma}
     return {"pixel_scale": PIXEL_SCALES[data.set], "model_psf_sigma": MODEL_PSF_SIGMA}
@@ -21,16 +21,16 @@ def image_facts(data: DataRecipe) -> dict[str, Any]:
 def prior_of(
     energy: AbstractEnergy, recipe: Recipe, facts: dict[str, Any] | None = None
 ) -> ScorePrior:
-    """The prior of a recipe, at its sigma0.
+    """Return the prior of a recipe, at its sigma0.
 
     Parameters
     ----------
     energy
-        Trained by the recipe.
+        Energy trained by the recipe.
     recipe
-        Gives stretch, noise levels and name.
+        Source of stretch, noise levels and name.
     facts
-        As of `image_facts`, by default those of the recipe's images.
+        Result of `image_facts`, by default of the recipe's images.
     """
     return ScorePrior(
         energy,

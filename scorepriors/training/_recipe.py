@@ -1,4 +1,4 @@
-"""The training recipe: a small TOML file, checked before anything is computed."""
+"""Training recipes: small TOML files, checked before anything is computed."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from scorepriors._errors import InputError
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which images.  Either `set` (built in) or `path` (the user's own)."""
+    """The training images: either a `set` (built in) or a `path` (the user's own)."""
 
     set: str | None = None
     path: str | None = None
@@ -21,7 +21,7 @@ class DataRecipe:
     num_images: int = 44_000
     num_held_out: int = 2_000
     seed: int = 0
-    #: Of the user's own images: arcsec per pixel, and standard deviation in pixels of
+    #: Arcsec per pixel of the user's own images, and standard deviation in pixels of
     #: their Gaussian PSF.  Without the latter they count as not convolved at all.
     pixel_scale: float | None = None
     model_psf_sigma: float | None = None
@@ -66,7 +66,7 @@ class TrainingRecipe:
 class ConfinementRecipe:
     """A wall around the region where the energy was learned (`scorepriors.Confined`)."""
 
-    #: Zero leaves the wall out.
+    #: Training steps of the wall; zero leaves it out.
     steps: int = 0
     batch: int = 256
     learning_rate: float = 2e-3
@@ -74,7 +74,7 @@ class ConfinementRecipe:
     codes: int = 32
     width: int = 192
     reach: float = 5.0
-    #: Noise in excess of what is told, at most, of half the training images.
+    #: Largest ratio of the noise of half the training images to the level given to the wall.
     wide_factor: float = 3.0
     #: Share of noisy training images that are inside; the wall begins a tenth further out.
     inside: float = 1.0
@@ -95,7 +95,7 @@ class Recipe:
     confinement: ConfinementRecipe = field(default_factory=ConfinementRecipe)
 
     def as_dict(self) -> dict:
-        """Plain nested dictionary, for metadata."""
+        """Return a plain nested dictionary, for metadata."""
         return dataclasses.asdict(self)
 
 
@@ -128,7 +128,7 @@ def read_recipe(path: str | Path) -> Recipe:
             "`data.pixel_scale` and `data.model_psf_sigma` describe images of your own; "
             f"those of the set {data.set!r} are known, so leave them out."
         )
-    if data.path is not None:  # relative to the recipe, wherever it is run from
+    if data.path is not None:  # relative to the recipe, not to the working directory
         moved = dataclasses.replace(data, path=str(path.parent / data.path))
         recipe = dataclasses.replace(recipe, data=moved)
     _check(recipe)
@@ -144,7 +144,7 @@ def _fill(kind, table: dict, prefix: str):
     fields = {f.name: f for f in dataclasses.fields(kind)}
     values = {}
     for key, value in table.items():
-        # Weights and recipes of before 0.2 spell it the British way.
+        # Weights and recipes of versions before 0.2 have the British spelling.
         key = "license" if key == "licence" and not prefix else key
         if key not in fields:
             raise InputError(

@@ -46,9 +46,9 @@ def simulate(name: str, num_images: int, *, box: int = 32, seed: int = 0) -> np.
         ``"ztf"``: single Sersic profiles, half of them n = 1 and half n = 4,
         1.01 arcsec pixels, as in Sampson et al. (2024), section 3.1.
     num_images
-        How many; image i depends on `seed` and i only, so a set can be extended.
+        Number of images; image i depends on `seed` and i only, so a set can be extended.
     box
-        Pixels on a side.
+        Side of the images in pixels.
     seed
         Any non-negative integer.
 
@@ -93,8 +93,8 @@ def iter_simulated(
     for index in indices:
         rng = np.random.default_rng((seed, index))
         profile = populations[name](galsim, rng, index)
-        # Half a pixel either way is what is left after a box has been placed on whole
-        # pixels; the margin beyond it forgives a catalog that is slightly off.
+        # A box is placed on whole pixels, which leaves up to half a pixel either way; the
+        # margin beyond it allows for errors of catalog positions.
         shift = rng.uniform(-0.6, 0.6, 2) * scale
         profile = galsim.Convolve(profile.shift(*shift), psf)
         image = profile.drawImage(nx=box, ny=box, scale=scale, dtype=np.float32).array
@@ -102,7 +102,7 @@ def iter_simulated(
 
 
 def lsst_galaxy(galsim, rng, index=0):
-    """Bulge plus disk of a faint LSST galaxy (i of 22 to 27).
+    """Return bulge plus disk of a faint LSST galaxy (i of 22 to 27).
 
     Distributions chosen to resemble the galaxies of public LSST image simulations:
     disks of 0.05 to 1.2 arcsec around 0.25, inclined at random with a thickness of
@@ -112,7 +112,7 @@ def lsst_galaxy(galsim, rng, index=0):
 
 
 def irregular_lsst_galaxy(galsim, rng, index=0):
-    """Seven of ten galaxies as `lsst_galaxy`, three irregular.
+    """Return a galaxy: seven of ten as of `lsst_galaxy`, three irregular.
 
     Real galaxies differ from a bulge and a disk by star-forming regions, by profiles in
     between, and by centers that do not agree.  The irregular ones, those whose index ends
@@ -136,8 +136,8 @@ def irregular_lsst_galaxy(galsim, rng, index=0):
             continue
         row, column = np.unravel_index(image.array.argmax(), image.array.shape)
         peak = galsim.PositionI(int(column) + image.xmin, int(row) + image.ymin)
-        # A prior is strict about the center. What peaks elsewhere has a lump that outshines
-        # all the rest, and a catalog would place it there.
+        # A prior expects galaxies at the center.  An image that peaks elsewhere has a lump
+        # brighter than all the rest, where a catalog would place the galaxy.
         if max(abs(peak.x - center.x), abs(peak.y - center.y)) < 3:
             return profile.shift((image.true_center - center) * image.scale)
 
@@ -174,7 +174,7 @@ def _bulge_disk_lumps(galsim, rng):
 
 
 def large_lsst_galaxy(galsim, rng, index=0):
-    """Bulge plus disk of a large LSST galaxy, for boxes of 64 pixels.
+    """Return bulge plus disk of a large LSST galaxy, for boxes of 64 pixels.
 
     As `lsst_galaxy`, with disks of 0.25 to 2.5 arcsec around 0.7 and bulges of up to 1.6.
     """
@@ -183,7 +183,7 @@ def large_lsst_galaxy(galsim, rng, index=0):
 
 
 def hsc_galaxy(galsim, rng, index=0):
-    """Bulge plus disk of a galaxy in HSC's wide survey (i of 19 to 26).
+    """Return bulge plus disk of a galaxy in HSC's wide survey (i of 19 to 26).
 
     As `lsst_galaxy`, with disks of 0.05 to 1.8 arcsec around 0.38.
     """
@@ -218,7 +218,7 @@ def _bulge_disk(
 
 
 def ztf_galaxy(galsim, rng, index=0):
-    """Sersic n = 1 (even indices) or n = 4 (odd): nearby hosts, about 1 to 8 arcsec."""
+    """Return a Sersic profile, n = 1 (even indices) or 4: nearby hosts of 1 to 8 arcsec."""
     radius = np.clip(2.5 * np.exp(0.5 * rng.standard_normal()), 0.8, 9.0)
     ratio = rng.uniform(0.25, 1.0)
     angle = rng.uniform(0, 180) * galsim.degrees

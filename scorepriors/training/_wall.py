@@ -1,4 +1,4 @@
-"""Training of the wall around a learned energy, and where to put it."""
+"""Training of the wall around a learned energy, and calibration of its threshold."""
 
 from typing import NamedTuple
 
@@ -20,14 +20,14 @@ NUM_LEVELS = 25
 
 
 class WallState(NamedTuple):
-    """What a checkpoint of this stage holds."""
+    """State in a checkpoint of this stage."""
 
     wall: Wall
     optimizer: optax.OptState
 
 
 def make_wall_optimizer(config: ConfinementRecipe) -> optax.GradientTransformation:
-    """Clipped Adam with warm-up and cosine decay."""
+    """Return clipped Adam with warm-up and cosine decay."""
     warmup = max(1, min(200, config.steps // 10))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup, max(config.steps, warmup + 1)
@@ -36,7 +36,7 @@ def make_wall_optimizer(config: ConfinementRecipe) -> optax.GradientTransformati
 
 
 def initial_wall(recipe: Recipe) -> Wall:
-    """An untrained wall of the sizes of a recipe."""
+    """Return an untrained wall with the sizes of a recipe."""
     config, network, first = recipe.confinement, recipe.network, recipe.training
     levels = np.geomspace(first.sigma_min, first.sigma_max, NUM_LEVELS)
     return Wall(
@@ -51,7 +51,7 @@ def initial_wall(recipe: Recipe) -> Wall:
 
 
 def make_wall_step(energy: WienerEnergy, recipe: Recipe):
-    """Compile one step of training; the energy stays as it is.
+    """Compile one step of training, with the energy fixed.
 
     Returns
     -------
@@ -79,8 +79,8 @@ def make_wall_step(energy: WienerEnergy, recipe: Recipe):
         low, high = jnp.log(first.sigma_min), jnp.log(first.sigma_max)
         # Denser at low noise, where a projection is hard and the wall is needed.
         sigma = jnp.exp(low + strata**1.5 * (high - low))
-        # Half the images have more noise than is told: they lie outside in every
-        # direction, and belong to the same galaxy all the same.
+        # Half the images have more noise than the wall is told: they lie outside in every
+        # direction, and their projection is the same galaxy.
         share, spread = jr.uniform(keys[2], (2, config.batch))
         factor = jnp.where(share < 0.5, 1.0, jnp.exp(spread * jnp.log(config.wide_factor)))
         a = clean + (factor * sigma)[:, None] * jr.normal(keys[3], clean.shape)
@@ -110,11 +110,11 @@ def calibrate(
     num: int = 4000,
     allowance: float = 1.1,
 ) -> Wall:
-    """Put the wall where no noisy training image is, or all but a few.
+    """Set the threshold beyond all noisy training images, or all but a few.
 
     The threshold at each level is `allowance` times a quantile of q among `num` noisy training
-    images: the largest for `inside` one.  Where a few galaxies are far stranger than all
-    others, the largest leaves room for anything: it is the quantile that walls it in.
+    images: the largest for `inside` one.  Where a few galaxies differ far more than all
+    others, the largest is too wide a limit; a lower quantile is then of use.
     """
 
     @jax.jit
