@@ -1,6 +1,6 @@
-"""What a blend is: observations, sources, scenes, and the NumPyro model of them."""
+"""Models of blends: observations, sources, scenes, and the NumPyro model of them."""
 
 import lazy_loader
 
-# Names and their homes stand once, in the stub beside this file (SPEC 1).
+# The stub beside this file lists the public names and their modules (SPEC 1).
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

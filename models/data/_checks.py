@@ -21,7 +21,7 @@ BAD_PLANES = {"BAD": 0, "SAT": 1, "INTRP": 2, "CR": 3, "EDGE": 4, "SUSPECT": 7, 
 
 
 def numeric(array, what: str) -> np.ndarray:
-    """Turn `array` into a real numeric numpy array, or say that `what` is none."""
+    """Convert `array` to a real numeric NumPy array, or raise InputError naming `what`."""
     try:
         array = np.asarray(array)
     except ValueError as error:
@@ -32,7 +32,7 @@ def numeric(array, what: str) -> np.ndarray:
 
 
 def where_first(bad: np.ndarray, bands: Sequence[str] | None = None) -> str:
-    """Name the first true pixel of a mask ``[B, H, W]``, for a message."""
+    """Return the name of the first true pixel of a mask ``[B, H, W]``, for a message."""
     band, row, column = np.argwhere(bad)[0]
     band = f"{bands[band]!r}" if bands else f"{band}"
     return f"first at (band {band}, row {row}, column {column})"
@@ -41,7 +41,7 @@ def where_first(bad: np.ndarray, bands: Sequence[str] | None = None) -> str:
 def weights_from_variance(
     variance, masked: np.ndarray, what: str = "variance", bands: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Inverse variance; zero where `masked` and where the variance is infinite.
+    """Return inverse variances, zero where `masked` or where the variance is infinite.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def weights_from_variance(
 
 
 def weights_from_noise(noise, kind: str, masked: np.ndarray, what: str) -> np.ndarray:
-    """Inverse variance, zero where `masked`; `kind` says what `noise` is."""
+    """Return inverse variances, zero where `masked`, from `noise` of a given `kind`."""
     noise = numeric(noise, what)
     if noise.ndim == 2 and masked.shape[0] == 1:
         noise = noise[None]
@@ -80,19 +80,19 @@ def weights_from_noise(noise, kind: str, masked: np.ndarray, what: str) -> np.nd
     if kind == "weight":
         return np.where(masked, 0.0, noise)
     if kind == "deviation":
-        # The sign survives, so that a negative deviation is refused, not squared away.
+        # The sign is kept, so that negative standard deviations are still rejected.
         noise = np.sign(noise) * noise**2
     return weights_from_variance(noise, masked, what)
 
 
 def masked_pixels(mask, header: fits.Header | None = None, what: str = "MASK") -> np.ndarray:
-    """Which pixels a mask from a file rules out.
+    """Return the pixels that a mask from a file excludes.
 
-    A mask of booleans or of 0 and 1 is taken as it is.  Integers with other values are
+    A mask of booleans or of 0 and 1 is used as it is.  Integers with other values are
     bit masks: pipelines also flag pixels on which a source was *detected*, and those
-    must stay.  The bits come from the ``MP_<plane>`` cards of the header (Rubin, HSC)
-    and are BAD, SAT, INTRP, CR, EDGE, SUSPECT and NO_DATA; without such cards their
-    usual numbers are assumed, and a UserWarning says so.
+    must not be excluded.  The bits come from the ``MP_<plane>`` cards of the header (Rubin,
+    HSC) and are BAD, SAT, INTRP, CR, EDGE, SUSPECT and NO_DATA; without such cards their
+    usual numbers are assumed, with a UserWarning.
     """
     mask = numeric(mask, what)
     if mask.dtype.kind not in "iu" or np.isin(mask, (0, 1)).all():
@@ -113,7 +113,7 @@ def masked_pixels(mask, header: fits.Header | None = None, what: str = "MASK") -
 
 
 def broadcast_mask(masked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Repeat a mask ``[H, W]`` for all bands; one with the images' shape stays as it is."""
+    """Repeat a mask ``[H, W]`` for all bands; return one with the images' shape unchanged."""
     if masked.shape not in (shape, shape[1:]):
         raise InputError(
             f"mask has the shape {masked.shape} but the images have {shape}; "

@@ -1,10 +1,10 @@
-"""Finding sources when no catalog is given: peaks of the sharpened sum of the bands.
+"""Detection of sources: peaks of the sharpened sum of the bands.
 
 Where galaxies overlap the brighter one has the only maximum, and the neighbor is a
 shoulder on its flank.  Minus the Laplacian of the smoothed image turns shoulders into
 peaks (Lindeberg 1998, International Journal of Computer Vision 30, 79): it is a filter
 for blobs of one size, with a sum of zero, so that the smooth light of a large neighbor
-drops out.
+cancels.
 """
 
 import numpy as np
@@ -18,39 +18,39 @@ from ._joint import JointObservation
 from ._observation import Observation
 from ._positions import Positions
 
-#: Sizes of blobs looked for, in standard deviations of the sharpest PSF: galaxies that
-#: hardly widen it, and larger ones.
+#: Sizes of the blobs in standard deviations of the sharpest PSF: for barely resolved
+#: galaxies, and larger ones.
 SCALES = (0.7, 1.05, 1.6)
 
-#: Smallest of them, in pixels: the Laplacian of less is not sampled.
+#: Smallest size in pixels: the Laplacian of smaller ones is undersampled.
 SMALLEST = 1.0
 
-#: Peaks of two sizes closer than this are one source, pixels.
+#: Smallest distance of two sources among peaks of different sizes, pixels.
 APART = 3.0
 
-#: A peak on another's flank must hold this share of the filtered flux of both.
+#: Smallest share of a peak on another's flank in the filtered flux of both.
 CONTRAST = 1e-3
 
 
 def detection_image(
     obs: Observation | JointObservation,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inverse-variance weighted sum of the bands, in units of its own typical noise.
+    """Return the inverse-variance weighted sum of the bands, in units of its typical noise.
 
-    Of several joined observations, the first: its pixels are those of positions.
+    Of a joint observation only the first is used, whose pixels are those of positions.
 
     Returns
     -------
     significance, variance, mask
-        ``[H, W]``: the sum divided by its typical standard deviation, the variance that it
-        has then (brighter pixels are noisier), and True where no band has data.
+        Images ``[H, W]``: the sum divided by its typical standard deviation, the variance of
+        that (brighter pixels are noisier), and True where no band has data.
     """
     first = obs.views[0].observation
     images, weights = first.images, first.weights
     seen = weights > 0
     mask = ~np.any(seen, axis=0)
-    # Median noise per band sets the band's weight, so that the image stays a fixed
-    # linear combination and bright, noisier source pixels are not weighted down.
+    # The median noise of a band sets its weight, so that the image is a fixed linear
+    # combination and bright, noisier source pixels are not weighted down.
     levels = np.array([np.median(w[w > 0]) if (w > 0).any() else 0.0 for w in weights])
     background = np.array(
         [np.median(i[w > 0]) if (w > 0).any() else 0.0 for i, w in zip(images, weights)]
@@ -70,8 +70,8 @@ def detect(obs: Observation | JointObservation, *, threshold: float = 4.0) -> Po
     obs
         The observation.
     threshold
-        In units of the noise of the filtered image.  At 4, one image of 64 x 64 pixels in
-        some five has a false source.
+        Threshold in units of the noise of the filtered image.  At 4, about one in five
+        images of 64 x 64 pixels has a false source.
 
     Returns
     -------
@@ -86,8 +86,8 @@ def detect(obs: Observation | JointObservation, *, threshold: float = 4.0) -> Po
     Notes
     -----
     On simulated LSST blends of 2 to 8 galaxies with a signal to noise above 5, some 60 % are
-    found, and at best 15 % of those with a blendedness above .5.  A catalog of deeper or
-    sharper images is better where there is one.
+    found, and at most 15 % of those with a blendedness above .5.  A catalog of deeper or
+    sharper images is better if available.
     """
     image, variance, mask = detection_image(obs)
     image = _filled(image, mask)
@@ -110,12 +110,12 @@ def detect(obs: Observation | JointObservation, *, threshold: float = 4.0) -> Po
 
 
 def _blobs(image, variance, mask, sigma: float, threshold: float) -> np.ndarray:
-    """Places ``[M, 2]`` of blobs of one size, refined to a fraction of a pixel."""
+    """Return places ``[M, 2]`` of blobs of one size, refined to a fraction of a pixel."""
     side = 2 * int(np.ceil(5 * sigma)) + 1
     unit = np.zeros((side, side))
     unit[side // 2, side // 2] = 1
     kernel = -gaussian_laplace(unit, sigma)
-    # Beyond the edge there is neither light nor noise: a mirror would double the noise.
+    # Zeros beyond the edge: reflected pixels would double the noise.
     sharp = fftconvolve(image, kernel, mode="same")
     noise = np.sqrt(np.maximum(fftconvolve(variance, kernel**2, mode="same"), 1e-12))
     found = sep.extract(
@@ -133,7 +133,7 @@ def _blobs(image, variance, mask, sigma: float, threshold: float) -> np.ndarray:
 
 
 def _filled(image: np.ndarray, mask: np.ndarray, sigma: float = 1.5) -> np.ndarray:
-    """Masked pixels from those around them: a hole in a bright source has no edges then."""
+    """Fill masked pixels from those around them, so that holes in bright sources have no edges."""
     if not mask.any():
         return image
     near = gaussian_filter(np.where(mask, 0.0, 1.0), sigma)
@@ -142,7 +142,7 @@ def _filled(image: np.ndarray, mask: np.ndarray, sigma: float = 1.5) -> np.ndarr
 
 
 def _psf_sigma(psfs: np.ndarray) -> float:
-    """Standard deviation of a Gaussian as wide at half maximum as the sharpest PSF, pixels."""
+    """Return the standard deviation of a Gaussian with the FWHM of the sharpest PSF, pixels."""
     half = [(psf > psf.max() / 2).sum() for psf in psfs]
     return float(2 * np.sqrt(min(half) / np.pi) / 2.355)
 

@@ -1,4 +1,4 @@
-"""Several observations of one sky as one: other pixels, other PSFs, other bands."""
+"""Joint observations: several of one sky, with other pixels, PSFs and bands."""
 
 import warnings
 from collections.abc import Sequence
@@ -20,24 +20,24 @@ from ._views import Photometry, View
 #: Largest error in pixels of the reference that the straight grid of a part may make.
 _STRAIGHT = 0.1
 
-#: Share of a PSF's power beyond what the reference's pixels can hold that is worth a word.
+#: Share of a PSF's power beyond the Nyquist frequency of the reference that gives a warning.
 _LOST_POWER = 0.02
 
 
 @dataclass(frozen=True, eq=False)
 class JointObservation(Photometry):
-    """Several observations of one sky, each on pixels of its own; from `join_observations`.
+    """Several observations of one sky, each on its own pixels; from `join_observations`.
 
     Attributes
     ----------
     views
         The observations, the first of which has the pixels of the model.
     bands
-        Names of the bands of all of them, all different.
+        Names of the bands of all observations, all different.
     zero_point
         AB magnitude of one image unit in each band; or None.
     unit
-        Of a pixel's value where there is no zero point; or None.
+        Unit of a pixel's value where there is no zero point; or None.
     """
 
     views: tuple[View, ...]
@@ -62,7 +62,7 @@ class JointObservation(Photometry):
 
     @property
     def wcs(self) -> WCS | None:
-        """That of the first observation."""
+        """WCS of the first observation."""
         return self.reference.wcs
 
     @property
@@ -72,7 +72,7 @@ class JointObservation(Photometry):
 
     @property
     def name(self) -> str:
-        """That of the first observation."""
+        """Name of the first observation."""
         return self.reference.name
 
     @property
@@ -88,7 +88,7 @@ class JointObservation(Photometry):
 def join_observations(
     reference: Observation, *others: Observation
 ) -> Observation | JointObservation:
-    """Observations of the same sky as one, for a joint fit.
+    """Join observations of the same sky into one, for a joint fit.
 
     Sources get one morphology, on the pixels of the reference, and a flux in every band of
     every observation.  Nothing is resampled: each observation is compared with the model
@@ -97,16 +97,17 @@ def join_observations(
     Parameters
     ----------
     reference
-        Its pixels are the model's, so their side must be that of the prior; positions are in them.
+        Observation with the pixels of the model and of positions; their side must be that of
+        the prior's.
     *others
-        Of the same sky, with other pixels, PSFs and bands.  Their pixels may have another
-        side and start anywhere, but must run along those of the reference.
+        Observations of the same sky, with other pixels, PSFs and bands.  Their pixels may have
+        another side and start anywhere, but must be parallel to those of the reference.
 
     Returns
     -------
     JointObservation
-        Bands whose names are taken get a number (``r_2``).  The PSFs of the others are
-        given in pixels of the reference.  The reference itself if there are no others.
+        Joint observation; the reference itself if there are no others.  Repeated names of bands
+        get a number (``r_2``).  PSFs of the others are in pixels of the reference.
 
     Raises
     ------
@@ -117,7 +118,7 @@ def join_observations(
     Warns
     -----
     PSFWarning
-        If a PSF is sharper than the pixels of the reference can hold.
+        If a PSF is too sharp for the pixels of the reference.
     """
     observations = [reference, *others]
     if len(observations) == 1:
@@ -141,7 +142,7 @@ def join_observations(
 
 
 def _straight_grid(reference: Observation, obs: Observation, name: str):
-    """Origin and scale of an observation's pixels in those of the reference."""
+    """Return origin and scale of an observation's pixels in those of the reference."""
     for one, which in ((reference, "the first observation"), (obs, name)):
         if one.wcs is None:
             raise InputError(f"{which} has no WCS: nobody knows where it lies on the sky.")
@@ -172,7 +173,7 @@ def _straight_grid(reference: Observation, obs: Observation, name: str):
 
 
 def _psfs_on(scale: float, obs: Observation, name: str) -> np.ndarray:
-    """PSFs ``[B, P, P]`` at pixels of the reference, as smooth as these can show."""
+    """Return PSFs ``[B, P, P]`` at pixels of the reference, band-limited to them."""
     size = obs.psfs.shape[-1]
     grid = 2 * size
     transforms = np.fft.rfft2(obs.psfs.astype(float), (grid, grid))
@@ -202,9 +203,9 @@ def _psfs_on(scale: float, obs: Observation, name: str) -> np.ndarray:
 
 
 def _common_unit(observations: Sequence[Observation]):
-    """Zero points of all bands, or the unit that all share."""
+    """Return zero points of all bands, or the unit that all share."""
     if all(obs.flux_unit[0] == units.nJy for obs in observations):
-        # Factors take image units to nanojanskys.
+        # Factors convert image units to nanojanskys.
         factors = np.concatenate([obs.flux_unit[1] for obs in observations])
         return tuple(ZERO_POINT - 2.5 * np.log10(factors)), None
     found = {str(obs.unit or "no unit") for obs in observations}
@@ -217,7 +218,7 @@ def _common_unit(observations: Sequence[Observation]):
 
 
 def _distinct(bands: Sequence[str]) -> tuple[str, ...]:
-    """Names with numbers behind those that are taken."""
+    """Return names with numbers appended to repeated ones."""
     out: list[str] = []
     for band in bands:
         name, number = band, 2

@@ -1,4 +1,4 @@
-"""Images of one field in several bands, with weights, PSFs and what they mean on the sky."""
+"""Images of one field in several bands, with weights, PSFs, units and WCS."""
 
 import io
 import os
@@ -49,37 +49,37 @@ class Observation(Photometry):
     Attributes
     ----------
     images
-        ``[B, H, W]`` float32, in `unit`; zero where the weight is zero.
+        Pixels ``[B, H, W]``, float32, in `unit`; zero where the weight is zero.
     weights
-        ``[B, H, W]`` float32, inverse variances; zero means masked.
+        Inverse variances ``[B, H, W]``, float32; zero means masked.
     psfs
-        ``[B, P, P]`` float32, P odd, sums of one, centered on pixel ``P // 2``.  Effective
-        PSFs, the pixel's response included.
+        Effective PSFs ``[B, P, P]``, float32, P odd, sums of one, centered on pixel
+        ``P // 2``, the pixel's response included.
     bands
-        Names, all different.
+        Names of the bands, all different.
     wcs
-        Celestial, two axes, shared by all bands; or None.
+        Celestial WCS of two axes, shared by all bands; or None.
     unit
-        Of one unit of a pixel's value; or None.
+        Unit of a pixel's value; or None.
     zero_point
         AB magnitude of one image unit in each band; or None.  A number stands for all.
     name
-        For titles and file names.
+        Name for titles and files.
     catalog
-        Positions that came with the images, as found there; or None.
+        Table of positions that came with the images, unchanged; or None.
     scale
-        Arcseconds per pixel where there is no `wcs` to tell; or None.
+        Arcseconds per pixel where there is no `wcs`; or None.
 
     Raises
     ------
     InputError
-        If anything is inconsistent; the message names it and the mend.
+        If anything is inconsistent; the message names it and how to correct it.
 
     Warns
     -----
     PSFWarning
-        If a PSF's sum is off by more than 1 % (it is normalized), or its centroid by
-        more than 0.1 pixel (it is used as it is).
+        If a PSF's sum differs from one by more than 1 % (it is normalized), or its centroid
+        from the center by more than 0.1 pixel (it is used unchanged).
     """
 
     images: np.ndarray
@@ -159,19 +159,19 @@ class Observation(Photometry):
         Parameters
         ----------
         images
-            ``[B, H, W]``; an astropy Quantity brings its unit, a masked array its mask.
+            Pixels ``[B, H, W]``; an astropy Quantity brings its unit, a masked array its mask.
         weights, variance
             Inverse variances, or variances (infinite means masked); exactly one of them.
         mask
-            ``[B, H, W]`` or ``[H, W]``, nonzero where a pixel must not be used.  Reduce
-            bit masks to the bits that matter first: ``mask & bits``.
+            Mask ``[B, H, W]`` or ``[H, W]``, nonzero where a pixel must not be used.  Reduce
+            bit masks to the relevant bits first: ``mask & bits``.
         psfs
-            ``[B, P, P]``, or ``[P, P]`` for all bands.  An even P is padded by a row and
+            PSFs ``[B, P, P]``, or ``[P, P]`` for all bands.  An even P is padded by a row and
             a column of zeros.
         bands
-            Names; ``band0``, ``band1``, ... if not given.
+            Names of the bands; ``band0``, ``band1``, ... if not given.
         wcs, unit, zero_point, name, catalog, scale
-            See the class.
+            Attributes of the class.
 
         Examples
         --------
@@ -236,18 +236,18 @@ class Observation(Photometry):
         Parameters
         ----------
         path
-            The layout stands in the docstring of `scorepriors.models.data.readers`.
+            File or files; their layout is described in `scorepriors.models.data.readers`.
         psf
-            A FITS, npz or npy file (or one per band, or an array), in place of the PSF
+            FITS, npz or npy file (or one per band, or an array) that replaces the PSF
             extensions.
         """
         return cls._build(read_fits(path, psf), path)
 
     @classmethod
     def from_npz(cls, path, index: int | None = None, psf=None) -> "Observation":
-        """Read an npz archive; `index` chooses one blend of a set.
+        """Read an npz archive; `index` selects one blend of a set.
 
-        The layouts stand in the docstring of `scorepriors.models.data.readers`.
+        The layouts are described in `scorepriors.models.data.readers`.
         """
         return cls._build(read_npz(path, index, psf), path)
 
@@ -272,7 +272,7 @@ class Observation(Photometry):
 
     @classmethod
     def _build(cls, arguments: dict[str, Any], path) -> "Observation":
-        """`from_arrays`, with the file's name before every message."""
+        """Call `from_arrays`, with the file's name before every message."""
         try:
             return cls.from_arrays(**arguments)
         except InputError as error:
@@ -329,7 +329,7 @@ class Observation(Photometry):
 
 
 def _table_hdu(table: Table) -> fits.BinTableHDU:
-    """Table as an HDU, by way of the writer that also knows columns such as SkyCoord."""
+    """Return a table as an HDU, by the writer that also handles columns such as SkyCoord."""
     buffer = io.BytesIO()
     table.write(buffer, format="fits")
     with fits.open(io.BytesIO(buffer.getvalue()), memmap=False) as hdus:

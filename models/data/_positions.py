@@ -25,7 +25,7 @@ from scorepriors.models.data.readers._npz_files import plain_catalog
 from ._checks import numeric
 from ._observation import Observation
 
-#: Column names of pixel positions (lower case), and what the first pixel is called.
+#: Column names of pixel positions (lower case), and the number of the first pixel.
 _PIXEL_COLUMNS = (
     ("x", "y", 0),
     ("xcentroid", "ycentroid", 0),
@@ -52,26 +52,26 @@ _STAR_COLUMNS = ("is_star", "is_point")
 _POINT_TYPES = ("star", "point", "psf")
 _EXTENDED_TYPES = ("galaxy", "extended")
 
-#: How `Table.read` is told the format, by ending.
+#: Format for `Table.read`, by ending.
 _TABLE_FORMATS = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".txt": "ascii", ".dat": "ascii"}
 
-#: Two sources closer than this cannot be told apart, pixels.
+#: Smallest distance of two sources that can be distinguished, pixels.
 _MIN_DISTANCE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """Where the sources are, and which of them are points.
+    """Positions of sources, and which of them are points.
 
     Attributes
     ----------
     ids
-        One name per source, all different.
+        Names of the sources, all different.
     row_column
-        ``[K, 2]`` float64, 0-based (row, column), that is (y, x); integers are the
+        Positions ``[K, 2]``, float64, 0-based (row, column), that is (y, x); integers are the
         centers of pixels.
     is_point
-        ``[K]`` bool; true for stars.
+        Booleans ``[K]``, true for stars.
     """
 
     ids: tuple[str, ...]
@@ -79,7 +79,7 @@ class Positions:
     is_point: np.ndarray
 
     def __len__(self) -> int:
-        """Count the sources, K."""
+        """Return the number of sources K."""
         return len(self.ids)
 
 
@@ -91,7 +91,7 @@ def read_positions(
     Parameters
     ----------
     source
-        A file (``.ecsv``, ``.csv``, ``.txt``, ``.dat``, FITS table, or ``.npz`` with an
+        File (``.ecsv``, ``.csv``, ``.txt``, ``.dat``, FITS table, or ``.npz`` with an
         array ``catalog``), an astropy Table, or an array ``[K, 2]`` of (x, y) pixels.
         Column names, in any case and in this order of preference:
 
@@ -106,14 +106,14 @@ def read_positions(
         Optional: ``id``; ``is_star`` (true or false) or ``type`` ("star" or "point"
         against "galaxy" or "extended").
     obs
-        Gives the image size, and the WCS for positions on the sky.
+        Observation with the image size, and the WCS for positions on the sky.
     margin
-        How many pixels beyond the image's edge a source may be.
+        Largest distance of a source beyond the image's edge, pixels.
 
     Returns
     -------
     Positions
-        In the order of the source.
+        Positions in the order of the table.
 
     Raises
     ------
@@ -199,12 +199,12 @@ def _text(value) -> str:
 
 
 def _values(table: Table, name: str, unit: units.UnitBase) -> np.ndarray:
-    """Values of a column as float64, in `unit` if it has one; NaN where masked."""
+    """Return a column as float64, converted to `unit` if it has one; NaN where masked."""
     column = table[name]
     mask = np.broadcast_to(getattr(column, "mask", False), (len(table),))
     given = getattr(column, "unit", None)
     values = getattr(column, "value", column)
-    # Masked text has no numbers to unmask.
+    # Masked text has no `unmasked`.
     values = np.ma.getdata(getattr(values, "unmasked", values))
     if values.dtype.kind not in "fiu" or values.shape != (len(table),):
         raise InputError(f"the column {name!r} does not hold numbers; give one number per row.")

@@ -7,18 +7,18 @@ import numpy as np
 from scorepriors._errors import InputError
 from scorepriors._moments import centroids
 
-#: A PSF further off than this is a mistake, not a sub-pixel shift, pixels.
+#: Largest offset of a peak that may be a sub-pixel shift; larger ones are errors, pixels.
 _MAX_PEAK_OFFSET = 2.0
 
-#: Centroid offsets above this visibly shift every source, pixels.
+#: Largest centroid offset without a warning; larger ones visibly shift every source, pixels.
 _MAX_CENTROID_OFFSET = 0.1
 
-#: Relative error of a PSF's sum that is more than rounding or a cut wing.
+#: Largest relative error of a PSF's sum from rounding or truncated wings.
 _MAX_SUM_ERROR = 0.01
 
 
 class PSFWarning(UserWarning):
-    """A PSF image was used, but it is not quite what it should be."""
+    """Warning about a PSF image that is used although it is not exactly as it should be."""
 
 
 def check_psfs(psfs: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
@@ -60,21 +60,21 @@ def check_psfs(psfs: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
 
 
 def sum_is_off(total: float) -> bool:
-    """Whether a PSF's sum is off by more than rounding or a cut wing."""
+    """Return whether a PSF's sum differs from one by more than `_MAX_SUM_ERROR`."""
     return bool(abs(total - 1) > _MAX_SUM_ERROR)
 
 
 def _centroids(psfs: np.ndarray) -> np.ndarray:
-    """Centroids ``[B, 2]`` (row, column) of the pixels above 1 % of each peak.
+    """Return centroids ``[B, 2]`` (row, column) of the pixels above 1 % of each peak.
 
-    The cut keeps the noise of measured PSFs out, which far wings would multiply.
+    The threshold excludes the noise of measured PSFs, which far wings would amplify.
     """
     bright = np.where(psfs > 0.01 * psfs.max(axis=(1, 2), keepdims=True), psfs, 0)
     return centroids(bright)
 
 
 def _pad_to_odd(psfs: np.ndarray) -> np.ndarray:
-    """Add a row and a column of zeros on the side that puts even PSFs on ``P // 2``."""
+    """Add a row and a column of zeros on the side that centers even PSFs on ``P // 2``."""
     size = psfs.shape[-1]
     if size % 2:
         return psfs

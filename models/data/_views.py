@@ -1,4 +1,4 @@
-"""What a single observation and several joined ones have in common."""
+"""Common interface of single and joint observations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,22 +14,22 @@ from ._checks import numeric
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One observation among those that are fitted together, and where its pixels are.
+    """One of the observations that are fitted together, and the place of its pixels.
 
     Attributes
     ----------
     observation
-        Its pixels, weights and WCS.
+        Observation with pixels, weights and WCS.
     psfs
-        ``[B, P, P]``, in pixels of the model: those of the first observation.
+        PSFs ``[B, P, P]``, in pixels of the model: those of the first observation.
     bands
-        Names, different from those of all other views.
+        Names of the bands, different from those of all other views.
     origin
-        (row, column) of its first pixel's center, in pixels of the model.
+        Center (row, column) of the first pixel, in pixels of the model.
     scale
-        Side of its pixels, in pixels of the model.
+        Side of the pixels, in pixels of the model.
     first
-        Number of its first band among those of all views.
+        Index of the first band among those of all views.
     """
 
     observation: Any
@@ -41,12 +41,12 @@ class View:
 
     @property
     def which(self) -> slice:
-        """Which bands of all views are its own."""
+        """Slice of this view's bands in those of all views."""
         return slice(self.first, self.first + len(self.bands))
 
 
 class Photometry:
-    """Units of fluxes, for whatever has a `zero_point`, a `unit` and `bands`."""
+    """Units of fluxes, for classes with a `zero_point`, a `unit` and `bands`."""
 
     bands: tuple[str, ...]
     unit: units.UnitBase | None
@@ -59,10 +59,10 @@ class Photometry:
 
     @property
     def flux_unit(self) -> tuple[units.UnitBase, np.ndarray]:
-        """Unit of fluxes in tables, and the factor ``[B]`` that takes image units to it.
+        """Unit of fluxes in tables, and the factor ``[B]`` that converts image units to it.
 
-        Nanojansky if the zero points or the unit tell how; else the image's own unit, or
-        plain numbers if astropy does not know it, and so cannot calculate with it.
+        Nanojansky if the zero points or the unit determine it; else the image's own unit, or
+        dimensionless if astropy does not know that unit.
         """
         if self.zero_point is not None:
             zero_point = np.array(self.zero_point)
@@ -81,19 +81,19 @@ class Photometry:
         return ZERO_POINT if self.zero_point is not None else NANOJANSKY_ZERO_POINT
 
     def magnitudes(self, flux) -> np.ndarray | None:
-        """AB magnitudes of fluxes in image units.
+        """Return AB magnitudes of fluxes in image units.
 
         Parameters
         ----------
         flux
-            ``[..., B]``, in the unit of the pixels (not yet times the factor of
+            Fluxes ``[..., B]``, in the unit of the pixels (without the factor of
             `flux_unit`).
 
         Returns
         -------
         numpy.ndarray or None
-            ``[..., B]``, NaN where the flux is not positive; None if neither a zero point
-            nor a unit of flux density is known.
+            Magnitudes ``[..., B]``, NaN where the flux is not positive; None if neither a zero
+            point nor a unit of flux density is known.
         """
         zero = self.flux_zero_point
         if zero is None:

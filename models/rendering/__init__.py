@@ -1,1 +1,1 @@
-"""From boxes of pixels to images: kernels, convolution, other pixel grids."""
+"""Rendering of boxes of pixels into images: kernels, convolution, other pixel grids."""

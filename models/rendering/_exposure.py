@@ -1,7 +1,7 @@
-r"""Exposures: pixels with their noise and PSF, and what sources look like in them.
+r"""Exposures: pixels with their noise and PSF, and renderings of sources in them.
 
 A box is convolved on its own small grid (box plus kernel, so nothing wraps around) and the
-result is added to the image where the box sits.  Corners are arrays: moving a source, or
+result is added to the image at the place of the box.  Corners are arrays: moving a source, or
 rendering another blend, runs the same compiled program.
 """
 
@@ -25,16 +25,16 @@ from ._placing import overlap
 
 
 class Band(NamedTuple):
-    """What is known of a band beside its pixels.
+    """Description of a band.
 
     Attributes
     ----------
     name
-        Of the filter.
+        Name of the filter.
     wavelength
         Effective wavelength, nm; None if not known.
     time
-        Of the exposure, MJD; None if it does not matter.
+        Time of the exposure, MJD; None if it does not matter.
     """
 
     name: str
@@ -48,16 +48,16 @@ class Exposure(eqx.Module):
     Attributes
     ----------
     images
-        ``[B, H, W]``, in the unit of the image.
+        Pixels ``[B, H, W]``, in the unit of the image.
     noise
         Model of the noise.
     kernels
-        From the model's PSF to that of each band.
+        Kernels from the model's PSF to that of each band.
     grid
-        ``[3]``, row and column of the first pixel and the side of the pixels, in pixels of the
+        Row and column of the first pixel and the side of the pixels, ``[3]``, in pixels of the
         model (see `scorepriors.models.rendering._grids`); None if they are the model's own.
     about
-        Bands, for people: no program depends on them.
+        Descriptions of the bands, on which no program depends.
     """
 
     images: Float[Array, "B H W"]
@@ -73,7 +73,7 @@ class Exposure(eqx.Module):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(H, W)."""
+        """Height and width (H, W) in pixels."""
         height, width = self.images.shape[-2:]
         return height, width
 
@@ -88,17 +88,17 @@ class Exposure(eqx.Module):
         corner: Int[Array, "K 2"],
         mask: Bool[Array, " K"] | None = None,
     ) -> Float[Array, "K B H W"]:
-        """Image of every source in every band, for unit spectra.
+        """Render every source in every band, for unit spectra.
 
         Parameters
         ----------
         morphology
-            ``[K, n, n]`` at the model's resolution.
+            Boxes ``[K, n, n]`` at the model's resolution.
         corner
-            ``[K, 2]``, (row, column) of each box's first pixel in the image.  Boxes may
-            reach over the edge; what lies outside is cut.
+            First pixel (row, column) of each box in the image, ``[K, 2]``.  Boxes may reach over
+            the edge; pixels outside are cut.
         mask
-            ``[K]``, False for padding, whose image is zero and, on CPUs, takes no time.
+            Mask ``[K]``, False for padding, whose image is zero and, on CPUs, takes no time.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class Exposure(eqx.Module):
         first = corner - self.kernels.size // 2
         real = jnp.ones(len(corner), bool) if mask is None else mask
         if self.grid is None:
-            # Bands outermost, as the spectra want them; the swap at the end moves nothing.
+            # Bands outermost, as the spectra need them; the swap at the end copies nothing.
             pairs, bands = pair_bands(transforms), self.num_bands
             images = convolve(morphology, pairs, first, real, bands=bands, shape=shape)
         else:
@@ -126,15 +126,15 @@ class Exposure(eqx.Module):
         morphology: Float[Array, "K n n"],
         corner: Int[Array, "K 2"],
     ) -> Float[Array, "B H W"]:
-        """Sum of sources: amplitudes times morphologies, convolved (paper eq. 1)."""
+        """Return the sum of sources: amplitudes times morphologies, convolved (paper eq. 1)."""
         return jnp.einsum("kb,kbyx->byx", spectrum, self.render(morphology, corner))
 
     def likelihood(self, model: Float[Array, "B H W"]) -> dist.Distribution:
-        """Distribution of the pixels about a model image, masked ones left out (eq. 12)."""
+        """Return the distribution of unmasked pixels about a model image (paper eq. 12)."""
         return self.noise.distribution(model)
 
     def render_on_host(self, morphology: np.ndarray, corner: Array) -> np.ndarray:
-        """As `render`, in NumPy: a single look at the data is not worth a compilation."""
+        """Render as `render` does, in NumPy: one call does not repay a compilation."""
         size, shape = morphology.shape[-1], self.shape
         transforms = np.asarray(self.kernels.of_box(size))
         grid = transforms.shape[-2]

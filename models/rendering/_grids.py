@@ -1,4 +1,4 @@
-r"""Pixels that are not the model's: bands of another observation of the same sky.
+r"""Rendering on other pixels than the model's: other observations of the same sky.
 
 Such a band has its own pixel side and first pixel, in pixels of the model, but no rotation.
 An image on the model's grid is band-limited, so between its pixels it is its own Fourier
@@ -7,8 +7,8 @@ series, and the series is evaluated where the band's pixels are:
 .. math:: y_{ij} = \frac{1}{N^2} \sum_{uv} e^{2 \pi i\, u p_i / N}\, \hat m_{uv}\,
           e^{2 \pi i\, v q_j / N},
 
-two matrix products for rows and columns.  First pixels of source boxes enter the places p
-and q alone, which are arrays: another blend runs the same program.
+two matrix products for rows and columns.  First pixels of source boxes enter only the places p
+and q, which are arrays: another blend runs the same program.
 """
 
 from collections.abc import Sequence
@@ -23,28 +23,28 @@ from scorepriors._typing import Array
 
 
 def regrid(transforms, grid, first, support: int, shape: Sequence[int], xp=jnp) -> Any:
-    """Evaluate images, given as Fourier transforms, where pixels of another grid are.
+    """Evaluate images, given as Fourier transforms, at the pixels of another grid.
 
     Parameters
     ----------
     transforms
-        ``[B, K, N, N // 2 + 1]``, real transforms of images on N x N pixels of the model.
+        Real transforms ``[B, K, N, N // 2 + 1]`` of images on N x N pixels of the model.
     grid
-        ``[3]``, row and column of the first pixel, and the side of pixels, in pixels of the
+        Row and column of the first pixel, and the side of pixels, ``[3]``, in pixels of the
         model.
     first
-        ``[K, 2]``, (row, column) of the first pixel of each image on the model's grid.
+        First pixel (row, column) of each image on the model's grid, ``[K, 2]``.
     support
-        Side of the images without their padding: beyond it, they are zero.
+        Side of the images without their padding, beyond which they are zero.
     shape
-        (H, W) of the result.
+        Shape (H, W) of the result.
     xp
-        `jax.numpy` or `numpy`.
+        Array module, `jax.numpy` or `numpy`.
 
     Returns
     -------
     Array
-        ``[B, K, H, W]``.
+        Images ``[B, K, H, W]`` on the other grid.
     """
     size = transforms.shape[-2]
     rows, columns = _places(grid, first, shape, xp)
@@ -63,7 +63,7 @@ def gather_regridded(
     support: int,
     box: int,
 ) -> Float[Array, "K B n n"]:
-    """Transpose of convolving boxes of n pixels and `regrid`, band by band.
+    """Apply the transpose of convolving boxes of n pixels and of `regrid`, band by band.
 
     Parameters
     ----------
@@ -90,26 +90,26 @@ def gather_regridded(
 def squared_regridded(weights, kernels, grid, first, support: int, box: int, xp=jnp) -> Any:
     """Sum over pixels of weights times the squared response to each pixel of the boxes.
 
-    A squared kernel holds frequencies up to twice those of the kernel: it is made on
-    half pixels, and the result is exact.
+    A squared kernel has frequencies up to twice those of the kernel: it is computed on half
+    pixels, so that the result is exact.
 
     Parameters
     ----------
     weights
-        ``[B, H, W]``, inverse variances.
+        Inverse variances ``[B, H, W]``.
     kernels
-        ``[B, N, N]``, with their first pixel first, padded.
+        Kernels ``[B, N, N]``, padded, with their first pixel first.
     grid, first, support, box, xp
         See `regrid` and `gather_regridded`.
 
     Returns
     -------
     Array
-        ``[K, B, n, n]``.
+        Sums ``[K, B, n, n]``.
     """
     size, shape = kernels.shape[-1], weights.shape[1:]
     rows, columns = _places(grid, first, shape, xp)
-    # Interpolated to half pixels: the spectrum in the middle of one twice as wide.
+    # Interpolation to half pixels: the spectrum is the middle of one twice as wide.
     half = size // 2
     wide = xp.fft.fftshift(xp.fft.fft2(kernels), axes=(-2, -1))
     wide = xp.pad(wide, ((0, 0), (size - half, half), (size - half, half)))
@@ -119,14 +119,14 @@ def squared_regridded(weights, kernels, grid, first, support: int, box: int, xp=
     left = _waves(rows, size, support, frequencies, size, xp)
     right = _waves(columns, size, support, frequencies, size, xp)
     seen = xp.einsum("khu,bhw,kwv->bkuv", left, weights.astype(left.dtype), right)
-    # Read at whole pixels, frequencies that differ by N are one.
+    # At whole pixels, frequencies that differ by N are equal.
     folded = (squared[:, None] * seen).reshape(*seen.shape[:2], 2, size, 2, size).sum((2, 4))
     out = xp.fft.fft2(folded).real[..., :box, :box] / (2 * size) ** 2
     return xp.swapaxes(out, 0, 1)
 
 
 def _places(grid, first, shape, xp):
-    """Rows ``[K, H]`` and columns ``[K, W]`` of pixels in the frames of the images."""
+    """Return rows ``[K, H]`` and columns ``[K, W]`` of pixels in the frames of the images."""
     return (
         grid[axis] + grid[2] * xp.arange(number) - first[:, axis, None]
         for axis, number in enumerate(shape)
@@ -138,7 +138,7 @@ def _all_frequencies(size: int) -> np.ndarray:
 
 
 def _doubled(size: int) -> np.ndarray:
-    """How often each column of a real transform stands for a frequency and its mirror."""
+    """Return the multiplicity of each column of a real transform: a frequency and its mirror."""
     twice = np.full(size // 2 + 1, 2.0, np.float32)
     twice[0] = 1.0
     if size % 2 == 0:
@@ -147,9 +147,9 @@ def _doubled(size: int) -> np.ndarray:
 
 
 def _waves(places, size: int, support: int, frequencies, top: int | float, xp):
-    """Waves ``[..., places, frequencies]`` of the period `size`, zero beyond `support`.
+    """Return waves ``[..., places, frequencies]`` of the period `size`, zero beyond `support`.
 
-    The highest frequency, `top` if the grid is even, is its own mirror: a cosine, no wave.
+    The highest frequency, `top` if the grid is even, is its own mirror, and so a cosine.
     """
     inside = (places > -0.5) & (places < support - 0.5)
     phase = (2 * np.pi / size) * places[..., None] * frequencies.astype(np.float32)

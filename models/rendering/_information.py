@@ -1,4 +1,4 @@
-r"""What the data know of every pixel of a source: second derivatives in closed form.
+r"""Information of the data about every pixel of a source, in closed form.
 
 The pixels of a morphology enter a blend linearly, so with the spectra given minus the
 second derivative of the log-likelihood is
@@ -26,7 +26,7 @@ from ._placing import overlap, place
 
 
 def by_exposure(spectra, exposures: Sequence[Exposure]) -> list:
-    """Spectra ``[..., B]`` of all bands as one array ``[..., B]`` per exposure."""
+    """Split spectra ``[..., B]`` of all bands into one array ``[..., B]`` per exposure."""
     ends = np.cumsum([one.num_bands for one in exposures])
     return [spectra[..., e - one.num_bands : e] for e, one in zip(ends, exposures, strict=True)]
 
@@ -34,18 +34,18 @@ def by_exposure(spectra, exposures: Sequence[Exposure]) -> list:
 def gather(
     exposure: Exposure, images: Float[Array, "K B H W"], corner: Int[Array, "K 2"], box: int
 ) -> Float[Array, "K B n n"]:
-    """Transpose of rendering, band by band: images seen through the kernels from boxes.
+    """Apply the transpose of rendering, band by band: correlate images with the kernels.
 
     Parameters
     ----------
     exposure
-        For kernels.
+        Exposure with the kernels.
     images
-        ``[K, B, H, W]``, one cube per box.
+        Images ``[K, B, H, W]``, one cube per box.
     corner
-        ``[K, 2]``, first pixels of the boxes.
+        First pixels of the boxes, ``[K, 2]``.
     box
-        Their side n.
+        Side n of the boxes.
     """
     transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
     if exposure.grid is None:
@@ -60,21 +60,21 @@ def likelihood_diagonal(
     corner: Int[Array, "K 2"],
     box: int,
 ) -> Float[Array, "K n n"]:
-    """Diagonal of F for given spectra: with the PSF, without derivatives.
+    """Return the diagonal of F for given spectra, PSF included.
 
     Parameters
     ----------
     exposures
         Noise and kernels.
     spectrum
-        ``[K, B]``, amplitudes.
+        Amplitudes ``[K, B]``.
     corner, box
         First pixels and side of the boxes.
 
     Returns
     -------
     Array
-        ``[K, n, n]``, inverse intensity squared; zero where nothing is seen.
+        Diagonal ``[K, n, n]``, inverse intensity squared; zero where there are no data.
 
     Notes
     -----
@@ -86,7 +86,7 @@ def likelihood_diagonal(
 def unit_diagonal(
     exposures: Sequence[Exposure], corner: Int[Array, "K 2"], box: int
 ) -> Float[Array, "K B n n"]:
-    """As `likelihood_diagonal`, for amplitudes of one and band by band."""
+    """Return `likelihood_diagonal` for amplitudes of one, band by band."""
     return jnp.concatenate([_seen(one, corner, box) for one in exposures], 1)
 
 
@@ -97,23 +97,23 @@ def likelihood_block(
     other: Int[Array, " 2"],
     box: int,
 ) -> Float[Array, "N N"]:
-    """Block of F between the pixels of two boxes (or of one with itself).
+    """Return the block of F between the pixels of two boxes (or of one with itself).
 
     Parameters
     ----------
     exposures
         Noise and kernels.
     products
-        ``[B]``, products of the two amplitudes per band.
+        Products of the two amplitudes per band, ``[B]``.
     corner, other
         First pixels of the two boxes.
     box
-        Their side n.
+        Side n of the boxes.
 
     Returns
     -------
     Array
-        ``[n n, n n]``, rows of the first box, inverse intensity squared.
+        Block ``[n n, n n]``, rows of the first box, inverse intensity squared.
     """
     each = zip(by_exposure(products, exposures), exposures, strict=True)
     return sum(_block(one, own, corner, other, box) for own, one in each)
@@ -140,7 +140,7 @@ def _block(exposure: Exposure, products, corner, other, box: int):
 
 
 def _block_by_rendering(exposure, products, corner, other, box):
-    """As `_block`, pixel by pixel: for other grids and other noise, which have no shortcut."""
+    """Return `_block` by rendering every pixel, for other grids and other noise."""
 
     def column(pixel):
         seen = _unit_pixel(exposure, pixel, other, box)
@@ -151,7 +151,7 @@ def _block_by_rendering(exposure, products, corner, other, box):
 
 
 def _unit_pixel(exposure, pixel, corner, box):
-    """One pixel of a box, as seen by an exposure ``[1, B, H, W]``."""
+    """Render one pixel of a box in an exposure, ``[1, B, H, W]``."""
     unit = (jnp.arange(box * box) == pixel).astype(exposure.images.dtype).reshape(1, box, box)
     return exposure.render(unit, corner[None])
 
@@ -159,9 +159,9 @@ def _unit_pixel(exposure, pixel, corner, box):
 def likelihood_diagonal_on_host(
     exposures: Sequence[Exposure], spectrum: np.ndarray, corner: np.ndarray, box: int
 ) -> np.ndarray:
-    """As `likelihood_diagonal`, in NumPy: a single look is not worth a compilation.
+    """Return `likelihood_diagonal`, in NumPy: one call does not repay a compilation.
 
-    Of correlated noise the diagonal of its precision alone is used.
+    Of correlated noise only the diagonal of its precision is used.
     """
     out = np.zeros((len(spectrum), box, box), np.float32)
     for own, one in zip(by_exposure(np.asarray(spectrum), exposures), exposures, strict=True):
@@ -179,7 +179,7 @@ def _diagonal_on_host(exposure: Exposure, spectrum, corner, box: int) -> np.ndar
         seen = squared_regridded(weights, kernel, at, corner - size // 2, support, box, np)
         return np.einsum("kb,kbyx->kyx", spectrum**2, seen)
     squared = rfft2(kernel**2).conj()
-    # Weights seen by a box that is convolved with the kernel: the transpose of `render`.
+    # Weights correlated with the squared kernel: the transpose of `render`.
     out = np.zeros((len(spectrum), box, box), np.float32)
     window = np.zeros((len(weights), grid, grid), np.float32)
     for target, share, at in zip(out, spectrum, corner - size // 2, strict=True):
@@ -188,20 +188,20 @@ def _diagonal_on_host(exposure: Exposure, spectrum, corner, box: int) -> np.ndar
             continue
         window[:] = 0
         window[:, *inside[1]] = weights[:, *inside[0]]
-        # Bands add up before the transform back.
+        # Bands are summed before the inverse transform.
         total = np.einsum("b,bij->ij", share**2, rfft2(window) * squared)
         target[:] = irfft2(total, (grid, grid))[:box, :box]
     return out
 
 
 def _seen(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
-    """Diagonal of F for unit spectra, at every pixel of the boxes."""
+    """Return the diagonal of F for unit spectra, at every pixel of the boxes."""
     if not isinstance(exposure.noise, Diagonal):
         return _seen_by_rendering(exposure, corner, box)
     transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
     grid, weights = transforms.shape[-2], exposure.noise.weights
     kernels = jnp.fft.irfft2(transforms, (grid, grid))
-    # Beyond the kernel's own support there is rounding alone.
+    # Beyond the kernel's own support there is only rounding error.
     inside = jnp.arange(grid) < size
     kernels *= inside[:, None] & inside
     first = corner - size // 2

@@ -1,4 +1,4 @@
-"""Fourier transforms of the kernels of an exposure, ready for boxes of several sizes."""
+"""Fourier transforms of the kernels of an exposure, for boxes of several sizes."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,15 @@ from ._psf import difference_kernels
 
 
 class Kernels(eqx.Module):
-    """Kernels that take the model's PSF to that of every band, transformed.
+    """Fourier transforms of the kernels from the model's PSF to that of every band.
 
     Attributes
     ----------
     transforms
-        ``[B, N, N // 2 + 1]`` each, on grids of growing side N.  A few large boxes are convolved on
-        a grid of their own, and the others stay as fast as they were.
+        Real transforms ``[B, N, N // 2 + 1]`` each, on grids of growing side N.  A few large
+        boxes are convolved on a separate grid, so that they do not slow down the others.
     error
-        ``[B]``, relative L2 error of the kernels (see `difference_kernels`).
+        Relative L2 error of the kernels, ``[B]`` (see `difference_kernels`).
     size
         Side P of the kernels in pixels; static.
     """
@@ -37,12 +37,12 @@ class Kernels(eqx.Module):
         return self.transforms[-1].shape[-2] - self.size + 1
 
     def of_box(self, box: int) -> Complex[Array, "B N M"]:
-        """Transforms on the smallest grid that holds boxes of this side.
+        """Return the transforms on the smallest grid for boxes of this side.
 
         Raises
         ------
         InputError
-            If none does.
+            If no grid is large enough.
         """
         for transforms in self.transforms:
             if box <= transforms.shape[-2] - self.size + 1:
@@ -54,12 +54,12 @@ class Kernels(eqx.Module):
 
 
 def kernels_of(psfs: np.ndarray, boxes: Sequence[int], psf_sigma: float | None, gain=1.0):
-    """Kernels of PSFs, for boxes of these sides.
+    """Return the kernels of PSFs, for boxes of these sides.
 
     Parameters
     ----------
     psfs
-        ``[B, P, P]``, in pixels of the model.
+        PSFs ``[B, P, P]``, in pixels of the model.
     boxes
         Sides of source boxes, pixels.
     psf_sigma

@@ -1,4 +1,4 @@
-"""Boxes on canvases: placing them, differentiably, and where the two meet."""
+"""Boxes on canvases: differentiable placing, and overlaps."""
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,15 @@ from scorepriors._typing import Array
 def place(
     image: Float[Array, "*K h w"], corner: Int[Array, "*K 2"], shape: tuple[int, int]
 ) -> Float[Array, "*K H W"]:
-    """Put images onto canvases ``[..., H, W]`` with their first pixels at `corner`.
+    """Place images on canvases ``[..., H, W]`` with their first pixels at `corner`.
 
     Parameters
     ----------
     image
-        ``[..., h, w]``.
+        Images ``[..., h, w]``.
     corner
-        ``[..., 2]``, (row, column); may be negative or beyond the canvas, what falls
-        off is cut.
+        First pixels (row, column), ``[..., 2]``; may be negative or beyond the canvas, pixels
+        outside of which are cut.
     shape
         (H, W) of the canvas.
     """
@@ -30,14 +30,14 @@ def place(
 
 # Reading a window out of a padded image is fast, but JAX's transpose of it is a scatter,
 # which on CPUs took twenty times as long as everything else in the gradient.  The
-# transpose of placing at a corner is placing at minus that corner, so it is said so.
+# transpose of placing at a corner is placing at minus that corner, and defined as such.
 _place_p = Primitive("place")
 
 
 def _place_windows(image, corner, *, shape):
     height, width = shape
     padded = jnp.pad(image, ((0, 0), (height, height), (width, width)))
-    # Clipped to windows of zeros: a negative start would count from the other end.
+    # Clipped to windows of zeros: a negative start would be taken from the other end.
     last = jnp.asarray([height + image.shape[-2], width + image.shape[-1]])
     start = jnp.clip(jnp.asarray(shape) - corner, 0, last)
 
@@ -88,16 +88,16 @@ mlir.register_lowering(_place_p, mlir.lower_fun(_place_windows, multiple_results
 
 
 def overlap(corner, size: int, shape: tuple[int, int]):
-    """Where a box and an image meet: slices of the image and of the box, or None.
+    """Return the slices of an image and of a box where they overlap, or None.
 
     Parameters
     ----------
     corner
-        (row, column) of the box's first pixel.
+        First pixel (row, column) of the box.
     size
         Side of the box.
     shape
-        (H, W) of the image.
+        Shape (H, W) of the image.
     """
     first = [max(int(c), 0) for c in corner]
     last = [min(int(c) + size, n) for c, n in zip(corner, shape, strict=True)]

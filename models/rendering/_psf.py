@@ -1,4 +1,4 @@
-"""Point-spread functions: the model's own narrow one, and the kernels beyond it."""
+"""Point-spread functions: that of the model, and kernels from it to the observed ones."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,20 +8,20 @@ from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.special import erf
 
 #: Relative ridge of the Fourier ratio.  The model PSF of 0.7 px falls to 3e-3 at the
-#: corner of the Fourier plane; a ridge of 1e-7 of its peak power leaves the ratio
-#: untouched there and only guards against a division by zero of narrower PSFs.
+#: corner of the Fourier plane; a ridge of 1e-7 of its peak power does not change the
+#: ratio there and only prevents a division by zero for other PSFs.
 RIDGE = 1e-7
 
 
 class DifferenceKernels(NamedTuple):
-    """Kernels that take the model PSF to the observed ones, and how well they do it.
+    """Kernels from the model PSF to the observed ones, and their errors.
 
     Attributes
     ----------
     kernels
-        ``[B, P, P]``, float64, center at ``P // 2``, sums of one.
+        Kernels ``[B, P, P]``, float64, center at ``P // 2``, sums of one.
     error
-        ``[B]``, relative L2 error of model PSF * kernel against the observed PSF.
+        Relative L2 error of model PSF * kernel against the observed PSF, ``[B]``.
     """
 
     kernels: np.ndarray
@@ -31,12 +31,12 @@ class DifferenceKernels(NamedTuple):
 def gaussian_psf(
     sigma: float, size: int, offset: Sequence[float] | np.ndarray = (0.0, 0.0)
 ) -> np.ndarray:
-    """Gaussian of standard deviation `sigma` pixels, integrated over each pixel.
+    """Return a Gaussian of standard deviation `sigma` pixels, integrated over each pixel.
 
     Parameters
     ----------
     sigma
-        Pixels, before the pixel's own response.
+        Standard deviation in pixels, before the pixel's own response.
     size
         Side of the image; the center is the middle of pixel ``size // 2``.
     offset
@@ -45,7 +45,7 @@ def gaussian_psf(
     Returns
     -------
     numpy.ndarray
-        ``[size, size]``, total flux of one (less what falls outside).
+        Image ``[size, size]``, total flux of one (less the part outside).
     """
     edges = np.arange(size + 1) - size // 2 - 0.5
     row, column = (np.diff(erf((edges - shift) / (np.sqrt(2) * sigma))) / 2 for shift in offset)
@@ -53,7 +53,7 @@ def gaussian_psf(
 
 
 def difference_kernels(psfs: np.ndarray, model_sigma: float | None) -> DifferenceKernels:
-    r"""Kernels k with ``model PSF * k = PSF``, by a regularized ratio in Fourier space.
+    r"""Return kernels k with ``model PSF * k = PSF``, by a regularized ratio in Fourier space.
 
     .. math:: \hat k = \hat P \, \hat G^* / (|\hat G|^2 + \epsilon)
 
@@ -63,16 +63,15 @@ def difference_kernels(psfs: np.ndarray, model_sigma: float | None) -> Differenc
     Parameters
     ----------
     psfs
-        ``[B, P, P]``, P odd, centered, normalized.
+        PSFs ``[B, P, P]``, P odd, centered, normalized.
     model_sigma
         Standard deviation in pixels of the model's Gaussian PSF; None if model images
         are not convolved at all, which makes the PSFs themselves the kernels.
 
     Notes
     -----
-    A PSF *narrower* than the model's asks for a deconvolution: the ratio then rings,
-    and `error`, measured against the PSF itself, says how much the truncation to P
-    pixels cost.
+    A PSF *narrower* than the model's requires a deconvolution: the ratio then rings, and
+    `error`, measured against the PSF itself, includes the truncation to P pixels.
     """
     psfs = np.asarray(psfs, float)
     if model_sigma is None:
@@ -93,7 +92,7 @@ def difference_kernels(psfs: np.ndarray, model_sigma: float | None) -> Differenc
 
 
 def _transform(images: np.ndarray, grid: int) -> np.ndarray:
-    """Real Fourier transform of centered images, their center moved to pixel (0, 0)."""
+    """Return real Fourier transforms of centered images, with the center at pixel (0, 0)."""
     size = images.shape[-1]
     padded = np.zeros((len(images), grid, grid))
     padded[:, :size, :size] = images

@@ -1,12 +1,12 @@
 r"""Second derivatives of a scene's log-likelihood, its spectra maximized or integrated out.
 
 With the spectra given see `scorepriors.models.rendering._information`.  Louis' identity [1]_
-gives what is to be added: for an expectation over the spectra A given the morphologies,
+gives the additional terms: for an expectation over the spectra A given the morphologies,
 
 .. math:: \partial^2 \log m = E[\partial^2 \ell] + \mathrm{Cov}[\partial \ell],
 
 in which :math:`\ell(x, A)` is quadratic in A and A is Gaussian, so both terms are finite
-sums.  (Maximized spectra have the same with the covariance to leading order alone.)
+sums.  (For maximized spectra the covariance is taken to leading order only.)
 
 References
 ----------
@@ -33,18 +33,18 @@ class SceneCurvature(NamedTuple):
     Attributes
     ----------
     products
-        ``[K, B, K, B]``, expectations of the products of two spectra.
+        Expectations of the products of two spectra, ``[K, B, K, B]``.
     slope
-        ``[K, n, n, K, B]``, derivative of each pixel's gradient by the spectra.
+        Derivative of each pixel's gradient by the spectra, ``[K, n, n, K, B]``.
     shape
-        ``[K, n, n, K, B]``, the sources seen from each pixel: with it the gradient is
-        quadratic in the spectra.
+        Products of each pixel's image with the sources, ``[K, n, n, K, B]``, the coefficients
+        of the gradient's quadratic form in the spectra.
     own
-        ``[K, B, B]``, what the spectra's prior adds to that, for all pixels alike.
+        Contribution of the spectra's prior to that, ``[K, B, B]``, the same for all pixels.
     constant
-        ``[K]``, what it adds to the second derivative.
+        Contribution of the spectra's prior to the second derivative, ``[K]``.
     covariance
-        ``[K, B, K, B]``, of the spectra.
+        Covariance of the spectra, ``[K, B, K, B]``.
     marginal
         Whether the spectra are integrated out (else maximized).
     """
@@ -67,20 +67,20 @@ def scene_curvature(
     *,
     marginal: bool = True,
 ) -> SceneCurvature:
-    """Collect what second derivatives are made of, at given morphologies.
+    """Compute the terms of the second derivatives at given morphologies.
 
     Parameters
     ----------
     exposures, morphology, corner
-        The scene.
+        Exposures, and boxes with their first pixels.
     flux_prior
-        Of the *fluxes* (amplitudes times pixel sums), which does not depend on the
+        Prior of the *fluxes* (amplitudes times pixel sums), which does not depend on the
         morphologies.
     solved
         Spectra for these morphologies, from `spectrum_posterior` with the prior that
         `flux_prior` implies for the amplitudes.
     marginal
-        Spectra integrated out, else maximized.
+        Whether spectra are integrated out (else maximized).
     """
     box = morphology.shape[-1]
     mean, covariance = solved.mean, solved.covariance()
@@ -117,14 +117,14 @@ def scene_curvature(
 def scene_diagonal(
     exposures: Sequence[Exposure], curvature: SceneCurvature, corner: Int[Array, "K 2"]
 ) -> Float[Array, "K n n"]:
-    """Diagonal of minus the second derivative, ``[K, n, n]``, in inverse intensity squared.
+    """Return the diagonal of minus the second derivative, ``[K, n, n]``, inverse intensity^2.
 
     Parameters
     ----------
     exposures, corner
-        The scene.
+        Exposures, and first pixels of the boxes.
     curvature
-        From `scene_curvature`.
+        Result of `scene_curvature`.
     """
     count, box = curvature.shape.shape[:2]
     squares = jnp.einsum("kbkb->kb", curvature.products)
@@ -137,7 +137,7 @@ def scene_diagonal(
     bands = curvature.own.shape[-1]
 
     def spread(source, shape):
-        """2 tr(Q S Q S) of one pixel, Q the matrix of its gradient's quadratic form."""
+        """Return 2 tr(Q S Q S) of one pixel, Q the matrix of its gradient's quadratic form."""
         form = jnp.zeros((count, bands, count, bands), shape.dtype)
         each = jnp.arange(bands)
         form = form.at[source, each, :, each].add(-0.5 * shape.T)

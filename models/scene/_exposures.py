@@ -1,4 +1,4 @@
-"""From observations to the exposures of a scene."""
+"""Exposures of a scene from observations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,8 +33,8 @@ def exposures(
         Sides of the source boxes in pixels; boxes of very different sizes are convolved on
         grids of their own.
     psf_sigma
-        Standard deviation in pixels of the PSF that morphologies carry: that of the
-        prior, `ScorePrior.model_psf_sigma`.  None: morphologies carry none.
+        Standard deviation in pixels of the PSF in the morphologies, that of the prior,
+        `ScorePrior.model_psf_sigma`; None for morphologies without PSF.
     noise
         One model of the noise per exposure; `Diagonal` with the weights of the observation if
         not given.
@@ -42,13 +42,13 @@ def exposures(
     Returns
     -------
     tuple of Exposure
-        Same shapes, same compiled programs: what varies from blend to blend is an
-        array.  Arrays are NumPy's until a model is bound to them.
+        Exposures whose arrays are NumPy's until a model is bound to them.  Everything that
+        varies between blends is an array: equal shapes share compiled programs.
     """
     found = []
     for number, view in enumerate(obs.views):
         one, scale = view.observation, view.scale
-        # A larger pixel holds more light.
+        # The flux in a pixel grows with its area.
         kernels = kernels_of(view.psfs, boxes, psf_sigma, gain=scale**2)
         grid = None if number == 0 else np.asarray([*view.origin, scale], np.float32)
         white = Diagonal(one.weights) if noise is None else noise[number]
@@ -60,16 +60,16 @@ def exposures(
 def galaxy_spectra(
     obs: Observation | JointObservation, found: Sequence[Exposure], **options: Any
 ) -> GalaxySpectra:
-    """What is known of the spectra of galaxies in the bands of an observation.
+    """Return the prior on the spectra of galaxies in the bands of an observation.
 
     Parameters
     ----------
     obs
-        For the unit of the fluxes.
+        Observation, which gives the unit of the fluxes.
     found
-        Its exposures.
+        Exposures of the observation.
     **options
-        ``color_width``, ``brightness``, ``brightness_width``: see `GalaxySpectra`.
+        Fields ``color_width``, ``brightness``, ``brightness_width`` of `GalaxySpectra`.
     """
     wave = [band.wavelength for one in found for band in one.bands]
     weights = [band for view in obs.views for band in view.observation.weights]

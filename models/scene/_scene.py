@@ -1,4 +1,4 @@
-"""A scene as a value: what was seen, which sources explain it, what is known of their spectra."""
+"""A scene as a value: exposures, groups of sources, and the prior on their spectra."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,14 +30,14 @@ class Scene(eqx.Module):
     Attributes
     ----------
     exposures
-        What was observed.
+        Observed pixels with noise and kernels.
     sources
-        Groups of sources, each of one kind and box size, names all different.  Wherever an axis
-        runs over all K sources, it runs over the groups in this order.
+        Groups of sources, each of one kind and box size, names all different.  Axes over all K
+        sources run over the groups in this order.
     spectra
         Prior on the fluxes.
     treatment
-        What becomes of the spectra, ``"marginal"``, ``"profiled"`` or ``"sampled"``; static.
+        Treatment of the spectra, ``"marginal"``, ``"profiled"`` or ``"sampled"``; static.
     """
 
     exposures: tuple[Exposure, ...]
@@ -62,7 +62,7 @@ class Scene(eqx.Module):
         treatment: str = "marginal",
         **groups: AbstractSource,
     ) -> "Scene":
-        """Scene of an observation.
+        """Build the scene of an observation.
 
         Parameters
         ----------
@@ -73,7 +73,7 @@ class Scene(eqx.Module):
         noise
             One model of the noise per exposure; white noise by default.
         treatment
-            See the class.
+            Treatment of the spectra, see the class.
         **groups
             Groups of sources by name.
 
@@ -103,7 +103,7 @@ class Scene(eqx.Module):
         return tuple(group.name for group in self.sources)
 
     def __getitem__(self, name: str) -> AbstractSource:
-        """The group of this name."""
+        """Return the group of this name."""
         return self.sources[self.names.index(name)]
 
     @property
@@ -118,7 +118,7 @@ class Scene(eqx.Module):
 
     @property
     def mask(self) -> Bool[np.ndarray, " K"]:
-        """Whether each slot holds a source."""
+        """Mask of the slots that hold a source."""
         return np.concatenate([np.asarray(group.at.mask) for group in self.sources])
 
     @property
@@ -140,24 +140,24 @@ class Scene(eqx.Module):
         return names[self.order]
 
     def values_of(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Site values of one group, by name without prefix."""
+        """Return site values of one group, by name without prefix."""
         prefix = f"{name}/"
         return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
 
     def morphologies(self, values: dict[str, Any]) -> list[Morphologies]:
-        """Boxes of every group for given site values, in NumPy."""
+        """Return boxes of every group for given site values, in NumPy."""
         host = {name: np.asarray(value) for name, value in values.items()}
         return [group.boxes(self.values_of(group.name, host)) for group in self.sources]
 
     def centers(self, values: dict[str, Any]) -> Float[np.ndarray, "N 2"]:
-        """Centers (row, column) for given site values, in the order of the catalog."""
+        """Return centers (row, column) for given site values, in the order of the catalog."""
         each = [g.centers(self.values_of(g.name, values)) for g in self.sources]
         return np.concatenate(each)[self.order]
 
     def without_padding(self, values: dict[str, Any]) -> tuple["Scene", dict[str, np.ndarray]]:
-        """The scene and its site values without the padded slots.
+        """Return the scene and its site values without the padded slots.
 
-        These never touch the image, so the posterior of the rest is the same; but to sample
+        These do not contribute to the image, so the posterior of the rest is the same; sampling
         them would cost time, and they would count in the checks of the draws.
         """
         real = {g.name: np.asarray(g.at.mask) for g in self.sources}
@@ -172,10 +172,10 @@ class Scene(eqx.Module):
 
 
 def _psf_sigma(groups: Sequence[AbstractSource]) -> float | None:
-    """Standard deviation of the PSF that the groups' morphologies carry; None for none.
+    """Return the standard deviation of the PSF in the groups' morphologies; None for none.
 
-    That of the learned priors where there are some: beside one whose images carry none,
-    parametric sources have a PSF narrower than a pixel.
+    It is that of the learned priors where there are some: together with one whose images have
+    none, parametric sources have a PSF narrower than a pixel.
     """
     learned = {g.learned.model_psf_sigma for g in groups if g.learned is not None}
     others = {float(g.psf_sigma) for g in groups if isinstance(g, AbstractParametric)}
@@ -189,17 +189,17 @@ def _psf_sigma(groups: Sequence[AbstractSource]) -> float | None:
 
 
 def stack_scenes(scenes: Sequence[Scene]) -> tuple[Scene, Any]:
-    """Scenes of one structure side by side, and the axes that `fit_map` takes with them.
+    """Stack scenes of one structure, and return the axes for `fit_map`.
 
     Parameters
     ----------
     scenes
-        Alike but for arrays; learned priors are those of the first.
+        Scenes that differ in arrays alone; the priors of free-form sources are the first's.
 
     Returns
     -------
     scene
-        Arrays have a leading axis over the scenes, but for priors.
+        Scene whose arrays have a leading axis over the scenes, except for priors.
     axes
         Tree for ``in_axes``: 0 for those arrays, None for priors.
     """

@@ -1,6 +1,6 @@
-"""Start values and widths of a scene, from a quick look at the data: what makes fits short.
+"""Start values and widths of a scene, estimated from the data, which make fits short.
 
-All in NumPy: each blend is looked at once or twice, which no compilation repays.
+All in NumPy: each blend is used once or twice, too few times to repay a compilation.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from scorepriors.models.spectra._priors import Settled
 
 from ._scene import Scene
 
-#: Standard deviation in pixels of an extended source before any fit, the model PSF aside.
+#: Standard deviation in pixels of an extended source before any fit, without the model PSF.
 EXTENDED = 1.5
 
-#: Half the light of a Gaussian is within so many standard deviations.
+#: Half-light radius of a Gaussian in standard deviations.
 HALF_LIGHT = 1.18
 
 
 class Spoil(NamedTuple):
-    """Start values that are wrong on purpose, to see what comes of them.
+    """Deliberate errors of start values, to test their effect on a fit.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Spoil(NamedTuple):
     flat
         Whether spectra are ones in every band, in the units of the image.
     width
-        Standard deviation in pixels of extended sources; None for the usual.
+        Standard deviation in pixels of extended sources; None for the default.
     """
 
     brighter: float = 1.0
@@ -47,22 +47,22 @@ def start_values(
     psf_sigma: float = 0.7,
     spoil: Spoil | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Start values and widths of all sites of `blend`, for `fit_map`.
+    """Return start values and widths of all sites of `blend`, for `fit_map`.
 
     Parameters
     ----------
     scene
-        What is to be fitted.
+        Scene to be fitted.
     images
-        ``[K, n, n]`` by group, what the sources look like, any positive scale; small round
-        galaxies and stars for groups without.
+        Approximate images of the sources ``[K, n, n]`` by group, of any positive scale; small
+        round galaxies and stars for groups without.
     values
-        Site values of an earlier fit of the same groups, to go on from where kinds of sources
-        can.
+        Site values of an earlier fit of the same groups, used by the kinds of sources that can
+        start from them.
     psf_sigma
         Standard deviation of the model's PSF, pixels.
     spoil
-        Start values made wrong.
+        Deliberate errors of the start values.
 
     Returns
     -------
@@ -71,8 +71,8 @@ def start_values(
 
     Notes
     -----
-    Every source gets its least-squares flux for those images: faint and blended ones get a
-    usable start as well.
+    Every source gets its least-squares flux for those images, which is a usable start for
+    faint and blended sources as well.
     """
     known = {} if images is None else images
     spoil = Spoil() if spoil is None else spoil
@@ -106,11 +106,11 @@ def start_values(
 
 
 def settle(scene: Scene, boxes: Sequence[Morphologies], spoil: Spoil) -> Settled:
-    """Start values of the prior on spectra, for sources that look like `boxes`."""
+    """Return start values of the prior on spectra, for sources with images `boxes`."""
     flux, error = linear_fluxes(scene, boxes)
     begin = flux
     if spoil.flat:
-        # Amplitudes of one where the images are brightest, whatever the band.
+        # Amplitudes of one at the peaks of the images, in every band.
         area = np.concatenate([b.image.sum((-2, -1)) / b.image.max((-2, -1)) for b in boxes])
         begin = np.broadcast_to(area[:, None], flux.shape)
     mask = np.concatenate([b.mask for b in boxes])
@@ -118,10 +118,10 @@ def settle(scene: Scene, boxes: Sequence[Morphologies], spoil: Spoil) -> Settled
 
 
 def linear_fluxes(scene: Scene, boxes: Sequence[Morphologies]) -> tuple[np.ndarray, np.ndarray]:
-    """Fluxes ``[K, B]`` and errors by least squares for fixed morphologies.
+    """Return fluxes ``[K, B]`` and errors by least squares for fixed morphologies.
 
-    Regularized only by a Gaussian of 100,000 times the noise, which matters to none
-    but padding and sources without data.
+    Regularized by a Gaussian of 100,000 times the noise, which affects only padding and
+    sources without data.
     """
     mask = np.concatenate([b.mask for b in boxes])
     flux, error = np.zeros((2, len(mask), scene.num_bands))
@@ -148,7 +148,7 @@ def linear_fluxes(scene: Scene, boxes: Sequence[Morphologies]) -> tuple[np.ndarr
 
 
 def noise_of(scene: Scene) -> float:
-    """Quadratic sum over the bands of the typical noise of a pixel."""
+    """Return the quadratic sum over the bands of the typical noise of a pixel."""
     variances = [
         1 / np.median(weights[weights > 0])
         for one in scene.exposures

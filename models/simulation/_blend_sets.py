@@ -1,4 +1,4 @@
-"""Sets of simulated blends with truth in one npz file: made, written, read.
+"""Sets of simulated blends with truth, in one npz file.
 
 **Layout** (``numpy.load(path, allow_pickle=False)`` reads it).  N blends of B bands and
 H x W pixels; the sources of blend i are rows ``src_start[i]`` to ``src_start[i + 1]``
@@ -6,14 +6,14 @@ of every array over the S sources of the set.
 
 - ``images [N, B, H, W]``: pixels, nJy.  ``psfs [N, B, P, P]``: effective PSFs.
 - ``skyvar [N, B]``, ``gain [B]``: variance of a pixel is ``skyvar + gain * flux``, flux
-  being that of the sources in the pixel.  Who knows only the image puts that in
-  (`Observation.read` does); with the noiseless flux, it is what the noise was drawn from.
+  being that of the sources in the pixel.  The noise was drawn with the noiseless flux;
+  `Observation.read` estimates it from the image.
 - ``bands [B]``; ``src_start [N + 1]``; ``meta``, a JSON text: ``survey``, ``seed``, ``n``,
   ``sources``, ``bands``, ``scale`` (arcsec), ``zp`` (AB magnitude of one unit),
-  ``model_sigma`` (pixels), ``format``, the versions of what made it and, of real galaxies,
-  the name and checksum of their table.
+  ``model_sigma`` (pixels), ``format``, the versions of the packages that made it and, of real
+  galaxies, the name and checksum of their table.
 - truth: ``centers [S, 2]`` (row, column); ``flux_total [S, B]`` and ``flux_stamp [S, B]``,
-  of which the second counts only what lies on the image; ``mags [S, B]``; ``conv
+  of which the second counts only the part on the image; ``mags [S, B]``; ``conv
   [S, B, H, W]``, each source as observed without noise; ``morph [S, H, W]``, its shape at
   the model's resolution with a total flux of one; ``beta [S]``, blendedness (Sampson et
   al. 2024, eq. 16); ``snr [S]``, of all bands against the noise of the sky alone.
@@ -55,7 +55,7 @@ from ._simulation import (
 #: Image side, pixels.
 SIDE = 64
 
-#: Fainter galaxies than this (all bands, against the sky) are in no catalog.
+#: Smallest signal to noise (all bands, against the sky) of galaxies in a catalog.
 MIN_SNR = 5.0
 
 #: Logarithm of number counts per magnitude, as observed for galaxies of i = 20 to 26.
@@ -64,14 +64,14 @@ COUNTS_SLOPE = 0.3
 #: Decades of size per magnitude: galaxies of i = 22 have about twice the radius of i = 25.
 SIZE_SLOPE = -0.1
 
-# Apart from the streams of training images, which hash (seed, index) alone.
+# Random stream other than those of training images, which hash (seed, index) alone.
 _STREAM = 6
 
 _TRUTH = ("centers", "src_start", "conv", "flux_stamp", "flux_total", "skyvar", "gain")
 
 
 def blendedness(convolved: np.ndarray) -> np.ndarray:
-    r"""How much of the light where a source is comes from others (eq. 16).
+    r"""Return the share of other sources in the light at each source (eq. 16).
 
     :math:`\beta_k = 1 - S_k \cdot S_k / (S \cdot S_k)` with images summed over bands and
     :math:`S = \sum_k S_k`; 0 for a source alone.
@@ -79,7 +79,7 @@ def blendedness(convolved: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     convolved
-        ``[K, B, H, W]``, noiseless sources as observed.
+        Noiseless sources as observed, ``[K, B, H, W]``.
     """
     images = np.asarray(convolved, float).sum(1).reshape(len(convolved), -1)
     return 1 - np.sum(images**2, 1) / (images @ images.sum(0))
@@ -96,17 +96,17 @@ def simulate_set(
 ) -> dict[str, np.ndarray]:
     """Simulate blends of a survey, as in section 4.3 of Sampson et al. (2024).
 
-    Galaxies have magnitudes as number counts have them, sizes that shrink with magnitude,
-    one color each, and places so close that most overlap; the PSF differs from band to
-    band and, slightly, from blend to blend.
+    Galaxies have magnitudes distributed as number counts, sizes that decrease with magnitude,
+    one color each, and positions so close that most overlap; the PSF differs between bands
+    and, slightly, between blends.
 
     Parameters
     ----------
     name
         Survey: ``"lsst"``, ``"hsc"`` or ``"ztf"``.
     number
-        How many blends.  All else equal blend i depends on `seed` and i alone, so a longer
-        set begins with the shorter one.
+        Number of blends.  With all else equal blend i depends on `seed` and i alone, so a
+        longer set begins with the shorter one.
     seed
         Any non-negative integer.
     sources
@@ -127,8 +127,8 @@ def simulate_set(
     Raises
     ------
     InputError
-        For an unknown survey, numbers that make no set, an unreadable catalog, or if GalSim
-        is missing.
+        For an unknown survey, invalid numbers, an unreadable catalog, or if GalSim is not
+        installed.
     """
     facts = survey(name)
     if number < 1:
@@ -188,14 +188,14 @@ def _blend(
     shape = (SIDE, SIDE)
     count = int(rng.integers(low, high + 1))
     seeing = camera.seeing * (1 + 0.03 * rng.standard_normal(len(facts.bands)))
-    # Optics and tracking leave a per cent or two of ellipticity.
+    # Ellipticity of one or two per cent, as of optics and tracking.
     psfs = [
         galsim.Kolmogorov(fwhm=width).shear(e1=e[0], e2=e[1])
         for width, e in zip(seeing, 0.015 * rng.standard_normal((len(seeing), 2)), strict=True)
     ]
     width = seeing.min() / facts.scale
     half = rng.uniform(1.5, 3.5) * max(width, 3.0)
-    # Closer than two thirds of the seeing, two galaxies would be catalogd as one.
+    # Closer than two thirds of the seeing, two galaxies would be cataloged as one.
     centers = _places(rng, count, half, width / 1.5, facts.name) + image_middle(shape)
     galaxies = [
         _galaxy(galsim, rng, facts, camera, real, psfs, center, shape) for center in centers
@@ -221,7 +221,7 @@ def _blend(
 
 
 def _places(rng, count: int, half: float, gap: float, name: str) -> np.ndarray:
-    """Positions ``[K, 2]`` in a square about the origin, one after the other."""
+    """Draw positions ``[K, 2]`` in a square about the origin, one after the other."""
     places = np.zeros((0, 2))
     for _ in range(count):
         for _ in range(500):
@@ -237,14 +237,14 @@ def _places(rng, count: int, half: float, gap: float, name: str) -> np.ndarray:
 def _galaxy(
     galsim, rng, facts: Survey, camera: Camera, real: RealGalaxies | None, psfs, center, shape
 ):
-    """Magnitudes ``[B]``, fluxes ``[B]`` and unit images of one galaxy bright enough."""
+    """Draw magnitudes ``[B]``, fluxes ``[B]`` and unit images of one galaxy bright enough."""
     # `survey` finds those with galaxies only.
     population: Any = facts.galaxies
     for _ in range(1000):
         magnitude = _magnitude(rng, *population.magnitudes)
         magnitudes = magnitude + colors(rng, 1, facts.bands)[0]
         if real is not None:
-            # Its center is that in the sharpest band, as a survey would measure it.
+            # The center is that in the sharpest band, as a survey would measure it.
             sharpest = psfs[int(np.argmin(camera.seeing))]
             profile = real.draw(rng, magnitude, SIZE_SLOPE, sharpest, facts.scale)
         else:
@@ -259,7 +259,7 @@ def _galaxy(
 
 
 def _bulge_and_disk(galsim, rng, population: Galaxies, magnitude: float):
-    """A profile of the survey's population, as large as galaxies of the magnitude are."""
+    """Draw a profile of the survey's population, with the size of galaxies of the magnitude."""
     if population.training_set == "ztf":
         profile = ztf_galaxy(galsim, rng, int(rng.integers(2)))
     else:
@@ -268,7 +268,7 @@ def _bulge_and_disk(galsim, rng, population: Galaxies, magnitude: float):
 
 
 def _magnitude(rng, bright: float, faint: float) -> float:
-    """A magnitude distributed as number counts are, by inversion."""
+    """Draw a magnitude distributed as number counts, by inversion."""
     share = 10 ** (COUNTS_SLOPE * (bright - faint))
     return faint + np.log10(share + (1 - share) * rng.uniform()) / COUNTS_SLOPE
 
@@ -292,28 +292,28 @@ def write_set(path: str | Path, arrays: dict[str, np.ndarray]) -> Path:
     pathlib.Path
         The file.
     """
-    # Not compressed: noise does not shrink, and the whole file would by 8 % only.
+    # Not compressed: noise does not compress, and the file would shrink by 8 % only.
     return write_arrays(path, arrays)
 
 
 @dataclass(frozen=True)
 class BlendTruth:
-    """What is known of one blend of a set; the second axis of arrays is the band.
+    """Truth of one blend of a set; the second axis of arrays is the band.
 
     Attributes
     ----------
     center
-        ``[K, 2]``, (row, column).
+        Centers (row, column), ``[K, 2]``.
     flux, flux_total
-        ``[K, B]``, units of the image: on the image, and in all.
+        Fluxes ``[K, B]`` on the image and in total, units of the image.
     convolved
-        ``[K, B, H, W]``, as observed, without noise.
+        Sources as observed, without noise, ``[K, B, H, W]``.
     weights
-        ``[B, H, W]``, inverse of the variance that the noise was drawn with.
+        Inverse of the variance that the noise was drawn with, ``[B, H, W]``.
     blendedness, snr
-        ``[K]``.
+        Blendedness, and signal to noise of all bands, ``[K]``.
     magnitude
-        ``[K]``, AB, in i or, without it, the middle band; NaN if the file has none.
+        AB magnitude ``[K]`` in i or, without it, the middle band; NaN if the file has none.
     """
 
     center: np.ndarray
@@ -327,19 +327,19 @@ class BlendTruth:
 
 
 class BlendSet:
-    """A set of blends with truth, read once.
+    """A set of blends with truth, read into memory.
 
     Parameters
     ----------
     path
-        npz file of the layout above; ``beta``, ``snr`` and ``mags`` may be missing.
+        File (npz) of the layout above; ``beta``, ``snr`` and ``mags`` may be missing.
 
     Attributes
     ----------
     path
         The file.
     meta
-        Facts of the set, as the file has them.
+        Facts of the set, as in the file.
 
     Raises
     ------
@@ -371,11 +371,11 @@ class BlendSet:
         return int(np.diff(self._arrays["src_start"]).max())
 
     def observation(self, index: int) -> Observation:
-        """Blend `index` as `Observation.read` gives it: nothing in it knows the truth."""
+        """Return blend `index` as `Observation.read` does, without the truth."""
         return Observation.from_arrays(**read_from_set(self.path, self._arrays, index))
 
     def truth(self, index: int) -> BlendTruth:
-        """The truth of blend `index`."""
+        """Return the truth of blend `index`."""
         arrays = self._arrays
         start, stop = arrays["src_start"][index : index + 2]
         convolved = arrays["conv"][start:stop]
@@ -436,7 +436,7 @@ def _check_layout(name: str, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _meta(name: str, arrays: dict[str, np.ndarray]) -> dict:
-    """The facts of a set; none if it has none."""
+    """Return the facts of a set; empty if it has none."""
     try:
         meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
     except ValueError:
@@ -447,7 +447,7 @@ def _meta(name: str, arrays: dict[str, np.ndarray]) -> dict:
 
 
 def parse_sources(text: str) -> tuple[int, int]:
-    """``"2:8"`` or ``"4"`` as smallest and largest number of sources."""
+    """Parse ``"2:8"`` or ``"4"`` into the smallest and largest number of sources."""
     parts: list[Any] = text.split(":")
     try:
         numbers = [int(part) for part in parts]

@@ -1,6 +1,6 @@
 """The embedded example: a simulated LSST-like blend of four galaxies, with truth.
 
-Made by `write_example`, which needs GalSim; reading it needs nothing but astropy.
+Made by `write_example`, which needs GalSim; reading it needs only astropy.
 """
 
 from importlib.resources import files
@@ -16,17 +16,17 @@ from scorepriors.models.data._observation import Observation
 
 from ._simulation import Truth, simulate_blend
 
-#: What `write_example` simulates: four galaxies whose light overlaps, the faintest near 24.5.
+#: Arguments of the simulation: four galaxies whose light overlaps, the faintest near 24.5.
 EXAMPLE: dict[str, Any] = {"num_sources": 4, "seed": 13, "spread": 4.5, "magnitudes": (21.8, 24.6)}
 
 
 def example_path() -> Path:
-    """Path of the example's FITS file inside the installed package."""
+    """Return the path of the example's FITS file in the installed package."""
     return Path(str(files("scorepriors.models.simulation"))) / "example.fits"
 
 
 def load_example() -> tuple[Observation, Truth]:
-    """The embedded example and its truth.
+    """Return the embedded example and its truth.
 
     Examples
     --------

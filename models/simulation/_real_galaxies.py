@@ -13,10 +13,10 @@ from scorepriors._errors import InputError
 
 from ._simulation import import_galsim
 
-#: Fainter galaxies of a catalog are not used: their images are noise as much as shape.
+#: Magnitude limit of galaxies from a catalog; images of fainter ones are dominated by noise.
 FAINTEST = 24.0
 
-#: Columns that are looked at, here or by GalSim.
+#: Columns used here or by GalSim.
 COLUMNS = (
     "ident",
     "mag",
@@ -30,17 +30,17 @@ COLUMNS = (
     "noise_filename",
 )
 
-#: Draws of which none has a center, before that is said.
+#: Number of draws without a measurable center after which an error is raised.
 _ATTEMPTS = 100
 
 
 class RealGalaxies:
-    """Real galaxies to simulate blends with, each without the PSF that it was seen through.
+    """Real galaxies for simulated blends, with their observed PSFs removed.
 
     Parameters
     ----------
     path
-        The FITS table; images and PSFs are looked for beside it.
+        FITS table; images and PSFs are expected in its folder.
     faintest
         Magnitude of the faintest galaxy to use.
 
@@ -49,13 +49,13 @@ class RealGalaxies:
     path
         The table.
     magnitudes
-        ``[N]``, of the galaxies that are used.
+        Magnitudes ``[N]`` of the galaxies that are used.
 
     Raises
     ------
     InputError
-        If GalSim is missing, the table is not one, lacks a column or names a file that is
-        missing, or no galaxy is bright enough.
+        If GalSim is not installed, the table is unreadable, lacks a column or names a file that
+        is missing, or no galaxy is bright enough.
     """
 
     def __init__(self, path: str | Path, *, faintest: float = FAINTEST):
@@ -87,30 +87,30 @@ class RealGalaxies:
     def draw(
         self, rng: np.random.Generator, magnitude: float, size_slope: float, psf, scale: float
     ):
-        """One of the galaxies, turned, perhaps mirrored, and as large as its new magnitude wants.
+        """Draw a galaxy, rotated, perhaps mirrored, and scaled to the size of its new magnitude.
 
         Parameters
         ----------
         rng
-            Chooses.
+            Random number generator.
         magnitude
-            Of the galaxy that it stands for.
+            Magnitude of the simulated galaxy.
         size_slope
             Decades of size per magnitude.
         psf
-            GalSim object; the center of a galaxy is that of its image through it.
+            GalSim object of the PSF with which the center of a galaxy is measured.
         scale
-            Arcseconds per pixel of that image.
+            Arcseconds per pixel of the image for that.
 
         Returns
         -------
         galsim.GSObject
-            Of unit flux, its center (of adaptive moments) at the origin.
+            Galaxy of unit flux, its center (of adaptive moments) at the origin.
 
         Raises
         ------
         InputError
-            If the files do not hold the image.
+            If the files lack the image.
         """
         galsim = import_galsim()
         for _ in range(_ATTEMPTS):
@@ -123,17 +123,17 @@ class RealGalaxies:
             image = galsim.Convolve(profile, psf).drawImage(scale=scale / 2)
             try:
                 center = image.FindAdaptiveMom().moments_centroid
-            except galsim.GalSimHSMError:  # an image without one; another galaxy, then
+            except galsim.GalSimHSMError:  # no center can be measured; draw another galaxy
                 continue
             return profile.shift(-(center - image.true_center) * image.scale)
         raise InputError(f"none of {_ATTEMPTS} galaxies drawn from {self.path.name} has a center.")
 
     def _profile(self, galsim, pick: int):
-        """A galaxy of unit flux, the telescope's PSF taken out."""
+        """Return a galaxy of unit flux, with the telescope's PSF removed."""
         row = int(self._rows[pick])
         try:
             return galsim.RealGalaxy(self._catalog, index=row, flux=1.0)
-        # What GalSim and astropy raise for wrong HDUs, damaged files and nonsense in columns.
+        # Raised by GalSim and astropy for wrong HDUs, damaged files and invalid columns.
         except (
             OSError,
             LookupError,
@@ -149,7 +149,7 @@ class RealGalaxies:
 
 
 def _columns(path: Path) -> dict:
-    """The columns of the table, by names in lower case."""
+    """Return the columns of the table, by names in lower case."""
     if path.is_dir():
         raise InputError(f"{path.name} is a folder; give the table of real galaxies in it.")
     if not path.is_file():

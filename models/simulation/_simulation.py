@@ -1,7 +1,7 @@
 """Simulated blends with truth, made with GalSim (the ``simulation`` extra).
 
-`simulate_blend` makes one small LSST-like blend; whole sets of them, with survey and
-galaxies varied, come from `scorepriors.models.simulation._blend_sets`, which shares the drawing.
+`simulate_blend` makes one small LSST-like blend; sets of blends for several surveys and
+galaxies come from `scorepriors.models.simulation._blend_sets`, which uses the same drawing.
 """
 
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ STAMP = 41
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a simulated blend.
+    """Truth of a simulated blend.
 
     Attributes
     ----------
     center
-        ``[K, 2]``, (row, column).
+        Centers (row, column), ``[K, 2]``.
     flux
-        ``[K, B]``, nJy.
+        Fluxes ``[K, B]``, nJy.
     morphology
-        ``[K, H, W]`` at the model's resolution, total flux of one.
+        Images ``[K, H, W]`` at the model's resolution, total flux of one.
     convolved
-        ``[K, B, H, W]``, as observed, without noise.
+        Sources as observed, without noise, ``[K, B, H, W]``.
     """
 
     center: np.ndarray
@@ -59,11 +59,11 @@ def simulate_blend(
     num_sources
         Number of galaxies.
     seed
-        Of everything random.
+        Seed of all random numbers.
     shape
-        (H, W) in 0.2 arcsec pixels.
+        Shape (H, W) in 0.2 arcsec pixels.
     bands
-        Any of ugrizy.
+        Bands, any of ugrizy.
     magnitudes
         Range of the i magnitudes.
     spread
@@ -76,7 +76,7 @@ def simulate_blend(
     Raises
     ------
     InputError
-        If GalSim is missing or a band is unknown.
+        If GalSim is not installed or a band is unknown.
     """
     galsim = import_galsim()
     camera = LSST.published_camera(bands)
@@ -96,23 +96,24 @@ def simulate_joint(
     gap: float = 4.0,
     years: float = 10.0,
 ) -> tuple[Observation, Observation, Truth, Truth]:
-    """One blend seen from the ground and from space: `simulate_blend`, and `SPACE` beside it.
+    """Draw one blend observed from the ground, as `simulate_blend`, and from space (`SPACE`).
 
     Parameters
     ----------
     num_sources, seed, bands, magnitudes, spread
-        See `simulate_blend`.
+        Arguments of `simulate_blend`.
     shape
-        (H, W) of the LSST-like image; the other covers the same sky.
+        Shape (H, W) of the LSST-like image; the other covers the same sky.
     gap
         Smallest distance between two galaxies, LSST pixels.
     years
-        Of LSST: its ten make the published depth.
+        Years of the LSST survey; the published depth is that of ten.
 
     Returns
     -------
     Observation, Observation, Truth, Truth
-        LSST-like and Euclid-like.  The WCSs agree; positions in pixels are each one's own.
+        LSST-like and Euclid-like observations with truth.  The WCSs agree; positions are in
+        the pixels of each.
 
     See Also
     --------
@@ -193,7 +194,7 @@ def _observe(galsim, rng, scene: _Scene, camera: Camera, shape, name: str):
 
 
 def import_galsim() -> Any:
-    """GalSim, or an InputError that says how to get it."""
+    """Return the module GalSim; InputError with how to install it if it is missing."""
     try:
         import galsim
     except ImportError as error:
@@ -204,12 +205,12 @@ def import_galsim() -> Any:
 
 
 def image_middle(shape: tuple[int, int]) -> np.ndarray:
-    """(row, column) of the middle of an image, pixel centers at integers."""
+    """Return (row, column) of the middle of an image, pixel centers at integers."""
     return (np.array(shape) - 1) / 2
 
 
 def draw(galsim, profile, center, psfs, shape, scale) -> np.ndarray:
-    """Draw a galaxy as seen through several PSFs.
+    """Draw a galaxy convolved with several PSFs.
 
     Parameters
     ----------
@@ -218,18 +219,18 @@ def draw(galsim, profile, center, psfs, shape, scale) -> np.ndarray:
     profile
         GalSim object of unit flux.
     center
-        (row, column), pixels.
+        Center (row, column), pixels.
     psfs
-        One GalSim object per image, without the pixel.
+        GalSim objects of the PSFs, one per image, without the pixel.
     shape
-        (H, W).
+        Shape (H, W) of the images.
     scale
         Arcseconds per pixel.
 
     Returns
     -------
     numpy.ndarray
-        ``[len(psfs), H, W]``, of unit flux but for what falls off the image.
+        Images ``[len(psfs), H, W]``, of unit flux less the part outside.
     """
     moved = profile.shift(*((center - image_middle(shape))[::-1] * scale))
     height, width = shape
@@ -242,49 +243,49 @@ def draw(galsim, profile, center, psfs, shape, scale) -> np.ndarray:
 
 
 def model_psf(galsim, scale: float):
-    """The PSF at the model's resolution, as a GalSim object."""
+    """Return the PSF at the model's resolution, as a GalSim object."""
     return galsim.Gaussian(sigma=MODEL_PSF_SIGMA * scale)
 
 
 def psf_images(psfs, scale: float) -> np.ndarray:
-    """Effective PSFs (pixel included) ``[B, 41, 41]`` with sums of one."""
+    """Return effective PSFs (pixel included) ``[B, 41, 41]`` with sums of one."""
     images = np.stack([p.drawImage(nx=STAMP, ny=STAMP, scale=scale).array for p in psfs])
     return images / images.sum((1, 2), keepdims=True)
 
 
 def photon_variance(total: np.ndarray, sky: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Variance of pixels ``[B, H, W]``: it grows with all light, of sky and sources alike.
+    """Return the variance of pixels ``[B, H, W]``, from the light of both sky and sources.
 
     Parameters
     ----------
     total
-        ``[B, H, W]``, the noiseless image without the sky.
+        Noiseless image without the sky, ``[B, H, W]``.
     sky
-        ``[B]``, the sky's flux in a pixel.
+        Flux of the sky in a pixel, ``[B]``.
     gain
-        ``[B]``, variance per unit of flux.
+        Variance per unit of flux, ``[B]``.
     """
     return gain[:, None, None] * (sky[:, None, None] + np.maximum(total, 0))
 
 
 def _apart(places, *, gap: float, reach: float, mend: str) -> np.ndarray:
-    """Positions about the origin, redrawn until none are too close or too far.
+    """Draw positions about the origin until none are too close or too far.
 
     Parameters
     ----------
     places
-        Draws positions ``[K, 2]``.
+        Function that draws positions ``[K, 2]``.
     gap
         Smallest distance between two, pixels.
     reach
         Largest coordinate, pixels.
     mend
-        What to say if they do not fit.
+        Advice in the message if they do not fit.
 
     Raises
     ------
     InputError
-        If 10,000 draws did not help.
+        If none of 10,000 draws fits.
     """
     for _ in range(10_000):
         drawn = places()
@@ -295,7 +296,7 @@ def _apart(places, *, gap: float, reach: float, mend: str) -> np.ndarray:
 
 
 def colors(rng, count: int, bands: str) -> np.ndarray:
-    """Magnitudes relative to i ``[K, B]``: one number from blue to red, and some scatter."""
+    """Draw magnitudes relative to i ``[K, B]``: one color per galaxy, and some scatter."""
     wave = np.array([WAVELENGTHS[b] for b in bands])
     slope = rng.uniform(0.2, 2.2, (count, 1))
     return slope * (WAVELENGTHS["i"] / wave - 1) * 1.2 + rng.normal(0, 0.08, (count, len(bands)))

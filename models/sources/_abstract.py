@@ -1,4 +1,4 @@
-"""What a kind of source answers: its sites, its image, where a fit starts, its columns."""
+"""Interface of a kind of source: sites, images, start values of fits, catalog columns."""
 
 import abc
 import dataclasses
@@ -19,16 +19,16 @@ from ._placement import Placement
 
 
 class Morphologies(NamedTuple):
-    """Boxes at the model's resolution, and where they sit in the image.
+    """Boxes at the model's resolution, and their places in the image.
 
     Attributes
     ----------
     image
-        ``[K, n, n]``, any scale.
+        Images ``[K, n, n]``, of any scale.
     corner
-        ``[K, 2]``, (row, column) of the first pixel.
+        First pixel (row, column) of each box, ``[K, 2]``.
     mask
-        ``[K]``, False for padding.
+        Mask ``[K]``, False for padding.
     """
 
     image: Any
@@ -37,22 +37,22 @@ class Morphologies(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a first look at the data says of the sources of a group; NumPy arrays.
+    """First estimates for the sources of a group, from the data; NumPy arrays.
 
     Attributes
     ----------
     image
-        ``[K, n, n]``, what the sources are taken to look like, any positive scale.
+        Assumed images of the sources ``[K, n, n]``, of any positive scale.
     flux
-        ``[K, B]``, their fluxes for that, in the unit of the image.
+        Fluxes ``[K, B]`` for these images, in the unit of the image.
     snr
-        ``[K]``, ratio of the flux of all bands to its noise.
+        Ratio of the flux of all bands to its noise, ``[K]``.
     exposures
         The data.
     radius
-        Half-light radius in pixels at which shapes start; None for what is usual.
+        Half-light radius in pixels at which shapes start; None for the default.
     values
-        Site values of an earlier fit to go on from; None if there is none.
+        Site values of an earlier fit to start from; None if there is none.
     """
 
     image: np.ndarray
@@ -69,13 +69,13 @@ class Column(NamedTuple):
     Attributes
     ----------
     name
-        Of the column.
+        Name of the column.
     values
-        ``[K]``.
+        Values ``[K]``.
     unit
-        Of the values; None for plain numbers.
+        Unit of the values; None for dimensionless ones.
     text
-        What the column holds.
+        Description of the column.
     """
 
     name: str
@@ -85,24 +85,24 @@ class Column(NamedTuple):
 
 
 class AbstractSource(eqx.Module):
-    """A group of sources of one kind, side by side.
+    """A group of sources of one kind.
 
     A new kind is a subclass in a file of its own with the fields `at` and `name` and the methods
     `sample`, `image` and `start`.  `scorepriors.models.blend` draws it, renders it and gives it
-    a spectrum; fits, draws, tables and files then need to know no more of it.
+    a spectrum; fits, draws, tables and files then work with it.
 
     Attributes
     ----------
     at
-        Where the sources are.
+        Positions of the sources.
     name
-        Of the group; the prefix of its sites.
+        Name of the group, the prefix of its sites.
     """
 
     at: eqx.AbstractVar[Placement]
     name: eqx.AbstractVar[str]
 
-    #: How the catalog's column ``flags`` calls sources of this kind; empty for galaxies.
+    #: Word for sources of this kind in the catalog's column ``flags``; empty for galaxies.
     flag: ClassVar[str] = ""
 
     @property
@@ -116,34 +116,35 @@ class AbstractSource(eqx.Module):
 
     @abc.abstractmethod
     def image(self, values: dict[str, Any], xp: Any = None) -> Float[Array, "K n n"]:
-        """Images of the sources for given values of the sites.
+        """Return images of the sources for given values of the sites.
 
         Parameters
         ----------
         values
-            By name without prefix.
+            Site values by name without prefix.
         xp
-            `jax.numpy` (the default), or `numpy` where a single look is not worth a compilation.
+            Array module: `jax.numpy` (the default), or `numpy` for single calls, which do not
+            repay a compilation.
         """
 
     @abc.abstractmethod
     def start(self, look: Look) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Start values of the sites, and their widths.
+        """Return start values of the sites, and their widths.
 
         Parameters
         ----------
         look
-            What is known of the sources.
+            First estimates for the sources.
 
         Returns
         -------
         values, widths
-            By site without prefix.  Values are constrained, widths those of the posterior in
-            the unconstrained space, roughly: the search runs in units of them.
+            Values and widths by site without prefix.  Values are constrained; widths are roughly
+            those of the posterior in the unconstrained space, the units of the search.
         """
 
     def guess(self, width: float) -> Float[np.ndarray, "K n n"]:
-        """What the sources are taken to look like before any fit: round Gaussians.
+        """Return assumed images of the sources before any fit: round Gaussians.
 
         Parameters
         ----------
@@ -153,25 +154,25 @@ class AbstractSource(eqx.Module):
         return round_gaussians(self.at, width)
 
     def centers(self, values: dict[str, Any]) -> Float[np.ndarray, "K 2"]:
-        """Centers (row, column) of the sources for given values of the sites, pixels."""
+        """Return centers (row, column) of the sources for given site values, pixels."""
         center = np.asarray(self.at.center, float)
         return center + np.asarray(values["offset"]) if "offset" in values else center
 
     def columns(self, values: dict[str, Any]) -> list[Column]:
-        """Columns for the catalog, from the values at a fit's end; none by default."""
+        """Return columns for the catalog from fitted values; none by default."""
         return []
 
     def settings(self) -> dict[str, Any]:
-        """Arguments that, with `at` and `name`, make the same group again; as JSON can hold them."""
+        """Return arguments, for JSON, that with `at` and `name` make the same group again."""
         return {}
 
     def on(self, at: Placement) -> "AbstractSource":
-        """The same kind of sources at other places."""
+        """Return the same kind of sources at other positions."""
         return eqx.tree_at(lambda group: group.at, self, at)
 
     def named(self, name: str) -> "AbstractSource":
-        """The same group under another name."""
-        # Field by field, as Equinox unflattens: a kind may have an `__init__` of its own.
+        """Return the same group under another name."""
+        # Field by field, as Equinox unflattens: a kind may define its own `__init__`.
         other = object.__new__(type(self))
         for one in dataclasses.fields(self):
             value = name if one.name == "name" else getattr(self, one.name)
@@ -179,19 +180,19 @@ class AbstractSource(eqx.Module):
         return other
 
     def draw(self) -> Morphologies:
-        """Draw the group in a NumPyro model: sites ``name/...``, boxes ready to be rendered."""
+        """Draw the group in a NumPyro model: sites ``name/...``; return boxes to be rendered."""
         with scope(prefix=self.name, divider="/"):
             values = self.sample()
         return Morphologies(self.image(values), self.at.corner, self.at.mask)
 
     def boxes(self, values: dict[str, Any]) -> Morphologies:
-        """Boxes for given values of the sites, in NumPy."""
+        """Return boxes for given values of the sites, in NumPy."""
         image = np.asarray(self.image(values, np))
         return Morphologies(image, np.asarray(self.at.corner), np.asarray(self.at.mask))
 
 
 def round_gaussians(at: Placement, width: float) -> Float[np.ndarray, "K n n"]:
-    """Round Gaussians of a standard deviation in pixels at the places of sources."""
+    """Return round Gaussians of a standard deviation in pixels at the places of sources."""
     pixels = np.arange(at.box)
     place = np.asarray(at.center) - np.asarray(at.corner)
     rows = (pixels - place[:, 0, None]) ** 2

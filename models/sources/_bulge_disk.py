@@ -16,11 +16,11 @@ from ._parametric import AbstractParametric, Site, as_arrays
 from ._placement import Placement
 from ._profiles import ellipse, gaussian_mixture_image, sersic_mixture
 
-#: A floor on half-light radii, pixels: below a twentieth of a pixel all sources are points.
+#: Lower limit of half-light radii, pixels: sources below a twentieth of a pixel are points.
 SMALLEST_RADIUS = 0.05
 
 #: Sites of both parametric profiles.  Priors are wide Gaussians that keep faint sources
-#: galaxy-like and leave bright ones to the data.
+#: galaxy-like and hardly affect bright ones.
 SHAPE_SITES = {
     "log_radius": Site(math.log(1.5), 0.7, "", 0.5),
     "ellipticity": Site(0.0, 0.3, "ellipticity_component", 0.5),
@@ -43,9 +43,9 @@ class BulgeDisk(AbstractParametric):
     Attributes
     ----------
     at
-        Where the sources are.
+        Positions of the sources.
     name
-        Of the group.
+        Name of the group.
     psf_sigma
         Standard deviation of the model's Gaussian PSF, pixels.
     sites
@@ -71,7 +71,7 @@ class BulgeDisk(AbstractParametric):
         self.sites = as_arrays({**offset, **SHAPE_SITES, **BULGE_SITES, **(sites or {})})
 
     def image(self, values: dict, xp: Any = jnp):
-        """Disk and bulge as one mixture of Gaussians."""
+        """Return disk and bulge as one mixture of Gaussians."""
         disk, bulge = _mixture(1.0), _mixture(4.0)
         # Each component has its own size and shape.
         count = len(disk[0])
@@ -95,7 +95,7 @@ class BulgeDisk(AbstractParametric):
         )
 
     def columns(self, values: dict) -> list[Column]:
-        """Radius and shape of the disk, and the bulge's share of the flux."""
+        """Return radius and shape of the disk, and the bulge's share of the flux."""
         fraction = 1 / (1 + np.exp(-np.asarray(values["bulge_logit"], float)))
         text = "share of the bulge in the flux of the parametric scene"
         return [
@@ -105,7 +105,7 @@ class BulgeDisk(AbstractParametric):
 
 
 def shape_columns(values: dict, what: str) -> list[Column]:
-    """Columns of a radius and an ellipticity."""
+    """Return columns of a radius and an ellipticity."""
     radius = np.exp(np.asarray(values["log_radius"], float)) + SMALLEST_RADIUS
     first, second = np.asarray(values["ellipticity"], float).T
     text = f"ellipticity parameter of the {what} in the parametric scene"

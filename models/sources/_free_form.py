@@ -16,16 +16,16 @@ from ._placement import Placement
 
 
 class FreeForm(AbstractSource):
-    """Galaxies whose images are drawn from a prior.  Site ``morphology [K, n, n]``.
+    """Galaxies whose images are drawn from a prior, with the site ``morphology [K, n, n]``.
 
     Attributes
     ----------
     prior
-        Of each image; None where only images of known values are asked for.
+        Prior of each image; None where only images of given values are needed.
     at
-        Where the sources are; boxes of the prior's size.
+        Positions of the sources, with boxes of the prior's size.
     name
-        Of the group.
+        Name of the group.
     axes
         Names of the rows and columns of the boxes, for ArviZ; groups with boxes of different
         sizes need different ones.
@@ -65,15 +65,15 @@ class FreeForm(AbstractSource):
             return {"morphology": numpyro.sample("morphology", self.prior, infer=infer)}
 
     def image(self, values: dict, xp: Any = jnp):
-        """The images themselves."""
+        """Return the images, which are the site's values."""
         return xp.asarray(values["morphology"])
 
     def settings(self) -> dict:
-        """Names of the axes; the prior is not JSON's to hold."""
+        """Return names of the axes; the prior is not stored in JSON."""
         return {"axes": list(self.axes)}
 
     def start(self, look: Look) -> tuple[dict, dict]:
-        """Start at the images of the look, their peaks at one.
+        """Start at the images of `look`, with peaks of one.
 
         Widths are those of a Gaussian with the curvature of the likelihood's diagonal plus the
         prior's noise floor, in the unconstrained space.

@@ -1,4 +1,4 @@
-"""Groups of sources in files: what is written of them, and what makes them again."""
+"""Groups of sources in files: their facts, and groups from facts."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,12 +13,12 @@ from ._placement import Placement
 from ._point import PointSource
 from ._sersic import Sersic
 
-#: Kinds of this package; others are known once the module that defines them is imported.
+#: Kinds of this package; others are found once the module that defines them is imported.
 OWN = (FreeForm, PointSource, BulgeDisk, Sersic)
 
 
 def group_facts(group: AbstractSource) -> dict[str, Any]:
-    """What is written of a group, as JSON can hold it; arrays of its `at` go beside it."""
+    """Return the facts of a group for JSON; arrays of its `at` are stored separately."""
     return {
         "name": group.name,
         "kind": type(group).__name__,
@@ -30,16 +30,16 @@ def group_facts(group: AbstractSource) -> dict[str, Any]:
 def group_from(
     facts: Mapping[str, Any], at: Placement, prior: ScorePrior | None = None
 ) -> AbstractSource:
-    """The group of which `group_facts` told.
+    """Return the group with the given `group_facts`.
 
     Parameters
     ----------
     facts
-        What was written.
+        Result of `group_facts`.
     at
-        Its places.
+        Positions of the sources.
     prior
-        Of free-form sources.
+        Prior of free-form sources.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What sources of a few Gaussian shape parameters share: their sites and where they start."""
+"""Common base of sources with Gaussian shape parameters: sites and start values."""
 
 import math
 from typing import Any
@@ -21,12 +21,12 @@ class Site(eqx.Module):
     Attributes
     ----------
     mean, width
-        Of the prior.
+        Mean and standard deviation of the prior.
     axis
         Name of the axis of a pair of numbers, for ArviZ; empty for single numbers.
     known
-        What the data tell of it: information (inverse variance to the power of one half) per
-        unit of signal to noise.  Rough; it sets the first steps of a fit.
+        Approximate inverse error of the site from the data per unit of signal to noise; it
+        sets the first steps of a fit.
     """
 
     mean: Any
@@ -35,8 +35,8 @@ class Site(eqx.Module):
     known: float = eqx.field(static=True, default=0.5)
 
 
-#: Most that is believed to be known at the start: positions may be off by far more than a bright
-#: source's error, and steps of a hundred widths are a worse search than a somewhat
+#: Largest inverse error assumed at the start, from data: positions may be wrong by far more than
+#: a bright source's error, and steps of a hundred widths are a worse search than a somewhat
 #: ill-conditioned one.
 MOST_KNOWN = 30.0
 
@@ -49,8 +49,8 @@ class AbstractParametric(AbstractSource):
     Attributes
     ----------
     sites
-        By name.  A site ``offset`` is the distance (row, column) from the given position in
-        pixels, a site ``log_radius`` the logarithm of a radius in pixels.
+        Sites by name.  A site ``offset`` is the distance (row, column) from the given position
+        in pixels, a site ``log_radius`` the logarithm of a radius in pixels.
     psf_sigma
         Standard deviation of the model's Gaussian PSF, pixels.
     """
@@ -70,9 +70,9 @@ class AbstractParametric(AbstractSource):
         return values
 
     def start(self, look: Look) -> tuple[dict, dict]:
-        """Start at the priors' means, with widths by brightness.
+        """Start at the priors' means, with widths that depend on brightness.
 
-        ``log_radius`` starts at the radius of the look, if it has one.
+        ``log_radius`` starts at the radius of `look`, if that has one.
         """
         values, widths = {}, {}
         for name, site in self.sites.items():
@@ -89,7 +89,7 @@ class AbstractParametric(AbstractSource):
         return values, widths
 
     def settings(self) -> dict[str, Any]:
-        """Model PSF and priors of the sites."""
+        """Return model PSF and priors of the sites."""
         sites = {
             name: {
                 "mean": float(site.mean),
@@ -102,14 +102,14 @@ class AbstractParametric(AbstractSource):
         return {"psf_sigma": float(self.psf_sigma), "sites": sites}
 
     def place(self, values: dict, xp: Any = jnp):
-        """Centers (row, column) in the boxes, ``[K, 2]``."""
+        """Return centers (row, column) in the boxes, ``[K, 2]``."""
         return xp.asarray(self.at.center) + values["offset"] - xp.asarray(self.at.corner)
 
 
 def as_arrays(sites: dict[str, Any]) -> dict[str, Site]:
-    """Sites, or what `AbstractParametric.settings` says of them, with priors that are arrays.
+    """Return sites, given as such or as in `settings`, with arrays for their priors.
 
-    Other values of them then compile nothing.
+    Other values of the priors then recompile nothing.
     """
     made = {n: Site(**site) if isinstance(site, dict) else site for n, site in sites.items()}
     return {

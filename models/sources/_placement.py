@@ -1,4 +1,4 @@
-"""Where the sources of a group are, and where their boxes sit in the image."""
+"""Positions of the sources of a group, and places of their boxes in the image."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,12 @@ class Placement(eqx.Module):
     Attributes
     ----------
     center
-        ``[K, 2]``, (row, column), pixel centers at integers.
+        Positions (row, column), ``[K, 2]``, pixel centers at integers.
     corner
-        ``[K, 2]``, first pixel of each source's box.
+        First pixel of each source's box, ``[K, 2]``.
     index
-        ``[K]``, row of each source in the catalog; -1 for padding, which keeps its prior and
-        never touches the image.
+        Row of each source in the catalog, ``[K]``; -1 for padding, which keeps its prior and
+        does not contribute to the image.
     box
         Side of the boxes in pixels; static.
     """
@@ -33,7 +33,7 @@ class Placement(eqx.Module):
 
     @property
     def mask(self) -> Bool[Array, " K"]:
-        """``[K]``, False for padding."""
+        """Mask ``[K]``, False for padding."""
         return self.index >= 0
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Placement(eqx.Module):
         return self.index.shape[-1]
 
     def without_padding(self) -> "Placement":
-        """The real sources alone."""
+        """Return the placement of the real sources alone."""
         real = np.asarray(self.mask)
         return Placement(
             np.asarray(self.center)[real],
@@ -58,24 +58,24 @@ def place_sources(
     size: int | None = None,
     index: np.ndarray | Sequence[int] | None = None,
 ) -> Placement:
-    """Boxes of `box` pixels about positions, padded to `size` sources.
+    """Return boxes of `box` pixels about positions, padded to `size` sources.
 
     Parameters
     ----------
     center
-        ``[K, 2]``, (row, column).
+        Positions (row, column), ``[K, 2]``.
     box
-        Side of the boxes.  The center of an even box lies between pixels, so a source
-        ends up within half a pixel of it.
+        Side of the boxes.  The center of an even box lies between pixels; a source is within
+        half a pixel of it.
     size
         Padded number of sources; K by default.
     index
-        ``[K]``, rows of the sources in the catalog; 0 to K - 1 by default.
+        Rows of the sources in the catalog, ``[K]``; 0 to K - 1 by default.
 
     Returns
     -------
     Placement
-        In NumPy arrays.
+        Placement with NumPy arrays.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def place_sources(
     if len(center) > size:
         raise InputError(f"{len(center)} sources do not fit a scene padded to {size}.")
     corner = np.round(center - (box - 1) / 2).astype(int)
-    # Padding sits in the corner of the image, where its box is a legal one.
+    # Padding is placed in the corner of the image, where its box is valid.
     padded_center = np.full((size, 2), (box - 1) / 2, np.float32)
     padded_corner, padded_index = np.zeros((size, 2), np.int32), np.full(size, -1, np.int32)
     padded_center[: len(center)], padded_corner[: len(center)] = center, corner

@@ -18,19 +18,19 @@ from ._placement import Placement
 #: Side of the boxes of stars, pixels: ten standard deviations of the model PSF.
 STAR_BOX = 15
 
-#: Width at which the position of a star starts when a fit goes on from another one, pixels.
+#: Width of the position of a star when a fit starts from an earlier one, pixels.
 SETTLED = 0.02
 
 
 class PointSource(AbstractParametric):
-    """Stars.  Site ``offset [K, 2]``, in pixels.
+    """Stars, with the site ``offset [K, 2]`` in pixels.
 
     Attributes
     ----------
     at
-        Where the sources are.
+        Positions of the sources.
     name
-        Of the group.
+        Name of the group.
     psf_sigma
         Standard deviation of the model's Gaussian PSF, pixels.
     sites
@@ -57,16 +57,16 @@ class PointSource(AbstractParametric):
         self.sites = as_arrays({"offset": Site(0.0, center_error, "axis", 0.7), **(sites or {})})
 
     def image(self, values: dict, xp: Any = jnp):
-        """The model PSF at the positions."""
+        """Return the model PSF at the positions."""
         place = self.place(values, xp)
         return point_image(place, box=self.at.box, psf_sigma=self.psf_sigma, xp=xp)
 
     def guess(self, width: float):
-        """The model PSF, whatever the width of galaxies."""
+        """Return the model PSF; `width` does not matter."""
         return super().guess(float(self.psf_sigma))
 
     def start(self, look: Look) -> tuple[dict, dict]:
-        """Start at the given positions, or where an earlier fit has found the stars."""
+        """Start at the given positions, or at those of an earlier fit."""
         values, widths = super().start(look)
         if look.values is not None:
             widths = {"offset": np.full_like(values["offset"], SETTLED)}
@@ -74,7 +74,7 @@ class PointSource(AbstractParametric):
 
 
 def point_image(place: Float[Array, "K 2"], *, box: int, psf_sigma, xp=jnp):
-    """The model PSF, integrated over pixels, at (row, column) in boxes ``[K, box, box]``."""
+    """Return the model PSF, integrated over pixels, at (row, column) in ``[K, box, box]``."""
     erf = jax_erf if xp is jnp else scipy_erf
     edges = xp.arange(box + 1, dtype=place.dtype) - 0.5
     steps = xp.diff(erf((edges - place[..., None]) / (2**0.5 * psf_sigma))) / 2

@@ -1,4 +1,4 @@
-"""Sersic profiles as mixtures of Gaussians: PSF and pixel enter analytically."""
+"""Sersic profiles as mixtures of Gaussians, with PSF and pixel in closed form."""
 
 import math
 from functools import cache
@@ -12,7 +12,7 @@ from scipy.special import gammainc, gammaincinv
 from scorepriors._errors import InputError
 from scorepriors._typing import Array
 
-#: Sersic indices that mixtures are made for.
+#: Smallest and largest Sersic index of the mixtures.
 SMALLEST_INDEX, LARGEST_INDEX = 0.5, 6.0
 
 
@@ -21,14 +21,14 @@ def sersic_mixture(index: float, num_components: int = 0) -> tuple[np.ndarray, n
     """Fit the Sersic profile of unit half-light radius by concentric Gaussians.
 
     Non-negative least squares on a fixed logarithmic ladder of widths, each radius
-    weighted by the light in its ring, so that the fit is good where the light is.
+    weighted by the light in its ring, so that the fit is best at the brightest radii.
 
     Parameters
     ----------
     index
         Sersic index n, 0.5 to 6.
     num_components
-        Size of the ladder; 0 chooses 6 to 11 by the index.  Steeper profiles need more.
+        Size of the ladder; 0 for 6 to 11, depending on the index.  Steeper profiles need more.
 
     Returns
     -------
@@ -43,20 +43,20 @@ def sersic_mixture(index: float, num_components: int = 0) -> tuple[np.ndarray, n
     if not SMALLEST_INDEX <= index <= LARGEST_INDEX:
         raise InputError(f"the Sersic index must lie in 0.5 to 6, got {index}.")
     size = num_components or int(np.clip(round(5 + index), 6, 11))
-    # Ends of the ladder by a search over both for n = 0.7 to 4: what minimizes the L2
-    # error of images at 1 to 4 px half-light radius (0.1 to 0.2 %).
+    # Ends of the ladder that minimize, for n = 0.7 to 4, the L2 error of images at 1 to 4 px
+    # half-light radius (0.1 to 0.2 %).
     lowest, highest = min(0.849, 0.19 * index**-1.36), max(0.9, 1.75 * index**1.43)
     sigmas = np.geomspace(lowest, highest, size)
-    # Weight between light and relative error: faint wings count, but not alone.
+    # Weights between those of absolute and relative errors, so that faint wings count too.
     fit = _fit_rings(index, sigmas, -0.5 if index <= 2 else -0.7)
     keep = fit > 1e-6
     return fit[keep] / fit[keep].sum(), sigmas[keep]
 
 
 def _fit_rings(index: float, sigmas: np.ndarray, power: float) -> np.ndarray:
-    """Weights of given widths, each ring of the profile weighted by this power of its light."""
+    """Fit weights of given widths, with rings of the profile weighted by a power of their light."""
     scale = float(gammaincinv(2 * index, 0.5))
-    # Light fractions of rings, from the cumulative profile: exact for the cusp too.
+    # Light fractions of rings, from the cumulative profile, which is exact at the cusp.
     edges = np.geomspace(1e-4, 100.0, 800)
     rings = np.diff(gammainc(2 * index, scale * edges ** (1 / index)))
     gaussians = -np.diff(np.exp(-(edges[:, None] ** 2) / (2 * sigmas**2)), axis=0)
@@ -68,7 +68,7 @@ def _fit_rings(index: float, sigmas: np.ndarray, power: float) -> np.ndarray:
 def sersic_mixture_of(
     index: Float[Array, "..."] | float, xp=jnp
 ) -> tuple[Float[Array, "... J"], Float[Array, " J"]]:
-    r"""Mixture of concentric Gaussians of a Sersic profile whose index is a parameter.
+    r"""Return the mixture of concentric Gaussians of a Sersic profile with a free index.
 
     The widths are the same for all indices and the weights are polynomials of
     :math:`\log n`, positive because their coefficients in Bernstein's basis are: smooth
@@ -79,17 +79,16 @@ def sersic_mixture_of(
     Parameters
     ----------
     index
-        Sersic index n, 0.5 to 6, of any shape, traced or not.  Beyond the ends the
-        profile is that of the end.
+        Sersic index n, 0.5 to 6, of any shape, traced or not.  Values outside are clipped.
     xp
-        `jax.numpy` or `numpy`.
+        Array module, `jax.numpy` or `numpy`.
 
     Returns
     -------
     weights
-        ``[..., J]``, fractions of the total flux.
+        Fractions of the total flux, ``[..., J]``.
     sigmas
-        ``[J]``, widths in half-light radii.
+        Widths in half-light radii, ``[J]``.
     """
     coefficients, sigmas = _free_index_table()
     index = 1.0 * xp.asarray(index)
@@ -104,30 +103,30 @@ def _unit_interval(index, xp):
 
 
 def _bernstein(x, degree: int, xp):
-    """Bernstein's polynomials at x, ``[..., degree + 1]``."""
-    # Whole powers one by one: of the power function x = 0 has no derivative.
+    """Return Bernstein's polynomials at x, ``[..., degree + 1]``."""
+    # Integer powers one by one: the power function has no derivative at x = 0.
     terms = [math.comb(degree, k) * x**k * (1 - x) ** (degree - k) for k in range(degree + 1)]
     return xp.stack(terms, -1)
 
 
-#: Ends and size of the ladder, degree of the polynomials, and number of indices fitted to:
+#: Ends and size of the ladder, degree of the polynomials, and number of indices in the fit:
 #: the smallest that keep the error below 0.4 % at every index and radius.
 _LADDER, _DEGREE, _FITTED = (0.04, 12.0, 16), 10, 24
 
 
 @cache
 def _free_index_table() -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients ``[degree + 1, J]`` and widths ``[J]`` of `sersic_mixture_of`.
+    """Return coefficients ``[degree + 1, J]`` and widths ``[J]`` of `sersic_mixture_of`.
 
-    One non-negative least squares problem (0.2 s) for all indices at once, in the image:
-    radial profiles as seen by the model PSF at three half-light radii.
+    One non-negative least squares problem (0.2 s) for all indices at once, of radial profiles
+    convolved with the model PSF at three half-light radii.
     """
     lowest, highest, size = _LADDER
-    # A step of the ladder is at the width of n = 0.5, which is a Gaussian.
+    # One width of the ladder is that of n = 0.5, which is a Gaussian.
     gaussian = 1 / np.sqrt(2 * np.log(2))
     below = round((size - 1) * np.log(gaussian / lowest) / np.log(highest / lowest))
     sigmas = gaussian * (gaussian / lowest) ** (np.arange(-below, size - below) / below)
-    # Chebyshev's points, dense towards the ends, where a polynomial errs most.
+    # Chebyshev's points, dense at the ends, where the error of a polynomial is largest.
     x = (1 - np.cos(np.pi * (np.arange(_FITTED) + 0.5) / _FITTED)) / 2
     radii = np.geomspace(0.02, 40, 40)[:, None]
     rows, values = [], []
@@ -136,35 +135,35 @@ def _free_index_table() -> tuple[np.ndarray, np.ndarray]:
         SMALLEST_INDEX * (LARGEST_INDEX / SMALLEST_INDEX) ** x,
         strict=True,
     ):
-        # The profile itself: many more Gaussians.
+        # The exact profile, by many more Gaussians.
         ends = min(gaussian, 0.1 * index**-1.6), max(0.9, 2.5 * index**1.5)
         dense = np.append(np.geomspace(*ends, 40), gaussian)
         exact = _fit_rings(index, dense, -0.5)
         for radius in (1.5, 3.0, 6.0):
             blur = (0.7**2 + 1 / 12) / radius**2
-            # Rings of equal steps of log r have areas that go as r squared.
+            # Rings of equal steps of log r have areas proportional to r squared.
             truth = _blurred(radii, dense, blur) @ (exact / exact.sum())
             norm = np.linalg.norm(truth)
             seen = _blurred(radii, sigmas, blur) / norm
             rows.append((basis[:, None] * seen[:, None, :]).reshape(len(radii), -1))
             values.append(truth / norm)
-        # A third of the weight of an image, for the total flux.
+        # The total flux has a third of the weight of an image.
         rows.append(0.3 * np.repeat(basis, size)[None])
         values.append(np.array([0.3]))
-    # Without a QR decomposition first: threads of BLAS that wait for each other on a busy
-    # machine would take seconds.
+    # Without a QR decomposition first, whose BLAS threads would wait for each other for seconds
+    # on a busy machine.
     fit, _ = nnls(np.concatenate(rows), np.concatenate(values))
     return fit.reshape(-1, size), sigmas
 
 
 def _blurred(radii, sigmas, blur):
-    """Brightness of Gaussians of unit flux under a PSF, times the radius."""
+    """Return the brightness of Gaussians of unit flux under a PSF, times the radius."""
     variance = sigmas**2 + blur
     return radii * np.exp(-(radii**2) / (2 * variance)) / variance
 
 
 def ellipse(ellipticity: Float[Array, "... 2"], xp=jnp):
-    r"""Second moments (yy, xy, xx) of a unit circle under an unbounded ellipticity.
+    r"""Return second moments (yy, xy, xx) of a unit circle under an unbounded ellipticity.
 
     The reduced shear is :math:`g = \tanh|e| \; e/|e|`, so every real pair is an
     ellipse; axis ratio :math:`(1-|g|)/(1+|g|)`, determinant one.  Component 0 stretches
@@ -173,9 +172,9 @@ def ellipse(ellipticity: Float[Array, "... 2"], xp=jnp):
     Parameters
     ----------
     ellipticity
-        ``[..., 2]``.
+        Ellipticities ``[..., 2]``.
     xp
-        `jax.numpy` or `numpy`.
+        Array module, `jax.numpy` or `numpy`.
     """
     size = xp.sqrt(xp.sum(ellipticity**2, -1) + 1e-12)
     # (1 + |g|^2) / (1 - |g|^2) and 2 g / (1 - |g|^2) are hyperbolic functions of 2|e|.
@@ -195,32 +194,32 @@ def gaussian_mixture_image(
     psf_sigma: float | Float[Array, ""],
     xp=jnp,
 ) -> Float[Array, "... box box"]:
-    """Image of a mixture of concentric ellipses, convolved with the model PSF and pixel.
+    """Return the image of a mixture of ellipses, convolved with the model PSF and pixel.
 
     Parameters
     ----------
     weights, sigmas
-        From `sersic_mixture`; fluxes, and widths in pixels along a circle.
+        Fluxes, and widths in pixels for a circle, as of `sersic_mixture`.
     moments
         Second moments (yy, xy, xx) of each ellipse in units of its width squared, of
         determinant one, each broadcastable to the components: see `ellipse`.
     center
-        (row, column) in the box, pixel centers at integers.
+        Center (row, column) in the box, pixel centers at integers.
     box
-        Side in pixels.
+        Side of the box in pixels.
     psf_sigma
         Standard deviation of the model PSF; the pixel adds a variance of 1/12.
     xp
-        `jax.numpy` or `numpy`: single images are not worth a compilation.
+        Array module, `jax.numpy` or, for single images, `numpy`.
 
     Returns
     -------
     Array
-        ``[..., box, box]``, total flux that of the weights (less what falls outside).
+        Images ``[..., box, box]``, total flux that of the weights (less the part outside).
     """
     squared, noise = sigmas**2, psf_sigma**2 + 1 / 12
     yy, xy, xx = squared * moments[0] + noise, squared * moments[1], squared * moments[2] + noise
-    # As a sum: of long ellipses the difference yy xx - xy^2 is rounding in float32.
+    # As a sum: for long ellipses the difference yy xx - xy^2 is rounding error in float32.
     determinant = squared**2 + noise * squared * (moments[0] + moments[2]) + noise**2
     pixels = xp.arange(box, dtype=squared.dtype)
     row = (pixels - center[..., :1])[..., None, :]

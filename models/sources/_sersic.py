@@ -15,10 +15,10 @@ from ._parametric import AbstractParametric, Site, as_arrays
 from ._placement import Placement
 from ._profiles import ellipse, gaussian_mixture_image, sersic_mixture, sersic_mixture_of
 
-#: Lowest and highest index, which the mixtures are made for.
+#: Lowest and highest index of the mixtures.
 LOWEST, HIGHEST = 0.5, 6.0
 
-#: Prior of the index: its place between both ends, on a logistic scale.  The median is 1.5,
+#: Prior of the index between both ends, on a logistic scale.  The median is 1.5,
 #: and 68 % of galaxies lie between .9 and 2.6.
 INDEX_SITE = Site(-1.5, 1.0, "", 0.05)
 
@@ -32,12 +32,12 @@ class Sersic(AbstractParametric):
     Attributes
     ----------
     at
-        Where the sources are.
+        Positions of the sources.
     name
-        Of the group.
+        Name of the group.
     index
-        The index n of all sources, 0.5 to 6; None for an index of each source's own.  A given
-        index is static: each value is a mixture of its own.
+        The index n of all sources, 0.5 to 6; None for a free index of each source.  A given
+        index is static: each value has another mixture.
     psf_sigma
         Standard deviation of the model's Gaussian PSF, pixels.
     sites
@@ -67,7 +67,7 @@ class Sersic(AbstractParametric):
         self.sites = as_arrays({**offset, **SHAPE_SITES, **free, **(sites or {})})
 
     def image(self, values: dict, xp: Any = jnp):
-        """A mixture of Gaussians."""
+        """Return a mixture of Gaussians."""
         if self.index is None:
             weights, sigmas = sersic_mixture_of(_index(values["index_logit"], xp), xp)
         else:
@@ -84,11 +84,11 @@ class Sersic(AbstractParametric):
         )
 
     def settings(self) -> dict[str, Any]:
-        """Index, model PSF and priors of the sites."""
+        """Return index, model PSF and priors of the sites."""
         return {"index": self.index, **super().settings()}
 
     def columns(self, values: dict) -> list[Column]:
-        """Radius, shape and index."""
+        """Return radius, shape and index."""
         columns = shape_columns(values, "profile")
         if self.index is None:
             index = _index(np.asarray(values["index_logit"], float), np)

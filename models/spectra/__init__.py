@@ -1,1 +1,1 @@
-"""Spectra: their exact linear algebra, and what is known of colors."""
+"""Spectra: their exact linear algebra, and priors on fluxes and colors."""

@@ -1,10 +1,10 @@
-"""Cholesky factors of many small matrices at once, on machines of few cores too.
+"""Cholesky factors of many small matrices at once, safe on machines of few cores.
 
-The CPU kernels of jaxlib 0.10 spread a large batch of factorizations over the threads that
-run the program, and wait there for their end.  As many of them side by side as there are
-threads then wait for each other for ever; two cores are enough.  (From 0.11.2 on they do not
-spread them any more.)  Here a large batch is worked off one matrix after the other on a CPU:
-for matrices of this size that is no slower.
+The CPU kernels of jaxlib 0.10 distribute a large batch of factorizations over the threads that
+run the program, and wait there for their end.  If as many of them run at once as there are
+threads, they deadlock; on two cores this happens.  (From 0.11.2 on they are not distributed.)
+Here a large batch is computed one matrix after the other on a CPU: for matrices of this size
+that is no slower.
 """
 
 import jax
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from scorepriors._compat import custom_vmap
 from scorepriors._typing import Array
 
-#: Batches of fewer floating point operations are never spread; jaxlib's own limit is 2e5.
+#: Batches of fewer floating point operations are not distributed; jaxlib's own limit is 2e5.
 _LIMIT = 1e5
 
 
@@ -23,17 +23,17 @@ _LIMIT = 1e5
 def cholesky_and_inverse(
     matrix: Float[Array, "*batch n n"],
 ) -> tuple[Float[Array, "*batch n n"], Float[Array, "*batch n n"]]:
-    """The lower Cholesky factor of a positive definite matrix, and the inverse of the factor.
+    """Return the lower Cholesky factor of a positive definite matrix, and the factor's inverse.
 
     Parameters
     ----------
     matrix
-        ``[..., n, n]``, symmetric.
+        Symmetric matrices ``[..., n, n]``.
 
     Returns
     -------
     lower, inverse
-        ``[..., n, n]``; NaN where a matrix is not positive definite.
+        Factor and inverse ``[..., n, n]``; NaN where a matrix is not positive definite.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def _cholesky_and_inverse_jvp(primals, tangents):
 
 @custom_vmap
 def _factorize(matrix):
-    """The factors of a stack; what is mapped over becomes one more axis of the stack."""
+    """Return the factors of a stack; a mapped axis becomes one more axis of the stack."""
     if matrix.size * matrix.shape[-1] < _LIMIT:
         return _at_once(matrix)
     return jax.lax.platform_dependent(matrix, cpu=_in_turn, default=_at_once)

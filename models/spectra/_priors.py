@@ -23,16 +23,16 @@ BRIGHTNESS, BRIGHTNESS_WIDTH = 4.0, 4.0
 
 
 class Settled(NamedTuple):
-    """Start values of the sites of a prior on spectra, and what follows from them.
+    """Start values of the sites of a prior on spectra, and the fluxes that follow from them.
 
     Attributes
     ----------
     values, widths
-        By site; widths in the unconstrained space.
+        Values by site, and their widths in the unconstrained space.
     flux
-        ``[K, B]``, mean of the fluxes given these values and the data.
+        Mean of the fluxes given these values and the data, ``[K, B]``.
     snr
-        ``[K]``, flux of all bands over its noise.
+        Ratio of the flux of all bands to its noise, ``[K]``.
     """
 
     values: dict
@@ -44,33 +44,34 @@ class Settled(NamedTuple):
 class AbstractSpectra(eqx.Module):
     """Prior on the fluxes of a scene's sources, in the unit of the image.
 
-    Fluxes must be Gaussian given what `sample` draws: that is what makes spectra exact.
+    Fluxes must be Gaussian given the sites that `sample` draws, so that spectra can be solved
+    for exactly.
     """
 
     @abc.abstractmethod
     def sample(self, num_sources: int) -> SpectrumPrior:
-        """Draw the sites of the prior in a NumPyro model; returns the Gaussian of the *fluxes*.
+        """Draw the sites of the prior in a NumPyro model; return the Gaussian of the *fluxes*.
 
         Parameters
         ----------
         num_sources
-            K.
+            Number of sources K.
         """
 
     @abc.abstractmethod
     def start(
         self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray, begin: np.ndarray | None = None
     ) -> Settled:
-        """Start values of the sites.
+        """Return start values of the sites.
 
         Parameters
         ----------
         flux, error
-            ``[K, B]``, what the data say for the shapes at hand.
+            Least-squares fluxes and errors for the current shapes, ``[K, B]``.
         mask
-            ``[K]``, False for padding.
+            Mask ``[K]``, False for padding.
         begin
-            ``[K, B]``, fluxes that a search for the values begins at; `flux` if not given.
+            Fluxes ``[K, B]`` at which a search for the values begins; `flux` if not given.
         """
 
 
@@ -80,17 +81,17 @@ class GalaxySpectra(AbstractSpectra):
     A flat prior is not neutral with many bands: marginalized, flat in amplitude favors
     compact shapes and flat in flux extended ones, to the power of the number of bands.
     Here a site ``brightness [K]`` holds :math:`\log F_k`, the logarithm of the flux summed over
-    the bands, and given it the flux in band b is Gaussian about the spectrum of galaxies, with
-    the scatter of single ones (`scorepriors.models.spectra._colors`).
+    the bands, and given it the flux in band b is Gaussian about the mean spectrum of galaxies,
+    with the scatter of single galaxies (`scorepriors.models.spectra._colors`).
 
     Attributes
     ----------
     mean
-        ``[B]``, spectrum of galaxies in the units of the image, sum 1.
+        Mean spectrum of galaxies ``[B]`` in the units of the image, sum 1.
     covariance
-        ``[B, B]``, of single galaxies' fluxes relative to it.
+        Covariance ``[B, B]`` of single galaxies' fluxes relative to it.
     noise_flux
-        Band-summed noise of a pixel: the unit in which fluxes are large or small.
+        Band-summed noise of a pixel, the unit of the brightness.
     color_width
         Factor of the scatter of colors.
     brightness, brightness_width
@@ -130,18 +131,18 @@ class GalaxySpectra(AbstractSpectra):
         flat: np.ndarray | None = None,
         **options,
     ) -> "GalaxySpectra":
-        """The prior for bands of known wavelengths.
+        """Return the prior for bands of known wavelengths.
 
         Parameters
         ----------
         wave
-            Effective wavelengths in nm; None where one is not known.
+            Effective wavelengths in nm, None for unknown ones.
         weights
-            ``[H, W]`` of each band, inverse variances, which tell the noise.
+            Inverse variances ``[H, W]`` of each band, from which the noise is taken.
         flat
-            ``[B]``, a spectrum flat in f_nu, in the units of the image; ones by default.
+            Spectrum ``[B]`` flat in f_nu, in the units of the image; ones by default.
         **options
-            ``color_width``, ``brightness``, ``brightness_width``.
+            Fields ``color_width``, ``brightness``, ``brightness_width``.
         """
         flat = np.ones(len(wave)) if flat is None else np.asarray(flat, float)
         variances = [1 / np.median(w[w > 0]) for w in map(np.asarray, weights) if (w > 0).any()]
@@ -153,11 +154,11 @@ class GalaxySpectra(AbstractSpectra):
             return self.given(numpyro.sample("brightness", self.usual()))
 
     def usual(self) -> dist.Normal:
-        """Prior of the brightness of a source."""
+        """Return the prior of the brightness of a source."""
         return dist.Normal(jnp.log(self.noise_flux) + self.brightness, self.brightness_width)
 
     def given(self, brightness: Float[Array, " K"]) -> SpectrumPrior:
-        """Gaussian of the fluxes of sources of known brightness."""
+        """Return the Gaussian of the fluxes of sources of given brightness."""
         flux = jnp.exp(brightness)[:, None] * self.mean
         relative = self.color_width**2 * self.covariance
         return SpectrumPrior(flux, flux[:, :, None] * flux[:, None, :] * relative)
@@ -165,17 +166,17 @@ class GalaxySpectra(AbstractSpectra):
     def start(
         self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray, begin: np.ndarray | None = None
     ) -> Settled:
-        """Brightnesses before any shape moves.
+        """Return brightnesses that maximize the density for the current shapes.
 
-        Spectra are integrated out and have no start; what a wrong guess of theirs would touch
-        is the brightness, the one number per source that their prior hangs on.  Uphill
-        from there, with the shapes at hand held fixed, is its right value: otherwise shapes
-        would bend to a wrong brightness first and be caught there.
+        Spectra are integrated out and have no start value; a wrong guess of them affects only
+        the brightness, the one number per source on which their prior depends.  The brightness
+        is maximized first with the shapes fixed: otherwise shapes would adapt to a wrong
+        brightness and stay in a local maximum.
         """
         mean, floor = np.asarray(self.mean, float), math.log(float(self.noise_flux))
         total, snr = self._matched(flux if begin is None else begin, error, mask)
         noise = np.where(mask, total / snr, 1.0)
-        # Of the scatter of colors as it is usual, whatever `color_width` says.
+        # The default scatter of colors, for any `color_width`.
         relative = np.asarray(self.covariance, float) * mean[:, None] * mean
         identity = np.eye(len(mean))
         center, width = float(self.brightness), float(self.brightness_width)
@@ -197,12 +198,12 @@ class GalaxySpectra(AbstractSpectra):
         expected, prior, _, step = solve(brightness)
         spectra = expected + np.einsum("kbc,kc->kb", prior, step)
         snr = np.where(mask, np.exp(brightness) / noise, 10.0)
-        # The scatter of colors keeps the brightness wide, however bright the source.
+        # The scatter of colors keeps the brightness uncertain even for bright sources.
         widths = {"brightness": np.full(len(mask), 0.3)}
         return Settled({"brightness": brightness}, widths, spectra, snr)
 
     def _matched(self, flux, error, mask):
-        """Band-summed flux ``[K]`` by matched weights, at least its noise, and its SNR."""
+        """Return band-summed flux ``[K]`` by matched weights, at least its noise, and its SNR."""
         mean = np.asarray(self.mean, float)
         weight = mean / error**2
         noise = 1 / np.sqrt(np.sum(mean * weight, -1))
@@ -212,10 +213,10 @@ class GalaxySpectra(AbstractSpectra):
 
 
 def _climb(function: Callable, at: np.ndarray, *, smallest: float = 1e-5) -> np.ndarray:
-    """Maxima of functions of one number each, uphill from `at`, side by side."""
+    """Find maxima of functions of one number each, uphill from `at`, all at once."""
     at, value = np.array(at), function(at)
     step = np.ones_like(at)
-    # Each halving comes after few moves: 100 rounds are far more than ever needed.
+    # Steps are halved after a few moves: 100 rounds are far more than ever needed.
     for _ in range(100):
         ahead, behind = function(at + step), function(at - step)
         better = np.maximum(ahead, behind) > value

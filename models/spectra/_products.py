@@ -1,14 +1,14 @@
-r"""The likelihood of a blend from inner products of its sources, without another look at pixels.
+r"""The likelihood of a blend from inner products of its sources, without its pixels.
 
-A sampler that offers sources other shapes, one after the other, asks for the likelihood of
+A sampler that proposes other shapes for one source after the other needs the likelihood of
 many combinations of the same few images.  With the spectra integrated out it depends on the
 images through their weighted inner products alone,
 
 .. math:: \sum_p W_{bp} M_{kbp} M_{lbp}, \quad \sum_p W_{bp} M_{kbp} r_{bp}, \quad
           \sum_p W_{bp} r_{bp}^2,
 
-which are made once.  Here r is a residual: with data themselves the sums would be differences
-of large numbers, and single precision would not do.
+which are computed once.  Here r is a residual: with the data themselves the sums would be
+differences of large numbers, for which single precision is not enough.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ class Products(NamedTuple):
     Attributes
     ----------
     normal
-        ``[B, N, N]``, of the images with each other.
+        Products of the images with each other, ``[B, N, N]``.
     projected
-        ``[B, N]``, of the images with the residual.
+        Products of the images with the residual, ``[B, N]``.
     square
-        ``[B]``, of the residual with itself.
+        Products of the residual with itself, ``[B]``.
     """
 
     normal: Float[Array, "B N N"]
@@ -46,7 +46,7 @@ def inner_products(
     residual: Sequence[Float[Array, "_ _ _"]],
     noise: Sequence[AbstractNoise],
 ) -> Products:
-    """All weighted inner products of images and a residual, over all exposures.
+    """Return all weighted inner products of images and a residual, over all exposures.
 
     Parameters
     ----------
@@ -67,24 +67,24 @@ def inner_products(
 
 
 def chosen(products: Products, before: Float[Array, "K B"], taken: Bool[Array, " K"]) -> Products:
-    """Products of K images, some of them changed, with the residual that they leave.
+    """Return the products of K images, some of them changed, with their residual.
 
     Parameters
     ----------
     products
-        Of K images and then, in the same order, of what a change would add to each, with the
-        residual that the unchanged images leave.  (Not of the changed images themselves: of
-        two that are nearly one, a bright galaxy's, the difference would be all rounding.)
+        Products of K images and then, in the same order, of the change of each, with the
+        residual of the unchanged images.  (Not of the changed images themselves: where the two
+        are nearly equal, as for a bright galaxy, their difference would be rounding error.)
     before
-        Amplitudes ``[K, B]`` with which images were and are taken off.
+        Amplitudes ``[K, B]`` with which images are subtracted before and after.
     taken
-        Which images are changed.
+        Whether each image is changed.
     """
     size = len(before)
     share = jnp.asarray(taken, products.normal.dtype)
     old, cross = products.normal[:, :size, :size], products.normal[:, :size, size:] * share
     change = products.normal[:, size:, size:] * share * share[:, None]
-    # Less is left by so much of the changes.
+    # The residual is smaller by the changes times their amplitudes.
     added = before.T * share
     projected = products.projected[:, :size] - jnp.einsum("bkl,bl->bk", cross, added)
     along = share * products.projected[:, size:]
@@ -96,25 +96,25 @@ def chosen(products: Products, before: Float[Array, "K B"], taken: Bool[Array, "
 def log_marginal(
     products: Products, prior: SpectrumPrior, before: Float[Array, "K B"]
 ) -> Float[Array, ""]:
-    """Log-density of the pixels with the spectra integrated out.
+    """Return the log-density of the pixels with the spectra integrated out.
 
     Parameters
     ----------
     products
-        Of the K sources, with the residual that they leave with amplitudes `before`.
+        Products of the K sources, with their residual for amplitudes `before`.
     prior
-        Of the amplitudes.
+        Prior of the amplitudes.
     before
-        ``[K, B]``; near the solution where the data decide, for the sake of precision.
+        Amplitudes ``[K, B]``, for precision near the solution where the data determine it.
 
     Returns
     -------
     Array
-        That of `SpectrumPosterior.log_marginal`, up to rounding.
+        Value of `SpectrumPosterior.log_marginal`, up to rounding.
     """
     equations = normal_equations(products.normal, prior)
-    # The solution is sought from the prior's mean, which is near where the prior decides, and
-    # the pixels are asked at its distance from `before`, which is near where they decide.
+    # The solution is relative to the prior's mean, near it where the prior dominates; chi^2 is
+    # relative to `before`, near the solution where the pixels dominate.
     away = before - prior.mean
     solution = equations.solve(
         products.projected.T + jnp.einsum("bkl,lb->kb", products.normal, away)

@@ -1,4 +1,4 @@
-"""Bands from several files or images, stacked after checking that they belong together."""
+"""Stacking of bands from several files or images, after checking that they match."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ _WCS_TOLERANCE = 0.1
 
 
 class BandPart(NamedTuple):
-    """What one file or one NDData brings: a few bands of the observation."""
+    """Content of one file or one NDData: some bands of the observation."""
 
     label: str
     images: np.ndarray
@@ -30,7 +30,7 @@ class BandPart(NamedTuple):
 
 
 def combine(parts: Sequence[BandPart], psfs: np.ndarray | None, name: str) -> dict[str, Any]:
-    """Stack parts along the band axis after checking that they belong together."""
+    """Stack parts along the band axis after checking that they match."""
     first = parts[0]
     images, weights, wcs = [], [], None
     for part in parts:
@@ -51,7 +51,7 @@ def combine(parts: Sequence[BandPart], psfs: np.ndarray | None, name: str) -> di
         raise InputError(f"{missing} has no MAGZERO card, but other bands have one; add it.")
     zero_point = None
     if all(known):
-        # Images were brought to the first one's unit, and so are their zero points.
+        # Zero points are converted as the images are, to the unit of the first.
         zero_point = tuple(
             float(zero + 2.5 * np.log10(_unit_factor(part, first)))
             for part in parts

@@ -1,4 +1,4 @@
-"""FITS files and npz archives read into memory; damaged ones are refused."""
+"""Reading of FITS files and npz archives into memory; damaged ones raise InputError."""
 
 import gzip
 import io
@@ -49,12 +49,12 @@ def check_file(path: Source, endings: Sequence[str], what: str) -> Path:
 
 
 def reason(error: Exception) -> str:
-    """First line of an error's message, for a message of our own."""
+    """Return the first line of an error's message, to quote in another message."""
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def load_hdus(path: Source) -> list[HDU]:
-    """Read every HDU of a FITS file into memory; no warning gets out.
+    """Read every HDU of a FITS file into memory, without warnings.
 
     Raises
     ------
@@ -69,12 +69,12 @@ def load_hdus(path: Source) -> list[HDU]:
         try:
             content = path.read_bytes()
             if content.startswith(b"\x1f\x8b"):
-                content = gzip.decompress(content)  # astropy passes over a cut archive
+                content = gzip.decompress(content)  # astropy accepts a truncated archive
             with fits.open(io.BytesIO(content), memmap=False) as opened:
                 hdus = [HDU(hdu.name.upper(), hdu.header.copy(), _data(hdu)) for hdu in opened]
         except READ_ERRORS as error:
             failure = error
-    # A file cut short shows as a warning, and reading it may go on to fail or not.
+    # A truncated file gives a warning, after which reading it may or may not fail.
     messages = [str(warning.message) for warning in caught]
     if isinstance(failure, EOFError) or any(
         word in message for message in messages for word in ("truncated", "corrupted")
@@ -95,7 +95,7 @@ def _data(hdu):
 
 
 def find_hdu(hdus: Sequence[HDU], names: Sequence[str]) -> HDU | None:
-    """First HDU with data by one of the `names`, the earlier names preferred."""
+    """Return the first HDU with data and one of the `names`, earlier names first."""
     for name in names:
         for hdu in hdus:
             if hdu.name == name and hdu.data is not None:
@@ -109,5 +109,5 @@ def load_npz(path: Source) -> dict[str, np.ndarray]:
 
 
 def array_names(archive: dict[str, np.ndarray]) -> str:
-    """Names of the arrays of an archive, for a message."""
+    """Return the names of the arrays of an archive, for a message."""
     return ", ".join(archive) or "nothing"

@@ -22,7 +22,7 @@ from ._bands import BandPart, combine
 from ._files import FITS_ENDINGS, HDU, NPZ_ENDINGS, Source, check_file, find_hdu, load_hdus, reason
 from ._psf_files import read_psf
 
-#: Names of the noise HDUs, in the order of preference, and what they hold.  WHT comes
+#: Names of the noise HDUs, in the order of preference, and their content.  WHT comes
 #: last since drizzled images use it for exposure times beside a true ERR.
 _NOISE = {
     "VARIANCE": "variance",
@@ -43,9 +43,9 @@ def read_fits(source: Source | Sequence[Source], psf=None) -> dict[str, Any]:
     Parameters
     ----------
     source
-        A path, or several in the order of the bands.
+        Path, or several in the order of the bands.
     psf
-        What `read_psf` takes; it replaces the PSF extensions.
+        Argument of `read_psf`, which replaces the PSF extensions.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def read_fits(source: Source | Sequence[Source], psf=None) -> dict[str, Any]:
         parts.append(part)
     stem = _stem(paths[0])
     if len(paths) > 1:
-        # Characters in common are meant, not folders.
+        # The common prefix of characters, not of folders.
         common = os.path.commonprefix([_stem(path) for path in paths])  # noqa: RUF071
         stem = common.rstrip("-_. ") or stem
     return combine(parts, None if psf is None else read_psf(psf), name=stem)
@@ -121,7 +121,7 @@ def _read_part(path: Path) -> BandPart:
 
 
 def _find_image(hdus: Sequence[HDU]) -> HDU | None:
-    """IMAGE, SCI, the primary HDU, or else (compressed files) the first unnamed one."""
+    """Return IMAGE, SCI, the primary HDU, or else (compressed files) the first unnamed one."""
     named = find_hdu(hdus, ("IMAGE", "SCI"))
     if named is not None:
         return named
@@ -132,9 +132,9 @@ def _find_image(hdus: Sequence[HDU]) -> HDU | None:
 
 
 def celestial_wcs(header: fits.Header) -> WCS | None:
-    """WCS of the first two axes of a header; None if they are not on the sky."""
+    """Return the WCS of the first two axes of a header; None if they are not celestial."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # non-standard cards, which astropy mends
+        warnings.simplefilter("ignore")  # non-standard cards, which astropy corrects
         try:
             # Not `.celestial`: it would reorder the pixel axes of a (Dec, RA) header.
             wcs = WCS(header, naxis=2)

@@ -16,7 +16,7 @@ from ._bands import BandPart, combine
 def read_nddata(
     images: NDData | Sequence[NDData], psfs, bands: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Arguments of ``Observation.from_arrays`` from one NDData (or CCDData) per band."""
+    """Return arguments of ``Observation.from_arrays`` from one NDData or CCDData per band."""
     if not isinstance(images, list | tuple):
         images = [images]
     if not images:

@@ -30,9 +30,9 @@ def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]
     path
         The archive.
     index
-        Which blend of a set; from 0.
+        Number of the blend in a set, from 0.
     psf
-        What `read_psf` takes; it replaces the archive's own.
+        Argument of `read_psf`, which replaces the archive's own PSF.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def _read_single(path: Path, archive: dict[str, np.ndarray], images: np.ndarray)
 
 
 def _estimate_variance(path: Path, images: np.ndarray, masked: np.ndarray) -> np.ndarray:
-    """Constant variance of each band: (1.4826 x median absolute deviation) squared."""
+    """Return a constant variance per band: (1.4826 x median absolute deviation) squared."""
     pixels = np.where(masked | ~np.isfinite(images), np.nan, images)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a band without any pixel
@@ -131,18 +131,18 @@ def _estimate_variance(path: Path, images: np.ndarray, masked: np.ndarray) -> np
 def read_from_set(
     path: Path, archive: dict[str, np.ndarray], index: int | None, psf=None
 ) -> dict[str, Any]:
-    """Arguments of ``Observation.from_arrays`` for one blend of a set read by `load_npz`.
+    """Return arguments of ``Observation.from_arrays`` for a blend of a set read by `load_npz`.
 
     Parameters
     ----------
     path
-        Where the archive came from; for messages and names.
+        Path of the archive, for messages and names.
     archive
-        Its arrays.
+        Arrays of the archive.
     index
-        Which blend; from 0.
+        Number of the blend, from 0.
     psf
-        As for `read_npz`.
+        PSF, as for `read_npz`.
     """
     images = numeric(archive["images"], f"{path.name} [images]")
     count = len(images)
@@ -166,14 +166,14 @@ def read_from_set(
             f"{path.name} [images] is NaN or infinite at {bad} pixel(s) of blend {index}; sets have "
             "no mask, so put numbers there."
         )
-    # The variance of a pixel must not follow its own noise: low pixels would get the
-    # larger weights and drag every flux down.  A 3 x 3 mean cuts that by nine.
+    # The variance of a pixel must not follow its own noise: low pixels would get larger
+    # weights and bias every flux low.  A 3 x 3 mean reduces that by a factor of nine.
     smooth = np.maximum(uniform_filter(image, size=(1, 3, 3), mode="nearest"), 0)
     catalog = None
     if "centers" in archive and "src_start" in archive:
         start, stop = archive["src_start"][index : index + 2]
         centers = archive["centers"][start:stop]
-        # (row, column): checked against where the flux is.
+        # (row, column): checked against the positions of the flux.
         catalog = Table({"x": centers[:, 1], "y": centers[:, 0]})
     psfs = archive.get("psfs")
     arguments = {
@@ -195,7 +195,7 @@ def read_from_set(
 
 
 def plain_catalog(catalog: np.ndarray) -> Table:
-    """Table of the scalar numbers and truth values of a structured array."""
+    """Return a table of the scalar numbers and booleans of a structured array."""
     names = catalog.dtype.names
     if names is None:
         raise InputError("the array `catalog` has no named columns; save a structured array.")

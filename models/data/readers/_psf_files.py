@@ -22,7 +22,7 @@ from ._files import (
 
 
 def read_psf(psf) -> np.ndarray:
-    """PSF images from a FITS, npz or npy file, a list of those (one per band) or an array.
+    """Read PSF images from a FITS, npz or npy file, a list of those (one per band) or an array.
 
     FITS files hold it in an HDU named PSF or in the first image; npz archives under
     ``psfs`` or ``psf``.
@@ -30,7 +30,7 @@ def read_psf(psf) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        ``[B, P, P]`` or ``[P, P]``, as found.
+        PSFs ``[B, P, P]`` or ``[P, P]``, as in the file.
     """
     if isinstance(psf, list | tuple) and psf and all(isinstance(p, str | Path) for p in psf):
         return stack_psfs([read_psf(path) for path in psf])
