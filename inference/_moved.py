@@ -1,4 +1,4 @@
-"""Keywords that have found another place, and the sentence that says which."""
+"""Error messages for keywords that were moved elsewhere."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -7,12 +7,12 @@ from scorepriors._errors import InputError
 
 
 def moved_keywords(places: Mapping[str, str]) -> Callable[[Callable], Callable]:
-    """Refuse keywords that a function no longer has, and say where they went.
+    """Reject keywords that a function no longer has, with a message about their replacement.
 
     Parameters
     ----------
     places
-        By keyword, what has become of it; ``{}`` stands for its name.
+        Description of the replacement by keyword; ``{}`` stands for the keyword's name.
     """
 
     def decorate(function):

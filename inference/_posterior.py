@@ -30,7 +30,7 @@ class Posterior(eqx.Module):
 
     Parameters u are a dictionary of arrays by site name.  A morphology's
     unconstrained space is ``log(x + softening)``: the stretched space of its prior up
-    to a shift and a scale, which is where modes are taken.
+    to a shift and a scale, in which modes are taken.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Posterior(eqx.Module):
     static
         Everything else (Python scalars, strings, functions).
     model
-        The model itself.
+        The NumPyro model.
     """
 
     arrays: Any
@@ -48,7 +48,7 @@ class Posterior(eqx.Module):
     model: Callable = eqx.field(static=True)
 
     def __reduce__(self):
-        # The structure of the arguments does not survive pickling, they themselves do.
+        # The tree structure of the arguments can't be pickled, the arguments can.
         return _rebuild, (self.model, *self.arguments)
 
     @property
@@ -59,12 +59,12 @@ class Posterior(eqx.Module):
         return whole
 
     def potential_fn(self, u: dict) -> jax.Array:
-        """Minus the log-density; works as ``numpyro.infer.NUTS(potential_fn=...)``."""
+        """Return minus the log-density, as for ``numpyro.infer.NUTS(potential_fn=...)``."""
         args, kwargs = self.arguments
         return potential_energy(self.model, args, kwargs, u)
 
     def potential_and_values(self, u: dict) -> tuple[jax.Array, dict]:
-        """`potential_fn` and `constrain` at once: what the evaluation comes by anyway."""
+        """Return `potential_fn` and `constrain` by one evaluation of the model."""
         args, kwargs = self.arguments
         sites: dict = {}
 
@@ -77,38 +77,38 @@ class Posterior(eqx.Module):
         return potential, _values(sites)
 
     def log_density(self, u: dict) -> jax.Array:
-        """Log of the joint density at u, Jacobians of the transforms included."""
+        """Return the log of the joint density at u, Jacobians of the transforms included."""
         return -self.potential_fn(u)
 
     def log_density_terms(self, u: dict) -> dict:
-        """What `log_density` sums, by site, one entry per element of a plate.
+        """Return the terms of `log_density` by site, one entry per element of a plate.
 
-        Differences of these, taken before the sum, keep float32 accurate where the sum
-        is large: a chi^2 of 1e5 leaves no digits for the tenth of a nat that decides
-        whether a proposal is accepted.
+        Differences of these, taken before the sum, keep float32 accurate where the sum is
+        large: a chi^2 of 1e5 has no digits for the tenth of a nat that determines whether a
+        proposal is accepted.
         """
         args, kwargs = self.arguments
-        # As `potential_energy` does it, which gives the sum of the terms alone.
+        # As in `potential_energy`, which returns only the sum of the terms.
         model = handlers.substitute(self.model, substitute_fn=partial(unconstrain_reparam, u))
         terms, _ = compute_log_probs(model, args, kwargs, {}, sum_log_prob=False)
         return terms
 
     def recover(self, key, u: dict, *, log_likelihood: bool = False, predictive: bool = False):
-        """Everything that follows from u: constrained sites and deterministic ones.
+        """Return constrained and deterministic sites at u.
 
-        What the density integrates out (exact spectra) is drawn, given the rest; see
+        Sites that the density integrates out (exact spectra) are drawn, given the rest; see
         `scorepriors.models.recovery`.
 
         Parameters
         ----------
         key
-            For those draws, and for the predictive ones.
+            Random key of those draws, and of the predictive ones.
         u
             Unconstrained parameters.
         log_likelihood
-            Also the log-likelihood of every observed element.
+            Whether to return the log-likelihood of every observed element.
         predictive
-            Also a draw of every observed site.
+            Whether to return a draw of every observed site.
 
         Returns
         -------
@@ -123,7 +123,7 @@ class Posterior(eqx.Module):
         likelihoods = {n: s["fn"].log_prob(s["value"]) for n, s in observed.items()}
         predictions = {}
         if predictive:
-            # The same values of everything unobserved, and new data.
+            # The same values of all unobserved sites, and new data.
             drawn = {n: s["value"] for n, s in trace.items() if n not in observed}
             again = handlers.substitute(without_data(self.model, observed), data=drawn)
             new = _recovered(again, key, args, kwargs)
@@ -131,7 +131,7 @@ class Posterior(eqx.Module):
         return values, likelihoods if log_likelihood else {}, predictions
 
     def trace(self, u: dict) -> dict:
-        """NumPyro's trace at u, in shapes alone where values depend on the arguments."""
+        """Return NumPyro's trace at u, with shapes where values depend on the arguments."""
         args, kwargs = self.arguments
         found = {}
 
@@ -145,22 +145,22 @@ class Posterior(eqx.Module):
         return found
 
     def constrain(self, u: dict, *, deterministics: bool = True) -> dict:
-        """Values of the sites (and deterministic sites) at u."""
+        """Return values of the sites (and deterministic sites) at u."""
         args, kwargs = self.arguments
         return constrain_fn(self.model, args, kwargs, u, return_deterministic=deterministics)
 
     def unconstrain(self, values: dict) -> dict:
-        """Parameters u of given site values; every latent site needs one."""
+        """Return the parameters u of given site values; every latent site needs one."""
         args, kwargs = self.arguments
         return unconstrain_fn(self.model, args, kwargs, {n: values[n] for n in self.sites()})
 
     def sites(self, values: dict | None = None) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the latent sites; no prior is drawn from to find out.
+        """Return names and shapes of the latent sites, without drawing from priors.
 
         Parameters
         ----------
         values
-            Values of sites; others stand at the middle of their support.
+            Values of sites; others are set to the middle of their support.
         """
         shapes = {}
 
@@ -173,14 +173,14 @@ class Posterior(eqx.Module):
         return shapes
 
     def start(self, values: dict | None = None, *, key) -> dict:
-        """Parameters u to start from.
+        """Return parameters u to start from.
 
         Parameters
         ----------
         values
             Constrained values of some or all sites.
         key
-            For the sites without a value, which start at the median of prior draws.
+            Random key for sites without a value, which start at the median of prior draws.
 
         Raises
         ------
@@ -207,7 +207,7 @@ class Posterior(eqx.Module):
 
 
 def _values(trace) -> dict:
-    """Values of the latent and the deterministic sites."""
+    """Return values of the latent and the deterministic sites."""
     return {
         name: site["value"]
         for name, site in trace.items()
@@ -216,7 +216,7 @@ def _values(trace) -> dict:
 
 
 def observed_sites(trace) -> dict:
-    """Observed sites with a distribution; a `numpyro.factor` is no data."""
+    """Return observed sites with a distribution, which a `numpyro.factor` is not."""
     return {
         name: site
         for name, site in trace.items()
@@ -246,7 +246,7 @@ class without_data(Messenger):
 
 
 def _latent(bound: Posterior, values: dict, key, other: Callable):
-    """Trace of the model with `values` put in; other sites where `other` puts them."""
+    """Return the trace of the model with `values`, and other sites as set by `other`."""
     args, kwargs = bound.arguments
 
     def fill(site):

@@ -1,7 +1,7 @@
-"""How fits and runs end: enumerations with a sentence and a remedy for each member.
+"""Status of fits and runs: enumerations with a sentence and a remedy for each member.
 
-Remedies are in Python's words.  Whoever speaks other words, as the command line does, keeps
-a table of its own by member.
+Remedies are in terms of Python.  Other interfaces, such as the command line, have tables of
+their own remedies by member.
 """
 
 import json
@@ -16,11 +16,11 @@ class Status(Enum):
     Attributes
     ----------
     code
-        The value: a word that files keep.
+        Value of the member, a word that is stored in files.
     sentence
-        What has happened; no capital, no full stop.
+        Description, without capital and full stop.
     remedy
-        What to do about it, in Python's words; empty where there is nothing to do.
+        Remedy in terms of Python; empty if there is none.
     """
 
     sentence: str
@@ -45,7 +45,7 @@ class Status(Enum):
 
 
 class FitStatus(Status):
-    """How a fit of `scorepriors.inference.fit_map` has ended."""
+    """Status of a fit of `scorepriors.inference.fit_map`."""
 
     CONVERGED = "converged", "a Newton step is expected to gain less than the tolerance"
     OUT_OF_ITERATIONS = (
@@ -67,7 +67,7 @@ class FitStatus(Status):
 
 
 class RunStatus(Status):
-    """How a run of `sample` or `laplace` has ended: of several, the first that holds."""
+    """Status of a run of `sample` or `laplace`: of several, the first that holds."""
 
     INTERRUPTED = (
         "interrupted",
@@ -99,16 +99,16 @@ class RunStatus(Status):
 
 
 class Check(Enum):
-    """What can speak against draws: members are ``code, template, remedy, status``.
+    """Checks of draws: members are ``code, template, remedy, status``.
 
     Attributes
     ----------
     template
-        Sentence with places for the facts, for `str.format`; no full stop.
+        Sentence with fields for the facts, for `str.format`, without full stop.
     remedy
-        What to do about it, in Python's words; empty where there is nothing to do.
+        Remedy in terms of Python; empty if there is none.
     status
-        Of a run with this finding.
+        Status of a run with this finding.
     """
 
     template: str
@@ -212,24 +212,24 @@ class Finding(NamedTuple):
     Attributes
     ----------
     check
-        Which.
+        The check.
     facts
-        What its sentence says: numbers and names, as JSON can hold them.
+        Numbers and names for its sentence, as in JSON.
     """
 
     check: Check
     facts: dict[str, Any] = {}
 
     def sentence(self, remedies: Mapping[Check, str] | None = None) -> str:
-        """What is wrong and how to mend it.
+        """Return a sentence with the problem and its remedy.
 
         Parameters
         ----------
         remedies
-            Other words than Python's, by check; those of the check where there are none.
+            Remedies by check in place of Python's; those of the check for others.
         """
         remedy = (remedies or {}).get(self.check, self.check.remedy)
-        # A note of an algorithm comes with its full stop.
+        # A note of an algorithm ends with a full stop.
         text = self.check.template.format(**self.facts).rstrip(".")
         if not remedy:
             return f"{text}."
@@ -238,7 +238,7 @@ class Finding(NamedTuple):
 
 
 def status_of(findings, interrupted: bool = False) -> RunStatus:
-    """Status of a run with these findings: the first member that holds."""
+    """Return the status of a run with these findings: the first member that holds."""
     held = {finding.check.status for finding in findings}
     if interrupted:
         held.add(RunStatus.INTERRUPTED)
@@ -246,7 +246,7 @@ def status_of(findings, interrupted: bool = False) -> RunStatus:
 
 
 def record(findings, interrupted: bool = False, remedies=None) -> dict[str, str]:
-    """Attributes of a tree that tell what speaks against its draws.
+    """Return attributes of a tree with the findings about its draws.
 
     ``status`` is the code of a `RunStatus`; ``findings`` and ``warnings`` are JSON lists, of
     pairs of a code and facts and of sentences.
@@ -259,5 +259,5 @@ def record(findings, interrupted: bool = False, remedies=None) -> dict[str, str]
 
 
 def findings_of(attrs: Mapping[str, Any]) -> list[Finding]:
-    """What `record` put into the attributes of a tree."""
+    """Return the findings that `record` stored in the attributes of a tree."""
     return [Finding(Check(code), facts) for code, facts in json.loads(attrs.get("findings", "[]"))]

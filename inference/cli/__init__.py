@@ -1,7 +1,6 @@
 """The command line: deblend, sample, diagnose, simulate, evaluate, train, validate, priors.
 
-What a command does not need it does not import; what it refuses, it refuses before
-anything is compiled.
+A command imports only what it needs, and rejects bad input before anything is compiled.
 """
 
 import click
@@ -18,7 +17,7 @@ from ._training import priors, train, validate
 
 
 class _Group(click.Group):
-    """Turns every expected error into one line and an exit code of its own."""
+    """Group that reports every expected error in one line, with an exit code."""
 
     def invoke(self, ctx):
         try:
@@ -27,7 +26,7 @@ class _Group(click.Group):
             click.echo(f"scorepriors: {error}", err=True)
             ctx.exit(BAD_INPUT)
         except OSError as error:
-            # The disk is full, a file has gone, ...; a closed pipe is click's to handle.
+            # The disk is full, a file is missing, ...; a closed pipe is handled by click.
             if error.filename is None or isinstance(error, BrokenPipeError):
                 raise
             click.echo(f"scorepriors: {error.filename}: {error.strerror}.", err=True)

@@ -1,4 +1,4 @@
-"""What commands share: exit codes, options of a scene, and reading it."""
+"""Common parts of commands: exit codes, options of a scene, and reading of files."""
 
 import os
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import click
 
 from scorepriors.inference._status import Check, FitStatus
 
-#: Exit codes: bad input, a result not to be trusted, Ctrl-C.
+#: Exit codes: bad input, an unconverged or unreliable result, Ctrl-C.
 BAD_INPUT, NOT_CONVERGED, NOT_TRUSTED, INTERRUPTED = 2, 3, 3, 130
 
 
-#: What to do about checks that failed and fits that ended badly, for those who run commands.
+#: Remedies for failed checks and unconverged fits, in terms of the command line.
 REMEDIES = {
     Check.CHAINS_DISAGREE: "raise --num-warmup and --num-samples; if it stays, the posterior may "
     "have several modes",
@@ -32,7 +32,7 @@ FIT_REMEDIES = {
 
 
 def prepare_jax(devices: int = 1) -> None:
-    """Keep compiled programs between runs."""
+    """Enable the cache of compiled programs, and set the number of devices."""
     import jax
 
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors" / "xla"
@@ -40,7 +40,7 @@ def prepare_jax(devices: int = 1) -> None:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # a read-only home costs compilation time, not the result
+        return  # without a writable home programs are compiled again in each run
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     if devices > 1:
@@ -48,25 +48,25 @@ def prepare_jax(devices: int = 1) -> None:
 
 
 class Looked(click.Option):
-    """An option whose default, a function, is called for its help as well.
+    """An option whose default is a function, which is called for its help as well.
 
-    Defaults stand in modules that a command imports when it runs: to read them any earlier
-    would load JAX for every other command.
+    Defaults are in modules that a command imports when it runs: reading them earlier would
+    load JAX for every other command.
     """
 
     def get_default(self, ctx, call: bool = True):
-        """The default itself, never the function."""
+        """Return the value of the default instead of the function."""
         del call
         return super().get_default(ctx, call=True)
 
 
 def looked_option(*names, default: Callable[[], Any], **attributes):
-    """An option with a default that is looked up when it is needed."""
+    """Return an option with a default that is looked up when it is needed."""
     return click.option(*names, cls=Looked, default=default, show_default=True, **attributes)
 
 
 def fit_option(name: str, **attributes):
-    """An option that is a field of `Options`, with the default that stands there."""
+    """Return an option for a field of `Options`, with the field's default."""
 
     def default():
         from scorepriors.inference.deblending._options import Options
@@ -76,18 +76,18 @@ def fit_option(name: str, **attributes):
     return looked_option(name, default=default, **attributes)
 
 
-#: Names of parametric profiles, which `scorepriors.inference.deblending._options` knows.
+#: Names of parametric profiles, as in `scorepriors.inference.deblending._options`.
 PROFILES = ("bulge-disk", "sersic")
 
 
 def profile_option():
-    """What parametric galaxies look like."""
+    """Return the option for the profile of parametric galaxies."""
     text = "Parametric galaxies: bulges and disks, or Sersic profiles of free index."
     return fit_option("--profile", type=click.Choice(PROFILES), help=text)
 
 
 def scene_options(folder: str):
-    """Options of every command that takes a scene apart; results go to `folder`."""
+    """Return the options of commands that deblend a scene; results go to `folder`."""
     options = (
         click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]..."),
         click.option("--example", is_flag=True, help="Use the embedded blend instead of a file."),
@@ -133,7 +133,7 @@ def scene_options(folder: str):
 
 
 def read_scenes(files, example, each, catalog, psf, index, others):
-    """Observations, the positions that go with them, and the truth of the example."""
+    """Return observations, their positions, and the truth of the example."""
     from scorepriors.models.data._observation import Observation
     from scorepriors.models.data._positions import read_positions
     from scorepriors.models.simulation._example import load_example

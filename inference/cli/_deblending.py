@@ -99,7 +99,7 @@ def deblend(
 
 
 def _folders(files, output) -> list[Path]:
-    """One folder per file, named after it."""
+    """Return one folder per file, named after it."""
     names = [Path(file).name.removesuffix(".gz") for file in files]
     names = [name.rsplit(".", 1)[0] or name for name in names]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -112,7 +112,7 @@ def _folders(files, output) -> list[Path]:
 
 
 def _verdict(results, targets) -> int:
-    """Say what went wrong, and choose the exit code."""
+    """Print problems of the fits, and return the exit code."""
     finished = [r for r in results if r is not None]
     if len(finished) < len(results) or any(r.free_form.fit.interrupted for r in finished):
         kept = (

@@ -1,4 +1,4 @@
-"""The command `diagnose`, and what `--diagnose` of others does."""
+"""The command `diagnose`, and the option `--diagnose` of others."""
 
 import sys
 import warnings
@@ -44,7 +44,7 @@ def diagnose(folder, force, seed, quiet):
 
 
 def diagnose_scene(folder, result, tree, *, seed, quiet) -> list[Path]:
-    """Diagnose a scene, write what was found, and say it."""
+    """Diagnose a scene, write the results, and print them."""
     import jax
 
     from scorepriors._progress import on_terminal
@@ -53,7 +53,7 @@ def diagnose_scene(folder, result, tree, *, seed, quiet) -> list[Path]:
     from scorepriors.inference.sampling._diagnostics import SamplingWarning
 
     with warnings.catch_warnings():
-        # That the curvature is not that of a mode is told by a flag.
+        # A flag records that the curvature is not that of a mode.
         warnings.filterwarnings("ignore", category=SamplingWarning)
         found = diagnose(
             result, tree, key=jax.random.key(seed), progress=on_terminal("diagnose", quiet)

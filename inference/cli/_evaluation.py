@@ -19,12 +19,12 @@ _TREATMENTS = ("marginal", "profiled")
 
 
 class _Start(click.Choice):
-    """A choice that knows how earlier versions spelled it, and says so."""
+    """A choice that also accepts spellings of earlier versions, with a warning."""
 
     _EARLIER = {"catalogue": "catalog"}
 
     def convert(self, value, param, ctx):
-        """The name of today."""
+        """Return the current name of a choice."""
         if value in self._EARLIER:
             click.echo(
                 f"scorepriors: --start {value} is called {self._EARLIER[value]} now.", err=True
@@ -34,7 +34,7 @@ class _Start(click.Choice):
 
 
 def _default_of(name: str, *keys):
-    """What finds a default in the module of evaluations."""
+    """Return a function that looks up a default in the module of evaluations."""
 
     def default():
         from scorepriors.inference.evaluation import _evaluate
@@ -241,7 +241,7 @@ def _write(result, earlier, json_path, figure_path) -> None:
 
 
 def _target(path, force: bool, ending: str) -> Path:
-    """Where to write one file; checked before any work is done."""
+    """Return the path of an output file, checked before any work is done."""
     path = Path(path)
     if path.is_dir():
         raise InputError(f"the output {str(path)!r} is a folder; give a file.")
@@ -257,7 +257,7 @@ def _target(path, force: bool, ending: str) -> Path:
 
 
 def _kept(checkpoint, json_path, *, resume: bool) -> Path | None:
-    """Where finished blends are kept; None if nothing says where."""
+    """Return the path of the checkpoint; None if there is none."""
     if checkpoint is None and json_path is None:
         if resume:
             raise InputError("--resume needs --json or --checkpoint, to know where the run is.")
@@ -276,7 +276,7 @@ def _levels(text: str) -> tuple[float, ...]:
 
 
 def _read_result(path) -> dict:
-    """A result of before, for comparison."""
+    """Read an earlier result, for comparison."""
     try:
         result = json.loads(Path(path).read_text())
         if not {"sources", "method", "start"} <= result.keys():
@@ -313,7 +313,7 @@ def _print_result(result: dict) -> None:
         value = result[key]
         table.add_row(name, "-" if value is None else format(value, style))
     console = Console(width=None if sys.stdout.isatty() else 100)
-    # Not as the table's title, which would be broken to its width.
+    # Not as the table's title, which would be wrapped to its width.
     console.print(
         f"{_counted(result['number'], 'blend')}, {_counted(result['num_sources'], 'source')}: "
         f"{result['method']}, start {result['start']}",

@@ -92,7 +92,7 @@ def sample(
     if algorithm not in SCENE_ALGORITHMS:
         known = ", ".join(sorted(SCENE_ALGORITHMS))
         raise InputError(f"unknown --algorithm {algorithm!r}; there are {known}.")
-    # What is not given is as the sampler has it.
+    # Settings that are not given are the sampler's defaults.
     settings = {"thinning": thinning, "target_acceptance_rate": rate}
     sampler = SCENE_ALGORITHMS[algorithm](**{n: v for n, v in settings.items() if v is not None})
     lengths = sampler.usual._replace(**{n: v for n, v in counts.items() if v is not None})
@@ -114,7 +114,7 @@ def sample(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with warnings.catch_warnings():
-            # They are told below, and in every result file.
+            # Warnings are printed below, and written to every result file.
             warnings.filterwarnings("ignore", category=SamplingWarning)
             tree = sample_deblended(
                 result,
@@ -129,7 +129,7 @@ def sample(
             folder.rmdir()
     found = findings(tree)
     reasons = [finding.sentence(REMEDIES) for finding in found]
-    # Before anything is written: every file of a command speaks of its options.
+    # Before anything is written: all files name the options of the command.
     tree.attrs.update(record(found, bool(tree.attrs["interrupted"]), REMEDIES))
     paths = write_samples(result, tree, folder, force=force or resume, prior=prior_names)
     _print_fluxes(tree)
@@ -152,7 +152,7 @@ def sample(
 
 
 def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
-    """Where the state of a run is kept; checks that the run may use its folder."""
+    """Return the path of a run's checkpoint, after checking that its folder can be used."""
     from scorepriors.inference.reports._outputs import check_target
 
     check_target(folder, force=force or resume, names=names)
@@ -170,7 +170,7 @@ def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
 
 
 def _deblend_one(files, example, catalog, psf, index, others, prior_names, sigma, seed, progress):
-    """The scene to sample: one blend, without padding."""
+    """Return the scene to sample: one blend, without padding."""
     import jax
 
     from scorepriors.inference.deblending._deblend import deblend, load_priors

@@ -1,1 +1,1 @@
-"""Hessians of any NumPyro model, and coordinates in which they are round."""
+"""Hessians of any NumPyro model, and whitening coordinates."""

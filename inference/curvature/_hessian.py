@@ -1,8 +1,8 @@
 r"""Hessians of minus a log-density: products, diagonals, traces, eigenpairs.
 
 A Hessian is the Jacobian of a gradient, a lineax operator over the tree of its parameters: it
-multiplies vectors, never stands in memory, and `lineax.linear_solve` takes it.  What an
-estimate costs is counted in products with it, each about two gradients.
+multiplies vectors without being stored, and `lineax.linear_solve` accepts it.  The cost of an
+estimate is counted in products with it, each about two gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,31 +25,31 @@ from scorepriors.inference.fitting._map import MAPResult
 
 from ._lanczos import RitzPairs, ritz_pairs
 
-#: Vectors multiplied side by side: bounds the memory.
+#: Number of vectors multiplied at once, which limits the memory.
 CHUNK = 64
 
-#: Probes after which `relative_error` gives up, unless `num_probes` says otherwise.
+#: Largest number of probes for `relative_error`, unless `num_probes` is given.
 MOST_PROBES = 4096
 
-#: Independent runs of an estimator whose own standard error cannot be trusted.
+#: Number of independent runs of estimators whose own standard errors are unreliable.
 REPEATS = 8
 
-#: Up to so many dimensions a diagonal is exact by default: a product for each.
+#: Largest dimension in which a diagonal is exact by default, by a product for each.
 EXACT = 1024
 
 
 def hessian(function: Callable, point) -> lx.JacobianLinearOperator:
-    """Second derivative of a scalar function at a point, as a symmetric operator.
+    """Return the Hessian of a scalar function at a point, as a symmetric operator.
 
     Parameters
     ----------
     function
-        From a tree of parameters to a number, itself a pytree (an `equinox.Module` or
+        Function from a tree of parameters to a number, itself a pytree (an `equinox.Module` or
         `jax.tree_util.Partial`), so that other data reuse the compiled program.
     point
-        Where.
+        Parameters at which the Hessian is taken.
     """
-    # The function is an argument of its gradient, and nothing is closed over.
+    # The function is an argument of its gradient, so that no arrays are closed over.
     return lx.JacobianLinearOperator(
         _gradient, point, function, lx.symmetric_tag, closure_convert=False
     )
@@ -84,27 +84,27 @@ def hessian_operator(
     sites: str | Sequence[str] | None = None,
     part: str = "posterior",
 ) -> lx.JacobianLinearOperator:
-    """Hessian of minus the log-density of a NumPyro model.
+    """Return the Hessian of minus the log-density of a NumPyro model.
 
     Parameters
     ----------
     model
-        A model bound to its arguments by `posterior`.
+        Model bound to its arguments by `posterior`.
     point
         Unconstrained parameters by site, or a fit.
     sites
-        Names of those that vary; the others are held at the point.  All by default.
+        Names of sites that vary, all by default; the others are held at the point.
     part
-        ``"posterior"``; ``"prior"``, the terms of the latent sites with the Jacobians
-        of their transforms; or ``"likelihood"``, everything else: observed sites and
+        Part of the density: ``"posterior"``; ``"prior"``, the terms of the latent sites with
+        the Jacobians of their transforms; or ``"likelihood"``, all others: observed sites and
         factors.
 
     Returns
     -------
     lineax.JacobianLinearOperator
-        Symmetric, in the unconstrained coordinates.  Those of a morphology are the stretched ones
-        of its prior up to the factor ``stretch.scale``: a Hessian there is that in z
-        divided by the square of it.
+        Symmetric operator in the unconstrained coordinates.  Those of a morphology are the
+        stretched ones of its prior up to the factor ``stretch.scale``: a Hessian there is that
+        in z divided by its square.
 
     Raises
     ------
@@ -133,7 +133,7 @@ class Estimate(NamedTuple):
     value, standard_error
         Trees of one structure.
     num_products
-        Products with the operator that it took.
+        Number of products with the operator.
     """
 
     value: Any
@@ -149,14 +149,14 @@ def hessian_diagonal(
     part: str = "posterior",
     **options: Any,
 ) -> Estimate:
-    """Diagonal of a model's Hessian: `diagonal` of `hessian_operator`.
+    """Estimate the diagonal of a model's Hessian: `diagonal` of `hessian_operator`.
 
     Parameters
     ----------
     model, point, sites, part
-        See `hessian_operator`.
+        Arguments of `hessian_operator`.
     **options
-        See `diagonal`; the default method is ``"exact"`` up to 1,024 dimensions.
+        Arguments of `diagonal`; the default method is ``"exact"`` up to 1,024 dimensions.
 
     Returns
     -------
@@ -177,47 +177,47 @@ def diagonal(
     chunk: int = CHUNK,
     progress: Progress = False,
 ) -> Estimate:
-    r"""Diagonal of a symmetric operator.
+    r"""Estimate the diagonal of a symmetric operator.
 
     Parameters
     ----------
     operator
-        Of `hessian`, or any other of lineax.
+        Result of `hessian`, or any other operator of lineax.
     key
-        For the probes of the estimators.
+        Random key for the probes of the estimators.
     method
         ``"exact"``: one product per dimension.  ``"hutchinson"``: the mean of
         :math:`v \odot H v` over random signs v.  ``"xdiag"``: Hutchinson's estimate of
-        what a low-rank approximation from the same products leaves, leaving one out
+        the remainder of a low-rank approximation from the same products, leaving one out
         (matfree); the mean of eight independent runs, which share the probes among
         them, at two products per probe.
     num_probes
-        Number of probes, 100 by default; with `relative_error` the most there may be.
+        Number of probes, 100 by default; with `relative_error` the largest number.
     relative_error
-        Go on until the standard error reaches this, relative, both in the Euclidean
-        norm over the diagonal; ``"hutchinson"`` only.
+        Relative standard error at which to stop, in Euclidean norms over the diagonal;
+        ``"hutchinson"`` only.
     shift
-        A multiple of the identity to set aside for ``"xdiag"``: for a prior of noise
-        level sigma the Hessian is :math:`(1 - J)/\sigma^2` with J the Jacobian of the
-        denoiser, and J, of low rank, is what the approximation is good at.
+        Multiple of the identity to subtract for ``"xdiag"``: for a prior of noise level
+        sigma the Hessian is :math:`(1 - J)/\sigma^2` with J the Jacobian of the denoiser,
+        and J, of low rank, is well approximated.
     chunk
-        Products side by side.
+        Number of products at once.
     progress
         True for a bar, or a function called as ``progress(done, total, text)``.
 
     Returns
     -------
     Estimate
-        Standard errors are those of the mean over the probes, or over the independent
+        Diagonal with standard errors of the mean over the probes, or over the independent
         runs of xdiag: the scatter of its leave-one-out estimates, which are correlated,
-        came out two thirds of the true error.
+        was two thirds of the true error.
 
     Raises
     ------
     InputError
-        For an unknown method, or fewer than two probes, which leave no standard error.
+        For an unknown method, or fewer than two probes, which give no standard error.
     KeyboardInterrupt
-        On Ctrl-C in an exact computation; an estimate ends with the probes it has.
+        On Ctrl-C in an exact computation; an estimate ends with the probes so far.
 
     References
     ----------
@@ -250,14 +250,14 @@ def trace(
     chunk: int = CHUNK,
     shift: float = 0.0,
 ) -> Estimate:
-    """Trace of a symmetric operator.
+    """Estimate the trace of a symmetric operator.
 
     Parameters
     ----------
     operator, key, num_probes, chunk, shift
-        See `diagonal`.
+        Arguments of `diagonal`.
     method
-        ``"exact"``, ``"hutchinson"``, or ``"xtrace"`` (the exchangeable form of Hutch++,
+        Method: ``"exact"``, ``"hutchinson"``, or ``"xtrace"`` (the exchangeable form of Hutch++,
         by matfree; the mean of eight independent runs, at two products per probe).
     """
     _check_method(method, ("exact", "hutchinson", "xtrace"), None)
@@ -287,23 +287,23 @@ def trace(
 def eigenpairs(
     operator: lx.AbstractLinearOperator, number: int, *, key, steps: int | None = None
 ) -> RitzPairs:
-    """Largest eigenvalues of a symmetric operator and their vectors, by Lanczos.
+    """Return the largest eigenvalues of a symmetric operator and their vectors, by Lanczos.
 
     Parameters
     ----------
     operator
-        See `diagonal`; for the smallest take minus it: ``-operator``.
+        Operator, as for `diagonal`; for the smallest eigenvalues use ``-operator``.
     number
-        How many.
+        Number of eigenvalues.
     key
-        For the first vector.
+        Random key for the first vector.
     steps
-        Products to spend; ``2 * number + 40`` by default.
+        Number of products; ``2 * number + 40`` by default.
 
     Returns
     -------
     RitzPairs
-        By ascending eigenvalue; vectors are flat, as `jax.flatten_util.ravel_pytree`
+        Pairs by ascending eigenvalue; vectors are flat, as `jax.flatten_util.ravel_pytree`
         orders the parameters.  `residuals` bound the errors of the values.
     """
     structure = operator.in_structure()
@@ -349,7 +349,7 @@ def _per_run(probes: int, size: int) -> int:
 
 
 def _mean_of_runs(runs, num_products: int) -> Estimate:
-    """Mean of few independent runs; errors so that squared deviations average to one.
+    """Return the mean of few runs, with errors for which squared deviations average to one.
 
     With so few runs the usual standard error is itself uncertain, and deviations in
     units of it follow Student's t, whose variance is (n - 1) / (n - 3).
@@ -371,7 +371,7 @@ def _dimension(structure) -> int:
 
 
 def flat_product(operator, vector):
-    """Product with a flat vector ``[d]``: the operator's tree, raveled."""
+    """Return the product with a flat vector ``[d]``: the operator's tree, raveled."""
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
     _, unravel = ravel_pytree(zeros)
     return ravel_pytree(operator.mv(unravel(vector)))[0]
@@ -387,7 +387,7 @@ _product = eqx.filter_jit(flat_product)
 
 @eqx.filter_jit
 def _rows(operator, first, count):
-    """Rows ``[count, d]`` of the matrix from `first` on; zeros beyond the last."""
+    """Return rows ``[count, d]`` of the matrix from `first` on; zeros beyond the last."""
     size = _dimension(operator.in_structure())
     dtype = jnp.result_type(*jax.tree.leaves(operator.in_structure()))
     units = (jnp.arange(size) == first + jnp.arange(count)[:, None]).astype(dtype)
@@ -395,7 +395,7 @@ def _rows(operator, first, count):
 
 
 def _row_blocks(operator, chunk, progress):
-    """Numbers of the first and last row, and the rows, block by block."""
+    """Yield numbers of the first and last row, and the rows, block by block."""
     size = _dimension(operator.in_structure())
     chunk = min(chunk, size)
     with reporting(progress, "hessian", size) as report, deferred_interrupt() as interrupt:
@@ -410,12 +410,12 @@ def _row_blocks(operator, chunk, progress):
 def matrix(
     operator: lx.AbstractLinearOperator, *, chunk: int = CHUNK, progress: Progress = False
 ) -> np.ndarray:
-    """All of a symmetric operator, ``[d, d]``, a product for each dimension.
+    """Return the matrix ``[d, d]`` of a symmetric operator, by a product for each dimension.
 
     Parameters
     ----------
     operator, chunk, progress
-        See `diagonal`.
+        Arguments of `diagonal`.
     """
     return np.concatenate([rows for _, _, rows in _row_blocks(operator, chunk, progress)])
 
@@ -429,7 +429,7 @@ def _exact_diagonal(operator, chunk, progress):
 
 
 def _probes(operator, key, first, count):
-    """Signs ``[count, d]`` of the probes from `first` on: number i depends on the key and i."""
+    """Return signs ``[count, d]`` of the probes from `first` on; each depends on key and number."""
     size = _dimension(operator.in_structure())
     dtype = jnp.result_type(*jax.tree.leaves(operator.in_structure()))
     keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(count))
@@ -438,12 +438,12 @@ def _probes(operator, key, first, count):
 
 @eqx.filter_jit
 def _hutchinson_block(operator, key, first, count, use):
-    """Sum and sum of squares of ``v * H v`` over the probes of a block."""
+    """Return sum and sum of squares of ``v * H v`` over the probes of a block."""
     signs = _probes(operator, key, first, count)
     each = signs * jax.vmap(partial(flat_product, operator))(signs)
     each *= (jnp.arange(count) < use)[:, None]
     mean = each.sum(0) / use
-    # About the block's own mean: the squares of a large diagonal would drown its scatter.
+    # About the block's own mean: the squares of a large diagonal would hide its scatter.
     spread = ((each - mean) ** 2 * (jnp.arange(count) < use)[:, None]).sum(0)
     return mean, spread
 
@@ -483,7 +483,7 @@ def _hutchinson(operator, key, probes, relative_error, chunk, progress):
 
 @eqx.filter_jit
 def _xdiag(operator, key, probes, shift):
-    """Runs of matfree's XDiag of ``H - shift``, with the shift added again."""
+    """Return runs of matfree's XDiag of ``H - shift``, with the shift added again."""
     product, flat = _shifted(operator, shift)
     estimate = stochtrace.estimator_leave_one_out(
         stochtrace.leave_one_out_xdiag(), sampler=stochtrace.sampler_signs(flat, num=probes)
@@ -503,6 +503,6 @@ def _xtrace(operator, key, probes, shift):
 
 
 def _shifted(operator, shift):
-    """Product with ``H - shift`` for flat vectors, and one such vector."""
+    """Return the product with ``H - shift`` for flat vectors, and one such vector."""
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
     return lambda v: flat_product(operator, v) - shift * v, ravel_pytree(zeros)[0]

@@ -1,13 +1,12 @@
 r"""Lanczos's recurrence for symmetric operators, several at once, orthogonalized in full.
 
-One step, `_extend`, serves both of those who need eigenpairs.  `ritz_pairs` calls it from
-outside of a compiled program, so that a product compiled for other ends is not compiled
-again within a loop; `ritz_pairs_each` puts it into one program with products that share
-what is prepared once.
+One step, `_extend`, is used in two ways.  `ritz_pairs` calls it from outside of a compiled
+program, so that a product that is already compiled is not compiled again within a loop;
+`ritz_pairs_each` puts it into one program with products that share a preparation.
 
-Where the Krylov space is exhausted a fresh direction goes on: a bulk of equal eigenvalues
-exhausts it early.  Matfree's ``tridiag_sym`` orthogonalizes in full as well, but divides by
-the vanishing rest there and goes on with noise.
+Where the Krylov space is exhausted the recurrence continues with a new direction: many equal
+eigenvalues exhaust it early.  Matfree's ``tridiag_sym`` orthogonalizes in full as well, but
+divides by the vanishing remainder there and continues with noise.
 """
 
 from collections.abc import Callable
@@ -28,11 +27,11 @@ class RitzPairs(NamedTuple):
     Attributes
     ----------
     values
-        ``[m]``.
+        Eigenvalues ``[m]``.
     vectors
-        ``[d, m]``, orthonormal columns.
+        Orthonormal columns ``[d, m]``.
     residuals
-        ``[m]``, norms of H v - lambda v: some eigenvalue lies that close to each value.
+        Norms of H v - lambda v, ``[m]``: an eigenvalue is within that distance of each value.
     """
 
     values: np.ndarray
@@ -49,18 +48,18 @@ class _Krylov(NamedTuple):
 
 
 def ritz_pairs(product: Callable, like: Float[Array, " d"], steps: int, key) -> RitzPairs:
-    """Ritz pairs of one symmetric operator.
+    """Return Ritz pairs of one symmetric operator.
 
     Parameters
     ----------
     product
-        From a vector ``[d]`` to the operator times it.
+        Function from a vector ``[d]`` to the operator times it.
     like
-        A vector of its shape and type.
+        Vector of the same shape and type.
     steps
         Number of products m, at most d.
     key
-        For the first vector, and for fresh ones.
+        Random key for the first vector, and for new ones.
     """
     found = _begin(like[None], steps, key)
     for i in range(steps):
@@ -72,15 +71,15 @@ def ritz_pairs(product: Callable, like: Float[Array, " d"], steps: int, key) -> 
 def ritz_pairs_each(
     operator: Callable, like: Float[Array, "G d"], steps: int, key
 ) -> list[RitzPairs]:
-    """Ritz pairs of G symmetric operators, by one program.
+    """Return Ritz pairs of G symmetric operators, by one program.
 
     Parameters
     ----------
     operator
-        Called once, gives a function from ``v [G, d]`` to each operator times its vector.  A
-        pytree (`equinox.Partial`): other arrays in it compile nothing.
+        Function, called once, that returns a function from ``v [G, d]`` to each operator times
+        its vector.  A pytree (`equinox.Partial`): other arrays in it recompile nothing.
     like, steps, key
-        See `ritz_pairs`.
+        Arguments of `ritz_pairs`.
     """
     return _diagonalized(_extend_all(operator, like, steps, key))
 
@@ -104,12 +103,12 @@ def _begin(like, steps: int, key) -> _Krylov:
 
 
 def _extend(found: _Krylov, i, image, key) -> _Krylov:
-    """Row i + 1 of the basis from the product ``image [G, d]`` with row i."""
+    """Add row i + 1 of the basis from the product ``image [G, d]`` with row i."""
     basis, diagonal, beside = found
     diagonal = diagonal.at[i].set(jnp.sum(image * basis[i], -1))
     rest = _without(basis, image)
     length = jnp.linalg.norm(rest, axis=-1)
-    # What rounding alone leaves of a product within the space.
+    # Rounding error of a product within the space.
     noise = 10 * jnp.finfo(image.dtype).eps * jnp.linalg.norm(image, axis=-1)
     exhausted = length <= noise * image.shape[-1] ** 0.5
     fresh = jax.lax.cond(
@@ -138,7 +137,7 @@ def _row(basis, i):
 
 
 def _without(basis, vectors):
-    """Vectors ``[G, d]`` without their parts along rows of the basis; rows of zeros do nothing."""
+    """Remove from vectors ``[G, d]`` their parts along rows of the basis (zeros have none)."""
     for _ in range(2):  # once is not enough in finite precision
         along = jnp.einsum("mgd,gd->mg", basis, vectors)
         vectors = vectors - jnp.einsum("mg,mgd->gd", along, basis)
@@ -150,7 +149,7 @@ def _unit(vectors):
 
 
 def _diagonalized(found: _Krylov) -> list[RitzPairs]:
-    """Eigenpairs of the tridiagonal matrices, in double precision on the host."""
+    """Return eigenpairs of the tridiagonal matrices, in double precision on the host."""
     basis, diagonal, beside = (np.asarray(a, float) for a in found)
     pairs = []
     for g in range(basis.shape[1]):

@@ -1,6 +1,6 @@
-r"""Linear changes of variables that make a posterior round.
+r"""Linear changes of variables that whiten a posterior.
 
-Samplers move in coordinates q in which the posterior has unit width in every direction,
+Samplers use coordinates q in which the posterior has unit width in every direction,
 
 .. math:: u = c + T_1 T_2 q, \qquad
           T q = s \odot (q + V\,((g - 1) \odot V^\top q)),
@@ -22,11 +22,11 @@ class LowRankMap(eqx.Module):
     Attributes
     ----------
     scale
-        ``[d]``.
+        Scale per coordinate, ``[d]``.
     basis
-        ``[d, r]``, orthonormal columns (columns of zeros do nothing).
+        Orthonormal columns ``[d, r]`` (columns of zeros have no effect).
     gain
-        ``[r]``, stretch along each column.
+        Stretch along each column, ``[r]``.
     """
 
     scale: Float[Array, " d"]
@@ -48,18 +48,18 @@ class LowRankMap(eqx.Module):
         return q + ((q @ self.basis) * (1 / self.gain - 1)) @ self.basis.T
 
     def gradient_before(self, gradient):
-        """Gradient with respect to the result, from that with respect to q."""
+        """Return the gradient with respect to the result, from that with respect to q."""
         g = gradient + ((gradient @ self.basis) * (1 / self.gain - 1)) @ self.basis.T
         return g / self.scale
 
 
 class Preconditioner(eqx.Module):
-    """The whole change of variables between q and u, both flat.
+    """The change of variables between q and u, both flat.
 
     Attributes
     ----------
     center
-        ``[d]``, the point at q = 0.
+        Point at q = 0, ``[d]``.
     curvature, refinement
         The maps from the Hessian and from warm-up draws.
     """
@@ -69,35 +69,35 @@ class Preconditioner(eqx.Module):
     refinement: LowRankMap
 
     def offset(self, q):
-        """Offset of u from the center, for q ``[..., d]``."""
+        """Return the offset of u from the center, for q ``[..., d]``."""
         return self.curvature(self.refinement(q))
 
 
 def identity_map(dimension: int, rank: int, dtype=jnp.float32) -> LowRankMap:
-    """The map that changes nothing, with room for `rank` directions."""
+    """Return the identity, with arrays for `rank` directions."""
     return LowRankMap(
         jnp.ones(dimension, dtype), jnp.zeros((dimension, rank), dtype), jnp.ones(rank, dtype)
     )
 
 
 def refine(draws, gradients, rank: int) -> LowRankMap:
-    """Map that would have made draws round, from draws and gradients at them.
+    """Return the map that whitens draws, from draws and gradients at them.
 
     Seyboldt, Carlson & Carpenter 2026 (arXiv:2603.18845), Algorithm 1, as implemented
-    in BlackJAX: for a Gaussian it is exact in the span of the draws however few they
-    are, so a good map is not spoilt by noise.
+    in BlackJAX: for a Gaussian it is exact in the span of the draws for any number of them,
+    so noise does not degrade a good map.
 
     Parameters
     ----------
     draws, gradients
-        ``[n, d]``, in the coordinates before the map, and of the log-density there.
+        Draws ``[n, d]`` in the coordinates before the map, and gradients of the log-density.
     rank
         Number of directions of the result.
     """
     from scorepriors._compat import fisher_score_low_rank
 
     dtype = np.asarray(draws).dtype
-    # The geometric mean of two covariances loses half the digits: float64 for this alone.
+    # The geometric mean of two covariances loses half the digits, so it is in float64.
     with jax.enable_x64(True):
         count = min(rank, *np.shape(draws))
         metric = jax.jit(fisher_score_low_rank, static_argnums=2)(

@@ -1,8 +1,8 @@
 r"""Curvature at a point, as a change of variables.
 
 In the stretched space a learned prior has one curvature, :math:`1/\sigma_0^2`, in all
-directions but some fifty per source, and the data stiffen some more.  So the Hessian is
-a scale times identity plus few directions, which Lanczos finds from Hessian-vector
+directions but some fifty per source, and the data add curvature in some more.  So the Hessian
+is a scale times identity plus few directions, which Lanczos finds from Hessian-vector
 products of the whole log-density: prior, rendering and marginalized spectra at once,
 jointly over sources that overlap.
 """
@@ -22,14 +22,14 @@ from ._hessian import flat_product, hessian
 from ._lanczos import ritz_pairs
 from ._preconditioner import LowRankMap
 
-#: Up to so many dimensions the Hessian is computed whole.
+#: Largest dimension for which the full Hessian is computed.
 DENSE = 400
 
-#: Sites of up to so many elements get a scale per element, larger ones one scale.
+#: Largest number of elements of sites with a scale per element; larger ones have one scale.
 SMALL_SITE = 64
 
-#: Curvatures below this share of the typical one, or negative, count as this: how far the
-#: posterior reaches along them is for warm-up draws to say.
+#: Lower limit of curvatures in units of the typical one; warm-up draws determine the width
+#: of the posterior in directions of smaller or negative curvature.
 FLOOR = 0.01
 
 
@@ -39,11 +39,11 @@ class Spectrum(NamedTuple):
     Attributes
     ----------
     scale
-        ``[d]``, widths: the coordinates are divided by them first.
+        Widths ``[d]``, by which the coordinates are divided first.
     values
-        ``[r]``, ascending; all that were not looked for count as one.
+        Eigenvalues ``[r]``, ascending; all others are taken to be one.
     vectors
-        ``[d, r]``.
+        Eigenvectors ``[d, r]``.
     """
 
     scale: np.ndarray
@@ -52,7 +52,7 @@ class Spectrum(NamedTuple):
 
 
 def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = 400, key) -> Spectrum | None:
-    """Spectrum of the Hessian at u; arguments and None as for `curvature_map`."""
+    """Return the spectrum of the Hessian at u; arguments and None as for `curvature_map`."""
     flat, _ = ravel_pytree(u)
     dimension = len(flat)
     rank = map_rank(dimension, rank)
@@ -74,23 +74,23 @@ def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = 400, key) -> Sp
 
 
 def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRankMap | None:
-    """Map in whose coordinates the posterior has about unit curvature at u.
+    """Return the map in whose coordinates the posterior has about unit curvature at u.
 
     Parameters
     ----------
     bound
         The posterior.
     u
-        Where: a mode, or near one.
+        Unconstrained parameters of a mode, or near one.
     rank
-        Most directions to find, beyond `DENSE` dimensions.
+        Largest number of directions to find, beyond `DENSE` dimensions.
     key
-        For the starting vector of Lanczos and the probes of the diagonal.
+        Random key for the starting vector of Lanczos and the probes of the diagonal.
 
     Returns
     -------
     LowRankMap or None
-        None where the Hessian is not finite or nowhere positive.
+        The map; None if the Hessian is not finite or has no positive eigenvalue.
     """
     found = curvature_spectrum(bound, u, rank=rank, key=key)
     if found is None:
@@ -99,7 +99,7 @@ def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRank
 
 
 def whitening_map(found: Spectrum, dtype) -> LowRankMap:
-    """The map that makes a spectrum one, `FLOOR` for what lies below it."""
+    """Return the map that whitens a spectrum, with smaller values raised to `FLOOR`."""
     gain = 1 / np.sqrt(np.maximum(found.values, FLOOR))
     return LowRankMap(
         jnp.asarray(found.scale, dtype), jnp.asarray(found.vectors, dtype), jnp.asarray(gain, dtype)
@@ -107,7 +107,7 @@ def whitening_map(found: Spectrum, dtype) -> LowRankMap:
 
 
 def whitening_error(bound: Posterior, u: dict, whiten: LowRankMap, *, key) -> float:
-    """How far from one the curvature is in the coordinates of a map.
+    """Return the deviation of the curvature from one in the coordinates of a map.
 
     Root mean square of the eigenvalues less one, from products with random directions.
     """
@@ -119,12 +119,12 @@ def whitening_error(bound: Posterior, u: dict, whiten: LowRankMap, *, key) -> fl
 
 
 def map_rank(dimension: int, rank: int) -> int:
-    """Directions of a map: all of them where the Hessian is computed whole."""
+    """Return the number of directions of a map: all where the full Hessian is computed."""
     return dimension if dimension <= DENSE else min(rank, dimension)
 
 
 def _hessian_product(bound, u, direction):
-    """Hessian of the potential times a flat vector."""
+    """Return the Hessian of the potential times a flat vector."""
     return flat_product(hessian(bound.potential_fn, u), direction)
 
 
@@ -132,19 +132,19 @@ def _hessian_product(bound, u, direction):
 def _dense(bound, u):
     flat, _ = ravel_pytree(u)
     size = len(flat)
-    # Whole batches alone: what is left over would be compiled a second time.
+    # Padded to full batches: a smaller last one would be compiled separately.
     rows = jnp.eye(-(-size // 16) * 16, size, dtype=flat.dtype)
     return jax.lax.map(partial(_hessian_product, bound, u), rows, batch_size=16)[:size]
 
 
 def _products(bound, u, directions):
-    # By the program of Lanczos: another number of directions compiles nothing.
+    # By the program of Lanczos: another number of directions recompiles nothing.
     one = jnp.ones(directions.shape[-1], directions.dtype)
     return jnp.stack([_scaled_product(bound, u, one, direction) for direction in directions])
 
 
 def _site_scales(bound, u, key, probes: int = 8):
-    """Scale per coordinate: per element of small sites, one for each large site."""
+    """Return a scale per coordinate: per element of small sites, one for each large site."""
     flat, _ = ravel_pytree(u)
     labels = {n: np.full(v.shape, i) for i, (n, v) in enumerate(u.items())}
     label = np.concatenate([np.ravel(labels[n]) for n in sorted(u)])
@@ -158,7 +158,7 @@ def _site_scales(bound, u, key, probes: int = 8):
     )
     if not np.isfinite(products).all():
         return None
-    # Hutchinson's estimate of the diagonal is noisy per element; its median is not.
+    # Hutchinson's estimate of the diagonal is noisy per element, its median much less.
     diagonal = (products[len(where) :] * signs).mean(0)
     diagonal[where] = products[np.arange(len(where)), where]
     for i in np.unique(label[~small]):

@@ -1,1 +1,1 @@
-"""The main job: a scene taken apart, sampled, and written to tables."""
+"""Deblending of scenes, sampling of them, and tables of the results."""

@@ -1,4 +1,4 @@
-"""From a fitted scene to a table: fluxes with units, positions, shapes, flags."""
+"""Catalogs of fitted scenes: fluxes with units, positions, shapes, flags."""
 
 from collections.abc import Sequence
 
@@ -14,38 +14,38 @@ from scorepriors._moments import shapes
 from ._flags import bits_where, write_flags
 from ._result import Deblended, FittedScene
 
-#: Closer to the border than this, in pixels, the light of a source leaves the image.
+#: Distance from the border, in pixels, within which a source's light reaches beyond the image.
 EDGE = 8
 
-#: A larger share of the flux than this beyond the border is worth a flag.
+#: Largest share of the flux beyond the border without a flag.
 BEYOND = 0.01
 
-#: So many standard deviations too high is the chi2 of a source that is not explained.
+#: Excess of a source's chi2, in standard deviations, above which it gets a flag.
 RESIDUAL = 5.0
 
-#: Fluxes of the two scenes that differ by more than this share depend on what is assumed.
+#: Relative difference of the two scenes' fluxes above which they depend on the model.
 DISPUTED = 0.3
 
-#: Where negative light takes away more than this share of a source, neither is believed.
+#: Share of a source canceled by negative light above which both get a flag.
 CANCELED = 0.1
 
 
 def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
-    """Table of the deblended sources, in the order of the input positions.
+    """Return a table of the deblended sources, in the order of the input positions.
 
     Parameters
     ----------
     result
-        From `deblend`.
+        Result of `deblend`.
     seed
-        Recorded in the metadata if given.
+        Seed recorded in the metadata, if given.
 
     Returns
     -------
     astropy.table.QTable
-        ``x``, ``y`` are 0-based (astropy's convention), ``flux_err`` holds the shapes
-        fixed, shapes are second moments at the model's resolution, and columns
-        ``profile_*`` are those of the parametric scene.  Writes to and reads from ECSV.
+        Catalog, to be written to and read from ECSV: ``x``, ``y`` are 0-based (astropy's
+        convention), ``flux_err`` is for fixed shapes, shapes are second moments at the model's
+        resolution, and columns ``profile_*`` are those of the parametric scene.
     """
     obs, scene = result.observation, result.free_form
     unit, factor = obs.flux_unit
@@ -73,12 +73,12 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     write_flags(table, bits_where(_tests(result)))
     for b, band in enumerate(obs.bands):
         table[f"profile_flux_{band}"] = result.parametric.flux[:, b] * factor[b] * unit
-    # What the kinds of sources add; of a kind in both scenes, what the result says.
+    # Columns of the kinds of sources; of a kind in both scenes, those of the result.
     own = {column.name: column for column in (*result.parametric.columns, *scene.columns)}
     for column in own.values():
         table[column.name] = column.values * (1 if column.unit is None else column.unit)
     for name in table.colnames:
-        if table[name].info.description is None:  # flags describe themselves
+        if table[name].info.description is None:  # flags have descriptions already
             text = own[name].text if name in own else _description(name, obs.bands)
             table[name].info.description = text
     table.meta.update(
@@ -98,7 +98,7 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
 def _description(name: str, bands) -> str:
     if name in _DESCRIPTIONS:
         return _DESCRIPTIONS[name]
-    # A band may hold an underscore itself, so its name is not split off.
+    # The name of a band may contain an underscore, so it is not found by splitting.
     band = max((b for b in bands if name.endswith(f"_{b}")), key=len)
     return f"{_BAND_DESCRIPTIONS[name[: -len(band) - 1]]}, band {band}"
 
@@ -126,11 +126,11 @@ _DESCRIPTIONS = {
 
 
 def _tests(result: Deblended) -> dict[str, np.ndarray]:
-    """Which flags hold for which sources, ``[N]`` each."""
+    """Return for each flag whether it holds for the sources, ``[N]``."""
     obs, found = result.observation, result.free_form
     center, size = result.center, np.array(obs.shape)
     near = np.minimum(center, size - 1 - center).min(1) < EDGE
-    # Shapes have a flux of one where the image holds all of them.
+    # Shapes that are inside the image have a flux of one there.
     beyond = found.morphology.sum((1, 2)) < 1 - BEYOND
     weights = [view.observation.weights for view in obs.views]
     flux, other = found.flux.sum(1), result.parametric.flux.sum(1)
@@ -158,7 +158,7 @@ def _signal_to_noise(scene: FittedScene) -> np.ndarray:
 
 
 def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Whether at a source's own pixel its light, weighted over the bands, is less than half."""
+    """Return whether a source has less than half of the weighted light at its own pixel."""
     height, width = images.shape[-2:]
     out = np.zeros(len(center), bool)
     for k, place in enumerate(center):
@@ -169,10 +169,10 @@ def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np
 
 
 def _canceled_share(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Share of the light of each source that negative light of others undoes, ``[N]``.
+    """Return the share of each source's light canceled by negative light of others, ``[N]``.
 
     Where a model lacks the arms of a bright galaxy, two sources in one place, one far too
-    bright and one far below zero, can make up for them.
+    bright and one far below zero, can compensate for them.
     """
     undone, light = 0.0, 0.0
     for image in images:
@@ -184,7 +184,7 @@ def _canceled_share(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _chi2_spread(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Standard deviation of each source's chi2 (`footprint_chi2`) for pure noise, ``[N]``."""
+    """Return the standard deviation of each source's chi2 for pure noise, ``[N]``."""
     total, squares = 0.0, 0.0
     for image, weight in zip(images, weights, strict=True):
         share = np.maximum(image, 0.0) * (weight > 0)
@@ -194,7 +194,7 @@ def _chi2_spread(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) ->
 
 
 def _masked_share(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Share of the light of each source on masked pixels, ``[N]``."""
+    """Return the share of the light of each source on masked pixels, ``[N]``."""
     lost, light = 0.0, 0.0
     for image, weight in zip(images, weights, strict=True):
         positive = np.maximum(image, 0.0)

@@ -1,7 +1,7 @@
-"""The main job: from an observation and positions to a scene taken apart.
+"""Deblending of observations with given or detected positions.
 
-A parametric scene fit comes first (it always ends somewhere sensible), the free-form
-fit under the learned prior starts from it, and both results are kept.
+A parametric scene is fitted first, which is robust; the free-form fit under the learned
+prior starts from it, and both results are kept.
 """
 
 import time
@@ -38,11 +38,11 @@ from ._stages import (
     prepare,
 )
 
-#: For scenes of bulges and disks: up to nine parameters per source, which start dozens of their
-#: widths away.  Longer memory and steps than for images save a tenth of the iterations.
+#: Optimizer for scenes of bulges and disks: up to nine parameters per source, which start dozens
+#: of their widths away.  Longer memory and steps than for images save a tenth of the iterations.
 _PROFILE_OPTIMIZER = flat_lbfgs(memory_size=40, first_step=0.5, max_step=20.0)
 
-#: Free-form fits that share an evaluation of the network: beyond some 64 images a call
+#: Number of free-form fits that share an evaluation of the network: beyond some 64 images a call
 #: takes longer in proportion, and the caches overflow.
 SIDE_BY_SIDE = 8
 
@@ -59,21 +59,21 @@ def deblend(
     progress: Progress = False,
     **options: Any,
 ) -> Deblended:
-    """Take a blend apart.
+    """Deblend one observation.
 
     Parameters
     ----------
     obs
-        Pixels, weights, PSFs.
+        Observation with pixels, weights and PSFs.
     positions
         Positions of the sources; detected on the sum of the bands if not given.
     prior
-        A prior or the name of one, or two of them with boxes of different size: a galaxy
-        gets the larger one if the smaller would cut off more than a hundredth of its light,
-        by its fitted profile.  The shipped ones with the nearest pixels if not given
+        Prior or its name, or two of them with boxes of different size: a galaxy gets the
+        larger one if the smaller would cut off more than a hundredth of its light, by its
+        fitted profile.  The shipped ones with the nearest pixels if not given
         (`scorepriors.priors_for`).
     key
-        Random key; the fits draw nothing from it unless a start value is missing.
+        Random key, used only if a start value is missing.
     progress
         True for bars; or a function called as ``progress(done, total, text)``.
     **options
@@ -83,19 +83,19 @@ def deblend(
     Returns
     -------
     Deblended
-        Also when a fit has not converged: see `Deblended.converged`.
+        Result, converged or not: see `Deblended.converged`.
 
     Raises
     ------
     InputError
         If nothing is detected, for an option out of its range, for a noise level in `anneal` that
-        the prior has not learned or that is not above its own, or for priors that do not go
-        together.
+        is outside the range of the prior's training or not above its own, or for priors that
+        can't be combined.
 
     Warns
     -----
     PriorWarning
-        If the prior has learned galaxies in pixels of another size.
+        If the prior's training images have pixels of another size.
 
     See Also
     --------
@@ -120,42 +120,41 @@ def deblend_many(
     chunk: int = 32,
     **options: Any,
 ) -> list[Deblended | None]:
-    """Take many blends apart, their free-form fits side by side.
+    """Deblend many observations, with several free-form fits at once.
 
-    The network sees the sources of several blends in one call, and all blends of one
+    The network evaluates the sources of several blends in one call, and all blends of one
     shape (image, bands, PSF images) run the same compiled programs.  Each result is that
     of `deblend`, up to rounding.
 
     Parameters
     ----------
     observations
-        Blends; those of one shape are fitted together.
+        Observations; those of one shape are fitted together.
     positions
-        One entry per blend, None where sources are to be detected.
+        Positions, one entry per blend, None where sources are to be detected.
     prior, key
-        As for `deblend`; without a `prior` the pixels of the first blend choose.
+        Arguments of `deblend`; the default `prior` is that for the pixels of the first blend.
     progress
         True for bars over the blends; or a function called as ``progress(done, total, text)``.
     side_by_side
-        Free-form fits that share an evaluation, at most two where there are large boxes.
-        When one ends the next takes its place.
+        Number of free-form fits that share an evaluation, at most two where there are large
+        boxes.  When one ends the next takes its place.
     chunk
-        Blends that go through both fits before the next ones begin: bounds the memory,
-        and what Ctrl-C loses.
+        Number of blends for which both fits are done before the next ones begin, which limits
+        the memory, and the loss at Ctrl-C.
     **options
-        As for `deblend`; all blends are padded to the largest number of sources, rounded up to a
-        multiple of `padding`.
+        Options of `deblend`; all blends are padded to the largest number of sources, rounded up
+        to a multiple of `padding`.
 
     Returns
     -------
     list
-        In the order given; None for blends that Ctrl-C left unfinished.
+        Results in the order of the observations; None for blends unfinished at Ctrl-C.
 
     Raises
     ------
     InputError
-        If in some blend nothing is detected, for lists of different length, and as
-        `deblend`.
+        If nothing is detected in a blend, for lists of different length, and as for `deblend`.
     """
     given = [None] * len(observations) if positions is None else list(positions)
     if len(given) != len(observations):
@@ -206,7 +205,7 @@ class _Run:
     sizes
         Padded numbers of stars and galaxies.
     side_by_side, chunk, key, progress
-        See `deblend_many`.
+        Arguments of `deblend_many`.
     """
 
     settings: Settings
@@ -217,7 +216,7 @@ class _Run:
     progress: Any
 
     def all(self, blends: Sequence[Blend]) -> list[Deblended | None]:
-        """Fit in chunks."""
+        """Fit all blends in chunks."""
         make_room_for_programs()
         results: list = [None] * len(blends)
         for first in range(0, len(blends), self.chunk):
@@ -264,9 +263,9 @@ class _Run:
         ]
 
     def _parametric(self, blends: Sequence[Blend]) -> tuple[list[Scene], MAPResult]:
-        """The fit of profiles and stars, one blend at a time.
+        """Fit profiles and stars, one blend at a time.
 
-        No network is in it, so side by side would gain nothing and keep finished blends busy.
+        Without a network, fits at once would gain nothing and continue finished blends.
         """
         scenes = [parametric_scene(b, self.settings, self.sizes) for b in blends]
         init, scale = _stacked([parametric_start(scene, self.settings) for scene in scenes])
@@ -283,7 +282,7 @@ class _Run:
         return scenes, fits
 
     def _free_form(self, stages: Sequence[FreeFormStage]) -> tuple[list[Scene], MAPResult]:
-        """Fits of scenes with the same groups of free-form sources."""
+        """Fit scenes with the same groups of free-form sources."""
         sizes, side_by_side = {"galaxies": self.sizes[1]}, min(self.side_by_side, self.chunk)
         groups = stages[0].groups
         if "large" in groups:
@@ -326,5 +325,5 @@ class _Run:
 
 
 def _stacked(trees: list):
-    """Trees of arrays side by side, along a new leading axis."""
+    """Stack trees of arrays along a new leading axis."""
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)

@@ -1,4 +1,4 @@
-"""From draws to astronomy: fluxes, shapes and images with errors, and what is correlated."""
+"""Fluxes, shapes and images with errors from draws, and correlations of fluxes."""
 
 import json
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ from scorepriors.models.sources._placement import Placement
 
 from ._hdus import fits_text, image_header, source_hdu
 
-#: Percentiles in tables: the median, and one standard deviation of a Gaussian about it.
+#: Percentiles in tables: the median, and those of one standard deviation of a Gaussian.
 _PERCENTILES = 16, 50, 84
 
 #: Magnitudes per relative error.
 _POGSON = 2.5 / np.log(10)
 
-#: At most so many draws are measured for shapes, evenly chosen: a median or a width from
-#: this many is known to a few per cent.
+#: Largest number of draws, evenly chosen, on which shapes are measured: medians and widths are
+#: then accurate to a few per cent.
 SHAPE_DRAWS = 500
 
 
@@ -39,11 +39,11 @@ class Draws(NamedTuple):
     Attributes
     ----------
     image
-        ``[N, n, n]``, one per draw, chain after chain.
+        Images ``[N, n, n]``, one per draw, chain after chain.
     corner
-        (row, column) of the first pixel in the image.
+        First pixel (row, column) of the box in the image.
     spectrum
-        ``[N, B]``, what `image` is multiplied by.
+        Amplitudes ``[N, B]`` by which `image` is multiplied.
     """
 
     image: np.ndarray
@@ -52,12 +52,12 @@ class Draws(NamedTuple):
 
 
 def source_draws(tree: Any) -> Iterator[Draws]:
-    """Images and spectra of every source, in the order of the catalog.
+    """Yield images and spectra of every source, in the order of the catalog.
 
     Parameters
     ----------
     tree
-        From `sample_deblended`.
+        Result of `sample_deblended`.
     """
     posterior, constant = scene_groups(tree)
     every = [str(i) for i in posterior["source"].values]
@@ -71,7 +71,7 @@ def source_draws(tree: Any) -> Iterator[Draws]:
         facts, row = where[identity]
         values = group_values(posterior, facts["name"], row)
         count = len(spectrum)
-        # As many sources as draws, all of them at one place.
+        # One source per draw, all at the same place.
         center, corner = (np.asarray(constant[n].values[k]) for n in ("center", "corner"))
         at = Placement(
             np.broadcast_to(center, (count, 2)),
@@ -84,19 +84,19 @@ def source_draws(tree: Any) -> Iterator[Draws]:
 
 
 def scene_groups(tree: Any):
-    """Groups ``posterior`` and ``constant_data`` of the draws of a scene; others are refused."""
+    """Return the groups ``posterior`` and ``constant_data``; InputError unless of a scene."""
     if "scene" not in tree.attrs:
         raise InputError("these draws are not of a deblended scene; make them by sample_deblended.")
     return group(tree, "posterior"), group(tree, "constant_data")
 
 
 def group_ids(posterior, name: str) -> list[str]:
-    """Ids of the sources of one group of a scene, in their order."""
+    """Return the ids of the sources of one group of a scene, in their order."""
     return [str(identity) for identity in posterior[f"{name}_source"].values]
 
 
 def group_values(posterior, name: str, row: int) -> dict[str, np.ndarray]:
-    """Draws ``[N, ...]`` of the sites of one source of a group, by name without prefix."""
+    """Return draws ``[N, ...]`` of the sites of one source, by name without prefix."""
     dim, prefix = f"{name}_source", f"{name}_"
     return {
         str(site).removeprefix(prefix): _stacked(values.isel({dim: row}))
@@ -106,20 +106,20 @@ def group_values(posterior, name: str, row: int) -> dict[str, np.ndarray]:
 
 
 def _stacked(array) -> np.ndarray:
-    """Chains one after the other."""
+    """Return an array with the chains one after the other."""
     values = np.asarray(array)
     return values.reshape(-1, *values.shape[2:])
 
 
 def flux_draws(tree: Any):
-    """Fluxes in the unit of tables, ``[chain, draw, source, band]``."""
+    """Return fluxes in the unit of tables, ``[chain, draw, source, band]``."""
     posterior, constant = scene_groups(tree)
     flux = posterior["flux"].astype(float) * constant["flux_factor"].values
     return flux.assign_attrs(unit=tree.attrs["flux_unit"])
 
 
 def flux_covariance(tree: Any) -> xarray.DataArray:
-    """Posterior covariance of all fluxes, between neighbors and between bands.
+    """Return the posterior covariance of all fluxes, between neighbors and between bands.
 
     Parameters
     ----------
@@ -129,7 +129,8 @@ def flux_covariance(tree: Any) -> xarray.DataArray:
     Returns
     -------
     xarray.DataArray
-        ``source, band, source2, band2``; its attribute `unit` is that of a flux squared.
+        Covariance, ``source, band, source2, band2``; its attribute `unit` is that of a flux
+        squared.
     """
     flux = flux_draws(tree)
     sources, bands = flux["source"].values, flux["band"].values
@@ -146,7 +147,7 @@ def flux_covariance(tree: Any) -> xarray.DataArray:
 
 
 def error_ratio(approximate: Any, sampled: Any) -> np.ndarray:
-    """Ratio of the standard deviations of total fluxes, per source ``[K]``.
+    """Return the ratio of the standard deviations of total fluxes, per source ``[K]``.
 
     Parameters
     ----------
@@ -168,7 +169,7 @@ def error_ratio(approximate: Any, sampled: Any) -> np.ndarray:
 
 
 def source_moments(tree: Any) -> xarray.Dataset:
-    """Posterior mean and standard deviation of every source's image in every band.
+    """Return posterior mean and standard deviation of every source's image in every band.
 
     Parameters
     ----------
@@ -178,8 +179,8 @@ def source_moments(tree: Any) -> xarray.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``mean`` and ``sd``, ``source, band, y, x``: at the model's resolution, in the
-        units of the image.
+        Variables ``mean`` and ``sd``, ``source, band, y, x``, at the model's resolution, in
+        the units of the image.
     """
     posterior, _ = scene_groups(tree)
     sources, bands = posterior["source"].values, posterior["band"].values
@@ -206,7 +207,7 @@ def source_moments(tree: Any) -> xarray.Dataset:
 
 
 def _box_moments(image, spectrum):
-    """Mean and standard deviation ``[B, n, n]`` of spectrum times image."""
+    """Return mean and standard deviation ``[B, n, n]`` of spectrum times image."""
     image, spectrum = image.astype(float), spectrum.astype(float)
     count = len(image)
     mean = np.tensordot(spectrum, image, (0, 0)) / count
@@ -216,17 +217,17 @@ def _box_moments(image, spectrum):
 
 
 def flux_catalog(tree: Any) -> QTable:
-    """Table of the sources with errors from the draws, in the order of the catalog.
+    """Return a table of the sources with errors from the draws, in the order of the catalog.
 
     Parameters
     ----------
     tree
-        From `sample_deblended`.
+        Result of `sample_deblended`.
 
     Returns
     -------
     astropy.table.QTable
-        Means as values and standard deviations as errors, everything uncertain included;
+        Means as values and standard deviations as errors, all uncertainties included;
         percentiles of fluxes; shapes at the model's resolution, measured on the draws.
         ``neighbor`` is the source whose total flux is most correlated with this one's.
         The full covariance is that of `flux_covariance`.
@@ -266,7 +267,7 @@ def flux_catalog(tree: Any) -> QTable:
 
 
 def _add_flux(table, band, values, unit, zero_point) -> None:
-    """Columns of one band from draws ``[N, K]``."""
+    """Add the columns of one band from draws ``[N, K]``."""
     mean, sd = values.mean(0), values.std(0, ddof=1)
     table[f"flux_{band}"] = mean * unit
     table[f"flux_err_{band}"] = sd * unit
@@ -281,7 +282,7 @@ def _add_flux(table, band, values, unit, zero_point) -> None:
 
 
 def _add_shapes(table, tree) -> None:
-    """Centroids, sizes and ellipticities, measured draw by draw."""
+    """Add centroids, sizes and ellipticities, measured draw by draw."""
     wcs = WCS(fits.Header.fromstring(tree.attrs["wcs"])) if "wcs" in tree.attrs else None
     place, shape, sky = [], [], []
     for image, corner, _ in source_draws(tree):
@@ -309,12 +310,12 @@ def _add_shapes(table, tree) -> None:
 
 
 def _mean_and_sd(values) -> np.ndarray:
-    """``[quantity, 2]`` of draws ``[N, quantity]``."""
+    """Return mean and standard deviation ``[quantity, 2]`` of draws ``[N, quantity]``."""
     return np.stack([values.mean(0), values.std(0, ddof=1)], axis=1)
 
 
 def _on_the_sky(wcs, where):
-    """Mean position in degrees, and its errors along both axes in arcseconds."""
+    """Return the mean position in degrees, and its errors along both axes in arcseconds."""
     points = wcs.pixel_to_world(where[:, 1], where[:, 0]).icrs
     middle = wcs.pixel_to_world(*where.mean(0)[::-1]).icrs
     east, north = middle.spherical_offsets_to(points)
@@ -323,7 +324,7 @@ def _on_the_sky(wcs, where):
 
 
 def _add_neighbors(table, ids, total) -> None:
-    """The source with the most correlated total flux."""
+    """Add a column with the source of the most correlated total flux."""
     if len(ids) < 2:
         return
     correlation = flux_correlation(total)
@@ -334,7 +335,7 @@ def _add_neighbors(table, ids, total) -> None:
 
 
 def flux_correlation(values: np.ndarray) -> np.ndarray:
-    """Correlation of the columns of draws ``[N, K]``; zero for one that never moves."""
+    """Return correlations of the columns of draws ``[N, K]``; zero for constant ones."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.nan_to_num(np.atleast_2d(np.corrcoef(values, rowvar=False)))
 
@@ -344,7 +345,7 @@ def _description(name: str, bands) -> str:
         return _DESCRIPTIONS[name]
     if name.endswith("_err") and name[:-4] in _DESCRIPTIONS:
         return f"standard deviation: {_DESCRIPTIONS[name[:-4]]}"
-    # A band may hold an underscore itself, so its name is not split off.
+    # The name of a band may contain an underscore, so it is not found by splitting.
     band = max((b for b in [*bands, "total"] if name.endswith(f"_{b}")), key=len)
     where = "all bands" if band == "total" and "total" not in bands else f"band {band}"
     kind = name[: -len(band) - 1]
@@ -380,7 +381,7 @@ _DESCRIPTIONS = {
 
 
 def source_images(tree: Any) -> fits.HDUList:
-    """FITS cubes per source, ``[B, H, W]``: posterior mean and standard deviation.
+    """Return FITS cubes ``[B, H, W]`` per source: posterior mean and standard deviation.
 
     Extensions MEAN_id and SD_id, at the model's resolution, and FLUX_COVARIANCE, a
     matrix over sources and bands (bands run fastest).

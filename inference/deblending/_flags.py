@@ -10,16 +10,16 @@ from scorepriors._errors import InputError
 
 
 class Flag(NamedTuple):
-    """What may be said of a source.
+    """A flag of a source.
 
     Attributes
     ----------
     bit
         Number of its bit in the column ``flag_bits``; never given to another flag.
     word
-        As in the column ``flags``.
+        Word in the column ``flags``.
     sentence
-        What it means, after "the source".
+        Meaning of the flag, as a predicate of "the source".
     """
 
     bit: int
@@ -87,7 +87,7 @@ FLAGS = {flag.word: flag for flag in FITTED + DIAGNOSED}
 
 
 def bits_of(words: str | Iterable[str]) -> int:
-    """Bits of comma-separated or single words; ``ok`` has none.
+    """Return the bits of comma-separated or single words; ``ok`` has none.
 
     Raises
     ------
@@ -107,9 +107,9 @@ def bits_of(words: str | Iterable[str]) -> int:
 
 
 def words_of(bits: int) -> str:
-    """Comma-separated words of the bits, or ``ok``; bits without a flag are left out.
+    """Return comma-separated words of the bits, or ``ok``; bits without a flag are left out.
 
-    (Not an empty string: ECSV files read those back as missing.)
+    (Not an empty string, which is read from ECSV files as missing.)
 
     Examples
     --------
@@ -120,13 +120,13 @@ def words_of(bits: int) -> str:
 
 
 def bits_where(tests: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Bits ``[N]`` of N sources from what holds for which, ``[N]`` by word."""
+    """Return bits ``[N]`` of N sources from booleans ``[N]`` by word."""
     bits = (np.asarray(true, np.int64) * FLAGS[word].value for word, true in tests.items())
     return sum(bits, start=np.zeros((), np.int64))
 
 
 def write_flags(table: Table, bits: np.ndarray) -> None:
-    """Set the columns ``flags``, words, and ``flag_bits`` of a catalog, and describe them."""
+    """Set the columns ``flags`` (words) and ``flag_bits`` of a catalog, with descriptions."""
     bits = np.asarray(bits, np.int64)
     table["flags"] = [words_of(one) for one in bits]
     table["flag_bits"] = bits

@@ -8,9 +8,9 @@ from ._result import Deblended
 
 
 def model_images(result: Deblended) -> fits.HDUList:
-    """Two cubes per source, ``[B, H, W]``: the model's own and as observed; residual last.
+    """Return two cubes ``[B, H, W]`` per source, of the model and as observed, and the residual.
 
-    Of joined observations each has its own cubes of what was observed (SOURCE, SOURCE2, ...).
+    Each of joined observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).
     """
     obs, found = result.observation, result.free_form
     primary = fits.PrimaryHDU()
@@ -32,7 +32,7 @@ def model_images(result: Deblended) -> fits.HDUList:
 
 
 def image_header(wcs: fits.Header | None, bands, unit) -> fits.Header:
-    """Header of images: the sky, the bands, and the unit (None or empty for none)."""
+    """Return the header of images: WCS, bands, and unit (None or empty for none)."""
     header = fits.Header() if wcs is None else wcs.copy()
     header["BANDS"] = fits_text(",".join(map(str, bands)))
     if unit is not None and str(unit):
@@ -41,7 +41,7 @@ def image_header(wcs: fits.Header | None, bands, unit) -> fits.Header:
 
 
 def source_hdu(cube, header: fits.Header, label: str, identity) -> fits.ImageHDU:
-    """Extension ``LABEL_id`` of one source."""
+    """Return the extension ``LABEL_id`` of one source."""
     named = header.copy()
     named["SOURCEID"] = fits_text(identity)
     name = f"{label}_{fits_text(identity)}"[:60]
@@ -49,7 +49,7 @@ def source_hdu(cube, header: fits.Header, label: str, identity) -> fits.ImageHDU
 
 
 def observed_hdus(obs, cubes, identity) -> list[fits.ImageHDU]:
-    """Extensions ``SOURCE_id`` of a source as observed, one per observation."""
+    """Return extensions ``SOURCE_id`` of a source as observed, one per observation."""
     return [
         source_hdu(cube, header, f"SOURCE{number}", identity)
         for cube, (_, number, header) in zip(cubes, _views(obs), strict=True)
@@ -57,7 +57,7 @@ def observed_hdus(obs, cubes, identity) -> list[fits.ImageHDU]:
 
 
 def residual_hdus(obs, convolved) -> list[fits.ImageHDU]:
-    """Extensions RESIDUAL, one per observation: the data minus all sources, zero where masked."""
+    """Return extensions RESIDUAL, one per observation: data minus sources, zero where masked."""
     hdus = []
     for cube, (one, number, header) in zip(convolved, _views(obs), strict=True):
         residual = np.where(one.weights > 0, one.images - cube.sum(0), 0).astype(np.float32)
@@ -66,7 +66,7 @@ def residual_hdus(obs, convolved) -> list[fits.ImageHDU]:
 
 
 def _views(obs):
-    """Observations, what is put behind the names of their extensions, and headers."""
+    """Yield observations, suffixes of the names of their extensions, and headers."""
     for number, view in enumerate(obs.views, 1):
         one = view.observation
         wcs = None if one.wcs is None else one.wcs.to_header(relax=True)
@@ -75,11 +75,11 @@ def _views(obs):
 
 
 def fits_text(text: str) -> str:
-    """Text that a FITS header can hold: printable ASCII, question marks for the rest."""
+    """Return text for a FITS header: printable ASCII, question marks for the rest."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in str(text))
 
 
 def finite(value) -> float | None:
-    """A float that JSON and FITS know; None for NaN and infinities."""
+    """Return a float for JSON and FITS; None for NaN and infinities."""
     value = float(value)
     return value if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What a deblending can be told, in one place for Python, the command line and evaluations."""
+"""Options of a deblending, for Python, the command line and evaluations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -12,14 +12,14 @@ from scorepriors.models.sources._abstract import AbstractSource
 from scorepriors.models.sources._bulge_disk import BulgeDisk
 from scorepriors.models.sources._sersic import Sersic
 
-#: Parametric profiles by the names that the command line knows.
+#: Parametric profiles by their names on the command line.
 PROFILES: dict[str, Callable[..., AbstractSource]] = {"bulge-disk": BulgeDisk, "sersic": Sersic}
 
-#: Where a fit may start: from the fitted profiles, or badly on purpose (see `Options`).
+#: Starts of a fit: the fitted profiles, or deliberately bad ones (see `Options`).
 STARTS = ("profiles", "sed20", "flat", "gaussian", "blobs")
 
-#: Model PSF, in pixels, of parametric sources beside a prior whose images carry none:
-#: narrow enough for the pixel to outweigh it.
+#: Model PSF, in pixels, of parametric sources together with a prior whose images have none:
+#: much narrower than a pixel.
 UNRESOLVED = 0.1
 
 
@@ -30,32 +30,32 @@ class Options:
     Attributes
     ----------
     profile
-        Kind of the parametric sources: ``"bulge-disk"``, ``"sersic"`` (of free index), or what
-        makes a group of sources, called as ``profile(at, name, psf_sigma=, center_error=)``.
+        Kind of the parametric sources: ``"bulge-disk"``, ``"sersic"`` (of free index), or a
+        function that returns a group, called as ``profile(at, name, psf_sigma=, center_error=)``.
     spectra
-        How spectra are treated, ``"marginal"`` or ``"profiled"``: see `blend`.
+        Treatment of the spectra, ``"marginal"`` or ``"profiled"``: see `blend`.
     center_error
         Standard deviation in pixels of the given positions, per axis.
     start
         Start of the fits.  ``"profiles"``: the parametric fit at the least-squares
-        fluxes, the free-form one at its result.  The others are bad on purpose, to see
-        what comes of them.  ``"sed20"``: spectra 20 times too bright in both fits;
+        fluxes, the free-form one at its result.  The others are deliberately bad, to test
+        their effect.  ``"sed20"``: spectra 20 times too bright in both fits;
         ``"flat"``: spectra of ones (in units of the image); ``"gaussian"``: the parametric
         fit from round Gaussians at the given positions, as wide at half maximum as a
-        fifth of the box; ``"blobs"``: the free-form fit from these, knowing nothing of
-        the parametric one.
+        fifth of the box; ``"blobs"``: the free-form fit from these, independent of the
+        parametric one.
     anneal
-        Noise levels of the prior, largest first, for free-form fits that go before the
-        one at the prior's own: the rough shape is found before the details.
+        Noise levels of the prior, largest first, for free-form fits before that at the
+        prior's own: the rough shape is found before the details.
     free_form
-        False ends with the parametric scene, which then is the result as well.
+        Whether to fit free-form sources; without, the parametric scene is the result as well.
     max_iterations
-        Most iterations of each of the two fits.
+        Largest number of iterations of each of the two fits.
     tolerance
         Expected remaining gain per source at which a fit ends, nats.  One nat is far
-        below the posterior's own spread; running on to the exact mode of so many
-        dimensions costs iterations and, measured on simulated blends, accuracy.  The
-        parametric fit, cheap and of few dimensions, goes on to a tenth of it.
+        below the posterior's own spread; continuing to the exact mode in so many dimensions
+        costs iterations and, measured on simulated blends, accuracy.  The parametric fit,
+        cheap and of few dimensions, ends at a tenth of it.
     padding
         Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
         always to a multiple of two); blends of one padded size (and image and PSF shape) share
@@ -74,7 +74,7 @@ class Options:
 
     @classmethod
     def of(cls, keywords: dict[str, Any]) -> "Options":
-        """Options from keywords; a TypeError that lists the known ones for others."""
+        """Return options from keywords; TypeError with a list of valid ones for others."""
         known = [one.name for one in fields(cls)]
         for name in keywords:
             if name not in known:
@@ -104,9 +104,9 @@ class Settings:
     Attributes
     ----------
     options
-        What was asked for.
+        Options of the call.
     priors
-        Of the free-form scene, boxes growing: one, or a second of larger boxes.
+        Priors of the free-form scene: one, or a second with larger boxes.
     """
 
     options: Options
@@ -133,11 +133,11 @@ class Settings:
 
     @property
     def spoil(self) -> Spoil:
-        """What is wrong with the start values."""
+        """Deliberate errors of the start values."""
         return Spoil(20.0 if self.options.start == "sed20" else 1.0, self.options.start == "flat")
 
     def profiles(self, at, name: str) -> AbstractSource:
-        """A group of parametric galaxies."""
+        """Return a group of parametric galaxies."""
         profile = self.options.profile
         make = PROFILES[profile] if isinstance(profile, str) else profile
         return make(at, name, psf_sigma=self.psf_sigma, center_error=self.options.center_error)

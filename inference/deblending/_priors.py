@@ -1,4 +1,4 @@
-"""Which learned priors a deblending uses, and whether they suit the image."""
+"""Learned priors for a deblending, and checks that they match the image."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._zoo import load_prior, prior_info, priors_for
 
-#: Pixels of image and prior may differ in size by this factor, in the logarithm.
+#: Largest difference in the logarithm of the pixel sizes of image and prior.
 SAME_PIXELS = 0.1
 
 
 class PriorWarning(UserWarning):
-    """A prior is used on images unlike those it has learned from."""
+    """Warning about a prior used on images that differ from its training images."""
 
 
 def load_priors(
@@ -24,12 +24,12 @@ def load_priors(
     sigma: float | None = None,
     pixel_scale: float | None = None,
 ) -> tuple[ScorePrior, ...]:
-    """One prior, or two by growing boxes.
+    """Return one prior, or two by growing boxes.
 
     Parameters
     ----------
     prior
-        Priors or names of them; if not given, the shipped ones for pixels of this size.
+        Priors or their names; the shipped ones for pixels of this size if not given.
     sigma
         Noise level for all of them; their own if not given.
     pixel_scale
@@ -38,8 +38,8 @@ def load_priors(
     Raises
     ------
     InputError
-        If there are more, or two of one size or for different pixels or model PSFs, or for a
-        noise level that they have not learned.
+        If there are more than two, or two of one size or for different pixels or model PSFs, or
+        for a noise level outside the range of their training.
     """
     if prior is None:
         prior = priors_for(pixel_scale)
@@ -74,7 +74,7 @@ def load_priors(
 
 
 def compare_pixels(obs, prior: ScorePrior) -> None:
-    """Warn if the prior has learned galaxies in pixels of another size."""
+    """Warn if the prior's training images have pixels of another size."""
     image, learned = obs.pixel_scale, prior.pixel_scale
     if image is None or learned is None or abs(np.log(image / learned)) < SAME_PIXELS:
         return

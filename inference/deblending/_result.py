@@ -1,4 +1,4 @@
-"""Outcomes of a deblending: fitted scenes, in the order of the catalog."""
+"""Results of a deblending: fitted scenes, in the order of the catalog."""
 
 from dataclasses import dataclass
 
@@ -16,26 +16,26 @@ from scorepriors.models.sources._abstract import Column
 
 @dataclass(frozen=True)
 class FittedScene:
-    """A scene at the mode that a fit has found; padding removed, catalog order.
+    """A scene at the mode found by a fit, without padding, in the order of the catalog.
 
     Attributes
     ----------
     scene
-        What was fitted.
+        The fitted scene.
     fit
         The fit.
     morphology
-        ``[N, H, W]``, on the grid of the first image at the model's resolution, total flux
-        of one.  Light that falls off the image is lost here, but counted in `flux`.
+        Images ``[N, H, W]`` on the grid of the first image at the model's resolution, total
+        flux of one.  Light beyond the image is missing here, but counted in `flux`.
     convolved
-        ``[N, B, H, W]`` of every exposure, as observed, in the units of the image.
+        Sources as observed, ``[N, B, H, W]`` of every exposure, in the units of the image.
     flux, flux_error
-        ``[N, B]`` over the bands of all exposures, units of the image; the error is that for
+        Fluxes ``[N, B]`` in the bands of all exposures, units of the image, and errors for
         given morphologies.
     chi2
-        Per unmasked pixel.
+        Mean chi2 per unmasked pixel.
     source_chi2
-        ``[N]``, where each source is seen (`footprint_chi2`).
+        Chi2 on the footprint of each source, ``[N]`` (`footprint_chi2`).
     """
 
     scene: Scene
@@ -59,7 +59,7 @@ class FittedScene:
 
     @property
     def columns(self) -> list[Column]:
-        """Columns that the kinds of sources add to the catalog, ``[N]``, NaN for the others."""
+        """Columns that kinds of sources add to the catalog, ``[N]``, NaN for other kinds."""
         found: dict[str, Column] = {}
         rows = len(self.scene.order)
         for group in self.scene.sources:
@@ -76,20 +76,20 @@ class FittedScene:
 
 @dataclass(frozen=True)
 class Deblended:
-    """Outcome of `scorepriors.inference.deblend`.
+    """Result of `scorepriors.inference.deblend`.
 
     Attributes
     ----------
     observation, positions
-        What went in.
+        Observation and positions of the sources, as given or detected.
     free_form
-        The scene under the learned prior: the result.
+        Fitted scene under the learned prior: the result.
     parametric
-        The scene of parametric profiles that it started from.
+        Fitted scene of parametric profiles, from which that fit started.
     seconds
         Wall time per stage; of a batch, each blend's share.
     psf_sigma
-        Standard deviation in pixels of the PSF that morphologies carry; None for none.
+        Standard deviation in pixels of the PSF in the morphologies; None for none.
     """
 
     observation: Observation | JointObservation
@@ -111,7 +111,7 @@ class Deblended:
 
     @property
     def center(self) -> np.ndarray:
-        """``[N, 2]``, (row, column) of the sources in the parametric scene, pixels."""
+        """Centers (row, column) of the sources in the parametric scene, ``[N, 2]``, pixels."""
         return self.parametric.center
 
     @property
@@ -121,7 +121,7 @@ class Deblended:
 
     @property
     def is_point(self) -> np.ndarray:
-        """Which sources are stars, ``[N]``."""
+        """Mask ``[N]``, True for stars."""
         return np.asarray(self.positions.is_point)
 
     def priors(self) -> dict[str, ScorePrior]:
@@ -132,7 +132,7 @@ class Deblended:
 
     @property
     def prior_name(self) -> str:
-        """Names of the priors, for people; empty without free-form sources."""
+        """Names of the priors, for display; empty without free-form sources."""
         return " and ".join(str(prior.name) for prior in self.priors().values())
 
     @property
@@ -147,7 +147,7 @@ def collect_scene(scene: Scene, fit: MAPResult) -> FittedScene:
     Parameters
     ----------
     scene
-        What was fitted.
+        The fitted scene.
     fit
         The fit of `blend`.
     """
@@ -177,7 +177,7 @@ def collect_scene(scene: Scene, fit: MAPResult) -> FittedScene:
 
 
 def _drawn(exposure, boxes, order) -> np.ndarray:
-    """Sources with unit spectra in one exposure, ``[N, B, H, W]``, in the order of the catalog."""
+    """Render unit spectra in one exposure, ``[N, B, H, W]``, in the order of the catalog."""
     slots = np.concatenate([np.flatnonzero(b.mask) + f for b, f in zip(boxes, _firsts(boxes))])
     drawn = np.concatenate(
         [exposure.render_on_host(b.image[b.mask], b.corner[b.mask]) for b in boxes]
@@ -190,25 +190,25 @@ def _firsts(boxes) -> np.ndarray:
 
 
 def _squared_residual(exposure, model: np.ndarray) -> np.ndarray:
-    """Residual times its product with the precision of the pixels, ``[B, H, W]``."""
+    """Return the residual times its product with the pixels' precision, ``[B, H, W]``."""
     residual = np.asarray(exposure.images) - model
     return residual * np.asarray(exposure.noise.precision(residual))
 
 
 def footprint_chi2(squared, seen, images) -> np.ndarray:
-    """Mean squared residual in units of the noise, where each source is seen.
+    """Return the mean squared residual in units of the noise on the footprint of each source.
 
-    Each pixel counts by the source's share of the model there times its own
-    significance, so empty sky around a source does not dilute the figure.
+    The weight of a pixel is the source's share of the model there times the source's
+    significance, so empty sky around a source does not dilute the mean.
 
     Parameters
     ----------
     squared
-        ``[B, H, W]`` of every exposure, squared residuals over the noise.
+        Squared residuals over the noise, ``[B, H, W]`` of every exposure.
     seen
-        ``[B, H, W]`` of every exposure, False where masked.
+        Mask ``[B, H, W]`` of every exposure, False where masked.
     images
-        ``[N, B, H, W]`` of every exposure, the sources as observed.
+        Sources as observed, ``[N, B, H, W]`` of every exposure.
     """
     weighed, total = 0.0, 0.0
     for square, good, image in zip(squared, seen, images, strict=True):
@@ -219,7 +219,7 @@ def footprint_chi2(squared, seen, images) -> np.ndarray:
 
 
 def _on_image(boxes, shape) -> np.ndarray:
-    """Boxes placed on the image grid, each normalized to a total flux of one, ``[K, H, W]``."""
+    """Place boxes on the image grid, each normalized to a total flux of one, ``[K, H, W]``."""
     out = np.zeros((sum(len(b.mask) for b in boxes), *shape), np.float32)
     images = [image for b in boxes for image in b.image]
     corners = [corner for b in boxes for corner in b.corner]

@@ -1,4 +1,4 @@
-"""Draws of a whole scene: what `deblend` found, with the posterior about it."""
+"""Draws of the posterior of a deblended scene."""
 
 import dataclasses
 import json
@@ -24,29 +24,29 @@ from scorepriors.models.sources._kinds import group_facts
 from ._result import Deblended
 from .flow import Flow
 
-#: Samplers of scenes, by the name that `sample_deblended` and the command line know.
+#: Samplers of scenes, by their names in `sample_deblended` and the command line.
 SCENE_ALGORITHMS: dict[str, type[AbstractSampler]] = {**ALGORITHMS, Flow.name: Flow}
 
-#: How scenes are sampled if nobody says: its chains take equally many steps side by side.
+#: Default sampler of scenes: all its chains take equally many steps at once.
 USUAL_ALGORITHM = DynamicHMC.name
 
 
 def laplace_deblended(result: Deblended, *, key, keep: Keep = Keep(), **options: Any) -> Any:  # noqa: B008
-    """Gaussian approximation of the posterior about a deblended scene.
+    """Draw from the Gaussian approximation of the posterior about a deblended scene.
 
     Parameters
     ----------
     result
-        From `deblend`.
+        Result of `deblend`.
     key, keep
-        See `laplace`.
+        Arguments of `laplace`.
     **options
         Further arguments of `laplace`, except `model` and `best`.
 
     Returns
     -------
     xarray.DataTree or arviz.InferenceData
-        As from `sample_deblended`, with one chain of independent draws.
+        Draws as of `sample_deblended`, with one chain of independent draws.
     """
     return _draws(
         result,
@@ -68,33 +68,33 @@ def sample_deblended(
     Parameters
     ----------
     result
-        From `deblend`; chains start about its mode.
+        Result of `deblend`; chains start about its mode.
     key
-        See `sample`.
+        Random key, as for `sample`.
     algorithm
-        One of `sample`, by name or with settings, or ``"flow"`` (`Flow`): moves of the noise
-        that the prior's flow turns into galaxies.  It finds shapes far from the mode, which
-        Hamiltonian trajectories do not, and is the one for faint sources.
+        Algorithm of `sample`, by name or with settings, or ``"flow"`` (`Flow`): moves of the
+        noise that the prior's flow maps to galaxies.  It finds shapes far from the mode, which
+        Hamiltonian trajectories do not, and is recommended for faint sources.
     keep
-        See `sample`; dimensions and coordinates of scenes are known.
+        Content of the result, as for `sample`; dimensions and coordinates of scenes are set.
     **options
         Further arguments of `sample`, except `model` and `init`.
 
     Returns
     -------
     xarray.DataTree or arviz.InferenceData
-        As from `sample`, in the order of the catalog and without padding.  Sites carry the
-        names of their groups, and so do the axes over their sources: ``galaxies_morphology`` has
+        Draws as of `sample`, in the order of the catalog and without padding.  Sites have the
+        names of their groups, and so have the axes over their sources: ``galaxies_morphology`` has
         ``galaxies_source, box_y, box_x`` (of boxes; ``y, x`` are those of the image),
         ``large_morphology`` (in larger boxes) ``large_source, large_box_y, large_box_x``,
         ``stars_offset`` ``stars_source, axis``.  Spectra and fluxes, ``source, band``, are those of
-        all sources, in the units of the image.  Group ``constant_data`` holds where the boxes are
-        and how the units convert; attributes hold the WCS, the units and the prior.
+        all sources, in the units of the image.  Group ``constant_data`` has the places of the boxes
+        and the conversion of units; attributes are WCS, units and prior.
 
     Raises
     ------
     InputError
-        If the spectra were profiled, which leaves no density to sample; and see `sample`.
+        If the spectra were profiled, which defines no density to sample; and see `sample`.
     """
     sampler = sampler_of(algorithm, SCENE_ALGORITHMS)
     return _draws(
@@ -107,13 +107,13 @@ def sample_deblended(
 
 
 def unpadded(scene: Scene, fit: MAPResult) -> tuple[Scene, MAPResult]:
-    """A scene and its fit with the padded slots gone; see `Scene.without_padding`."""
+    """Return a scene and its fit without padded slots; see `Scene.without_padding`."""
     real, values = scene.without_padding(fit.values)
     return real, dataclasses.replace(fit, values=values, posterior=posterior(blend, real))
 
 
 def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
-    """Draws by ``draw(bound, mode, keep)`` in the order of the catalog."""
+    """Return draws by ``draw(bound, mode, keep)`` in the order of the catalog."""
     make_room_for_programs()
     if result.scene.treatment == "profiled":
         raise InputError(
@@ -145,7 +145,7 @@ def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
         dataset = group(tree, name)
         if "source" in dataset.dims:
             dataset = dataset.isel(source=order).assign_coords(source=ids)
-        # Within its own group every source has the order of the catalog already.
+        # Within a group sources are in the order of the catalog already.
         for one in scene.sources:
             dim = f"{one.name}_source"
             if dim in dataset.dims:
@@ -164,7 +164,7 @@ _CONSTANT_DIMS = {
 
 
 def _facts(result: Deblended, scene: Scene) -> dict:
-    """Attributes: what a table or a picture made from the draws needs to know."""
+    """Return attributes of the tree for tables and figures of the draws."""
     obs = result.observation
     facts: dict[str, Any] = {
         "scene": json.dumps([group_facts(g) for g in scene.sources]),

@@ -1,7 +1,7 @@
-"""A deblended scene in a file: the observation, positions, and site values, under a schema.
+"""Files of deblended scenes: the observation, positions, and site values, under a schema.
 
-Nothing else goes in: exposures, pictures and fluxes are made again when it is read, so a file
-does not depend on how this package is built inside.
+Nothing else is stored: exposures, images and fluxes are computed again when it is read, so a
+file does not depend on the internals of this package.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ from ._result import Deblended, FittedScene, collect_scene
 #: Name of the file in a folder of results.
 NAME = "scene.npz"
 
-#: What the archive says that it is, and the version of its schema.
+#: Kind of the archive, and the version of its schema.
 KIND, VERSION = "deblended scene", 4
 
 _STAGES = ("free_form", "parametric")
@@ -50,11 +50,11 @@ def save_scene(
     Parameters
     ----------
     result
-        From `deblend`.
+        Result of `deblend`.
     path
-        File to write, ``.npz``; it holds numbers and text, no code.
+        File to write, ``.npz``; it contains numbers and text, no code.
     prior
-        Names or weight files to load the priors by; their own names if not given.  The
+        Names or weight files for loading the priors; their own names if not given.  The
         weights themselves are not stored.
 
     Notes
@@ -97,14 +97,14 @@ def save_scene(
 def load_scene(
     path: str | Path, *, prior: ScorePrior | Sequence[ScorePrior] | None = None
 ) -> Deblended:
-    """Read what `save_scene` wrote.
+    """Read a file of `save_scene`.
 
     Parameters
     ----------
     path
-        The file, or the folder of results it is in.
+        The file, or the folder of results with it.
     prior
-        The priors of the scene; loaded by the names in the file if not given.
+        Priors of the scene; loaded by the names in the file if not given.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def _observation(arrays: Mapping, facts: Mapping) -> Observation | JointObservat
 
 
 def _reference(prior: str) -> str:
-    """What the prior is found by from any folder."""
+    """Return a name or path by which the prior is found from any folder."""
     return str(Path(prior).resolve()) if Path(prior).is_file() else prior
 
 
@@ -213,7 +213,7 @@ def _stage_arrays(stage: str, found: FittedScene) -> dict[str, np.ndarray]:
 
 
 def _stage(stage, arrays, about, obs, priors, psf_sigma, path) -> FittedScene:
-    """A fitted scene, made again from its groups and site values."""
+    """Return a fitted scene from its groups and site values."""
     own = _under(arrays, stage)
     by_box = {prior.event_shape[-1]: prior for prior in priors}
     groups = []

@@ -1,4 +1,4 @@
-"""The scenes of a deblending: the parametric one first, then the one under the learned prior."""
+"""Scenes of a deblending: first the parametric one, then the one under the learned prior."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ from ._priors import compare_pixels
 #: at half maximum.
 GAUSSIAN_WIDTH = 0.2 / 2.355
 
-#: A galaxy gets a larger box if the smaller one would cut off more than this share of the
-#: light of its fitted profile.
+#: Share of the light of a galaxy's fitted profile outside of the smaller box above which it
+#: gets a larger one.
 CUT_OFF = 0.01
 
 #: Sources in large boxes, which are few and expensive, are padded to a multiple of this.
@@ -38,14 +38,14 @@ LARGE_PADDING = 2
 
 @dataclass(frozen=True)
 class Blend:
-    """A blend ready to be fitted.
+    """A blend prepared for fits.
 
     Attributes
     ----------
     obs, positions
-        What is given.
+        Observation and positions of the sources.
     exposures, spectra
-        The observation, prepared for boxes of the first prior, and what is known of spectra.
+        Exposures for boxes of the first prior, and the prior on spectra.
     """
 
     obs: Any
@@ -55,19 +55,19 @@ class Blend:
 
     @property
     def is_point(self) -> np.ndarray:
-        """Which sources are stars."""
+        """Mask of the stars."""
         return np.asarray(self.positions.is_point)
 
     @property
     def shape(self):
-        """Blends with equal shapes run the same programs."""
+        """Shapes of the arrays; blends with equal shapes run the same programs."""
         leaves, structure = jax.tree.flatten(self.exposures)
         kinds = bool(self.is_point.any()), bool((~self.is_point).any())
         return tuple(np.shape(leaf) for leaf in leaves), structure, kinds
 
 
 def prepare(obs, positions: Positions, settings: Settings) -> Blend:
-    """Make a blend ready; an `InputError` if there is no source."""
+    """Prepare a blend; `InputError` if there is no source."""
     compare_pixels(obs, settings.priors[0])
     if not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
@@ -76,21 +76,21 @@ def prepare(obs, positions: Positions, settings: Settings) -> Blend:
 
 
 def prepared_exposures(obs, settings: Settings, boxes: Sequence[int]) -> tuple[Exposure, ...]:
-    """Exposures for these boxes and those of stars."""
+    """Return exposures for these boxes and those of stars."""
     small, *large = boxes
     sigma = settings.priors[0].model_psf_sigma
     return exposures(obs, boxes=(max(small, STAR_BOX), *large), psf_sigma=sigma)
 
 
 def padded_sizes(blends: Sequence[Blend], padding: int) -> tuple[int, int]:
-    """Padded numbers of stars and of galaxies that hold every blend."""
+    """Return padded numbers of stars and of galaxies that suffice for every blend."""
     stars = max(int(b.is_point.sum()) for b in blends)
     galaxies = max(int((~b.is_point).sum()) for b in blends)
     return -(-stars // padding) * padding, -(-galaxies // padding) * padding
 
 
 def parametric_scene(blend: Blend, settings: Settings, sizes: tuple[int, int]) -> Scene:
-    """Stars and parametric galaxies at the given positions."""
+    """Return the scene of stars and parametric galaxies at the given positions."""
 
     def placed(which, box, size):
         center = blend.positions.row_column[which]
@@ -108,7 +108,7 @@ def parametric_scene(blend: Blend, settings: Settings, sizes: tuple[int, int]) -
 
 
 def parametric_start(scene: Scene, settings: Settings):
-    """Start values and widths of the parametric fit."""
+    """Return start values and widths of the parametric fit."""
     spoil = settings.spoil
     if settings.options.start == "gaussian":
         spoil = spoil._replace(width=GAUSSIAN_WIDTH * settings.boxes[0])
@@ -116,12 +116,12 @@ def parametric_start(scene: Scene, settings: Settings):
 
 
 class FreeFormStage:
-    """The way from a fitted parametric scene to the one under the learned priors.
+    """Preparation of the scene under the learned priors from a fitted parametric one.
 
     Parameters
     ----------
     blend, settings
-        What is fitted.
+        The blend, and options and priors.
     scene, fit
         The parametric scene and its fit.
     """
@@ -141,16 +141,16 @@ class FreeFormStage:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Groups of free-form sources that there are."""
+        """Names of the groups of free-form sources."""
         return tuple(name for name in ("galaxies", "large") if (self.kinds == name).any())
 
     def scene(self, priors: dict[str, ScorePrior], sizes: dict[str, int]) -> Scene:
-        """The free-form scene.
+        """Return the free-form scene.
 
         Parameters
         ----------
         priors
-            By group, in their order.
+            Priors by group, in the order of the groups.
         sizes
             Padded number of sources of each group.
         """
@@ -161,7 +161,7 @@ class FreeFormStage:
             if self.settings.options.start == "blobs":
                 at = self.before["profiles"].at
             else:
-                # About the fitted centers: a prior is strict about centering.
+                # About the fitted centers: a prior expects centered galaxies.
                 at = place_sources(self.center[rows], box=box, size=sizes[name], index=rows)
             groups.append(FreeForm(prior, at, name, axes))
         groups += [group for group in self.before.sources if group.name == "stars"]
@@ -171,21 +171,21 @@ class FreeFormStage:
         return Scene(found, tuple(groups), self.blend.spectra, self.settings.options.spectra)
 
     def start(self, scene: Scene, before: MAPResult | None = None):
-        """Start values and widths of the free-form fit.
+        """Return start values and widths of the free-form fit.
 
         Parameters
         ----------
         scene
             The scene, at the noise level of the fit.
         before
-            A free-form fit at another noise level, to go on from.
+            Free-form fit at another noise level, to start from.
         """
         settings = self.settings
         if before is not None:
             boxes = {g.name: scene.values_of(g.name, before.values) for g in scene.sources}
             images = {n: v["morphology"] for n, v in boxes.items() if "morphology" in v}
             images |= self._stars(scene, before.values)
-            # Once a fit has seen the data its fluxes are nobody's start any more.
+            # Deliberate errors of fluxes apply to the first fit only.
             return start_values(
                 scene, images=images, values=before.values, psf_sigma=settings.psf_sigma
             )
@@ -205,18 +205,18 @@ class FreeFormStage:
         return {"stars": scene["stars"].boxes(scene.values_of("stars", values)).image}
 
     def _images(self, at: Placement) -> np.ndarray:
-        """What the sources of a group look like at the start, ``[K, n, n]``."""
+        """Return images of the sources of a group at the start, ``[K, n, n]``."""
         if self.settings.options.start == "blobs":
             return round_gaussians(at, GAUSSIAN_WIDTH * at.box)
         index = np.asarray(self.before["profiles"].at.index)
         slots = {row: slot for slot, row in enumerate(index) if row >= 0}
-        # Padding looks like the padding of the fit, if that had any.
+        # Padding has the image of the fit's padding, if there is any.
         spare = [*np.flatnonzero(index < 0), 0][0]
         rows = [slots[row] if row >= 0 else spare for row in np.asarray(at.index)]
         return self._profiles(at.box)[rows]
 
     def _profiles(self, box: int) -> np.ndarray:
-        """Fitted profiles on boxes of another side about their centers, ``[K, n, n]``."""
+        """Return fitted profiles on boxes of another side about their centers, ``[K, n, n]``."""
         group = self.before["profiles"]
         values = self.before.values_of("profiles", self.fit.values)
         host = {name: np.asarray(value) for name, value in values.items()}

@@ -1,1 +1,1 @@
-"""What the prior made up: hallucination maps, typicality, flags."""
+"""Diagnosis of the prior's influence: hallucination maps, typicality, flags."""

@@ -29,7 +29,7 @@ def check_draws(result: Deblended, tree: Any) -> None:
 
 
 def group_draws(tree: Any, name: str) -> list[np.ndarray]:
-    """Images, spectra and brightnesses of one group, one chain after the other."""
+    """Return images, spectra and brightnesses of one group, one chain after the other."""
     posterior, _ = scene_groups(tree)
     every = [str(i) for i in posterior["source"].values]
     rows = [every.index(i) for i in group_ids(posterior, name)]
@@ -49,20 +49,20 @@ def averages(
     num_draws: int,
     num_probes: int,
 ) -> dict[str, Any]:
-    """Averages over draws, and their standard errors.
+    """Return averages over draws, and their standard errors.
 
     Parameters
     ----------
     here
         The sources, at any point.
     prior
-        Theirs.
+        Prior of the sources.
     draws
-        From `group_draws`.
+        Result of `group_draws`.
     key
-        For the choice of draws and the probes.
+        Random key for the choice of draws and the probes.
     num_draws, num_probes
-        Draws to average over, and sign probes for the prior's curvature at each.
+        Numbers of draws to average over, and of sign probes for the prior's curvature at each.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def _delta_of_draw(here: Galaxies, prior, key, num_probes):
     energy = StretchedEnergy(prior)
 
     def product(v):
-        # Sources are independent under the prior: one probe serves them all.
+        # Sources are independent under the prior, so one probe is used for all.
         return jax.jvp(jax.vmap(jax.grad(energy)), (z,), (v,))[1]
 
     curvature = (signs * jax.lax.map(product, signs, batch_size=8)).mean(0)

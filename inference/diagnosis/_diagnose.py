@@ -1,4 +1,4 @@
-"""What a scene's prior made up, source by source, in numbers, flags and words."""
+"""Diagnosis of the influence of a scene's prior, source by source: values, flags, sentences."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,15 +28,14 @@ class SceneDiagnosis:
     result
         The scene.
     tree
-        Draws that averages are over: the chains given, or those of the Laplace
-        approximation.
+        Draws for the averages: the chains given, or those of the Laplace approximation.
     maps
-        From `hallucination_map`.
+        Result of `hallucination_map`.
     typicality
         P-value by source id.
     laplace_ratio
-        ``[K]``, flux errors of the Laplace approximation over those of the chains;
-        None without chains.
+        Flux errors of the Laplace approximation over those of the chains, ``[K]``; None
+        without chains.
     """
 
     result: Deblended
@@ -54,18 +53,18 @@ def diagnose(
     neighbors: int = NEIGHBORS,
     progress: Progress = False,
 ) -> SceneDiagnosis:
-    """Find out what the prior made up in a scene.
+    """Diagnose the influence of the prior on a scene.
 
     Parameters
     ----------
     result
-        From `deblend`.
+        Result of `deblend`.
     tree
-        Draws, from `sample_deblended`; those of `laplace_deblended` without.
+        Draws of `sample_deblended`; those of `laplace_deblended` if not given.
     key
         Random key.
     neighbors
-        See `hallucination_map`.
+        Number of neighbors, see `hallucination_map`.
     progress
         True for a bar; or a function called as ``progress(done, total, text)``.
 
@@ -88,7 +87,7 @@ def diagnose(
 
 
 def source_flags(diagnosis: SceneDiagnosis) -> dict[str, list[str]]:
-    """Words of `DIAGNOSED` by source id; stars have none of their own."""
+    """Return words of `DIAGNOSED` by source id; stars have none."""
     ids = diagnosis.result.positions.ids
     maps, ratio = diagnosis.maps, diagnosis.laplace_ratio
     words: dict[str, list[str]] = {identity: [] for identity in ids}
@@ -106,7 +105,7 @@ def source_flags(diagnosis: SceneDiagnosis) -> dict[str, list[str]]:
 
 
 def in_words(diagnosis: SceneDiagnosis) -> dict[str, str]:
-    """One sentence or two per free-form source, by its id."""
+    """Return one or two sentences per free-form source, by its id."""
     maps = diagnosis.maps
     said = {}
     for k, identity in enumerate(str(i) for i in maps["source"].values):

@@ -1,4 +1,4 @@
-"""Pictures of what the prior made up; each function draws on the axes it is given."""
+"""Figures of the prior's influence; each function draws on given axes."""
 
 import textwrap
 from typing import Any
@@ -16,7 +16,7 @@ from scorepriors.inference.reports._page import picture
 from ._diagnose import SceneDiagnosis, in_words, source_flags
 from ._hallucination import pixels
 
-#: Standard errors at which a difference of curvatures counts.
+#: Number of standard errors at which a difference of curvatures is significant.
 SIGNIFICANT = 3
 
 
@@ -29,17 +29,17 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def plot_delta_f(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = None) -> Axes:
-    r"""Excess of the prior's curvature per pixel, in units of :math:`1/\sigma_0^2`.
+    r"""Draw the excess of the prior's curvature per pixel, in units of :math:`1/\sigma_0^2`.
 
-    Orange where the prior decides, purple where the data do.  Lines mark three standard
-    errors, where `maps` holds averages over draws.
+    Orange where the prior dominates, purple where the data do.  Lines mark three standard
+    errors, where `maps` contains averages over draws.
 
     Parameters
     ----------
     maps
-        From `hallucination_map`.
+        Result of `hallucination_map`.
     source
-        Which.
+        Index of the source.
     ax
         Axes to draw on; new ones if not given.
     """
@@ -52,7 +52,7 @@ def plot_delta_f(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = Non
     )
     if "mean_delta_f_error" in maps:
         error = np.maximum(pixels(maps, "mean_delta_f_error", source), 1e-12)
-        # Levels close by each other merge to one line where the change is steep.
+        # Close levels merge to one line where the change is steep.
         ax.contour(
             values / error,
             [-SIGNIFICANT, SIGNIFICANT],
@@ -64,7 +64,7 @@ def plot_delta_f(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = Non
 
 
 def plot_data_share(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = None) -> Axes:
-    """Share of the data in what holds each pixel, 0 to 1, neighbors integrated out.
+    """Draw the share of the data in each pixel's precision, 0 to 1, neighbors integrated out.
 
     Parameters
     ----------
@@ -91,16 +91,16 @@ def plot_pixel_sd(
     flux: float = 1.0,
     unit: str = "",
 ) -> Axes:
-    """Posterior standard deviation per pixel.
+    """Draw the posterior standard deviation per pixel.
 
     Parameters
     ----------
     maps, source, ax
-        See `plot_delta_f`.
+        Arguments of `plot_delta_f`.
     flux
         Total flux of the source, in `unit`; for shares of the flux leave both out.
     unit
-        Text behind the numbers.
+        Unit after the numbers.
     """
     ax = _axes(ax)
     image = pixels(maps, "morphology", source)
@@ -142,12 +142,12 @@ def _finish(ax: Axes, shown, label: str) -> Axes:
 
 
 def diagnosis_figure(diagnosis: SceneDiagnosis) -> Figure:
-    """One row for each free-form source, with what it means in words.
+    """Draw one row for each free-form source, with its diagnosis in words.
 
     Parameters
     ----------
     diagnosis
-        From `diagnose`.
+        Result of `diagnose`.
     """
     maps, result = diagnosis.maps, diagnosis.result
     ids = [str(i) for i in maps["source"].values]
@@ -204,7 +204,7 @@ def diagnosis_figure(diagnosis: SceneDiagnosis) -> Figure:
 
 
 def report_section(diagnosis: SceneDiagnosis) -> str:
-    """The figure and what it says, as a section of `report_page`."""
+    """Return the figure and its description, as a section of `report_page`."""
     words = [f"{identity}: {text}" for identity, text in in_words(diagnosis).items()]
     return "<h2>What the prior made up</h2>\n" + picture(
         diagnosis_figure(diagnosis),

@@ -1,4 +1,4 @@
-"""Free-form sources of a scene at a point, and what the data know of their pixels."""
+"""Free-form sources of a scene at a point, and the information of the data on their pixels."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from scorepriors.models.scene._curvature import scene_curvature, scene_diagonal
 from scorepriors.models.spectra._priors import GalaxySpectra
 from scorepriors.models.spectra._spectra import SpectrumPrior, spectrum_posterior
 
-#: Dimensions of what there is of every pixel.
+#: Dimensions of variables per pixel.
 PIXELS = ("source", "box_y", "box_x")
 
 
@@ -27,17 +27,17 @@ class Galaxies(eqx.Module):
     spectra
         Prior on the fluxes.
     corner
-        ``[K, 2]``, first pixels of the boxes.
+        First pixels of the boxes, ``[K, 2]``.
     morphology
-        ``[K, n, n]``.
+        Images ``[K, n, n]``.
     spectrum
-        ``[K, B]``, over the bands of all exposures.
+        Amplitudes ``[K, B]`` in the bands of all exposures.
     brightness
-        ``[K]``, logarithms of the fluxes summed over the bands.
+        Logarithms of the fluxes summed over the bands, ``[K]``.
     unit
-        ``[K, B, H, W]`` of every exposure, the sources as observed, for unit spectra.
+        Sources as observed with unit spectra, ``[K, B, H, W]`` of every exposure.
     treatment
-        What becomes of the spectra, see `Scene`; static.
+        Treatment of the spectra, see `Scene`; static.
     """
 
     exposures: tuple[Exposure, ...]
@@ -66,7 +66,7 @@ class Galaxies(eqx.Module):
         self.unit = _rendered(self.exposures, self.morphology, self.corner)
 
     def at(self, morphology, spectrum, brightness) -> "Galaxies":
-        """The same sources at another point."""
+        """Return the same sources at another point."""
         return Galaxies(
             self.exposures,
             self.spectra,
@@ -88,19 +88,19 @@ class Galaxies(eqx.Module):
         return self.spectrum.shape[-1]
 
     def flux_prior(self) -> SpectrumPrior:
-        """Of the fluxes, given the brightnesses."""
+        """Return the prior of the fluxes, given the brightnesses."""
         return self.spectra.given(self.brightness)
 
 
 def galaxies_of(result: Deblended, name: str) -> Galaxies:
-    """The free-form sources of a group at the mode of a deblended scene, without padding.
+    """Return the free-form sources of a group at the mode of a scene, without padding.
 
     Parameters
     ----------
     result
-        From `deblend`.
+        Result of `deblend`.
     name
-        Of the group.
+        Name of the group.
     """
     scene, values = result.scene.without_padding(result.free_form.fit.values)
     group = scene[name]
@@ -125,7 +125,7 @@ def galaxies_of(result: Deblended, name: str) -> Galaxies:
 
 
 def ids_of(result: Deblended, name: str) -> list[str]:
-    """Ids of the sources of a group, in the order of the group."""
+    """Return ids of the sources of a group, in the order of the group."""
     index = result.scene[name].at.without_padding().index
     return [str(result.positions.ids[row]) for row in index]
 
@@ -137,7 +137,7 @@ def _rendered(exposures, morphology, corner):
 
 @eqx.filter_jit
 def data_curvature(here: Galaxies) -> Float[Array, "K n n"]:
-    """Diagonal of minus the log-likelihood's second derivative, in inverse intensity squared.
+    """Return the diagonal of minus the log-likelihood's Hessian, inverse intensity squared.
 
     In closed form with the PSF, spectra as in the fit, neighbors held fixed.
     """
@@ -163,5 +163,5 @@ def data_curvature(here: Galaxies) -> Float[Array, "K n n"]:
 
 @eqx.filter_jit
 def slope_of(prior, z: Float[Array, "K n n"]) -> Float[Array, "K n n"]:
-    """dx/dz, of intensities by stretched ones."""
+    """Return dx/dz, the derivative of intensities by stretched ones."""
     return jnp.exp(prior.stretch.log_abs_det_jacobian(z, prior.stretch(z)))

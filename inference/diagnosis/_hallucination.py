@@ -1,4 +1,4 @@
-r"""What the prior made up: per pixel and per source of a deblended scene.
+r"""Hallucination maps: influence of the prior per pixel and source of a deblended scene.
 
 Sampson & Melchior (2023) compare, pixel by pixel, the curvature of the prior with that of
 the likelihood (Sampson et al. 2024, eqs 17 and 18):
@@ -6,10 +6,9 @@ the likelihood (Sampson et al. 2024, eqs 17 and 18):
 .. math:: \Delta F = \mathrm{diag}\,F_\mathrm{prior} - \mathrm{diag}\,F_\mathrm{like},
           \qquad \gamma = -\Delta F \cdot S.
 
-Where it is positive the prior decides.  Both are curvatures in the stretched space of
+Where it is positive the prior dominates.  Both are curvatures in the stretched space of
 the prior, whose own is about :math:`1/\sigma_0^2` off the galaxies: the sign of
 :math:`\Delta F` depends on the declared noise level, and so does the share of the data.
-A sharper prior claims to know more.
 """
 
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from ._information import positive_part, source_information
 from ._pairs import Pairs, correlations, neighborhood, source_blocks
 from ._stretched import StretchedEnergy
 
-#: Neighbors that are integrated out with a source; time grows with the cube of them.
+#: Number of neighbors that are integrated out with a source; time grows with its cube.
 NEIGHBORS = 3
 
 
@@ -45,20 +44,20 @@ def hallucination_map(
     neighbors: int = NEIGHBORS,
     progress: Progress = False,
 ) -> xarray.Dataset:
-    r"""Curvatures of prior and data for every free-form source.
+    r"""Compute curvatures of prior and data for every free-form source.
 
     Parameters
     ----------
     result
-        From `deblend`.
+        Result of `deblend`.
     tree
-        Draws of it (`sample_deblended`, `laplace_deblended`) to average over.
+        Draws of the scene (`sample_deblended`, `laplace_deblended`) to average over.
     key
-        For the choice of draws and the probes; needed with `tree`.
+        Random key for the choice of draws and the probes; needed with `tree`.
     num_draws, num_probes
-        Draws to average over, and sign probes for the prior's curvature at each.
+        Numbers of draws to average over, and of sign probes for the prior's curvature at each.
     neighbors
-        The most coupled neighbors of a source, integrated out with it; other sources,
+        Number of the most coupled neighbors of a source to integrate out; other sources,
         and all with boxes of another size, are held fixed.
     progress
         True for a bar; or a function called as ``progress(done, total, text)``.
@@ -80,14 +79,14 @@ def hallucination_map(
             Eqs 17 and 18 at the mode.
         ``delta_f_aware``, ``data_share``
             With neighbors and spectra integrated out: :math:`F_\mathrm{prior} - F`, and
-            :math:`F / (F + F_\mathrm{prior})`, the share of the data in what holds a
+            :math:`F / (F + F_\mathrm{prior})`, the share of the data in the precision of a
             pixel, between 0 and 1, where a negative curvature of the prior counts as
-            none.
+            zero.
         ``sd``, ``slope``
             Standard deviation of a pixel in z; dx/dz.
         ``flux_share``
             Per source: mean of ``data_share`` weighted by the light of its pixels, the
-            share of its flux that the data hold by themselves, pixel by pixel.
+            share of its flux that the data alone determine, pixel by pixel.
         ``flux_sd``, ``degrees_of_freedom``
             Per source: standard deviation of its total flux, in units of the image, and
             number of parameters of its image that the data determine; see
@@ -95,7 +94,7 @@ def hallucination_map(
         ``negative_curvatures``, ``lowest_curvature``
             Per source: of the prior at the mode; a mode of the posterior may have some.
         ``mean_delta_f``, ``mean_delta_f_error``, ``mean_gamma``, ``mean_gamma_error``
-            With `tree`: averages over draws with standard errors, which hold the
+            With `tree`: averages over draws with standard errors, which include the
             scatter of draws and probes.
         ``significant``
             Whether \|delta F\| exceeds three standard errors: of the average over draws
@@ -105,15 +104,15 @@ def hallucination_map(
     ------
     InputError
         If there is no free-form source, if `tree` is of another scene, or if the fit is
-        so far from any galaxy that no matrix of curvatures is one of a density.
+        so far from any galaxy that no matrix of curvatures is positive definite.
 
     Notes
     -----
-    Given the other pixels of its source, the precision of a pixel is the sum of what the
-    data say of it, F, and of what the prior says: that is what the share of the data is a
-    share of.  It grows with exposure, falls where neighbors overlap, and is zero under a
-    mask.  It depends on sigma0 through the prior's curvature, which grows as
-    :math:`1/\sigma_0^2` where the prior is its own noise: compare sources, not priors.
+    Given the other pixels of its source, the precision of a pixel is the sum of the
+    information of the data, F, and of the prior; the share of the data refers to this sum.
+    It increases with exposure, decreases where neighbors overlap, and is zero under a mask.
+    It depends on sigma0 through the prior's curvature, which grows as :math:`1/\sigma_0^2`
+    where the prior is dominated by its noise: sources can be compared, priors can't.
     """
     if num_draws < 2 or num_probes < 2:
         raise InputError("`num_draws` and `num_probes` must be at least 2: one has no error.")
@@ -161,7 +160,7 @@ def hallucination_map(
 
 
 def pixels(maps: xarray.Dataset, name: str, source: int) -> np.ndarray:
-    """A map of one source ``[n, n]``, in the box of its own: smaller ones are padded in `maps`."""
+    """Return the map of one source ``[n, n]``, without the padding in `maps`."""
     values = maps[name].values[source]
     margin = (len(values) - int(maps["box"].values[source])) // 2
     return values[margin : len(values) - margin, margin : len(values) - margin]
@@ -170,12 +169,12 @@ def pixels(maps: xarray.Dataset, name: str, source: int) -> np.ndarray:
 def _at_the_mode(
     here: Galaxies, prior: ScorePrior, neighbors: int, report: Callable
 ) -> dict[str, Any]:
-    """Dimensions and values of what `hallucination_map` gives without draws, by variable."""
+    """Return dimensions and values, by variable, of `hallucination_map` without draws."""
     count, box = len(here.corner), here.box
     z = prior.stretch.inv(here.morphology)
     slope = np.asarray(slope_of(prior, z), float)
     diagonals, values = np.empty_like(slope), np.empty((count, box * box))
-    # In the precision of the network: in double, whole matrices would fill the memory.
+    # In the precision of the network: in double, full matrices would fill the memory.
     positive = np.empty((count, box * box, box * box), z.dtype)
     for k in range(count):
         report(k, "curvature of the prior")
@@ -223,7 +222,7 @@ def _at_the_mode(
 
 
 def _joined(maps: list[xarray.Dataset], result: Deblended) -> xarray.Dataset:
-    """Maps of all groups in the order of the catalog, in boxes of the larger size."""
+    """Join the maps of all groups in the order of the catalog, in boxes of the larger size."""
     largest = max(one.sizes["box_y"] for one in maps)
     padded = []
     for one in maps:

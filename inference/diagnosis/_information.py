@@ -1,4 +1,4 @@
-r"""What holds a source: how much of it the data know, how much the prior says.
+r"""Information of data and prior about a source.
 
 For one source with its most coupled neighbors, all of the following in the tangent
 space at a point, in the stretched coordinates z of the prior:
@@ -7,10 +7,10 @@ space at a point, in the stretched coordinates z of the prior:
 
 F the Fisher information of the pixels about shapes, amplitudes and brightnesses
 (positive by construction: J is the derivative of the rendered scene), P the curvature of
-the priors.  What a neighbor does is not known, only what its own prior and the data
-say: it is eliminated (a Schur complement), which is to integrate it out.  A direction in
-which a learned prior curves the wrong way, or hardly, counts as a hundredth of the usual
-curvature; how many there are is reported.
+the priors.  A neighbor is constrained by its own prior and the data only: it is eliminated
+(a Schur complement), that is, integrated out.  Directions in which a learned prior has
+negative or very small curvature get a hundredth of the typical curvature; their number is
+reported.
 """
 
 from typing import NamedTuple
@@ -18,12 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, eigh
 
-#: Curvatures of an image prior below this share of the usual one count as this.
+#: Lower limit of the curvatures of an image prior, in units of the typical one.
 FLOOR = 0.01
 
 
 class SourceBlocks(NamedTuple):
-    """Matrices about one source (index 0) and its neighbors.
+    """Matrices of one source (index 0) and its neighbors.
 
     Parameters are ordered source by source: pixels ``n n``, amplitudes ``B``, log flux.
 
@@ -32,12 +32,11 @@ class SourceBlocks(NamedTuple):
     data
         Fisher information of the pixels, ``[D, D]``.
     image_prior
-        ``[D, D]``, block-diagonal: curvature of the image prior with what is negative
-        left out.
+        Curvature of the image priors without negative parts, ``[D, D]``, block-diagonal.
     flux_prior
-        ``[D, D]``, of the amplitudes and brightnesses.
+        Curvature of the prior of amplitudes and brightnesses, ``[D, D]``.
     flux
-        ``[D]``, derivative of the first source's total flux.
+        Derivative of the first source's total flux, ``[D]``.
     pixels, own
         Numbers of pixels, and of all parameters, of the first source.
     """
@@ -51,15 +50,15 @@ class SourceBlocks(NamedTuple):
 
 
 class SourceInformation(NamedTuple):
-    """What is known of one source; see `source_information`.
+    """Information about one source; see `source_information`.
 
     Attributes
     ----------
     data_curvature
-        ``[n n]``, diagonal of what the data know of each pixel, neighbors and spectra
+        Diagonal of the information of the data on each pixel, ``[n n]``, neighbors and spectra
         integrated out.
     pixel_sd
-        ``[n n]``, standard deviation of each pixel in z.
+        Standard deviation of each pixel in z, ``[n n]``.
     flux_sd
         Standard deviation of the total flux.
     degrees_of_freedom
@@ -73,7 +72,7 @@ class SourceInformation(NamedTuple):
 
 
 def source_information(blocks: SourceBlocks) -> SourceInformation:
-    r"""What data and prior know of a source when its neighbors are not known.
+    r"""Return the information of data and prior about a source with unknown neighbors.
 
     Parameters
     ----------
@@ -84,17 +83,17 @@ def source_information(blocks: SourceBlocks) -> SourceInformation:
     -----
     With w the derivative of the total flux its variance is :math:`w^\top H^{-1} w`.
     Degrees of freedom are :math:`\mathrm{tr}(H^{-1} F)` over the image with everything
-    else eliminated: the trace of the resolution matrix, n^2 if data alone decide and 0
-    if they say nothing.
+    else eliminated: the trace of the resolution matrix, n^2 if the data determine everything
+    and 0 if they have no information.
     """
     own, pixels = blocks.own, blocks.pixels
     prior = blocks.image_prior + blocks.flux_prior
-    # Eliminating the neighbors leaves what the data know, and the source's own priors.
+    # Eliminating the neighbors leaves the information of the data, and the source's priors.
     known = _eliminate(blocks.data, blocks.data + prior, own)
     total = known + prior[:own, :own]
     flux = blocks.flux[:own]
     variance = flux @ cho_solve(_factor(total), flux)
-    # The image with its spectrum eliminated: all that is not the image's own prior.
+    # The image with its spectrum eliminated: all information except the image's own prior.
     image_prior = blocks.image_prior[:pixels, :pixels]
     image = _eliminate(total, total, pixels) - image_prior
     covariance = cho_solve(_factor(image + image_prior), np.eye(pixels))
@@ -107,7 +106,7 @@ def source_information(blocks: SourceBlocks) -> SourceInformation:
 
 
 def _eliminate(matrix, with_prior, size):
-    """Schur complement: `matrix` over the first `size` parameters, the rest integrated out.
+    """Return the Schur complement: `matrix` with all but the first `size` parameters eliminated.
 
     The rest has the precision `with_prior`, whose coupling to the first is that of
     `matrix`.
@@ -121,13 +120,13 @@ def _eliminate(matrix, with_prior, size):
 
 
 def _factor(matrix):
-    """Cholesky factor, with as much lift as rounding needs."""
+    """Return the Cholesky factor, with as large a ridge as rounding requires."""
     lift = 1e-12 * np.trace(matrix) / len(matrix)
     return cho_factor(matrix + lift * np.eye(len(matrix)), lower=True)
 
 
 def positive_part(curvature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A symmetric matrix with its eigenvalues raised to `FLOOR` of the median, and all of them."""
+    """Return a matrix with eigenvalues raised to `FLOOR` of the median, and the eigenvalues."""
     values, vectors = eigh((curvature + curvature.T) / 2)
     raised = np.maximum(values, FLOOR * np.median(values))
     return (vectors * raised) @ vectors.T, values

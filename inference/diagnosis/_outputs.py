@@ -1,4 +1,4 @@
-"""Results of a diagnosis: columns of the catalog, maps in FITS, a picture."""
+"""Results of a diagnosis: columns of the catalog, maps in FITS, a figure."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ._hallucination import pixels
 #: Names of the result files; the catalog of the folder gets new columns.
 DIAGNOSIS_NAMES = ("hallucination.fits", "hallucination.png")
 
-#: Columns in the catalog, and what they mean.
+#: Columns in the catalog, and their descriptions.
 COLUMNS = {
     "gamma": "confidence: minus the curvature excess of the prior, weighted by the shape (eq. 18)",
     "data_share": "share of its light that the data hold by themselves, 0 (prior) to 1 (data)",
@@ -31,19 +31,19 @@ COLUMNS = {
 
 
 def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
-    """The catalog of a scene with the columns of `COLUMNS`, and flags.
+    """Return the catalog of a scene with the columns of `COLUMNS`, and flags.
 
     Parameters
     ----------
     table
-        From `catalog` or `flux_catalog`, in the order of the input positions.
+        Table of `catalog` or `flux_catalog`, in the order of the input positions.
     diagnosis
-        Of the same scene.
+        Diagnosis of the same scene.
 
     Raises
     ------
     InputError
-        If the table holds other sources.
+        If the table has other sources.
     """
     ids = list(diagnosis.result.positions.ids)
     if [str(i) for i in table["id"]] != ids:
@@ -65,7 +65,7 @@ def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
     table["flux_err_free_total"] = spread * u.Unit(flux.attrs["unit"])
     new = source_flags(diagnosis)
     old = table["flags"] if "flags" in table.colnames else ["ok"] * len(ids)
-    # Those of a diagnosis before give way.
+    # Flags of an earlier diagnosis are replaced.
     kept = ~sum(flag.value for flag in DIAGNOSED)
     bits = [bits_of(str(words)) & kept | bits_of(new[i]) for i, words in zip(ids, old, strict=True)]
     write_flags(table, np.array(bits))
@@ -76,7 +76,7 @@ def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
 
 
 def hallucination_images(diagnosis: SceneDiagnosis) -> fits.HDUList:
-    """Planes per source, ``[plane, n, n]``: curvatures, shares and widths of every pixel."""
+    """Return planes per source, ``[plane, n, n]``: curvatures, shares and widths per pixel."""
     maps = diagnosis.maps
     planes = (
         "mean_delta_f",
@@ -117,16 +117,16 @@ def write_diagnosis(
     force: bool = False,
     extra: dict | None = None,
 ) -> list[Path]:
-    """Write maps and picture, and give the folder's catalog its columns.
+    """Write maps and figure, and add the columns to the folder's catalog.
 
     Parameters
     ----------
     diagnosis
-        From `diagnose`.
+        Result of `diagnose`.
     directory
         Folder of results of the scene.
     force
-        Replace a diagnosis that is there.
+        Whether to replace an existing diagnosis.
     extra
         Further files to replace, as ``{name: function of a path}``.
 

@@ -1,4 +1,4 @@
-"""Fisher information between the parameters of sources that overlap, and of their spectra's prior.
+"""Fisher information between parameters of overlapping sources, and of their spectra's prior.
 
 Parameters of a source are its pixels in z, its amplitudes and its log flux, in this order.
 """
@@ -14,19 +14,19 @@ from scorepriors.models.rendering._information import gather, likelihood_block
 from ._galaxies import Galaxies
 from ._information import SourceBlocks
 
-#: Sources coupled more weakly than this (a correlation) do not count as neighbors.
+#: Smallest correlation of sources that count as neighbors.
 COUPLED = 1e-3
 
 
 def correlations(here: Galaxies) -> np.ndarray:
-    """``[K, K]``, overlaps of the sources as observed, in units of each one's own."""
+    """Return overlaps ``[K, K]`` of the sources as observed, in units of those with themselves."""
     overlap = np.abs(np.asarray(_overlap(here), float))
     return overlap / np.sqrt(np.outer(np.diagonal(overlap), np.diagonal(overlap)) + 1e-300)
 
 
 @eqx.filter_jit
 def _overlap(here: Galaxies):
-    """``[K, K]``, overlaps of the sources as observed, weighed."""
+    """Return weighted overlaps ``[K, K]`` of the sources as observed."""
     count, first = len(here.corner), 0
     total = jnp.zeros((count, count))
     for one, unit in zip(here.exposures, here.unit, strict=True):
@@ -37,30 +37,30 @@ def _overlap(here: Galaxies):
 
 
 def neighborhood(coupling: np.ndarray, k: int, most: int) -> list[int]:
-    """The source itself, then its most coupled neighbors.
+    """Return a source and its most coupled neighbors.
 
     Parameters
     ----------
     coupling
-        From `correlations`.
+        Result of `correlations`.
     k
-        The source.
+        Index of the source.
     most
-        How many neighbors at most.
+        Largest number of neighbors.
     """
     order = [m for m in np.argsort(-coupling[k]) if m != k and coupling[k, m] > COUPLED]
     return [k, *(int(m) for m in order[:most])]
 
 
 class Pairs:
-    """Fisher information between all parameters of two sources; each pair is made once.
+    """Fisher information between all parameters of two sources; each pair is computed once.
 
     Parameters
     ----------
     here
         The sources.
     slope
-        ``[K, n, n]``, dx/dz.
+        Derivative dx/dz, ``[K, n, n]``.
     """
 
     def __init__(self, here: Galaxies, slope: np.ndarray):
@@ -71,7 +71,7 @@ class Pairs:
     def __getitem__(self, pair: tuple[int, int]) -> np.ndarray:
         k, m = pair
         if pair not in self.made:
-            # Kept in the precision of the arrays it is made from.
+            # Stored in the precision of the arrays it is made from.
             turned = self.made.get((m, k))
             precision = self.here.morphology.dtype
             self.made[pair] = turned.T if turned is not None else self._make(k, m).astype(precision)
@@ -94,7 +94,7 @@ class Pairs:
 
 @eqx.filter_jit
 def _pair_arrays(here: Galaxies, k, m):
-    """Pixels with pixels, pixels with amplitudes both ways, and amplitudes, band by band."""
+    """Return products of pixels, of pixels with amplitudes both ways, and of amplitudes, by band."""
     products = here.spectrum[k] * here.spectrum[m]
     between = likelihood_block(here.exposures, products, here.corner[k], here.corner[m], here.box)
     row, column, amplitudes = [], [], []
@@ -113,7 +113,7 @@ def source_blocks(
     image_priors: np.ndarray,
     pairs: Pairs,
 ) -> SourceBlocks:
-    """Matrices about the first of `members`.
+    """Return the matrices of the first of `members` and its neighbors.
 
     Parameters
     ----------
@@ -150,10 +150,10 @@ def source_blocks(
 
 
 def _flux_prior(here: Galaxies, k: int, slope: np.ndarray) -> np.ndarray:
-    """Curvature of the prior of amplitudes and brightness, residuals squared alone.
+    """Return the Gauss-Newton curvature of the prior of amplitudes and brightness.
 
-    The residuals are those of the fluxes from their mean, in units of their width, and
-    of the brightness from its own.
+    The residuals are those of the fluxes from their mean and of the brightness from its mean,
+    in units of their widths.
     """
     pixels, bands = slope.size, here.num_bands
     given = here.flux_prior()

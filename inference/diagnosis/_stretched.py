@@ -1,4 +1,4 @@
-"""Minus the log-density of stretched images, as a function that is a pytree itself."""
+"""Minus the log-density of stretched images, as a function that is a pytree."""
 
 import equinox as eqx
 from jaxtyping import Array, Float

@@ -1,9 +1,9 @@
-r"""How usual an image is under a prior: a p-value, calibrated on the prior's own samples.
+r"""Typicality of an image under a prior: a p-value, calibrated on the prior's own samples.
 
-An energy alone does not tell: larger galaxies have other energies than smaller ones, and
-the noise of sigma0 that belongs to every sample contributes most of it.  So an image is
-compared with samples of the prior that hold the same light, and *draws* are compared, not
-modes, which lie hundreds of nats from any draw.
+An energy alone is not enough: larger galaxies have other energies than smaller ones, and
+the noise of sigma0 in every sample contributes most of it.  So an image is compared with
+samples of the prior with the same flux, and *draws* are compared, not modes, which differ
+by hundreds of nats from any draw.
 """
 
 from typing import Any
@@ -20,22 +20,22 @@ from scorepriors.inference.deblending._draws import group_ids, scene_groups
 
 from ._stretched import StretchedEnergy
 
-#: Samples of the prior to compare with, and how many of them, nearest in light, count.
+#: Number of samples of the prior, and of those among them, nearest in flux, that are compared.
 REFERENCE, NEAREST = 1024, 256
 
-#: Draws of a source that are scored.
+#: Number of draws of a source that are scored.
 NUM_DRAWS = 32
 
 
 class Reference(eqx.Module):
-    """Samples of a prior, by their light.
+    """Samples of a prior, ordered by their flux.
 
     Attributes
     ----------
     light
-        ``[N]``, logarithm of the sum of the pixels, ascending.
+        Logarithm of the sum of the pixels, ``[N]``, ascending.
     oddness
-        ``[N, 2]``, energies and norms of scores, see `oddness`.
+        Energies and norms of scores, ``[N, 2]``, see `oddness`.
     """
 
     light: Float[Array, " N"]
@@ -52,7 +52,7 @@ def reference(prior: ScorePrior, *, key, number: int = REFERENCE) -> Reference:
     key
         Random key.
     number
-        How many.
+        Number of samples.
     """
     if number < 2 * NEAREST:
         raise InputError(f"`number` must be at least {2 * NEAREST}, got {number}.")
@@ -68,10 +68,10 @@ def _light(images):
 
 @eqx.filter_jit
 def oddness(prior: ScorePrior, images: Float[Array, "N n n"]) -> Float[Array, "N 2"]:
-    """Energy (nats) and norm of the score of each image, in the stretched space.
+    """Return energy (nats) and norm of the score of each image, in the stretched space.
 
-    Both grow with what is unusual: the energy with everything, the norm of the score with
-    what the prior would take away first.
+    Both are larger for unusual images: the energy for any feature, the norm of the score for
+    features with a strong gradient of the density.
     """
     energy = jax.value_and_grad(StretchedEnergy(prior))
 
@@ -85,24 +85,24 @@ def oddness(prior: ScorePrior, images: Float[Array, "N n n"]) -> Float[Array, "N
 def typicality(
     prior: ScorePrior, images: Float[Array, "N n n"], *, key=None, against: Reference | None = None
 ) -> np.ndarray:
-    """Probability that a sample of the prior with the same light is as unusual as an image.
+    """Return the probability that a sample of the prior with equal flux is as unusual.
 
     Parameters
     ----------
     prior
         The prior.
     images
-        ``[N, n, n]``: draws, with the noise of sigma0 that draws have.
+        Draws ``[N, n, n]``, with their noise of sigma0.
     key
-        To draw the reference.
+        Random key of the reference.
     against
-        A reference made before by `reference`.
+        Reference samples from `reference`, in place of `key`.
 
     Returns
     -------
     numpy.ndarray
-        ``[N]``, p-values: uniform for samples of the prior, small for an image with
-        something that its galaxies do not have.  The smallest is 1 / 257.
+        P-values ``[N]``, uniform for samples of the prior, small for an image with features
+        that its galaxies do not have.  The smallest is 1 / 257.
 
     Raises
     ------
@@ -111,10 +111,10 @@ def typicality(
 
     Notes
     -----
-    Of the reference the 256 nearest in light count.  Among them and the image, energy
+    Of the reference the 256 nearest in flux are used.  Among them and the image, energy
     and norm of the score are ranked; the image's smaller rank is compared with the
-    smaller rank of each of the others, so the p-value of the pair is exact however the
-    two depend on each other.  The test is one-sided: images *more* probable than samples,
+    smaller rank of each of the others, so the p-value of the pair is exact for any
+    dependence between the two.  The test is one-sided: images *more* probable than samples,
     such as modes, pass.
     """
     images = jnp.asarray(images)
@@ -150,25 +150,25 @@ def _p_value(own, others) -> float:
 def source_typicality(
     tree: Any, priors: dict[str, ScorePrior], *, key, num_draws: int = NUM_DRAWS
 ) -> dict[str, float]:
-    """Typicality of every free-form source of a scene, by its id.
+    """Return the typicality of every free-form source of a scene, by its id.
 
     Parameters
     ----------
     tree
         Draws, from `sample_deblended` or `laplace_deblended`.
     priors
-        Those of the scene, at their sigma0, by group: `Deblended.priors`.
+        Priors of the scene, at their sigma0, by group: `Deblended.priors`.
     key
-        For the reference and the choice of draws.
+        Random key for the reference and the choice of draws.
     num_draws
-        Draws to score.
+        Number of draws to score.
 
     Returns
     -------
     dict
-        The median over the draws.  Data hold down the noise that samples of the prior
-        have, so draws of bright sources are *less* unusual than samples and the median
-        errs towards one: a small value means something.
+        Median over the draws, by id.  Data reduce the noise that samples of the prior have,
+        so draws of bright sources are *less* unusual than samples and the median is biased
+        towards one: small values are significant.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""Deblending judged by blends whose truth is known."""
+"""Evaluation of deblending on blends with known truth."""

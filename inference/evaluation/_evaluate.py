@@ -1,7 +1,7 @@
-"""Deblend a set with truth and say how well it went; resumable blend by blend.
+"""Evaluation of deblending on a set with truth; resumable blend by blend.
 
-No column of the truth enters a fit but the true centers, which are the catalog (unless
-sources are to be detected): weights are those that `Observation` makes of the image.
+Of the truth only the true centers enter a fit, as the catalog (unless sources are to be
+detected): weights are those that `Observation` derives from the image.
 """
 
 import dataclasses
@@ -38,21 +38,21 @@ from ._metrics import central_interval, match_positions, mean_chi2, source_metri
 
 METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 
-#: Names of starts, and what `deblend` calls them.
+#: Names of starts here and in `deblend`.
 STARTS = {"catalog": "profiles", "detect": "profiles"}
 STARTS |= {name: name for name in FIT_STARTS if name != "profiles"}
 
-#: How earlier versions spelled a start.
+#: Spellings of starts in earlier versions.
 _EARLIER = {"catalogue": "catalog"}
 
-#: Noise levels of the prior before its own, of ``"annealed"``.
+#: Noise levels of the prior before its own, for ``"annealed"``.
 ANNEALING = (1.0, 0.4)
 
-#: Error of the positions in pixels: a catalog of true centers has none (a fit still
-#: wants some room), peaks of a noisy image do.
+#: Error of the positions in pixels: a catalog of true centers has none (a small value helps
+#: the fit), peaks of a noisy image have some.
 EXACT_CENTER_ERROR, DETECTED_CENTER_ERROR = 0.05, 0.3
 
-#: A detection further from a true center than this is not of that source, pixels.
+#: Largest distance of a detection from the true center of its source, pixels.
 MATCH_RADIUS = 3.0
 
 #: Keywords of `sample_deblended` and `laplace_deblended` where others are not given.
@@ -69,16 +69,16 @@ _CHECKPOINT = "checkpoint of an evaluation"
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the result of an evaluation, beside the set.
+    """Settings that, with the set, determine the result of an evaluation.
 
     Attributes
     ----------
     method, start, seed
-        See `evaluate`.
+        Arguments of `evaluate`.
     options
-        Of the deblending.
+        Options of the deblending.
     sampling
-        Keywords of the draws; empty for methods that draw nothing.
+        Keywords for the draws; empty for methods without draws.
     """
 
     method: str
@@ -97,7 +97,7 @@ class Settings:
         sampling: dict[str, Any] | None = None,
         **options: Any,
     ) -> "Settings":
-        """Settings from the arguments of `evaluate`; an `InputError` for what is not known."""
+        """Return settings from the arguments of `evaluate`; `InputError` for unknown ones."""
         start = _respelled(start)
         for name, value, known in (("method", method, METHODS), ("start", start, tuple(STARTS))):
             if value not in known:
@@ -123,7 +123,7 @@ class Settings:
         return cls(method, start, seed, Options.of({**options, **own}), draws)
 
     def facts(self) -> dict[str, Any]:
-        """The settings, ready for JSON."""
+        """Return the settings, ready for JSON."""
         options = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(Options)}
         del options["start"], options["free_form"], options["padding"]
         profile = options["profile"]
@@ -140,7 +140,7 @@ class Settings:
 
 
 def _respelled(start: str) -> str:
-    """A start by its name of today, with a warning for one of earlier versions."""
+    """Return the current name of a start, with a warning for one of earlier versions."""
     if start not in _EARLIER:
         return start
     warnings.warn(
@@ -151,9 +151,9 @@ def _respelled(start: str) -> str:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What the metrics need of one blend; K sources as found."""
+    """Results for one blend that the metrics need; K sources as found."""
 
-    center: np.ndarray  # [K, 2], where the fit was told to look
+    center: np.ndarray  # [K, 2], positions given to the fit
     models: np.ndarray  # [K, B, H, W]
     error: np.ndarray  # [K], of the flux summed over bands
     low: np.ndarray  # [K], the 68 % interval of that flux
@@ -177,70 +177,70 @@ def evaluate(
     progress: Progress = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Deblend the blends of a set with truth, and compare.
+    """Deblend the blends of a set and compare with the truth.
 
     Parameters
     ----------
     path
-        A set in the layout of `scorepriors.models.blend_sets`.
+        File of a set in the layout of `scorepriors.models.blend_sets`.
     method
         ``"parametric"``: the scene of parametric profiles.  ``"map"``: free-form under the prior.
-        ``"annealed"``: the same, by way of larger noise levels of the prior.
+        ``"annealed"``: the same, after fits at larger noise levels of the prior.
         ``"laplace"``: that of ``"map"`` with errors from the curvature, all shapes free.
         ``"posterior"``: means and quantiles of draws by the algorithm ``"flow"``.
     start
         ``"catalog"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
         ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centers.
     prior
-        As for `deblend`; those of the set's survey if not given.
+        Priors, as for `deblend`; those of the set's survey if not given.
     sigma
         Noise level sigma0 of the prior; its own if not given.
     limit
-        Only the first so many blends.
+        Number of blends to use, from the first; all if not given.
     seed
-        Of what is random: the draws.
+        Seed of the draws.
     sampling
         Keywords of `sample_deblended` for ``"posterior"`` (8 chains of 80 draws to tune with and
         120 to keep if not given), of `laplace_deblended` for ``"laplace"`` (400 draws).
     checkpoint
-        File to keep finished blends in.
+        File for the results of finished blends.
     resume
-        Go on with the blends that `checkpoint` has not.
+        Whether to continue with the blends that are not in `checkpoint`.
     restart
-        Replace a checkpoint of before, once there is something to put in its place.
+        Whether to replace an existing checkpoint, once a blend is finished.
     progress
         True for a bar; or a function called as ``progress(done, total, text)`` with the
         number of finished blends.
     **options
-        As for `deblend`: `profile`, `spectra`, `center_error`, `anneal`, `max_iterations`,
+        Options of `deblend`: `profile`, `spectra`, `center_error`, `anneal`, `max_iterations`,
         `tolerance`, `padding`.  If not given, `center_error` is 0.05 px for true centers and 0.3 px
-        for detections, and `anneal`, which counts for ``"annealed"`` alone, is (1, 0.4).
+        for detections, and `anneal`, which is used for ``"annealed"`` alone, is (1, 0.4).
 
     Returns
     -------
     dict
-        Ready for JSON: the figures of `summarize`, ``seconds_total``, ``seconds_per_blend``
+        Results, ready for JSON: those of `summarize`, ``seconds_total``, ``seconds_per_blend``
         (wall time of fits and draws, compilation included), ``sources`` (a row per true
-        source; fluxes in ``flux_unit``, summed over bands, as far as they lie on the
-        image), ``number`` of blends, settings, prior and versions.  Ctrl-C sets
-        ``interrupted``; what was finished is there.
+        source; fluxes in ``flux_unit``, summed over bands, of the part on the image),
+        ``number`` of blends, settings, prior and versions.  Ctrl-C sets ``interrupted``; the
+        finished blends are included.
 
     Notes
     -----
-    ``flux_error`` holds the shapes fixed for ``"parametric"``, ``"map"`` and ``"annealed"``,
-    so that their ``coverage_68`` says what is missing in such errors; for ``"laplace"`` it
+    ``flux_error`` is for fixed shapes with ``"parametric"``, ``"map"`` and ``"annealed"``, so
+    that their ``coverage_68`` shows by how much such errors are too small; for ``"laplace"`` it
     is that of the Gaussian about the mode, all shapes free; for ``"posterior"`` the standard
     deviation of the draws, and intervals are their quantiles.
 
-    With detected sources, each true source takes the nearest detection within 3 px that no
-    other has nearer.  True sources without one count as zeros (``e_F = -1``, correlations
-    0) and have no interval; detections without a true source count in chi2 alone.
+    With detected sources, each true source is matched to the nearest detection within 3 px
+    that is not nearer to another.  True sources without one count as zeros (``e_F = -1``,
+    correlations 0) and have no interval; detections without a true source enter chi2 alone.
 
     Raises
     ------
     InputError
-        If the set has no truth, for unknown methods, starts and options, or if the checkpoint is
-        there without `resume` or `restart`, is of another run, or is none.
+        If the set has no truth, for unknown methods, starts and options, or if the checkpoint
+        exists without `resume` or `restart`, is of another run, or is no checkpoint.
     """
     chosen = Settings.of(method=method, start=start, seed=seed, sampling=sampling, **options)
     blends = BlendSet(path)
@@ -289,7 +289,7 @@ def evaluate(
 
 
 def _facts(chosen: Settings, priors: Sequence[ScorePrior], path: Path) -> dict[str, Any]:
-    """What a checkpoint must share with the run that goes on with it."""
+    """Return the facts that must agree between a checkpoint and a run that continues it."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
@@ -307,7 +307,7 @@ def _facts(chosen: Settings, priors: Sequence[ScorePrior], path: Path) -> dict[s
 
 
 class _Checkpoint:
-    """Finished blends, by index, and the file they are kept in."""
+    """Results of finished blends, by index, and their file."""
 
     def __init__(self, path: str | Path | None, facts: dict, *, resume: bool, restart: bool):
         self.path, self.facts = None if path is None else Path(path), facts
@@ -340,14 +340,14 @@ class _Checkpoint:
                 )
 
     def save(self) -> None:
-        """Write the file, if there is something to keep."""
+        """Write the file, if any blend is finished."""
         if self.path is not None and self.blends:
             facts = {"run": self.facts, "blends": self.blends}
             write_archive(self.path, {}, facts, kind=_CHECKPOINT, version=1)
 
 
 def _evaluate_chunk(blends, indices, priors, chosen, kept, report) -> bool:
-    """Fit some blends and keep their rows; False if Ctrl-C came between."""
+    """Fit some blends and store their rows; return False if interrupted by Ctrl-C."""
     clock = time.monotonic()
     observations = [blends.observation(i) for i in indices]
     truths = [blends.truth(i) for i in indices]
@@ -399,7 +399,7 @@ def _evaluate_chunk(blends, indices, priors, chosen, kept, report) -> bool:
 
 
 def _options(blends: BlendSet, positions, chosen: Settings) -> dict[str, Any]:
-    """Options of a chunk: one padded size for the whole set, so that one program serves all."""
+    """Return options of a chunk: one padded size for the set, so that one program serves all."""
     options = {f.name: getattr(chosen.options, f.name) for f in dataclasses.fields(Options)}
     largest = max([blends.max_sources, *(len(p) for p in positions if p is not None)])
     multiple = options["padding"]
@@ -407,7 +407,7 @@ def _options(blends: BlendSet, positions, chosen: Settings) -> dict[str, Any]:
 
 
 def _positions(obs: Observation, truth: BlendTruth, chosen: Settings) -> Positions | None:
-    """The catalog of one blend; None if nothing is detected."""
+    """Return the catalog of one blend; None if nothing is detected."""
     if chosen.start != "detect":
         return read_positions(Table({"x": truth.center[:, 1], "y": truth.center[:, 0]}), obs)
     try:
@@ -425,21 +425,21 @@ def _fitted_scene(result: Deblended, chosen: Settings) -> _Fitted:
     scene = result.parametric if chosen.method == "parametric" else result.free_form
     (images,) = scene.convolved
     flux = images.sum((1, 2, 3), dtype=float)
-    # What is fitted is the flux in all, what is compared lies on the image.
+    # The total flux is fitted, the flux on the image is compared.
     error = _share(flux, scene.flux.sum(1)) * np.sqrt(np.sum(scene.flux_error**2, axis=1))
     low, high = central_interval(flux, error)
     return _Fitted(_places(result), images, error, low, high, bool(scene.fit.converged))
 
 
 def _laplace_scene(result: Deblended, index: int, chosen: Settings) -> _Fitted:
-    """The mode, with the errors of the Gaussian about it."""
+    """Return the mode, with the errors of the Gaussian about it."""
     from scorepriors.inference.deblending._draws import flux_draws
     from scorepriors.inference.deblending._sampling import laplace_deblended
     from scorepriors.inference.sampling._diagnostics import SamplingWarning
 
     mode = _fitted_scene(result, chosen)
     with warnings.catch_warnings():
-        # A curvature that is not that of a mode shows in the coverage.
+        # A curvature that is not that of a mode affects the coverage.
         warnings.filterwarnings("ignore", category=SamplingWarning)
         tree = laplace_deblended(
             result, key=jax.random.fold_in(jax.random.key(chosen.seed), index), **chosen.sampling
@@ -457,13 +457,13 @@ def _share(on_image: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) -> _Fitted | None:
-    """Posterior means as observed, and quantiles of fluxes; None if interrupted."""
+    """Return posterior means as observed, and quantiles of fluxes; None if interrupted."""
     from scorepriors.inference.deblending._draws import source_draws
     from scorepriors.inference.deblending._sampling import sample_deblended
     from scorepriors.inference.sampling._diagnostics import SamplingWarning, said
 
     with warnings.catch_warnings():
-        # Kept as `converged` in the table.
+        # Recorded as `converged` in the table.
         warnings.filterwarnings("ignore", category=SamplingWarning)
         tree = sample_deblended(
             result,
@@ -501,7 +501,7 @@ def _places(result: Deblended) -> np.ndarray:
 def _rows(
     index: int, obs: Observation, truth: BlendTruth, scene: _Fitted, match: np.ndarray
 ) -> dict[str, Any]:
-    """Everything a checkpoint keeps of one blend; `match` is from `match_positions`."""
+    """Return the rows of one blend for the checkpoint; `match` is from `match_positions`."""
     found = match >= 0
     models = np.zeros_like(truth.convolved)
     models[found] = scene.models[match[found]]
@@ -546,5 +546,5 @@ def _rows(
 
 
 def _number(value) -> float | None:
-    """A float that JSON knows; None for NaN and infinities."""
+    """Return a float for JSON; None for NaN and infinities."""
     return float(value) if np.isfinite(value) else None

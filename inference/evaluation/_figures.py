@@ -13,10 +13,10 @@ from scorepriors.inference.reports._figure import COLORS, INK, SOFT
 #: Edges of the bins of blendedness.
 BLENDEDNESS_EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0001)
 
-#: Fewer sources than this say nothing of a bin's spread.
+#: Smallest number of sources from which a bin's spread is estimated.
 MIN_IN_BIN = 4
 
-#: Tick labels of correlations, which are drawn as the logarithm of what is missing to one.
+#: Tick labels of correlations, which are drawn as the logarithm of one minus their value.
 _CORRELATIONS = (0.0, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
 # Where relative flux errors change from a linear to a logarithmic axis.
@@ -33,19 +33,19 @@ class Binned(NamedTuple):
 
 
 def binned(x: np.ndarray, y: np.ndarray, edges: np.ndarray) -> Binned:
-    """Median and 16th to 84th percentile of y in bins of x.
+    """Return median and 16th to 84th percentile of y in bins of x.
 
     Parameters
     ----------
     x, y
-        ``[N]``.
+        Values ``[N]``.
     edges
-        Ascending; a bin holds its lower edge.  Bins of fewer than four are left out.
+        Ascending edges; a bin includes its lower edge.  Bins of fewer than four are left out.
 
     Returns
     -------
     Binned
-        `middle` is the median of x in the bin.
+        Statistics of the bins; `middle` is the median of x in the bin.
     """
     which = np.digitize(x, edges) - 1
     bins = [which == b for b in range(len(edges) - 1) if np.count_nonzero(which == b) >= MIN_IN_BIN]
@@ -54,7 +54,7 @@ def binned(x: np.ndarray, y: np.ndarray, edges: np.ndarray) -> Binned:
 
 
 def flux_edges(flux: np.ndarray) -> np.ndarray:
-    """Edges of flux bins that hold about 20 sources each, three to eight of them."""
+    """Return edges of flux bins with about 20 sources each, three to eight of them."""
     count = int(np.clip(len(flux) // 20, 3, 8))
     edges = np.quantile(flux, np.linspace(0, 1, count + 1))
     edges[-1] *= 1 + 1e-9
@@ -62,20 +62,20 @@ def flux_edges(flux: np.ndarray) -> np.ndarray:
 
 
 def evaluation_figure(results: Sequence[dict], labels: Sequence[str] | None = None) -> Figure:
-    """Errors of flux, morphology and spectrum against true flux and blendedness.
+    """Draw errors of flux, morphology and spectrum against true flux and blendedness.
 
     Parameters
     ----------
     results
-        From `evaluate`, one or several of one set; two starts beside each other make
-        figures 8 and 9 of the paper, one alone its figure 6.
+        Results of `evaluate`, one or several of one set; two starts together make figures 8
+        and 9 of the paper, one alone its figure 6.
     labels
         Names of the results; their method and start if not given.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Points are sources; lines are medians in bins, bars the central 68 %.
+        Figure with points for sources, lines for medians in bins, bars for the central 68 %.
     """
     names = [_label(r) for r in results] if labels is None else list(labels)
     figure = Figure(
@@ -85,7 +85,7 @@ def evaluation_figure(results: Sequence[dict], labels: Sequence[str] | None = No
     grid: Any = figure.subplots(3, 2, sharex="col", sharey="row")
     tables = [_columns(r["sources"]) for r in results]
     edges = flux_edges(np.concatenate([t["flux_true"] for t in tables]))
-    # Columns side by side inside their bins, or bars would hide each other.
+    # Results are shifted within their bins, so that bars don't hide each other.
     shifts = (np.arange(len(results)) - (len(results) - 1) / 2) * 0.02
     for number, (table, name) in enumerate(zip(tables, names, strict=True)):
         color = COLORS[number % len(COLORS)]
@@ -127,7 +127,7 @@ def _columns(sources: Sequence[dict]) -> dict[str, np.ndarray]:
 
 
 def _drawn(table: dict[str, np.ndarray]):
-    """Values of the three rows as they are drawn."""
+    """Return the values of the three rows as they are drawn."""
     yield table["e_F"]
     for name in ("xi_morphology", "xi_sed"):
         yield np.clip(1 - table[name], 1 - _CORRELATIONS[-1], 1.0)

@@ -1,6 +1,6 @@
-"""How good a deblended scene is when the truth is known: eqs. 14-16 of Sampson et al. (2024).
+"""Metrics of a deblended scene with known truth: eqs. 14-16 of Sampson et al. (2024).
 
-All on images of the single sources as observed (convolved, on the pixels of the image).
+All use images of the single sources as observed (convolved, on the pixels of the image).
 A source that was not found counts as an image of zeros.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-#: At this blendedness or above, a source counts as blended.
+#: Smallest blendedness of a source that counts as blended.
 BLENDED = 0.5
 
 #: Half-width of a central 68 % interval in standard deviations.
@@ -17,7 +17,7 @@ _SIGMA_68 = 0.9944578832097535
 
 
 def correlation(a, b) -> float:
-    r"""Cosine between two arrays, :math:`a \cdot b / \sqrt{a \cdot a \; b \cdot b}` (eq. 15).
+    r"""Return the cosine of two arrays, :math:`a \cdot b / \sqrt{a \cdot a \; b \cdot b}` (eq. 15).
 
     Zero if one of them is zero everywhere or not finite.
 
@@ -36,16 +36,16 @@ def source_metrics(
     truth: Float[np.ndarray, "K B H W"],
     true_flux: Float[np.ndarray, "K B"] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Errors of flux, morphology and spectrum of every source.
+    """Return errors of flux, morphology and spectrum of every source.
 
     Parameters
     ----------
     models
-        Fitted sources as observed; what is not finite counts as zero.
+        Fitted sources as observed; values that are not finite count as zero.
     truth
-        True ones, without noise.
+        True sources, without noise.
     true_flux
-        Sums of `truth` over pixels, if better known than in its precision.
+        Sums of `truth` over pixels, if known to a higher precision.
 
     Returns
     -------
@@ -67,36 +67,36 @@ def source_metrics(
 
 
 def mean_chi2(images, model, weights) -> float:
-    """Mean over all pixels and bands of squared residuals times inverse variances.
+    """Return the mean over pixels and bands of squared residuals times inverse variances.
 
     Parameters
     ----------
     images, model, weights
-        ``[B, H, W]``.
+        Data, model and inverse variances, ``[B, H, W]``.
     """
     model = np.nan_to_num(np.asarray(model, float), nan=0.0, posinf=0.0, neginf=0.0)
     return float(np.mean((images - model) ** 2 * weights))
 
 
 def central_interval(flux, error):
-    """Ends of the central 68 % interval of a Gaussian."""
+    """Return the ends of the central 68 % interval of a Gaussian."""
     return flux - _SIGMA_68 * error, flux + _SIGMA_68 * error
 
 
 def match_positions(found, true, *, radius: float) -> np.ndarray:
-    """Which detection belongs to which true position: nearest pairs first, each used once.
+    """Match detections to true positions: nearest pairs first, each used once.
 
     Parameters
     ----------
     found, true
-        ``[M, 2]`` and ``[K, 2]``, in pixels.
+        Positions ``[M, 2]`` and ``[K, 2]``, in pixels.
     radius
         Largest distance of a pair, pixels.
 
     Returns
     -------
     numpy.ndarray
-        ``[K]``, indices into `found`, -1 for true sources without a detection.
+        Indices into `found`, ``[K]``, -1 for true sources without a detection.
 
     Examples
     --------
@@ -118,14 +118,14 @@ def match_positions(found, true, *, radius: float) -> np.ndarray:
 
 
 def summarize(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, float | None]:
-    """Headline figures of a table of sources.
+    """Return summary statistics of a table of sources.
 
     Parameters
     ----------
     sources
         Rows with ``beta``, ``e_F``, ``xi_morphology``, ``xi_sed`` and ``covered``.
     chi2
-        One per blend.
+        Mean chi2 of each blend.
 
     Returns
     -------

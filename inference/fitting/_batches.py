@@ -1,4 +1,4 @@
-"""Batches of posteriors: which of their arrays have a leading axis, and members of them."""
+"""Batches of posteriors: leading axes of their arrays, and their members."""
 
 import equinox as eqx
 import jax
@@ -24,15 +24,15 @@ class Axes:
 
 
 def batch_axes(bound: Posterior, in_axes: tuple):
-    """Axes tree for the posterior's arrays, from one entry per positional argument.
+    """Return the tree of axes of a posterior's arrays, from an entry per positional argument.
 
     Parameters
     ----------
     bound
-        The posterior, whose positional arguments are meant.
+        The posterior.
     in_axes
-        As in `jax.vmap`: every entry is 0, None, or a tree of them whose leaves may stand for
-        a whole branch of the argument.
+        Entries as in `jax.vmap`: each is 0, None, or a tree of them that is a prefix of the
+        argument's.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def batch_axes(bound: Posterior, in_axes: tuple):
 
 
 def _spread_axes(position: int, entry, arg):
-    """An axis for every array of an argument, from a prefix of its tree."""
+    """Return an axis for every array of an argument, from a prefix of its tree."""
 
     def spread(axis, branch):
         if axis is not None and not (isinstance(axis, int) and axis == 0):
@@ -75,7 +75,7 @@ def _spread_axes(position: int, entry, arg):
 
 
 def batch_size(bound: Posterior, batch: Axes) -> int:
-    """Number of posteriors side by side; an `InputError` if the arrays disagree."""
+    """Return the number of posteriors in a batch; `InputError` if the arrays disagree."""
     sizes = {
         leaf.shape[0]
         for axis, leaf in zip(
@@ -91,7 +91,7 @@ def batch_size(bound: Posterior, batch: Axes) -> int:
 
 
 def members_of(bound: Posterior, batch: Axes, index) -> Posterior:
-    """One posterior of a batch, by its number; or a smaller batch, by an array of numbers."""
+    """Return one posterior of a batch, by its number; or a smaller batch, by several."""
     arrays = jax.tree.map(
         lambda axis, leaf: leaf if axis is None else np.asarray(leaf)[index],
         batch.tree,
@@ -102,17 +102,17 @@ def members_of(bound: Posterior, batch: Axes, index) -> Posterior:
 
 
 def with_arrays(bound: Posterior, arrays) -> Posterior:
-    """The same posterior of other arrays."""
+    """Return the same posterior with other arrays."""
     return eqx.tree_at(lambda p: p.arrays, bound, arrays, is_leaf=lambda x: x is None)
 
 
 def axes_of(batch: Axes | None):
-    """Axes of the arrays, as `jax.vmap` takes them."""
+    """Return the axes of the arrays for `jax.vmap`."""
     return None if batch is None else batch.tree
 
 
 def mapped(function, batch: Axes | None, *axes):
-    """The function of a single fit, or that of a batch."""
+    """Return the function of a single fit, or that of a batch."""
     if batch is None:
         return function
     return jax.vmap(function, in_axes=axes)

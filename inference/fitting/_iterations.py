@@ -16,25 +16,25 @@ from scorepriors.inference._posterior import Posterior
 from ._batches import axes_of, mapped, with_arrays
 from ._lbfgs import LBFGSState
 
-# Watches the curvature of any other optimizer, to say what is left to gain.
+# Estimates the curvature for other optimizers than L-BFGS, to compute the expected gain.
 _CURVATURE = optax.scale_by_lbfgs(memory_size=20)
 
 
 class State(eqx.Module):
-    """Where a fit stands: offset `v` from the start, in widths, and what was seen on the way.
+    """State of a fit: offset `v` from the start, in widths, and a record of its progress.
 
     Attributes
     ----------
     optimizer, curvature
-        States of the optimizer, and of what watches the curvature if it is no L-BFGS.
+        States of the optimizer, and of the estimate of the curvature if it is not L-BFGS.
     value, gain
-        Potential at the last point evaluated, and what a Newton step would still win, nats.
+        Potential at the last point evaluated, and expected gain of a Newton step, nats.
     best
         The best point so far.
     calm, misses
-        Iterations in a row with nothing to gain, and with no finite density.
+        Numbers of iterations in a row with nothing to gain, and without finite density.
     iteration, converged, failed
-        Number of iterations done, and whether and how it has ended.
+        Number of iterations, and whether the fit has converged or failed.
     """
 
     v: Any
@@ -51,7 +51,7 @@ class State(eqx.Module):
 
     @property
     def done(self):
-        """Whether nothing moves any more."""
+        """Return whether the fit has ended."""
         return self.converged | self.failed
 
 
@@ -67,7 +67,7 @@ class Best(eqx.Module):
 
 @eqx.filter_jit
 def unconstrain(bound, values, batch):
-    """Unconstrained parameters for values of every site."""
+    """Return unconstrained parameters for values of every site."""
 
     def one(arrays, values):
         args, kwargs = with_arrays(bound, arrays).arguments
@@ -77,7 +77,7 @@ def unconstrain(bound, values, batch):
 
 
 def _objective(bound, arrays, origin, widths):
-    """Potential and site values as functions of the flat offset from the start, in widths."""
+    """Return potential and site values as a function of the flat offset in widths."""
     local = with_arrays(bound, arrays)
     flat, unravel = ravel_pytree(origin)
     width, _ = ravel_pytree(widths)
@@ -92,20 +92,20 @@ def _objective(bound, arrays, origin, widths):
 
 
 def begin(bound, origin, optimizer, batch):
-    """A state of the right shape; `_advance` puts in what a fit starts from."""
-    # Abstractly: nothing of it has to be computed, let alone compiled.
+    """Return a state of the right shape; `_advance` sets the start of a fit."""
+    # Abstractly: nothing of it has to be computed or compiled.
     state = _first_state.eval_shape(bound, origin, optimizer, batch)
     return jax.tree.map(_zeros, state)
 
 
 def _zeros(s):
-    """Zeros without a weak type, which would compile the loop a second time."""
+    """Return zeros without a weak type, which would compile the loop a second time."""
     if jax.dtypes.issubdtype(s.dtype, jax.dtypes.extended):
-        return jnp.zeros(s.shape, s.dtype)  # random keys, which NumPy does not know
+        return jnp.zeros(s.shape, s.dtype)  # random keys, which NumPy does not support
     return np.zeros(s.shape, s.dtype)
 
 
-# Under jit for its memory of shapes seen: the model is traced once for each.
+# Under jit for its cache: the model is traced once for each shape.
 @partial(jax.jit, static_argnums=(2, 3))
 def _first_state(bound, origin, optimizer, batch):
     def one(arrays, origin):
@@ -135,13 +135,13 @@ def _first_state(bound, origin, optimizer, batch):
 
 @cache
 def compiled_advance():
-    """`_advance`, compiled: one program per shape of a fit."""
+    """Return `_advance`, compiled: one program per shape of a fit."""
     jit: Any = eqx.filter_jit
     return jit(_advance, compiler_options=quick_compilation())
 
 
 class Task(NamedTuple):
-    """What is fitted, and from where; with a batch, all but shared arrays have a leading axis.
+    """Posterior and start of a fit; with a batch, all but shared arrays have a leading axis.
 
     Attributes
     ----------
@@ -150,7 +150,7 @@ class Task(NamedTuple):
     origin, widths
         Start values, and the units of the search, by site.
     tolerance
-        In nats.
+        Tolerance in nats.
     """
 
     bound: Posterior
@@ -160,18 +160,18 @@ class Task(NamedTuple):
 
 
 class Steering(NamedTuple):
-    """What the host tells the compiled loop.
+    """Arguments of the compiled loop that change between calls.
 
     Attributes
     ----------
     fresh, idle
-        Places in which a fit begins, and those without one.
+        Lanes in which a fit begins, and those without one.
     waiting
-        Whether more fits wait for a place.
+        Whether more fits wait for a lane.
     clock
-        Iterations that the loop has made so far.
+        Number of iterations of the loop so far.
     max_iterations
-        Of one fit.
+        Largest number of iterations of one fit.
     """
 
     fresh: Any
@@ -182,9 +182,9 @@ class Steering(NamedTuple):
 
 
 def _advance(task: Task, state: State, steering: Steering, optimizer, block: int, batch):
-    """At most `block` iterations, fewer if a place gets free that another fit waits for.
+    """Do at most `block` iterations, fewer if a lane becomes free for a waiting fit.
 
-    Returns the state, the values, NaN where idle, and the number of iterations.  One
+    Returns the state, the values, NaN where idle, and the number of iterations.  There is one
     evaluation per iteration, and one copy of the model in the program.
     """
     bound, origin, widths, tolerance = task
@@ -217,7 +217,7 @@ def _advance(task: Task, state: State, steering: Steering, optimizer, block: int
 
 
 def _restart(optimizer, state: State, fresh) -> State:
-    """A fit's first state where it is `fresh`; the old one elsewhere."""
+    """Return the initial state of fits that are `fresh`, and the old one of others."""
     v = jnp.zeros_like(state.v)
     inf = jnp.full_like(state.value, jnp.inf)
     best = Best(state.best.params, state.best.values, inf, inf, inf)
@@ -229,9 +229,10 @@ def _restart(optimizer, state: State, fresh) -> State:
 
 
 def _unless_ended(new: State, old: State, running) -> State:
-    """The new state of a fit that is running; one that has ended stands still.
+    """Return the new state of running fits, and the old one of those that have ended.
 
-    But for the memories of the optimizer, which nobody reads again: they are not copied.
+    Memories of the optimizer are always new: those of ended fits are not used again, and need
+    no copy.
     """
 
     def with_memories(state, memories):
@@ -248,7 +249,7 @@ def _unless_ended(new: State, old: State, running) -> State:
 
 
 def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:
-    """Evaluate the current point, judge it, and choose the next."""
+    """Evaluate the current point, test for convergence, and choose the next."""
     v = state.v
     (value, (params, sites)), gradient = jax.value_and_grad(objective, has_aux=True)(v)
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
@@ -274,9 +275,9 @@ def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:
     better = finite & (value <= state.best.value)
     new_best = Best(params, sites, value, jnp.linalg.norm(gradient), gain)
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new_best, state.best)
-    # Calm: little left to gain, and the potential has stopped falling.  The second test
-    # catches modes at infinity, where curvature vanishes and the first can be fooled.
-    # Rounding of a potential of 1e5 in float32 is 0.01: it must not keep a fit from ending.
+    # Calm: a small expected gain, and a potential that no longer falls.  The second test
+    # excludes modes at infinity, where curvature vanishes and the first may hold by mistake.
+    # Rounding of a potential of 1e5 in float32 is 0.01, which must not prevent convergence.
     rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
     settled = jnp.abs(state.value - value) <= 0.1 * tolerance + rounding
     calm = jnp.where(judged & (gain >= 0) & (gain < tolerance) & settled, state.calm + 1, 0)
@@ -290,8 +291,8 @@ def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:
         calm=calm,
         iteration=state.iteration + 1,
         converged=calm >= 3,
-        # A line search steps back from points outside the support; an optimizer that
-        # cannot would stay there for ever.
+        # A line search steps back from points outside the support; other optimizers would
+        # stay there.
         misses=misses,
         failed=misses >= 10,
     )

@@ -18,8 +18,8 @@ from jax.flatten_util import ravel_pytree
 class LBFGSState(NamedTuple):
     """State of `flat_lbfgs`: the last accepted point, its line, and past curvature.
 
-    ``gain`` is half of g' H^-1 g at that point, what a Newton step is expected to win;
-    ``accepted`` says whether the last update took its point.
+    ``gain`` is half of g' H^-1 g at that point, the expected gain of a Newton step;
+    ``accepted`` is whether the last trial point was accepted.
     """
 
     point: Any
@@ -36,32 +36,32 @@ class LBFGSState(NamedTuple):
     accepted: Any
 
 
-#: Sufficient decrease, as a share of what the slope promises (Nocedal & Wright, eq. 3.4).
+#: Sufficient decrease, as a share of that expected from the slope (Nocedal & Wright, eq. 3.4).
 _ARMIJO = 1e-4
 
 
 def flat_lbfgs(
     memory_size: int = 20, first_step: float = 0.1, max_step: float = 10.0
 ) -> optax.GradientTransformationExtraArgs:
-    """L-BFGS (Nocedal & Wright 2006, algorithm 7.4) with backtracking across updates.
+    """Return L-BFGS (Nocedal & Wright 2006, algorithm 7.4) with backtracking across updates.
 
     Parameters
     ----------
     memory_size
-        Pairs of steps and gradient differences kept: those of the last so many updates,
-        less the updates that stepped back.
+        Number of last updates whose pairs of steps and gradient differences are kept, except
+        updates that stepped back.
     first_step
         Largest change of any parameter in the first, gradient-descent step.
     max_step
-        Largest change of any parameter in every other one: curvature learned near one
-        point says little about far ones, where densities overflow.
+        Largest change of any parameter in other steps: the curvature near one point is not
+        valid far away, where densities may overflow.
 
     Returns
     -------
     optax.GradientTransformationExtraArgs
-        Its ``update(grad, state, params, value=...)`` needs the value at `params`.  A
-        ``clock``, the number of the update, may be given too: under `vmap` one that all
-        fits share keeps the memories in place instead of copying them.
+        Optimizer whose ``update(grad, state, params, value=...)`` needs the value at `params`.
+        A ``clock``, the number of the update, may be given too: under `vmap` one that all
+        fits share avoids copies of the memories.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def flat_lbfgs(
         clock = state.clock if clock is None else clock
         slope = jnp.vdot(state.gradient, state.direction)
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
-        # A step that changes the value by less than rounding can resolve is accepted.
+        # A step that changes the value by less than the rounding error is accepted.
         rounding = 2 * jnp.finfo(gradient.dtype).eps * jnp.abs(state.value)
         rounding = jnp.where(jnp.isfinite(rounding), rounding, 0.0)
         first = ~jnp.isfinite(state.value)
@@ -111,8 +111,8 @@ def flat_lbfgs(
         # Only pairs of clearly positive curvature keep the inverse Hessian definite.
         floor = 1e-6 * jnp.linalg.norm(moved) * jnp.linalg.norm(change)
         useful = accepted & ~first & (product > floor)
-        # Every update writes its row, of zeros if there is nothing to learn: no branch,
-        # so a batch of fits moves no memory about.
+        # Every update writes a row, of zeros if the pair is not used: without a branch, memory
+        # of a batch of fits is not copied.
         steps = _write(state.steps, jnp.where(useful, moved, 0.0), clock)
         differences = _write(state.differences, jnp.where(useful, change, 0.0), clock)
         inverse = jnp.where(useful, 1 / jnp.where(useful, product, 1.0), 0.0)
@@ -159,7 +159,7 @@ def _write(memory, row, clock):
 
 
 def _two_loop(gradient, steps, differences, inverse, scale, clock):
-    """Inverse Hessian times the gradient from the stored pairs, newest first."""
+    """Return the inverse Hessian times the gradient from the stored pairs, newest first."""
     size = len(steps)
     read = partial(jax.lax.dynamic_index_in_dim, keepdims=False)
 

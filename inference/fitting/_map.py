@@ -1,9 +1,9 @@
 """Maximum a posteriori fits of any NumPyro model with optax.
 
 The mode is taken in the unconstrained space, Jacobians included.  For a `ScorePrior`
-this is the stretched space in which the prior was learned: there its density is a
-Gaussian-smoothed one, and a mode means the same in faint and in bright pixels.  (The
-mode in x itself, which NumPyro's AutoDelta finds, weighs each pixel by dz/dx.)
+this is the stretched space in which the prior was learned: there its density is smoothed by
+a Gaussian, and a mode has the same meaning in faint and in bright pixels.  (The mode in x,
+which NumPyro's AutoDelta finds, weights each pixel by dz/dx.)
 """
 
 import time
@@ -29,10 +29,10 @@ from ._lbfgs import flat_lbfgs
 
 @dataclass(frozen=True)
 class MAPResult:
-    """Outcome of `fit_map`.
+    """Result of `fit_map`.
 
-    With ``in_axes``, every array (and `status`) has a leading axis over the fits; a
-    fit that Ctrl-C kept from starting has no iterations and values of NaN.
+    With ``in_axes``, every array (and `status`) has a leading axis over the fits; a fit that
+    was not started because of Ctrl-C has no iterations and values of NaN.
 
     Attributes
     ----------
@@ -41,24 +41,24 @@ class MAPResult:
     values
         Constrained sites and deterministic sites there.
     status
-        How the fit has ended: a `FitStatus`, with a sentence and a remedy.  With ``in_axes``
-        an array of them.
+        Status of the fit: a `FitStatus`, with a sentence and a remedy.  With ``in_axes`` an
+        array of them.
     num_iterations
-        Iterations done.
+        Number of iterations.
     potential
         Minus the log-density of the best iterate, nats.
     loss_history
         Potential after each iteration, ``[iterations]``; NaN after a fit has stopped.
     gradient_norm
-        Of the best iterate, in units of the `scale` (nats per width).
+        Norm of the gradient at the best iterate, in units of the `scale` (nats per width).
     expected_gain
-        Half of g' H^-1 g there, nats: what a Newton step would still win.
+        Half of g' H^-1 g there, nats: the expected gain of a Newton step.
     seconds
         Wall time, compilation included.
     posterior
-        What was maximized.
+        The posterior that was maximized.
     axes
-        Of a batch: which arrays of `posterior` are mapped.
+        Leading axes of the arrays of `posterior`, for a batch.
     """
 
     params: dict
@@ -75,12 +75,12 @@ class MAPResult:
 
     @property
     def converged(self) -> Any:
-        """Whether little is left to gain and the potential has settled; one per fit."""
+        """Whether the expected gain is small and the potential constant; one per fit."""
         return self._is(FitStatus.CONVERGED)
 
     @property
     def interrupted(self) -> Any:
-        """Whether Ctrl-C ended the fit, or kept it from starting; one per fit."""
+        """Whether Ctrl-C ended the fit, or prevented its start; one per fit."""
         return self._is(FitStatus.INTERRUPTED, FitStatus.NOT_STARTED)
 
     def _is(self, *members):
@@ -89,7 +89,7 @@ class MAPResult:
         return np.array([status in members for status in self.status], bool)
 
     def __getitem__(self, index: int) -> "MAPResult":
-        """One fit of a batch."""
+        """Return one fit of a batch."""
         if self.axes is None:
             raise TypeError("this is the result of a single fit; only a batch has members.")
         params, values = jax.tree.map(lambda leaf: leaf[index], (self.params, self.values))
@@ -110,7 +110,7 @@ class MAPResult:
 
 _DEFAULT_OPTIMIZER = flat_lbfgs()
 
-#: Iterations per compiled call: between calls progress is shown and Ctrl-C read.
+#: Number of iterations per compiled call; between calls progress is shown and Ctrl-C handled.
 BLOCK = 10
 
 
@@ -136,32 +136,31 @@ def fit_map(
         NumPyro model, or a `Posterior`.
     *model_args, model_kwargs
         Arguments of the model.  Arrays are traced: other values of the same shapes
-        compile nothing.  Python scalars are static.
+        recompile nothing.  Python scalars are static.
     key
-        For start values that `init` does not give.
+        Random key for start values that are not in `init`.
     init
         Start values of sites, constrained; missing sites start at a prior median.
     scale
         Widths of sites in the unconstrained space, by name, each broadcastable to the
-        site; 1 by default.  The search runs in units of them: a rough guess of the
-        posterior widths makes an ill-conditioned fit quick.
+        site; 1 by default.  They are the units of the search: a rough estimate of the
+        posterior widths makes an ill-conditioned fit fast.
     optimizer
         Any optax optimizer; L-BFGS by default (`flat_lbfgs`).
     max_iterations
-        At most so many.
+        Largest number of iterations.
     tolerance
-        In nats: converged when a Newton step is expected to gain less (and to gain
-        something: at a saddle it is negative) and the potential falls by less than a
-        tenth of it per iteration, three times in a row.  One number, or with ``in_axes``
-        one per fit.
+        Tolerance in nats: converged when the expected gain of a Newton step is smaller (and
+        positive: at a saddle it is negative) and the potential falls by less than a tenth of
+        it per iteration, three times in a row.  One number, or with ``in_axes`` one per fit.
     in_axes
-        Fit a batch, as in `jax.vmap`: one entry per positional argument, 0 for a leading
+        Axes of a batch, as in `jax.vmap`: one entry per positional argument, 0 for a leading
         batch axis, None for one shared by all, or a tree of them that is a prefix of the
-        argument's.  `init` and `scale` then carry the batch axis as well.
+        argument's.  `init` and `scale` then have the batch axis as well.
     side_by_side
-        How many fits of a batch share each evaluation; all of them by default.  When one
-        ends, the next takes its place, so a long fit keeps no other waiting, and batches
-        of every length run the same compiled program.
+        Number of fits of a batch that share each evaluation; all of them by default.  When
+        one ends, the next takes its place, so other fits don't wait for a long one, and
+        batches of every length run the same compiled program.
     progress
         True for a bar (over iterations, or over the fits of a batch); or a function
         called as ``progress(done, total, text)``.
@@ -169,7 +168,7 @@ def fit_map(
     Returns
     -------
     MAPResult
-        Also when it has not converged: see `MAPResult.status`.
+        Result, converged or not: see `MAPResult.status`.
 
     Raises
     ------
@@ -231,7 +230,7 @@ def _problem(bound, init, scale, key, tolerance, in_axes, side_by_side) -> "_Pro
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is fitted; with a batch, everything but shared arrays has a leading axis."""
+    """Problem of a fit; with a batch, everything but shared arrays has a leading axis."""
 
     bound: Posterior
     batch: Any
@@ -243,11 +242,11 @@ class _Problem:
 
     @property
     def vmapped(self):
-        """Axes of the arrays inside one evaluation; None if it serves a single fit."""
+        """Axes of the arrays inside one evaluation; None for a single fit."""
         return self.batch if self.lanes > 1 else None
 
     def select(self, members: list[int]) -> Task:
-        """The fits `members`, one per lane, for a compiled call."""
+        """Return the task of the fits `members`, one per lane, for a compiled call."""
         if self.batch is None:
             tolerance = np.asarray(self.tolerance, np.float32)
             return Task(self.bound, self.origin, self.widths, tolerance)
@@ -262,7 +261,7 @@ class _Problem:
 
 @dataclass
 class _Fit:
-    """What is known of one fit, while it runs and at its end."""
+    """Record of one fit, while it runs and at its end."""
 
     best: Best | None = None
     iterations: Any = field(default_factory=lambda: np.int32(0))
@@ -271,7 +270,7 @@ class _Fit:
 
 
 def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, interrupt) -> None:
-    """Fill in the `fits`."""
+    """Run the fits and fill in their records `fits`."""
     queue = list(range(problem.num_fits))[::-1]
     lanes = problem.lanes
     members = [queue.pop() if queue else None for _ in range(lanes)]
@@ -334,14 +333,14 @@ def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, inte
 
 
 def _status(converged, failed) -> FitStatus:
-    """How a fit that has ended did so."""
+    """Return the status of a fit that has ended."""
     if converged:
         return FitStatus.CONVERGED
     return FitStatus.DENSITY_BROKE if failed else FitStatus.OUT_OF_ITERATIONS
 
 
 def _collect(fits: list[_Fit], batch) -> tuple[Best, Any]:
-    """Best points and numbers of iterations: as they are, or stacked along a leading axis."""
+    """Return best points and numbers of iterations, of a batch stacked along a leading axis."""
     if batch is None:
         best: Any = fits[0].best
         names = ("value", "gradient_norm", "gain")
@@ -360,7 +359,7 @@ def _collect(fits: list[_Fit], batch) -> tuple[Best, Any]:
 
 
 def _histories(fits: list[_Fit]) -> np.ndarray:
-    """Losses ``[iterations, fits]``, NaN after the end of each fit."""
+    """Return losses ``[iterations, fits]``, NaN after the end of each fit."""
     losses = [np.concatenate(fit.losses) if fit.losses else np.zeros(0) for fit in fits]
     out = np.full((max(len(loss) for loss in losses), len(losses)), np.nan, np.float32)
     for column, loss in enumerate(losses):
@@ -369,7 +368,7 @@ def _histories(fits: list[_Fit]) -> np.ndarray:
 
 
 def _complete(bound: Posterior, init: dict) -> bool:
-    """Whether `init` gives a value of the right shape for every site."""
+    """Return whether `init` has a value of the right shape for every site."""
     return bool(init) and bound.sites(init) == {n: v.shape for n, v in init.items()}
 
 
@@ -379,7 +378,7 @@ def _batched_start(bound, batch, init, key, size, lanes):
         members_of(bound, batch, 0), {n: np.asarray(v)[0] for n, v in init.items()}
     ):  # nothing to draw: map the values, compiled once
         take = lambda leaf, i: np.asarray(leaf)[i]  # noqa: E731
-        # In groups of one size, so that batches of every length share the program.
+        # In groups of one size, so that batches of all lengths share the program.
         parts = []
         for start in range(0, size, lanes):
             members = np.minimum(np.arange(start, start + lanes), size - 1)

@@ -1,7 +1,7 @@
-"""ArviZ' plots of a run as figures: what differs between its lines is here.
+"""ArviZ' plots of a run as figures, for both lines of ArviZ.
 
 ArviZ 1.x makes its figures itself and returns a collection of plots; 0.23 draws on axes.
-Neither is asked to show anything: figures of pyplot's are taken out of its hands.
+Neither shows a window: figures of pyplot are closed there and returned.
 """
 
 import warnings
@@ -17,12 +17,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from scorepriors.inference.deblending._draws import flux_draws
 from scorepriors.inference.sampling._tree import DATATREE, az, make_tree
 
-#: Name of the variable in the pictures.
+#: Name of the variable in the figures.
 _NAME = "total flux"
 
 
 def trace_figure(tree: Any) -> Figure:
-    """Distribution and trace of every source's total flux, chain by chain."""
+    """Draw distribution and trace of every source's total flux, chain by chain."""
     totals, count = _totals(tree)
     size = (10.5, 1.5 * count + 0.6)
     if DATATREE:
@@ -31,7 +31,7 @@ def trace_figure(tree: Any) -> Figure:
 
 
 def rank_figure(tree: Any) -> Figure:
-    """Ranks of the draws of every source's total flux, chain by chain."""
+    """Draw ranks of the draws of every source's total flux, chain by chain."""
     totals, count = _totals(tree)
     columns = min(count, 3)
     rows = -(-count // columns)
@@ -48,7 +48,7 @@ def rank_figure(tree: Any) -> Figure:
 
 
 def energy_figure(tree: Any) -> Figure:
-    """Distribution of the energy and of its changes; empty where one is not finite."""
+    """Draw distributions of the energy and of its changes; empty if one is not finite."""
     size = (6.4, 3.4)
     if not np.isfinite(np.asarray(tree["sample_stats"]["energy"])).all():
         return _drawn_on(size, (1, 1), lambda axes: None)
@@ -58,7 +58,7 @@ def energy_figure(tree: Any) -> Figure:
 
 
 def _totals(tree: Any) -> tuple[Any, int]:
-    """A tree of the total fluxes alone, and the number of sources."""
+    """Return a tree of the total fluxes alone, and the number of sources."""
     total = flux_draws(tree).sum("band")
     sources = [str(i) for i in total["source"].values]
     groups = {"posterior": {_NAME: np.asarray(total)}}
@@ -71,9 +71,9 @@ def _options(size) -> dict[str, Any]:
 
 
 def _figure_of(plot: Callable) -> Figure:
-    """What a function of ArviZ 1.x has drawn."""
+    """Return the figure that a function of ArviZ 1.x has drawn."""
     with plt.ioff(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # few draws: the page says so itself
+        warnings.simplefilter("ignore")  # few draws, which the page reports itself
         figure = plot().viz["figure"].item()
     plt.close(figure)
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.06))  # else labels are cut
@@ -81,7 +81,7 @@ def _figure_of(plot: Callable) -> Figure:
 
 
 def _drawn_on(size, shape, plot: Callable) -> Figure:
-    """A figure with axes ``shape`` for a function of ArviZ 0.23."""
+    """Return a figure with axes ``shape``, drawn by a function of ArviZ 0.23."""
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.06), facecolor="white")
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():

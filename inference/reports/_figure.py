@@ -12,26 +12,26 @@ from scorepriors.inference.deblending._result import Deblended
 from scorepriors.models.data._views import View
 
 INK, SOFT = "#222222", "#8a8a8a"
-#: Okabe and Ito's colors, told apart by everyone.
+#: Okabe and Ito's colors, which color-blind readers can distinguish.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a5195", "#666666")
 
 
 def color_composer(images: np.ndarray, noise: np.ndarray):
-    """A function from cubes ``[B, H, W]`` to colors ``[H, W, 3]``, scaled by one image.
+    """Return a function from cubes ``[B, H, W]`` to colors ``[H, W, 3]``, scaled by one image.
 
-    Three bands spread over those available (reddest in red); fewer than three make
-    gray.  The same scaling serves every panel, so that they can be compared.
+    Three bands spread over those available (reddest in red); fewer than three give gray.
+    The scaling is the same in every panel, so that they can be compared.
 
     Parameters
     ----------
     images
         The observed cube, which sets the stretch.
     noise
-        ``[B]``, standard deviation of the sky.
+        Standard deviation of the sky, ``[B]``.
     """
     num = len(images)
     picks = [num - 1, num // 2, 0] if num < 5 else [num - 2, num // 2, 1]
-    # Scale bands to a common brightness: a galaxy of mean color comes out white.
+    # Bands are scaled to a common brightness: a galaxy of mean color is white.
     level = np.array([np.percentile(image, 99.5) for image in images])
     level = np.where(level > 0, level, 1.0)
     floor = float(np.median(noise / level))
@@ -49,21 +49,21 @@ def color_composer(images: np.ndarray, noise: np.ndarray):
 
 
 def view_composer(view: View):
-    """`color_composer` for cubes of one observation."""
+    """Return `color_composer` for cubes of one observation."""
     obs = view.observation
     noise = [1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0 for w in obs.weights]
     return color_composer(obs.images, np.array(noise))
 
 
 def significance(view: View, total: np.ndarray) -> np.ndarray:
-    """Residuals of all bands in one image: their sum in units of its noise.
+    """Return the sum of the residuals of all bands in units of its noise.
 
     Parameters
     ----------
     view
         The observation.
     total
-        ``[B, H, W]``, the model of its bands.
+        Model of its bands, ``[B, H, W]``.
     """
     obs = view.observation
     pulls = (obs.images - total) * np.sqrt(obs.weights)
@@ -76,7 +76,7 @@ def report_figure(result: Deblended) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Not tied to any window; ``figure.savefig(path)`` writes it.
+        Figure without a window; ``figure.savefig(path)`` writes it.
     """
     obs, scene = result.observation, result.free_form
     num_sources = len(result.positions.ids)
@@ -109,7 +109,7 @@ def report_figure(result: Deblended) -> Figure:
 
 
 def _tag(result: Deblended, k: int) -> str:
-    """The source's id if all are short enough for a marker, else its number from one."""
+    """Return the source's id if all are short enough for a marker, else its number from one."""
     ids = result.positions.ids
     return ids[k] if max(map(len, ids)) <= 3 else str(k + 1)
 
@@ -117,20 +117,20 @@ def _tag(result: Deblended, k: int) -> str:
 def scene_row(
     axes, result: Deblended, view: View, total: np.ndarray, *, model: str, residual: str
 ) -> None:
-    """One observation: the data with their sources, the model, and what is left.
+    """Draw one observation: the data with the sources, the model, and the residual.
 
     Parameters
     ----------
     axes
-        Three of matplotlib's.
+        Three axes of matplotlib.
     result
         The scene.
     view
         One of the observations of the scene.
     total
-        ``[B, H, W]``, the model of its bands.
+        Model of its bands, ``[B, H, W]``.
     model, residual
-        Titles.
+        Titles of the panels.
     """
     obs, compose = view.observation, view_composer(view)
     views, name = result.observation.views, "observed"
@@ -170,12 +170,12 @@ def scene_row(
             spine.set_visible(False)
 
 
-#: What the figure calls the fluxes of the parametric scene, by its kind of galaxies.
+#: Labels of the fluxes of the parametric scene, by its kind of galaxies.
 _PROFILES = {"BulgeDisk": "bulge + disk", "Sersic": "Sersic profile"}
 
 
 def profile_label(result: Deblended) -> str:
-    """How a legend calls the parametric scene."""
+    """Return the legend's label of the parametric scene."""
     scene = result.parametric.scene
     if "profiles" not in scene.names:
         return "parametric"

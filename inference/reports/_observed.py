@@ -1,4 +1,4 @@
-"""Draws as an observation would see them."""
+"""Draws convolved and sampled as observed."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from scorepriors.models.scene._scene import Scene
 
 
 def observed_mean(scene: Scene, draws: Draws) -> list[np.ndarray]:
-    """Posterior mean of one source as observed, ``[B, H, W]`` of every exposure.
+    """Return the posterior mean of one source as observed, ``[B, H, W]`` of every exposure.
 
     Parameters
     ----------
     scene
-        What was sampled.
+        Scene that was sampled.
     draws
-        Of the source.
+        Draws of the source.
     """
     image, spectrum = (np.asarray(a, float) for a in (draws.image, draws.spectrum))
-    # Rendering is linear: the mean of what is seen is what is seen of each band's mean.
+    # Rendering is linear: the mean of the renderings is the rendering of each band's mean.
     mean = np.einsum("nb,nij->bij", spectrum, image) / len(image)
     seen, first = [], 0
     for exposure in scene.exposures:
@@ -33,6 +33,6 @@ def observed_mean(scene: Scene, draws: Draws) -> list[np.ndarray]:
 
 
 def mean_as_observed(result: Deblended, tree: Any) -> tuple[np.ndarray, ...]:
-    """Posterior mean of every source as observed, ``[K, B, H, W]`` of every exposure."""
+    """Return posterior means of all sources as observed, ``[K, B, H, W]`` of every exposure."""
     found = [observed_mean(result.scene, draws) for draws in source_draws(tree)]
     return tuple(np.stack(cubes) for cubes in zip(*found, strict=True))

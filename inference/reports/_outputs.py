@@ -24,19 +24,19 @@ from ._figure import report_figure
 #: Names of the result files.
 NAMES = ("catalog.ecsv", "sources.fits", "report.png", "summary.json", SCENE)
 
-#: Names that files had in earlier versions; such a file is replaced as if it had the new one.
+#: Names of files in earlier versions; such a file is replaced as if it had the new name.
 EARLIER = {"catalog.ecsv": "catalogue.ecsv"}
 
 
 def check_target(
     directory: str | Path, *, force: bool = False, names: Sequence[str] = NAMES
 ) -> Path:
-    """Make sure that results can be written to `directory`, before any work is done.
+    """Check that results can be written to `directory`, before any work is done.
 
     Raises
     ------
     InputError
-        If it is a file, cannot be written to, or holds results and `force` is False.
+        If it is a file, is not writable, or contains results and `force` is False.
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
@@ -59,12 +59,12 @@ def check_target(
 
 
 def _with_earlier(names: Sequence[str]) -> list[str]:
-    """Names of files and those that they had in earlier versions."""
+    """Return names of files, with those of earlier versions."""
     return [one for name in names for one in (name, EARLIER.get(name)) if one is not None]
 
 
 def existing_file(directory: Path, name: str) -> Path:
-    """A result file, under its name of an earlier version if only that is there."""
+    """Return the path of a result file, with its earlier name if only that exists."""
     return next(
         (directory / one for one in _with_earlier([name]) if (directory / one).exists()),
         directory / name,
@@ -86,24 +86,25 @@ def write_outputs(
     Parameters
     ----------
     result
-        From `deblend`.
+        Result of `deblend`.
     directory
-        Made if missing.
+        Folder to write to; made if missing.
     force
-        Replace results that are there.
+        Whether to replace existing results.
     seed
-        Recorded in catalog and summary.
+        Seed recorded in catalog and summary.
     total_seconds
-        Wall time of everything, for the summary; the sum of the stages if not given.
+        Total wall time for the summary; the sum of the stages if not given.
     prior
-        Names or weight files to load the priors by again; their own names if not given.
+        Names or weight files for loading the priors again; their own names if not given.
     extra
-        More entries of the summary.
+        Further entries of the summary.
 
     Returns
     -------
     list of pathlib.Path
-        ``catalog.ecsv``, ``sources.fits``, ``report.png``, ``summary.json``, ``scene.npz``.
+        Files ``catalog.ecsv``, ``sources.fits``, ``report.png``, ``summary.json`` and
+        ``scene.npz``.
 
     Raises
     ------
@@ -130,11 +131,11 @@ def write_whole(
     Parameters
     ----------
     directory
-        Made if missing.
+        Folder to write to; made if missing.
     writers
-        By name, functions that write a file to the path they are given.
+        Functions by name of the file, each of which writes to a given path.
     force
-        Replace files that are there.
+        Whether to replace existing files.
 
     Returns
     -------
@@ -145,7 +146,7 @@ def write_whole(
     fresh = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # Built inside the target, so that the final moves are renames on one disk.
+        # Written inside the target, so that the final moves are renames on one disk.
         staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
     except OSError as error:
         raise InputError(f"cannot write to {str(directory)!r}: {error.strerror}.") from error
@@ -163,7 +164,7 @@ def write_whole(
 
 
 def _move_all(staging: Path, directory: Path, names: Sequence[str]) -> None:
-    """Move the result files into place; put the old ones back if one does not go."""
+    """Move the result files into place; restore the old ones if a move fails."""
     old = staging / "old"
     old.mkdir()
     moved = []
@@ -183,7 +184,7 @@ def _move_all(staging: Path, directory: Path, names: Sequence[str]) -> None:
 
 
 def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = None) -> dict:
-    """The run in numbers, ready for JSON."""
+    """Return a summary of the run, ready for JSON."""
     fit, first = result.free_form.fit, result.parametric.fit
     seconds = {name: round(value, 2) for name, value in result.seconds.items()}
     total = sum(result.seconds.values()) if total_seconds is None else total_seconds

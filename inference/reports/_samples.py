@@ -40,15 +40,15 @@ def write_samples(
     Parameters
     ----------
     result
-        What was sampled.
+        Result of `deblend` that was sampled.
     tree
-        From `sample_deblended`.
+        Result of `sample_deblended`.
     directory
-        Made if missing.
+        Folder to write to; made if missing.
     force
-        Replace results that are there.
+        Whether to replace existing results.
     prior
-        Names or weight files to load the priors by again; their own names if not given.
+        Names or weight files for loading the priors again; their own names if not given.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def write_samples(
 
 
 def _as_observed(result: Deblended, tree: Any) -> list:
-    """The mean of every source as observed, and the residual."""
+    """Return the HDUs of every source's mean as observed, and of the residual."""
     obs = result.observation
     convolved = mean_as_observed(result, tree)
     hdus = []
@@ -81,7 +81,7 @@ def _as_observed(result: Deblended, tree: Any) -> list:
 
 
 def diagnostics(tree: Any, table: Any) -> str:
-    """Figures of a run and what they mean, as plain text."""
+    """Return the diagnostics of a run with explanations, as plain text."""
     lines = ["Draws of a deblended scene", ""]
     lines += [f"{label:28s} {text}" for label, text in figures(tree)]
     lines += ["", "Effective draws and R-hat of the fluxes (the worst band), by source", ""]

@@ -1,4 +1,4 @@
-"""What a sampler is: a value with settings, three functions that move chains, and a few words."""
+"""Interface of samplers: values with settings, and functions that move chains."""
 
 import abc
 from collections.abc import Callable
@@ -15,22 +15,22 @@ from scorepriors.inference._posterior import Posterior
 
 
 class Move(NamedTuple):
-    """What is recorded of a transition; names are ArviZ's, None is left out.
+    """Statistics of a transition; names are ArviZ's, None is left out.
 
     Attributes
     ----------
     acceptance_rate
-        Probability to accept, averaged over what was offered.
+        Acceptance probability, averaged over the proposals.
     diverging
-        Whether an integrator left the posterior.
+        Whether the integrator diverged.
     n_steps
-        Evaluations of the gradient.
+        Number of evaluations of the gradient.
     energy
-        Of Hamiltonian moves: potential and kinetic.
+        Energy of Hamiltonian moves, potential and kinetic.
     tree_depth, reached_max_treedepth
-        Of moves in trees: doublings, and whether there were as many as allowed.
+        Number of doublings of a trajectory, and whether that is the largest allowed.
     lp
-        Log-density that moves without an energy are judged by.
+        Log-density, for moves without an energy.
     """
 
     acceptance_rate: Float[Array, "*chains"]
@@ -43,7 +43,7 @@ class Move(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How long a run is: draws per chain to tune with and to keep, and chains."""
+    """Length of a run: draws per chain for tuning and to keep, and number of chains."""
 
     num_warmup: int
     num_samples: int
@@ -51,16 +51,16 @@ class Counts(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where chains begin.
+    """Start of the chains.
 
     Attributes
     ----------
     init
-        As given to `sample`.
+        Argument of `sample`.
     num_chains
-        How many.
+        Number of chains.
     report
-        Called as ``report(done, text)``.
+        Function called as ``report(done, text)``.
     """
 
     init: Any
@@ -69,16 +69,16 @@ class Start(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What chains have done since the last time that `AbstractSampler.warmup` was called.
+    """Draws of the chains since the last call of `AbstractSampler.warmup`.
 
     Attributes
     ----------
     positions, gradients
-        ``[n, C, d]``, as `AbstractSampler.place` has them.
+        Positions and gradients ``[n, C, d]``, from `AbstractSampler.place`.
     done
-        Draws made so far.
+        Number of draws so far.
     ends
-        All ends of windows of this warm-up.
+        Ends of all windows of this warm-up.
     """
 
     positions: Any
@@ -88,32 +88,32 @@ class Window(NamedTuple):
 
 
 class AbstractSampler(eqx.Module):
-    """A way to draw from a posterior; its fields are its settings.
+    """An algorithm for draws from a posterior; its fields are its settings.
 
     `sample` does the rest for every sampler: blocks of draws in compiled programs, progress,
     Ctrl-C, checkpoints, the tree, the checks.  Numbers among the fields are traced, so other
-    ones compile nothing; strings are static.
+    values recompile nothing; strings are static.
 
-    A run has three parts, each a pytree of arrays: what `init` learned of the posterior, which
-    stays as it is and goes into the checkpoint with the state; the problem, made of both; and
-    the state of all chains, what is tuned included.
+    A run has three parts, each a pytree of arrays: the information that `init` learned about
+    the posterior, which does not change and is stored in the checkpoint with the state; the
+    problem, made of both; and the state of all chains, with tuned settings.
 
     Attributes
     ----------
     name
-        One word, for attributes of results and for checkpoints.
+        Name in one word, for attributes of results and for checkpoints.
     note
-        One sentence: what it is, and for inexact ones the bias.
+        Description in one sentence, for inexact algorithms with the bias.
     exact
         Whether a Metropolis test makes draws exact.
     usual
-        Length of a run that does not say.
+        Default length of a run.
     block
-        Draws per compiled call: between calls progress is shown and Ctrl-C read.
+        Number of draws per compiled call; between calls progress is shown and Ctrl-C handled.
     thinning
-        Transitions per kept draw.
+        Number of transitions per kept draw.
     target_acceptance_rate
-        To tune steps for.
+        Acceptance rate for which steps are tuned.
     """
 
     name: eqx.AbstractClassVar[str]
@@ -138,18 +138,18 @@ class AbstractSampler(eqx.Module):
         Returns
         -------
         learned, state
-            Of a run before its first draw.
+            Parts of the run before its first draw.
         text
-            Where chains start, in a word or two.
+            Origin of the chains, in a word or two.
         """
 
     @abc.abstractmethod
     def shapes(self, bound: Posterior, num_chains: int) -> tuple[Any, Any]:
-        """Shapes of what `init` learns and of the state, as `jax.eval_shape` gives them."""
+        """Return the shapes of the results of `init`, as `jax.eval_shape` does."""
 
     @abc.abstractmethod
     def bind(self, bound: Posterior, learned, state) -> tuple[Any, Any]:
-        """The problem, and the state where the devices want it; after `init` or a checkpoint.
+        """Return the problem, and the state on its devices; after `init` or a checkpoint.
 
         A problem is a pytree with a field ``coordinates`` (`Coordinates`).
         """
@@ -161,55 +161,55 @@ class AbstractSampler(eqx.Module):
         Parameters
         ----------
         key
-            Of the run; all that is random follows from it and the `number`.
+            Random key of the run; all randomness follows from it and the `number`.
         number
-            Of the transition, warm-up included.
+            Number of the transition, warm-up included.
         problem, state
-            As `bind` and the transition before have them.
+            Results of `bind` and of the previous transition.
         warming
             Whether to tune.
 
         Returns
         -------
         state
-            Afterwards.
+            State after the transition.
         move
-            Of every chain, ``[C]``.
+            Statistics of every chain, ``[C]``.
         """
 
     @abc.abstractmethod
     def place(self, problem, state) -> tuple[Any, Any]:
-        """Positions ``[C, d]`` of a state, traced, and gradients there, or None without any."""
+        """Return positions ``[C, d]`` of a state, traced, and gradients, or None without any."""
 
     @abc.abstractmethod
     def keep(self, state, positions) -> Any:
-        """Positions ``[n, C, d]`` of draws after the warm-up, as `Coordinates` takes them."""
+        """Return positions ``[n, C, d]`` of draws after the warm-up, for `Coordinates`."""
 
     @abc.abstractmethod
     def windows(self, num_warmup: int) -> tuple[int, ...]:
-        """Numbers of draws after which `warmup` is called, on the way to `num_warmup`."""
+        """Return the numbers of draws, up to `num_warmup`, after which `warmup` is called."""
 
     @abc.abstractmethod
     def warmup(self, key, problem, state, window: Window) -> Any:
-        """The state after a window of the warm-up, tuned by what the chains did in it.
+        """Return the state after a window of the warm-up, tuned by its draws.
 
-        On the host; tuning of every transition belongs into `step`.
+        On the host; tuning at every transition belongs in `step`.
         """
 
     @abc.abstractmethod
     def describe(self, state, move: Move) -> str:
-        """Words on a block of draws, for the progress bar."""
+        """Return a description of a block of draws, for the progress bar."""
 
     @abc.abstractmethod
     def results(self, state, moves: Move) -> tuple[dict, dict]:
-        """Sample statistics by ArviZ's names, from `moves` ``[C, n]``; and attributes."""
+        """Return sample statistics by ArviZ's names, from `moves` ``[C, n]``, and attributes."""
 
 
 AnySampler = TypeVar("AnySampler", bound=AbstractSampler)
 
 
 def traced(sampler: AnySampler) -> AnySampler:
-    """The sampler with numbers as arrays, so that programs serve other numbers as well."""
+    """Return the sampler with numbers as arrays, so that programs serve other numbers too."""
 
     def array(leaf):
         if isinstance(leaf, bool) or not isinstance(leaf, int | float):
@@ -220,7 +220,7 @@ def traced(sampler: AnySampler) -> AnySampler:
 
 
 class Coordinates(eqx.Module):
-    """Flat coordinates of kept draws, and the unconstrained parameters that they stand for.
+    """Map from flat coordinates of kept draws to unconstrained parameters.
 
     Attributes
     ----------
@@ -229,7 +229,7 @@ class Coordinates(eqx.Module):
     origin
         Unconstrained parameters, by site, at coordinates of zero.
     scale
-        Map from coordinates to offsets from the origin; None for what is flat already.
+        Map from coordinates to offsets from the origin; None for the identity.
     """
 
     bound: Posterior
@@ -237,6 +237,6 @@ class Coordinates(eqx.Module):
     scale: Callable | None = None
 
     def params(self, position) -> dict:
-        """Unconstrained parameters of one flat position."""
+        """Return the unconstrained parameters of one flat position."""
         center, unravel = ravel_pytree(self.origin)
         return unravel(position if self.scale is None else center + self.scale(position))

@@ -12,24 +12,24 @@ from scorepriors._errors import InputError
 from ._abstract import AbstractSampler, Move
 from ._gradient import AbstractGradientSampler
 
-#: Longest trajectory, in steps.
+#: Largest number of steps of a trajectory.
 MAX_STEPS = 1024
 
-#: Energy error per dimension (variance) that unadjusted MCLMC is tuned for.
+#: Target of the energy error per dimension (variance) of unadjusted MCLMC.
 MCLMC_ENERGY_VARIANCE = 1e-4
 
 
 class NUTS(AbstractGradientSampler):
     """No-U-Turn sampler (Hoffman & Gelman 2014, arXiv:1111.4246).
 
-    Side by side, every chain waits for the longest tree: see `DynamicHMC`.
+    With several chains at once, all wait for the longest tree: see `DynamicHMC`.
 
     Attributes
     ----------
     target_acceptance_rate, thinning, preconditioner, rank
         See `AbstractGradientSampler`.
     max_num_doublings
-        A trajectory has at most two to this power steps.
+        Base-2 logarithm of the largest number of steps of a trajectory.
     """
 
     max_num_doublings: int = eqx.field(default=10, static=True)
@@ -84,7 +84,7 @@ class HMC(AbstractGradientSampler):
 class DynamicHMC(AbstractGradientSampler):
     """Hamiltonian Monte Carlo with trajectories of random length.
 
-    All chains of a draw take equally many steps: quick side by side.
+    All chains of a draw take equally many steps, which is fast for several chains at once.
 
     Attributes
     ----------
@@ -132,7 +132,7 @@ class AdjustedMCLMC(AbstractGradientSampler):
 
     def move(self, key, state, logdensity_fn, tuned, jitter):
         kernel = adjusted_mclmc_dynamic.build_kernel(integration_steps_fn=_jittered)
-        # Momenta have unit length here, so times are longer by the root of the dimension.
+        # Momenta have unit length, so times are longer by the root of the dimension.
         mean = tuned.length * _root_dimension(state) / tuned.step_size
         state, info = kernel(
             key,
@@ -151,7 +151,7 @@ class MCLMC(AbstractGradientSampler):
     Attributes
     ----------
     target_acceptance_rate
-        Stands for the energy error: 1/2 where it is `MCLMC_ENERGY_VARIANCE` per dimension.
+        Substitute for the energy error: 1/2 where that is `MCLMC_ENERGY_VARIANCE` per dimension.
     thinning, preconditioner, rank
         See `AbstractGradientSampler`.
     """
@@ -181,8 +181,8 @@ class MCLMC(AbstractGradientSampler):
             tuned.length * _root_dimension(state),
             tuned.step_size,
         )
-        # No Metropolis test; this stands in for its rate, so that one tuner serves all: 1/2
-        # where the energy error per dimension is the one asked for.
+        # No Metropolis test; this replaces its rate, so that the same tuner is used: 1/2
+        # where the energy error per dimension is at its target.
         allowed = MCLMC_ENERGY_VARIANCE * state.position.size
         rate = 1 / (1 + info.energy_change**2 / allowed)
         bad = ~info.nonans | (jnp.abs(info.energy_change) > 1000)
@@ -210,7 +210,7 @@ def _root_dimension(state):
     return jnp.sqrt(state.position.size * 1.0)
 
 
-#: Every sampler for any model, by the name that `sample` and the command line know.
+#: Samplers for any model, by their names in `sample` and the command line.
 ALGORITHMS: dict[str, type[AbstractSampler]] = {
     kind.name: kind for kind in (NUTS, HMC, DynamicHMC, AdjustedMCLMC, MCLMC)
 }
@@ -220,7 +220,7 @@ def sampler_of(
     algorithm: str | AbstractSampler,
     known: Mapping[str, Callable[..., AbstractSampler]] = ALGORITHMS,
 ) -> AbstractSampler:
-    """The sampler of a name, with its usual settings; a sampler as it is.
+    """Return the sampler of a name, with default settings; a sampler unchanged.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Simulation-based calibration: whether posteriors are right on average over the prior.
+"""Simulation-based calibration: correctness of posteriors on average over the prior.
 
 Truths drawn from the model's own prior must rank uniformly among posterior draws given
 data simulated from them (Talts et al. 2018, arXiv:1804.06788), and central intervals
-must cover them as often as they say.
+must cover them at their nominal rate.
 """
 
 import numpy as np
@@ -10,27 +10,27 @@ from scipy.stats import binom, chisquare
 
 
 def thin(draws: np.ndarray, number: int) -> np.ndarray:
-    """``[C, n, ...]`` to `number` draws, evenly spaced over all chains: ``[number, ...]``."""
+    """Reduce ``[C, n, ...]`` to `number` draws, evenly spaced over chains: ``[number, ...]``."""
     flat = np.swapaxes(draws, 0, 1).reshape(-1, *draws.shape[2:])
     return flat[np.linspace(0, len(flat) - 1, number).round().astype(int)]
 
 
 def ranks(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Number of draws ``[n, ...]`` below the truth ``[...]``: uniform on 0 ... n."""
+    """Return the number of draws ``[n, ...]`` below the truth ``[...]``: uniform on 0 ... n."""
     return (draws < truth).sum(0)
 
 
 def uniformity(rank: np.ndarray, number: int, *, bins: int = 5) -> float:
-    """p-value of a chi^2 test that ranks among `number` draws are uniform.
+    """Return the p-value of a chi^2 test that ranks among `number` draws are uniform.
 
     Parameters
     ----------
     rank
-        ``[m]``, of m simulations.
+        Ranks ``[m]`` of m simulations.
     number
-        Draws per simulation.
+        Number of draws per simulation.
     bins
-        Number of equally wide bins; five or more ranks should fall into each.
+        Number of equally wide bins, with five or more ranks expected in each.
     """
     edges = np.linspace(0, number + 1, bins + 1)
     inside = np.histogram(np.arange(number + 1), edges)[0]
@@ -39,16 +39,16 @@ def uniformity(rank: np.ndarray, number: int, *, bins: int = 5) -> float:
 
 
 def coverage(rank: np.ndarray, number: int, level: float) -> tuple[float, float, float]:
-    """Share of truths inside the central interval of a level, and its 99 % bounds.
+    """Return the share of truths inside the central interval of a level, and its 99 % bounds.
 
     Returns
     -------
     share, low, high
-        The share found, and what a calibrated sampler would give in 99 of 100 tries.
+        Measured share, and the interval of 99 % probability for a calibrated sampler.
     """
     inside = np.arange(number + 1)
     half = (1 - level) / 2 * (number + 1)
-    # Ranks are whole numbers: the interval holds the level only about.
+    # Ranks are integers, so the interval has the level only approximately.
     held = (inside >= half) & (inside <= number - half)
     share = float(held[np.asarray(rank, int)].mean())
     low, high = binom.interval(0.99, len(rank), held.mean())

@@ -1,4 +1,4 @@
-"""Runs on disk: what a killed run needs to go on as if nothing had happened."""
+"""Checkpoints of runs, from which an interrupted run continues to identical draws."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _KIND = "checkpoint of a sampling run"
 
 
 def fingerprint(bound: Posterior, settings: dict) -> str:
-    """Digest of a model, its arguments and the settings of a run."""
+    """Return a digest of a model, its arguments and the settings of a run."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(bound.arrays):
         array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
@@ -43,7 +43,7 @@ def save_run(path: str | Path, run: Run, mark: str) -> None:
     Raises
     ------
     InputError
-        If it can't be written, for want of space or of permission.
+        If it can't be written, for lack of space or of permission.
     """
     fixed = jax.tree.leaves((run.learned, run.state))
     arrays = {f"leaf{i}": _plain(a) for i, a in enumerate(fixed)}
@@ -63,7 +63,7 @@ def save_run(path: str | Path, run: Run, mark: str) -> None:
 
 
 def load_run(path: str | Path, like: Any, mark: str) -> Run:
-    """Read what `save_run` wrote.
+    """Read a file of `save_run`.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def load_run(path: str | Path, like: Any, mark: str) -> Run:
     Raises
     ------
     InputError
-        If the file is of another run, or is none.
+        If the file is of another run, or no checkpoint.
     """
     held, facts = read_archive(
         path,

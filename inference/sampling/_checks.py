@@ -1,4 +1,4 @@
-"""Check that the gradient that moves a sampler is that of the density it accepts by."""
+"""Check that the gradient of a density is consistent with its values."""
 
 import equinox as eqx
 import jax
@@ -9,32 +9,32 @@ from scorepriors._errors import InputError
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
-#: Takes what a polynomial of degree five describes from values at the nodes.  Along a
-#: segment of half a width a density is smoother than that: the rest is rounding.
+#: Basis of polynomials up to degree five at the nodes.  Along a segment of half a width a
+#: density is that smooth: the remainder is rounding error.
 _POLYNOMIALS = np.linalg.qr(np.polynomial.legendre.legvander(_NODES, 5))[0]
 _ROUGHNESS = np.eye(len(_NODES)) - _POLYNOMIALS @ _POLYNOMIALS.T
 
 
 def check_gradient(log_density, position, key, *, segments: int = 5, length: float = 0.5) -> None:
-    """Refuse a density whose gradient is not its own.
+    """Raise InputError for a density whose gradient is not that of its values.
 
-    Leapfrog is volume preserving and reversible whatever force drives it, so HMC
-    samples exp(log_density) even if the gradient belongs to something else: a prior
-    with a score but a constant ``log_prob`` is then silently left out.  Compared are
-    the line integral of the gradient and the difference of the log-density along
-    random segments; in single precision they may differ by what rounding does to either,
-    seen as their roughness along the segment (a bright star: a tenth of a nat).
+    Leapfrog is volume preserving and reversible for any force, so HMC samples
+    exp(log_density) even if the gradient is another one: a prior with a score but a constant
+    ``log_prob`` would silently have no effect.  The line integral of the gradient is compared
+    with the difference of the log-density along random segments; in single precision they may
+    differ by the rounding error of either, estimated from their roughness along the segment (a
+    bright star: a tenth of a nat).
 
     Parameters
     ----------
     log_density
-        A pytree that is called with a position.
+        Log-density as a function of a position, itself a pytree.
     position
-        ``[d]``, in coordinates of about unit width.
+        Position ``[d]`` in coordinates of about unit width.
     key
-        For the segments.
+        Random key for the segments.
     segments, length
-        How many, and their standard deviation per coordinate.
+        Number of segments, and their standard deviation per coordinate.
 
     Raises
     ------
@@ -44,10 +44,10 @@ def check_gradient(log_density, position, key, *, segments: int = 5, length: flo
     difference, integral, size, rounding = (
         np.asarray(a, float) for a in _compare(log_density, position, key, segments, length)
     )
-    # In double precision roughness is the model's own, and no excuse.
+    # In double precision roughness is that of the model, not rounding error.
     if position.dtype != jnp.float32:
         rounding = np.zeros_like(rounding)
-    # A part of the model left out parts the two along every segment, and by much of `size`.
+    # If a part of the model is missing, the two differ along every segment, by much of `size`.
     excess = np.abs(difference - integral) - (0.02 * size + 0.05 + 5 * rounding)
     middle = int(np.argsort(np.where(np.isnan(excess), np.inf, excess))[len(excess) // 2])
     if not excess[middle] <= 0:

@@ -1,4 +1,4 @@
-"""From the positions of chains to ArviZ's object."""
+"""Conversion of the positions of chains to ArviZ's object."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from ._tree import make_tree
 
 
 class Keep(NamedTuple):
-    """What a result holds beside the draws, and the names of its axes.
+    """Content of a result beside the draws, and the names of its axes.
 
     Attributes
     ----------
@@ -40,20 +40,20 @@ class Keep(NamedTuple):
 
 
 def collect(coordinates: Coordinates, draws: list, stats: dict, keep: Keep, *, key) -> Any:
-    """The tree of draws.
+    """Return the tree of draws.
 
     Parameters
     ----------
     coordinates
-        What the draws stand for.
+        Coordinates of the draws.
     draws
-        Blocks ``[n, C, d]`` of positions; used up.
+        Blocks ``[n, C, d]`` of positions; the list is emptied.
     stats
         Sample statistics ``[C, n]``, by ArviZ's names.
     keep
-        What else goes in.
+        Further content of the tree.
     key
-        For what is drawn on top of the positions.
+        Random key for sites that are drawn given the positions.
     """
     trace = coordinates.bound.trace(coordinates.params(jnp.asarray(draws[0][0, 0])))
     values, likelihoods, predictions = recover_draws(
@@ -73,7 +73,7 @@ def collect(coordinates: Coordinates, draws: list, stats: dict, keep: Keep, *, k
 
 @eqx.filter_jit
 def _recover_block(coordinates, positions, key, index, log_likelihood, predictive):
-    """Values of draws ``[n, d]`` with numbers ``[n]``."""
+    """Return values of draws ``[n, d]`` with numbers ``[n]``."""
 
     def one(index, q):
         return coordinates.bound.recover(
@@ -83,12 +83,12 @@ def _recover_block(coordinates, positions, key, index, log_likelihood, predictiv
             predictive=predictive,
         )
 
-    # A few at a time: rendering needs much more memory than what is kept of it.
+    # A few at a time: rendering needs much more memory than its result.
     return jax.lax.map(lambda x: one(*x), (index, positions), batch_size=8)
 
 
 def recover_draws(coordinates, blocks, key, log_likelihood, predictive):
-    """Constrained values ``[C, n, ...]`` of the blocks of a run, which are used up."""
+    """Return constrained values ``[C, n, ...]`` of the blocks of a run; the list is emptied."""
     count = sum(len(block) for block in blocks)
     size = max(len(block) for block in blocks)
     chains = blocks[0].shape[1]
@@ -118,8 +118,8 @@ def recover_draws(coordinates, blocks, key, log_likelihood, predictive):
 
 
 def observed_data(trace) -> dict:
-    """Values of the observed sites of a trace, by name."""
-    # Data that the model computes from its arguments are not at hand here.
+    """Return values of the observed sites of a trace, by name."""
+    # Data that the model computes from its arguments are not available here.
     return {
         name: np.asarray(site["value"])
         for name, site in observed_sites(trace).items()
@@ -128,7 +128,7 @@ def observed_data(trace) -> dict:
 
 
 def prior_facts(bound: Posterior) -> dict[str, str]:
-    """Attributes that tell the priors of a model, and their noise levels."""
+    """Return attributes with the names of a model's priors, and their noise levels."""
     priors = [
         leaf
         for leaf in jax.tree.leaves(

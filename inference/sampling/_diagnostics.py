@@ -1,4 +1,4 @@
-"""Whether a run is to be trusted, in words."""
+"""Convergence diagnostics of runs."""
 
 import json
 import warnings
@@ -12,55 +12,53 @@ from . import _tree as trees
 from ._abstract import AbstractSampler
 from ._rhat import chance_rhat, rank_rhat
 
-#: Limits beyond which a run is not to be trusted: Vehtari et al. 2021 (R-hat, ESS), and
-#: Betancourt 2016 (E-BFMI).
+#: Limits of the checks: Vehtari et al. 2021 (R-hat, ESS), and Betancourt 2016 (E-BFMI).
 MAX_RHAT, MIN_ESS, MIN_BFMI = 1.01, 400.0, 0.3
 
-#: Elements up to which R-hat of every one must stay below `MAX_RHAT`: what people look at
-#: one by one, such as fluxes.
+#: Largest number of elements of sites, such as fluxes, whose R-hat must be below `MAX_RHAT` for
+#: every element.
 FEW = 128
 
-#: Sites with more elements than this have the effective draws of so many, at random,
-#: looked at.
+#: Largest number of elements of a site, chosen at random, whose effective draws are computed.
 SUBSET = 48
 
 
 class SamplingWarning(UserWarning):
-    """A run whose draws should not be trusted as they are."""
+    """Warning about a run whose draws failed a check."""
 
 
 def said(tree) -> list[str]:
-    """What speaks against trusting the draws of a tree, one sentence each."""
+    """Return the problems found in the draws of a tree, one sentence each."""
     return json.loads(tree.attrs.get("warnings", "[]"))
 
 
 def findings(tree) -> list[Finding]:
-    """What speaks against trusting the draws of a tree, as codes with facts."""
+    """Return the problems found in the draws of a tree, as codes with facts."""
     return findings_of(tree.attrs)
 
 
 class Diagnosis(NamedTuple):
-    """Figures of a run.
+    """Diagnostics of a run.
 
     Attributes
     ----------
     max_rhat
-        The largest of all sites that are judged one element at a time, up to `FEW`.
+        Largest R-hat of sites with up to `FEW` elements, which are checked one by one.
     max_pixel_rhat
-        The largest of the others; NaN without any.
+        Largest R-hat of the other sites; NaN if there are none.
     min_ess
-        Of the worst element.
+        Smallest effective sample size of an element.
     worst
         Name of the site with the smallest effective sample size.
     divergences
         Number of divergent transitions kept.
     min_bfmi
-        The smallest energy Bayesian fraction of missing information of a chain; NaN for
-        moves that have no energy.
+        Smallest energy Bayesian fraction of missing information of a chain; NaN for moves
+        without an energy.
     saturated
         Share of draws whose tree had the largest depth allowed.
     findings
-        The checks that failed; empty if none did.
+        Checks that failed; empty if none did.
     """
 
     max_rhat: float
@@ -74,21 +72,20 @@ class Diagnosis(NamedTuple):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is wrong and how to mend it, one sentence each."""
+        """Problems and remedies, one sentence each."""
         return tuple(finding.sentence() for finding in self.findings)
 
 
 def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosis:
     """Check the draws of a tree made by `sample`.
 
-    R-hat is judged in two ways.  Few elements, fluxes say, must each stay below 1.01.
-    Of the thousands of pixels of a scene the largest is larger than that by chance
-    alone: at 500 effective draws R-hat of one quantity scatters by about .005, and the
+    R-hat is checked in two ways.  Of sites with few elements, such as fluxes, each element
+    must be below 1.01.  Of the thousands of pixels of a scene the largest exceeds that by
+    chance alone: at 500 effective draws R-hat of one quantity scatters by about .005, and the
     maximum over 4,000 is near 1.03 for chains that agree perfectly.  There the median
-    must stay below 1.01, and the largest below what chance allows
-    (`chance_rhat`) at the effective draws that
-    these pixels have in location and in scale, or should have at least.  One chain off
-    in one pixel is far beyond that.
+    must be below 1.01, and the largest below the limit by chance (`chance_rhat`) for the
+    effective draws of these pixels in location and in scale, or for the required ones.  One
+    chain that differs in one pixel is far beyond that.
     """
     whole, stuck = _moving(trees.group(tree, "posterior"))
     stats = trees.group(tree, "sample_stats")
@@ -106,7 +103,7 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
         max_rhat, max_pixel_rhat, disagreement = _agreement(whole, smallest)
     divergences = int(stats["diverging"].sum())
     min_bfmi = np.nan
-    if "energy" in stats:  # of Hamiltonian trajectories; others have none
+    if "energy" in stats:  # only Hamiltonian trajectories have an energy
         energy = np.asarray(stats["energy"])
         with np.errstate(all="ignore"):
             bfmi = (np.diff(energy, axis=1) ** 2).mean(1) / energy.var(1)
@@ -126,8 +123,8 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
         found.append(Finding(Check.FEW_DRAWS, facts))
     if divergences:
         found.append(Finding(Check.DIVERGENCES, {"count": divergences}))
-    # With thinning the energies kept are further apart than one transition, and this
-    # warns too late rather than too early.
+    # With thinning the energies kept are further apart than one transition, so this check is
+    # less sensitive.
     if sampler.exact and min_bfmi < MIN_BFMI:
         found.append(Finding(Check.ENERGY, {"found": min_bfmi, "wanted": MIN_BFMI}))
     if saturated > 0.01:
@@ -141,7 +138,7 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
 
 
 def _agreement(whole, smallest):
-    """Largest R-hat of small and of large sites, and what is wrong with them, if anything."""
+    """Return the largest R-hat of small and of large sites, and findings about them."""
     few, many = [np.nan], [np.nan]
     wrong = None
     for name, draws in whole.items():
@@ -164,14 +161,14 @@ def _agreement(whole, smallest):
                 f"{allowed:.3f}"
             )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nothing but NaN: no site of that kind
+        warnings.simplefilter("ignore")  # all NaN: no site of that kind
         return float(np.nanmax(few)), float(np.nanmax(many)), wrong
 
 
 def _effective(draws, rhat, count: int = 16) -> float:
-    """Fewest effective draws of location or scale among the elements of largest R-hat.
+    """Return the fewest effective draws of location or scale among elements of largest R-hat.
 
-    R-hat looks at both, and widths mix more slowly than means: on the embedded example the
+    R-hat depends on both, and widths mix more slowly than means: on the embedded example the
     pixels of largest R-hat had 1,800 effective draws in the bulk and a third of that in the
     tails.
     """
@@ -185,13 +182,13 @@ def _effective(draws, rhat, count: int = 16) -> float:
 
 
 def _moving(dataset):
-    """Draws ``[chain, draw, element]`` of what moves, and a site where a chain did not."""
+    """Return draws ``[chain, draw, element]`` that vary, and a site where a chain is stuck."""
     out, stuck = {}, None
     for name, values in dataset.data_vars.items():
         array = np.asarray(values)
         flat = array.reshape(*array.shape[:2], -1)
         fixed = np.ptp(flat, axis=1) == 0
-        # A deterministic that never moves has no mixing to speak of.
+        # A constant deterministic site has no mixing.
         moving = ~fixed.all(0) | (np.ptp(flat[:, 0], axis=0) > 0)
         if moving.any():
             out[str(name)] = flat if moving.all() else flat[..., moving]
@@ -201,7 +198,7 @@ def _moving(dataset):
 
 
 def _subset(whole):
-    """A Dataset of at most `SUBSET` elements of each site."""
+    """Return a Dataset of at most `SUBSET` elements of each site."""
     import xarray
 
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
 """Samplers that move by the log-density and its gradient, in coordinates of unit width.
 
-Warm-up finds the coordinates and the step size; how a chain moves within them is up to the
-kernel, BlackJAX's as a rule.
+Warm-up determines the coordinates and the step size; the moves are those of a kernel, usually
+of BlackJAX.
 """
 
 import abc
@@ -27,27 +27,27 @@ from ._abstract import AbstractSampler, Coordinates, Counts, Move, Start, Window
 from ._checks import check_gradient
 from ._origin import origin_of
 
-#: Number of warm-up windows after which the map is refined, and the share of the warm-up
-#: that each takes.  Before the first and after the last only the step size is tuned.
+#: Number of warm-up windows after which the map is refined, and the share of each in the
+#: warm-up.  Before the first and after the last only the step size is tuned.
 #: Windows are equally long: the refinement then compiles once.
 WINDOWS, WINDOW_SHARE = 4, 0.175
 
-#: Directions in which warm-up draws may correct the curvature.
+#: Number of directions in which warm-up draws correct the curvature.
 REFINEMENT_RANK = 64
 
-#: Where the coordinates that chains move in may come from.
+#: Sources of the coordinates of the chains.
 PRECONDITIONERS = ("both", "curvature", "warmup", "none")
 
 
 class Tuned(NamedTuple):
-    """What warm-up tunes, common to all chains; arrays, so that tuning compiles nothing.
+    """Tuned settings, common to all chains; arrays, so that tuning recompiles nothing.
 
     Attributes
     ----------
     step_size
-        Of the integrator.
+        Step size of the integrator.
     length
-        Of a trajectory, in units of the posterior's width per direction.
+        Length of a trajectory, in units of the posterior's width per direction.
     """
 
     step_size: Float[Array, ""]
@@ -55,7 +55,7 @@ class Tuned(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What a start says of a posterior: a point, and the curvature there as a map."""
+    """Information about a posterior from the start: a point, and the curvature as a map."""
 
     origin: dict
     curvature: LowRankMap
@@ -85,8 +85,8 @@ class Chains(NamedTuple):
 class Problem(eqx.Module):
     """A posterior, with its density at the origin by site.
 
-    Differences from that are summed element by element, so that float32 keeps what the
-    Metropolis test looks at.
+    Differences from that are summed element by element, so that they are accurate in float32
+    for the Metropolis test.
     """
 
     coordinates: Coordinates
@@ -94,7 +94,7 @@ class Problem(eqx.Module):
 
 
 class LogDensity(eqx.Module):
-    """Log-density of a posterior in the coordinates that chains move in."""
+    """Log-density of a posterior in the coordinates of the chains."""
 
     problem: Problem
     refinement: LowRankMap
@@ -111,22 +111,22 @@ class LogDensity(eqx.Module):
 class AbstractGradientSampler(AbstractSampler):
     """Chains about a mode, preconditioned by the curvature there and by warm-up draws.
 
-    A kernel of one's own is a subclass with `begin`, `move`, `first_step_size` and a few
-    words: see `scorepriors.inference.NUTS`.
+    A new kernel is a subclass with `begin`, `move`, `first_step_size` and the descriptive
+    fields: see `scorepriors.inference.NUTS`.
 
     Attributes
     ----------
     target_acceptance_rate
-        To tune the step size for.
+        Acceptance rate for which the step size is tuned.
     thinning
-        Transitions per kept draw.
+        Number of transitions per kept draw.
     preconditioner
-        Where the coordinates come from: the curvature at the start, refined from warm-up
+        Source of the coordinates: the curvature at the start, refined from warm-up
         draws (``"both"``), one of the two (``"curvature"``, ``"warmup"``), or neither
-        (``"none"``).  Draws are right with any; to compare, and for models whose curvature is
-        too dear.
+        (``"none"``).  Draws are correct with any; for comparisons, and for models whose
+        curvature is too expensive.
     rank
-        Directions of the curvature, beyond 400 dimensions.
+        Number of directions of the curvature, beyond 400 dimensions.
     """
 
     target_acceptance_rate: float = 0.8
@@ -148,11 +148,11 @@ class AbstractGradientSampler(AbstractSampler):
 
     @abc.abstractmethod
     def first_step_size(self, dimension: float) -> float:
-        """Step size to start warm-up with."""
+        """Return the step size at the start of the warm-up."""
 
     @abc.abstractmethod
     def begin(self, key, position, logdensity_fn: Callable) -> Any:
-        """State of one chain; it has ``position``, ``logdensity`` and ``logdensity_grad``."""
+        """Return the state of a chain, with ``position``, ``logdensity``, ``logdensity_grad``."""
 
     @abc.abstractmethod
     def move(self, key, state, logdensity_fn: Callable, tuned: Tuned, jitter) -> tuple[Any, Move]:
@@ -162,7 +162,7 @@ class AbstractGradientSampler(AbstractSampler):
         equally many steps.
         """
 
-    # What follows fulfils `AbstractSampler`.
+    # Methods of `AbstractSampler`.
 
     def init(self, key, bound: Posterior, start: Start):
         first, second, third, fourth = jax.random.split(key, 4)
@@ -183,7 +183,7 @@ class AbstractGradientSampler(AbstractSampler):
             if text.startswith("uniform"):
                 origin = jax.tree.map(jnp.zeros_like, origin)
                 spread = jax.random.uniform(third, shape, flat.dtype, -2.0, 2.0)
-            else:  # no widths are known: all chains leave from one point
+            else:  # without known widths all chains start at one point
                 spread = jnp.zeros(shape, flat.dtype)
         else:
             spread = jax.random.normal(third, shape, flat.dtype)
@@ -219,7 +219,7 @@ class AbstractGradientSampler(AbstractSampler):
 
     def step(self, key, number, problem, state: Chains, warming):
         chains, tuned, tuner, refinement = state
-        # The other half of the key is for the warm-up.
+        # The other half of the key is used for the warm-up.
         own = jax.random.fold_in(jax.random.split(key)[0], number)
         jitter = jax.random.uniform(jax.random.fold_in(own, 0))
         count = jnp.arange(len(chains.position))
@@ -242,7 +242,7 @@ class AbstractGradientSampler(AbstractSampler):
 
     def windows(self, num_warmup: int):
         length = max(int(WINDOW_SHARE * num_warmup), 1)
-        first = (num_warmup - WINDOWS * length) // 3  # the last step size is kept: give it time
+        first = (num_warmup - WINDOWS * length) // 3  # a long last part for the final step size
         return (*(first + i * length for i in range(WINDOWS + 1)), num_warmup)
 
     def warmup(self, key, problem, state: Chains, window: Window):
@@ -254,13 +254,13 @@ class AbstractGradientSampler(AbstractSampler):
             tuner=begin_tuner(step_size, rate, np.float32(2.0)),
         )
         if window.done in (window.ends[0], window.ends[-1]):
-            # The first window is the way in, the last tunes the step size alone.
+            # The first window is the approach, the last tunes only the step size.
             return state
         shape = window.positions.shape
         old = state.refinement
         before = np.asarray(old(window.positions.reshape(-1, shape[-1])))
         slopes = np.asarray(old.gradient_before(window.gradients.reshape(-1, shape[-1])))
-        # Where no chain has moved, for a step too long as yet, there is nothing to learn.
+        # If no chain has moved, because the step is still too long, nothing can be refined.
         refining = self.preconditioner in ("both", "warmup")
         moving = refining and bool(np.ptp(before, axis=0).all())
         new = refine(before, slopes, old.gain.size) if moving else old
@@ -301,7 +301,7 @@ class AbstractGradientSampler(AbstractSampler):
 
     @property
     def _directions(self) -> int:
-        """Directions of the curvature; zero leaves it out."""
+        """Return the number of directions of the curvature; zero leaves it out."""
         return self.rank if self.preconditioner in ("both", "curvature") else 0
 
     def _no_curvature(self, flat) -> LowRankMap:
@@ -323,14 +323,14 @@ def _terms(bound: Posterior, origin: dict) -> dict:
 
 @eqx.filter_jit
 def _begin(sampler: AbstractGradientSampler, density: LogDensity, positions, key):
-    """States of chains at ``positions [C, d]``."""
+    """Return states of chains at ``positions [C, d]``."""
     keys = jax.random.split(key, len(positions))
     return jax.vmap(lambda k, q: sampler.begin(k, q, density))(keys, positions)
 
 
 @eqx.filter_jit
 def begin_tuner(step_size, rate, push=10.0):
-    """Dual averaging that starts at a step size and tries larger ones, by `push`, first."""
+    """Return dual averaging that starts at a step size and first tries larger ones, by `push`."""
     init, _, _ = dual_averaging_adaptation(rate)
     state = init(step_size)
     state = state._replace(mu=jnp.log(step_size * push), log_step_size_avg=jnp.log(step_size))
@@ -338,7 +338,7 @@ def begin_tuner(step_size, rate, push=10.0):
 
 
 def _inside(density: LogDensity, spread):
-    """Chain starts at which density and gradient are finite, pulled in where they aren't."""
+    """Return chain starts with finite density and gradient, moved inwards where needed."""
     for _ in range(12):
         good = np.asarray(_finite(density, spread))
         if good.all():
@@ -352,7 +352,7 @@ def _inside(density: LogDensity, spread):
 
 @eqx.filter_jit
 def _finite(density: LogDensity, positions):
-    """Whether density and gradient are finite at each of ``positions [C, d]``."""
+    """Return whether density and gradient are finite at each of ``positions [C, d]``."""
     values, slopes = jax.vmap(jax.value_and_grad(lambda q: density(q)))(positions)
     return jnp.isfinite(values) & jnp.isfinite(slopes).all(-1)
 
@@ -369,7 +369,7 @@ def _spread_over_devices(states):
 
 
 def _largest_width(positions, directions: int = 5) -> float:
-    """Standard deviation along the widest directions, at least 1.
+    """Return the standard deviation along the widest directions, at least 1.
 
     The directions come from one half of the draws and the widths from the other:
     the largest singular value of few draws in many dimensions is mostly noise.
@@ -381,5 +381,5 @@ def _largest_width(positions, directions: int = 5) -> float:
     center = np.concatenate(flat).mean(0)
     _, _, rows = np.linalg.svd(flat[0] - center, full_matrices=False)
     widths = ((flat[1] - center) @ rows[:directions].T).std(0)
-    # Widths beyond this are for the map to mend: a trajectory costs its length.
+    # Larger widths should be corrected by the map: the cost of a trajectory is its length.
     return float(np.clip(widths.max(), 1.0, 3.0))

@@ -4,15 +4,15 @@ from typing import Any
 
 
 def site_dims(trace: dict[str, Any]) -> dict[str, list[str]]:
-    """Names of the axes of every site: plates by name, those of an event by its annotation.
+    """Return names of the axes of every site, from plates and from annotations of events.
 
     As in NumPyro, ``numpyro.sample(..., infer={"event_dims": ["y", "x"]})`` names the axes of one
-    event.  Axes without a name are called after the site, as ArviZ does.
+    event.  Axes without a name are named after the site, as in ArviZ.
 
     Parameters
     ----------
     trace
-        From `Posterior.trace`.
+        Result of `Posterior.trace`.
     """
     dims = {}
     for name, site in trace.items():

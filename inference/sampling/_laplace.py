@@ -1,8 +1,8 @@
-"""A Gaussian about the mode instead of a chain: errors for those who can't wait.
+"""Laplace approximation: a Gaussian about the mode, for errors in a short time.
 
-The curvature at the mode is that which also preconditions the samplers; draws of the
-Gaussian go through the model as draws of a chain do, so tables, images and reports made
-from the one can be made from the other.
+The curvature at the mode is also used to precondition the samplers; draws of the Gaussian are
+passed through the model as draws of a chain are, so tables, images and reports can be made
+from both.
 """
 
 import json
@@ -32,11 +32,11 @@ from ._abstract import Coordinates
 from ._collect import Keep, collect
 from ._diagnostics import SamplingWarning
 
-#: Draws that go through the model in one call: bounds the memory.
+#: Number of draws per call of the model, which limits the memory.
 BLOCK = 64
 
-#: Deviation of the curvature from one, in the coordinates that should make it so, beyond
-#: which the widths are not to be trusted.  Learned priors had .003, one without structure .8.
+#: Largest deviation of the curvature from one in whitened coordinates for which the widths
+#: are reliable.  Learned priors had .003, one without structure .8.
 WHITE = 0.1
 
 
@@ -56,34 +56,34 @@ def laplace(
     rank: int = 400,
     keep: Keep = Keep(),  # noqa: B008 (a value)
 ) -> Any:
-    """Independent draws from the Gaussian approximation of a posterior at its mode.
+    """Draw independently from the Gaussian approximation of a posterior at its mode.
 
     Parameters
     ----------
     model
         NumPyro model, or a `Posterior`.
     *model_args, model_kwargs
-        Its arguments.
+        Arguments of the model.
     key
-        For the draws, the starting vector of Lanczos, and the fit if there is none.
+        Random key for the draws, the starting vector of Lanczos, and the fit if needed.
     best
-        The mode, from `fit_map`, which is called if it is not given.
+        Mode, from `fit_map`, which is called if it is not given.
     num_samples
         Number of draws.
     rank
-        Directions of the curvature to find; beyond 400 dimensions the rest share one
+        Number of directions of the curvature; beyond 400 dimensions the rest share one
         width, which for learned priors is close to the truth: see `sample`.
     keep
-        What the result holds beside the draws: see `sample`.
+        Content of the result beside the draws: see `sample`.
 
     Returns
     -------
     xarray.DataTree or arviz.InferenceData
         One chain of independent draws, sites as from `sample`: spectra that the model
         integrates out are drawn exactly.  Attributes: ``negative_curvatures`` (below minus a
-        hundredth of the typical one), ``smallest_curvature`` in units of the typical one, ``curvature_error`` (root mean
-        square deviation of the curvature from what the draws have), ``warnings``, ``status`` and
-        ``findings`` as from `sample`.
+        hundredth of the typical one), ``smallest_curvature`` in units of the typical one,
+        ``curvature_error`` (root mean square deviation of the curvature from that of the
+        draws), ``warnings``, ``status`` and ``findings`` as from `sample`.
 
     Raises
     ------
@@ -94,13 +94,13 @@ def laplace(
     -----
     SamplingWarning
         If the fit has not converged or curvatures are negative: the Gaussian is then
-        not that of a mode, and along such directions gets ten times the typical width.
-        If there is more structure in the curvature than `rank` directions hold.
+        not that of a mode, and gets ten times the typical width along such directions.
+        If the curvature has more structure than `rank` directions can represent.
 
     Notes
     -----
-    The Gaussian is taken in the unconstrained coordinates, which for morphologies are
-    the stretched ones; values far out are then skewed in flux as those of the posterior.
+    The approximation is Gaussian in the unconstrained coordinates, which for morphologies are
+    the stretched ones; the distribution of fluxes is then skewed as that of the posterior.
     """
     started = time.monotonic()
     if num_samples < 4:
@@ -149,7 +149,7 @@ def _findings(fit: MAPResult, values: np.ndarray, error: float) -> list[Finding]
     found = []
     if not fit.converged:
         found.append(Finding(Check.NOT_A_MODE, {"what": fit.status.sentence}))
-    # Rounding and an early stop make zeros of either sign.
+    # Rounding errors and an early stop give small values of either sign.
     negative, flat = int((values < -FLOOR).sum()), int((np.abs(values) <= FLOOR).sum())
     facts = {"found": len(values)}
     if negative:

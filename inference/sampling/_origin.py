@@ -10,21 +10,21 @@ from scorepriors._errors import InputError
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 
-#: Expected gain, in nats, below which an unfinished fit has found its mode.
+#: Expected gain, in nats, below which an unconverged fit is close enough to its mode.
 NEAR_MODE = 0.1
 
 
 def origin_of(bound: Posterior, init: str | dict | MAPResult, key) -> tuple[dict, str]:
-    """Unconstrained point about which chains start, and how it came about.
+    """Return the unconstrained point about which chains start, and its origin in words.
 
     Parameters
     ----------
     bound
         The posterior.
     init
-        As for `scorepriors.inference.sample`.
+        Argument of `scorepriors.inference.sample`.
     key
-        For fits, and for sites without a value.
+        Random key for fits, and for sites without a value.
 
     Raises
     ------
@@ -40,8 +40,8 @@ def origin_of(bound: Posterior, init: str | dict | MAPResult, key) -> tuple[dict
             fit = fit_map(bound, key=key, max_iterations=1000)
         except InputError:
             return bound.start(key=key), "uniform"
-        # Rounding of a very bright scene keeps a fit from settling: near the mode is enough.
-        # A mode at infinity always has more than this to gain.
+        # Rounding in a very bright scene can prevent convergence: near the mode is enough.
+        # A mode at infinity always has a larger expected gain.
         if fit.converged or 0 <= float(fit.expected_gain) < NEAR_MODE:
             return fit.params, "map"
         return bound.start(key=key), "uniform"

@@ -1,18 +1,18 @@
-"""R-hat of many quantities at once, and how large it gets by chance (Vehtari et al. 2021)."""
+"""R-hat of many quantities at once, and its largest value by chance (Vehtari et al. 2021)."""
 
 import numpy as np
 from scipy.stats import chi2, norm, rankdata
 
-#: Elements ranked at a time: bounds the memory of large scenes.
+#: Number of elements ranked at a time, which limits the memory for large scenes.
 _CHUNK = 128
 
 
 def rank_rhat(draws: np.ndarray) -> np.ndarray:
-    """Rank-normalized split R-hat ``[...]`` of draws ``[chain, draw, ...]``.
+    """Return rank-normalized split R-hat ``[...]`` of draws ``[chain, draw, ...]``.
 
     The larger of R-hat of the ranks (location) and of the ranks of the distance from
-    the median (scale).  ``arviz.rhat`` gives the same, one element at a time: a minute
-    for the pixels of one scene.
+    the median (scale).  ``arviz.rhat`` gives the same, one element at a time, which takes a
+    minute for the pixels of one scene.
 
     Parameters
     ----------
@@ -26,14 +26,14 @@ def rank_rhat(draws: np.ndarray) -> np.ndarray:
     """
     chains, count = draws.shape[:2]
     half = count // 2
-    # Elements first: what is ranked together then lies together.
+    # Elements first, so that draws ranked together are contiguous.
     flat = np.moveaxis(draws.reshape(chains, count, -1), -1, 0)
     parts = [_both(flat[first : first + _CHUNK], half) for first in range(0, len(flat), _CHUNK)]
     return np.concatenate(parts).reshape(draws.shape[2:])
 
 
 def _both(draws, half):
-    # As ArviZ: of an odd number of draws the middle one is left out.
+    # As in ArviZ, the middle one of an odd number of draws is left out.
     halves = np.concatenate([draws[..., :half], draws[..., -half:]], axis=1)
     folded = np.abs(halves - np.median(halves, axis=(1, 2), keepdims=True))
     return np.maximum(_rhat(_normal_scores(halves)), _rhat(_normal_scores(folded)))
@@ -42,10 +42,10 @@ def _both(draws, half):
 def _normal_scores(values):
     ranks = rankdata(values.reshape(len(values), -1), axis=1)
     count = ranks.shape[1]
-    # Ranks, tied ones too, are multiples of a half: a table of all scores is short.
+    # Ranks, also of ties, are multiples of a half, so a table of all scores is short.
     table = norm.ppf((np.arange(2, 2 * count + 1) / 2 - 0.375) / (count + 0.25))
     place = np.rint(2 * np.nan_to_num(ranks, nan=1.0)).astype(int) - 2
-    # One NaN among the draws of an element makes all of it NaN, as it should.
+    # One NaN among the draws of an element makes its R-hat NaN.
     return np.where(np.isnan(ranks), np.nan, table[place]).reshape(values.shape)
 
 
@@ -60,7 +60,7 @@ def _rhat(values):
 def chance_rhat(
     number: int, chains: int, draws: int, effective: float, *, risk: float = 0.01
 ) -> float:
-    r"""Largest R-hat that chance gives one of many elements of chains that agree.
+    r"""Return the largest R-hat by chance among many elements of chains that agree.
 
     The means of the 2C half-chains, of n = N/2 draws each, scatter by the posterior's
     variance over their effective draws.  So with S effective draws in all,
@@ -74,13 +74,13 @@ def chance_rhat(
     Parameters
     ----------
     number
-        Elements looked at.
+        Number of elements.
     chains, draws
-        C and N.
+        Numbers C and N of chains and of draws in each.
     effective
-        S.
+        Number S of effective draws.
     risk
-        Of a false alarm.
+        Probability of a false alarm.
 
     Returns
     -------

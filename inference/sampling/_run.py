@@ -14,18 +14,18 @@ from ._abstract import AbstractSampler, Counts, Move, Window, traced
 
 @dataclass
 class Run:
-    """Where a run stands; everything that a resumed one needs.
+    """State of a run, with everything that is needed to resume it.
 
     Attributes
     ----------
     learned, state
-        Of the sampler: see `AbstractSampler`.
+        Parts of the sampler's run: see `AbstractSampler`.
     start
-        Where chains began, in words.
+        Origin of the chains, in words.
     done
-        Draws made, warm-up included.
+        Number of draws so far, warm-up included.
     gradients
-        Evaluations of the gradient, all chains, warm-up included.
+        Number of evaluations of the gradient, all chains, warm-up included.
     window
         Positions and gradients ``[n, C, d]`` since the sampler was last tuned.
     draws
@@ -45,12 +45,12 @@ class Run:
 
     @property
     def kept(self) -> int:
-        """Draws kept, per chain."""
+        """Number of kept draws per chain."""
         return sum(len(draws) for draws in self.draws)
 
 
 def blocks(sampler: AbstractSampler, problem, run: Run, counts: Counts, key) -> Iterator[Move]:
-    """Drive a run to its end; `run` changes in place, and a block's moves are yielded."""
+    """Continue a run to its end, changing `run` in place; yield the moves of each block."""
     num_warmup, total = counts.num_warmup, counts.num_warmup + counts.num_samples
     ends = sampler.windows(num_warmup)
     stops = sorted({end for end in (*ends, num_warmup) if end > 0} | {total})
@@ -77,7 +77,7 @@ def blocks(sampler: AbstractSampler, problem, run: Run, counts: Counts, key) -> 
 
 
 class Block(NamedTuple):
-    """Which draws to make: the number of the first, how many, and whether to tune."""
+    """Draws to make: the number of the first, their count, and whether to tune."""
 
     first: Any
     count: Any
@@ -91,7 +91,7 @@ def advance(sampler: AbstractSampler, problem, state, key, block: Block):
     Returns
     -------
     state
-        Afterwards.
+        State after the draws.
     drawn
         Positions and gradients ``[n, C, d]``, and `Move` of ``[n, C]``; rows beyond the count
         are unset.
@@ -124,7 +124,7 @@ def advance(sampler: AbstractSampler, problem, state, key, block: Block):
 
 
 def _accumulate(total: Move, move: Move, thinning) -> Move:
-    """Sum up the transitions of one kept draw; energies are those of the last."""
+    """Combine the transitions of one kept draw; energies are those of the last."""
 
     def largest(a, b):
         return None if b is None else jnp.maximum(a, b)

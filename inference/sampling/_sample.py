@@ -54,56 +54,55 @@ def sample(
 ) -> Any:
     """Sample the posterior of any NumPyro model with BlackJAX.
 
-    Chains move in coordinates in which the posterior is about round: offsets from the
-    start, in units of widths that come from the Hessian there (whole up to 400
-    dimensions, scale plus low rank beyond) and are refined from warm-up draws.  All
-    chains run side by side in one compiled program, spread over the devices if there
-    are several.
+    Chains move in whitened coordinates: offsets from the start, in units of widths that come
+    from the Hessian there (in full up to 400 dimensions, scale plus low rank beyond) and are
+    refined from warm-up draws.  All chains run at once in one compiled program, distributed
+    over the devices if there are several.
 
     Parameters
     ----------
     model
         NumPyro model, or a `Posterior`.
     *model_args, model_kwargs
-        Its arguments.
+        Arguments of the model.
     key
-        Two runs with one key give the same draws, also if one of them was interrupted.
+        Random key; two runs with one key give the same draws, also if one was interrupted.
     algorithm
-        ``"nuts"``, ``"hmc"``, ``"dynamic_hmc"``, ``"adjusted_mclmc"``, ``"mclmc"``
-        (unadjusted), or a sampler with settings of its own, such as
+        Algorithm: ``"nuts"``, ``"hmc"``, ``"dynamic_hmc"``, ``"adjusted_mclmc"``, ``"mclmc"``
+        (unadjusted), or a sampler with other settings, such as
         ``NUTS(target_acceptance_rate=0.9, thinning=2)``: see
         `scorepriors.inference.ALGORITHMS` and `scorepriors.inference.AbstractGradientSampler`.
     num_warmup, num_samples, num_chains
-        Draws per chain to tune with, to keep, and chains; by default as many as the algorithm
-        usually takes (500, 500 and 4).
+        Numbers of draws per chain for tuning and to keep, and of chains; the algorithm's
+        defaults (500, 500 and 4) if not given.
     init
-        ``"map"``: chains start spread by the curvature about the mode, or as under
+        Start of the chains.  ``"map"``: spread by the curvature about the mode, or as under
         ``"uniform"`` where no mode is found.  ``"pathfinder"``: about the mean of
         BlackJAX's Pathfinder.  ``"uniform"``: within 2 of zero in each unconstrained
         coordinate, without curvature.  Or site values (constrained), or a `MAPResult`.
     keep
-        What the result holds beside the draws, and names of its axes: a `Keep`.
+        Content of the result beside the draws, and names of its axes: a `Keep`.
     progress
         True for a bar; or a function called as ``progress(done, total, text)``.
     checkpoint
-        File to keep the run in.  If it exists and is of this very run, the run goes on
-        where it stood, to bit-identical draws.
+        File for the state of the run.  If it exists and is of the same run, the run continues
+        from there, to bit-identical draws.
 
     Returns
     -------
     xarray.DataTree or arviz.InferenceData
-        As the installed ArviZ has it.  Groups ``posterior`` (constrained sites and
-        deterministic ones; exact spectra drawn), ``sample_stats``, ``observed_data``
-        and those asked for.  Attributes: algorithm, versions, seed, seconds, gradient
+        Draws in the format of the installed ArviZ.  Groups ``posterior`` (constrained sites
+        and deterministic ones; exact spectra drawn), ``sample_stats``, ``observed_data``
+        and those of `keep`.  Attributes: algorithm, versions, seed, seconds, gradient
         evaluations, step size, and ``warnings``, a JSON list of sentences that is empty
-        if the run is to be trusted; ``status``, the code of a `RunStatus`; ``findings``, the
-        codes and facts of the sentences.
+        if all checks pass; ``status``, the code of a `RunStatus`; ``findings``, the codes and
+        facts of the sentences.
 
     Notes
     -----
-    Memory goes into the result: everything is kept in the precision of the model, four
-    bytes a number unless JAX runs in 64 bits.  Draws turn into values block by block,
-    each block of draws given up for its values, so there is never a second copy.  Five
+    The result takes the most memory: everything is kept in the precision of the model, four
+    bytes a number unless JAX runs in 64 bits.  Draws are converted to values block by block,
+    each block of draws being freed, so there is never a second copy.  Five
     sources of 32 x 32 pixels in four chains of 1,000 draws take 82 MB, their pixel
     log-likelihood in three bands of 64 x 64 another 197 MB.  Where that is too much,
     leave ``log_likelihood`` of `Keep` out, or raise the sampler's ``thinning``, which keeps fewer
@@ -118,7 +117,7 @@ def sample(
     Warns
     -----
     SamplingWarning
-        If the draws are not to be trusted.
+        If the draws fail a check.
 
     Examples
     --------
@@ -146,7 +145,7 @@ def sample(
             "sampler": f"{type(sampler).__module__}.{sampler!r}",
             "counts": counts,
             "key": seed,
-            # Other starts are in the checkpoint itself.
+            # Other starts are stored in the checkpoint.
             "init": init if isinstance(init, str) else "given",
         }
         mark = fingerprint(bound, settings) if checkpoint is not None else ""
@@ -180,7 +179,7 @@ def sample(
 
 
 def _counts(sampler: AbstractSampler, *given: int | None) -> Counts:
-    """Lengths of a run: as given, or as usual."""
+    """Return the lengths of a run: as given, or the sampler's defaults."""
     pairs = zip(given, sampler.usual, strict=True)
     counts = Counts(*(usual if number is None else number for number, usual in pairs))
     for name, number, least in zip(Counts._fields, counts, (20, 4, 1), strict=True):
@@ -204,7 +203,7 @@ def _words(sampler: AbstractSampler, run: Run, moves: Move, counts: Counts) -> s
 
 
 def _facts(sampler: AbstractSampler, counts: Counts, seed: list, run: Run) -> dict:
-    """Attributes that every run has: versions, settings, cost."""
+    """Return the attributes of every run: versions, settings, cost."""
     import numpyro
 
     return {
@@ -222,7 +221,7 @@ def _facts(sampler: AbstractSampler, counts: Counts, seed: list, run: Run) -> di
 
 
 def _judge(tree, sampler: AbstractSampler, kept: int, wanted: int) -> None:
-    """Write into a tree what speaks against it, and warn of it."""
+    """Record the failed checks of a tree in its attributes, and warn about them."""
     found = diagnose(tree, sampler)
     cut = kept < wanted
     tree.attrs.update(_summary(found) | record(found.findings, cut) | {"interrupted": int(cut)})

@@ -1,7 +1,7 @@
-"""Both lines of ArviZ behind one set of functions.
+"""Common functions for both lines of ArviZ.
 
 ArviZ 1.x works on xarray's DataTree, 0.23 (the last for Python 3.11) on its own
-InferenceData.  Everything that differs is here; `tests/test_compat.py` tries it.
+InferenceData.  All differences are handled here; `tests/test_compat.py` tests them.
 """
 
 import tempfile
@@ -24,7 +24,7 @@ DATATREE = int(az.__version__.split(".")[0]) >= 1
 
 
 def make_tree(groups: dict[str, Any], *, dims=None, coords=None, attrs=None) -> Any:
-    """ArviZ's own object: a DataTree with ArviZ 1.x, InferenceData with 0.23.
+    """Return ArviZ's object: a DataTree with ArviZ 1.x, InferenceData with 0.23.
 
     A slash in a name (``galaxies/morphology``) becomes an underscore: in a tree, and in
     NetCDF, it would mean another group.
@@ -38,7 +38,7 @@ def make_tree(groups: dict[str, Any], *, dims=None, coords=None, attrs=None) -> 
     coords
         Coordinates by axis.
     attrs
-        Of the whole.
+        Attributes of the tree.
     """
     groups = {
         name: {_plain(n): array for n, array in group.items()}
@@ -63,13 +63,13 @@ def _plain(name: str) -> str:
 
 
 def group(tree: Any, name: str) -> Any:
-    """An xarray Dataset of the tree."""
+    """Return a group of the tree as an xarray Dataset."""
     found = tree[name]
     return found.to_dataset() if hasattr(found, "to_dataset") else found
 
 
 def replace_group(tree: Any, name: str, dataset: Any) -> None:
-    """Put another Dataset in the place of a group."""
+    """Replace a group by another Dataset."""
     if hasattr(tree, "children"):
         tree[name].dataset = dataset
     else:
@@ -77,7 +77,7 @@ def replace_group(tree: Any, name: str, dataset: Any) -> None:
 
 
 def group_names(tree: Any) -> tuple[str, ...]:
-    """Names of the groups."""
+    """Return the names of the groups."""
     names = tree.children if hasattr(tree, "children") else tree.groups()
     return tuple(names)
 
@@ -100,10 +100,10 @@ def save_tree(tree: Any, path: str | Path) -> None:
     path = Path(path)
     if path.suffix == ".zarr":
         _needs_zarr(path)
-        # ArviZ 0.23 knows only the zarr of its time; xarray knows both.
+        # ArviZ 0.23 supports only earlier versions of zarr; xarray supports both.
         whole = tree if DATATREE else tree.to_datatree()
         with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-            # Version 3 of the format has no strings of fixed length as yet.
+            # Version 3 of the format does not have strings of fixed length yet.
             whole.to_zarr(Path(folder) / "new", zarr_format=2)
             if path.exists():
                 path.rename(Path(folder) / "old")
@@ -114,7 +114,7 @@ def save_tree(tree: Any, path: str | Path) -> None:
 
 
 def load_tree(path: str | Path) -> Any:
-    """Read what `save_tree` wrote.
+    """Read a file of `save_tree`.
 
     Parameters
     ----------
@@ -149,5 +149,5 @@ def _needs_zarr(path: Path) -> None:
 
 
 def effective_sizes(dataset: Any, method: str = "bulk") -> dict[str, np.ndarray]:
-    """Effective sample size of every element, by variable."""
+    """Return the effective sample size of every element, by variable."""
     return {n: np.asarray(v) for n, v in az.ess(dataset, method=method).data_vars.items()}

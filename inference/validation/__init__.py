@@ -1,6 +1,6 @@
-"""How good a trained prior is: two-sample tests, denoising, and consistency as a density.
+"""Validation of trained priors: two-sample tests, denoising, and consistency as a density.
 
-Every figure of the report is made by one small function that can be called alone;
+Every value of the report is computed by one small function that can be called alone;
 `validate_prior` calls them all.
 """
 

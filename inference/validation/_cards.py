@@ -1,4 +1,4 @@
-"""Model cards and the figures that go with them."""
+"""Model cards and their figures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,11 +25,11 @@ def write_card(
     Parameters
     ----------
     path
-        Target, ending in ``.md``.
+        File to write, ending in ``.md``.
     name_or_path
-        A shipped prior or a ``.safetensors`` file, as for `load_prior`.
+        Name of a shipped prior or a ``.safetensors`` file, as for `load_prior`.
     report
-        Of `scorepriors.validation.validate_prior`.
+        Result of `scorepriors.validation.validate_prior`.
     figures
         Captions and files of figures to show, the files relative to the card.
 
@@ -74,17 +74,17 @@ def sample_grid_figure(
     Parameters
     ----------
     samples, train_images
-        ``[N, n, n]`` intensities with a peak near one.  The first of each fill a square of
+        Intensities ``[N, n, n]`` with a peak near one.  The first of each fill a square of
         eight by eight, or of as many as both sets have.
     path
-        Target; its ending gives the format.
+        File to write; its ending gives the format.
     softening
-        The gray scale is ``asinh(x / softening)`` from 0 to the peak, equal for all.
+        Softening of the gray scale ``asinh(x / softening)``, from 0 to the peak, equal for all.
 
     Raises
     ------
     InputError
-        If either set has no image, or is none.
+        If either set has no image, or is no stack of images.
     """
     for images in (samples, train_images):
         if np.ndim(images) != 3 or len(images) == 0:
@@ -116,11 +116,11 @@ def loss_curve_figure(history: np.ndarray, block: int, path: str | Path) -> None
     Parameters
     ----------
     history
-        ``[blocks, bins]``, from `TrainingResult`; the bins are `LOSS_BINS`.
+        Losses ``[blocks, bins]`` of a `TrainingResult`; the bins are `LOSS_BINS`.
     block
-        Steps per block.
+        Number of steps per block.
     path
-        Target; its ending gives the format.
+        File to write; its ending gives the format.
 
     Raises
     ------
@@ -150,9 +150,9 @@ def denoising_figure(report: dict, path: str | Path) -> None:
     Parameters
     ----------
     report
-        Of `scorepriors.validation.validate_prior`.
+        Result of `scorepriors.validation.validate_prior`.
     path
-        Target; its ending gives the format.
+        File to write; its ending gives the format.
     """
     table = report["denoising"]
     figure = Figure(figsize=(5.5, 4), layout="constrained")
@@ -189,7 +189,7 @@ License of the weights: {recipe.license}.
 
 def _loading(info) -> str:
     shipped = info.path.parent.name == "weights"
-    # Never the folder: a card travels, the author's disk does not.
+    # Without the folder: a card is read on other machines.
     argument = info.name if shipped else info.path.name
     return f"""
 ## How to load

@@ -1,4 +1,4 @@
-"""Whether Markov chains of the log-density alone agree with its score, and stay on galaxies."""
+"""Tests by Markov chains of the log-density: agreement with the score, and stability."""
 
 import blackjax
 import equinox as eqx
@@ -15,7 +15,7 @@ from scorepriors._moments import image_moments
 from ._comparison import columns, trees_auc
 from ._density import log_prob_and_score
 
-#: Acceptance wanted of the chains of `stein_identity`.
+#: Range of acceptance for the chains of `stein_identity`.
 ACCEPTANCE = (0.6, 0.9)
 
 
@@ -33,13 +33,13 @@ def stein_identity(
 
     It holds for any normalizable density of :math:`n^2` variables that falls off fast,
     and a factor in the score that the log-density does not have breaks it.  The chains
-    are Hamiltonian Monte Carlo in the stretched space, whose Metropolis test looks at
-    values of the log-density only, so draws and gradient are independent witnesses.
+    are Hamiltonian Monte Carlo in the stretched space, whose Metropolis test uses only values
+    of the log-density, so that draws and gradient are independent.
 
     Parameters
     ----------
     prior
-        Its density of stretched images at `sigma` is tested.
+        Prior whose density of stretched images at `sigma` is tested.
     start
         Stretched images, one per chain, drawn from the prior at `sigma`.
     sigma
@@ -47,11 +47,11 @@ def stein_identity(
     key
         Random key.
     num_draws, num_warmup
-        Transitions kept and before them, rounded up to whole windows of 20.  In the
-        warm-up the step size, one for all chains, moves until the mean acceptance
-        stays within `ACCEPTANCE`; it is fixed afterwards.
+        Numbers of transitions after and during warm-up, rounded up to whole windows of 20.
+        In the warm-up the step size, one for all chains, is changed until the mean
+        acceptance stays within `ACCEPTANCE`; it is fixed afterwards.
     num_leapfrog
-        Leapfrog steps per transition.
+        Number of leapfrog steps per transition.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def stein_identity(
     -----
     The identity holds for chains in equilibrium.  Along Langevin dynamics
     :math:`d E|z|^2 / dt = 2 (E[z \cdot \nabla\log p] + n^2)`, so a mean above the
-    expected value says that the chains are still moving outwards: the density has mass
+    expected value shows that the chains are still moving outwards: the density has mass
     where the samples that they started from have none.
     """
     if len(start) < 2:
@@ -120,13 +120,13 @@ def long_chains(
     num_draws: int = 300,
     num_leapfrog: int = 20,
 ) -> dict[str, float]:
-    """See whether Hamiltonian Monte Carlo on the log-density alone stays on galaxies.
+    """Test whether Hamiltonian Monte Carlo on the log-density alone stays near galaxies.
 
     Parameters
     ----------
     prior
-        Its density of stretched images at `sigma` is followed; the ends of the chains are
-        compared as intensities.
+        Prior whose density of stretched images at `sigma` is sampled; the ends of the chains
+        are compared as intensities.
     start
         Stretched training images with noise of `sigma`, one per chain.
     reference
@@ -136,11 +136,11 @@ def long_chains(
     key
         Random key.
     num_draws
-        Transitions, rounded up to whole windows of 20.  The step size, one for all
-        chains, moves in the first third until the mean acceptance stays within
+        Number of transitions, rounded up to whole windows of 20.  The step size, one for all
+        chains, is changed in the first third until the mean acceptance stays within
         `ACCEPTANCE`.
     num_leapfrog
-        Leapfrog steps per transition.
+        Number of leapfrog steps per transition.
 
     Returns
     -------
@@ -186,7 +186,7 @@ def long_chains(
 
 
 def first_step(sigma: float, dimension: int) -> float:
-    """Step size from which the tuning of chains begins.
+    """Return the step size from which the tuning of chains begins.
 
     The noise makes every direction as wide as sigma or wider; the acceptance of a
     Gaussian of dimension d is near 0.8 for steps of about 1.2 d^(-1/4) standard deviations.
@@ -206,7 +206,7 @@ def _hmc_window(prior, z, sigma, step, key, num_draws, num_leapfrog):
 
     def transition(states, key_draw):
         key_step, key_chains = jr.split(key_draw)
-        # A trembling step, the same for all chains, keeps orbits from closing.
+        # A randomly varied step, the same for all chains, avoids closed orbits.
         jittered = step * jr.uniform(key_step, (), z.dtype, 0.8, 1.2)
         states, info = jax.vmap(lambda k, s: kernel(k, s, log_prob, jittered, unit, num_leapfrog))(
             jr.split(key_chains, len(z)), states

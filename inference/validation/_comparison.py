@@ -1,4 +1,4 @@
-"""Two sets of images compared: by classifiers, and by the distributions of moments."""
+"""Comparison of two sets of images by classifiers and by the distributions of moments."""
 
 import warnings
 
@@ -24,18 +24,18 @@ def compare_sets(
     Parameters
     ----------
     images, reference
-        Intensities; the sets need not be equally large.
+        Intensities; the sets may differ in size.
     stretch
-        The pixel classifier sees the stretched images.
+        Stretch of the images for the pixel classifier.
     key
-        Seeds the classifiers and their folds.
+        Random key of the classifiers and their folds.
 
     Returns
     -------
     dict
-        ``trees_auc`` and ``pixel_auc`` (0.5: indistinguishable, 1: always told apart),
-        ``trees_auc_without_border`` (the mean of the border is nothing but what a denoising
-        step leaves in the faintest pixels), ``ks`` by moment, ``one_maximum`` and
+        ``trees_auc`` and ``pixel_auc`` (0.5: indistinguishable, 1: always distinguished),
+        ``trees_auc_without_border`` (the mean of the border is only the residual of a denoising
+        step in the faintest pixels), ``ks`` by moment, ``one_maximum`` and
         ``one_maximum_reference`` (the share of either set with exactly one maximum).
     """
     key_trees, key_pixels = jr.split(key)
@@ -59,9 +59,9 @@ def compare_sets(
 def trees_auc(
     features: Float[np.ndarray, "N f"], reference: Float[np.ndarray, "M f"], *, key: PRNGKeyArray
 ) -> float:
-    """Area under the curve of gradient-boosted trees telling two tables of features apart.
+    """Return the area under the curve of gradient-boosted trees for two tables of features.
 
-    Scikit-learn's ``HistGradientBoostingClassifier`` as it comes, its probabilities
+    Scikit-learn's ``HistGradientBoostingClassifier`` with default settings, its probabilities
     cross-validated in five folds.
     """
     trees, _ = classifiers()
@@ -75,18 +75,18 @@ def pixel_auc(
     key: PRNGKeyArray,
     num_components: int = 64,
 ) -> float:
-    """Area under the curve of a small network that sees pixels, in two folds.
+    """Return the area under the curve of a small network on pixels, in two folds.
 
     The leading principal components of the pooled stretched images, divided by one common
-    scale, enter a perceptron with hidden layers of 64 and 32.  Components scaled to unit
-    variance each would drown the few that carry shape in those that carry noise.
+    scale, enter a perceptron with hidden layers of 64 and 32.  If each were scaled to unit
+    variance, components of noise would dominate the few of shape.
     """
     _, network = classifiers()
     pooled = np.concatenate([z, reference]).reshape(len(z) + len(reference), -1)
     num_components = min(num_components, *pooled.shape)
     centered = pooled - pooled.mean(0)
     values, vectors = np.linalg.eigh(centered.T @ centered / len(centered))
-    # The leading component gets a standard deviation of 3: most of the rest are below 1.
+    # The leading component has a standard deviation of 3: most of the rest are below 1.
     scale = np.sqrt(max(values[-1], 1e-30)) / 3
     features = centered @ vectors[:, -num_components:] / scale
     # Few passes and a strong penalty: there are more weights than images.
@@ -95,7 +95,7 @@ def pixel_auc(
 
 
 def ks_distance(a: Float[np.ndarray, " N"], b: Float[np.ndarray, " M"]) -> float:
-    """Kolmogorov-Smirnov distance: the largest gap between two cumulative distributions.
+    """Return the Kolmogorov-Smirnov distance of two samples.
 
     Two sets of N equal draws exceed ``1.36 sqrt(2 / N)`` in 5 % of cases.
     """
@@ -114,14 +114,14 @@ def _cross_validated_auc(classifier, features, reference, num_folds, key) -> flo
     label = np.repeat([1, 0], [len(features), len(reference)])
     folds = StratifiedKFold(num_folds, shuffle=True, random_state=_seed(key))
     with warnings.catch_warnings():
-        # A classifier that would learn more still gives an honest held-out figure.
+        # The held-out value of an unconverged classifier is unbiased too.
         warnings.simplefilter("ignore", ConvergenceWarning)
         probability = cross_val_predict(classifier, x, label, cv=folds, method="predict_proba")
     return float(roc_auc_score(label, probability[:, 1]))
 
 
 def classifiers():
-    """Import scikit-learn's two classifiers, or say that it is missing."""
+    """Return scikit-learn's two classifiers; InputError if it is not installed."""
     try:
         from sklearn.ensemble import HistGradientBoostingClassifier
         from sklearn.neural_network import MLPClassifier
@@ -133,7 +133,7 @@ def classifiers():
 
 
 def columns(moments: dict[str, np.ndarray], names=MOMENTS) -> np.ndarray:
-    """Put moments side by side: one row per image, one column per name."""
+    """Return a table of moments: one row per image, one column per name."""
     return np.stack([moments[name] for name in names], 1)
 
 

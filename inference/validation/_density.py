@@ -1,6 +1,6 @@
-"""Whether an energy is consistent as a density: denoising, Jacobian, a foreign ring, shifts.
+"""Tests of an energy as a density: denoising, Jacobian, an added ring, shifts.
 
-The prior is a PyTree argument of jitted functions, so a second one of equal shape compiles
+The prior is a PyTree argument of jitted functions, so a second one of equal shape recompiles
 nothing.
 """
 
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from scorepriors._distribution import ScorePrior
 
-#: Noise levels of the denoising figures.
+#: Noise levels of the denoising test.
 DENOISING_SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 
 
@@ -27,14 +27,14 @@ def denoising_table(
     key: PRNGKeyArray,
     sigmas: tuple[float, ...] = DENOISING_SIGMAS,
 ) -> dict[str, list[float]]:
-    """Rms error of the denoised images, in units of the noise, at several noise levels.
+    """Return rms errors of denoised images, in units of the noise, at several noise levels.
 
     Parameters
     ----------
     prior
         The prior to judge.
     linear
-        The one that is a Wiener filter, `ScorePrior.gaussian`.  It denoises the same noise.
+        Prior of the Wiener filter, `ScorePrior.gaussian`, which denoises the same images.
     z
         Clean stretched images, held out from training.
     key
@@ -80,7 +80,7 @@ def jacobian_asymmetry(
     key: PRNGKeyArray,
     num_probes: int = 8,
 ) -> float:
-    r"""Asymmetry of the Jacobian J of a score: zero if and only if it is a gradient.
+    r"""Return the asymmetry of the Jacobian J of a score: zero if and only if it is a gradient.
 
     .. math:: \kappa = \frac{\| J - J^T \|_F}{\| J + J^T \|_F},
 
@@ -94,18 +94,18 @@ def jacobian_asymmetry(
         ``(z [n, n], sigma) -> score [n, n]``.  A PyTree such as
         ``jax.tree_util.Partial(stretched_score, prior)`` compiles once for all of its shape.
     z
-        Stretched images at which to look, noise of `sigma` included.
+        Stretched images at which J is taken, noise of `sigma` included.
     sigma
         Noise level.
     key
         Random key of the probes.
     num_probes
-        Probes per image.
+        Number of probes per image.
 
     Returns
     -------
     float
-        Between 0 and 1 for a score near a gradient; about 1 for a random field.
+        Asymmetry, between 0 and 1 for a score near a gradient; about 1 for a random field.
 
     Examples
     --------
@@ -145,7 +145,7 @@ def ring_test(
     amplitude: float = 1.0,
     radius: float | None = None,
 ) -> dict[str, float]:
-    """Add a ring that no galaxy has and see whether the score takes it away.
+    """Add a ring, which no galaxy has, and test whether the score removes it.
 
     After Sampson et al. (2024), figure 4.
 
@@ -168,8 +168,8 @@ def ring_test(
     dict
         ``on_ring`` and ``elsewhere``: mean score of the images with the ring, on it and
         off it; ``abs_elsewhere``: mean absolute score off it; ``abs_elsewhere_without``:
-        the same for the images as they came; ``ratio``: minus ``on_ring`` over
-        ``abs_elsewhere``; ``drop``: mean fall of the log-density.  Stretched units.
+        the same for the images without ring; ``ratio``: minus ``on_ring`` over
+        ``abs_elsewhere``; ``drop``: mean decrease of the log-density.  Stretched units.
     """
     z = jnp.asarray(z)
     size = z.shape[-1]
@@ -199,9 +199,9 @@ def ring_test(
 def shift_cost(
     prior: ScorePrior, z: Float[Array, "N n n"], sigma: float, *, shifts: tuple = (1, 2, 3)
 ) -> dict[str, list[float]]:
-    """Mean fall of the log-density when images are moved by whole pixels along one axis.
+    """Return the mean decrease of the log-density for shifts by whole pixels along one axis.
 
-    How strictly the prior wants its galaxies centered: lists ``pixels`` and ``drop``.
+    It shows how strictly the prior expects centered galaxies: lists ``pixels`` and ``drop``.
     The pixels uncovered at the edge repeat their neighbors.
     """
     z = jnp.asarray(z)
@@ -217,11 +217,11 @@ def shift_cost(
 
 @eqx.filter_jit
 def log_prob_and_score(prior: ScorePrior, z, sigma):
-    """Log-density at `sigma`, up to a constant, and score of every stretched image."""
+    """Return log-density at `sigma`, up to a constant, and score of every stretched image."""
     value, gradient = jax.vmap(jax.value_and_grad(prior.at(sigma).potential))(z)
     return -value, -gradient
 
 
 def stretched_score(prior: ScorePrior, z: Float[Array, "n n"], sigma) -> Float[Array, "n n"]:
-    """Score of one stretched image at `sigma`."""
+    """Return the score of one stretched image at `sigma`."""
     return -jax.grad(prior.at(sigma).potential)(z)

@@ -1,4 +1,4 @@
-"""The report on a prior, the sets of images it compares, and what a good prior reaches."""
+"""The report on a prior, the sets of images it compares, and limits for a good prior."""
 
 import time
 from typing import NamedTuple
@@ -25,13 +25,13 @@ from ._density import (
     stretched_score,
 )
 
-#: Noise level at which samples are judged against noisy held-out images.
+#: Noise level at which samples are compared with noisy held-out images.
 JUDGED_SIGMA = 0.05
 
 #: Noise level that one denoising step removes, where noise-free images are compared.
 CLEAN_SIGMA = 0.025
 
-#: Parts of a validation, for those who wait.
+#: Number of parts of a validation, for progress reports.
 NUM_PARTS = 17
 
 #: Chains of `long_chains` in a report.
@@ -39,7 +39,7 @@ NUM_LONG_CHAINS = 64
 
 
 class Criterion(NamedTuple):
-    """One figure of the report beside the value that a good prior reaches."""
+    """One value of the report, and its limit for a good prior."""
 
     label: str
     value: float
@@ -48,7 +48,7 @@ class Criterion(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the figure is on the right side of its limit (NaN never is)."""
+        """Whether the value is on the right side of its limit; False for NaN."""
         return {
             "<=": self.value <= self.limit,
             "<": self.value < self.limit,
@@ -67,7 +67,7 @@ def validate_prior(
 ) -> dict:
     """Judge a prior by its samples, its denoiser and its density.
 
-    Some minutes on one core for a 32 x 32 prior and ``num=2000``.
+    Takes some minutes on one core for a 32 x 32 prior and ``num=2000``.
 
     Parameters
     ----------
@@ -77,9 +77,9 @@ def validate_prior(
     train_images, held_out
         Clean images ``[N, n, n]``, scaled as the prior is (peak one); disjoint.
     key
-        Random key: the report is a function of the arguments, but for ``seconds``.
+        Random key: the report is a function of the arguments, except for ``seconds``.
     num
-        Samples, and images of either set, that are compared.
+        Number of samples, and of images of either set, that are compared.
     progress
         True for a bar; or a function, called before every part as
         ``progress(done, total, name of the part)``.
@@ -87,8 +87,8 @@ def validate_prior(
     Returns
     -------
     dict
-        Nested, of plain Python numbers and strings, ready for JSON; see `criteria`
-        and `passed` for the comparison with what is wanted.  Keys: ``prior``,
+        Nested report of plain Python numbers and strings, ready for JSON; see `criteria`
+        and `passed` for the comparison with limits.  Keys: ``prior``,
         ``protocol``, ``samples`` and ``control`` (each with ``noisy``, ``denoised`` and
         ``clean``, of `compare_sets`), ``denoising``, ``jacobian``, ``ring``, ``shift``,
         ``stein``, ``long_chains``, ``seconds``.
@@ -97,10 +97,10 @@ def validate_prior(
     ------
     InputError
         If a set holds fewer than `num` images, shapes disagree, `num` is below 20 or
-        scikit-learn is missing.
+        scikit-learn is not installed.
     """
     _check_sets(prior, train_images, held_out, num)
-    classifiers()  # missing scikit-learn should not cost the user a minute
+    classifiers()  # raises at once if scikit-learn is missing
     with reporting(progress, "validate", NUM_PARTS) as said:
         return _validate(prior, train_images, held_out, key, num, said)
 
@@ -108,7 +108,7 @@ def validate_prior(
 def _validate(prior, train_images, held_out, key, num, said) -> dict:
     stretch, sigma0 = prior.stretch, float(prior.sigma)
     keys = iter(jr.split(key, 20))
-    # Of their own, so that the other figures of a seed stay what earlier cards say.
+    # Separate keys, so that the other values for a seed stay those of earlier cards.
     keys_denoised = iter(jr.split(jr.fold_in(key, 1), 4))
     seconds: dict[str, float] = {}
 
@@ -123,7 +123,7 @@ def _validate(prior, train_images, held_out, key, num, said) -> dict:
     held = oriented_subset(held_out, num, key=next(keys))
     noisy_train = add_noise(train, stretch, JUDGED_SIGMA, key=next(keys))
     noisy_held = add_noise(held, stretch, JUDGED_SIGMA, key=next(keys))
-    # The published form differs by a Jacobian only in the density, not in its samples.
+    # The published form differs by a Jacobian in the density only, not in the samples.
     noisy = timed("noisy samples", draw_samples, prior, JUDGED_SIGMA, num, key=next(keys))
     clean = timed("denoised samples", draw_clean_samples, prior, num, key=next(keys))
     denoised_train, denoised_held = (
@@ -196,10 +196,10 @@ def _validate(prior, train_images, held_out, key, num, said) -> dict:
 
 
 def criteria(report: dict) -> dict[str, Criterion]:
-    """Collect the figures that decide, each with its limit, by a short name.
+    """Return the values with limits, by a short name.
 
-    The limits are what a good 32 x 32 prior of simulated galaxies reaches; for other
-    training sets they are a yardstick, not a law.
+    The limits are what a good 32 x 32 prior of simulated galaxies reaches; for other training
+    sets they are for orientation.
     """
     noisy, denoised = report["samples"]["noisy"], report["samples"]["denoised"]
     table = report["denoising"]
@@ -246,7 +246,7 @@ def criteria(report: dict) -> dict[str, Criterion]:
 
 
 def passed(report: dict) -> dict[str, bool]:
-    """Whether each of `criteria` is met by a report of `validate_prior`."""
+    """Return whether a report of `validate_prior` meets each of `criteria`."""
     return {name: bool(criterion.passed) for name, criterion in criteria(report).items()}
 
 
@@ -255,8 +255,8 @@ def oriented_subset(
 ) -> Float[np.ndarray, "num n n"]:
     """Pick `num` images without repetition, each in one of its eight orientations.
 
-    A prior is trained on all rotations and reflections, so the images that it is
-    compared with must come in all of them too.
+    A prior is trained on all rotations and reflections, so it must be compared with images
+    in all of them too.
     """
     key_pick, key_turn = jr.split(key)
     pick = np.asarray(jr.permutation(key_pick, len(images)))[:num]
@@ -298,7 +298,7 @@ def draw_clean_samples(prior: ScorePrior, num: int, *, key: PRNGKeyArray) -> np.
 def noise_and_denoise(
     prior: ScorePrior, images: Float[np.ndarray, "N n n"], sigma: float, *, key: PRNGKeyArray
 ) -> np.ndarray:
-    """Give images the noise of `sigma` and remove it again, as `draw_clean_samples` does."""
+    """Add noise of `sigma` to images and remove it again, as `draw_clean_samples` does."""
     return denoise_images(prior, add_noise(images, prior.stretch, sigma, key=key), sigma)
 
 

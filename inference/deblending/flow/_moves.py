@@ -1,4 +1,4 @@
-"""Sweeps: every source is offered a move of its noise, and every brightness one of its own."""
+"""Sweeps: a move of the noise of every source, and one of every brightness."""
 
 from typing import NamedTuple
 
@@ -12,15 +12,15 @@ from scorepriors.models.spectra._products import chosen, inner_products, log_mar
 from ._reference import Reference
 from ._scene import FlowScene, Walkers, apart, as_one, normals, numbers_of, of_all_chains
 
-#: Acceptance rate that the steps of brightnesses are tuned for.
+#: Target acceptance rate of the moves of brightnesses.
 BRIGHTNESS_RATE = 0.4
 
-#: Scatter of the logarithm of each step about its tuned size: some are always bold.
+#: Scatter of the logarithm of each step about its tuned size, so that some are always large.
 BOLDNESS = 0.7
 
 
 class References(NamedTuple):
-    """Gaussians that moves refer to: of each galaxy, by group, and of all of them as one."""
+    """Reference Gaussians of the moves: of each galaxy, by group, and of all galaxies as one."""
 
     each: dict[str, Reference]
     together: Reference
@@ -32,10 +32,10 @@ class Steps(NamedTuple):
     Attributes
     ----------
     source
-        ``[3, K]``, of moves about the prior, about each galaxy's reference, and (one number)
-        of all galaxies about their common one.
+        Sizes of moves about the prior, about each galaxy's reference, and (one number) of all
+        galaxies about their common one, ``[3, K]``.
     brightness
-        ``[K]``.
+        Sizes of moves of the brightnesses, ``[K]``.
     """
 
     source: Float[Array, "3 K"]
@@ -50,7 +50,7 @@ class Rates(NamedTuple):
 
 
 def tuned(steps: Steps, kind, rates: Rates, push, rate) -> Steps:
-    """Larger steps where more moves than wanted are accepted (Robbins and Monro 1951)."""
+    """Return steps enlarged where acceptance exceeds its target (Robbins and Monro 1951)."""
     source = steps.source[kind] * jnp.exp(push * (rates.source - rate))
     brightness = steps.brightness * jnp.exp(push * (rates.brightness - BRIGHTNESS_RATE))
     return Steps(
@@ -59,30 +59,30 @@ def tuned(steps: Steps, kind, rates: Rates, push, rate) -> Steps:
 
 
 def sweep(scene: FlowScene, near: References, kind, states: Walkers, steps: Steps, key):
-    """Offer every source of every chain one move, or all galaxies of every chain (kind 2).
+    """Propose one move for every source of every chain, or for all galaxies at once (kind 2).
 
     Parameters
     ----------
     scene, near
-        What is sampled, and the Gaussians that moves refer to.
+        The scene, and the reference Gaussians of the moves.
     kind
-        Of the moves: about the prior (0), about each galaxy's reference (1), or about the
+        Kind of the moves: about the prior (0), about each galaxy's reference (1), or about the
         common one (2).
     states
-        Of the chains.
+        Points of the chains.
     steps
         Sizes of moves.
     key
-        Of this sweep.
+        Random key of this sweep.
 
     Returns
     -------
     states
-        Afterwards.
+        Points of the chains after the sweep.
     rates
         Acceptance rates ``[K]`` of sources and of brightnesses, averaged over the chains.
     accepted
-        ``[C]``, averaged over the sources.
+        Acceptance rates ``[C]``, averaged over the sources.
     """
     steps = steps._replace(source=steps.source[kind])
     numbers = numbers_of(states.noise, 1)
@@ -102,7 +102,7 @@ def sweep(scene: FlowScene, near: References, kind, states: Walkers, steps: Step
     }
     z = of_all_chains(scene, noise)
 
-    # What the reference says of a move, which the likelihood has to make up for.
+    # Change of the log-ratio of the prior to the reference, which enters the acceptance.
     def gain(one, old, moved):
         return jax.vmap(lambda a, b: one.excess(b) - one.excess(a))(old, moved)
 
@@ -114,7 +114,7 @@ def sweep(scene: FlowScene, near: References, kind, states: Walkers, steps: Step
     turn = jnp.where(jointly, 0.0, step[:, num_galaxies:, None])
     offset = scene.turned(states.offset, turn, white)
     excess = jnp.concatenate([excess, jnp.zeros(offset.shape[:2], excess.dtype)], 1)
-    # Chain by chain: one scene's renderings fit into the caches, those of all do not.
+    # Chain by chain: renderings of one scene fit into the caches, those of all chains don't.
     states, source, brightness = jax.lax.map(
         lambda x: _judge(scene, steps.brightness, jointly, *x),
         (states, noise, z, offset, excess, jax.random.split(judge, chains)),
@@ -125,11 +125,11 @@ def sweep(scene: FlowScene, near: References, kind, states: Walkers, steps: Step
 def _judge(
     scene: FlowScene, brightness_step, jointly, chain: Walkers, noise, z, offset, excess, key
 ):
-    """Take or leave the moves of one chain's sources, one after the other or all at once."""
+    """Accept or reject the moves of one chain's sources, one after the other or all at once."""
     drawn, area = scene.render(z, offset)
     num_sources = len(area)
     keys = jax.random.split(key, (3, num_sources))
-    # Pixels are looked at once; every choice after that is one of inner products.
+    # Pixels are used once, for inner products, from which all likelihoods follow.
     here = scene.spectra(chain.brightness, chain.drawn, chain.area).mean
     exposures = scene.scene.exposures
     left = [
@@ -146,7 +146,7 @@ def _judge(
 
     def source(k, carry):
         taken, value, rates = carry
-        # All at once, the first decides for the others, which then change nothing.
+        # All at once: the first is accepted or rejected for all, the others change nothing.
         tried = jnp.where(jointly, taken | (k == 0), taken.at[k].set(True))
         new = log_likelihood(chain.brightness, tried)
         accept, odds = _accept(keys[0, k], new - value + excess[k])
@@ -163,7 +163,7 @@ def _judge(
 
     def bright(k, carry):
         brightness, value, rates = carry
-        # Now and then far: a source that may be there or not has two places to be.
+        # Some moves are long: the brightness of a doubtful source may have two modes.
         move, bold = jax.random.normal(keys[1, k], (2,), brightness.dtype)
         tried = brightness.at[k].add(brightness_step[k] * jnp.exp(bold) * move)
         new = log_likelihood(tried, taken)
@@ -201,6 +201,6 @@ def _judge(
 
 
 def _accept(key, gain):
-    """Metropolis's choice, and its probability; no move to where the density is none."""
+    """Return Metropolis's choice and its probability, zero where the density is not finite."""
     odds = jnp.where(jnp.isfinite(gain), jnp.minimum(jnp.exp(jnp.minimum(gain, 0.0)), 1.0), 0.0)
     return jax.random.uniform(key, (), odds.dtype) < odds, odds

@@ -1,15 +1,16 @@
-r"""Where in the space of its noise the data look at a galaxy: Gaussians that moves refer to.
+r"""Reference Gaussians for the moves, from the information of the data about a galaxy's noise.
 
-About the noise :math:`\xi_0` that the flow makes the mode from, minus the log-likelihood of
-one source has large curvatures :math:`\lambda_i` along few directions :math:`v_i`, and next
-to none along all others.  The posterior is about
+About the noise :math:`\xi_0` that the flow maps to the mode, minus the log-likelihood of
+one source has large curvatures :math:`\lambda_i` along few directions :math:`v_i`, and
+almost none along all others.  The posterior is approximately
 
 .. math:: N(m, C), \quad m = \sum_i a_i v_i, \quad a_i = v_i \cdot \xi_0, \quad
           C^{-1} = 1 + \sum_i \lambda_i v_i v_i^\top:
 
-the data's along those, the prior's along the rest (Cui, Law & Marzouk 2016).  A move that
-leaves this Gaussian as it is, accepted by what it lacks, is right whatever the Gaussian
-(Rudolf & Sprungk 2018), and as bold for a bright galaxy as for a faint one if it fits.
+the data's along those, the prior's along the rest (Cui, Law & Marzouk 2016).  A move under
+which this Gaussian is invariant, accepted by the ratio of the posterior to it, is exact for
+any Gaussian (Rudolf & Sprungk 2018), and if the Gaussian is a good approximation the steps are
+as large for a bright galaxy as for a faint one.
 """
 
 from collections.abc import Callable
@@ -21,22 +22,22 @@ from jaxtyping import Array, Float
 
 from scorepriors.inference.curvature._lanczos import ritz_pairs_each
 
-#: By this factor references are wider than the curvature makes them: one that is narrower
-#: than the posterior would hold chains for long where it is thin.
+#: Factor by which references are wider than the curvature implies: with one that is narrower
+#: than the posterior, chains would stay for long in its tails.
 WIDER = 1.5
 
 
 class Reference(NamedTuple):
-    """Gaussians in the noise of G galaxies, each with r directions of its own.
+    """Gaussians in the noise of G galaxies, each with r directions.
 
     Attributes
     ----------
     basis
-        ``[G, r, d]``, orthonormal rows.
+        Orthonormal rows ``[G, r, d]``.
     precision
-        ``[G, r]``, what the data add to the prior's precision of one along them.
+        Precision along them in addition to the prior's of one, ``[G, r]``.
     place
-        ``[G, r]``, coordinates of the mean along them; outside it is zero.
+        Coordinates of the mean along them, ``[G, r]``; in other directions it is zero.
     """
 
     basis: Float[Array, "G r d"]
@@ -44,14 +45,14 @@ class Reference(NamedTuple):
     place: Float[Array, "G r"]
 
     def times(self, share) -> "Reference":
-        """The Gaussian itself (`share` 1) or the prior of the noise (`share` 0)."""
+        """Return the Gaussian itself (`share` 1) or the prior of the noise (`share` 0)."""
         return self._replace(precision=share * self.precision, place=share * self.place)
 
     def move(self, noise, fresh, step):
-        """Noise ``[G, n, n]`` turned by steps ``[G]`` about the mean, in units of the width.
+        """Move noise ``[G, n, n]`` by steps ``[G]`` about the mean, in units of the width.
 
-        White `fresh` noise makes the Gaussian's own of it: what is distributed as the
-        reference stays so.
+        White `fresh` noise is turned into a draw of the Gaussian's noise: the move leaves the
+        reference distribution invariant.
         """
         shrink = 1 / jnp.sqrt(1 + self.precision) - 1
         shape = noise.shape
@@ -62,13 +63,13 @@ class Reference(NamedTuple):
         return (mean + jnp.sqrt(1 - step**2) * (noise - mean) + step * fresh).reshape(shape)
 
     def excess(self, noise):
-        """Log-density of the prior over that of this Gaussian ``[G]``, up to a constant."""
+        """Return the log-ratio ``[G]`` of the prior to this Gaussian, up to a constant."""
         along = self._along(noise.reshape(len(noise), -1))
         own = (1 + self.precision) * (along - self.place) ** 2
         return 0.5 * jnp.sum(own - along**2, -1)
 
     def freedom(self):
-        """Number of directions ``[G]`` that the data decide, in all."""
+        """Return the total number of directions ``[G]`` that the data determine."""
         return jnp.sum(self.precision / (1 + self.precision), -1)
 
     def _along(self, noise):
@@ -79,29 +80,29 @@ class Reference(NamedTuple):
 
 
 def reference(operator: Callable, noise: Float[Array, "G *n"], directions: int, key) -> Reference:
-    """The Gaussians about one point.
+    """Return the Gaussians about one point.
 
     Parameters
     ----------
     operator
-        Called once, gives a function from ``v [G, d]`` to the curvature of minus the
-        log-likelihood times v, for each galaxy by itself.  A pytree (`equinox.Partial`): other
-        arrays in it compile nothing.
+        Function, called once, that returns a function from ``v [G, d]`` to the curvature of
+        minus the log-likelihood times v, for each galaxy by itself.  A pytree
+        (`equinox.Partial`): other arrays in it recompile nothing.
     noise
         The point.
     directions
-        How many products to make.
+        Number of products.
     key
-        For the first directions.
+        Random key for the first directions.
     """
     flat = noise.reshape(len(noise), -1)
     steps = min(directions, flat.shape[-1])
     found = ritz_pairs_each(operator, flat, steps, key)
     values = np.stack([pairs.values for pairs in found])
     basis = np.stack([pairs.vectors.T for pairs in found]).astype(flat.dtype)
-    # Negative curvatures are no widths: there the prior decides.
+    # Negative curvatures are no precisions: the prior's is used there.
     precision = np.maximum(values, 0).astype(flat.dtype) / WIDER**2
-    # Nor are those that the prior outweighs: its mean is the better one.
+    # The same below the prior's own precision: its mean is more accurate there.
     precision = np.where(precision > 1, precision, 0)
     place = np.einsum("grd,gd->gr", basis, np.asarray(flat)) * (precision > 0)
     return Reference(jnp.asarray(basis), jnp.asarray(precision), jnp.asarray(place))

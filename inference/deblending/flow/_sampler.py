@@ -28,7 +28,7 @@ from ._start import Chains, begin, shapes
 
 
 class Problem(eqx.Module):
-    """A scene, the Gaussians that moves refer to, and what draws stand for."""
+    """A scene, the reference Gaussians of moves, and the coordinates of draws."""
 
     coordinates: Coordinates
     scene: FlowScene
@@ -36,7 +36,7 @@ class Problem(eqx.Module):
 
 
 class Flow(AbstractSampler):
-    """Moves of the noise that the prior's probability flow turns into galaxies.
+    """Moves of the noise that the prior's probability flow maps to galaxies.
 
     For posteriors of `scorepriors.models.blend` with free-form galaxies under learned priors,
     and stars, about a mode.  A draw is a sweep over all sources.
@@ -44,9 +44,9 @@ class Flow(AbstractSampler):
     Attributes
     ----------
     target_acceptance_rate
-        Of the sources' moves.
+        Target acceptance rate of the sources' moves.
     thinning
-        Sweeps per kept draw.
+        Number of sweeps per kept draw.
     """
 
     target_acceptance_rate: float = 0.3
@@ -123,7 +123,7 @@ class Flow(AbstractSampler):
 
 
 def _mode(bound: Posterior, init: Any, key) -> tuple[dict, str]:
-    """Constrained values of the sites at a mode, and how they came about."""
+    """Return constrained values of the sites at a mode, and their origin in words."""
     if isinstance(init, MAPResult):
         return init.values, "given mode"
     if isinstance(init, dict):

@@ -1,4 +1,4 @@
-"""A blend as a function of the noise that its galaxies are made of."""
+"""The density of a blend as a function of its galaxies' noise."""
 
 from typing import Any, NamedTuple
 
@@ -22,8 +22,7 @@ from scorepriors.models.spectra._spectra import SpectrumPosterior, SpectrumPrior
 #: size and flux of lsst-32 agree with those at forty within 2 %.
 NUM_STEPS = 8
 
-#: Images of galaxies by the name of their group, in the order in which JAX has the keys of a
-#: dictionary.
+#: Images of galaxies by the name of their group, in JAX's order of the keys of a dictionary.
 Images = dict[str, Array]
 
 #: Images of all sources ``[K, B, H, W]`` in every exposure.
@@ -31,10 +30,10 @@ Drawn = tuple[Float[Array, "K B H W"], ...]
 
 
 class FlowScene(eqx.Module):
-    """What the density of a scene is made of, as a function of its galaxies' noise.
+    """Terms of the density of a scene, as functions of its galaxies' noise.
 
-    Galaxies come before stars, groups by their names: what runs over all K sources has that order,
-    whatever that of the scene.
+    Galaxies come before stars, groups are ordered by their names: axes over all K sources have
+    this order, which may differ from that of the scene.
 
     Attributes
     ----------
@@ -56,14 +55,14 @@ class FlowScene(eqx.Module):
         return next((g for g in self.scene.sources if isinstance(g, PointSource)), None)
 
     def turned(self, offset, turn, white):
-        """Offsets of stars ``[..., S, 2]`` turned towards fresh draws of their Gaussian prior.
+        """Move offsets of stars ``[..., S, 2]`` towards new draws of their Gaussian prior.
 
-        What is distributed as that prior stays so (preconditioned Crank-Nicolson).
+        The move leaves the prior invariant (preconditioned Crank-Nicolson).
 
         Parameters
         ----------
         offset
-            Where they are.
+            Current offsets.
         turn
             Sizes of the moves, 0 to 1.
         white
@@ -76,19 +75,19 @@ class FlowScene(eqx.Module):
         return site.mean + moved
 
     def galaxies(self, noise: Images) -> Images:
-        """Stretched galaxies that the flows make of white noise, group by group."""
+        """Map white noise to stretched galaxies by the flows, group by group."""
         return {name: self.galaxy(name, noise[name]) for name in self.groups}
 
     def galaxy(self, name: str, noise: Float[Array, "N n n"]):
-        """Stretched galaxies of one group that the flow makes of white noise."""
+        """Map white noise to stretched galaxies of one group by the flow."""
         return self.groups[name].prior.from_white(noise, NUM_STEPS)
 
     def noise(self, name: str, z: Float[Array, "N n n"]):
-        """White noise that the flow makes galaxies of: the inverse of `galaxy`, about."""
+        """Map stretched galaxies to white noise: the approximate inverse of `galaxy`."""
         return self.groups[name].prior.to_white(z, NUM_STEPS)
 
     def render(self, z: Images, offset: Float[Array, "S 2"]) -> tuple[Drawn, Array]:
-        """Sources with unit spectra as observed, and their areas ``[K]``."""
+        """Return sources with unit spectra as observed, and their areas ``[K]``."""
         images = [
             (group.prior.stretch(z[name]), group.at.corner) for name, group in self.groups.items()
         ]
@@ -102,32 +101,32 @@ class FlowScene(eqx.Module):
         return drawn, jnp.maximum(area, SMALLEST_AREA)
 
     def log_likelihood(self, brightness: Float[Array, " K"], drawn: Drawn, area):
-        """Log-density of pixels and brightnesses, the spectra integrated out."""
+        """Return the log-density of pixels and brightnesses, the spectra integrated out."""
         return self.spectra(brightness, drawn, area).log_marginal + self.usual(brightness)
 
     def spectra(self, brightness, drawn: Drawn, area) -> SpectrumPosterior:
-        """Spectra given shapes and brightnesses."""
+        """Return the posterior of spectra given shapes and brightnesses."""
         images = [one.images for one in self.scene.exposures]
         prior = self.spectrum_prior(brightness, area)
         return spectrum_posterior(drawn, images, self.noises, prior)
 
     @property
     def noises(self) -> list:
-        """Noise of every exposure."""
+        """Return the noise of every exposure."""
         return [one.noise for one in self.scene.exposures]
 
     def spectrum_prior(self, brightness: Float[Array, " K"], area) -> SpectrumPrior:
-        """Of the amplitudes, given brightnesses and areas."""
+        """Return the prior of the amplitudes, given brightnesses and areas."""
         spectra: Any = self.scene.spectra
         return spectra.given(brightness).of_amplitudes(area)
 
     def usual(self, brightness: Float[Array, " K"]):
-        """Log-density of the brightnesses under their prior."""
+        """Return the log-density of the brightnesses under their prior."""
         spectra: Any = self.scene.spectra
         return spectra.usual().log_prob(brightness).sum()
 
     def _slots(self) -> np.ndarray:
-        """Places among the scene's K sources of those in the order of this class."""
+        """Return indices among the scene's K sources, in the order of this class."""
         lengths = [len(group.at) for group in self.scene.sources]
         firsts = dict(zip(self.scene.names, np.cumsum([0, *lengths])[:-1], strict=True))
         order = [*self.groups, *([] if self.stars is None else [self.stars.name])]
@@ -136,7 +135,7 @@ class FlowScene(eqx.Module):
         )
 
     def place_of(self, values: dict) -> "Place":
-        """Where values of the model's sites are."""
+        """Return the place of given values of the model's sites."""
         images = {n: jnp.asarray(values[f"{n}/morphology"]) for n in self.groups}
         brightness = jnp.asarray(values["brightness"])[self._slots()]
         offset = jnp.zeros((0, 2), brightness.dtype)
@@ -145,7 +144,7 @@ class FlowScene(eqx.Module):
         return Place(images, offset, brightness)
 
     def parameters(self, z: Images, offset, brightness) -> dict:
-        """Unconstrained parameters of the model `blend`, by site."""
+        """Return unconstrained parameters of the model `blend`, by site."""
         found = {"brightness": brightness[np.argsort(self._slots())]}
         for name, group in self.groups.items():
             image = group.prior.stretch(z[name])
@@ -156,7 +155,7 @@ class FlowScene(eqx.Module):
 
 
 def scene_of(bound: Posterior) -> FlowScene:
-    """The scene of a posterior of `blend`; an `InputError` for another model."""
+    """Return the scene of a posterior of `blend`; `InputError` for another model."""
     args, _ = bound.arguments
     scene = args[0] if args else None
     if bound.model is not blend or not isinstance(scene, Scene):
@@ -193,22 +192,22 @@ class Place(NamedTuple):
 
 
 class Walkers(NamedTuple):
-    """Where C chains stand; the galaxies of all groups and S stars are K sources.
+    """Points of C chains; the galaxies of all groups and S stars are K sources.
 
     Attributes
     ----------
     noise
-        White, ``[C, G, n, n]`` of each group.
+        White noise ``[C, G, n, n]`` of each group.
     z
-        The stretched galaxies that the flow makes of it.
+        Stretched galaxies of this noise.
     offset
-        ``[C, S, 2]``, of the stars.
+        Offsets of the stars, ``[C, S, 2]``.
     brightness
-        ``[C, K]``.
+        Brightnesses ``[C, K]``.
     drawn, area
-        ``[C, K, B, H, W]`` of every exposure and ``[C, K]``, from `FlowScene.render`.
+        Results of `FlowScene.render`, ``[C, K, B, H, W]`` of every exposure and ``[C, K]``.
     log_likelihood
-        ``[C]``.
+        Log-likelihoods ``[C]``.
     """
 
     noise: Images
@@ -221,7 +220,7 @@ class Walkers(NamedTuple):
 
 
 def numbers_of(noise: Images, axis: int) -> Images:
-    """Numbers of the galaxies of each group among all sources."""
+    """Return indices of the galaxies of each group among all sources."""
     out, first = {}, 0
     for name, a in noise.items():
         out[name] = jnp.arange(first, first + a.shape[axis])
@@ -230,13 +229,13 @@ def numbers_of(noise: Images, axis: int) -> Images:
 
 
 def as_one(noise: Images, axes: int):
-    """Images ``[*axes, G, n, n]`` of all groups as one row of pixels, ``[*axes, 1, d]``."""
+    """Join images ``[*axes, G, n, n]`` of all groups into one row of pixels ``[*axes, 1, d]``."""
     rows = [a.reshape(*a.shape[:axes], 1, -1) for a in noise.values()]
     return jnp.concatenate(rows, -1)
 
 
 def apart(row, like: Images) -> Images:
-    """The inverse of `as_one`."""
+    """Undo `as_one`."""
     out, first = {}, 0
     for name, a in like.items():
         size = int(np.prod(a.shape[row.ndim - 2 :]))
@@ -246,7 +245,7 @@ def apart(row, like: Images) -> Images:
 
 
 def normals(key, like: Images) -> Images:
-    """White noise of the shapes of `like`."""
+    """Draw white noise of the shapes of `like`."""
     return {
         name: jax.random.normal(key if i == 0 else jax.random.fold_in(key, i), a.shape, a.dtype)
         for i, (name, a) in enumerate(like.items())
@@ -254,6 +253,6 @@ def normals(key, like: Images) -> Images:
 
 
 def of_all_chains(scene: FlowScene, noise: Images) -> Images:
-    """Galaxies ``[C, G, n, n]``: those of all chains in one call of the network."""
+    """Map noise to galaxies ``[C, G, n, n]``, those of all chains in one call of the network."""
     made = scene.galaxies({n: a.reshape(-1, *a.shape[2:]) for n, a in noise.items()})
     return {name: made[name].reshape(a.shape) for name, a in noise.items()}

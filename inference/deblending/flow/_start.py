@@ -1,4 +1,4 @@
-"""Where chains begin: the noise of a mode, what the data say about it, and chains spread there."""
+"""Start of the chains: the noise of a mode, references about it, and the spread of chains."""
 
 from typing import NamedTuple
 
@@ -14,19 +14,19 @@ from ._moves import References, Steps
 from ._reference import Reference, reference
 from ._scene import FlowScene, Images, Walkers, apart, as_one, normals, numbers_of, of_all_chains
 
-#: Directions in which data are looked for, of each galaxy and, for each, of all together.
+#: Directions of references: of each galaxy and, per galaxy, of all together.
 DIRECTIONS, TOGETHER = 40, 20
 
 
 class Chains(NamedTuple):
-    """State of a run: where the chains stand, and the sizes of their moves."""
+    """State of a run: points of the chains, and sizes of their moves."""
 
     walkers: Walkers
     steps: Steps
 
 
 def begin(scene: FlowScene, values: dict, num_chains: int, key) -> tuple[References, Chains]:
-    """References, and chains about a mode.
+    """Return references, and chains about a mode.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ def begin(scene: FlowScene, values: dict, num_chains: int, key) -> tuple[Referen
     values
         Constrained values of its sites at the mode.
     num_chains
-        How many.
+        Number of chains.
     key
-        For first directions and the spread of the chains.
+        Random key for first directions and the spread of the chains.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def begin(scene: FlowScene, values: dict, num_chains: int, key) -> tuple[Referen
         name: reference(eqx.Partial(curvature, scene, one, name), noise, DIRECTIONS, first)
         for name, noise in one.noise.items()
     }
-    # Of several galaxies as of one image, their pixels one after the other.
+    # Several galaxies are treated as one image, their pixels one after the other.
     together = reference(
         eqx.Partial(curvature, scene, one, None), as_one(one.noise, 0), TOGETHER * size, first
     )
@@ -64,7 +64,7 @@ def begin(scene: FlowScene, values: dict, num_chains: int, key) -> tuple[Referen
 
 
 def shapes(scene: FlowScene, values: dict, num_chains: int) -> tuple[References, Chains]:
-    """Shapes of what `begin` returns, for any values of the sites of those shapes."""
+    """Return the shapes of the result of `begin`, for site values of given shapes."""
 
     def skeleton(values):
         place = scene.place_of(values)
@@ -94,7 +94,7 @@ def _empty(galaxies: int, dimension: int, directions: int, dtype) -> Reference:
 
 @eqx.filter_jit
 def about(scene: FlowScene, images: Images, offset, brightness, num_chains: int) -> Walkers:
-    """Chains that all stand at one point, or about: the flow is not undone to the last digit."""
+    """Return chains at one point, up to the error of inverting the flow."""
     noise = {
         name: scene.noise(name, group.prior.stretch.inv(images[name]))
         for name, group in scene.groups.items()
@@ -107,7 +107,7 @@ def about(scene: FlowScene, images: Images, offset, brightness, num_chains: int)
 
 
 def _alone(scene: FlowScene, chain: Walkers, z: Images, which):
-    """Log-likelihoods of one chain, each with only one galaxy, by number, as in `z`."""
+    """Return log-likelihoods of one chain, each with only one galaxy, by number, as in `z`."""
     drawn, area = scene.render(z, chain.offset)
 
     def with_one(k):
@@ -127,9 +127,9 @@ def curvature(scene: FlowScene, chain: Walkers, name: str | None):
     """Prepare products with the curvature of minus the log-likelihood in the noise.
 
     Of each galaxy of a group by itself, for ``v [G, d]``; or of all galaxies as one, for
-    ``[1, d]``.  That of Gauss and Newton: :math:`J^T (W - W M C M^T W) J` with the derivative
-    J of the model image, the weights W, and what the spectra, with covariance C, explain of
-    it taken out.  It needs no second derivative of the flow, and is never negative.
+    ``[1, d]``.  The Gauss-Newton matrix is :math:`J^T (W - W M C M^T W) J` with the derivative
+    J of the model image and the weights W, less the part that the spectra, with covariance C,
+    can explain.  It needs no second derivative of the flow, and is never negative.
     """
     exposures = scene.scene.exposures
     solved = scene.spectra(chain.brightness, chain.drawn, chain.area)
@@ -148,12 +148,12 @@ def curvature(scene: FlowScene, chain: Walkers, name: str | None):
             image = group.prior.stretch(scene.galaxy(name, noise))
             return tuple(one.render(image, group.at.corner) for one in exposures)
 
-    # Once for all products: what is left of each is linear.
+    # Linearized once: the products are then linear.
     _, forward = jax.linearize(drawn, here)
     backward = jax.linear_transpose(forward, here)
 
     def unexplained(images):
-        """Weighted changes of the model ``[..., B, H, W]`` that no spectrum makes up for."""
+        """Return weighted changes of the model ``[..., B, H, W]`` that no spectrum can explain."""
         weighed = [n.precision(image) for n, image in zip(scene.noises, images, strict=True)]
         seen = jnp.concatenate(
             [jnp.einsum("kbyx,...byx->...kb", d, w) for d, w in zip(chain.drawn, weighed)], -1
@@ -178,11 +178,11 @@ def curvature(scene: FlowScene, chain: Walkers, name: str | None):
 
 @eqx.filter_jit
 def _spread(scene: FlowScene, near: dict[str, Reference], states: Walkers, key) -> Walkers:
-    """Chains spread about the mode as far as the likelihood lets them, galaxy by galaxy."""
+    """Spread chains about the mode as far as the likelihood allows, galaxy by galaxy."""
     fresh = normals(key, states.noise)
     numbers = numbers_of(states.noise, 1)
     every = jnp.concatenate(list(numbers.values()))
-    # What a draw of the posterior loses against the mode, and half as much again.
+    # Allowed decrease of the log-likelihood from the mode; a posterior draw has about half.
     allowed = {name: -(5 + one.freedom()) for name, one in near.items()}
 
     def wider(carry, step):
