@@ -47,7 +47,7 @@ def prepare_jax(devices: int = 1) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
 
 
-class Looked(click.Option):
+class OptionWithLazyDefault(click.Option):
     """An option whose default is a function, which is called for its help as well.
 
     Defaults are in modules that a command imports when it runs: reading them earlier would
@@ -60,9 +60,11 @@ class Looked(click.Option):
         return super().get_default(ctx, call=True)
 
 
-def looked_option(*names, default: Callable[[], Any], **attributes):
+def option_with_lazy_default(*names, default: Callable[[], Any], **attributes):
     """Return an option with a default that is looked up when it is needed."""
-    return click.option(*names, cls=Looked, default=default, show_default=True, **attributes)
+    return click.option(
+        *names, cls=OptionWithLazyDefault, default=default, show_default=True, **attributes
+    )
 
 
 def fit_option(name: str, **attributes):
@@ -73,7 +75,7 @@ def fit_option(name: str, **attributes):
 
         return getattr(Options(), name.removeprefix("--").replace("-", "_"))
 
-    return looked_option(name, default=default, **attributes)
+    return option_with_lazy_default(name, default=default, **attributes)
 
 
 #: Names of parametric profiles, as in `scorepriors.inference.deblending._options`.

@@ -10,7 +10,7 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, fit_option, looked_option, profile_option
+from ._common import INTERRUPTED, fit_option, option_with_lazy_default, profile_option
 
 _SURVEYS = ("lsst", "hsc", "ztf")
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
@@ -114,13 +114,13 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
 @fit_option("--spectra", type=click.Choice(_TREATMENTS), help="What becomes of the fluxes.")
 @fit_option("--tolerance", type=float, help="Nats per source.")
 @fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
-@looked_option(
+@option_with_lazy_default(
     "--anneal",
     metavar="SIGMA,...",
     default=_default_of("ANNEALING"),
     help="Noise levels before the prior's own, for --method annealed.",
 )
-@looked_option(
+@option_with_lazy_default(
     "--num-chains",
     "--chains",
     "chains",
@@ -128,7 +128,7 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
     default=_default_of("SAMPLING", "posterior", "num_chains"),
     help="Of --method posterior.",
 )
-@looked_option(
+@option_with_lazy_default(
     "--num-warmup",
     "--warmup",
     "warmup",
@@ -136,7 +136,7 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
     default=_default_of("SAMPLING", "posterior", "num_warmup"),
     help="Draws to tune with.",
 )
-@looked_option(
+@option_with_lazy_default(
     "--num-samples",
     "--draws",
     "draws",

@@ -81,14 +81,14 @@ def sample(
     from scorepriors._progress import on_terminal
     from scorepriors.inference._status import record
     from scorepriors.inference.deblending._sampling import (
+        DEFAULT_ALGORITHM,
         SCENE_ALGORITHMS,
-        USUAL_ALGORITHM,
         sample_deblended,
     )
     from scorepriors.inference.reports._samples import SAMPLE_NAMES, write_samples
     from scorepriors.inference.sampling._diagnostics import SamplingWarning, findings
 
-    algorithm = USUAL_ALGORITHM if algorithm is None else algorithm
+    algorithm = DEFAULT_ALGORITHM if algorithm is None else algorithm
     if algorithm not in SCENE_ALGORITHMS:
         known = ", ".join(sorted(SCENE_ALGORITHMS))
         raise InputError(f"unknown --algorithm {algorithm!r}; there are {known}.")

@@ -28,7 +28,7 @@ from .flow import Flow
 SCENE_ALGORITHMS: dict[str, type[AbstractSampler]] = {**ALGORITHMS, Flow.name: Flow}
 
 #: Default sampler of scenes: all its chains take equally many steps at once.
-USUAL_ALGORITHM = DynamicHMC.name
+DEFAULT_ALGORITHM = DynamicHMC.name
 
 
 def laplace_deblended(result: Deblended, *, key, keep: Keep = Keep(), **options: Any) -> Any:  # noqa: B008
@@ -59,7 +59,7 @@ def sample_deblended(
     result: Deblended,
     *,
     key,
-    algorithm: str | AbstractSampler = USUAL_ALGORITHM,
+    algorithm: str | AbstractSampler = DEFAULT_ALGORITHM,
     keep: Keep = Keep(),  # noqa: B008 (a value)
     **options: Any,
 ) -> Any:

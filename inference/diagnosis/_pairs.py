@@ -94,7 +94,7 @@ class Pairs:
 
 @eqx.filter_jit
 def _pair_arrays(here: Galaxies, k, m):
-    """Return products of pixels, of pixels with amplitudes both ways, and of amplitudes, by band."""
+    """Return products by band: pixels, pixels with amplitudes both ways, and amplitudes."""
     products = here.spectrum[k] * here.spectrum[m]
     between = likelihood_block(here.exposures, products, here.corner[k], here.corner[m], here.box)
     row, column, amplitudes = [], [], []
@@ -120,13 +120,13 @@ def source_blocks(
     here
         The sources.
     members
-        The source, then its neighbors.
+        Indices of the source and its neighbors.
     slope
         ``[K, n, n]``, dx/dz.
     image_priors
-        ``[K, n n, n n]``, curvature of the prior of every source in z, positive definite.
+        Curvature of the prior of every source in z, ``[K, n n, n n]``, positive definite.
     pairs
-        Of the sources.
+        Fisher information of pairs of the sources.
     """
     pixels, bands = slope[0].size, here.num_bands
     own = pixels + bands + 1

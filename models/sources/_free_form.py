@@ -31,7 +31,7 @@ class FreeForm(AbstractSource):
         sizes need different ones.
     """
 
-    # Not `ScorePrior | None`: whoever fits or draws has one.
+    # Not `ScorePrior | None`: fits and draws always have one.
     prior: Any
     at: Placement
     name: str = eqx.field(static=True)

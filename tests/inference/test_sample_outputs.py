@@ -459,13 +459,13 @@ def test_a_browser_shows_every_picture(sampled, tmp_path):
 
 def test_python_and_the_command_line_have_the_same_defaults():
     from scorepriors.inference.cli._sampling import sample as command
-    from scorepriors.inference.deblending._sampling import SCENE_ALGORITHMS, USUAL_ALGORITHM
+    from scorepriors.inference.deblending._sampling import DEFAULT_ALGORITHM, SCENE_ALGORITHMS
 
     helps = {option.name: option.help for option in command.params if hasattr(option, "help")}
-    assert f"[default: {USUAL_ALGORITHM}]" in helps["algorithm"]
+    assert f"[default: {DEFAULT_ALGORITHM}]" in helps["algorithm"]
     for name in SCENE_ALGORITHMS:
         assert name in helps["algorithm"]
-    usual = SCENE_ALGORITHMS[USUAL_ALGORITHM].usual._asdict()
+    usual = SCENE_ALGORITHMS[DEFAULT_ALGORITHM].usual._asdict()
     for name, number in usual.items():
         of_flow = SCENE_ALGORITHMS["flow"].usual._asdict()[name]
         also = "" if of_flow == number else f"; of flow {of_flow}"
