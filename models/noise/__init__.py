@@ -1,1 +1,1 @@
-"""Noise of the pixels of an exposure, one model a file."""
+"""Models of the noise of an exposure's pixels, one file each."""

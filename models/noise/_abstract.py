@@ -1,4 +1,4 @@
-"""What a model of the noise answers."""
+"""Interface of models of the noise."""
 
 import abc
 
@@ -13,9 +13,9 @@ from scorepriors._typing import Array
 class AbstractNoise(eqx.Module):
     r"""Gaussian noise of the pixels of one exposure, independent between its bands.
 
-    With the precision matrix :math:`N_b^{-1}` of the pixels of band b, everything that a scene
-    asks of its noise is a product with it: exact spectra, likelihoods, curvatures.  A new model
-    of the noise is a subclass with `precision`, `diagonal`, `sample` and `distribution`.
+    Exact spectra, likelihoods and curvatures of a scene need only products with the precision
+    matrix :math:`N_b^{-1}` of the pixels of band b.  A new model of the noise is a subclass with
+    `precision`, `diagonal`, `sample` and `distribution`.
 
     Notes
     -----
@@ -28,7 +28,7 @@ class AbstractNoise(eqx.Module):
 
     @abc.abstractmethod
     def diagonal(self) -> Float[Array, "B H W"]:
-        """Diagonal of the precision matrix: inverse variance given all other pixels, 0 if masked."""
+        """Return the diagonal of the precision matrix; zero where masked."""
 
     @abc.abstractmethod
     def sample(self, key) -> Float[Array, "B H W"]:
@@ -36,7 +36,7 @@ class AbstractNoise(eqx.Module):
 
     @abc.abstractmethod
     def distribution(self, model: Float[Array, "B H W"]) -> dist.Distribution:
-        """Distribution of the pixels about a model image, for the site ``pixels``.
+        """Return the distribution of the pixels about a model image, for the site ``pixels``.
 
         With ``event_shape`` ``()`` where pixels are independent (leave-one-out then works pixel by
         pixel), and ``(H, W)`` where they are correlated within a band.
@@ -45,9 +45,9 @@ class AbstractNoise(eqx.Module):
     def inner(
         self, first: Float[Array, "*N B H W"], second: Float[Array, "*N B H W"]
     ) -> Float[Array, "*N B"]:
-        """Inner products of images under the precision matrix, band by band."""
+        """Return inner products of images under the precision matrix, band by band."""
         return jnp.sum(first * self.precision(second), (-2, -1))
 
     def log_likelihood(self, residual: Float[Array, "B H W"]) -> Float[Array, ""]:
-        """Log-density of a residual, data minus model, normalized (paper eq. 12)."""
+        """Return the normalized log-density of a residual, data minus model (paper eq. 12)."""
         return jnp.sum(self.distribution(jnp.zeros_like(residual)).log_prob(residual))

@@ -1,4 +1,4 @@
-"""White noise: every pixel by itself."""
+"""White noise: independent pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ class Diagonal(AbstractNoise):
     Attributes
     ----------
     weights
-        ``[B, H, W]``, inverse variances in inverse image units squared; 0 where masked.
+        Inverse variances ``[B, H, W]`` in inverse image units squared; 0 where masked.
 
     Examples
     --------
@@ -29,11 +29,11 @@ class Diagonal(AbstractNoise):
     weights: Float[Array, "B H W"]
 
     def precision(self, images: Float[Array, "*N B H W"]) -> Float[Array, "*N B H W"]:
-        """Images times their weights."""
+        """Return images times their weights."""
         return self.weights * images
 
     def diagonal(self) -> Float[Array, "B H W"]:
-        """The weights."""
+        """Return the weights."""
         return self.weights
 
     def sample(self, key) -> Float[Array, "B H W"]:
@@ -42,7 +42,7 @@ class Diagonal(AbstractNoise):
         return jnp.where(self.weights > 0, white * self._scale(), 0.0)
 
     def distribution(self, model: Float[Array, "B H W"]) -> dist.Distribution:
-        """Normal pixels, masked ones left out."""
+        """Return the normal distribution of unmasked pixels."""
         return dist.Normal(model, self._scale()).mask(self.weights > 0)
 
     def _scale(self):

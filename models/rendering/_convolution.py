@@ -2,11 +2,11 @@ r"""Convolved boxes on the image, source by source, and the transpose of that.
 
 With A the transform of a box, two bands are convolved at once: for the kernels
 :math:`k_1 + i k_2` with transform P, real and imaginary part of the inverse transform of
-A P are the two bands.  The box comes to its place on the way, by a phase: the
-result is periodic, and what lies outside its first period is masked.
+A P are the two bands.  The same step shifts the box to its place, by a phase: the result is
+periodic, and everything outside its first period is masked.
 
-On CPUs the sources are worked off one after the other, and padding is left out: side by side
-all of them are more than the caches hold.
+On CPUs the sources are convolved one after the other, and padding is left out: all of them at
+once would not fit into the caches.
 """
 
 import math
@@ -22,12 +22,12 @@ from scorepriors._typing import Array
 
 
 def pair_bands(transforms: Complex[Array, "B N M"]) -> Complex[Array, "J N N"]:
-    """Full transforms of pairs of real images, the second of each imaginary.
+    """Return full transforms of pairs of real images, the second of each imaginary.
 
     Parameters
     ----------
     transforms
-        ``[B, N, N // 2 + 1]``, real transforms.  Odd numbers are padded with zeros.
+        Real transforms ``[B, N, N // 2 + 1]``.  Odd numbers are padded with zeros.
     """
     bands, size, half = transforms.shape
     mirrored = jnp.conj(transforms[..., size - half : 0 : -1])
@@ -46,25 +46,25 @@ def convolve(
     bands: int,
     shape: tuple[int, int],
 ) -> Float[Array, "B K H W"]:
-    """Convolve every box with the kernel of every band, and put it on a canvas.
+    """Convolve every box with the kernel of every band, and place it on a canvas.
 
     Linear in the boxes; derivatives of any order with respect to them.
 
     Parameters
     ----------
     boxes
-        ``[K, n, n]``; box and kernel together are at most N pixels wide, plus one.
+        Boxes ``[K, n, n]``; box and kernel together are at most N pixels wide, plus one.
     kernels
-        ``[J, N, N]``, from `pair_bands`; the kernels' first pixels come first.
+        Transforms ``[J, N, N]``, from `pair_bands`; the kernels' first pixels come first.
     first
-        ``[K, 2]``, where on the canvas the first pixel of each result is.  It may lie
-        outside; what falls off is cut.
+        Places of the first pixel of each result on the canvas, ``[K, 2]``.  They may be
+        outside; pixels beyond the canvas are cut.
     real
-        ``[K]``; of the others, padding, the result is zero.
+        Mask ``[K]``, False for padding, whose result is zero.
     bands
         Number of bands B.
     shape
-        (H, W) of the canvas.
+        Shape (H, W) of the canvas.
     """
     boxes = boxes.astype(jnp.result_type(boxes, jnp.finfo(kernels.dtype).dtype))
     return _convolve_p.bind(
@@ -72,13 +72,13 @@ def convolve(
     )[0]
 
 
-# Both have a leading axis of scenes, on the kernels perhaps of one for all.
+# Both have a leading axis of scenes, of length one on kernels that all scenes share.
 _convolve_p = Primitive("convolve_boxes")
 _correlate_p = Primitive("correlate_boxes")
 
 
 def _placing(first, kernels, shape):
-    """Waves along both axes that bring results to their places, and where they then are.
+    """Return waves along both axes that shift results to their places, and masks of these.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def _placing(first, kernels, shape):
     waves, inside = [], []
     for axis, number in enumerate(shape):
         offset = -first[..., axis, None]
-        # In whole numbers: exact however far off the source is.
+        # In integers: exact for any distance of the source.
         turns = (jnp.arange(size) * offset) % size
         angle = (2 * math.pi / size) * turns.astype(real)
         waves.append(jax.lax.complex(jnp.cos(angle), jnp.sin(angle)))
@@ -104,12 +104,12 @@ def _outer(rows, columns):
 
 
 def _convolve_one(box, kernels, placing, *, bands, shape):
-    """One source ``[..., n, n]`` on the canvas, ``[..., B, H, W]``."""
+    """Convolve one source ``[..., n, n]``, placed on the canvas ``[..., B, H, W]``."""
     size, margin = kernels.shape[-1], kernels.shape[-1] - box.shape[-1]
     padded = jnp.pad(box, [(0, 0)] * (box.ndim - 2) + [(0, margin)] * 2)
     moved = jnp.fft.fft2(padded) * _outer(*placing[:2])
     both = jnp.fft.ifft2(moved[..., None, :, :] * kernels)
-    # Canvases larger than one period repeat it; but for the first all is masked.
+    # Canvases larger than one period repeat it; all but the first are masked.
     repeats = [-(-number // size) for number in shape]
     if max(repeats) > 1:
         both = jnp.tile(both, repeats)
@@ -120,7 +120,7 @@ def _convolve_one(box, kernels, placing, *, bands, shape):
 
 
 def _correlate_one(image, kernels, placing, *, box):
-    """Transpose of `_convolve_one`: from ``[..., B, H, W]`` to ``[..., n, n]``."""
+    """Apply the transpose of `_convolve_one`: from ``[..., B, H, W]`` to ``[..., n, n]``."""
     shape, size = image.shape[-2:], kernels.shape[-1]
     image *= _outer(*placing[2:])[..., None, :, :]
     repeats = [-(-number // size) for number in shape]
@@ -165,10 +165,10 @@ def _correlate_in_turn(images, kernels, first, real, *, box):
 
 
 def _in_turn(add, kernels, first, real, shape, out):
-    """Let `add` put one real source after the other into `out`."""
+    """Add one real source after the other to `out`, by `add`."""
     order = jnp.argsort(~real.ravel())
     sources = real.shape[1]
-    # Before the loop: in it, every pixel of every band would take its own cosine.
+    # Before the loop: inside, a cosine would be computed for every pixel of every band.
     placing = _placing(first, kernels, shape)
 
     def body(i, out):
@@ -192,7 +192,7 @@ def _correlate_shape(images, kernels, first, real, *, box):
 def _jvp(primitive, primals, tangents, **params):
     out = primitive.bind(*primals, **params)
     slope = ad.Zero(out.aval)
-    # Linear in sources and kernels each; places are whole numbers.
+    # Linear in sources and in kernels; places are integers.
     for i in range(2):
         if type(tangents[i]) is not ad.Zero:
             moved = [*primals[:i], tangents[i], *primals[i + 1 :]]
@@ -201,7 +201,7 @@ def _jvp(primitive, primals, tangents, **params):
 
 
 def _transpose(primitive, options, cotangent, linear, kernels, first, real, **params):
-    """Transpose by `primitive`, with the static arguments that `options` gives."""
+    """Transpose by `primitive`, with the static arguments from `options`."""
     if not ad.is_undefined_primal(linear):
         raise NotImplementedError("reverse derivatives of renderings by their kernels")
     if type(cotangent) is ad.Zero:

@@ -1,4 +1,4 @@
-"""The ready-made NumPyro model of a scene; read it, copy it, change it."""
+"""The NumPyro model of a scene, which can be copied and changed."""
 
 import contextlib
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from scorepriors.models.spectra._spectra import spectrum_posterior
 
 from ._scene import Scene
 
-#: Sums of the pixels of a morphology below this count as this: an image whose pixels sum to
-#: nothing has no flux to speak of, and stays finite.
+#: Lower limit of the sum of a morphology's pixels, so that an image whose pixels sum to zero
+#: stays finite.
 SMALLEST_AREA = 1e-3
 
 
@@ -28,7 +28,7 @@ def blend(scene: Scene) -> None:
     Parameters
     ----------
     scene
-        Exposures, groups of sources, the prior on spectra, and what becomes of the spectra.
+        Exposures, groups of sources, the prior on spectra, and the treatment of the spectra.
 
     Notes
     -----
@@ -49,22 +49,22 @@ def observe(
     *,
     treatment: str = "marginal",
 ) -> None:
-    """Give sources spectra, render them, and compare with the data.
+    """Draw or solve for spectra, render the sources, and compare with the data.
 
-    The second half of every blend model: what comes before is how the morphologies
-    were drawn.  Sites: see `blend`.
+    The second half of every blend model, after the morphologies have been drawn.  Sites: see
+    `blend`.
 
     Parameters
     ----------
     exposures
         The data, from `scorepriors.models.exposures`.
     morphologies
-        One entry per group of sources.
+        Morphologies, one entry per group of sources.
     spectra
         Prior on the fluxes.
     treatment
-        ``"marginal"``: spectra are integrated out exactly (the default, for sampling and modes).
-        ``"profiled"``: maximized exactly.  ``"sampled"``: a site like any other.
+        Treatment of the spectra.  ``"marginal"``: integrated out exactly (the default, for
+        sampling and modes).  ``"profiled"``: maximized exactly.  ``"sampled"``: an ordinary site.
 
     Raises
     ------
@@ -73,9 +73,9 @@ def observe(
 
     Notes
     -----
-    But for ``"sampled"`` spectra the normalization of the noise is left out, a constant.  A model
-    that samples parameters of its noise adds it, ``noise.log_likelihood`` of no residual, in a
-    `numpyro.factor` of its own.
+    Except for ``"sampled"`` spectra the normalization of the noise, a constant, is left out.  A
+    model that samples parameters of its noise adds it, ``noise.log_likelihood`` of a zero
+    residual, in a `numpyro.factor`.
     """
     if treatment not in TREATMENTS:
         raise InputError(f"`treatment` must be one of {', '.join(TREATMENTS)}, got {treatment!r}.")
@@ -113,23 +113,23 @@ def observe(
     _by_source("flux_error", jnp.sqrt(variance) * area[:, None])
 
 
-#: What may become of the spectra.
+#: Treatments of the spectra.
 TREATMENTS = ("marginal", "profiled", "sampled")
 
 
 def _by_source(name: str, values) -> None:
-    """A deterministic site ``[K, B]``."""
+    """Add a deterministic site ``[K, B]``."""
     sources, bands = values.shape
     with numpyro.plate("source", sources, dim=-2), numpyro.plate("band", bands, dim=-1):
         numpyro.deterministic(name, values)
 
 
 def _pixels(exposures: Sequence[Exposure], renderings, spectrum) -> None:
-    """The observed sites, in plates of their own: leave-one-out works pixel by pixel.
+    """Add the observed sites, in separate plates, so that leave-one-out is by pixel.
 
-    ``pixels`` of the first exposure, ``pixels_2`` of the second, with axes named alike; where
+    ``pixels`` of the first exposure, ``pixels_2`` of the second, with axes named likewise; if
     there are several, ``band`` is the axis of all bands and the first has ``band_1``.  Axes over
-    which the noise is correlated are no plates: leave-one-out works in units of the rest.
+    which the noise is correlated are no plates: leave-one-out is then over the other axes.
     """
     each = zip(exposures, renderings, by_exposure(spectrum, exposures), strict=True)
     for number, (one, drawn, own) in enumerate(each, 1):

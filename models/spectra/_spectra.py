@@ -1,4 +1,4 @@
-r"""Spectra enter a blend linearly: solve for them exactly instead of searching.
+r"""Exact solution for the spectra, which enter a blend linearly.
 
 With unit renderings :math:`M_k` (band b: :math:`M_{kb}`), data Y, inverse variance W and
 Gaussian spectra :math:`A_k \sim N(m_k, \Lambda_k)`, the precision of all spectra
@@ -32,35 +32,36 @@ class SpectrumPrior(NamedTuple):
     Attributes
     ----------
     mean
-        ``[K, B]``.
+        Means ``[K, B]``.
     covariance
-        ``[K, B, B]``, positive definite.
+        Covariances ``[K, B, B]``, positive definite.
     """
 
     mean: Float[Array, "K B"]
     covariance: Float[Array, "K B B"]
 
     def of_amplitudes(self, area: Float[Array, " K"]) -> "SpectrumPrior":
-        """The prior of amplitudes where this one is of fluxes, amplitudes times `area`."""
+        """Return the prior of amplitudes from this one of fluxes, amplitudes times `area`."""
         return SpectrumPrior(self.mean / area[:, None], self.covariance / area[:, None, None] ** 2)
 
 
 class SpectrumPosterior(eqx.Module):
-    """Spectra given the morphologies: a Gaussian, exactly.
+    """Posterior of the spectra given the morphologies, which is exactly Gaussian.
 
     Attributes
     ----------
     mean
-        ``[K, B]``, also the mode.
+        Means ``[K, B]``, also the mode.
     root
-        ``[K B, K B]``, sources outermost: its transpose times itself is their covariance.
+        Root of the covariance ``[K B, K B]``, sources outermost: the covariance is its transpose
+        times itself.
     log_profiled
-        Log-density of pixels and spectra at the mode, up to the normalization of the noise,
-        ``noise.log_likelihood`` of no residual, a constant unless parameters of the noise are
-        sampled: what a MAP fit maximizes.
+        Log-density of pixels and spectra at the mode, for MAP fits, up to the normalization of
+        the noise, ``noise.log_likelihood`` of a zero residual, a constant unless parameters of
+        the noise are sampled.
     log_marginal
-        Log-density of the pixels with the spectra integrated out, up to the same
-        constant: what sampling needs.
+        Log-density of the pixels with the spectra integrated out, for sampling, up to the same
+        constant.
     """
 
     mean: Float[Array, "K B"]
@@ -84,14 +85,14 @@ class NormalEquations(NamedTuple):
     Attributes
     ----------
     width
-        ``[K, B]``, of the prior.
+        Widths of the prior, ``[K, B]``.
     inverse
-        ``[K, B, B]``, of the prior's correlations.
+        Inverse of the prior's correlations, ``[K, B, B]``.
     balance
-        ``[K B]``, which gives the precision a unit diagonal: bright and faint sources differ
-        by 1e6 in curvature.
+        Scales ``[K B]`` that give the precision a unit diagonal: bright and faint sources
+        differ by 1e6 in curvature.
     balanced
-        That precision ``[K B, K B]``.
+        Precision ``[K B, K B]`` with unit diagonal.
     root
         Inverse of its lower Cholesky factor.
     log_det_prior, log_det
@@ -108,20 +109,20 @@ class NormalEquations(NamedTuple):
 
     @property
     def to_precision(self) -> Float[Array, " KB"]:
-        """Diagonal that turns balanced coefficients' Cholesky factor into that of the precision."""
+        """Return the diagonal from the balanced Cholesky factor to that of the precision."""
         return 1 / (self.balance * self.width.reshape(-1))
 
     def solve(self, projected: Float[Array, "K B"]) -> Float[Array, "K B"]:
-        """Solution for the products of the renderings with a residual about the prior's mean."""
+        """Solve for products of the renderings with a residual about the prior's mean."""
         right = (projected * self.width).reshape(-1) * self.balance
         inverse = self.root.T @ self.root
         solution = inverse @ right
-        # One refinement takes the ridge out of the solution again.
+        # One refinement removes the effect of the ridge.
         solution += inverse @ (right - self.balanced @ solution)
         return (self.balance * solution).reshape(self.width.shape)
 
     def pull(self, solution: Float[Array, "K B"]) -> Float[Array, "K B"]:
-        """Gradient of the prior's half chi^2 at a solution."""
+        """Return the gradient of the prior's half chi^2 at a solution."""
         return jnp.einsum("kbc,kc->kb", self.inverse, solution)
 
     def covariance(self) -> Float[Array, "K B K B"]:
@@ -131,18 +132,18 @@ class NormalEquations(NamedTuple):
 
 
 def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> NormalEquations:
-    """Equations for all spectra jointly, factored.
+    """Return the factored equations for all spectra jointly.
 
     Parameters
     ----------
     normal
         Weighted products of the renderings with each other.
     prior
-        Of the spectra.
+        Prior of the spectra.
     """
     num_bands, num_sources = normal.shape[:2]
     size = num_sources * num_bands
-    # Solve for coefficients in units of the prior's widths: float32 sees numbers near one.
+    # Coefficients are in units of the prior's widths, so that float32 numbers are near one.
     width = jnp.sqrt(jnp.diagonal(prior.covariance, axis1=1, axis2=2))
     correlation = prior.covariance / (width[:, :, None] * width[:, None, :])
     factor, root = cholesky_and_inverse(correlation)
@@ -183,7 +184,7 @@ def spectrum_posterior(
     Returns
     -------
     SpectrumPosterior
-        With gradients in closed form, also by parameters of the noise.
+        Posterior with gradients in closed form, also by parameters of the noise.
 
     References
     ----------
@@ -191,13 +192,13 @@ def spectrum_posterior(
     """
     num_sources = renderings[0].shape[0]
     num_bands = sum(drawn.shape[1] for drawn in renderings)
-    # Bands outermost, pixels in one axis: every product below is then a plain one.
+    # Bands outermost, pixels in one axis: products below are then matrix products.
     drawn = [_by_band(one) for one in renderings]
     weighted = [_by_band(n.precision(one)) for one, n in zip(renderings, noise, strict=True)]
     pixels = [one.reshape(len(one), -1) for one in images]
     normal = jnp.concatenate([w @ jnp.swapaxes(d, 1, 2) for w, d in zip(weighted, drawn)])
-    # The residual about the prior mean keeps float32 accurate where data decide little,
-    # and makes chi^2 a sum of squares instead of a difference of large numbers.
+    # The residual about the prior mean is accurate in float32 where the data have little
+    # information, and chi^2 is a sum of squares instead of a difference of large numbers.
     residual = [
         p - (mean.T[:, :, None] * d).sum(1)
         for p, d, mean in zip(pixels, drawn, _apart(prior.mean, drawn))
@@ -207,7 +208,7 @@ def spectrum_posterior(
     ).T
     equations = normal_equations(normal, prior)
     solution = equations.solve(projected)
-    # The minimum as a sum of squares: residuals at the solution plus the prior's share.
+    # The minimum as a sum of squares: residuals at the solution plus the prior's term.
     step = solution * equations.width
     mode = prior.mean + step
     left = [
@@ -224,9 +225,9 @@ def spectrum_posterior(
         chi2 + equations.log_det_prior + num_sources * num_bands * math.log(2 * math.pi)
     )
     log_marginal = -0.5 * (chi2 + equations.log_det_prior + equations.log_det)
-    # Gradients in closed form.  At the mode its own motion changes nothing (the envelope
-    # theorem), and the determinant's part is the covariance times what moves it: much less
-    # to compute, and to compile, than the derivative of every step above.
+    # Gradients in closed form.  The derivative of the mode does not contribute (the envelope
+    # theorem), and that of the determinant is the covariance times the derivative of the
+    # precision: much less to compute, and to compile, than the derivative of every step above.
     pull /= equations.width
     inverse = equations.inverse / (equations.width[:, :, None] * equations.width[:, None, :])
     covariance = equations.covariance()
@@ -256,44 +257,44 @@ def _by_band(images: Float[Array, "K B H W"]) -> Float[Array, "B K P"]:
 
 
 def _apart(spectra: Float[Array, "K B"], drawn: list) -> list:
-    """Spectra of the bands of each exposure."""
+    """Return the spectra of the bands of each exposure."""
     ends = np.cumsum([len(one) for one in drawn])[:-1]
     return jnp.split(spectra, ends, axis=1)
 
 
 def _apart_bands(matrices: Float[Array, "B K K"], drawn: list) -> list:
-    """Matrices of the bands of each exposure."""
+    """Return the matrices of the bands of each exposure."""
     ends = np.cumsum([len(one) for one in drawn])[:-1]
     return jnp.split(matrices, ends)
 
 
 @jax.custom_jvp
 def _with_gradient(value, inputs, gradient, noise, fixed):
-    """A value whose derivatives are known.
+    """Return a value with given derivatives.
 
     Parameters
     ----------
     value
         The value.
     inputs, gradient
-        What it depends on, and its derivative by that.
+        Inputs of the value, and its derivative by them.
     noise, fixed
-        Noise of the exposures, and what `_of_noise` makes its derivative from.
+        Noise of the exposures, and arguments of `_of_noise` for the derivative by it.
     """
     del inputs, gradient, noise, fixed
     return value
 
 
 def _of_noise(noise, fixed):
-    """What in the value depends on the noise once everything else is held fixed.
+    """Return the part of the value that depends on the noise, all else held fixed.
 
     Parameters
     ----------
     noise
-        Of every exposure.
+        Noise of every exposure.
     fixed
         Residuals at the mode; renderings, and the covariance of the spectra between sources,
-        whose products make up the determinant (None, None if it is not in the value).
+        whose products give the determinant (None, None if it is not in the value).
     """
     residuals, renderings, between = fixed
     total = sum(jnp.sum(n.inner(r, r)) for n, r in zip(noise, residuals, strict=True))
