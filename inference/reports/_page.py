@@ -1,4 +1,4 @@
-"""The report of a sampled scene: one page of HTML that needs nothing but itself."""
+"""The report of a sampled scene: one self-contained page of HTML."""
 
 import base64
 import io
@@ -34,18 +34,18 @@ _SHOWN, _PAIRS, _POINTS = 5, 5, 600
 def report_page(
     result: Deblended, tree: Any, *, table: Any = None, more: Sequence[str] = ()
 ) -> str:
-    """The report as one HTML document; pictures are inside it.
+    """Return the report as one HTML document with embedded figures.
 
     Parameters
     ----------
     result
-        What was sampled.
+        Result of `deblend` that was sampled.
     tree
-        From `sample_deblended`.
+        Result of `sample_deblended`.
     table
-        From `flux_catalog`, if it is at hand.
+        Result of `flux_catalog`; computed if not given.
     more
-        Further sections, as HTML, behind the draws of the sources.
+        Further sections, as HTML, after the draws of the sources.
     """
     table = flux_catalog(tree) if table is None else table
     count, bands = len(result.positions.ids), result.observation.bands
@@ -149,12 +149,12 @@ def _number(value) -> float:
 
 
 def _pm(value: float, error: float) -> str:
-    """Value and error, with the digits that the error leaves."""
+    """Return value and error, with the significant digits for the error."""
     return f"{in_digits(value, error)} ± {in_digits(error, error)}"
 
 
 def in_digits(value: float, error: float) -> str:
-    """A number with as many decimals as two digits of its error have."""
+    """Return a number with as many decimals as two digits of its error have."""
     if not np.isfinite(error) or error <= 0:
         return f"{value:.4g}"
     return f"{value:.{int(np.clip(1 - np.floor(np.log10(error)), 0, 6))}f}"
@@ -171,7 +171,7 @@ def _in_words(table) -> str:
     )
 
 
-#: Attributes that tables of figures show, and what they are called there.
+#: Attributes in the table of diagnostics, and their labels.
 _FIGURES = (
     ("algorithm", "algorithm"),
     ("num_warmup", "warm-up draws per chain"),
@@ -199,25 +199,25 @@ _FIGURES = (
 
 
 def figures(tree: Any) -> list[tuple[str, str]]:
-    """Settings and diagnostics of a run, named and in words."""
+    """Return settings and diagnostics of a run as pairs of label and text."""
     stats = group(tree, "sample_stats")
     out = []
     for name, label in _FIGURES:
         value = tree.attrs.get(name)
-        if value is not None and value == value:  # NaN: the moves have no such thing
+        if value is not None and value == value:  # NaN: not defined for these moves
             out.append((label, f"{value:.5g}" if isinstance(value, float) else str(value)))
     out.append(("acceptance", f"{float(stats['acceptance_rate'].mean()):.3f}"))
     return out
 
 
 def picture(figure: Figure, alt: str, caption: str) -> str:
-    """A figure inside a page, with words for those who cannot see it."""
+    """Return a figure as HTML, with alternative text and caption."""
     macros: Any = _templates().get_template("picture.html.j2").module
     return str(macros.picture(_encoded(figure), alt, caption))
 
 
 def _encoded(figure: Figure) -> str:
-    """PNG, as text."""
+    """Return a figure as PNG in base64."""
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, format="png")
     return base64.b64encode(stream.getvalue()).decode()
@@ -244,7 +244,7 @@ def _open(axis) -> None:
 
 
 def scene_figure(result: Deblended, tree: Any) -> Figure:
-    """Observed, posterior mean and residual."""
+    """Draw observed image, posterior mean and residual."""
     obs = result.observation
     figure = _figure(10.5, 3.7 * len(obs.views))
     axes: Any = figure.subplots(len(obs.views), 3, squeeze=False)
@@ -255,19 +255,19 @@ def scene_figure(result: Deblended, tree: Any) -> Figure:
 
 
 def draws_figure(result: Deblended, tree: Any) -> Figure:
-    """Mean, standard deviation and some draws of every source, side by side."""
+    """Draw mean, standard deviation and some draws of every source, side by side."""
     found = list(source_draws(tree))
     figure = _figure(10.5, 1.55 * len(found) + 0.3)
     axes: Any = figure.subplots(len(found), _SHOWN + 2, squeeze=False)
-    # Colors are those of the scene (of the first observation); only the brightness is
-    # each source's own.
+    # Colors are those of the scene (of the first observation); the brightness is scaled for
+    # each source.
     view = result.observation.views[0]
     compose = view_composer(view)
     level = np.array([np.percentile(band, 99.5) for band in view.observation.images])
     level = np.where(level > 0, level, 1.0)
     for k, (image, _, spectra) in enumerate(found):
         spectrum = spectra[:, view.which]
-        # Spread over all chains; draws next to each other look alike.
+        # From all chains; successive draws are similar.
         picks = np.linspace(0, len(image) - 1, _SHOWN).round().astype(int)
         cubes = spectrum[:, :, None, None][picks] * image[:, None][picks]
         mean = np.tensordot(spectrum, image, (0, 0)) / len(image)
@@ -294,7 +294,7 @@ def draws_figure(result: Deblended, tree: Any) -> Figure:
 
 
 def pairs_figure(tree: Any) -> Figure:
-    """Total fluxes of the sources against each other."""
+    """Draw total fluxes of the sources against each other."""
     flux = flux_draws(tree)
     ids = [str(i) for i in flux["source"].values]
     total = np.asarray(flux.sum("band")).reshape(-1, len(ids))
@@ -337,7 +337,7 @@ def pairs_figure(tree: Any) -> Figure:
 
 
 def correlation_figure(tree: Any) -> Figure:
-    """Correlations of all fluxes, source by source and band by band."""
+    """Draw correlations of all fluxes, source by source and band by band."""
     flux = flux_draws(tree)
     ids, bands = ([str(v) for v in flux[d].values] for d in ("source", "band"))
     values = flux_correlation(np.asarray(flux).reshape(-1, len(ids) * len(bands)))
