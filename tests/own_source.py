@@ -1,4 +1,4 @@
-"""A kind of source as its author would write it: one file, from the public names alone."""
+"""A user-defined kind of source in one file, from public names only."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What jaxtyping's hook checks annotations with: beartype, for arrays alone.
+"""Checker of annotations for jaxtyping's hook: beartype, for arrays only.
 
 Shapes and element types are what nothing else checks.  Other types are mypy's, and tests
 that hand in a wrong one to read the message would not get as far as the message.  Whether an

@@ -1,4 +1,4 @@
-"""Files of arrays and facts: back as they were written, or one sentence."""
+"""Files of arrays and facts: round trips, and messages for unreadable files."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is only for people rides along without being seen by JAX."""
+"""Descriptive values in pytrees, which JAX does not compare."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""What is used of dependencies without their promise still does what it is used for.
+"""Undocumented names of dependencies still work as they are used here.
 
 A failure here names the package and its version: the mend belongs in
 `scorepriors/_compat.py`, or the package needs an upper limit.

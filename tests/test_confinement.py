@@ -1,4 +1,4 @@
-"""The wall around an energy: nothing where galaxies are, and no way round it."""
+"""The wall around an energy: zero for galaxies, and high in all directions beyond."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""One contract for all priors: what a NumPyro distribution has to do."""
+"""The interface of NumPyro distributions, for all priors."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""Energies without training: the Gaussian that they have to be."""
+"""Untrained energies, which must be Gaussian."""
 
 import equinox as eqx
 import jax

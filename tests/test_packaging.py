@@ -1,4 +1,4 @@
-"""The built package holds exactly the source tree, and asks for what it imports."""
+"""The built package contains the source tree, and requires what it imports."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Room for compiled programs."""
+"""Memory mappings of compiled programs."""
 
 import sys
 

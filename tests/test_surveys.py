@@ -1,4 +1,4 @@
-"""The table of surveys, beside what else names them."""
+"""The table of surveys, and its agreement with other places."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training: it learns, stops, resumes to the same weights, and refuses what is not its own."""
+"""Training: convergence, interruption, exact resumption, and checkpoints of other recipes."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Weights files: written, read back, refused when anything about them is off."""
+"""Weights files: written, read back, and rejected if damaged."""
 
 import dataclasses
 import hashlib

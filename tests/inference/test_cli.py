@@ -1,4 +1,4 @@
-"""The command line: the example, and twenty ways to get it wrong."""
+"""The command line: the example, and messages for twenty kinds of bad input."""
 
 import json
 

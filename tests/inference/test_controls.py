@@ -1,4 +1,4 @@
-"""Ways to be wrong that the comparison with closed forms must see."""
+"""Negative controls: errors that the comparison with closed forms must detect."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The main job on the embedded example, and that no blend compiles anew."""
+"""Deblending of the embedded example, and no recompilation for other blends."""
 
 import dataclasses
 import os

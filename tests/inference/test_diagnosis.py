@@ -1,4 +1,4 @@
-"""`diagnose`: scenes come back from their files, and folders get what the prior made up."""
+"""`diagnose`: scenes read from files, and results added to folders."""
 
 import json
 

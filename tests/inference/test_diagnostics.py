@@ -1,4 +1,4 @@
-"""What makes a run count as trusted, with chains whose truth is known."""
+"""Convergence diagnostics on chains with known properties."""
 
 import arviz as az
 import numpy as np

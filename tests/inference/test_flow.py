@@ -1,4 +1,4 @@
-"""Moves of the noise that a flow turns into galaxies: the right posterior, and whole runs."""
+"""Moves of the noise that a flow maps to galaxies: correct posteriors, and complete runs."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What the prior made up: against dense linear algebra, and as data come and go."""
+"""Hallucination maps against dense linear algebra, and for more or fewer data."""
 
 import dataclasses
 

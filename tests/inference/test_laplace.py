@@ -1,4 +1,4 @@
-"""The Gaussian at the mode: exact where posteriors are Gaussian, and honest elsewhere."""
+"""Laplace approximation: exact for Gaussian posteriors, with warnings for others."""
 
 import dataclasses
 

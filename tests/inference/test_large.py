@@ -1,4 +1,4 @@
-"""Scenes with galaxies in boxes of two sizes: who gets which, and everything that follows."""
+"""Scenes with galaxies in boxes of two sizes, from the choice of boxes to the files."""
 
 import warnings
 

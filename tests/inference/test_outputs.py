@@ -1,4 +1,4 @@
-"""Catalog, result files and report of a scene that no fit had to make."""
+"""Catalog, result files and report of a scene made without a fit."""
 
 import json
 import os

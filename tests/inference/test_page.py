@@ -1,4 +1,4 @@
-"""The page of a sampled scene: its template, and the plots that ArviZ makes for it."""
+"""The page of a sampled scene: its template, and its plots by ArviZ."""
 
 import json
 from html.parser import HTMLParser

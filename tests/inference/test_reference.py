@@ -1,4 +1,4 @@
-"""Gaussians that moves refer to, against matrices that are known."""
+"""Reference Gaussians of moves, against known matrices."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Typicality: uniform on the prior's own samples, small for what it has never seen."""
+"""Typicality: uniform on the prior's own samples, small for other images."""
 
 import jax
 import numpy as np

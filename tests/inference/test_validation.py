@@ -1,4 +1,4 @@
-"""The yardsticks, held against priors of which everything is known."""
+"""Validation of priors with closed forms."""
 
 import json
 from functools import partial

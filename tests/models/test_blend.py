@@ -1,4 +1,4 @@
-"""The ready-made model: its sites, its groups, and its three treatments of spectra."""
+"""The model `blend`: its sites, its groups, and its three treatments of spectra."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Simulated sets of blends: the same for one seed, a prefix of longer ones, readable."""
+"""Simulated sets of blends: reproducible, extensible, and readable."""
 
 import json
 

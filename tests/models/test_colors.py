@@ -1,4 +1,4 @@
-"""The prior on colors: what it says of galaxies, of stars, and of bands nobody knows."""
+"""The prior on colors: galaxies, stars, and bands of unknown wavelength."""
 
 import numpy as np
 import pytest

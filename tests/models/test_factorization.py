@@ -1,4 +1,4 @@
-"""Cholesky factors against NumPy, alone and in batches large enough to be worked off in turn."""
+"""Cholesky factors against NumPy, alone and in batches that are computed sequentially."""
 
 import jax
 import jax.numpy as jnp

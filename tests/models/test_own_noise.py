@@ -1,4 +1,4 @@
-"""A model of the noise from a file of its own, against dense algebra in double precision."""
+"""A user-defined model of the noise, against dense algebra in double precision."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-"""A kind of source from a file of its own goes through everything that the shipped ones do."""
+"""A user-defined kind of source in everything that the shipped ones support."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Shapes of real galaxies: kept as they are, but for turns, mirrors, centers and sizes."""
+"""Shapes of real galaxies: unchanged except for rotation, reflection, center and size."""
 
 import numpy as np
 import pytest

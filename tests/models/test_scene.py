@@ -1,4 +1,4 @@
-"""A scene is a value: a pytree whose names are for people and whose numbers are arrays."""
+"""Scenes as pytrees: numbers are arrays, and names are descriptive."""
 
 import dataclasses
 import pickle
