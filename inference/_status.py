@@ -28,7 +28,7 @@ class Status(Enum):
 
     # Members give a sentence: the default lets type checkers read `FitStatus(code)`.
     def __new__(cls, code: str, sentence: str = "", remedy: str = ""):
-        """A member whose value is its code alone."""
+        """Create a member whose value is its code alone."""
         member = object.__new__(cls)
         member._value_ = code
         member.sentence = sentence
@@ -119,7 +119,7 @@ class Check(Enum):
     def __new__(
         cls, code: str, template: str = "", remedy: str = "", status: RunStatus = RunStatus.TRUSTED
     ):
-        """A member whose value is its code alone."""
+        """Create a member whose value is its code alone."""
         member = object.__new__(cls)
         member._value_ = code
         member.template = template

@@ -1,4 +1,4 @@
-"""Files of named arrays and facts: npz without pickle, written whole or not at all.
+"""Files of named arrays and facts: npz without pickle, written atomically.
 
 An archive is an npz file whose member ``facts`` is the text of a JSON object.  Beside the
 facts themselves the object holds the ``kind`` of the file, the ``version`` of its layout,
@@ -58,7 +58,7 @@ def write_archive(
     identity: str = "",
     compressed: bool = False,
 ) -> Path:
-    """Write arrays and facts into one file, whole or not at all.
+    """Write arrays and facts into one file, atomically.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def write_archive(
     Raises
     ------
     OSError
-        If it can't be written, for want of space or of permission.
+        If it can't be written, for lack of space or of permission.
     TypeError
         For arrays of Python objects, which only pickle could store.
     ValueError
@@ -100,7 +100,7 @@ def write_archive(
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], *, compressed: bool = False) -> Path:
-    """Write an npz file of plain arrays, whole or not at all.
+    """Write an npz file of plain arrays, atomically.
 
     Raises
     ------

@@ -23,6 +23,6 @@ class recover(Messenger):
 
 
 def recovering() -> bool:
-    """Whether the model runs under `recover`."""
+    """Return whether the model runs under `recover`."""
     message = {"type": "recovering", "name": "recovering", "value": False}
     return apply_stack(message)["value"]

@@ -147,7 +147,7 @@ class AsinhStretch(AbstractStretch):
     Linear around zero on both sides, so negative intensities are allowed: the
     choice for images with noise in them.
 
-    NumPyro leaves such a support as it is: its unconstrained coordinate is the intensity
+    NumPyro does not transform such a support: its unconstrained coordinate is the intensity
     itself, not z.
 
     Parameters

@@ -60,11 +60,11 @@ class Camera:
     scale
         Arcseconds per pixel.
     seeing
-        ``[B]``, FWHM of the PSF before the pixel, arcsec.
+        FWHM of the PSF before the pixel, arcsec, ``[B]``.
     gain
-        ``[B]``, nJy per electron.
+        Gain, nJy per electron, ``[B]``.
     sky_variance
-        ``[B]``, nJy squared per pixel: that of an image without sources.
+        Variance of a pixel without sources, nJy squared, ``[B]``.
     """
 
     bands: str
@@ -128,7 +128,7 @@ class Survey:
     scale
         Arcseconds per pixel.
     depths
-        Published depths; None if only `surveycodex` knows.
+        Published depths; None if they are only in `surveycodex`.
     in_codex
         Whether sets of blends take their noise from `surveycodex`.
     training_sets

@@ -39,7 +39,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main():
-    """Learned galaxy priors: take blended galaxies apart."""
+    """Deblend galaxies with learned priors."""
 
 
 for _command in (deblend, sample, diagnose, simulate, evaluate, train, priors, validate):

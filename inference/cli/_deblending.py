@@ -44,10 +44,10 @@ def deblend(
     quiet,
     **options,
 ):
-    """Take the galaxies in FILE apart (FITS or npz; or one FITS file per band).
+    """Deblend the galaxies in FILE (FITS or npz; or one FITS file per band).
 
     Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
-    output folder.  With --each every FILE is a blend, they are fitted side by side, and the
+    output folder.  With --each every FILE is a blend, several are fitted at once, and the
     results go to one folder per file within the output folder.  Exit codes: 0 done, 2
     bad input, 3 not converged (results are written), 130 interrupted (what was reached is
     written).

@@ -17,7 +17,7 @@ from . import _common as common
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def diagnose(folder, force, seed, quiet):
-    """Say what the prior made up in the results that `deblend` or `sample` wrote to DIR.
+    """Diagnose the influence of the prior on results of `deblend` or `sample` in DIR.
 
     Writes hallucination.fits and hallucination.png, gives catalog.ecsv the columns
     gamma, data_share, degrees_of_freedom, typicality, flux_err_free_total and more words

@@ -67,7 +67,7 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
     """Simulate blends of a survey, with truth, for `evaluate`.
 
     All else equal blend i depends on the seed and i only: a longer set begins with the shorter
-    one.  The layout of the file stands in the documentation of `scorepriors.models.blend_sets`;
+    one.  The layout of the file is described in `scorepriors.models.blend_sets`;
     each blend is an observation as well: scorepriors deblend FILE --index I.
     """
     path = _target(output, force, ".npz")
@@ -180,7 +180,7 @@ def evaluate(
 
     FILE is a set of `simulate`, or any npz of that layout.  Metrics are those of Sampson et
     al. (2024), eqs. 14-16.  Finished blends are kept beside the JSON: after Ctrl-C, or a
-    crash, --resume goes on.  Exit codes: 0 done, 2 bad input, 130 interrupted.
+    crash, --resume continues.  Exit codes: 0 done, 2 bad input, 130 interrupted.
     """
     if force and resume:
         raise InputError("give either --force, to start again, or --resume, to go on.")

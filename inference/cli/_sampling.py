@@ -51,11 +51,11 @@ def sample(
     quiet,
     **counts,
 ):
-    """Take the galaxies in FILE apart, and sample the posterior about the result.
+    """Deblend the galaxies in FILE, and sample the posterior about the result.
 
     Writes posterior.nc (for ArviZ), catalog.ecsv, sources.fits, diagnostics.txt,
     report.html and scene.npz to the output folder.  While it runs, its state is kept there in
-    checkpoint.npz: after Ctrl-C, or a crash, --resume goes on.  Exit codes: 0 draws to be
+    checkpoint.npz: after Ctrl-C, or a crash, --resume continues.  Exit codes: 0 draws to be
     trusted, 2 bad input, 3 not to be trusted (results are written, with the reasons), 130
     interrupted (draws made so far are written).
     """

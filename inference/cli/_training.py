@@ -17,10 +17,11 @@ from ._common import INTERRUPTED
 @click.argument("config", type=click.Path())
 @click.option("--output", type=click.Path(), help="Run folder.  [default: runs/NAME]")
 def train(config, output):
-    """Train a prior as the TOML file CONFIG says; resumes a run it finds.
+    """Train a prior with the recipe CONFIG, a TOML file; resume an existing run.
 
     Writes images.npz (the training set), modes.npz, checkpoint.npz, confinement.npz (of the
-    wall, if the recipe has one), NAME.safetensors, loss.png and samples.png to the run folder.  Ctrl-C saves a checkpoint and ends.
+    wall, if the recipe has one), NAME.safetensors, loss.png and samples.png to the run folder.
+    Ctrl-C saves a checkpoint and ends.
     """
     from scorepriors.training._recipe import read_recipe
 

@@ -45,7 +45,7 @@ _NUMBERS = ("potential", "gradient_norm", "expected_gain", "seconds")
 def save_scene(
     result: Deblended, path: str | Path, *, prior: str | Path | Sequence[str] = ()
 ) -> None:
-    """Write a deblended scene, whole or not at all.
+    """Write a deblended scene, atomically.
 
     Parameters
     ----------

@@ -122,7 +122,7 @@ def source_blocks(
     members
         Indices of the source and its neighbors.
     slope
-        ``[K, n, n]``, dx/dz.
+        Derivative dx/dz, ``[K, n, n]``.
     image_priors
         Curvature of the prior of every source in z, ``[K, n n, n n]``, positive definite.
     pairs

@@ -1,4 +1,4 @@
-"""Result files, written whole or not at all."""
+"""Result files, written atomically."""
 
 import json
 import os

@@ -27,7 +27,7 @@ from ._arviz import energy_figure, rank_figure, trace_figure
 from ._figure import COLORS, INK, SOFT, scene_row, view_composer
 from ._observed import mean_as_observed
 
-#: Draws per source side by side, sources in the pair plot, points of a pair.
+#: Numbers of draws shown per source, of sources in the pair plot, and of points of a pair.
 _SHOWN, _PAIRS, _POINTS = 5, 5, 600
 
 

@@ -1,4 +1,4 @@
-"""Result files of a sampled scene, written whole or not at all."""
+"""Result files of a sampled scene, written atomically."""
 
 from collections.abc import Sequence
 from pathlib import Path

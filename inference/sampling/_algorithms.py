@@ -27,7 +27,7 @@ class NUTS(AbstractGradientSampler):
     Attributes
     ----------
     target_acceptance_rate, thinning, preconditioner, rank
-        See `AbstractGradientSampler`.
+        Settings of `AbstractGradientSampler`.
     max_num_doublings
         Base-2 logarithm of the largest number of steps of a trajectory.
     """
@@ -60,7 +60,7 @@ class HMC(AbstractGradientSampler):
     Attributes
     ----------
     target_acceptance_rate, thinning, preconditioner, rank
-        See `AbstractGradientSampler`.
+        Settings of `AbstractGradientSampler`.
     """
 
     name: ClassVar[str] = "hmc"
@@ -89,7 +89,7 @@ class DynamicHMC(AbstractGradientSampler):
     Attributes
     ----------
     target_acceptance_rate, thinning, preconditioner, rank
-        See `AbstractGradientSampler`.
+        Settings of `AbstractGradientSampler`.
     """
 
     name: ClassVar[str] = "dynamic_hmc"
@@ -117,7 +117,7 @@ class AdjustedMCLMC(AbstractGradientSampler):
     Attributes
     ----------
     target_acceptance_rate, thinning, preconditioner, rank
-        See `AbstractGradientSampler`.
+        Settings of `AbstractGradientSampler`.
     """
 
     name: ClassVar[str] = "adjusted_mclmc"
@@ -153,7 +153,7 @@ class MCLMC(AbstractGradientSampler):
     target_acceptance_rate
         Substitute for the energy error: 1/2 where that is `MCLMC_ENERGY_VARIANCE` per dimension.
     thinning, preconditioner, rank
-        See `AbstractGradientSampler`.
+        Settings of `AbstractGradientSampler`.
     """
 
     target_acceptance_rate: float = 0.6

@@ -38,7 +38,7 @@ def _is_key(leaf) -> bool:
 
 
 def save_run(path: str | Path, run: Run, mark: str) -> None:
-    """Write a run of any sampler, whole or not at all.
+    """Write a run of any sampler, atomically.
 
     Raises
     ------

@@ -83,7 +83,7 @@ def group_names(tree: Any) -> tuple[str, ...]:
 
 
 def save_tree(tree: Any, path: str | Path) -> None:
-    """Write NetCDF (or zarr, for a path that ends so), whole or not at all.
+    """Write NetCDF (or zarr, for a path that ends so), atomically.
 
     Parameters
     ----------

@@ -122,15 +122,15 @@ def broadcast_mask(masked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(masked, shape)
 
 
-#: Words of units that headers write in the plural, and astropy knows in the singular alone.
+#: Plurals of units in headers, of which astropy supports the singular alone.
 _PLURALS = {"counts": "count", "electrons": "electron", "photons": "photon", "maggies": "maggy"}
 
 
 def parse_unit(unit) -> units.UnitBase | None:
-    """Parse a unit; unknown words are kept as they are, without a meaning.
+    """Parse a unit; unknown words become units that can't be converted.
 
     Headers spell ``ADU``, ``counts`` and ``ELECTRONS/S`` as they like: capitals and plurals
-    that astropy does not know are understood.
+    that astropy does not support are accepted.
     """
     if unit is None or isinstance(unit, units.UnitBase):
         return unit

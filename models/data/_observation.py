@@ -281,7 +281,7 @@ class Observation(Photometry):
             raise InputError(f"{name}{'' if single else ' ...'}: {error}") from error
 
     def to_fits(self, path: str | os.PathLike, overwrite: bool = False) -> None:
-        """Write one multi-extension FITS file that `from_fits` reads, whole or not at all.
+        """Write one multi-extension FITS file that `from_fits` reads, atomically.
 
         Extensions: IMAGE, WEIGHT (inverse variances, zero where masked), PSF and, if there
         is one, CATALOG.

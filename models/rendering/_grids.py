@@ -72,7 +72,7 @@ def gather_regridded(
     kernels
         Transforms of the kernels.
     grid, first, support
-        See `regrid`.
+        Arguments of `regrid`.
     box
         Side n.
     """
@@ -100,7 +100,7 @@ def squared_regridded(weights, kernels, grid, first, support: int, box: int, xp=
     kernels
         Kernels ``[B, N, N]``, padded, with their first pixel first.
     grid, first, support, box, xp
-        See `regrid` and `gather_regridded`.
+        Arguments of `regrid` and `gather_regridded`.
 
     Returns
     -------

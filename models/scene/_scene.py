@@ -25,7 +25,7 @@ class Scene(eqx.Module):
     """Exposures, groups of sources, and the prior on spectra; a pytree.
 
     Bind it to the model `blend`: ``fit_map(blend, scene, key=key)``.  Other pixels, positions
-    or weights in arrays of the same shapes compile nothing.
+    or weights in arrays of the same shapes recompile nothing.
 
     Attributes
     ----------

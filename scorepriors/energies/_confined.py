@@ -160,5 +160,5 @@ class Confined(AbstractEnergy):
         return self.energy.to_white(z, sigma)
 
     def gaussian(self) -> WienerEnergy:
-        """The Gaussian part of the energy inside."""
+        """Return the Gaussian part of the energy inside."""
         return self.energy.gaussian()

@@ -123,7 +123,7 @@ def sample_flow(
     num
         Number of images.
     sigma_max, sigma_min, num_steps
-        As for `flow_from_white`.
+        Arguments of `flow_from_white`.
 
     Returns
     -------

@@ -200,8 +200,8 @@ def principal_modes(images: np.ndarray, num_modes: int):
     Returns
     -------
     mean, basis, eigenvalues, tail
-        ``[n * n]``, ``[n * n, m]``, ``[m]`` in falling order, and the mean of the
-        remaining eigenvalues.  Float64.
+        Mean ``[n * n]``, modes ``[n * n, m]``, eigenvalues ``[m]`` in descending order, and
+        the mean of the remaining eigenvalues.  Float64.
     """
     pixels = images[0].size
     mean, second = np.zeros(pixels), np.zeros((pixels, pixels))

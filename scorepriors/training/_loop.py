@@ -1,6 +1,6 @@
 """Resumable training of a `WienerEnergy`, with atomic checkpoints and progress reports.
 
-Two stages: denoising score matching, then, if the recipe asks for it, the wall of
+Two stages: denoising score matching, then, if the recipe has one, the wall of
 `scorepriors.Confined` around the learned region.
 """
 
@@ -86,7 +86,7 @@ def training_images(recipe: Recipe, directory: Path, progress: Progress = False)
     Returns
     -------
     train, held_out
-        ``[N, n, n]`` float32 with a peak of one; disjoint.
+        Disjoint sets of images ``[N, n, n]``, float32, with peaks of one.
     """
     data = recipe.data
     stored = directory / "images.npz"
@@ -218,8 +218,8 @@ def denoising_loss(energy: WienerEnergy, clean, sigma, noise):
     Returns
     -------
     Array
-        ``[batch]``.  The score-matching loss (Sampson et al. 2024, eq. 7) with the
-        weight that makes every noise level count alike: one is the Wiener filter.
+        Losses ``[batch]`` of score matching (Sampson et al. 2024, eq. 7), with equal weights
+        of all noise levels: one is the Wiener filter.
     """
     a = clean + sigma[:, None] * noise
     gradient = jax.vmap(jax.grad(energy.mode_energy))(a, sigma)
@@ -288,7 +288,7 @@ def _train(recipe: Recipe, directory: Path, report: Report, checkpoint_seconds) 
         untrained = initial_wall(recipe)
         start = make_wall_optimizer(recipe.confinement).init(untrained)
         run = _run_stage(
-            # A checkpoint of its own: another wall needs no new energy.
+            # A separate checkpoint: another wall needs no new energy.
             directory / "confinement.npz",
             _identity(recipe, "data", "stretch", "network", "training", "confinement"),
             _Run(WallState(untrained, start)),

@@ -55,7 +55,7 @@ def simulate(name: str, num_images: int, *, box: int = 32, seed: int = 0) -> np.
     Returns
     -------
     numpy.ndarray
-        ``[num_images, box, box]`` float32, convolved with the pixel and the model PSF.
+        Images ``[num_images, box, box]``, float32, convolved with the pixel and the model PSF.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def read_images(path: str | Path, *, box: int | None = None) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        ``[N, box, box]`` float32, peaks scaled to one.
+        Images ``[N, box, box]``, float32, peaks scaled to one.
 
     Raises
     ------
