@@ -282,21 +282,21 @@ def posterior(
     Parameters
     ----------
     model
-        Any NumPyro model, or a `Posterior`, which is returned as it is.
+        Any NumPyro model, or a `Posterior`, which is returned unchanged.
     *model_args, model_kwargs
-        Its arguments.  Arrays are traced; Python numbers and strings are static.
+        Arguments of the model.  Arrays are traced; Python numbers and strings are static.
 
     Raises
     ------
     InputError
-        For arguments beside a `Posterior`, which holds its own.
+        For arguments beside a `Posterior`, which has its own.
     """
     if isinstance(model, Posterior):
         if model_args or model_kwargs:
             raise InputError("a Posterior already holds its arguments; give it alone.")
         return model
     whole = (model_args, dict(model_kwargs or {}))
-    # Put, not converted: a conversion is a program of its own for every shape.
+    # By `device_put`: a conversion would compile a program for every shape.
     whole = jax.tree.map(lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else a, whole)
     arrays, static = eqx.partition(whole, eqx.is_array)
     leaves, structure = jax.tree.flatten(static, is_leaf=lambda x: x is None)

@@ -124,7 +124,7 @@ def flux_covariance(tree: Any) -> xarray.DataArray:
     Parameters
     ----------
     tree
-        From `sample_deblended` or `laplace_deblended`.
+        Draws of `sample_deblended` or `laplace_deblended`.
 
     Returns
     -------
@@ -174,7 +174,7 @@ def source_moments(tree: Any) -> xarray.Dataset:
     Parameters
     ----------
     tree
-        From `sample_deblended` or `laplace_deblended`.
+        Draws of `sample_deblended` or `laplace_deblended`.
 
     Returns
     -------

@@ -69,7 +69,7 @@ def plot_data_share(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = 
     Parameters
     ----------
     maps, source, ax
-        See `plot_delta_f`.
+        Arguments of `plot_delta_f`.
     """
     ax = _axes(ax)
     shown = ax.imshow(
@@ -110,12 +110,12 @@ def plot_pixel_sd(
 
 
 def plot_model(maps: xarray.Dataset, source: int = 0, *, ax: Axes | None = None) -> Axes:
-    """The source's image at the model's resolution, peak one, on an asinh scale.
+    """Draw the source's image at the model's resolution, peak one, on an asinh scale.
 
     Parameters
     ----------
     maps, source, ax
-        See `plot_delta_f`.
+        Arguments of `plot_delta_f`.
     """
     ax = _axes(ax)
     image = pixels(maps, "morphology", source)

@@ -17,12 +17,12 @@ def rank_rhat(draws: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     draws
-        ``[chain, draw, ...]``, at least four draws.
+        Draws ``[chain, draw, ...]``, at least four.
 
     Returns
     -------
     numpy.ndarray
-        ``[...]``; NaN for elements with a NaN among their draws.
+        R-hat ``[...]``; NaN for elements with a NaN among their draws.
     """
     chains, count = draws.shape[:2]
     half = count // 2

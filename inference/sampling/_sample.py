@@ -104,7 +104,7 @@ def sample(
     bytes a number unless JAX runs in 64 bits.  Draws are converted to values block by block,
     each block of draws being freed, so there is never a second copy.  Five
     sources of 32 x 32 pixels in four chains of 1,000 draws take 82 MB, their pixel
-    log-likelihood in three bands of 64 x 64 another 197 MB.  Where that is too much,
+    log-likelihood in three bands of 64 x 64 another 197 MB.  If that is too much,
     leave ``log_likelihood`` of `Keep` out, or raise the sampler's ``thinning``, which keeps fewer
     draws for the same number of transitions.
 

@@ -124,7 +124,7 @@ def load_tree(path: str | Path) -> Any:
     Returns
     -------
     xarray.DataTree or arviz.InferenceData
-        As the installed ArviZ has it.
+        The tree, in the format of the installed ArviZ.
 
     Raises
     ------

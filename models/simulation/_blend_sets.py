@@ -110,9 +110,9 @@ def simulate_set(
     seed
         Any non-negative integer.
     sources
-        Smallest and largest number of galaxies in a blend; all numbers are as likely.
+        Smallest and largest number of galaxies in a blend; all numbers are equally likely.
     galaxies
-        A catalog of real ones in GalSim's format, to take the shapes from; all else is as for
+        Catalog of real galaxies in GalSim's format whose shapes are used; all else is as for
         bulges and disks.
     progress
         True for a bar; or a function, called as ``progress(done, total, text)`` after each blend.
@@ -278,14 +278,14 @@ def _snr(convolved: np.ndarray, sky_variance: np.ndarray) -> np.ndarray:
 
 
 def write_set(path: str | Path, arrays: dict[str, np.ndarray]) -> Path:
-    """Write a set of blends, whole or not at all.
+    """Write a set of blends, atomically.
 
     Parameters
     ----------
     path
         File to write, ``.npz``.
     arrays
-        From `simulate_set`.
+        Result of `simulate_set`.
 
     Returns
     -------
