@@ -9,6 +9,7 @@ from astropy import units as u
 from astropy.table import QTable
 
 from scorepriors import __version__
+from scorepriors._errors import InputError
 from scorepriors._moments import shapes
 
 from ._flags import bits_where, write_flags
@@ -76,6 +77,11 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     # Columns of the kinds of sources; of a kind in both scenes, those of the result.
     own = {column.name: column for column in (*result.parametric.columns, *scene.columns)}
     for column in own.values():
+        if column.name in table.colnames:
+            raise InputError(
+                f"a kind of sources adds the column {column.name!r}, which the catalog has already; "
+                "give it another name in `columns`."
+            )
         table[column.name] = column.values * (1 if column.unit is None else column.unit)
     for name in table.colnames:
         if table[name].info.description is None:  # flags have descriptions already

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scorepriors._distribution import ScorePrior
+from scorepriors._errors import InputError
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
@@ -69,7 +70,13 @@ class FittedScene:
             for column in group.columns(values):
                 whole = found.get(column.name)
                 full = np.full(rows, np.nan) if whole is None else whole.values
-                full[index[real]] = np.asarray(column.values)[real]
+                own = np.asarray(column.values)
+                if own.shape != index.shape:
+                    raise InputError(
+                        f"the column {column.name!r} of {type(group).__name__} has the shape "
+                        f"{own.shape}; it must have one value for each of {len(index)} sources."
+                    )
+                full[index[real]] = own[real]
                 found[column.name] = column._replace(values=full)
         return list(found.values())
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from numpyro.handlers import scope
 
 from scorepriors._distribution import ScorePrior
+from scorepriors._errors import InputError
 from scorepriors._typing import Array
 from scorepriors.models.rendering._exposure import Exposure
 
@@ -172,23 +173,38 @@ class AbstractSource(eqx.Module):
 
     def named(self, name: str) -> "AbstractSource":
         """Return the same group under another name."""
+        return self.replaced(name=name)
+
+    def replaced(self, **fields: Any) -> "AbstractSource":
+        """Return the same group with other values of some fields."""
         # Field by field, as Equinox unflattens: a kind may define its own `__init__`.
         other = object.__new__(type(self))
         for one in dataclasses.fields(self):
-            value = name if one.name == "name" else getattr(self, one.name)
-            object.__setattr__(other, one.name, value)
+            object.__setattr__(other, one.name, fields.get(one.name, getattr(self, one.name)))
         return other
 
     def draw(self) -> Morphologies:
         """Draw the group in a NumPyro model: sites ``name/...``; return boxes to be rendered."""
         with scope(prefix=self.name, divider="/"):
             values = self.sample()
-        return Morphologies(self.image(values), self.at.corner, self.at.mask)
+        image = self.image(values)
+        self._check(image)
+        return Morphologies(image, self.at.corner, self.at.mask)
 
     def boxes(self, values: dict[str, Any]) -> Morphologies:
         """Return boxes for given values of the sites, in NumPy."""
         image = np.asarray(self.image(values, np))
+        self._check(image)
         return Morphologies(image, np.asarray(self.at.corner), np.asarray(self.at.mask))
+
+    def _check(self, image) -> None:
+        """Raise InputError for images of another shape than the boxes'."""
+        wanted = (len(self.at), self.at.box, self.at.box)
+        if np.shape(image) != wanted:
+            raise InputError(
+                f"`image` of {type(self).__name__} returned the shape {np.shape(image)}; for "
+                f"{wanted[0]} sources in boxes of {wanted[1]} pixels it must be {wanted}."
+            )
 
 
 def round_gaussians(at: Placement, width: float) -> Float[np.ndarray, "K n n"]:

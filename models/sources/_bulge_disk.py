@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scorepriors._typing import Array
 
 from ._abstract import Column
-from ._parametric import AbstractParametric, Site, as_arrays
+from ._parametric import AbstractParametric, Site
 from ._placement import Placement
 from ._profiles import ellipse, gaussian_mixture_image, sersic_mixture
 
@@ -64,11 +64,10 @@ class BulgeDisk(AbstractParametric):
         *,
         psf_sigma: float = 0.7,
         center_error: float = 0.3,
-        sites: dict[str, Site] | None = None,
     ):
         self.at, self.name, self.psf_sigma = at, name, np.asarray(psf_sigma, np.float32)
         offset = {"offset": Site(0.0, center_error, "axis", 0.7)}
-        self.sites = as_arrays({**offset, **SHAPE_SITES, **BULGE_SITES, **(sites or {})})
+        self.sites = {**offset, **SHAPE_SITES, **BULGE_SITES}
 
     def image(self, values: dict, xp: Any = jnp):
         """Return disk and bulge as one mixture of Gaussians."""

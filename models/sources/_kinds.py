@@ -9,6 +9,7 @@ from scorepriors._errors import InputError
 from ._abstract import AbstractSource
 from ._bulge_disk import BulgeDisk
 from ._free_form import FreeForm
+from ._parametric import AbstractParametric, Site
 from ._placement import Placement
 from ._point import PointSource
 from ._sersic import Sersic
@@ -19,12 +20,28 @@ OWN = (FreeForm, PointSource, BulgeDisk, Sersic)
 
 def group_facts(group: AbstractSource) -> dict[str, Any]:
     """Return the facts of a group for JSON; arrays of its `at` are stored separately."""
-    return {
+    facts = {
         "name": group.name,
-        "kind": type(group).__name__,
+        "kind": _kind_name(type(group)),
         "box": group.at.box,
         "settings": group.settings(),
     }
+    if isinstance(group, AbstractParametric):
+        facts["sites"] = {
+            name: {
+                "mean": float(site.mean),
+                "width": float(site.width),
+                "axis": site.axis,
+                "known": site.known,
+            }
+            for name, site in group.sites.items()
+        }
+    return facts
+
+
+def _kind_name(kind: type) -> str:
+    """Return the class name of an own kind, and the module's as well for another."""
+    return kind.__name__ if kind in OWN else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def group_from(
@@ -46,17 +63,21 @@ def group_from(
     InputError
         For a kind that no imported module defines.
     """
-    known = {kind.__name__: kind for kind in (*_all_kinds(AbstractSource), *OWN)}
+    known = {_kind_name(kind): kind for kind in (*_all_kinds(AbstractSource), *OWN)}
     kind = known.get(facts["kind"])
     if kind is None:
+        module = facts["kind"].rpartition(".")[0]
         raise InputError(
             f"the results hold sources of the kind {facts['kind']!r}, which is not known; import "
-            "the module that defines it first."
+            f"the module that defines it first{f' ({module})' if module else ''}."
         )
     settings = dict(facts["settings"])
     if kind is FreeForm:
         return FreeForm(prior, at, facts["name"], tuple(settings["axes"]))
-    return kind(at, facts["name"], **settings)
+    group = kind(at, facts["name"], **settings)
+    if "sites" in facts:
+        return group.replaced(sites={n: Site(**site) for n, site in facts["sites"].items()})
+    return group
 
 
 def _all_kinds(kind: type) -> Iterator[type]:

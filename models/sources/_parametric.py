@@ -10,9 +10,15 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Float
 
+from scorepriors._errors import InputError
 from scorepriors._typing import Array
 
 from ._abstract import AbstractSource, Look
+
+
+def _single(number: Any) -> Any:
+    """Return an array for a Python number, so that another value of it recompiles nothing."""
+    return np.asarray(number, np.float32) if isinstance(number, int | float) else number
 
 
 class Site(eqx.Module):
@@ -29,8 +35,8 @@ class Site(eqx.Module):
         sets the first steps of a fit.
     """
 
-    mean: Any
-    width: Any
+    mean: Any = eqx.field(converter=_single)
+    width: Any = eqx.field(converter=_single)
     axis: str = eqx.field(static=True, default="")
     known: float = eqx.field(static=True, default=0.5)
 
@@ -88,36 +94,22 @@ class AbstractParametric(AbstractSource):
             values = {name: np.asarray(look.values[name]) for name in values}
         return values, widths
 
+    def __check_init__(self):
+        if "offset" in self.sites and not self.sites["offset"].axis:
+            raise InputError(
+                f"the site 'offset' of {type(self).__name__} is a pair (row, column); give it the "
+                'name of its axis: `Site(0.0, center_error, "axis")`.'
+            )
+
     def settings(self) -> dict[str, Any]:
-        """Return model PSF and priors of the sites."""
-        sites = {
-            name: {
-                "mean": float(site.mean),
-                "width": float(site.width),
-                "axis": site.axis,
-                "known": site.known,
-            }
-            for name, site in self.sites.items()
-        }
-        return {"psf_sigma": float(self.psf_sigma), "sites": sites}
+        """Return the width of the model PSF; kinds with settings of their own add them."""
+        return {"psf_sigma": float(self.psf_sigma)}
 
     def place(self, values: dict, xp: Any = jnp):
         """Return centers (row, column) in the boxes, ``[K, 2]``."""
+        if "offset" not in values:
+            raise InputError(
+                f"{type(self).__name__} has no site 'offset', which `place` needs; its sites are "
+                f"{', '.join(values)}."
+            )
         return xp.asarray(self.at.center) + values["offset"] - xp.asarray(self.at.corner)
-
-
-def as_arrays(sites: dict[str, Any]) -> dict[str, Site]:
-    """Return sites, given as such or as in `settings`, with arrays for their priors.
-
-    Other values of the priors then recompile nothing.
-    """
-    made = {n: Site(**site) if isinstance(site, dict) else site for n, site in sites.items()}
-    return {
-        name: Site(
-            np.asarray(site.mean, np.float32),
-            np.asarray(site.width, np.float32),
-            site.axis,
-            site.known,
-        )
-        for name, site in made.items()
-    }

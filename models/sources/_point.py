@@ -12,7 +12,7 @@ from scipy.special import erf as scipy_erf
 from scorepriors._typing import Array
 
 from ._abstract import Look
-from ._parametric import AbstractParametric, Site, as_arrays
+from ._parametric import AbstractParametric, Site
 from ._placement import Placement
 
 #: Side of the boxes of stars, pixels: ten standard deviations of the model PSF.
@@ -51,10 +51,9 @@ class PointSource(AbstractParametric):
         *,
         psf_sigma: float = 0.7,
         center_error: float = 0.3,
-        sites: dict[str, Site] | None = None,
     ):
         self.at, self.name, self.psf_sigma = at, name, np.asarray(psf_sigma, np.float32)
-        self.sites = as_arrays({"offset": Site(0.0, center_error, "axis", 0.7), **(sites or {})})
+        self.sites = {"offset": Site(0.0, center_error, "axis", 0.7)}
 
     def image(self, values: dict, xp: Any = jnp):
         """Return the model PSF at the positions."""

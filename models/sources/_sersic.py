@@ -11,7 +11,7 @@ from scorepriors._typing import Array
 
 from ._abstract import Column
 from ._bulge_disk import SHAPE_SITES, SMALLEST_RADIUS, shape_columns
-from ._parametric import AbstractParametric, Site, as_arrays
+from ._parametric import AbstractParametric, Site
 from ._placement import Placement
 from ._profiles import ellipse, gaussian_mixture_image, sersic_mixture, sersic_mixture_of
 
@@ -58,13 +58,12 @@ class Sersic(AbstractParametric):
         index: float | None = None,
         psf_sigma: float = 0.7,
         center_error: float = 0.3,
-        sites: dict[str, Site] | None = None,
     ):
         self.at, self.name, self.psf_sigma = at, name, np.asarray(psf_sigma, np.float32)
         self.index = None if index is None else float(index)
         free = {"index_logit": INDEX_SITE} if index is None else {}
         offset = {"offset": Site(0.0, center_error, "axis", 0.7)}
-        self.sites = as_arrays({**offset, **SHAPE_SITES, **free, **(sites or {})})
+        self.sites = {**offset, **SHAPE_SITES, **free}
 
     def image(self, values: dict, xp: Any = jnp):
         """Return a mixture of Gaussians."""
@@ -84,7 +83,7 @@ class Sersic(AbstractParametric):
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return index, model PSF and priors of the sites."""
+        """Return the index and the width of the model PSF."""
         return {"index": self.index, **super().settings()}
 
     def columns(self, values: dict) -> list[Column]:
