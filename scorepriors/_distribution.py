@@ -195,7 +195,8 @@ class ScorePrior(dist.Distribution):
         Raises
         ------
         InputError
-            If `sigma` is not positive, or more than one number.
+            If `sigma` is not positive, or more than one number.  A traced number that is not
+            positive raises Equinox' error when the program runs.
 
         Examples
         --------
@@ -206,7 +207,11 @@ class ScorePrior(dist.Distribution):
         (3,)
         """
         _check_level(sigma)
-        return self._replace(sigma=jnp.asarray(sigma, self.sigma.dtype))
+        level = jnp.asarray(sigma, self.sigma.dtype)
+        if isinstance(level, jax.core.Tracer):
+            # Known only when the program runs.
+            level = eqx.error_if(level, ~(level > 0), "`sigma` of a prior must be positive.")
+        return self._replace(sigma=level)
 
     def as_published(self) -> "ScorePrior":
         """Return the prior of Sampson et al. (2024), eq. 11, whose score is times h'(x) only.
@@ -356,7 +361,7 @@ def _check_level(sigma) -> None:
             f"`sigma` of a prior is one number, got shape {np.shape(sigma)}; map over several "
             "levels, `jax.vmap(lambda sigma: prior.at(sigma).log_prob(x))(levels)`."
         )
-    if isinstance(sigma, int | float) and not sigma > 0:
+    if not isinstance(sigma, jax.core.Tracer) and not sigma > 0:
         raise InputError(f"`sigma` of a prior must be positive, got {sigma}.")
 
 

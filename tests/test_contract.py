@@ -491,6 +491,14 @@ def test_levels_that_are_not_positive_are_refused(value):
         ScorePrior(small_energy(), sigma=value)
 
 
+def test_traced_levels_that_are_not_positive_are_refused_when_they_are_known():
+    prior, x = gaussian_prior(), jnp.ones((8, 8))
+    density = jax.jit(lambda sigma: prior.at(sigma).log_prob(x))
+    assert jnp.isfinite(density(0.5))
+    with pytest.raises(Exception, match="`sigma` of a prior must be positive"):
+        jax.block_until_ready(density(-0.5))
+
+
 def test_support_ends_at_minus_the_softening():
     checked = gaussian_prior()
     assert not checked.support(jnp.full((8, 8), -1.0))

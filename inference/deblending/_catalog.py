@@ -47,6 +47,11 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
         Catalog, to be written to and read from ECSV: ``x``, ``y`` are 0-based (astropy's
         convention), ``flux_err`` is for fixed shapes, shapes are second moments at the model's
         resolution, and columns ``profile_*`` are those of the parametric scene.
+
+    Raises
+    ------
+    InputError
+        If a kind of sources adds a column that the catalog has already.
     """
     obs, scene = result.observation, result.free_form
     unit, factor = obs.flux_unit

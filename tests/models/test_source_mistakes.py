@@ -9,14 +9,7 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
 from scorepriors.inference import catalog, deblend, load_scene, save_scene
-from scorepriors.models import (
-    AbstractParametric,
-    Column,
-    Placement,
-    Positions,
-    Site,
-    place_sources,
-)
+from scorepriors.models import AbstractParametric, Column, Placement, Positions, Site, place_sources
 
 CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
 
