@@ -19,6 +19,9 @@ from scorepriors.models import AbstractNoise
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.rendering._psf import gaussian_psf
 
+#: Not collected for doctests: that would define its classes a second time.
+collect_ignore = ["own_source.py"]
+
 
 def pytest_configure(config):
     """Keep compiled programs beside pytest's own cache.

@@ -121,7 +121,7 @@ def sample(
 
     Examples
     --------
-    >>> import numpyro, numpyro.distributions as dist
+    >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
     >>> def coin(heads):
     ...     p = numpyro.sample("p", dist.Beta(1.0, 1.0))
     ...     numpyro.sample("heads", dist.Binomial(10, p), obs=heads)

@@ -104,7 +104,9 @@ def mcse(values):
 
 @pytest.mark.parametrize("algorithm", EXACT)
 def test_correlated_gaussian(algorithm):
-    tree = run(correlated, algorithm=algorithm)
+    # The rates that this one tunes its step by are noisier: 400 draws leave it a tenth off.
+    num_warmup = 800 if algorithm == "adjusted_mclmc" else 400
+    tree = run(correlated, algorithm=algorithm, num_warmup=num_warmup)
     x = draws(tree, "x")
     ratio = (x - np.arange(50)) ** 2 / np.diag(COVARIANCE)
     assert abs(ratio.mean() - 1) < 0.02

@@ -275,7 +275,7 @@ def test_criteria(report):
     assert not verdict["denoising"]  # a Wiener filter is no better than itself
 
 
-def test_inputs_are_checked(wiener):
+def test_inputs_are_checked(wiener, unchecked):
     prior = ScorePrior(wiener, STRETCH)
     images = galaxies(50, 0)
     with pytest.raises(InputError, match="`held_out` holds 50 images, fewer than num = 60"):
