@@ -53,26 +53,6 @@ class LowRankMap(eqx.Module):
         return g / self.scale
 
 
-class Preconditioner(eqx.Module):
-    """The change of variables between q and u, both flat.
-
-    Attributes
-    ----------
-    center
-        Point at q = 0, ``[d]``.
-    curvature, refinement
-        The maps from the Hessian and from warm-up draws.
-    """
-
-    center: Float[Array, " d"]
-    curvature: LowRankMap
-    refinement: LowRankMap
-
-    def offset(self, q):
-        """Return the offset of u from the center, for q ``[..., d]``."""
-        return self.curvature(self.refinement(q))
-
-
 def identity_map(dimension: int, rank: int, dtype=jnp.float32) -> LowRankMap:
     """Return the identity, with arrays for `rank` directions."""
     return LowRankMap(
