@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,6 @@ from scorepriors.energies._diffusion import (
     flow_from_white,
     follow_flow,
     noise_schedule,
-    sample_flow,
     white_noise,
 )
 from scorepriors.energies._gaussian import GaussianEnergy
@@ -25,6 +25,14 @@ MEAN = np.linspace(-1.0, 2.0, 16).reshape(4, 4)
 @pytest.fixture
 def energy():
     return GaussianEnergy(jnp.asarray(MEAN, jnp.float32), jnp.asarray(VARIANCE, jnp.float32))
+
+
+def sample_flow(energy, *, key, num, sigma_max, sigma_min, num_steps):
+    """Stretched draws ``[num, n, n]``, as `ScorePrior.sample` makes them."""
+    params, static = eqx.partition(energy, eqx.is_inexact_array)
+    white = white_noise(params, key, num, energy.box)
+    levels = jnp.asarray(sigma_max), jnp.asarray(sigma_min)
+    return flow_from_white(params, static, white, *levels, num_steps)
 
 
 def draw(sampler, energy, num=NUM, seed=0, **kwargs):

@@ -101,36 +101,3 @@ def white_noise(params, key: PRNGKeyArray, num: int, box: int) -> Float[Array, "
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
     dtype = max(dtypes, key=lambda one: one.itemsize, default=jnp.zeros(()).dtype)
     return jax.vmap(lambda k: jr.normal(k, (box, box), dtype))(jr.split(key, num))
-
-
-def sample_flow(
-    energy: AbstractEnergy,
-    *,
-    key: PRNGKeyArray,
-    num: int,
-    sigma_max: float | Array,
-    sigma_min: float | Array,
-    num_steps: int,
-) -> Float[Array, "num n n"]:
-    """Draw from the density smoothed by `sigma_min`, by `flow_from_white`.
-
-    Parameters
-    ----------
-    energy
-        Any energy.
-    key
-        Random key.
-    num
-        Number of images.
-    sigma_max, sigma_min, num_steps
-        Arguments of `flow_from_white`.
-
-    Returns
-    -------
-    Array
-        Stretched images ``[num, n, n]``, noise of `sigma_min` included.
-    """
-    params, static = eqx.partition(energy, eqx.is_inexact_array)
-    white = white_noise(params, key, num, energy.box)
-    levels = jnp.asarray(sigma_max), jnp.asarray(sigma_min)
-    return flow_from_white(params, static, white, *levels, num_steps)
