@@ -85,5 +85,5 @@ def compare_pixels(obs, prior: ScorePrior) -> None:
         f"{obs.name or 'the image'} has pixels of {image:.3g} arcsec, but {prior.name} learned "
         f"galaxies in pixels of {learned:.3g} arcsec; {mend}.",
         PriorWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
