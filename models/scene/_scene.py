@@ -104,6 +104,10 @@ class Scene(eqx.Module):
 
     def __getitem__(self, name: str) -> AbstractSource:
         """Return the group of this name."""
+        if name not in self.names:
+            raise InputError(
+                f"the scene has no group {name!r}; its groups are {', '.join(self.names)}."
+            )
         return self.sources[self.names.index(name)]
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 
 from scorepriors.models.rendering._information import by_exposure
 from scorepriors.models.sources._abstract import Look, Morphologies
-from scorepriors.models.spectra._priors import Settled
+from scorepriors.models.spectra._priors import Settled, pixel_noise
 
 from ._scene import Scene
 
@@ -125,7 +125,8 @@ def linear_fluxes(scene: Scene, boxes: Sequence[Morphologies]) -> tuple[np.ndarr
     """
     mask = np.concatenate([b.mask for b in boxes])
     flux, error = np.zeros((2, len(mask), scene.num_bands))
-    wide = 1e5 * noise_of(scene)
+    bands = [band for one in scene.exposures for band in np.asarray(one.noise.diagonal())]
+    wide = 1e5 * pixel_noise(bands)
     error[:] = wide
     each = by_exposure(np.arange(scene.num_bands), scene.exposures)
     for one, bands in zip(scene.exposures, each, strict=True):
@@ -145,17 +146,6 @@ def linear_fluxes(scene: Scene, boxes: Sequence[Morphologies]) -> tuple[np.ndarr
         flux[own] = (inverse @ (weighted @ images).astype(float))[..., 0].T
         error[own] = np.sqrt(np.diagonal(inverse, axis1=1, axis2=2)).T
     return flux, error
-
-
-def noise_of(scene: Scene) -> float:
-    """Return the quadratic sum over the bands of the typical noise of a pixel."""
-    variances = [
-        1 / np.median(weights[weights > 0])
-        for one in scene.exposures
-        for weights in np.asarray(one.noise.diagonal())
-        if (weights > 0).any()
-    ]
-    return float(np.sqrt(np.sum(variances)))
 
 
 def _float32(values: dict) -> dict:

@@ -145,8 +145,7 @@ class GalaxySpectra(AbstractSpectra):
             Fields ``color_width``, ``brightness``, ``brightness_width``.
         """
         flat = np.ones(len(wave)) if flat is None else np.asarray(flat, float)
-        variances = [1 / np.median(w[w > 0]) for w in map(np.asarray, weights) if (w > 0).any()]
-        return cls(*color_prior(wave, flat), np.sqrt(np.sum(variances)), **options)
+        return cls(*color_prior(wave, flat), pixel_noise(weights), **options)
 
     def sample(self, num_sources: int) -> SpectrumPrior:
         """Draw ``brightness [K]``."""
@@ -210,6 +209,18 @@ class GalaxySpectra(AbstractSpectra):
         total = np.sum(flux * weight, -1) * noise**2
         total = np.where(mask, np.maximum(total, noise), 10 * float(self.noise_flux))
         return total, np.where(mask, total / noise, 10.0)
+
+
+def pixel_noise(weights: Sequence[np.ndarray]) -> float:
+    """Return the quadratic sum over bands of the median noise of a pixel.
+
+    Parameters
+    ----------
+    weights
+        Inverse variances ``[H, W]`` of each band; a band without data does not count.
+    """
+    seen = (np.asarray(band)[np.asarray(band) > 0] for band in weights)
+    return float(np.sqrt(sum(1 / np.median(band) for band in seen if band.size)))
 
 
 def _climb(function: Callable, at: np.ndarray, *, smallest: float = 1e-5) -> np.ndarray:

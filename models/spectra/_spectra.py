@@ -201,7 +201,7 @@ def spectrum_posterior(
     # information, and chi^2 is a sum of squares instead of a difference of large numbers.
     residual = [
         p - (mean.T[:, :, None] * d).sum(1)
-        for p, d, mean in zip(pixels, drawn, _apart(prior.mean, drawn))
+        for p, d, mean in zip(pixels, drawn, _apart(prior.mean, drawn, 1))
     ]
     projected = jnp.concatenate(
         [(w * r[:, None]).sum(-1) for w, r in zip(weighted, residual, strict=True)]
@@ -213,7 +213,7 @@ def spectrum_posterior(
     mode = prior.mean + step
     left = [
         r - (one.T[:, :, None] * d).sum(1)
-        for r, d, one in zip(residual, drawn, _apart(step, drawn))
+        for r, d, one in zip(residual, drawn, _apart(step, drawn, 1))
     ]
     pulled = [
         n.precision(one.reshape(image.shape)).reshape(one.shape)
@@ -231,9 +231,9 @@ def spectrum_posterior(
     pull /= equations.width
     inverse = equations.inverse / (equations.width[:, :, None] * equations.width[:, None, :])
     covariance = equations.covariance()
-    between = _apart_bands(jnp.einsum("kblb->bkl", covariance), drawn)
+    between = _apart(jnp.einsum("kblb->bkl", covariance), drawn, 0)
     within = jnp.einsum("kbkc->kbc", covariance)
-    modes = _apart(mode, drawn)
+    modes = _apart(mode, drawn, 1)
     along = [one.T[:, :, None] * p[:, None] for one, p in zip(modes, pulled, strict=True)]
     minus = [-p for p in pulled]
     of_prior = pull, 0.5 * (pull[:, :, None] * pull[:, None, :] - inverse)
@@ -256,16 +256,9 @@ def _by_band(images: Float[Array, "K B H W"]) -> Float[Array, "B K P"]:
     return jnp.swapaxes(images, 0, 1).reshape(*images.shape[1::-1], -1)
 
 
-def _apart(spectra: Float[Array, "K B"], drawn: list) -> list:
-    """Return the spectra of the bands of each exposure."""
-    ends = np.cumsum([len(one) for one in drawn])[:-1]
-    return jnp.split(spectra, ends, axis=1)
-
-
-def _apart_bands(matrices: Float[Array, "B K K"], drawn: list) -> list:
-    """Return the matrices of the bands of each exposure."""
-    ends = np.cumsum([len(one) for one in drawn])[:-1]
-    return jnp.split(matrices, ends)
+def _apart(array, drawn: list, axis: int) -> list:
+    """Return an array with an axis over all bands as one array per exposure."""
+    return jnp.split(array, np.cumsum([len(one) for one in drawn])[:-1], axis=axis)
 
 
 @jax.custom_jvp

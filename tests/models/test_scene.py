@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import gaussian_prior
 
+from scorepriors import InputError
 from scorepriors.inference import posterior
 from scorepriors.models import (
     BulgeDisk,
@@ -161,3 +162,8 @@ def test_groups_change_places_and_names_alone(scene):
     fields = {f.name for f in dataclasses.fields(disks)} - {"at", "name"}
     assert all(eqx.tree_equal(getattr(other, f), getattr(disks, f)) for f in fields)
     assert {"psf_sigma", "sites"} <= fields
+
+
+def test_a_group_that_is_not_there_is_named(scene):
+    with pytest.raises(InputError, match="no group 'profiles'; its groups are galaxies, stars"):
+        scene["profiles"]
