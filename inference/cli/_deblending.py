@@ -149,14 +149,14 @@ def _print_table(result, truth=None) -> None:
         table.add_column(name, justify="right")
     if truth is not None:
         table.add_column("total / truth", justify="right")
-    scene = result.free_form
+    scene, found = result.free_form, result.photometry.scaled(factor)
     for k, identity in enumerate(result.positions.ids):
-        flux, error = scene.flux[k] * factor, scene.flux_error[k] * factor
+        flux, error = found.flux[k], found.error[k]
         cells = [f"{f:.4g} ± {e:.2g}" for f, e in zip(flux, error, strict=True)]
         row, column = result.center[k]
         cells = [identity, f"{column:.2f}", f"{row:.2f}", *cells, f"{scene.source_chi2[k]:.2f}"]
         if truth is not None:
-            cells.append(f"{scene.flux[k].sum() / truth.flux[k].sum():.3f}")
+            cells.append(f"{found.total[0, k] / (truth.flux[k] * factor).sum():.3f}")
         table.add_row(*cells)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
@@ -167,6 +167,6 @@ def _print_table(result, truth=None) -> None:
     )
     console.print(
         f"{state} in {int(fit.num_iterations)} iterations, chi2 per pixel {scene.chi2:.3f}; "
-        f"{prior}errors hold the shapes fixed",
+        f"{prior}errors know shapes, neighbors and model",
         highlight=False,
     )

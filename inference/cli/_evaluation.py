@@ -312,6 +312,10 @@ def _print_result(result: dict) -> None:
     for key, name, style in _TABLE:
         value = result[key]
         table.add_row(name, "-" if value is None else format(value, style))
+    for name, key in (("thirds of S/N", "snr"), ("below, above 0.5 blended", "blendedness")):
+        shares = result[f"coverage_68_by_{key}"]
+        cells = " ".join("-" if one is None else f"{one:.2f}" for one in shares)
+        table.add_row(f"  {name}", cells)
     console = Console(width=None if sys.stdout.isatty() else 100)
     # Not as the table's title, which would be wrapped to its width.
     console.print(
@@ -331,10 +335,8 @@ def _print_result(result: dict) -> None:
         if result["num_not_converged"]
         else "all converged"
     )
-    free = result["method"] in ("laplace", "posterior")
-    held = "" if free else "; errors hold the shapes fixed"
     console.print(
-        f"{state}; prior {result['prior']}, sigma0 = {result['sigma0']:.3g}{held}", highlight=False
+        f"{state}; prior {result['prior']}, sigma0 = {result['sigma0']:.3g}", highlight=False
     )
 
 

@@ -45,8 +45,10 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     -------
     astropy.table.QTable
         Catalog, to be written to and read from ECSV: ``x``, ``y`` are 0-based (astropy's
-        convention), ``flux_err`` is for fixed shapes, shapes are second moments at the model's
-        resolution, and columns ``profile_*`` are those of the parametric scene.
+        convention), shapes are second moments at the model's resolution, and columns
+        ``profile_*`` are those of the parametric scene.  ``flux_*`` is the posterior mean of the
+        flux with an error that knows everything uncertain, ``measured_flux_*`` what the
+        likelihood alone says, which may be negative: see `Photometry`.
 
     Raises
     ------
@@ -55,26 +57,26 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     """
     obs, scene = result.observation, result.free_form
     unit, factor = obs.flux_unit
-    row, column = result.center.T
+    found = result.photometry
     table = QTable()
     table["id"] = np.asarray(result.positions.ids)
-    table["x"] = column
-    table["y"] = row
-    if obs.wcs is not None:
-        sky = obs.wcs.pixel_to_world(column, row).icrs
-        table["ra"], table["dec"] = sky.ra.to(u.deg), sky.dec.to(u.deg)
-    magnitudes = obs.magnitudes(scene.flux)
+    _add_positions(table, result)
+    magnitudes = obs.magnitudes(found.flux)
+    scaled = found.scaled(factor)
     for b, band in enumerate(obs.bands):
-        table[f"flux_{band}"] = scene.flux[:, b] * factor[b] * unit
-        table[f"flux_err_{band}"] = scene.flux_error[:, b] * factor[b] * unit
+        table[f"flux_{band}"] = scaled.flux[:, b] * unit
+        table[f"flux_err_{band}"] = scaled.error[:, b] * unit
         if magnitudes is not None:
             table[f"mag_{band}"] = magnitudes[:, b] * u.mag
-    size, e1, e2 = shapes(scene.morphology)
-    table["size"] = size * u.pix
-    if obs.pixel_scale is not None:
-        table["size_arcsec"] = size * obs.pixel_scale * u.arcsec
-    table["e1"], table["e2"] = e1, e2
-    table["ellipticity"] = np.hypot(e1, e2)
+            table[f"mag_err_{band}"] = _POGSON * scaled.error[:, b] / scaled.flux[:, b] * u.mag
+        table[f"measured_flux_{band}"] = scaled.measured[:, b] * unit
+        table[f"measured_flux_err_{band}"] = scaled.measured_error[:, b] * unit
+        fixed = np.where(found.seen[:, b], scene.flux_error[:, b], np.nan)
+        table[f"fixed_shape_flux_err_{band}"] = fixed * factor[b] * unit
+    for name, values in (("flux", scaled.total), ("measured_flux", scaled.measured_total)):
+        table[f"{name}_total"], table[f"{name}_err_total"] = values * unit
+    table["snr"] = scaled.snr
+    _add_shapes(table, result)
     table["chi2"] = scene.source_chi2
     write_flags(table, bits_where(_tests(result)))
     for b, band in enumerate(obs.bands):
@@ -106,25 +108,76 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     return table
 
 
+def _add_positions(table: QTable, result: Deblended) -> None:
+    """Add positions in pixels and on the sky, with errors."""
+    wcs, covariance = result.observation.wcs, result.photometry.center_covariance
+    row, column = result.center.T
+    table["x"], table["y"] = column, row
+    spread = np.sqrt(np.einsum("kii->ki", covariance))
+    table["x_err"], table["y_err"] = spread[:, 1] * u.pix, spread[:, 0] * u.pix
+    if wcs is None:
+        return
+    sky = wcs.pixel_to_world(column, row).icrs
+    table["ra"], table["dec"] = sky.ra.to(u.deg), sky.dec.to(u.deg)
+    # Arcseconds to the east and north per pixel along rows and columns.
+    steps = []
+    for up, right in ((1, 0), (0, 1)):
+        ends = [wcs.pixel_to_world(column + s * right / 2, row + s * up / 2).icrs for s in (-1, 1)]
+        steps.append([one.to_value(u.arcsec) for one in ends[0].spherical_offsets_to(ends[1])])
+    turn = np.moveaxis(np.array(steps), 2, 0)
+    on_sky = np.sqrt(np.einsum("kis,kij,kjs->ks", turn, covariance, turn))
+    table["ra_err"], table["dec_err"] = on_sky.T * u.arcsec
+
+
+def _add_shapes(table: QTable, result: Deblended) -> None:
+    """Add size and ellipticities of the images, with errors."""
+    size, e1, e2 = shapes(result.free_form.morphology)
+    error = result.photometry.shape_error.T
+    table["size"], table["size_err"] = size * u.pix, error[0] * u.pix
+    scale = result.observation.pixel_scale
+    if scale is not None:
+        table["size_arcsec"] = size * scale * u.arcsec
+        table["size_arcsec_err"] = error[0] * scale * u.arcsec
+    table["e1"], table["e1_err"], table["e2"], table["e2_err"] = e1, error[1], e2, error[2]
+    modulus = np.hypot(e1, e2)
+    table["ellipticity"] = modulus
+    along = np.hypot(e1 * error[1], e2 * error[2])
+    # A round image has no direction along which to propagate: the larger of both errors.
+    round_one = np.maximum(error[1], error[2])
+    table["ellipticity_err"] = np.divide(along, modulus, out=round_one, where=modulus > 0)
+
+
 def _description(name: str, bands) -> str:
     if name in _DESCRIPTIONS:
         return _DESCRIPTIONS[name]
     # The name of a band may contain an underscore, so it is not found by splitting.
-    band = max((b for b in bands if name.endswith(f"_{b}")), key=len)
-    return f"{_BAND_DESCRIPTIONS[name[: -len(band) - 1]]}, band {band}"
+    if name.endswith("_err") and name[:-4] in _DESCRIPTIONS:
+        return f"standard deviation: {_DESCRIPTIONS[name[:-4]]}"
+    band = max((b for b in (*bands, "total") if name.endswith(f"_{b}")), key=len)
+    kind = _BAND_DESCRIPTIONS[name[: -len(band) - 1]]
+    return f"{kind}, {f'band {band}' if band in bands else 'all bands with data'}"
 
+
+_POGSON = 2.5 / np.log(10)
 
 _BAND_DESCRIPTIONS = {
-    "flux": "flux under the learned prior",
-    "flux_err": "standard error of the flux, shapes held fixed",
-    "mag": "AB magnitude",
-    "profile_flux": "flux in the parametric scene",
+    "flux": "posterior mean of the flux",
+    "flux_err": "its standard deviation: shape, position, brightness, neighbors, model",
+    "mag": "AB magnitude of the flux",
+    "mag_err": "standard deviation of the magnitude, to first order",
+    "measured_flux": "flux from the likelihood alone, which may be negative; for stacks and detection",
+    "measured_flux_err": "its standard deviation: shape, position, neighbors, model",
+    "fixed_shape_flux_err": "error of the flux if all shapes were known",
+    "profile_flux": "flux of the mode of the parametric scene",
 }
 
 _DESCRIPTIONS = {
     "id": "name in the input catalog",
     "ra": "ICRS right ascension",
     "dec": "ICRS declination",
+    "ra_err": "standard deviation towards the east",
+    "dec_err": "standard deviation towards the north",
+    "snr": "measured flux of all bands with data over its error",
     "x": "column, 0-based pixel",
     "y": "row, 0-based pixel",
     "size": "second-moment radius at the model's resolution",
@@ -151,7 +204,7 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
     return {
         "edge": near | beyond,
         "masked": _masked_share(found.convolved, weights) > 0.2,
-        "faint": _signal_to_noise(found) < 5,
+        "faint": result.photometry.scaled(obs.flux_unit[1]).snr < 5,
         "negative": flux <= 0,
         "moved": moved,
         "outshone": _outshone(found.convolved[0], center, weights[0]),
@@ -161,11 +214,6 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
         "point": result.is_point,
         "not_converged": everywhere & (not result.converged),
     }
-
-
-def _signal_to_noise(scene: FittedScene) -> np.ndarray:
-    error = np.where(scene.flux_error > 0, scene.flux_error, np.inf)
-    return np.sqrt(np.sum((scene.flux / error) ** 2, axis=1))
 
 
 def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Results of a deblending: fitted scenes, in the order of the catalog."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from scorepriors.models.data._positions import Positions
 from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import Column
+
+from .photometry._equations import inverse
+from .photometry._photometry import Photometry, photometry
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,10 @@ class FittedScene:
     convolved
         Sources as observed, ``[N, B, H, W]`` of every exposure, in the units of the image.
     flux, flux_error
-        Fluxes ``[N, B]`` in the bands of all exposures, units of the image, and errors for
-        given morphologies.
+        Fluxes ``[N, B]`` of the mode in the bands of all exposures, units of the image, and
+        errors for given morphologies.
+    least_squares
+        Fluxes ``[N, B]`` for these morphologies without any prior; zero in bands without data.
     chi2
         Mean chi2 per unmasked pixel.
     source_chi2
@@ -45,6 +51,7 @@ class FittedScene:
     convolved: tuple[np.ndarray, ...]
     flux: np.ndarray
     flux_error: np.ndarray
+    least_squares: np.ndarray
     chi2: float
     source_chi2: np.ndarray
 
@@ -106,6 +113,11 @@ class Deblended:
     seconds: dict
     psf_sigma: float | None = 0.7
 
+    @cached_property
+    def photometry(self) -> Photometry:
+        """Fluxes with honest errors, from both fits; computed once, when asked for."""
+        return photometry(self.parametric.scene, self.parametric, self.free_form)
+
     @property
     def scene(self) -> Scene:
         """The scene of the result: ``sample(blend, result.scene, ...)``."""
@@ -162,12 +174,15 @@ def collect_scene(scene: Scene, fit: MAPResult) -> FittedScene:
     boxes = scene.morphologies(fit.values)
     spectrum = np.asarray(fit.values["spectrum"])[order]
     flux, error = (np.asarray(fit.values[name])[order] for name in ("flux", "flux_error"))
+    area = np.concatenate([b.image.sum((-2, -1)) for b in boxes])[order]
     first = 0
-    convolved, squared = [], []
+    convolved, squared, fitted = [], [], []
     for one in scene.exposures:
         own = spectrum[:, first : first + one.num_bands]
         first += one.num_bands
-        drawn = _drawn(one, boxes, order) * own[:, :, None, None]
+        unit = _drawn(one, boxes, order)
+        fitted.append(_least_squares(one, unit))
+        drawn = unit * own[:, :, None, None]
         convolved.append(drawn)
         squared.append(_squared_residual(one, drawn.sum(0)))
     seen = [np.asarray(one.noise.diagonal()) > 0 for one in scene.exposures]
@@ -178,6 +193,7 @@ def collect_scene(scene: Scene, fit: MAPResult) -> FittedScene:
         convolved=tuple(convolved),
         flux=flux,
         flux_error=error,
+        least_squares=np.concatenate(fitted, 1) * area[:, None],
         chi2=float(sum(s.sum() for s in squared) / sum(s.sum() for s in seen)),
         source_chi2=footprint_chi2(squared, seen, convolved),
     )
@@ -194,6 +210,17 @@ def _drawn(exposure, boxes, order) -> np.ndarray:
 
 def _firsts(boxes) -> np.ndarray:
     return np.cumsum([0, *(len(b.mask) for b in boxes)])[:-1]
+
+
+def _least_squares(exposure, unit: np.ndarray) -> np.ndarray:
+    """Return amplitudes ``[N, B]`` of unit renderings ``[N, B, H, W]`` by least squares."""
+    weighed = np.asarray(exposure.noise.precision(unit), float)
+    found = np.zeros(unit.shape[:2])
+    for band, image in enumerate(np.asarray(exposure.images, float)):
+        mine = weighed[:, band].reshape(len(unit), -1)
+        normal = mine @ unit[:, band].reshape(len(unit), -1).T
+        found[:, band] = inverse((normal + normal.T) / 2) @ (mine @ image.ravel())
+    return found
 
 
 def _squared_residual(exposure, model: np.ndarray) -> np.ndarray:

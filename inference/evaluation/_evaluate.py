@@ -159,6 +159,7 @@ class _Fitted:
     low: np.ndarray  # [K], the 68 % interval of that flux
     high: np.ndarray
     converged: bool
+    measured: np.ndarray | None = None  # [2, K], measured flux and its error
 
 
 def evaluate(
@@ -227,10 +228,10 @@ def evaluate(
 
     Notes
     -----
-    ``flux_error`` is for fixed shapes with ``"parametric"``, ``"map"`` and ``"annealed"``, so
-    that their ``coverage_68`` shows by how much such errors are too small; for ``"laplace"`` it
-    is that of the Gaussian about the mode, all shapes free; for ``"posterior"`` the standard
-    deviation of the draws, and intervals are their quantiles.
+    ``flux`` is that of the images.  With ``"parametric"``, ``"map"`` and ``"annealed"`` errors and
+    intervals are those of the catalog, about the posterior mean (`Photometry`); for
+    ``"laplace"`` those of the Gaussian about the mode, all shapes free; for ``"posterior"`` the
+    standard deviation of the draws, and intervals are their quantiles.
 
     With detected sources, each true source is matched to the nearest detection within 3 px
     that is not nearer to another.  True sources without one count as zeros (``e_F = -1``,
@@ -426,9 +427,12 @@ def _fitted_scene(result: Deblended, chosen: Settings) -> _Fitted:
     (images,) = scene.convolved
     flux = images.sum((1, 2, 3), dtype=float)
     # The total flux is fitted, the flux on the image is compared.
-    error = _share(flux, scene.flux.sum(1)) * np.sqrt(np.sum(scene.flux_error**2, axis=1))
-    low, high = central_interval(flux, error)
-    return _Fitted(_places(result), images, error, low, high, bool(scene.fit.converged))
+    share = _share(flux, scene.flux.sum(1))
+    found = result.photometry
+    mean, error = share * found.total
+    measured = share * found.measured_total
+    low, high = central_interval(mean, error)
+    return _Fitted(_places(result), images, error, low, high, bool(scene.fit.converged), measured)
 
 
 def _laplace_scene(result: Deblended, index: int, chosen: Settings) -> _Fitted:
@@ -449,7 +453,7 @@ def _laplace_scene(result: Deblended, index: int, chosen: Settings) -> _Fitted:
     flux = mode.models.sum((1, 2, 3), dtype=float)
     error = _share(flux, result.free_form.flux.sum(1)) * spread
     low, high = central_interval(flux, error)
-    return dataclasses.replace(mode, error=error, low=low, high=high)
+    return dataclasses.replace(mode, error=error, low=low, high=high, measured=None)
 
 
 def _share(on_image: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -507,8 +511,11 @@ def _rows(
     models[found] = scene.models[match[found]]
     metrics = source_metrics(models, truth.convolved, truth.flux)
     true = truth.flux.sum(1)
-    error, low, high = np.full((3, len(match)), np.nan)
-    for column, values in ((error, scene.error), (low, scene.low), (high, scene.high)):
+    error, low, high, measured, measured_error = np.full((5, len(match)), np.nan)
+    given = [(error, scene.error), (low, scene.low), (high, scene.high)]
+    if scene.measured is not None:
+        given += zip((measured, measured_error), scene.measured, strict=True)
+    for column, values in given:
         column[found] = values[match[found]]
     covered = (low <= true) & (true <= high)
     unit, factor = obs.flux_unit
@@ -530,6 +537,8 @@ def _rows(
                 "flux_error": _number(error[k] * scale),
                 "flux_low": _number(low[k] * scale),
                 "flux_high": _number(high[k] * scale),
+                "measured_flux": _number(measured[k] * scale),
+                "measured_flux_error": _number(measured_error[k] * scale),
                 "covered": bool(covered[k]) if found[k] else None,
                 "e_F": float(metrics["e_F"][k]),
                 "xi_morphology": float(metrics["xi_morphology"][k]),

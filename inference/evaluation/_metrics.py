@@ -5,6 +5,7 @@ A source that was not found counts as an image of zeros.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -117,13 +118,15 @@ def match_positions(found, true, *, radius: float) -> np.ndarray:
     return out
 
 
-def summarize(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, float | None]:
+def summarize(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, Any]:
     """Return summary statistics of a table of sources.
 
     Parameters
     ----------
     sources
-        Rows with ``beta``, ``e_F``, ``xi_morphology``, ``xi_sed`` and ``covered``.
+        Rows with ``beta``, ``e_F``, ``xi_morphology``, ``xi_sed`` and ``covered``; where known,
+        ``snr``, the interval ``flux_low`` to ``flux_high``, and ``measured_flux`` with
+        ``measured_flux_error``.
     chi2
         Mean chi2 of each blend.
 
@@ -133,13 +136,18 @@ def summarize(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, float
         ``median_abs_flux_error`` of all sources, ``..._blended`` of those with beta >= 0.5
         and ``..._isolated`` of the others; ``share_flux_error_above_half``; medians and
         16th percentiles of the correlations; ``chi2_median``; ``coverage_68``, the share
-        of true fluxes inside their 68 % intervals, over the sources that have one.  None
+        of true fluxes inside their 68 % intervals, over the sources that have one, by thirds of
+        ``snr`` (``coverage_68_by_snr``, divided at ``snr_thirds``) and by blendedness
+        (``coverage_68_by_blendedness``: below 0.5, from 0.5 up); ``interval_68_width``, the
+        median width of the intervals as a share of the true flux; ``measured_pull``, mean and
+        standard deviation of the errors of measured fluxes in units of their own.  None
         where there is no such source.
     """
     column = lambda name: np.array([row[name] for row in sources], float)  # noqa: E731
     error, beta = np.abs(column("e_F")), column("beta")
     morphology, sed = column("xi_morphology"), column("xi_sed")
-    covered = [row["covered"] for row in sources if row["covered"] is not None]
+    with_interval = [row for row in sources if row["covered"] is not None]
+    covered = [row["covered"] for row in with_interval]
     return {
         "median_abs_flux_error": _percentile(error, 50),
         "median_abs_flux_error_blended": _percentile(error[beta >= BLENDED], 50),
@@ -150,8 +158,45 @@ def summarize(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, float
         "xi_sed_median": _percentile(sed, 50),
         "xi_sed_p16": _percentile(sed, 16),
         "chi2_median": _percentile(np.asarray(chi2, float), 50),
-        "coverage_68": float(np.mean(covered)) if covered else None,
+        "coverage_68": _mean(covered),
+        **_coverage_by(with_interval),
+        "measured_pull": _pulls(sources),
     }
+
+
+def _mean(values) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _coverage_by(rows: Sequence[dict]) -> dict:
+    """Return coverage by thirds of signal to noise and by blendedness, and the widths."""
+    column = lambda name: np.array([np.nan if r.get(name) is None else r[name] for r in rows], float)  # noqa: E731
+    covered, snr, beta = column("covered"), column("snr"), column("beta")
+    known = snr[np.isfinite(snr)]
+    edges = np.quantile(known, [1 / 3, 2 / 3]) if known.size else np.zeros(2)
+    third = np.where(np.isfinite(snr), np.digitize(snr, edges), -1)
+    width = (column("flux_high") - column("flux_low")) / np.abs(column("flux_true"))
+    return {
+        "snr_thirds": [float(edge) for edge in edges] if known.size else None,
+        "coverage_68_by_snr": [_mean(covered[third == i]) for i in range(3)],
+        "coverage_68_by_blendedness": [
+            _mean(covered[beta < BLENDED]),
+            _mean(covered[beta >= BLENDED]),
+        ],
+        "interval_68_width": _percentile(width[np.isfinite(width)], 50),
+    }
+
+
+def _pulls(rows: Sequence[dict]) -> dict | None:
+    """Return mean and standard deviation of (measured - true) / error; None without any."""
+    pulls = np.array(
+        [
+            (row["measured_flux"] - row["flux_true"]) / row["measured_flux_error"]
+            for row in rows
+            if row.get("measured_flux_error")
+        ]
+    )
+    return {"mean": float(pulls.mean()), "sd": float(pulls.std())} if pulls.size else None
 
 
 def _percentile(values, percent: float) -> float | None:

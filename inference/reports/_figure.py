@@ -186,6 +186,7 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     obs, scene = result.observation, result.free_form
     color = COLORS[k % len(COLORS)]
     unit, factor = obs.flux_unit
+    found = result.photometry.scaled(factor)
     for axis in axes:
         axis.axis("on")
     seen, model, spectrum = axes
@@ -228,8 +229,8 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     )
     spectrum.errorbar(
         bands,
-        scene.flux[k] * factor,
-        scene.flux_error[k] * factor,
+        found.flux[k],
+        found.error[k],
         fmt="o-",
         color=color,
         markersize=4,
@@ -238,9 +239,9 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
         label="learned prior",
     )
     highest = max(
-        float((scene.flux[k] * factor).max()), float((result.parametric.flux[k] * factor).max())
+        float(np.nan_to_num(found.flux[k]).max()), float((result.parametric.flux[k] * factor).max())
     )
-    lowest = min(0.0, float(((scene.flux[k] - scene.flux_error[k]) * factor).min()))
+    lowest = min(0.0, float(np.nan_to_num(found.flux[k] - found.error[k]).min()))
     if highest > lowest:
         spectrum.set_ylim(lowest - 0.02 * (highest - lowest), 1.18 * highest)
     spectrum.set_xlim(-0.4, len(bands) - 0.6)

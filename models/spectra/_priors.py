@@ -11,6 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Float
+from numpyro import handlers
 
 from scorepriors._typing import Array
 
@@ -20,6 +21,10 @@ from ._spectra import SpectrumPrior
 #: Mean, above the logarithm of the noise, and width of the logarithm of fluxes.  Number
 #: counts are steep, but this is wide on purpose: four decades either way.
 BRIGHTNESS, BRIGHTNESS_WIDTH = 4.0, 4.0
+
+#: Grid of brightnesses over which they are integrated out: number of points, lower end in units
+#: of the noise of a flux, upper end that many times the noise above the measured flux.
+GRID, FAINTEST, GRID_REACH = 64, 0.01, 8.0
 
 
 class Settled(NamedTuple):
@@ -73,6 +78,29 @@ class AbstractSpectra(eqx.Module):
         begin
             Fluxes ``[K, B]`` at which a search for the values begins; `flux` if not given.
         """
+
+    def moments(
+        self,
+        flux: Float[np.ndarray, "K B"],
+        covariance: Float[np.ndarray, "K B B"],
+        values: dict[str, np.ndarray],
+    ) -> tuple[Float[np.ndarray, "K B"], Float[np.ndarray, "K B B"]]:
+        """Return mean and covariance of each source's fluxes under this prior and a measurement.
+
+        Here the sites of the prior are held at fitted values, given which the prior is Gaussian;
+        a prior that can do better overrides this.
+
+        Parameters
+        ----------
+        flux, covariance
+            Measured fluxes ``[K, B]``, and their covariances ``[K, B, B]``.
+        values
+            Fitted values of the sites of the prior, by name, ``[K, ...]``.
+        """
+        with handlers.substitute(data=values), handlers.seed(rng_seed=0):
+            prior = self.sample(len(flux))
+        own = np.asarray(prior.covariance, float)
+        return _product(np.asarray(prior.mean, float), own, flux, covariance)
 
 
 class GalaxySpectra(AbstractSpectra):
@@ -162,6 +190,44 @@ class GalaxySpectra(AbstractSpectra):
         relative = self.color_width**2 * self.covariance
         return SpectrumPrior(flux, flux[:, :, None] * flux[:, None, :] * relative)
 
+    def moments(
+        self,
+        flux: Float[np.ndarray, "K B"],
+        covariance: Float[np.ndarray, "K B B"],
+        values: dict[str, np.ndarray],
+    ) -> tuple[Float[np.ndarray, "K B"], Float[np.ndarray, "K B B"]]:
+        """Return mean and covariance of the fluxes, the brightness integrated out on a grid.
+
+        Where there is no light the density of the brightness is nothing like a Gaussian: the
+        logarithm of the flux has no lower end.  `values` are not needed.
+        """
+        noise = np.sqrt(covariance.sum((1, 2)))
+        top = np.maximum(flux.sum(1), 0) + GRID_REACH * noise
+        # The same share of the noise at the lower end for all; the upper end far above the data.
+        grid = np.linspace(np.log(FAINTEST * noise), np.log(top), GRID, axis=1)
+        mean, relative = np.asarray(self.mean, float), np.asarray(self.covariance, float)
+        relative = float(self.color_width) ** 2 * relative * mean[:, None] * mean
+        bright = np.exp(grid)
+        expected = bright[..., None] * mean
+        own = bright[..., None, None] ** 2 * relative
+        away = flux[:, None] - expected
+        total = own + covariance[:, None]
+        solved = np.linalg.solve(total, away[..., None])[..., 0]
+        usual = np.log(float(self.noise_flux)) + float(self.brightness)
+        log_weight = -0.5 * (
+            np.sum(away * solved, -1)
+            + np.linalg.slogdet(total)[1]
+            + ((grid - usual) / float(self.brightness_width)) ** 2
+        )
+        weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
+        weight /= weight.sum(1, keepdims=True)
+        given, spread = _product(expected, own, flux[:, None], covariance[:, None])
+        found = np.einsum("kg,kgb->kb", weight, given)
+        about = given - found[:, None]
+        return found, np.einsum("kg,kgbc->kbc", weight, spread) + np.einsum(
+            "kg,kgb,kgc->kbc", weight, about, about
+        )
+
     def start(
         self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray, begin: np.ndarray | None = None
     ) -> Settled:
@@ -209,6 +275,13 @@ class GalaxySpectra(AbstractSpectra):
         total = np.sum(flux * weight, -1) * noise**2
         total = np.where(mask, np.maximum(total, noise), 10 * float(self.noise_flux))
         return total, np.where(mask, total / noise, 10.0)
+
+
+def _product(mean, own, flux, covariance):
+    """Return mean and covariance of the product of two Gaussians, over leading axes."""
+    gain = np.swapaxes(np.linalg.solve(own + covariance, own), -1, -2)
+    found = mean + np.einsum("...bc,...c->...b", gain, flux - mean)
+    return found, own - gain @ own
 
 
 def pixel_noise(weights: Sequence[np.ndarray]) -> float:

@@ -1,0 +1,235 @@
+r"""Fluxes of a deblended scene with errors that know everything uncertain.
+
+Two estimates, which answer two questions.
+
+*Measured*: what the likelihood says, the shapes following the data with hardly any prior.  Free
+to be negative and unbiased at blank sky: for stacks and for the significance of a source.
+
+*Posterior*: what is known, the prior on brightness and colors included.  Positive in the mean,
+with smaller errors where neighbors overlap.
+
+Both have errors from the Gauss-Newton matrix of the parametric scene about fluxes and shapes
+jointly, and an error of the model: by how much the two fits, which know galaxies in different
+ways, disagree (`MISFIT`), and `FLOOR`.  The three numbers are calibrated on simulated blends of
+bulges and disks, irregular galaxies, color gradients and real shapes
+(``benchmarks/errors``).
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from scorepriors._moments import shapes
+from scorepriors.models.scene._scene import Scene
+
+from ._equations import Equations, equations_of, solve
+from ._posterior import posterior_fluxes
+
+#: Factor of the posterior's width in the Gauss-Newton approximation, which exaggerates it for
+#: shapes that are hardly known.
+WIDTH = 0.9
+
+#: Error of the model, in units of the difference of the fluxes of the two fits.
+MISFIT = 2.0
+
+#: Least error of the model as a share of the flux.
+FLOOR = 0.005
+
+#: Share of the prior of shapes that stays when a flux is measured: without any, the shape of a
+#: source that is not there would be undetermined.  Positions keep theirs, which is the catalog's.
+SHAPE_PRIOR = 0.05
+
+#: Noise of a flux without data, in units of the largest noise of the scene.
+UNKNOWN = 1e3
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """Fluxes and errors of N sources in B bands, in the unit of the image.
+
+    Attributes
+    ----------
+    flux, covariance
+        Posterior mean of the fluxes ``[N, B]``, and their covariance ``[N, B, N, B]``.
+    measured, measured_covariance
+        Measured fluxes and their covariance.
+    seen
+        Mask ``[N, B]``, False where a band has no data about a source: its fluxes are NaN.
+    center_covariance
+        Covariance of the positions (row, column), ``[N, 2, 2]``; NaN for kinds of sources without
+        a site ``offset``.
+    shape_error
+        Standard deviations of size (pixels), e1 and e2 at the model's resolution, ``[N, 3]``.
+    """
+
+    flux: Float[np.ndarray, "N B"]
+    covariance: Float[np.ndarray, "N B N B"]
+    measured: Float[np.ndarray, "N B"]
+    measured_covariance: Float[np.ndarray, "N B N B"]
+    seen: Bool[np.ndarray, "N B"]
+    center_covariance: Float[np.ndarray, "N 2 2"]
+    shape_error: Float[np.ndarray, "N 3"]
+
+    def scaled(self, factor: Float[np.ndarray, " B"]) -> "Photometry":
+        """Return the same with fluxes times a factor per band, for other units."""
+        factor = np.asarray(factor, float)
+        both = factor[:, None, None] * factor
+        return replace(
+            self,
+            flux=self.flux * factor,
+            covariance=self.covariance * both,
+            measured=self.measured * factor,
+            measured_covariance=self.measured_covariance * both,
+        )
+
+    @property
+    def error(self) -> Float[np.ndarray, "N B"]:
+        """Errors of the posterior fluxes."""
+        return _errors(self.covariance)
+
+    @property
+    def measured_error(self) -> Float[np.ndarray, "N B"]:
+        """Errors of the measured fluxes."""
+        return _errors(self.measured_covariance)
+
+    @property
+    def total(self) -> Float[np.ndarray, "2 N"]:
+        """Posterior flux summed over the bands with data, and its error, ``[2, N]``."""
+        return _totals(self.flux, self.covariance)
+
+    @property
+    def measured_total(self) -> Float[np.ndarray, "2 N"]:
+        """Measured flux summed over the bands with data, and its error, ``[2, N]``."""
+        return _totals(self.measured, self.measured_covariance)
+
+    @property
+    def snr(self) -> Float[np.ndarray, " N"]:
+        """Measured flux of all bands over its error: Gaussian with width one at blank sky."""
+        flux, error = self.measured_total
+        return np.divide(flux, error, out=np.zeros_like(flux), where=error > 0)
+
+
+def photometry(
+    scene: Scene, parametric, result, *, moments_of=None
+) -> Photometry:
+    """Return fluxes and errors of a deblended scene.
+
+    Parameters
+    ----------
+    scene
+        The parametric scene.
+    parametric, result
+        Fitted parametric scene and fitted scene of the result (`FittedScene`); the same if there
+        is one fit alone.
+    moments_of
+        Function as `AbstractSpectra.moments` in place of that of the scene's prior.
+
+    Notes
+    -----
+    The measured flux is least squares at the shapes of the result, plus the first-order change
+    when the shapes of the parametric scene give up their prior.
+    """
+    equations = equations_of(scene, parametric.fit)
+    share = np.where(equations.site == "offset", 1.0, SHAPE_PRIOR)
+    free, usual = solve(equations, share), solve(equations)
+    fixed = parametric.least_squares - equations.flux
+    seen = equations.seen
+    disputed = np.where(seen, result.flux - parametric.flux, 0.0)
+    measured = result.least_squares + np.where(seen, free.flux_step - fixed, 0.0)
+    likely = result.least_squares + np.where(seen, usual.flux_step - fixed, 0.0)
+    size = seen.size
+    flux, covariance, precision = posterior_fluxes(
+        np.where(seen, likely, 0.0),
+        _with_unknown(usual.covariance[:size, :size], seen),
+        moments_of or partial(_moments, scene, parametric.fit.values),
+    )
+    final = solve(equations, flux_precision=precision)
+    model = _model_error(disputed, flux)
+    return Photometry(
+        flux=np.where(seen, flux, np.nan),
+        covariance=_blocks(WIDTH**2 * covariance + model, seen),
+        measured=np.where(seen, measured, np.nan),
+        measured_covariance=_blocks(
+            free.covariance[:size, :size] + _model_error(disputed, measured), seen
+        ),
+        seen=seen,
+        center_covariance=_center_covariance(equations, final.covariance[size:, size:]),
+        shape_error=_shape_errors(equations, final.covariance[size:, size:]),
+    )
+
+
+def _moments(scene: Scene, values: dict, flux: np.ndarray, covariance: np.ndarray):
+    order = scene.order
+    count = scene.num_sources
+    own = {n: np.asarray(v)[order] for n, v in values.items() if "/" not in n and len(v) == count}
+    return scene.spectra.moments(flux, covariance, own)
+
+
+def _with_unknown(covariance: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return a covariance with a wide Gaussian where there are no data."""
+    found, missing = covariance.copy(), np.flatnonzero(~seen.ravel())
+    found[missing, missing] = (UNKNOWN * np.sqrt(np.diag(covariance).max())) ** 2
+    return found
+
+
+def _model_error(disputed: np.ndarray, flux: np.ndarray) -> np.ndarray:
+    """Return the covariance of the model's errors: full between the bands of a source."""
+    num_sources, num_bands = flux.shape
+    out = np.zeros((num_sources, num_bands, num_sources, num_bands))
+    for k in range(num_sources):
+        out[k, :, k] = MISFIT**2 * np.outer(disputed[k], disputed[k])
+        out[k, :, k] += FLOOR**2 * np.outer(flux[k], flux[k])
+    return out.reshape(flux.size, flux.size)
+
+
+def _blocks(covariance: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    known = seen.ravel()
+    found = np.where(known[:, None] & known, covariance, np.nan)
+    return found.reshape(*seen.shape, *seen.shape)
+
+
+def _errors(covariance: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("kbkb->kb", covariance))
+
+
+def _totals(flux: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    variance = np.nansum(np.einsum("kbkc->kbc", covariance), (1, 2))
+    return np.stack([np.nansum(flux, 1), np.sqrt(variance)])
+
+
+def _center_covariance(equations: Equations, covariance: np.ndarray) -> np.ndarray:
+    out = np.full((len(equations.area), 2, 2), np.nan)
+    for k in range(len(out)):
+        mine = np.flatnonzero((equations.owner == k) & (equations.site == "offset"))
+        if len(mine) == 2:
+            out[k] = covariance[np.ix_(mine, mine)]
+    return out
+
+
+def _shape_errors(equations: Equations, covariance: np.ndarray) -> np.ndarray:
+    """Propagate the covariance of the shape parameters to size, e1 and e2."""
+    widths = np.sqrt(np.diag(covariance))
+    # Moments under a window are no linear functions of the image: differences over a quarter
+    # of each parameter's width.
+    steps = [0.25 * width * slope for width, slope in zip(widths, equations.slope, strict=True)]
+    pairs = list(zip(equations.owner, steps, strict=True))
+    up, down = (_shapes([equations.image[k] + s * one for k, one in pairs]) for s in (1, -1))
+    slope = (up - down) / np.where(widths > 0, 0.5 * widths, 1.0)[:, None]
+    out = np.zeros((len(equations.area), 3))
+    for k in range(len(out)):
+        mine = np.flatnonzero(equations.owner == k)
+        variance = np.einsum("ps,pq,qs->s", slope[mine], covariance[np.ix_(mine, mine)], slope[mine])
+        out[k] = np.sqrt(np.maximum(variance, 0.0))
+    return out
+
+
+def _shapes(images: list[np.ndarray]) -> np.ndarray:
+    """Return size, e1 and e2 ``[N, 3]`` of square images, those of one size at once."""
+    out = np.zeros((len(images), 3))
+    sides = np.array([len(image) for image in images])
+    for side in np.unique(sides):
+        which = np.flatnonzero(sides == side)
+        out[which] = np.stack(shapes(np.stack([images[i] for i in which])), axis=1)
+    return out

@@ -1,0 +1,78 @@
+r"""Posterior of the fluxes from their measurement and the prior on spectra.
+
+Measured fluxes of all sources are jointly Gaussian, :math:`N(\hat F, C)`; the prior of each
+source's fluxes is a mixture of Gaussians over its brightness.  Expectation propagation
+(Minka 2001) replaces the prior of one source after the other by the Gaussian that gives the same
+mean and covariance in the presence of all others: exact for a source alone, and for bright ones.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from ._equations import inverse
+
+#: Sweeps over the sources, and the largest change in units of the error at which they end.
+SWEEPS, SETTLED = 12, 0.01
+
+#: Share of each change that is made, since all sources change at once.
+DAMPING = 0.7
+
+Moments = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def posterior_fluxes(
+    flux: Float[np.ndarray, "N B"],
+    covariance: Float[np.ndarray, "M M"],
+    moments: Moments,
+) -> tuple[Float[np.ndarray, "N B"], Float[np.ndarray, "M M"], Float[np.ndarray, "N B B"]]:
+    """Return mean and covariance of the fluxes, and the precision that the prior adds.
+
+    Parameters
+    ----------
+    flux, covariance
+        Measured fluxes, and their covariance ``[N B, N B]`` (bands fastest).
+    moments
+        Function of fluxes ``[N, B]`` and covariances ``[N, B, B]`` that returns those under the
+        prior of each source.
+    """
+    num_sources, num_bands = flux.shape
+    measured = inverse(covariance)
+    pulled = measured @ flux.ravel()
+    precision = np.zeros((num_sources, num_bands, num_bands))
+    pull = np.zeros((num_sources, num_bands))
+    every = np.arange(num_sources)
+    mean, joint = flux, covariance
+    for _ in range(SWEEPS):
+        blocks = joint.reshape(num_sources, num_bands, num_sources, num_bands)
+        own = _inverted(blocks[every, :, every])
+        # All that is known of a source but its own prior.
+        rest = own - precision
+        usable = np.linalg.eigvalsh(rest).min(1) > 0
+        rest = np.where(usable[:, None, None], rest, own)
+        away = np.einsum("kbc,kc->kb", own, mean) - np.where(usable[:, None], pull, 0.0)
+        cavity = _inverted(rest)
+        center = np.einsum("kbc,kc->kb", cavity, away)
+        wanted, spread = moments(center, cavity)
+        tight = _inverted(spread)
+        share = np.where(usable, DAMPING, 0.0)
+        precision += share[:, None, None] * (tight - rest - precision)
+        pull += share[:, None] * (np.einsum("kbc,kc->kb", tight, wanted) - away - pull)
+        total, before = measured.copy(), mean
+        for k in range(num_sources):
+            rows = slice(k * num_bands, (k + 1) * num_bands)
+            total[rows, rows] += precision[k]
+        joint = inverse(total)
+        mean = (joint @ (pulled + pull.ravel())).reshape(flux.shape)
+        error = np.sqrt(np.maximum(np.diag(joint), 1e-300)).reshape(flux.shape)
+        if np.max(np.abs(mean - before) / error) < SETTLED:
+            break
+    return mean, joint, precision
+
+
+def _inverted(matrices: np.ndarray) -> np.ndarray:
+    """Invert symmetric matrices ``[K, B, B]`` in units of their diagonals."""
+    scale = 1 / np.sqrt(np.einsum("kbb->kb", matrices))
+    unit = matrices * scale[:, :, None] * scale[:, None, :]
+    return np.linalg.inv(unit) * scale[:, :, None] * scale[:, None, :]
