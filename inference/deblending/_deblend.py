@@ -238,7 +238,7 @@ class _Run:
         sigma = self.settings.priors[0].model_psf_sigma
         if not (self.sizes[1] and self.settings.options.free_form):
             return [
-                Deblended(b.obs, b.positions, one, one, seconds, sigma)
+                Deblended.of(b.obs, b.positions, one, one, seconds, sigma)
                 for (b, *_), one in zip(each, first, strict=True)
             ]
         clock = time.monotonic()
@@ -258,7 +258,7 @@ class _Run:
         return [
             None
             if final is None or (len(blends) > 1 and final[1].interrupted)
-            else Deblended(b.obs, b.positions, collect_scene(*final), one, seconds, sigma)
+            else Deblended.of(b.obs, b.positions, collect_scene(*final), one, seconds, sigma)
             for b, one, final in zip(blends, first, finals, strict=True)
         ]
 

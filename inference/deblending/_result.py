@@ -1,7 +1,6 @@
 """Results of a deblending: fitted scenes, in the order of the catalog."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -100,6 +99,8 @@ class Deblended:
         Fitted scene under the learned prior: the result.
     parametric
         Fitted scene of parametric profiles, from which that fit started.
+    photometry
+        Fluxes with errors that know shapes, neighbors and the model.
     seconds
         Wall time per stage; of a batch, each blend's share.
     psf_sigma
@@ -110,13 +111,23 @@ class Deblended:
     positions: Positions
     free_form: FittedScene
     parametric: FittedScene
+    photometry: Photometry
     seconds: dict
     psf_sigma: float | None = 0.7
 
-    @cached_property
-    def photometry(self) -> Photometry:
-        """Fluxes with honest errors, from both fits; computed once, when asked for."""
-        return photometry(self.parametric.scene, self.parametric, self.free_form)
+    @classmethod
+    def of(
+        cls,
+        observation: Observation | JointObservation,
+        positions: Positions,
+        free_form: FittedScene,
+        parametric: FittedScene,
+        seconds: dict,
+        psf_sigma: float | None,
+    ) -> "Deblended":
+        """Return the result of two fits, with the photometry that follows from them."""
+        found = photometry(parametric.scene, parametric, free_form)
+        return cls(observation, positions, free_form, parametric, found, seconds, psf_sigma)
 
     @property
     def scene(self) -> Scene:

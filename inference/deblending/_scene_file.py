@@ -134,7 +134,8 @@ def load_scene(
     }
     parametric = found["parametric"]
     free_form = found.get("free_form", parametric)
-    return Deblended(obs, positions, free_form, parametric, facts["seconds"], facts["psf_sigma"])
+    seconds, sigma = facts["seconds"], facts["psf_sigma"]
+    return Deblended.of(obs, positions, free_form, parametric, seconds, sigma)
 
 
 def _view_facts(view: View) -> dict:

@@ -17,6 +17,7 @@ from scorepriors import InputError, ScorePrior
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._result import Deblended, FittedScene
+from scorepriors.inference.deblending.photometry._photometry import Photometry
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.inference.reports import _outputs as outputs
 from scorepriors.inference.reports._figure import report_figure
@@ -83,6 +84,7 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
             convolved=(convolved,),
             flux=flux,
             flux_error=0.05 * flux,
+            least_squares=flux,
             chi2=1.01,
             source_chi2=np.ones(num),
         )
@@ -90,7 +92,23 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
     )
     names = tuple(map(str, range(num))) if ids is None else tuple(ids)
     positions = Positions(names, center, np.zeros(num, bool))
-    return Deblended(obs, positions, free_form, parametric, {"free_form": 2.0}, None)
+    found = photometry_of(flux, 0.05 * flux)
+    return Deblended(obs, positions, free_form, parametric, found, {"free_form": 2.0}, None)
+
+
+def photometry_of(flux, error):
+    """Photometry with independent errors ``[K, B]``."""
+    num = len(flux)
+    covariance = np.diag(error.astype(float).ravel() ** 2).reshape(*flux.shape, *flux.shape)
+    return Photometry(
+        flux=flux,
+        covariance=covariance,
+        measured=1.1 * flux,
+        measured_covariance=1.5**2 * covariance,
+        seen=np.ones(flux.shape, bool),
+        center_covariance=np.tile(np.diag([0.1, 0.2]) ** 2, (num, 1, 1)),
+        shape_error=np.full((num, 3), 0.05),
+    )
 
 
 def scene_of(obs, group):
@@ -194,11 +212,11 @@ def test_light_that_negative_light_undoes_is_flagged():
 def test_every_flag_is_raised_by_its_cause():
     result = made(6)
     scene, obs = result.free_form, result.observation
-    offset, flux, error = np.zeros((6, 2)), scene.flux.copy(), scene.flux_error.copy()
+    offset, flux, error = np.zeros((6, 2)), scene.flux.copy(), 0.05 * scene.flux
     morphology = scene.morphology.copy()
     offset[0] = (3, 20) - result.center[0]
     morphology[1] *= 0.9  # a tenth of the light fell off the image
-    error[2] = 10 * flux[2]
+    error[2] = flux[2]
     flux[3] *= -1
     offset[4] += (1.5, 0)
     light = scene.convolved[0][5]
@@ -208,10 +226,10 @@ def test_every_flag_is_raised_by_its_cause():
         moved_by(result, offset),
         observation=replace(obs, weights=weights),
         positions=replace(result.positions, is_point=point),
+        photometry=photometry_of(flux, error),
         free_form=replace(
             scene,
             flux=flux,
-            flux_error=error,
             morphology=morphology,
             fit=replace(scene.fit, status=FitStatus.OUT_OF_ITERATIONS),
         ),

@@ -13,8 +13,9 @@ from jaxtyping import Float
 
 from ._equations import inverse
 
-#: Sweeps over the sources, and the largest change in units of the error at which they end.
-SWEEPS, SETTLED = 12, 0.01
+#: Sweeps over the sources, and the largest change at which they end: of a mean in units of its
+#: error, and of an error as a share of itself.
+SWEEPS, SETTLED = 20, 0.01
 
 #: Share of each change that is made, since all sources change at once.
 DAMPING = 0.7
@@ -43,7 +44,7 @@ def posterior_fluxes(
     precision = np.zeros((num_sources, num_bands, num_bands))
     pull = np.zeros((num_sources, num_bands))
     every = np.arange(num_sources)
-    mean, joint = flux, covariance
+    mean, joint, error = flux, covariance, np.sqrt(np.diag(covariance))
     for _ in range(SWEEPS):
         blocks = joint.reshape(num_sources, num_bands, num_sources, num_bands)
         own = _inverted(blocks[every, :, every])
@@ -59,14 +60,15 @@ def posterior_fluxes(
         share = np.where(usable, DAMPING, 0.0)
         precision += share[:, None, None] * (tight - rest - precision)
         pull += share[:, None] * (np.einsum("kbc,kc->kb", tight, wanted) - away - pull)
-        total, before = measured.copy(), mean
+        total, before, wide = measured.copy(), mean, error
         for k in range(num_sources):
             rows = slice(k * num_bands, (k + 1) * num_bands)
             total[rows, rows] += precision[k]
         joint = inverse(total)
         mean = (joint @ (pulled + pull.ravel())).reshape(flux.shape)
-        error = np.sqrt(np.maximum(np.diag(joint), 1e-300)).reshape(flux.shape)
-        if np.max(np.abs(mean - before) / error) < SETTLED:
+        error = np.sqrt(np.diag(joint))
+        moved = np.abs(mean - before).ravel() / error
+        if max(np.max(moved), np.max(np.abs(wide / error - 1))) < SETTLED:
             break
     return mean, joint, precision
 
