@@ -36,7 +36,7 @@ class Flag(NamedTuple):
 FITTED = (
     Flag(0, "edge", "closer than 8 pixels to the border, or more than 1 % of its light beyond it"),
     Flag(1, "masked", "more than a fifth of the light falls on masked pixels"),
-    Flag(2, "faint", "signal to noise below 5, all bands together"),
+    Flag(2, "faint", "measured flux of all bands below five times its error"),
     Flag(3, "negative", "no positive total flux"),
     Flag(4, "moved", "fitted more than 1 pixel from the catalog position"),
     Flag(
