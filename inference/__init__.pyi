@@ -22,8 +22,8 @@ from .deblending._sampling import laplace_deblended as laplace_deblended
 from .deblending._sampling import sample_deblended as sample_deblended
 from .deblending._scene_file import load_scene as load_scene
 from .deblending._scene_file import save_scene as save_scene
-from .deblending.photometry._photometry import Photometry as Photometry
 from .deblending.flow._sampler import Flow as Flow
+from .deblending.photometry._photometry import Photometry as Photometry
 from .diagnosis._diagnose import SceneDiagnosis as SceneDiagnosis
 from .diagnosis._diagnose import diagnose as diagnose
 from .diagnosis._figures import plot_data_share as plot_data_share

@@ -13,7 +13,7 @@ from scorepriors._errors import InputError
 from scorepriors._moments import shapes
 
 from ._flags import bits_where, write_flags
-from ._result import Deblended, FittedScene
+from ._result import Deblended
 
 #: Distance from the border, in pixels, within which a source's light reaches beyond the image.
 EDGE = 8

@@ -62,9 +62,7 @@ class LinearScene(NamedTuple):
 
 
 @eqx.filter_jit
-def linearize(
-    scene: Scene, values: dict[str, Any], spectrum: Float[Array, "K B"]
-) -> LinearScene:
+def linearize(scene: Scene, values: dict[str, Any], spectrum: Float[Array, "K B"]) -> LinearScene:
     """Expand a scene about values of its sites.
 
     Parameters

@@ -294,9 +294,7 @@ def test_detected_sources_are_matched_to_the_truth(path, monkeypatch):
 
 
 @pytest.mark.parametrize("start", ["sed20", "flat", "gaussian", "blobs"])
-def test_bad_starts_do_not_matter_where_the_density_has_one_mode(
-    result, path, start, fixed_errors
-):
+def test_bad_starts_do_not_matter_where_the_density_has_one_mode(result, path, start, fixed_errors):
     bad = evaluate(path, start=start, max_iterations=100, tolerance=0.01)
     for row, other, error in zip(bad["sources"], result["sources"], fixed_errors, strict=True):
         assert abs(row["flux"] - other["flux"]) < 0.5 * error

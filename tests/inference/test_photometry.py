@@ -56,9 +56,8 @@ def stars(obs, positions, noise=1.0):
 
 def fitted(scene, values):
     """Something with the values of a fit of `blend`."""
-    with handlers.trace() as trace, handlers.seed(rng_seed=0):
-        with handlers.substitute(data=values):
-            blend(scene)
+    with handlers.trace() as trace, handlers.seed(rng_seed=0), handlers.substitute(data=values):
+        blend(scene)
     every = {n: np.asarray(s["value"]) for n, s in trace.items() if s["type"] != "plate"}
     return dataclasses.make_dataclass("Fit", ["values"])(every | values)
 
@@ -161,9 +160,7 @@ def test_a_source_alone_has_the_moments_of_importance_sampling(level):
     spectra = prior()
     flux = np.full((1, 2), level * 10.0)
     covariance = np.array([[100.0, 20.0], [20.0, 150.0]])
-    mean, joint, _ = posterior_fluxes(
-        flux, covariance, lambda f, c: spectra.moments(f, c, {})
-    )
+    mean, joint, _ = posterior_fluxes(flux, covariance, lambda f, c: spectra.moments(f, c, {}))
     wanted, spread = by_importance(flux, covariance, spectra)
     width = np.sqrt(np.diag(spread))
     np.testing.assert_allclose(mean.ravel() / width, wanted.ravel() / width, atol=0.05)
@@ -174,9 +171,7 @@ def test_expectation_propagation_of_two_faint_neighbors():
     spectra = prior()
     flux = np.array([[40.0, 30.0], [-5.0, 10.0]])
     covariance = 100.0 * (np.eye(4) - 0.45 * np.kron(np.array([[0, 1], [1, 0]]), np.eye(2)))
-    mean, joint, _ = posterior_fluxes(
-        flux, covariance, lambda f, c: spectra.moments(f, c, {})
-    )
+    mean, joint, _ = posterior_fluxes(flux, covariance, lambda f, c: spectra.moments(f, c, {}))
     wanted, spread = by_importance(flux, covariance, spectra)
     width = np.sqrt(np.diag(spread))
     np.testing.assert_allclose(mean.ravel() / width, wanted.ravel() / width, atol=0.15)

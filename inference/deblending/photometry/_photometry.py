@@ -111,9 +111,7 @@ class Photometry:
         return np.divide(flux, error, out=np.zeros_like(flux), where=error > 0)
 
 
-def photometry(
-    scene: Scene, parametric, result, *, moments_of=None
-) -> Photometry:
+def photometry(scene: Scene, parametric, result, *, moments_of=None) -> Photometry:
     """Return fluxes and errors of a deblended scene.
 
     Parameters
@@ -220,7 +218,9 @@ def _shape_errors(equations: Equations, covariance: np.ndarray) -> np.ndarray:
     out = np.zeros((len(equations.area), 3))
     for k in range(len(out)):
         mine = np.flatnonzero(equations.owner == k)
-        variance = np.einsum("ps,pq,qs->s", slope[mine], covariance[np.ix_(mine, mine)], slope[mine])
+        variance = np.einsum(
+            "ps,pq,qs->s", slope[mine], covariance[np.ix_(mine, mine)], slope[mine]
+        )
         out[k] = np.sqrt(np.maximum(variance, 0.0))
     return out
 

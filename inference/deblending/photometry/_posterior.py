@@ -24,9 +24,7 @@ Moments = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def posterior_fluxes(
-    flux: Float[np.ndarray, "N B"],
-    covariance: Float[np.ndarray, "M M"],
-    moments: Moments,
+    flux: Float[np.ndarray, "N B"], covariance: Float[np.ndarray, "M M"], moments: Moments
 ) -> tuple[Float[np.ndarray, "N B"], Float[np.ndarray, "M M"], Float[np.ndarray, "N B B"]]:
     """Return mean and covariance of the fluxes, and the precision that the prior adds.
 
