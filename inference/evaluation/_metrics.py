@@ -170,9 +170,10 @@ def _mean(values) -> float | None:
 
 def _coverage_by(rows: Sequence[dict]) -> dict:
     """Return coverage by thirds of signal to noise and by blendedness, and the widths."""
-    column = lambda name: np.array(
-        [np.nan if r.get(name) is None else r[name] for r in rows], float
-    )
+
+    def column(name: str) -> np.ndarray:
+        return np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
+
     covered, snr, beta = column("covered"), column("snr"), column("beta")
     known = snr[np.isfinite(snr)]
     edges = np.quantile(known, [1 / 3, 2 / 3]) if known.size else np.zeros(2)
