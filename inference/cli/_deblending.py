@@ -14,6 +14,8 @@ from ._common import (
     INTERRUPTED,
     NOT_CONVERGED,
     fit_option,
+    noise_option,
+    noise_sentence,
     profile_option,
     read_scenes,
     scene_options,
@@ -26,6 +28,7 @@ from ._diagnosis import diagnose_scene
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
 @profile_option()
 @fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
+@noise_option()
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 def deblend(
     files,
@@ -124,10 +127,13 @@ def _verdict(results, targets) -> int:
         return INTERRUPTED
     code = 0
     for result, target in zip(results, targets, strict=True):
+        which = "" if len(results) == 1 else f"{target}: "
+        noise = noise_sentence(result)
+        if noise:
+            click.echo(f"scorepriors: {which}{noise}", err=True)
         if result.converged:
             continue
         fit = result.free_form.fit
-        which = "" if len(results) == 1 else f"{target}: "
         facts = f"{int(fit.num_iterations)} iterations, about {float(fit.expected_gain):.2g} nats to gain"
         click.echo(
             f"scorepriors: {which}not converged ({facts}): {fit.status.sentence}; "
@@ -139,8 +145,11 @@ def _verdict(results, targets) -> int:
 
 
 def _print_table(result, truth=None) -> None:
+    import numpy as np
     from rich.console import Console
     from rich.table import Table
+
+    from scorepriors.inference.deblending._seen import only_seen
 
     obs = result.observation
     unit, factor = obs.flux_unit
@@ -149,14 +158,16 @@ def _print_table(result, truth=None) -> None:
         table.add_column(name, justify="right")
     if truth is not None:
         table.add_column("total / truth", justify="right")
-    scene = result.free_form
+    scene = only_seen(result.free_form, obs)
     for k, identity in enumerate(result.positions.ids):
         flux, error = scene.flux[k] * factor, scene.flux_error[k] * factor
-        cells = [f"{f:.4g} ± {e:.2g}" for f, e in zip(flux, error, strict=True)]
+        pairs = zip(flux, error, strict=True)
+        cells = ["no data" if np.isnan(f) else f"{f:.4g} ± {e:.2g}" for f, e in pairs]
         row, column = result.center[k]
         cells = [identity, f"{column:.2f}", f"{row:.2f}", *cells, f"{scene.source_chi2[k]:.2f}"]
         if truth is not None:
-            cells.append(f"{scene.flux[k].sum() / truth.flux[k].sum():.3f}")
+            seen = ~np.isnan(scene.flux[k])
+            cells.append(f"{scene.flux[k][seen].sum() / truth.flux[k][seen].sum():.3f}")
         table.add_row(*cells)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)

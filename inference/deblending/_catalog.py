@@ -14,6 +14,7 @@ from scorepriors._moments import shapes
 
 from ._flags import bits_where, write_flags
 from ._result import Deblended, FittedScene
+from ._seen import only_seen, total_seen
 
 #: Distance from the border, in pixels, within which a source's light reaches beyond the image.
 EDGE = 8
@@ -46,14 +47,15 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     astropy.table.QTable
         Catalog, to be written to and read from ECSV: ``x``, ``y`` are 0-based (astropy's
         convention), ``flux_err`` is for fixed shapes, shapes are second moments at the model's
-        resolution, and columns ``profile_*`` are those of the parametric scene.
+        resolution, and columns ``profile_*`` are those of the parametric scene.  Fluxes, errors and
+        magnitudes are NaN in bands in which the source has no data (flag ``no_data``).
 
     Raises
     ------
     InputError
         If a kind of sources adds a column that the catalog has already.
     """
-    obs, scene = result.observation, result.free_form
+    obs, scene = result.observation, only_seen(result.free_form, result.observation)
     unit, factor = obs.flux_unit
     row, column = result.center.T
     table = QTable()
@@ -76,9 +78,11 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     table["e1"], table["e2"] = e1, e2
     table["ellipticity"] = np.hypot(e1, e2)
     table["chi2"] = scene.source_chi2
-    write_flags(table, bits_where(_tests(result)))
+    missing = [np.array(obs.bands)[np.isnan(flux)].tolist() for flux in scene.flux]
+    write_flags(table, bits_where(_tests(result)), missing)
+    profiles = only_seen(result.parametric, obs)
     for b, band in enumerate(obs.bands):
-        table[f"profile_flux_{band}"] = result.parametric.flux[:, b] * factor[b] * unit
+        table[f"profile_flux_{band}"] = profiles.flux[:, b] * factor[b] * unit
     # Columns of the kinds of sources; of a kind in both scenes, those of the result.
     own = {column.name: column for column in (*result.parametric.columns, *scene.columns)}
     for column in own.values():
@@ -138,13 +142,15 @@ _DESCRIPTIONS = {
 
 def _tests(result: Deblended) -> dict[str, np.ndarray]:
     """Return for each flag whether it holds for the sources, ``[N]``."""
-    obs, found = result.observation, result.free_form
+    obs, found = result.observation, only_seen(result.free_form, result.observation)
     center, size = result.center, np.array(obs.shape)
     near = np.minimum(center, size - 1 - center).min(1) < EDGE
     # Shapes that are inside the image have a flux of one there.
     beyond = found.morphology.sum((1, 2)) < 1 - BEYOND
     weights = [view.observation.weights for view in obs.views]
-    flux, other = found.flux.sum(1), result.parametric.flux.sum(1)
+    seen = ~np.isnan(found.flux)
+    # Without data in any band there is no flux, and nothing is said about it.
+    flux, other = total_seen(found.flux), np.where(seen, result.parametric.flux, 0.0).sum(1)
     spread = _chi2_spread(found.convolved, weights)
     moved = np.linalg.norm(center - result.positions.row_column, axis=1) > 1
     everywhere = np.ones(len(center), bool)
@@ -160,12 +166,13 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
         "canceled": _canceled_share(found.convolved) > CANCELED,
         "point": result.is_point,
         "not_converged": everywhere & (not result.converged),
+        "no_data": ~seen.all(1),
     }
 
 
 def _signal_to_noise(scene: FittedScene) -> np.ndarray:
     error = np.where(scene.flux_error > 0, scene.flux_error, np.inf)
-    return np.sqrt(np.sum((scene.flux / error) ** 2, axis=1))
+    return np.sqrt(np.nansum((scene.flux / error) ** 2, axis=1))
 
 
 def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np.ndarray:

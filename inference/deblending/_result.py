@@ -97,6 +97,9 @@ class Deblended:
         Wall time per stage; of a batch, each blend's share.
     psf_sigma
         Standard deviation in pixels of the PSF in the morphologies; None for none.
+    noise_from_model
+        Bands in which the variance of the file followed the noise of its own pixels, so that the
+        noise of sources in the weights of `observation` comes from the parametric scene.
     """
 
     observation: Observation | JointObservation
@@ -105,6 +108,7 @@ class Deblended:
     parametric: FittedScene
     seconds: dict
     psf_sigma: float | None = 0.7
+    noise_from_model: tuple[str, ...] = ()
 
     @property
     def scene(self) -> Scene:

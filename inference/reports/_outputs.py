@@ -196,6 +196,7 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
         "chi2": finite(result.free_form.chi2),
         "num_sources": len(result.positions.ids),
         "bands": list(result.observation.bands),
+        "noise_from_model": list(result.noise_from_model),
         "prior": result.prior_name,
         "sigma0": result.sigma0,
         "seed": seed,

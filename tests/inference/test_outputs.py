@@ -16,7 +16,9 @@ from conftest import gaussian_prior
 from scorepriors import InputError, ScorePrior
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference.deblending._catalog import catalog
+from scorepriors.inference.deblending._flags import bands_of, bits_of
 from scorepriors.inference.deblending._result import Deblended, FittedScene
+from scorepriors.inference.deblending._seen import SEEN, seen_share, total_seen
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.inference.reports import _outputs as outputs
 from scorepriors.inference.reports._figure import report_figure
@@ -189,6 +191,66 @@ def test_light_that_negative_light_undoes_is_flagged():
         assert "canceled" not in words[0]
         assert words[1] == [word]
         assert words[2] == ["ok"]
+
+
+def without_data(result, *bands, where=...):
+    """The same with masked pixels in some bands."""
+    weights = result.observation.weights.copy()
+    for band in bands:
+        weights[band][where] = 0
+    return replace(result, observation=replace(result.observation, weights=weights))
+
+
+def test_a_band_without_data_has_no_flux_and_is_named(tmp_path):
+    result = without_data(made(unit="nJy"), 0)
+    table = catalog(result)
+    for name in ("flux_g", "flux_err_g", "mag_g", "profile_flux_g"):
+        assert np.isnan(table[name].value).all()
+    np.testing.assert_allclose(table["flux_r"].value, result.free_form.flux[:, 1])
+    assert list(table["flags"]) == ["masked,no_data:g"] * 3
+    assert table["flag_bits"].tolist() == [bits_of("masked,no_data")] * 3
+    # What the model says of that band, here that it is far below zero, flags nothing.
+    flux, first = result.free_form.flux.copy(), np.arange(3) == 0
+    flux[:, first] = -1e6
+    spoilt = replace(result, free_form=replace(result.free_form, flux=flux))
+    assert list(catalog(spoilt)["flags"]) == list(table["flags"])
+    paths = write_outputs(result, tmp_path)
+    back = QTable.read(paths[0])
+    assert np.isnan(back["flux_g"].value).all()
+    assert np.isnan(back["mag_g"].value).all()
+    table.meta.clear()  # long keywords
+    table.write(tmp_path / "table.fits")
+    assert np.isnan(QTable.read(tmp_path / "table.fits")["flux_err_g"].value).all()
+
+
+def test_a_gap_between_chips_takes_the_flux_of_the_sources_in_it():
+    result = made()
+    column = result.center[:, 1]
+    left = np.abs(np.arange(40) - column[0]) < 7  # nearly all of the first source
+    gap = without_data(result, 1, 2, where=np.broadcast_to(left, (32, 40)))
+    light = result.free_form.convolved[0][:, 1]
+    share = (light * ~left).sum((1, 2)) / light.sum((1, 2))
+    assert share[0] < SEEN < share[1:].max()
+    found = seen_share(gap.free_form.convolved, [gap.observation.weights])
+    np.testing.assert_allclose(found[:, 0], 1)
+    np.testing.assert_allclose(found[:, 1], share, rtol=1e-6)
+    table = catalog(gap)
+    for b, band in enumerate(gap.observation.bands):
+        missing = (share < SEEN) & (b > 0)
+        np.testing.assert_array_equal(np.isnan(table[f"flux_{band}"].value), missing)
+    for words, out in zip(table["flags"], share < SEEN, strict=True):
+        assert bands_of(words) == (("r", "i") if out else ())
+
+
+def test_a_source_without_data_in_any_band_has_no_flux_and_breaks_nothing(tmp_path):
+    result = without_data(made(2), 0, 1, 2, where=(slice(0, 30), slice(0, 40)))
+    table = catalog(result)
+    assert list(table["flags"]) == ["masked,faint,no_data:g,no_data:r,no_data:i"] * 2
+    assert not any("negative" in words or "disputed" in words for words in table["flags"])
+    write_outputs(result, tmp_path)
+    np.testing.assert_array_equal(
+        total_seen(np.array([[1.0, np.nan], [np.nan, np.nan], [1.0, 2.0]])), [1, np.nan, 3]
+    )
 
 
 def test_every_flag_is_raised_by_its_cause():
