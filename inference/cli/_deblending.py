@@ -13,6 +13,7 @@ from ._common import (
     FIT_REMEDIES,
     INTERRUPTED,
     NOT_CONVERGED,
+    NOT_TRUSTED,
     fit_option,
     noise_option,
     noise_sentence,
@@ -52,7 +53,7 @@ def deblend(
     Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
     output folder.  With --each every FILE is a blend, several are fitted at once, and the
     results go to one folder per file within the output folder.  Exit codes: 0 done, 2
-    bad input, 3 not converged (results are written), 130 interrupted (what was reached is
+    bad input, 3 not converged or not to be trusted (results are written), 130 interrupted (what was reached is
     written).
     """
     started = time.monotonic()
@@ -125,12 +126,19 @@ def _verdict(results, targets) -> int:
         )
         click.echo(f"scorepriors: interrupted; {kept}.", err=True)
         return INTERRUPTED
+    from scorepriors.inference.deblending._doubts import doubts
+
     code = 0
     for result, target in zip(results, targets, strict=True):
         which = "" if len(results) == 1 else f"{target}: "
         noise = noise_sentence(result)
         if noise:
             click.echo(f"scorepriors: {which}{noise}", err=True)
+        reasons = doubts(result)
+        for sentence in reasons.values():
+            click.echo(f"scorepriors: {which}{sentence}", err=True)
+        if reasons:
+            code = NOT_TRUSTED
         if result.converged:
             continue
         fit = result.free_form.fit

@@ -12,6 +12,7 @@ from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._moments import shapes
 
+from ._doubts import LEFT_OVER, MOVED, canceled_light, left_over
 from ._flags import bits_where, write_flags
 from ._result import Deblended, FittedScene
 from ._seen import only_seen, total_seen
@@ -152,7 +153,9 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
     # Without data in any band there is no flux, and nothing is said about it.
     flux, other = total_seen(found.flux), np.where(seen, result.parametric.flux, 0.0).sum(1)
     spread = _chi2_spread(found.convolved, weights)
-    moved = np.linalg.norm(center - result.positions.row_column, axis=1) > 1
+    moved = np.linalg.norm(center - result.positions.row_column, axis=1) > MOVED
+    undone, light = canceled_light(found.convolved)
+    residual = found.source_chi2 > 1 + RESIDUAL * spread
     everywhere = np.ones(len(center), bool)
     return {
         "edge": near | beyond,
@@ -161,12 +164,13 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
         "negative": flux <= 0,
         "moved": moved,
         "outshone": _outshone(found.convolved[0], center, weights[0]),
-        "residual": found.source_chi2 > 1 + RESIDUAL * spread,
+        "residual": residual,
         "disputed": np.abs(other - flux) > DISPUTED * np.abs(flux),
-        "canceled": _canceled_share(found.convolved) > CANCELED,
+        "canceled": undone > CANCELED * light,
         "point": result.is_point,
         "not_converged": everywhere & (not result.converged),
         "no_data": ~seen.all(1),
+        "misfit": residual & (left_over(found, obs)[0] > LEFT_OVER),
     }
 
 
@@ -184,21 +188,6 @@ def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np
         light = np.maximum(images[:, :, row, column], 0.0) @ weights[:, row, column]
         out[k] = light.sum() > 0 and light[k] < 0.5 * light.sum()
     return out
-
-
-def _canceled_share(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the share of each source's light canceled by negative light of others, ``[N]``.
-
-    Where a model lacks the arms of a bright galaxy, two sources in one place, one far too
-    bright and one far below zero, can compensate for them.
-    """
-    undone, light = 0.0, 0.0
-    for image in images:
-        negative = np.minimum(image, 0.0)
-        positive, others = np.maximum(image, 0.0), negative.sum(0) - negative
-        undone = undone + np.minimum(positive, -others).sum((1, 2, 3), dtype=float)
-        light = light + positive.sum((1, 2, 3), dtype=float)
-    return undone / np.maximum(light, 1e-30)
 
 
 def _chi2_spread(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:

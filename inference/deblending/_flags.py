@@ -70,6 +70,12 @@ FITTED = (
         "in the band named, as in no_data:g, less than a tenth of its light falls on pixels with "
         "data: it has no flux there, and sums over bands are of the others",
     ),
+    Flag(
+        12,
+        "misfit",
+        "a twentieth of the squared signal and more is left over where it is seen, as with a wrong "
+        "PSF or position",
+    ),
 )
 
 #: Flags that a diagnosis adds.

@@ -12,17 +12,21 @@ from astropy.io import fits
 from astropy.table import QTable
 from astropy.wcs import WCS
 from conftest import gaussian_prior
+from scipy.ndimage import gaussian_filter
 
 from scorepriors import InputError, ScorePrior
 from scorepriors.inference._status import FitStatus
+from scorepriors.inference.cli._common import NOT_TRUSTED
+from scorepriors.inference.cli._deblending import _verdict
 from scorepriors.inference.deblending._catalog import catalog
+from scorepriors.inference.deblending._doubts import doubts, position_widths
 from scorepriors.inference.deblending._flags import bands_of, bits_of
 from scorepriors.inference.deblending._result import Deblended, FittedScene
 from scorepriors.inference.deblending._seen import SEEN, seen_share, total_seen
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.inference.reports import _outputs as outputs
 from scorepriors.inference.reports._figure import report_figure
-from scorepriors.inference.reports._outputs import NAMES, write_outputs
+from scorepriors.inference.reports._outputs import NAMES, summary, write_outputs
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._positions import Positions
 from scorepriors.models.scene._exposures import exposures, galaxy_spectra
@@ -191,6 +195,85 @@ def test_light_that_negative_light_undoes_is_flagged():
         assert "canceled" not in words[0]
         assert words[1] == [word]
         assert words[2] == ["ok"]
+
+
+def test_nothing_speaks_against_a_good_scene(tmp_path, capsys):
+    result = made()
+    assert doubts(result) == {}
+    assert summary(result)["doubts"] == {}
+    assert _verdict([result], [tmp_path]) == 0
+    assert capsys.readouterr().err == ""
+    # A source in the noise may be below zero, and one of many may be misplaced by some pixels.
+    scene = result.free_form
+    flux, error = scene.flux.copy(), scene.flux_error.copy()
+    flux[0], error[0] = -1.0, 1.0
+    offset = np.array([(2.0, 0.0), (0.0, 0.0), (0.0, 0.0)])
+    faint = replace(moved_by(result, offset), free_form=replace(scene, flux=flux, flux_error=error))
+    assert doubts(faint) == {}
+
+
+def cancels(result):
+    scene = result.free_form
+    images, flux = scene.convolved[0].copy(), scene.flux.copy()
+    # Two sources in one place, 66 times too bright and as much below zero.
+    images[0] += 65 * scene.convolved[0][0]
+    images[1] -= 65 * scene.convolved[0][0]
+    flux[0], flux[1] = 66 * flux[0], flux[1] - 65 * flux[0]
+    return replace(result, free_form=replace(scene, convolved=(images,), flux=flux))
+
+
+def misfit(result):
+    scene = result.free_form
+    wider = np.stack([gaussian_filter(image, (0, 3, 3)) for image in scene.convolved[0]])
+    return replace(
+        result, free_form=replace(scene, convolved=(wider,), source_chi2=np.full(3, 50.0))
+    )
+
+
+BAD_SCENES = {
+    "cancels": (cancels, {"cancels", "below_zero"}, "take away 9"),
+    "one far off": (
+        lambda r: moved_by(r, np.array([(3.2, 0), (0, 0), (0, 0)])),
+        {"misplaced"},
+        "source 0 moved by up to 3.2 px from the position given, 11 widths of its prior",
+    ),
+    "all off": (
+        lambda r: moved_by(r, np.full((3, 2), 1.2)),
+        {"misplaced"},
+        "sources 0, 1, 2 moved",
+    ),
+    "wrong PSF": (misfit, {"misfit"}, "of the squared signal is left over"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SCENES)
+def test_a_scene_that_is_not_to_be_believed_has_an_exit_code(name, tmp_path, capsys):
+    spoil, codes, words = BAD_SCENES[name]
+    result = spoil(made())
+    assert set(doubts(result)) == codes
+    assert summary(result)["doubts"] == doubts(result)
+    assert _verdict([result], [tmp_path]) == NOT_TRUSTED == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(codes)
+    assert words in lines[0]
+    assert all(line.startswith("scorepriors: ") and line.endswith(".") for line in lines)
+    # Of several blends it is said which one.
+    assert _verdict([made(), result], ["good", "bad"]) == NOT_TRUSTED
+    assert capsys.readouterr().err.startswith("scorepriors: bad: ")
+    flags = [set(words.split(",")) for words in catalog(result)["flags"]]
+    word = {"cancels": "canceled", "wrong PSF": "misfit"}.get(name, "moved")
+    assert any(word in each for each in flags)
+
+
+def test_positions_without_a_prior_move_freely():
+    result = moved_by(made(), np.full((3, 2), 9.0))
+    scene = eqx.tree_at(
+        lambda s: s.sources[0].sites["offset"].width, result.parametric.scene, np.float32(50)
+    )
+    wide = replace(result, parametric=replace(result.parametric, scene=scene))
+    np.testing.assert_array_equal(position_widths(wide.parametric), 50)
+    assert doubts(wide) == {}
+    assert np.isinf(position_widths(result.free_form)).all()
 
 
 def without_data(result, *bands, where=...):
