@@ -16,9 +16,9 @@ CANCELS = 0.1
 #: Total fluxes this many errors below zero are not noise.
 BELOW = 5.0
 
-#: Distances from the given positions, in widths of their prior, that one source may have, and half
-#: of the sources.  In the same blends no source had more than 2.
-FAR, HALF_FAR = 10.0, 5.0
+#: Distance from the given position, in widths of its prior, that no source should have.  In the same
+#: blends none had more than 2.
+FAR = 5.0
 
 #: Smallest distance that counts, pixels: the one of the flag ``moved``.
 MOVED = 1.0
@@ -68,9 +68,7 @@ def doubts(result: Deblended) -> dict[str, str]:
         )
     distance = np.linalg.norm(result.center - result.positions.row_column, axis=1)
     widths = distance / position_widths(result.parametric)
-    far = (widths > FAR) & (distance > MOVED)
-    half = (widths > HALF_FAR) & (distance > MOVED)
-    moved = half if 2 * half.sum() > len(half) else far
+    moved = (widths > FAR) & (distance > MOVED)
     if moved.any():
         out["misplaced"] = (
             f"{_listed(names, np.flatnonzero(moved))} moved by up to {distance[moved].max():.1f} px "

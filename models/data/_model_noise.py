@@ -7,6 +7,7 @@ noise, so they bias nothing.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,8 @@ def noise_from_model(
     fitted image, and fit again.
     """
     if not isinstance(obs, JointObservation):
-        return _mended(obs, model if model is None or np.ndim(model) == 3 else model[0])
+        alone: Any = model if model is None or np.ndim(model) == 3 else model[0]
+        return _mended(obs, alone)
     each = [None] * len(obs.views) if model is None else list(model)
     if len(each) != len(obs.views):
         raise InputError(f"there are {len(each)} models for {len(obs.views)} observations.")
