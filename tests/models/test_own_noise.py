@@ -1,167 +1,324 @@
-"""Variances that follow the noise of their own pixels: found, never in honest files, and mended."""
+"""A user-defined model of the noise, against dense algebra in double precision."""
 
-import warnings
-
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
-from astropy.wcs import WCS
+from conftest import small_observation
+from numpyro.distributions import constraints
+from own_source import GaussianGalaxies
+from scipy.stats import multivariate_normal
 
-from scorepriors import InputError
-from scorepriors.models import NoiseWarning, Observation, join_observations, noise_from_model
-from scorepriors.models.data._model_noise import bands_with_own_noise
-from scorepriors.models.data._own_noise import own_noise
-
-SHAPE = (48, 48)
-
-
-def star(center, width):
-    rows, columns = np.indices(SHAPE)
-    squared = (rows - center[0]) ** 2 + (columns - center[1]) ** 2
-    return np.exp(-squared / (2 * width**2)) / (2 * np.pi * width**2)
-
-
-def stars(rng, sky, width, number, snr):
-    """Stars with signal to noise about `snr` each, electrons."""
-    flux = snr * np.sqrt(sky * 4 * np.pi * width**2)
-    places = rng.uniform(6, 42, (number, 2))
-    return sum(flux * rng.uniform(0.2, 2) * star(place, width) for place in places)
-
-
-def seen(rng, light, sky):
-    """Counts above the sky, with the noise of photons."""
-    return (rng.poisson(light + sky) - sky).astype(float)
+from scorepriors.inference import fit_map, posterior
+from scorepriors.inference.deblending._result import collect_scene
+from scorepriors.inference.sampling._labels import site_dims
+from scorepriors.models import (
+    AbstractNoise,
+    Observation,
+    Scene,
+    SpectrumPrior,
+    blend,
+    exposures,
+    place_sources,
+    spectrum_posterior,
+    start_values,
+)
+from scorepriors.models.rendering._information import likelihood_block, likelihood_diagonal
 
 
-def scenes():
-    """Random fields in electrons above the sky: sharp and smooth, empty and crowded."""
-    for seed in range(108):
-        rng = np.random.default_rng(seed)
-        sky, width = (4.0, 100.0, 25000.0)[seed % 3], (0.6, 1.7)[seed // 3 % 2]
-        snr = (10, 100, 1000)[seed // 6 % 3]
-        light = stars(rng, sky, width, (4, 30)[seed // 18 % 2], snr)
-        yield rng, light, seen(rng, light, sky), sky
+class SkyNoise(AbstractNoise):
+    """Independent pixels on a sky whose level is unknown in every band.
 
+    Attributes
+    ----------
+    weights
+        ``[B, H, W]``, inverse variances; 0 where masked.
+    level
+        ``[B]``, standard deviation of the level.
+    """
 
-def test_honest_variances_give_no_alarm_and_noisy_ones_always():
-    alarms, missed = [], []
-    for rng, light, images, sky in scenes():
-        flat = 1 + 0.1 * rng.normal(size=SHAPE)
-        honest = (np.full(SHAPE, sky), sky + light, (sky + light) * flat)
-        noisy = (np.maximum(sky + images, 1), sky + np.maximum(images, 0))
-        # With the roughness of a flat field as large as the noise of pixels is at most.
-        noisy += (noisy[0] * (1 + 0.005 * rng.normal(size=SHAPE)),)
-        for found, variances in ((alarms, honest), (missed, noisy)):
-            weights = (1 / np.array(variances)).astype(np.float32)
-            own = own_noise(np.broadcast_to(images, weights.shape), weights)
-            found.append(own.found)
-    assert not np.any(alarms)
-    assert np.all(missed)
+    weights: jax.Array
+    level: jax.Array
 
+    def precision(self, images):
+        weighed = self.weights * images
+        return weighed - self._share() * self.weights * weighed.sum((-2, -1), keepdims=True)
 
-def test_slopes_are_the_gain_where_pixels_are_masked_and_variances_are_cut_at_zero():
-    rng = np.random.default_rng(3)
-    light = stars(rng, 100.0, 1.7, 5, 40)
-    images = seen(rng, light, 100.0) / 2.5  # electrons per unit
-    sky = 40.0 + np.linspace(0, 20, 48)  # an exposure map
-    variance = np.stack([sky + images / 2.5, sky + np.maximum(images, 0) / 2.5, sky + 0 * images])
-    weights = 1 / variance
-    weights[:, rng.random(SHAPE) < 0.02] = 0
-    weights[:, :, :7] = 0
-    own = own_noise(np.stack([images] * 3), weights)
-    assert own.found.tolist() == [True, True, False]
-    np.testing.assert_allclose(own.above, [0.4, 0.4, 0], rtol=1e-5)
-    np.testing.assert_allclose(own.below, [0.4, 0, 0], atol=1e-5)
-    # Where nearly nothing is seen, or nothing varies, nothing is said.
-    weights[:, :45] = 0
-    assert not own_noise(np.stack([images] * 3), weights).found.any()
-    assert not own_noise(np.zeros((1, *SHAPE)), np.ones((1, *SHAPE))).found.any()
+    def diagonal(self):
+        return self.weights - self._share() * self.weights**2
 
-
-def observed(rng, light, sky, noise, **more):
-    """An observation in bands with variances from pixels (True) and from the truth (False)."""
-    images = np.stack([seen(rng, light, sky) for _ in noise])
-    pairs = zip(images, noise, strict=True)
-    variance = np.stack([np.maximum(sky + (i if own else light), 1) for i, own in pairs])
-    return Observation.from_arrays(images, variance=variance, psfs=np.ones((1, 1)), **more)
-
-
-def test_fluxes_are_biased_before_and_not_after():
-    shape, sky, flux = star((24.3, 23.6), 1.7), 4.0, 600.0
-    pulls: dict[str, list] = {"file": [], "neighbors": [], "model": []}
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        with pytest.warns(NoiseWarning, match="in band r follows the noise of its own pixels"):
-            obs = observed(rng, flux * shape, sky, (True,), bands=("r",))
-        for name, model in (("file", obs), ("neighbors", None), ("model", None)):
-            if name == "neighbors":
-                model = noise_from_model(obs)
-            elif name == "model":
-                model = noise_from_model(obs, (fitted * shape)[None])
-            weights = model.weights[0].astype(float)
-            fitted = float((weights * shape * obs.images[0]).sum() / (weights * shape**2).sum())
-            pulls[name].append((fitted - flux) * np.sqrt((weights * shape**2).sum()))
-    # A tenth is the standard error of the mean of a hundred.
-    assert np.mean(pulls["file"]) < -1
-    assert abs(np.mean(pulls["neighbors"])) < 0.4
-    assert abs(np.mean(pulls["model"])) < 0.3
-    assert 0.8 < np.std(pulls["model"]) < 1.2
-
-
-def test_only_bands_that_need_it_change_and_masked_pixels_stay_masked():
-    rng = np.random.default_rng(5)
-    light = stars(rng, 50.0, 1.7, 3, 60)
-    mask = rng.random(SHAPE) < 0.03
-    with pytest.warns(NoiseWarning, match="in band g follows"):
-        obs = observed(
-            rng, light, 50.0, (True, False), bands=("g", "r"), mask=mask, zero_point=27.0
+    def sample(self, key):
+        key_pixels, key_level = jax.random.split(key)
+        seen = self.weights > 0
+        white = jax.random.normal(key_pixels, seen.shape) / jnp.sqrt(
+            jnp.where(seen, self.weights, 1)
         )
-    assert bands_with_own_noise(obs) == ("g",)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        mended = noise_from_model(obs, np.stack([light, light]))
-    np.testing.assert_array_equal(mended.weights > 0, obs.weights > 0)
-    np.testing.assert_array_equal(mended.weights[1], obs.weights[1])
-    np.testing.assert_array_equal(mended.images, obs.images)
-    assert mended.zero_point == obs.zero_point
-    used = ~mask
-    np.testing.assert_allclose(1 / mended.weights[0][used], (50 + light)[used], atol=1.5)
-    # Now that it is honest, there is nothing to do.
-    assert bands_with_own_noise(mended) == ()
-    assert noise_from_model(mended) is mended
-    with pytest.raises(InputError, match="the model has the shape"):
-        noise_from_model(obs, light[None])
+        level = self.level * jax.random.normal(key_level, self.level.shape)
+        return jnp.where(seen, white + level[:, None, None], 0.0)
+
+    def distribution(self, model):
+        return SkyNormal(model, self)
+
+    def _share(self):
+        """Woodbury: N^-1 = W - W 1 share 1^T W."""
+        total = self.weights.sum((-2, -1), keepdims=True)
+        square = self.level[:, None, None] ** 2
+        return square / (1 + square * total)
 
 
-def test_a_sky_that_was_left_in_stays_in_the_variance():
-    rng = np.random.default_rng(7)
-    light = stars(rng, 200.0, 1.7, 3, 60)
-    counts = rng.poisson(light + 200.0).astype(float)
-    with pytest.warns(NoiseWarning):
-        obs = Observation.from_arrays(
-            counts[None], variance=counts[None], psfs=np.ones((1, 1)), bands=("r",)
+class SkyNormal(dist.Distribution):
+    """Images about a model, one event per band."""
+
+    support = constraints.independent(constraints.real, 2)
+
+    def __init__(self, model, noise):
+        self.model, self.noise = model, noise
+        super().__init__(model.shape[:1], model.shape[1:])
+
+    def sample(self, key, sample_shape=()):
+        draws = jax.vmap(self.noise.sample)(jax.random.split(key, int(np.prod(sample_shape))))
+        return self.model + draws.reshape(*sample_shape, *self.model.shape)
+
+    def log_prob(self, value):
+        weights, residual = self.noise.weights, value - self.model
+        log_det = jnp.log(jnp.where(weights > 0, weights, 1.0)).sum((-2, -1))
+        log_det -= jnp.log1p(self.noise.level**2 * weights.sum((-2, -1)))
+        constant = (weights > 0).sum((-2, -1)) * jnp.log(2 * jnp.pi)
+        return 0.5 * (log_det - constant - self.noise.inner(residual, residual))
+
+
+BANDS, SHAPE, BOX = 2, (10, 9), 5
+#: The second box reaches over the edge; both overlap.
+CORNER = np.array([[2, 1], [4, 5]])
+LEVEL = np.array([0.7, 1.5])
+
+
+@pytest.fixture(scope="module")
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def one(double):
+    """An exposure in double precision."""
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(0.5, 2, (BANDS, *SHAPE))
+    weights[0, 2:4, :3] = 0
+    obs = small_observation([(4, 3), (6, 5)], shape=SHAPE, bands=BANDS, flux=100.0)
+    (single,) = exposures(obs, boxes=(BOX,), noise=(SkyNoise(weights, LEVEL),))
+    return jax.tree.map(lambda a: jnp.asarray(a, complex if np.iscomplexobj(a) else float), single)
+
+
+@pytest.fixture(scope="module")
+def shapes(double):
+    return jnp.asarray(np.random.default_rng(1).uniform(0.05, 1, (2, BOX, BOX)))
+
+
+@pytest.fixture(scope="module")
+def prior(double):
+    rng = np.random.default_rng(2)
+    half = rng.normal(size=(2, BANDS, BANDS))
+    covariance = 30 * half @ half.swapaxes(1, 2) + 20 * np.eye(BANDS)
+    return SpectrumPrior(jnp.asarray(rng.uniform(5, 20, (2, BANDS))), jnp.asarray(covariance))
+
+
+def covariance_of(noise, band):
+    """Covariance of the unmasked pixels of a band, and which these are."""
+    weights, level = np.asarray(noise.weights)[band].ravel(), float(noise.level[band])
+    seen = weights > 0
+    return np.diag(1 / weights[seen]) + level**2, seen
+
+
+def dense(one, noise, drawn, prior):
+    """Pixels as one Gaussian: design, covariance of noise and spectra, pixels."""
+    blocks, pixels, rows = [], [], []
+    for band in range(BANDS):
+        covariance, seen = covariance_of(noise, band)
+        blocks.append(covariance)
+        pixels.append(np.asarray(one.images)[band].ravel()[seen])
+        design = np.zeros((seen.sum(), 2, BANDS))
+        design[:, :, band] = np.asarray(drawn)[:, band].reshape(2, -1).T[seen]
+        rows.append(design.reshape(len(design), -1))
+    size = [len(block) for block in blocks]
+    total = np.zeros((sum(size), sum(size)))
+    total[: size[0], : size[0]], total[size[0] :, size[0] :] = blocks
+    spectra = np.zeros((2 * BANDS, 2 * BANDS))
+    for k in range(2):
+        own = slice(k * BANDS, (k + 1) * BANDS)
+        spectra[own, own] = prior.covariance[k]
+    return np.concatenate(rows), total, spectra, np.concatenate(pixels)
+
+
+def log_evidence(one, noise, drawn, prior):
+    design, total, spectra, pixels = dense(one, noise, drawn, prior)
+    mean = design @ np.ravel(prior.mean)
+    return multivariate_normal.logpdf(pixels, mean, total + design @ spectra @ design.T)
+
+
+@eqx.filter_jit
+def solve(one, noise, shapes, prior):
+    drawn = one.render(shapes, jnp.asarray(CORNER))
+    solved = spectrum_posterior([drawn], [one.images], [noise], prior)
+    return solved, noise.log_likelihood(jnp.zeros_like(one.images)), drawn
+
+
+def test_products_with_the_precision(one):
+    noise, images = one.noise, np.asarray(one.images)
+    weighed, diagonal = np.asarray(noise.precision(images)), np.asarray(noise.diagonal())
+    value = 0.0
+    for band in range(BANDS):
+        covariance, seen = covariance_of(noise, band)
+        inverse, pixels = np.linalg.inv(covariance), images[band].ravel()[seen]
+        np.testing.assert_allclose(weighed[band].ravel()[seen], inverse @ pixels, rtol=1e-9)
+        np.testing.assert_allclose(diagonal[band].ravel()[seen], np.diag(inverse), rtol=1e-9)
+        assert (weighed[band].ravel()[~seen] == 0).all()
+        value += multivariate_normal.logpdf(pixels, np.zeros(len(pixels)), covariance)
+    np.testing.assert_allclose(noise.log_likelihood(images), value, rtol=1e-10)
+
+
+def test_spectra_in_closed_form(one, shapes, prior):
+    solved, constant, drawn = solve(one, one.noise, shapes, prior)
+    design, total, spectra, pixels = dense(one, one.noise, drawn, prior)
+    inverse = np.linalg.inv(spectra)
+    covariance = np.linalg.inv(design.T @ np.linalg.solve(total, design) + inverse)
+    mean = np.ravel(prior.mean)
+    mean = mean + covariance @ design.T @ np.linalg.solve(total, pixels - design @ mean)
+    size = len(mean)
+    np.testing.assert_allclose(np.ravel(solved.mean), mean, rtol=1e-9)
+    np.testing.assert_allclose(solved.covariance().reshape(size, size), covariance, rtol=1e-8)
+    evidence = log_evidence(one, one.noise, drawn, prior)
+    np.testing.assert_allclose(solved.log_marginal + constant, evidence, rtol=1e-10)
+    profiled = multivariate_normal.logpdf(pixels, design @ mean, total)
+    profiled += multivariate_normal.logpdf(mean, np.ravel(prior.mean), spectra)
+    np.testing.assert_allclose(solved.log_profiled + constant, profiled, rtol=1e-10)
+
+
+def difference(function, at, along, step=1e-4):
+    return (function(at + step * along) - function(at - step * along)) / (2 * step)
+
+
+@pytest.mark.parametrize("density", ["log_marginal", "log_profiled"])
+def test_gradients_by_shapes(one, shapes, prior, density):
+    value = lambda x: getattr(solve(one, one.noise, x, prior)[0], density)  # noqa: E731
+    along = jnp.asarray(np.random.default_rng(3).normal(size=shapes.shape))
+    expected = difference(value, shapes, along)
+    np.testing.assert_allclose(jnp.vdot(jax.grad(value)(shapes), along), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jvp(value, (shapes,), (along,))[1], expected, rtol=1e-6)
+    if density == "log_marginal":
+        by_algebra = difference(
+            lambda x: log_evidence(one, one.noise, one.render(x, jnp.asarray(CORNER)), prior),
+            shapes,
+            along,
         )
-    mended = noise_from_model(obs, light[None])
-    np.testing.assert_allclose(1 / mended.weights[0], 200 + light, rtol=0.02)
+        np.testing.assert_allclose(expected, by_algebra, rtol=1e-6)
 
 
-def test_joined_observations_are_mended_one_by_one():
-    rng = np.random.default_rng(9)
-    light = stars(rng, 50.0, 1.7, 3, 60)
-    wcs = WCS(naxis=2)
-    wcs.wcs.crpix, wcs.wcs.crval, wcs.wcs.cdelt = [24, 24], [10, 10], [-5e-5, 5e-5]
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        one, two = (
-            observed(rng, light, 50.0, (own,), bands=(band,), wcs=wcs, unit="nJy")
-            for own, band in ((False, "r"), (True, "i"))
+@pytest.mark.parametrize("density", ["log_marginal", "log_profiled"])
+def test_gradients_by_parameters_of_the_noise(one, shapes, prior, density):
+    along = jnp.asarray([0.6, -0.8])
+    level = one.noise.level
+
+    def normalized(level, weights=one.noise.weights):
+        solved, constant, _ = solve(one, SkyNoise(weights, level), shapes, prior)
+        return getattr(solved, density) + constant
+
+    expected = difference(normalized, level, along)
+    np.testing.assert_allclose(jnp.vdot(jax.grad(normalized)(level), along), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jvp(normalized, (level,), (along,))[1], expected, rtol=1e-6)
+    # By another parameter, with the first held fixed.
+    noisier = lambda factor: normalized(level, factor * one.noise.weights)  # noqa: E731
+    slope = difference(noisier, jnp.asarray(1.0), 1.0)
+    np.testing.assert_allclose(jax.grad(noisier)(jnp.asarray(1.0)), slope, rtol=1e-6)
+    if density == "log_marginal":
+        drawn = one.render(shapes, jnp.asarray(CORNER))
+        by_algebra = difference(
+            lambda level: log_evidence(one, SkyNoise(one.noise.weights, level), drawn, prior),
+            level,
+            along,
         )
-    joint = join_observations(one, two)
-    assert bands_with_own_noise(joint) == ("i",)
-    mended = noise_from_model(joint, [light[None], light[None]])
-    assert mended.views[0].observation is one
-    assert bands_with_own_noise(mended) == ()
-    assert mended.bands == joint.bands
-    assert noise_from_model(mended) is mended
-    with pytest.raises(InputError, match="1 models for 2 observations"):
-        noise_from_model(joint, [light[None]])
+        np.testing.assert_allclose(expected, by_algebra, rtol=1e-6)
+        # Without the normalization of the noise it would be another number.
+        bare = lambda v: solve(one, SkyNoise(one.noise.weights, v), shapes, prior)[0]  # noqa: E731
+        bare = jax.grad(lambda level: bare(level).log_marginal)(level)
+        assert abs(jnp.vdot(bare, along) - expected) > 0.01 * abs(expected)
+
+
+@pytest.mark.parametrize("other_pixels", [False, True])
+def test_second_derivatives_of_given_spectra(one, shapes, other_pixels):
+    if other_pixels:
+        grid = jnp.asarray([-0.3, 0.4, 1.1])
+        one = eqx.tree_at(lambda e: e.grid, one, grid, is_leaf=lambda x: x is None)
+    spectrum = jnp.asarray(np.random.default_rng(4).uniform(1, 5, (2, BANDS)))
+    corner = jnp.asarray(CORNER)
+
+    def minus(x):
+        model = jnp.einsum("kb,kbyx->byx", spectrum, one.render(x, corner))
+        return -one.noise.log_likelihood(one.images - model)
+
+    hessian = jax.jit(jax.hessian(minus))(shapes).reshape(2, BOX**2, 2, BOX**2)
+    found = eqx.filter_jit(likelihood_diagonal)([one], spectrum, corner, BOX).reshape(2, -1)
+    true = np.einsum("kiki->ki", hessian)
+    np.testing.assert_allclose(found, true, atol=1e-6 * true.max())
+    # What ignores that pixels are correlated is something else.
+    naive = one.noise.diagonal()
+    assert np.abs(np.asarray(naive) - np.asarray(one.noise.weights)).max() > 1e-3
+    for k, m in ((0, 0), (0, 1), (1, 0)):
+        products = spectrum[k] * spectrum[m]
+        block = eqx.filter_jit(likelihood_block)([one], products, corner[k], corner[m], BOX)
+        np.testing.assert_allclose(block, hessian[k, :, m], atol=1e-6 * true.max())
+
+
+@pytest.fixture(scope="module")
+def bright():
+    """Two galaxies on a sky that was not taken off."""
+    centers = np.array([(8.0, 8.0), (15.0, 14.0)])
+    obs = small_observation(centers, flux=2000.0)
+    images = obs.images + np.array([1.5, -1.0, 2.0])[:, None, None]
+    obs = Observation.from_arrays(images, weights=obs.weights, psfs=obs.psfs)
+    with jax.enable_x64(False):
+        yield obs, GaussianGalaxies(place_sources(centers, box=16))
+
+
+def fitted(scene):
+    init, scale = start_values(scene)
+    fit = fit_map(blend, scene, key=jax.random.key(0), init=init, scale=scale, tolerance=0.1)
+    assert fit.converged
+    away = (np.asarray(fit.values["flux"]) - 2000) / np.asarray(fit.values["flux_error"])
+    return fit, np.abs(away).max()
+
+
+def test_a_scene_is_fitted_under_it(bright):
+    obs, galaxies = bright
+    noise = SkyNoise(obs.weights, np.full(3, 5.0, np.float32))
+    scene = Scene.build(obs, noise=(noise,), galaxies=galaxies)
+    fit, away = fitted(scene)
+    assert away < 5
+    result = collect_scene(scene, fit)
+    assert 0.9 < result.chi2 < 1.1
+    # White noise has nothing but the galaxies to explain the sky with.
+    assert fitted(Scene.build(obs, galaxies=galaxies))[1] > 10
+
+
+def test_its_pixels_are_a_site_with_named_axes(bright):
+    obs, galaxies = bright
+    noise = SkyNoise(jnp.asarray(obs.weights), jnp.full(3, 5.0))
+    scene = Scene.build(obs, noise=(noise,), treatment="sampled", galaxies=galaxies)
+    bound = posterior(blend, scene)
+    u = bound.start({}, key=jax.random.key(0))
+    trace = bound.trace(u)
+    assert site_dims(trace)["pixels"] == ["band", "y", "x"]
+    values, likelihoods, predictions = jax.jit(
+        lambda bound, u: bound.recover(jax.random.key(1), u, log_likelihood=True, predictive=True)
+    )(bound, u)
+    assert likelihoods["pixels"].shape == (3,)
+    assert predictions["pixels"].shape == (3, 24, 24)
+    group = scene["galaxies"]
+    (one,) = scene.exposures
+    drawn = one.render(group.image(scene.values_of("galaxies", values)), group.at.corner)
+    residual = one.images - jnp.einsum("kb,kbyx->byx", values["spectrum"], drawn)
+    np.testing.assert_allclose(
+        likelihoods["pixels"].sum(), noise.log_likelihood(residual), rtol=1e-5
+    )
