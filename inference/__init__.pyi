@@ -9,6 +9,7 @@ from .curvature._hessian import hessian_operator as hessian_operator
 from .deblending._catalog import catalog as catalog
 from .deblending._deblend import deblend as deblend
 from .deblending._deblend import deblend_many as deblend_many
+from .deblending._doubts import doubts as doubts
 from .deblending._draws import error_ratio as error_ratio
 from .deblending._draws import flux_catalog as flux_catalog
 from .deblending._draws import flux_covariance as flux_covariance

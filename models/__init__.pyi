@@ -1,7 +1,9 @@
 from .data._detection import detect as detect
 from .data._joint import JointObservation as JointObservation
 from .data._joint import join_observations as join_observations
+from .data._model_noise import noise_from_model as noise_from_model
 from .data._observation import Observation as Observation
+from .data._own_noise import NoiseWarning as NoiseWarning
 from .data._positions import Positions as Positions
 from .data._positions import read_positions as read_positions
 from .data._psf_checks import PSFWarning as PSFWarning

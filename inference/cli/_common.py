@@ -1,6 +1,7 @@
 """Common parts of commands: exit codes, options of a scene, and reading of files."""
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,38 @@ def profile_option():
     return fit_option("--profile", type=click.Choice(PROFILES), help=text)
 
 
+#: Variances of the pixels, as in `scorepriors.inference.deblending._options`.
+NOISES = ("auto", "file")
+
+
+def noise_option():
+    """Return the option for the variances of the pixels."""
+    text = (
+        "Variances: the file's, or where they follow the noise of their own pixels with the noise "
+        "of sources from the model."
+    )
+    return fit_option("--noise", type=click.Choice(NOISES), help=text)
+
+
+def noise_sentence(result) -> str:
+    """Return a sentence on variances that follow the noise of their own pixels; empty if none do."""
+    from scorepriors.models.data._model_noise import bands_with_own_noise
+
+    mended, left = result.noise_from_model, bands_with_own_noise(result.observation)
+    if mended:
+        return (
+            f"the variance in band {', '.join(mended)} follows the noise of its own pixels, which "
+            "biases fluxes low; the noise of sources was taken from the model instead "
+            "(--noise file keeps the file's)."
+        )
+    if left:
+        return (
+            f"the variance in band {', '.join(left)} follows the noise of its own pixels, which "
+            "biases fluxes low; --noise auto takes the noise of sources from the model instead."
+        )
+    return ""
+
+
 def scene_options(folder: str):
     """Return the options of commands that deblend a scene; results go to `folder`."""
     options = (
@@ -136,6 +169,15 @@ def scene_options(folder: str):
 
 def read_scenes(files, example, each, catalog, psf, index, others):
     """Return observations, their positions, and the truth of the example."""
+    from scorepriors.models.data._own_noise import NoiseWarning
+
+    with warnings.catch_warnings():
+        # `noise_sentence` says it, with what was done about it.
+        warnings.simplefilter("ignore", NoiseWarning)
+        return _read_scenes(files, example, each, catalog, psf, index, others)
+
+
+def _read_scenes(files, example, each, catalog, psf, index, others):
     from scorepriors.models.data._observation import Observation
     from scorepriors.models.data._positions import read_positions
     from scorepriors.models.simulation._example import load_example

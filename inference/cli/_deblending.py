@@ -13,7 +13,10 @@ from ._common import (
     FIT_REMEDIES,
     INTERRUPTED,
     NOT_CONVERGED,
+    NOT_TRUSTED,
     fit_option,
+    noise_option,
+    noise_sentence,
     profile_option,
     read_scenes,
     scene_options,
@@ -26,6 +29,7 @@ from ._diagnosis import diagnose_scene
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
 @profile_option()
 @fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
+@noise_option()
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 def deblend(
     files,
@@ -49,7 +53,7 @@ def deblend(
     Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
     output folder.  With --each every FILE is a blend, several are fitted at once, and the
     results go to one folder per file within the output folder.  Exit codes: 0 done, 2
-    bad input, 3 not converged (results are written), 130 interrupted (what was reached is
+    bad input, 3 not converged or not to be trusted (results are written), 130 interrupted (what was reached is
     written).
     """
     started = time.monotonic()
@@ -122,12 +126,22 @@ def _verdict(results, targets) -> int:
         )
         click.echo(f"scorepriors: interrupted; {kept}.", err=True)
         return INTERRUPTED
+    from scorepriors.inference.deblending._doubts import doubts
+
     code = 0
     for result, target in zip(results, targets, strict=True):
+        which = "" if len(results) == 1 else f"{target}: "
+        noise = noise_sentence(result)
+        if noise:
+            click.echo(f"scorepriors: {which}{noise}", err=True)
+        reasons = doubts(result)
+        for sentence in reasons.values():
+            click.echo(f"scorepriors: {which}{sentence}", err=True)
+        if reasons:
+            code = NOT_TRUSTED
         if result.converged:
             continue
         fit = result.free_form.fit
-        which = "" if len(results) == 1 else f"{target}: "
         facts = f"{int(fit.num_iterations)} iterations, about {float(fit.expected_gain):.2g} nats to gain"
         click.echo(
             f"scorepriors: {which}not converged ({facts}): {fit.status.sentence}; "
@@ -139,6 +153,7 @@ def _verdict(results, targets) -> int:
 
 
 def _print_table(result, truth=None) -> None:
+    import numpy as np
     from rich.console import Console
     from rich.table import Table
 
@@ -151,12 +166,13 @@ def _print_table(result, truth=None) -> None:
         table.add_column("total / truth", justify="right")
     scene, found = result.free_form, result.photometry.scaled(factor)
     for k, identity in enumerate(result.positions.ids):
-        flux, error = found.flux[k], found.error[k]
-        cells = [f"{f:.4g} ± {e:.2g}" for f, e in zip(flux, error, strict=True)]
+        pairs = zip(found.flux[k], found.error[k], strict=True)
+        cells = ["no data" if np.isnan(f) else f"{f:.4g} ± {e:.2g}" for f, e in pairs]
         row, column = result.center[k]
         cells = [identity, f"{column:.2f}", f"{row:.2f}", *cells, f"{scene.source_chi2[k]:.2f}"]
         if truth is not None:
-            cells.append(f"{found.total[0, k] / (truth.flux[k] * factor).sum():.3f}")
+            true = (truth.flux[k] * factor)[found.seen[k]].sum()
+            cells.append(f"{found.total[0, k] / true:.3f}")
         table.add_row(*cells)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)

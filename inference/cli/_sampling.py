@@ -9,7 +9,7 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, NOT_TRUSTED, REMEDIES, read_scenes, scene_options
+from ._common import INTERRUPTED, NOT_TRUSTED, REMEDIES, noise_sentence, read_scenes, scene_options
 from ._diagnosis import diagnose_scene
 
 
@@ -137,7 +137,8 @@ def sample(
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
         click.echo(str(path))
-    for sentence in reasons:
+    noise = noise_sentence(result)
+    for sentence in [*([noise] if noise else []), *reasons]:
         click.echo(f"scorepriors: {sentence}", err=True)
     if tree.attrs.get("interrupted"):
         click.echo(
@@ -189,19 +190,18 @@ def _print_fluxes(tree) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from scorepriors.inference.deblending._draws import flux_draws
-    from scorepriors.inference.reports._page import in_digits
+    from scorepriors.inference.deblending._draws import seen_flux_draws
+    from scorepriors.inference.deblending._seen import total_seen
+    from scorepriors.inference.reports._page import value_and_error
 
-    flux = flux_draws(tree)
+    flux = seen_flux_draws(tree)
     unit, bands = flux.attrs["unit"], [str(b) for b in flux["band"].values]
     table = Table(title=f"{flux.sizes['source']} sources, flux{f' in {unit}' if unit else ''}")
     for name in ("id", *bands, "total"):
         table.add_column(name, justify="right")
     for k, identity in enumerate(flux["source"].values):
         draws = flux.values[:, :, k].reshape(-1, len(bands))
-        cells = [
-            f"{in_digits(d.mean(), d.std(ddof=1))} ± {in_digits(d.std(ddof=1), d.std(ddof=1))}"
-            for d in (*draws.T, draws.sum(1))
-        ]
+        each = (*draws.T, total_seen(draws))
+        cells = [value_and_error(d.mean(), d.std(ddof=1)) for d in each]
         table.add_row(str(identity), *cells)
     Console(width=None if sys.stdout.isatty() else 160).print(table)

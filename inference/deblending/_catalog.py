@@ -12,8 +12,10 @@ from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._moments import shapes
 
+from ._doubts import LEFT_OVER, MOVED, canceled_light, left_over
 from ._flags import bits_where, write_flags
 from ._result import Deblended
+from ._seen import only_seen, total_seen
 
 #: Distance from the border, in pixels, within which a source's light reaches beyond the image.
 EDGE = 8
@@ -48,14 +50,15 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
         convention), shapes are second moments at the model's resolution, and columns
         ``profile_*`` are those of the parametric scene.  ``flux_*`` is the posterior mean of the
         flux with an error that knows everything uncertain, ``measured_flux_*`` what the
-        likelihood alone says, which may be negative: see `Photometry`.
+        likelihood alone says, which may be negative: see `Photometry`.  Fluxes, errors and
+        magnitudes are NaN in bands in which the source has no data (flag ``no_data``).
 
     Raises
     ------
     InputError
         If a kind of sources adds a column that the catalog has already.
     """
-    obs, scene = result.observation, result.free_form
+    obs, scene = result.observation, only_seen(result.free_form, result.observation)
     unit, factor = obs.flux_unit
     found = result.photometry
     table = QTable()
@@ -78,9 +81,11 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     table["snr"] = scaled.snr
     _add_shapes(table, result)
     table["chi2"] = scene.source_chi2
-    write_flags(table, bits_where(_tests(result)))
+    missing = [np.array(obs.bands)[np.isnan(flux)].tolist() for flux in scene.flux]
+    write_flags(table, bits_where(_tests(result)), missing)
+    profiles = only_seen(result.parametric, obs)
     for b, band in enumerate(obs.bands):
-        table[f"profile_flux_{band}"] = result.parametric.flux[:, b] * factor[b] * unit
+        table[f"profile_flux_{band}"] = profiles.flux[:, b] * factor[b] * unit
     # Columns of the kinds of sources; of a kind in both scenes, those of the result.
     own = {column.name: column for column in (*result.parametric.columns, *scene.columns)}
     for column in own.values():
@@ -191,15 +196,19 @@ _DESCRIPTIONS = {
 
 def _tests(result: Deblended) -> dict[str, np.ndarray]:
     """Return for each flag whether it holds for the sources, ``[N]``."""
-    obs, found = result.observation, result.free_form
+    obs, found = result.observation, only_seen(result.free_form, result.observation)
     center, size = result.center, np.array(obs.shape)
     near = np.minimum(center, size - 1 - center).min(1) < EDGE
     # Shapes that are inside the image have a flux of one there.
     beyond = found.morphology.sum((1, 2)) < 1 - BEYOND
     weights = [view.observation.weights for view in obs.views]
-    flux, other = found.flux.sum(1), result.parametric.flux.sum(1)
+    seen = ~np.isnan(found.flux)
+    # Without data in any band there is no flux, and nothing is said about it.
+    flux, other = total_seen(found.flux), np.where(seen, result.parametric.flux, 0.0).sum(1)
     spread = _chi2_spread(found.convolved, weights)
-    moved = np.linalg.norm(center - result.positions.row_column, axis=1) > 1
+    moved = np.linalg.norm(center - result.positions.row_column, axis=1) > MOVED
+    undone, light = canceled_light(found.convolved)
+    residual = found.source_chi2 > 1 + RESIDUAL * spread
     everywhere = np.ones(len(center), bool)
     return {
         "edge": near | beyond,
@@ -208,11 +217,13 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
         "negative": flux <= 0,
         "moved": moved,
         "outshone": _outshone(found.convolved[0], center, weights[0]),
-        "residual": found.source_chi2 > 1 + RESIDUAL * spread,
+        "residual": residual,
         "disputed": np.abs(other - flux) > DISPUTED * np.abs(flux),
-        "canceled": _canceled_share(found.convolved) > CANCELED,
+        "canceled": undone > CANCELED * light,
         "point": result.is_point,
         "not_converged": everywhere & (not result.converged),
+        "no_data": ~seen.all(1),
+        "misfit": residual & (left_over(found, obs)[0] > LEFT_OVER),
     }
 
 
@@ -225,21 +236,6 @@ def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np
         light = np.maximum(images[:, :, row, column], 0.0) @ weights[:, row, column]
         out[k] = light.sum() > 0 and light[k] < 0.5 * light.sum()
     return out
-
-
-def _canceled_share(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the share of each source's light canceled by negative light of others, ``[N]``.
-
-    Where a model lacks the arms of a bright galaxy, two sources in one place, one far too
-    bright and one far below zero, can compensate for them.
-    """
-    undone, light = 0.0, 0.0
-    for image in images:
-        negative = np.minimum(image, 0.0)
-        positive, others = np.maximum(image, 0.0), negative.sum(0) - negative
-        undone = undone + np.minimum(positive, -others).sum((1, 2, 3), dtype=float)
-        light = light + positive.sum((1, 2, 3), dtype=float)
-    return undone / np.maximum(light, 1e-30)
 
 
 def _chi2_spread(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:

@@ -78,7 +78,7 @@ def deblend(
         True for bars; or a function called as ``progress(done, total, text)``.
     **options
         Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `free_form`,
-        `max_iterations`, `tolerance`, `padding`.
+        `max_iterations`, `tolerance`, `noise`, `padding`.
 
     Returns
     -------
@@ -228,17 +228,15 @@ class _Run:
 
     def _some(self, blends: Sequence[Blend]) -> list[Deblended | None]:
         clock = time.monotonic()
-        scenes, fits = self._parametric(blends)
-        if len(blends) > 1 and fits.interrupted.any():
+        each = self._parametric(blends)
+        if len(blends) > 1 and any(fit.interrupted for *_, fit in each):
             return [None] * len(blends)
-        pairs = zip(blends, scenes, strict=True)
-        each = [(blend, scene, fits[i]) for i, (blend, scene) in enumerate(pairs)]
         seconds = {"parametric": (time.monotonic() - clock) / len(blends), "free_form": 0.0}
         first = [collect_scene(scene, fit) for _, scene, fit in each]
         sigma = self.settings.priors[0].model_psf_sigma
         if not (self.sizes[1] and self.settings.options.free_form):
             return [
-                Deblended.of(b.obs, b.positions, one, one, seconds, sigma)
+                Deblended.of(b.obs, b.positions, one, one, seconds, sigma, b.own_noise)
                 for (b, *_), one in zip(each, first, strict=True)
             ]
         clock = time.monotonic()
@@ -258,17 +256,39 @@ class _Run:
         return [
             None
             if final is None or (len(blends) > 1 and final[1].interrupted)
-            else Deblended.of(b.obs, b.positions, collect_scene(*final), one, seconds, sigma)
-            for b, one, final in zip(blends, first, finals, strict=True)
+            else Deblended.of(
+                b.obs, b.positions, collect_scene(*final), one, seconds, sigma, b.own_noise
+            )
+            for (b, *_), one, final in zip(each, first, finals, strict=True)
         ]
 
-    def _parametric(self, blends: Sequence[Blend]) -> tuple[list[Scene], MAPResult]:
-        """Fit profiles and stars, one blend at a time.
+    def _parametric(self, blends: Sequence[Blend]) -> list[tuple[Blend, Scene, MAPResult]]:
+        """Fit profiles and stars; again with the noise of sources from the model where it matters."""
+        each = self._profiles(blends)
+        again = [i for i, (blend, *_) in enumerate(each) if blend.own_noise]
+        if again and not any(fit.interrupted for *_, fit in each):
+            mended, starts = [], []
+            for blend, scene, fit in (each[i] for i in again):
+                model = [cube.sum(0) for cube in collect_scene(scene, fit).convolved]
+                mended.append(blend.with_model(model))
+                starts.append(fit.values)
+            for i, one in zip(again, self._profiles(mended, starts), strict=True):
+                each[i] = one
+        return each
+
+    def _profiles(
+        self, blends: Sequence[Blend], values: Sequence[dict] | None = None
+    ) -> list[tuple[Blend, Scene, MAPResult]]:
+        """Fit profiles and stars, one blend at a time, from the values of a fit if given.
 
         Without a network, fits at once would gain nothing and continue finished blends.
         """
         scenes = [parametric_scene(b, self.settings, self.sizes) for b in blends]
-        init, scale = _stacked([parametric_start(scene, self.settings) for scene in scenes])
+        starts = [parametric_start(scene, self.settings) for scene in scenes]
+        if values is not None:
+            pairs = zip(starts, values, strict=True)
+            starts = [({n: found[n] for n in init}, scale) for (init, scale), found in pairs]
+        init, scale = _stacked(starts)
         counts = np.array([len(b.positions.ids) for b in blends])
         fits = self._fit(
             scenes,
@@ -279,7 +299,9 @@ class _Run:
             optimizer=_PROFILE_OPTIMIZER,
             progress=self._label("profiles"),
         )
-        return scenes, fits
+        return [
+            (b, scene, fits[i]) for i, (b, scene) in enumerate(zip(blends, scenes, strict=True))
+        ]
 
     def _free_form(self, stages: Sequence[FreeFormStage]) -> tuple[list[Scene], MAPResult]:
         """Fit scenes with the same groups of free-form sources."""

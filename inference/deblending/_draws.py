@@ -21,6 +21,7 @@ from scorepriors.models.sources._kinds import group_from
 from scorepriors.models.sources._placement import Placement
 
 from ._hdus import fits_text, image_header, source_hdu
+from ._seen import has_data, total_seen
 
 #: Percentiles in tables: the median, and those of one standard deviation of a Gaussian.
 _PERCENTILES = 16, 50, 84
@@ -116,6 +117,19 @@ def flux_draws(tree: Any):
     posterior, constant = scene_groups(tree)
     flux = posterior["flux"].astype(float) * constant["flux_factor"].values
     return flux.assign_attrs(unit=tree.attrs["flux_unit"])
+
+
+def seen_flux_draws(tree: Any):
+    """Return `flux_draws` with NaN in bands in which a source has no data.
+
+    The draws themselves have fluxes there, which are those of the prior on colors.
+    """
+    _, constant = scene_groups(tree)
+    flux = flux_draws(tree)
+    if "data_share" not in constant:  # draws of an earlier version
+        return flux
+    seen = has_data(constant["data_share"].values)
+    return flux.copy(data=np.where(seen, flux.values, np.nan))
 
 
 def flux_covariance(tree: Any) -> xarray.DataArray:
@@ -228,13 +242,14 @@ def flux_catalog(tree: Any) -> QTable:
     -------
     astropy.table.QTable
         Means as values and standard deviations as errors, all uncertainties included;
-        percentiles of fluxes; shapes at the model's resolution, measured on the draws.
+        percentiles of fluxes, all NaN in bands in which the source has no data and left out of its
+        total (``meta["no_data"]`` names them); shapes at the model's resolution, measured on the draws.
         ``neighbor`` is the source whose total flux is most correlated with this one's.
         The full covariance is that of `flux_covariance`.
     """
     posterior, _ = scene_groups(tree)
     flux = flux_draws(tree)
-    draws = _stacked(flux)
+    draws = _stacked(seen_flux_draws(tree))
     bands = [str(b) for b in posterior["band"].values]
     ids = np.array([str(i) for i in posterior["source"].values])
     unit = u.Unit(tree.attrs["flux_unit"])
@@ -244,7 +259,7 @@ def flux_catalog(tree: Any) -> QTable:
     _add_shapes(table, tree)
     for b, band in enumerate(bands):
         _add_flux(table, band, draws[:, :, b], unit, zero_point)
-    total = draws.sum(2)
+    total = total_seen(draws)
     _add_flux(table, "total", total, unit, None)
     _add_neighbors(table, ids, total)
     one = flux.to_dataset(name="flux")
@@ -260,10 +275,17 @@ def flux_catalog(tree: Any) -> QTable:
         algorithm=attrs.get("algorithm", ""),
         num_draws=len(draws),
         warnings=said(tree),
+        no_data=_without_data(ids, bands, draws[0]),
         seed=attrs.get("seed", ""),
         scorepriors=attrs.get("scorepriors_version", ""),
     )
     return table
+
+
+def _without_data(ids, bands, flux) -> str:
+    """Return the bands without data by source, from fluxes ``[K, B]`` that are NaN there."""
+    each = zip(ids, np.isnan(flux), strict=True)
+    return "; ".join(f"{i}: {', '.join(np.array(bands)[out])}" for i, out in each if out.any())
 
 
 def _add_flux(table, band, values, unit, zero_point) -> None:

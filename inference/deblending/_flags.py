@@ -1,6 +1,6 @@
 """The flags of catalogs: one registry of bits, words and sentences."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +64,18 @@ FITTED = (
     ),
     Flag(9, "point", "modeled as a star"),
     Flag(10, "not_converged", "the fit ended early"),
+    Flag(
+        11,
+        "no_data",
+        "in the band named, as in no_data:g, less than a tenth of its light falls on pixels with "
+        "data: it has no flux there, and sums over bands are of the others",
+    ),
+    Flag(
+        12,
+        "misfit",
+        "a twentieth of the squared signal and more is left over where it is seen, as with a wrong "
+        "PSF or position",
+    ),
 )
 
 #: Flags that a diagnosis adds.
@@ -89,6 +101,8 @@ FLAGS = {flag.word: flag for flag in FITTED + DIAGNOSED}
 def bits_of(words: str | Iterable[str]) -> int:
     """Return the bits of comma-separated or single words; ``ok`` has none.
 
+    Names of bands, as in ``no_data:g``, are left out (`bands_of`).
+
     Raises
     ------
     InputError
@@ -99,24 +113,42 @@ def bits_of(words: str | Iterable[str]) -> int:
     >>> bits_of("edge,faint"), bits_of("ok")
     (5, 0)
     """
-    parts = set(words.split(",") if isinstance(words, str) else words) - {"", "ok"}
+    each = words.split(",") if isinstance(words, str) else words
+    parts = {word.partition(":")[0] for word in each} - {"", "ok"}
     unknown = sorted(parts - FLAGS.keys())
     if unknown:
         raise InputError(f"{unknown[0]!r} is no flag; there are {', '.join(FLAGS)}.")
     return sum(FLAGS[word].value for word in parts)
 
 
-def words_of(bits: int) -> str:
+def bands_of(words: str) -> tuple[str, ...]:
+    """Return the bands that are named in comma-separated words.
+
+    Examples
+    --------
+    >>> bands_of("edge,no_data:g,no_data:r")
+    ('g', 'r')
+    """
+    parts = (word.partition(":") for word in words.split(","))
+    return tuple(band for _, colon, band in parts if colon)
+
+
+def words_of(bits: int, bands: Iterable[str] = ()) -> str:
     """Return comma-separated words of the bits, or ``ok``; bits without a flag are left out.
+
+    The word ``no_data`` is repeated with each of `bands`, those without data.
 
     (Not an empty string, which is read from ECSV files as missing.)
 
     Examples
     --------
-    >>> words_of(5), words_of(0)
-    ('edge,faint', 'ok')
+    >>> words_of(5), words_of(0), words_of(2049, ["g", "r"])
+    ('edge,faint', 'ok', 'edge,no_data:g,no_data:r')
     """
-    return ",".join(word for word, flag in FLAGS.items() if int(bits) & flag.value) or "ok"
+    named = [f"no_data:{band.replace(',', ';')}" for band in bands]
+    words = {word: [word] for word in FLAGS} | ({"no_data": named} if named else {})
+    held = (words[word] for word, flag in FLAGS.items() if int(bits) & flag.value)
+    return ",".join(word for each in held for word in each) or "ok"
 
 
 def bits_where(tests: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -125,10 +157,21 @@ def bits_where(tests: Mapping[str, np.ndarray]) -> np.ndarray:
     return sum(bits, start=np.zeros((), np.int64))
 
 
-def write_flags(table: Table, bits: np.ndarray) -> None:
-    """Set the columns ``flags`` (words) and ``flag_bits`` of a catalog, with descriptions."""
+def write_flags(table: Table, bits: np.ndarray, bands: Sequence[Iterable[str]] = ()) -> None:
+    """Set the columns ``flags`` (words) and ``flag_bits`` of a catalog, with descriptions.
+
+    Parameters
+    ----------
+    table
+        The catalog.
+    bits
+        Bits ``[N]``.
+    bands
+        Names of the bands without data of each source; of none if not given.
+    """
     bits = np.asarray(bits, np.int64)
-    table["flags"] = [words_of(one) for one in bits]
+    each = bands or [()] * len(bits)
+    table["flags"] = [words_of(one, named) for one, named in zip(bits, each, strict=True)]
     table["flag_bits"] = bits
     meanings = "; ".join(f"{flag.word}: {flag.sentence}" for flag in FLAGS.values())
     table["flags"].info.description = f"comma-separated words, or ok. {meanings}"

@@ -18,6 +18,10 @@ PROFILES: dict[str, Callable[..., AbstractSource]] = {"bulge-disk": BulgeDisk, "
 #: Starts of a fit: the fitted profiles, or deliberately bad ones (see `Options`).
 STARTS = ("profiles", "sed20", "flat", "gaussian", "blobs")
 
+#: Variances of the pixels: those of the file, or with the noise of sources from the model where the
+#: file's follow the noise of their own pixels.
+NOISES = ("auto", "file")
+
 #: Model PSF, in pixels, of parametric sources together with a prior whose images have none:
 #: much narrower than a pixel.
 UNRESOLVED = 0.1
@@ -56,6 +60,10 @@ class Options:
         below the posterior's own spread; continuing to the exact mode in so many dimensions
         costs iterations and, measured on simulated blends, accuracy.  The parametric fit,
         cheap and of few dimensions, ends at a tenth of it.
+    noise
+        Variances of the pixels.  ``"auto"``: where those of the file follow the noise of their own
+        pixels, which biases fluxes low, the noise of sources is taken from the fitted profiles
+        (`scorepriors.models.noise_from_model`).  ``"file"``: always those of the file.
     padding
         Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
         always to a multiple of two); blends of one padded size (and image and PSF shape) share
@@ -70,6 +78,7 @@ class Options:
     free_form: bool = True
     max_iterations: int = 300
     tolerance: float = 1.0
+    noise: str = "auto"
     padding: int = 4
 
     @classmethod
@@ -88,6 +97,8 @@ class Options:
             raise InputError(f"`tolerance` must be positive, got {self.tolerance}.")
         if self.start not in STARTS:
             raise InputError(f"unknown start {self.start!r}; there are {', '.join(STARTS)}.")
+        if self.noise not in NOISES:
+            raise InputError(f"`noise` must be one of {', '.join(NOISES)}, got {self.noise!r}.")
         if isinstance(self.profile, str) and self.profile not in PROFILES:
             raise InputError(f"unknown profile {self.profile!r}; there are {', '.join(PROFILES)}.")
         if self.spectra not in TREATMENTS[:2]:

@@ -14,6 +14,7 @@ from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import Column
 
+from ._seen import has_data, seen_share
 from .photometry._equations import inverse
 from .photometry._photometry import Photometry, photometry
 
@@ -105,6 +106,9 @@ class Deblended:
         Wall time per stage; of a batch, each blend's share.
     psf_sigma
         Standard deviation in pixels of the PSF in the morphologies; None for none.
+    noise_from_model
+        Bands in which the variance of the file followed the noise of its own pixels, so that the
+        noise of sources in the weights of `observation` comes from the parametric scene.
     """
 
     observation: Observation | JointObservation
@@ -114,6 +118,7 @@ class Deblended:
     photometry: Photometry
     seconds: dict
     psf_sigma: float | None = 0.7
+    noise_from_model: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -124,10 +129,21 @@ class Deblended:
         parametric: FittedScene,
         seconds: dict,
         psf_sigma: float | None,
+        noise_from_model: tuple[str, ...] = (),
     ) -> "Deblended":
         """Return the result of two fits, with the photometry that follows from them."""
-        found = photometry(parametric.scene, parametric, free_form)
-        return cls(observation, positions, free_form, parametric, found, seconds, psf_sigma)
+        weights = [view.observation.weights for view in observation.views]
+        seen = has_data(seen_share(free_form.convolved, weights))
+        return cls(
+            observation,
+            positions,
+            free_form,
+            parametric,
+            photometry(parametric.scene, parametric, free_form, seen),
+            seconds,
+            psf_sigma,
+            noise_from_model,
+        )
 
     @property
     def scene(self) -> Scene:

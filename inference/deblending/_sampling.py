@@ -22,6 +22,7 @@ from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._kinds import group_facts
 
 from ._result import Deblended
+from ._seen import seen_share
 from .flow import Flow
 
 #: Samplers of scenes, by their names in `sample_deblended` and the command line.
@@ -131,10 +132,12 @@ def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
             coords[f"band_{number}"] = list(view.bands)
     dims = {**_CONSTANT_DIMS, **keep.dims}
     places = [g.at for g in scene.sources]
+    weights = [view.observation.weights for view in obs.views]
     constants = {
         "center": np.concatenate([np.asarray(at.center) for at in places]),
         "corner": np.concatenate([np.asarray(at.corner) for at in places]),
         "is_point": np.asarray(result.is_point)[scene.index],
+        "data_share": seen_share(result.free_form.convolved, weights)[scene.index],
         "flux_factor": np.asarray(obs.flux_unit[1], float),
         **keep.constant_data,
     }
@@ -159,6 +162,7 @@ _CONSTANT_DIMS = {
     "center": ["source", "axis"],
     "corner": ["source", "axis"],
     "is_point": ["source"],
+    "data_share": ["source", "band"],
     "flux_factor": ["band"],
 }
 

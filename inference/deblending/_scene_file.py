@@ -78,6 +78,7 @@ def save_scene(
         "priors": [_reference(name) for name in names],
         "sigma0": result.sigma0,
         "psf_sigma": result.psf_sigma,
+        "noise_from_model": list(result.noise_from_model),
         "seconds": {n: float(v) for n, v in result.seconds.items()},
         "stages": {stage: _stage_facts(getattr(result, stage)) for stage in stages},
     }
@@ -134,8 +135,15 @@ def load_scene(
     }
     parametric = found["parametric"]
     free_form = found.get("free_form", parametric)
-    seconds, sigma = facts["seconds"], facts["psf_sigma"]
-    return Deblended.of(obs, positions, free_form, parametric, seconds, sigma)
+    return Deblended.of(
+        obs,
+        positions,
+        free_form,
+        parametric,
+        facts["seconds"],
+        facts["psf_sigma"],
+        tuple(facts.get("noise_from_model", ())),
+    )
 
 
 def _view_facts(view: View) -> dict:

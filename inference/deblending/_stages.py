@@ -1,7 +1,7 @@
 """Scenes of a deblending: first the parametric one, then the one under the learned prior."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -10,7 +10,9 @@ import numpy as np
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors.inference.fitting._map import MAPResult
+from scorepriors.models.data._model_noise import bands_with_own_noise, noise_from_model
 from scorepriors.models.data._positions import Positions
+from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.scene._exposures import exposures, galaxy_spectra
 from scorepriors.models.scene._scene import Scene
@@ -46,12 +48,27 @@ class Blend:
         Observation and positions of the sources.
     exposures, spectra
         Exposures for boxes of the first prior, and the prior on spectra.
+    given
+        Observation with the weights of the file, where those of `obs` come from a model; or None.
     """
 
     obs: Any
     positions: Positions
     exposures: tuple[Exposure, ...]
     spectra: AbstractSpectra
+    given: Any = None
+
+    @property
+    def own_noise(self) -> tuple[str, ...]:
+        """Bands in which the noise of sources comes from a model."""
+        return () if self.given is None else bands_with_own_noise(self.given)
+
+    def with_model(self, images: Sequence[np.ndarray]) -> "Blend":
+        """Return the blend with the noise of sources from models ``[B, H, W]`` of its images."""
+        obs = noise_from_model(self.given, images)
+        each = zip(self.exposures, obs.views, strict=True)
+        seen = tuple(replace(e, noise=Diagonal(v.observation.weights)) for e, v in each)
+        return replace(self, obs=obs, exposures=seen, spectra=galaxy_spectra(obs, seen))
 
     @property
     def is_point(self) -> np.ndarray:
@@ -71,8 +88,11 @@ def prepare(obs, positions: Positions, settings: Settings) -> Blend:
     compare_pixels(obs, settings.priors[0])
     if not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
-    found = prepared_exposures(obs, settings, settings.boxes[:1])
-    return Blend(obs, positions, found, galaxy_spectra(obs, found))
+    file = settings.options.noise == "file"
+    used = obs if file else noise_from_model(obs)
+    found = prepared_exposures(used, settings, settings.boxes[:1])
+    given = None if used is obs else obs
+    return Blend(used, positions, found, galaxy_spectra(used, found), given)
 
 
 def prepared_exposures(obs, settings: Settings, boxes: Sequence[int]) -> tuple[Exposure, ...]:

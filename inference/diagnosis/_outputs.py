@@ -8,8 +8,8 @@ from astropy.io import fits
 from astropy.table import QTable
 
 from scorepriors._errors import InputError
-from scorepriors.inference.deblending._draws import flux_draws
-from scorepriors.inference.deblending._flags import DIAGNOSED, bits_of, write_flags
+from scorepriors.inference.deblending._draws import seen_flux_draws
+from scorepriors.inference.deblending._flags import DIAGNOSED, bands_of, bits_of, write_flags
 from scorepriors.inference.deblending._hdus import fits_text
 from scorepriors.inference.reports._outputs import check_target, existing_file, write_whole
 
@@ -60,7 +60,7 @@ def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
         values[rows] = maps[name].values
         table[column] = values
     table["typicality"] = [diagnosis.typicality.get(i, np.nan) for i in ids]
-    flux = flux_draws(diagnosis.tree)
+    flux = seen_flux_draws(diagnosis.tree)
     spread = np.asarray(flux.sum("band").std(("chain", "draw")))
     table["flux_err_free_total"] = spread * u.Unit(flux.attrs["unit"])
     new = source_flags(diagnosis)
@@ -68,7 +68,7 @@ def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
     # Flags of an earlier diagnosis are replaced.
     kept = ~sum(flag.value for flag in DIAGNOSED)
     bits = [bits_of(str(words)) & kept | bits_of(new[i]) for i, words in zip(ids, old, strict=True)]
-    write_flags(table, np.array(bits))
+    write_flags(table, np.array(bits), [bands_of(str(words)) for words in old])
     for name, meaning in COLUMNS.items():
         table[name].info.description = meaning
     table.meta["diagnosis_draws"] = maps.attrs["draws"]

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from scorepriors.inference.deblending._draws import flux_draws
+from scorepriors.inference.deblending._draws import seen_flux_draws
 from scorepriors.inference.sampling._tree import DATATREE, az, make_tree
 
 #: Name of the variable in the figures.
@@ -59,7 +59,7 @@ def energy_figure(tree: Any) -> Figure:
 
 def _totals(tree: Any) -> tuple[Any, int]:
     """Return a tree of the total fluxes alone, and the number of sources."""
-    total = flux_draws(tree).sum("band")
+    total = seen_flux_draws(tree).sum("band")
     sources = [str(i) for i in total["source"].values]
     groups = {"posterior": {_NAME: np.asarray(total)}}
     found = make_tree(groups, dims={_NAME: ["source"]}, coords={"source": sources})

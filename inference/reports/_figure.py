@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from scorepriors.inference.deblending._result import Deblended
+from scorepriors.inference.deblending._seen import only_seen
 from scorepriors.models.data._views import View
 
 INK, SOFT = "#222222", "#8a8a8a"
@@ -186,7 +187,7 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     obs, scene = result.observation, result.free_form
     color = COLORS[k % len(COLORS)]
     unit, factor = obs.flux_unit
-    found = result.photometry.scaled(factor)
+    found, profiles = result.photometry.scaled(factor), only_seen(result.parametric, obs)
     for axis in axes:
         axis.axis("on")
     seen, model, spectrum = axes
@@ -218,19 +219,16 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
         for spine in axis.spines.values():
             spine.set_visible(False)
     bands = np.arange(len(obs.bands))
+    # NaN in bands without data: points and lines have a gap there.
+    flux, error = found.flux[k], found.error[k]
+    profile = profiles.flux[k] * factor
     spectrum.plot(
-        bands,
-        result.parametric.flux[k] * factor,
-        "s",
-        color=SOFT,
-        markersize=6,
-        fillstyle="none",
-        label=profile_label(result),
+        bands, profile, "s", color=SOFT, markersize=6, fillstyle="none", label=profile_label(result)
     )
     spectrum.errorbar(
         bands,
-        found.flux[k],
-        found.error[k],
+        flux,
+        error,
         fmt="o-",
         color=color,
         markersize=4,
@@ -238,10 +236,8 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
         capsize=2,
         label="learned prior",
     )
-    highest = max(
-        float(np.nan_to_num(found.flux[k]).max()), float((result.parametric.flux[k] * factor).max())
-    )
-    lowest = min(0.0, float(np.nan_to_num(found.flux[k] - found.error[k]).min()))
+    highest = np.nanmax([*flux, *profile, 0.0])
+    lowest = np.nanmin([*(flux - error), 0.0])
     if highest > lowest:
         spectrum.set_ylim(lowest - 0.02 * (highest - lowest), 1.18 * highest)
     spectrum.set_xlim(-0.4, len(bands) - 0.6)

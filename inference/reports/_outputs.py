@@ -14,6 +14,7 @@ import numpyro
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors.inference.deblending._catalog import catalog
+from scorepriors.inference.deblending._doubts import doubts
 from scorepriors.inference.deblending._hdus import finite, model_images
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
@@ -191,11 +192,13 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
     seconds["total"] = round(total, 2)
     return {
         "converged": result.converged,
+        "doubts": doubts(result),
         "iterations": int(fit.num_iterations),
         "expected_gain": finite(fit.expected_gain),
         "chi2": finite(result.free_form.chi2),
         "num_sources": len(result.positions.ids),
         "bands": list(result.observation.bands),
+        "noise_from_model": list(result.noise_from_model),
         "prior": result.prior_name,
         "sigma0": result.sigma0,
         "seed": seed,

@@ -17,6 +17,7 @@ from scorepriors.inference.deblending._draws import (
     flux_catalog,
     flux_correlation,
     flux_draws,
+    seen_flux_draws,
     source_draws,
 )
 from scorepriors.inference.deblending._result import Deblended
@@ -132,12 +133,14 @@ def _templates() -> jinja2.Environment:
 
 
 def _flux_row(row, names) -> list[str]:
-    fluxes = [_pm(_number(row[f"flux_{n}"]), _number(row[f"flux_err_{n}"])) for n in names]
+    fluxes = [
+        value_and_error(_number(row[f"flux_{n}"]), _number(row[f"flux_err_{n}"])) for n in names
+    ]
     return [str(row["id"]), *fluxes]
 
 
 def _shape_row(row) -> list[str]:
-    pairs = [_pm(_number(row[n]), _number(row[f"{n}_err"])) for n in ("x", "y", "size")]
+    pairs = [value_and_error(_number(row[n]), _number(row[f"{n}_err"])) for n in ("x", "y", "size")]
     near = ""
     if "neighbor" in row.colnames:
         near = f"{row['neighbor']} ({row['neighbor_correlation']:+.2f})"
@@ -148,8 +151,10 @@ def _number(value) -> float:
     return float(getattr(value, "value", value))
 
 
-def _pm(value: float, error: float) -> str:
+def value_and_error(value: float, error: float) -> str:
     """Return value and error, with the significant digits for the error."""
+    if np.isnan(value):
+        return "no data"
     return f"{in_digits(value, error)} ± {in_digits(error, error)}"
 
 
@@ -295,7 +300,7 @@ def draws_figure(result: Deblended, tree: Any) -> Figure:
 
 def pairs_figure(tree: Any) -> Figure:
     """Draw total fluxes of the sources against each other."""
-    flux = flux_draws(tree)
+    flux = seen_flux_draws(tree)
     ids = [str(i) for i in flux["source"].values]
     total = np.asarray(flux.sum("band")).reshape(-1, len(ids))
     correlation = flux_correlation(total)

@@ -34,6 +34,7 @@ from ._checks import (
     strip_unit,
     weights_from_variance,
 )
+from ._own_noise import check_own_noise
 from ._psf_checks import check_psfs
 from ._views import Photometry, View
 
@@ -80,6 +81,8 @@ class Observation(Photometry):
     PSFWarning
         If a PSF's sum differs from one by more than 1 % (it is normalized), or its centroid
         from the center by more than 0.1 pixel (it is used unchanged).
+    NoiseWarning
+        If the variance of a band follows the noise of its own pixels (`noise_from_model`).
     """
 
     images: np.ndarray
@@ -98,6 +101,7 @@ class Observation(Photometry):
         check_image_shape(images)
         bands = check_bands(self.bands, len(images))
         images, weights = check_pixels(images, numeric(self.weights, "weights"), bands)
+        check_own_noise(images, weights, bands)
         psfs = check_psfs(numeric(self.psfs, "psfs"), bands)
         unit = parse_unit(self.unit)
         checked = {

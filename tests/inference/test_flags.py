@@ -11,6 +11,7 @@ from scorepriors.inference.deblending._flags import (
     DIAGNOSED,
     FITTED,
     FLAGS,
+    bands_of,
     bits_of,
     bits_where,
     words_of,
@@ -22,7 +23,7 @@ def test_bits_and_words_are_each_one_flags():
     flags = FITTED + DIAGNOSED
     assert len({f.bit for f in flags}) == len({f.word for f in flags}) == len(flags) == len(FLAGS)
     # What files hold must not change its meaning.
-    assert [f.bit for f in flags] == [*range(11), 16, 17, 18, 19]
+    assert [f.bit for f in flags] == [*range(13), 16, 17, 18, 19]
     for flag in flags:
         assert bits_of(flag.word) == flag.value == 1 << flag.bit
         assert words_of(flag.value) == flag.word
@@ -31,12 +32,17 @@ def test_bits_and_words_are_each_one_flags():
     assert words_of(bits_of(everything)) == everything
     assert bits_of(["edge", "edge"]) == 1
     assert words_of(1 << 40) == "ok"
+    assert bits_of("edge,no_data:g,no_data:r") == bits_of("edge,no_data")
+    # A comma in the name of a band must not look like another word.
+    assert bands_of(words_of(bits_of("no_data,faint"), ["a,b", "r"])) == ("a;b", "r")
     with pytest.raises(InputError, match="'egde' is no flag; there are edge, masked"):
         bits_of("egde")
 
 
 def test_columns_survive_a_file(tmp_path):
     table = Table({"id": ["a", "b", "c"]})
+    write_flags(table, [0, 2049, 0], [(), ("g",), ()])
+    assert table["flags"].tolist() == ["ok", "edge,no_data:g", "ok"]
     write_flags(table, bits_where({"faint": [True, False, True], "edge": [True, False, False]}))
     assert table["flags"].tolist() == ["edge,faint", "ok", "faint"]
     table.write(tmp_path / "c.ecsv")

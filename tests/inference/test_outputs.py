@@ -12,16 +12,22 @@ from astropy.io import fits
 from astropy.table import QTable
 from astropy.wcs import WCS
 from conftest import gaussian_prior
+from scipy.ndimage import gaussian_filter
 
 from scorepriors import InputError, ScorePrior
 from scorepriors.inference._status import FitStatus
+from scorepriors.inference.cli._common import NOT_TRUSTED
+from scorepriors.inference.cli._deblending import _verdict
 from scorepriors.inference.deblending._catalog import catalog
+from scorepriors.inference.deblending._doubts import doubts, position_widths
+from scorepriors.inference.deblending._flags import bands_of, bits_of
 from scorepriors.inference.deblending._result import Deblended, FittedScene
+from scorepriors.inference.deblending._seen import SEEN, has_data, seen_share, total_seen
 from scorepriors.inference.deblending.photometry._photometry import Photometry
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.inference.reports import _outputs as outputs
 from scorepriors.inference.reports._figure import report_figure
-from scorepriors.inference.reports._outputs import NAMES, write_outputs
+from scorepriors.inference.reports._outputs import NAMES, summary, write_outputs
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._positions import Positions
 from scorepriors.models.scene._exposures import exposures, galaxy_spectra
@@ -96,16 +102,18 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
     return Deblended(obs, positions, free_form, parametric, found, {"free_form": 2.0}, None)
 
 
-def photometry_of(flux, error):
+def photometry_of(flux, error, seen=True):
     """Photometry with independent errors ``[K, B]``."""
     num = len(flux)
+    seen = np.broadcast_to(seen, flux.shape)
+    flux, error = (np.where(seen, a, np.nan) for a in (flux, error))
     covariance = np.diag(error.astype(float).ravel() ** 2).reshape(*flux.shape, *flux.shape)
     return Photometry(
         flux=flux,
         covariance=covariance,
         measured=1.1 * flux,
         measured_covariance=1.5**2 * covariance,
-        seen=np.ones(flux.shape, bool),
+        seen=seen,
         center_covariance=np.tile(np.diag([0.1, 0.2]) ** 2, (num, 1, 1)),
         shape_error=np.full((num, 3), 0.05),
     )
@@ -207,6 +215,151 @@ def test_light_that_negative_light_undoes_is_flagged():
         assert "canceled" not in words[0]
         assert words[1] == [word]
         assert words[2] == ["ok"]
+
+
+def test_nothing_speaks_against_a_good_scene(tmp_path, capsys):
+    result = made()
+    assert doubts(result) == {}
+    assert summary(result)["doubts"] == {}
+    assert _verdict([result], [tmp_path]) == 0
+    assert capsys.readouterr().err == ""
+    # A source in the noise may be below zero, and a position may be somewhat wrong.
+    scene = result.free_form
+    flux, error = scene.flux.copy(), scene.flux_error.copy()
+    flux[0], error[0] = -1.0, 1.0
+    offset = np.array([(1.4, 0.0), (0.0, 0.0), (0.0, 0.0)])
+    faint = replace(moved_by(result, offset), free_form=replace(scene, flux=flux, flux_error=error))
+    assert doubts(faint) == {}
+
+
+def cancels(result):
+    scene = result.free_form
+    images, flux = scene.convolved[0].copy(), scene.flux.copy()
+    # Two sources in one place, 66 times too bright and as much below zero.
+    images[0] += 65 * scene.convolved[0][0]
+    images[1] -= 65 * scene.convolved[0][0]
+    flux[0], flux[1] = 66 * flux[0], flux[1] - 65 * flux[0]
+    return replace(result, free_form=replace(scene, convolved=(images,), flux=flux))
+
+
+def misfit(result):
+    scene = result.free_form
+    wider = np.stack([gaussian_filter(image, (0, 3, 3)) for image in scene.convolved[0]])
+    return replace(
+        result, free_form=replace(scene, convolved=(wider,), source_chi2=np.full(3, 50.0))
+    )
+
+
+BAD_SCENES = {
+    "cancels": (cancels, {"cancels", "below_zero"}, "take away 9"),
+    "one far off": (
+        lambda r: moved_by(r, np.array([(3.2, 0), (0, 0), (0, 0)])),
+        {"misplaced"},
+        "source 0 moved by up to 3.2 px from the position given, 11 widths of its prior",
+    ),
+    "all off": (
+        lambda r: moved_by(r, np.full((3, 2), 1.2)),
+        {"misplaced"},
+        "sources 0, 1, 2 moved",
+    ),
+    "wrong PSF": (misfit, {"misfit"}, "of the squared signal is left over"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SCENES)
+def test_a_scene_that_is_not_to_be_believed_has_an_exit_code(name, tmp_path, capsys):
+    spoil, codes, words = BAD_SCENES[name]
+    result = spoil(made())
+    assert set(doubts(result)) == codes
+    assert summary(result)["doubts"] == doubts(result)
+    assert _verdict([result], [tmp_path]) == NOT_TRUSTED == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(codes)
+    assert words in lines[0]
+    assert all(line.startswith("scorepriors: ") and line.endswith(".") for line in lines)
+    # Of several blends it is said which one.
+    assert _verdict([made(), result], ["good", "bad"]) == NOT_TRUSTED
+    assert capsys.readouterr().err.startswith("scorepriors: bad: ")
+    flags = [set(words.split(",")) for words in catalog(result)["flags"]]
+    word = {"cancels": "canceled", "wrong PSF": "misfit"}.get(name, "moved")
+    assert any(word in each for each in flags)
+
+
+def test_positions_without_a_prior_move_freely():
+    result = moved_by(made(), np.full((3, 2), 9.0))
+    scene = eqx.tree_at(
+        lambda s: s.sources[0].sites["offset"].width, result.parametric.scene, np.float32(50)
+    )
+    wide = replace(result, parametric=replace(result.parametric, scene=scene))
+    np.testing.assert_array_equal(position_widths(wide.parametric), 50)
+    assert doubts(wide) == {}
+    assert np.isinf(position_widths(result.free_form)).all()
+
+
+def without_data(result, *bands, where=...):
+    """The same with masked pixels in some bands."""
+    weights = result.observation.weights.copy()
+    for band in bands:
+        weights[band][where] = 0
+    seen = has_data(seen_share(result.free_form.convolved, [weights]))
+    flux = result.free_form.flux
+    return replace(
+        result,
+        observation=replace(result.observation, weights=weights),
+        photometry=photometry_of(flux, 0.05 * flux, seen),
+    )
+
+
+def test_a_band_without_data_has_no_flux_and_is_named(tmp_path):
+    result = without_data(made(unit="nJy"), 0)
+    table = catalog(result)
+    for name in ("flux_g", "flux_err_g", "mag_g", "profile_flux_g"):
+        assert np.isnan(table[name].value).all()
+    np.testing.assert_allclose(table["flux_r"].value, result.free_form.flux[:, 1])
+    assert list(table["flags"]) == ["masked,no_data:g"] * 3
+    assert table["flag_bits"].tolist() == [bits_of("masked,no_data")] * 3
+    # What the model says of that band, here that it is far below zero, flags nothing.
+    flux, first = result.free_form.flux.copy(), np.arange(3) == 0
+    flux[:, first] = -1e6
+    spoilt = replace(result, free_form=replace(result.free_form, flux=flux))
+    assert list(catalog(spoilt)["flags"]) == list(table["flags"])
+    paths = write_outputs(result, tmp_path)
+    back = QTable.read(paths[0])
+    assert np.isnan(back["flux_g"].value).all()
+    assert np.isnan(back["mag_g"].value).all()
+    table.meta.clear()  # long keywords
+    table.write(tmp_path / "table.fits")
+    assert np.isnan(QTable.read(tmp_path / "table.fits")["flux_err_g"].value).all()
+
+
+def test_a_gap_between_chips_takes_the_flux_of_the_sources_in_it():
+    result = made()
+    column = result.center[:, 1]
+    left = np.abs(np.arange(40) - column[0]) < 7  # nearly all of the first source
+    gap = without_data(result, 1, 2, where=np.broadcast_to(left, (32, 40)))
+    light = result.free_form.convolved[0][:, 1]
+    share = (light * ~left).sum((1, 2)) / light.sum((1, 2))
+    assert share[0] < SEEN < share[1:].max()
+    found = seen_share(gap.free_form.convolved, [gap.observation.weights])
+    np.testing.assert_allclose(found[:, 0], 1)
+    np.testing.assert_allclose(found[:, 1], share, rtol=1e-6)
+    table = catalog(gap)
+    for b, band in enumerate(gap.observation.bands):
+        missing = (share < SEEN) & (b > 0)
+        np.testing.assert_array_equal(np.isnan(table[f"flux_{band}"].value), missing)
+    for words, out in zip(table["flags"], share < SEEN, strict=True):
+        assert bands_of(words) == (("r", "i") if out else ())
+
+
+def test_a_source_without_data_in_any_band_has_no_flux_and_breaks_nothing(tmp_path):
+    result = without_data(made(2), 0, 1, 2, where=(slice(0, 30), slice(0, 40)))
+    table = catalog(result)
+    assert list(table["flags"]) == ["masked,faint,no_data:g,no_data:r,no_data:i"] * 2
+    assert not any("negative" in words or "disputed" in words for words in table["flags"])
+    write_outputs(result, tmp_path)
+    np.testing.assert_array_equal(
+        total_seen(np.array([[1.0, np.nan], [np.nan, np.nan], [1.0, 2.0]])), [1, np.nan, 3]
+    )
 
 
 def test_every_flag_is_raised_by_its_cause():

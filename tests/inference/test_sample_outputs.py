@@ -36,7 +36,7 @@ from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
 from scorepriors.inference.deblending._sampling import unpadded
 from scorepriors.inference.diagnosis._outputs import COLUMNS, DIAGNOSIS_NAMES
-from scorepriors.inference.reports._page import in_digits
+from scorepriors.inference.reports._page import in_digits, value_and_error
 from scorepriors.inference.reports._samples import SAMPLE_NAMES
 from scorepriors.inference.sampling._tree import group, group_names, make_tree
 from scorepriors.models.scene._scene import Scene
@@ -121,6 +121,27 @@ def fabricated(*, chains=2, draws=50, zero_point=31.4, wcs=True, found=()):
 def draws_of(tree, name):
     values = np.asarray(group(tree, "posterior")[name], float)
     return values.reshape(-1, *values.shape[2:])
+
+
+def test_a_band_without_data_has_no_flux_in_the_table_of_draws(tmp_path):
+    tree = fabricated()
+    share = np.array([[1.0, 0.05], [1.0, 1.0], [0.0, 0.02]])
+    tree["constant_data"]["data_share"] = (("source", "band"), share)
+    table, usual = flux_catalog(tree), flux_catalog(fabricated())
+    for name in ("flux", "flux_err", "flux_q16", "mag", "mag_err"):
+        for band, missing in (("g", [False, False, True]), ("r", [True, False, True])):
+            values, whole = (t[f"{name}_{band}"].value for t in (table, usual))
+            np.testing.assert_allclose(values, np.where(missing, np.nan, whole))
+    # The total is that of the bands with data, and of none where there is none.
+    np.testing.assert_allclose(table["flux_total"][:1], usual["flux_g"][:1])
+    np.testing.assert_allclose(table["flux_total"][1], usual["flux_total"][1])
+    assert np.isnan(table["flux_total"][2])
+    assert table.meta["no_data"] == "a: r; c: g, r"
+    assert usual.meta["no_data"] == ""
+    table.write(tmp_path / "t.ecsv")
+    assert np.isnan(QTable.read(tmp_path / "t.ecsv")["flux_r"][0])
+    assert value_and_error(np.nan, np.nan) == "no data"
+    assert value_and_error(12.345, 0.2) == "12.35 ± 0.20"
 
 
 def test_catalog_holds_the_moments_of_the_draws():
@@ -571,6 +592,7 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
         return [folder / "posterior.nc"]
 
     monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_: None)
+    monkeypatch.setattr("scorepriors.inference.cli._sampling.noise_sentence", lambda _: "")
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
     outcome = run(scene[0] / "blend.fits", "--output", tmp_path / "out")

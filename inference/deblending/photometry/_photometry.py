@@ -17,6 +17,7 @@ bulges and disks, irregular galaxies, color gradients and real shapes
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -111,7 +112,7 @@ class Photometry:
         return np.divide(flux, error, out=np.zeros_like(flux), where=error > 0)
 
 
-def photometry(scene: Scene, parametric, result, *, moments_of=None) -> Photometry:
+def photometry(scene: Scene, parametric: Any, result: Any, seen: np.ndarray) -> Photometry:
     """Return fluxes and errors of a deblended scene.
 
     Parameters
@@ -121,8 +122,8 @@ def photometry(scene: Scene, parametric, result, *, moments_of=None) -> Photomet
     parametric, result
         Fitted parametric scene and fitted scene of the result (`FittedScene`); the same if there
         is one fit alone.
-    moments_of
-        Function as `AbstractSpectra.moments` in place of that of the scene's prior.
+    seen
+        Mask ``[N, B]``, False where a band has no data about a source.
 
     Notes
     -----
@@ -130,10 +131,11 @@ def photometry(scene: Scene, parametric, result, *, moments_of=None) -> Photomet
     when the shapes of the parametric scene give up their prior.
     """
     equations = equations_of(scene, parametric.fit)
+    seen = seen & equations.seen
+    equations = equations._replace(seen=seen)
     share = np.where(equations.site == "offset", 1.0, SHAPE_PRIOR)
     free, usual = solve(equations, share), solve(equations)
     fixed = parametric.least_squares - equations.flux
-    seen = equations.seen
     disputed = np.where(seen, result.flux - parametric.flux, 0.0)
     measured = result.least_squares + np.where(seen, free.flux_step - fixed, 0.0)
     likely = result.least_squares + np.where(seen, usual.flux_step - fixed, 0.0)
@@ -141,7 +143,7 @@ def photometry(scene: Scene, parametric, result, *, moments_of=None) -> Photomet
     flux, covariance, precision = posterior_fluxes(
         np.where(seen, likely, 0.0),
         _with_unknown(usual.covariance[:size, :size], seen),
-        moments_of or partial(_moments, scene, parametric.fit.values),
+        partial(_moments, scene, parametric.fit.values),
     )
     final = solve(equations, flux_precision=precision)
     model = _model_error(disputed, flux)
@@ -193,8 +195,10 @@ def _errors(covariance: np.ndarray) -> np.ndarray:
 
 
 def _totals(flux: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    total = np.nansum(flux, 1)
     variance = np.nansum(np.einsum("kbkc->kbc", covariance), (1, 2))
-    return np.stack([np.nansum(flux, 1), np.sqrt(variance)])
+    nothing = np.isnan(flux).all(1)
+    return np.where(nothing, np.nan, np.stack([total, np.sqrt(variance)]))
 
 
 def _center_covariance(equations: Equations, covariance: np.ndarray) -> np.ndarray:
