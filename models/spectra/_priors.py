@@ -26,6 +26,9 @@ BRIGHTNESS, BRIGHTNESS_WIDTH = 4.0, 4.0
 #: of the noise of a flux, upper end that many times the noise above the measured flux.
 GRID, FAINTEST, GRID_REACH = 64, 0.01, 8.0
 
+#: Flux in units of its noise below which the prior of a source in a catalog is flat in the flux.
+LISTED = 10.0
+
 
 class Settled(NamedTuple):
     """Start values of the sites of a prior on spectra, and the fluxes that follow from them.
@@ -84,6 +87,7 @@ class AbstractSpectra(eqx.Module):
         flux: Float[np.ndarray, "K B"],
         covariance: Float[np.ndarray, "K B B"],
         values: dict[str, np.ndarray],
+        noise: Float[np.ndarray, " K"],
     ) -> tuple[Float[np.ndarray, "K B"], Float[np.ndarray, "K B B"]]:
         """Return mean and covariance of each source's fluxes under this prior and a measurement.
 
@@ -96,6 +100,8 @@ class AbstractSpectra(eqx.Module):
             Measured fluxes ``[K, B]``, and their covariances ``[K, B, B]``.
         values
             Fitted values of the sites of the prior, by name, ``[K, ...]``.
+        noise
+            Errors of the measured fluxes of all bands together, ``[K]``.
         """
         with handlers.substitute(data=values), handlers.seed(rng_seed=0):
             prior = self.sample(len(flux))
@@ -195,14 +201,17 @@ class GalaxySpectra(AbstractSpectra):
         flux: Float[np.ndarray, "K B"],
         covariance: Float[np.ndarray, "K B B"],
         values: dict[str, np.ndarray],
+        noise: Float[np.ndarray, " K"],
     ) -> tuple[Float[np.ndarray, "K B"], Float[np.ndarray, "K B B"]]:
         """Return mean and covariance of the fluxes, the brightness integrated out on a grid.
 
         Where there is no light the density of the brightness is nothing like a Gaussian: the
-        logarithm of the flux has no lower end.  `values` are not needed.
+        logarithm of the flux has no lower end.  Below some times the `noise` (`LISTED`) the
+        prior is flat in the flux: sources are in a catalog because somebody saw them, and a
+        prior flat in the logarithm would have most of them far below the noise.  `values` are
+        not needed.
         """
-        noise = np.sqrt(covariance.sum((1, 2)))
-        top = np.maximum(flux.sum(1), 0) + GRID_REACH * noise
+        top = np.maximum(flux.sum(1), 0) + GRID_REACH * np.sqrt(covariance.sum((1, 2)))
         # The same share of the noise at the lower end for all; the upper end far above the data.
         grid = np.linspace(np.log(FAINTEST * noise), np.log(top), GRID, axis=1)
         mean, relative = np.asarray(self.mean, float), np.asarray(self.covariance, float)
@@ -219,6 +228,7 @@ class GalaxySpectra(AbstractSpectra):
             + np.linalg.slogdet(total)[1]
             + ((grid - usual) / float(self.brightness_width)) ** 2
         )
+        log_weight += np.log(bright / (bright + LISTED * noise[:, None]))
         weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
         weight /= weight.sum(1, keepdims=True)
         given, spread = _product(expected, own, flux[:, None], covariance[:, None])

@@ -136,6 +136,16 @@ def prior(bands=2, noise=1.0):
     )
 
 
+def noise_of(covariance, bands=2):
+    """Errors of the sums over the bands."""
+    num = len(covariance) // bands
+    return np.sqrt(np.einsum("kbkc->k", covariance.reshape(num, bands, num, bands)))
+
+
+def moments_of(spectra, covariance):
+    return lambda flux, own: spectra.moments(flux, own, {}, noise_of(covariance))
+
+
 def by_importance(flux, covariance, spectra, *, draws=400_000, seed=0):
     """Moments of fluxes under the prior, by weighted draws of the prior's brightness."""
     rng = np.random.default_rng(seed)
@@ -148,6 +158,8 @@ def by_importance(flux, covariance, spectra, *, draws=400_000, seed=0):
     drawn = np.exp(brightness)[..., None] * colors
     away = (drawn - flux).reshape(draws, -1)
     log_weight = -0.5 * np.einsum("ni,ij,nj->n", away, np.linalg.inv(covariance), away)
+    # Flat in the flux below ten times the noise.
+    log_weight -= np.log1p(10 * noise_of(covariance) / np.exp(brightness)).sum(1)
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
     found = np.einsum("n,nkb->kb", weight, drawn)
@@ -160,7 +172,7 @@ def test_a_source_alone_has_the_moments_of_importance_sampling(level):
     spectra = prior()
     flux = np.full((1, 2), level * 10.0)
     covariance = np.array([[100.0, 20.0], [20.0, 150.0]])
-    mean, joint, _ = posterior_fluxes(flux, covariance, lambda f, c: spectra.moments(f, c, {}))
+    mean, joint, _ = posterior_fluxes(flux, covariance, moments_of(spectra, covariance))
     wanted, spread = by_importance(flux, covariance, spectra)
     width = np.sqrt(np.diag(spread))
     np.testing.assert_allclose(mean.ravel() / width, wanted.ravel() / width, atol=0.05)
@@ -171,7 +183,7 @@ def test_expectation_propagation_of_two_faint_neighbors():
     spectra = prior()
     flux = np.array([[40.0, 30.0], [-5.0, 10.0]])
     covariance = 100.0 * (np.eye(4) - 0.45 * np.kron(np.array([[0, 1], [1, 0]]), np.eye(2)))
-    mean, joint, _ = posterior_fluxes(flux, covariance, lambda f, c: spectra.moments(f, c, {}))
+    mean, joint, _ = posterior_fluxes(flux, covariance, moments_of(spectra, covariance))
     wanted, spread = by_importance(flux, covariance, spectra)
     width = np.sqrt(np.diag(spread))
     np.testing.assert_allclose(mean.ravel() / width, wanted.ravel() / width, atol=0.15)
@@ -190,7 +202,7 @@ class Fixed(AbstractSpectra):
 
 
 def test_a_prior_of_ones_own_is_a_product_of_gaussians():
-    mean, covariance = Fixed().moments(np.full((1, 2), 9.0), np.eye(2)[None] / 3, {})
+    mean, covariance = Fixed().moments(np.full((1, 2), 9.0), np.eye(2)[None] / 3, {}, np.ones(1))
     np.testing.assert_allclose(mean, 8.0)
     np.testing.assert_allclose(covariance, np.eye(2)[None] / 4)
 

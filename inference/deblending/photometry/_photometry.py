@@ -42,8 +42,9 @@ FLOOR = 0.005
 #: source that is not there would be undetermined.  Positions keep theirs, which is the catalog's.
 SHAPE_PRIOR = 0.05
 
-#: Noise of a flux without data, in units of the largest noise of the scene.
-UNKNOWN = 1e3
+#: Width of the likelihood of a flux without data, in units of the flux of the fit and of the
+#: largest noise of the scene: far more than colors scatter.
+UNKNOWN = 3.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,11 @@ def photometry(scene: Scene, parametric: Any, result: Any, seen: np.ndarray) -> 
     measured = result.least_squares + np.where(seen, free.flux_step - fixed, 0.0)
     likely = result.least_squares + np.where(seen, usual.flux_step - fixed, 0.0)
     size = seen.size
+    own = usual.covariance[:size, :size]
     flux, covariance, precision = posterior_fluxes(
-        np.where(seen, likely, 0.0),
-        _with_unknown(usual.covariance[:size, :size], seen),
-        partial(_moments, scene, parametric.fit.values),
+        np.where(seen, likely, equations.flux),
+        _with_unknown(own, equations.flux, seen),
+        partial(_moments, scene, parametric.fit.values, _noise(own, seen)),
     )
     final = solve(equations, flux_precision=precision)
     model = _model_error(disputed, flux)
@@ -160,17 +162,25 @@ def photometry(scene: Scene, parametric: Any, result: Any, seen: np.ndarray) -> 
     )
 
 
-def _moments(scene: Scene, values: dict, flux: np.ndarray, covariance: np.ndarray):
-    order = scene.order
-    count = scene.num_sources
+def _moments(scene: Scene, values: dict, noise, flux, covariance):
+    order, count = scene.order, scene.num_sources
     own = {n: np.asarray(v)[order] for n, v in values.items() if "/" not in n and len(v) == count}
-    return scene.spectra.moments(flux, covariance, own)
+    return scene.spectra.moments(flux, covariance, own, noise)
 
 
-def _with_unknown(covariance: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _noise(covariance: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return errors of the fluxes summed over the bands with data, ``[N]``."""
+    blocks = covariance.reshape(*seen.shape, *seen.shape)
+    noise = np.sqrt(np.einsum("kbkc->k", blocks))
+    return np.where(noise > 0, noise, max(noise.max(), np.finfo(float).tiny))
+
+
+def _with_unknown(covariance: np.ndarray, flux: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Return a covariance with a wide Gaussian where there are no data."""
     found, missing = covariance.copy(), np.flatnonzero(~seen.ravel())
-    found[missing, missing] = (UNKNOWN * np.sqrt(np.diag(covariance).max())) ** 2
+    largest = max(np.sqrt(np.diag(covariance).max()), np.finfo(float).tiny)
+    width = UNKNOWN[0] * np.abs(flux.ravel()[missing]) + UNKNOWN[1] * largest
+    found[missing, missing] = width**2
     return found
 
 
