@@ -255,15 +255,12 @@ def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
     misses = jnp.where(finite, 0, state.misses + 1)
     usable = jnp.where(finite, gradient, 0.0)
-    updates, optimizer_state = optimizer.update(
-        usable,
-        state.optimizer,
-        v,
-        value=jnp.where(finite, value, jnp.inf),
-        grad=usable,
-        clock=clock,
-        value_fn=lambda v: objective(v)[0],
-    )
+    # Line searches of optax hand arguments that they don't know on to `value_fn`.
+    extra: dict = {"value_fn": lambda v: objective(v)[0], "grad": usable}
+    if isinstance(state.optimizer, LBFGSState):
+        extra = {"clock": clock}
+    reached = jnp.where(finite, value, jnp.inf)
+    updates, optimizer_state = optimizer.update(usable, state.optimizer, v, value=reached, **extra)
     if state.curvature is None:
         curvature, gain, judged = None, optimizer_state.gain, optimizer_state.accepted
     else:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -190,7 +191,15 @@ def fit_map(
         raise InputError(f"`max_iterations` must be at least 1, got {max_iterations}.")
     if not np.all(np.asarray(tolerance) > 0):
         raise InputError(f"`tolerance` must be positive, got {tolerance}.")
+    _refuse_tracing(model_args, model_kwargs, key, init, scale, tolerance)
     optimizer = _DEFAULT_OPTIMIZER if optimizer is None else optimizer
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise InputError(
+            "`optimizer` must be an optax optimizer, such as `optax.adam(0.01)`, got "
+            f"{optimizer!r}."
+        )
+    if in_axes is not None and isinstance(model, partial):
+        in_axes = (None,) * len(model.args) + tuple(in_axes)
     optimizer = optax.with_extra_args_support(optimizer)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     problem = _problem(bound, init, scale, key, tolerance, in_axes, side_by_side)
@@ -214,6 +223,16 @@ def fit_map(
         posterior=bound,
         axes=batch,
     )
+
+
+def _refuse_tracing(*inputs) -> None:
+    # An operation on constants is traced inside of `jax.jit` alone, one on inputs in all.
+    if any(isinstance(a, jax.core.Tracer) for a in (*jax.tree.leaves(inputs), jnp.add(0, 0))):
+        raise InputError(
+            "`fit_map` runs compiled programs of its own and can't be part of a `jax.jit`, "
+            "`jax.vmap` or `jax.grad`: call it outside of them, with `in_axes` for many fits at "
+            "once."
+        )
 
 
 def _problem(bound, init, scale, key, tolerance, in_axes, side_by_side) -> "_Problem":
