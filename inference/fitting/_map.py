@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ from scorepriors.inference._status import FitStatus
 from ._batches import batch_axes, batch_size, members_of
 from ._iterations import Best, Steering, Task, begin, compiled_advance, unconstrain
 from ._lbfgs import flat_lbfgs
+from ._newton import DENSE, refine
+from ._newton import Problem as Newton
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,9 @@ _DEFAULT_OPTIMIZER = flat_lbfgs()
 #: Number of iterations per compiled call; between calls progress is shown and Ctrl-C handled.
 BLOCK = 10
 
+#: Iterations of the default optimizer, at least, before Newton's method takes over.
+SEARCH = 50
+
 
 def fit_map(
     model: Callable | Posterior,
@@ -127,6 +132,7 @@ def fit_map(
     tolerance: Any = 0.01,
     in_axes: tuple | None = None,
     side_by_side: int | None = None,
+    verify: bool = True,
     progress: Progress = False,
 ) -> MAPResult:
     """Find the mode of any NumPyro model.
@@ -203,11 +209,12 @@ def fit_map(
     optimizer = optax.with_extra_args_support(optimizer)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     problem = _problem(bound, init, scale, key, tolerance, in_axes, side_by_side)
+    limits = _limits(problem, max_iterations, optimizer is _DEFAULT_OPTIMIZER, verify)
     batch, num_fits = problem.batch, problem.num_fits
     fits = [_Fit() for _ in range(num_fits)]
     total = max_iterations if num_fits == 1 else num_fits
     with reporting(progress, "fit", total) as report, deferred_interrupt() as interrupt:
-        _run(problem, optimizer, max_iterations, fits, report, interrupt)
+        _run(problem, optimizer, limits, fits, report, interrupt)
     best, iterations = _collect(fits, batch)
     loss = _histories(fits)
     return MAPResult(
@@ -260,6 +267,12 @@ class _Problem:
     lanes: int
 
     @property
+    def dimension(self) -> int:
+        """Number of parameters of one fit."""
+        count = sum(np.size(leaf) for leaf in jax.tree.leaves(self.origin))
+        return count if self.batch is None else count // self.num_fits
+
+    @property
     def vmapped(self):
         """Axes of the arrays inside one evaluation; None for a single fit."""
         return self.batch if self.lanes > 1 else None
@@ -288,8 +301,34 @@ class _Fit:
     losses: list = field(default_factory=list)
 
 
-def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, interrupt) -> None:
+class _Limits(NamedTuple):
+    """Limits of a fit.
+
+    Attributes
+    ----------
+    search
+        Largest number of iterations of the optimizer.
+    whole
+        The same with those by Newton's method that follow.
+    dense
+        Whether claims are tested with the whole Hessian.
+    """
+
+    search: int
+    whole: int
+    dense: bool
+
+
+def _limits(problem: _Problem, most: int, is_default: bool, verify: bool) -> _Limits:
+    dense = verify and problem.dimension <= DENSE
+    # The default optimizer makes way once it has cost as much as a Hessian.
+    search = min(most, max(SEARCH, problem.dimension)) if dense and is_default else most
+    return _Limits(search, most, dense)
+
+
+def _run(problem, optimizer, limits: _Limits, fits: list[_Fit], report, interrupt) -> None:
     """Run the fits and fill in their records `fits`."""
+    max_iterations = limits.search
     queue = list(range(problem.num_fits))[::-1]
     lanes = problem.lanes
     members = [queue.pop() if queue else None for _ in range(lanes)]
@@ -320,6 +359,14 @@ def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, inte
                 fits[member].status = ends[i]
         potential = float(np.asarray(state.best.value).reshape(lanes)[~idle].sum())
         gain = float(np.asarray(state.gain).reshape(lanes)[~idle].max())
+        checked = {}
+        for i, member in enumerate(members):
+            if limits.dense and member is not None and ended[i] and not interrupt:
+                if ends[i] is not FitStatus.DENSITY_BROKE:
+                    best = jax.tree.map(partial(lane, i=i), state.best)
+                    left = limits.whole - int(iterations[i])
+                    checked[i] = _checked(problem, member, best, left, interrupt)
+                    ends[i] = fits[member].status = checked[i].status
         alone = problem.num_fits == 1
         complete = sum(fit.status is not FitStatus.NOT_STARTED for fit in fits)
         report(
@@ -343,12 +390,40 @@ def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, inte
                 pick = partial(lane, i=i)
                 fit.best, fit.iterations = jax.tree.map(pick, (state.best, state.iteration))
                 fit.losses = [np.concatenate(fit.losses)[: int(iterations[i])]]
+                if i in checked:
+                    fit.best = checked[i].best
+                    fit.losses.append(np.asarray(checked[i].history, np.float32))
+                    fit.iterations = np.int32(iterations[i] + len(checked[i].history))
                 members[i] = queue.pop() if queue else None
         active = [i for i, m in enumerate(members) if m is not None]
         if interrupt or not active:
             return
         if fresh[active].any():
             task = problem.select([0 if m is None else m for m in members])
+
+
+class _Checked(NamedTuple):
+    """A fit after the test of its claim: best point, potentials of the steps, and status."""
+
+    best: Best
+    history: list
+    status: FitStatus
+
+
+def _checked(problem: _Problem, member: int, best: Best, left: int, interrupt) -> _Checked:
+    """Test the best point of a fit with the whole Hessian, and go on from it."""
+    bound, width, tolerance = problem.bound, problem.widths, problem.tolerance
+    if problem.batch is not None:
+        bound = members_of(bound, problem.batch, member)
+        width = jax.tree.map(lambda leaf: leaf[member], width)
+        tolerance = np.broadcast_to(np.asarray(tolerance), problem.num_fits)[member]
+    newton = Newton(bound, best.params)
+    found = refine(newton, best.params, float(tolerance), left, interrupt)
+    norm = float(np.linalg.norm(newton.flat(width) * found.gradient))
+    real = np.asarray(best.value).dtype.type
+    point = Best(found.params, found.sites, found.value, real(norm), real(found.gain))
+    interrupted = FitStatus.INTERRUPTED if interrupt else FitStatus.OUT_OF_ITERATIONS
+    return _Checked(point, found.history, found.status or interrupted)
 
 
 def _status(converged, failed) -> FitStatus:
@@ -364,7 +439,8 @@ def _collect(fits: list[_Fit], batch) -> tuple[Best, Any]:
         best: Any = fits[0].best
         names = ("value", "gradient_norm", "gain")
         plain = [np.asarray(getattr(best, name))[()] for name in names]
-        return Best(best.params, best.values, *plain), np.asarray(fits[0].iterations)[()]
+        params, values = jax.device_put((best.params, best.values))
+        return Best(params, values, *plain), np.asarray(fits[0].iterations)[()]
     known = next(fit.best for fit in fits if fit.best is not None)
 
     def missing(leaf):
