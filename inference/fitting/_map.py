@@ -24,6 +24,7 @@ from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._status import FitStatus
 
 from ._batches import batch_axes, batch_size, members_of
+from ._conjugate import refine_large
 from ._iterations import Best, Steering, Task, begin, compiled_advance, unconstrain
 from ._lbfgs import flat_lbfgs
 from ._newton import DENSE, refine
@@ -310,20 +311,20 @@ class _Limits(NamedTuple):
         Largest number of iterations of the optimizer.
     whole
         The same with those by Newton's method that follow.
-    dense
-        Whether claims are tested with the whole Hessian.
+    tested
+        Whether claims are tested with the curvature.
     """
 
     search: int
     whole: int
-    dense: bool
+    tested: bool
 
 
 def _limits(problem: _Problem, most: int, is_default: bool, verify: bool) -> _Limits:
-    dense = verify and problem.dimension <= DENSE
-    # The default optimizer makes way once it has cost as much as a Hessian.
-    search = min(most, max(SEARCH, problem.dimension)) if dense and is_default else most
-    return _Limits(search, most, dense)
+    # The default optimizer makes way once it has cost as much as a Hessian, or as many products.
+    most_search = max(SEARCH, min(problem.dimension, DENSE // 2))
+    search = min(most, most_search) if verify and is_default else most
+    return _Limits(search, most, verify)
 
 
 def _run(problem, optimizer, limits: _Limits, fits: list[_Fit], report, interrupt) -> None:
@@ -361,7 +362,7 @@ def _run(problem, optimizer, limits: _Limits, fits: list[_Fit], report, interrup
         gain = float(np.asarray(state.gain).reshape(lanes)[~idle].max())
         checked = {}
         for i, member in enumerate(members):
-            if limits.dense and member is not None and ended[i] and not interrupt:
+            if limits.tested and member is not None and ended[i] and not interrupt:
                 if ends[i] is not FitStatus.DENSITY_BROKE:
                     best = jax.tree.map(partial(lane, i=i), state.best)
                     left = limits.whole - int(iterations[i])
@@ -418,7 +419,8 @@ def _checked(problem: _Problem, member: int, best: Best, left: int, interrupt) -
         width = jax.tree.map(lambda leaf: leaf[member], width)
         tolerance = np.broadcast_to(np.asarray(tolerance), problem.num_fits)[member]
     newton = Newton(bound, best.params)
-    found = refine(newton, best.params, float(tolerance), left, interrupt)
+    step = refine if newton.dimension <= DENSE else refine_large
+    found = step(newton, best.params, float(tolerance), left, interrupt)
     norm = float(np.linalg.norm(newton.flat(width) * found.gradient))
     real = np.asarray(best.value).dtype.type
     point = Best(found.params, found.sites, found.value, real(norm), real(found.gain))

@@ -32,10 +32,6 @@ PROBES = 4
 #: Most directions whose curvature is computed again without cancellation.
 SOFT = 8
 
-#: Steps downhill in a row, none of which falls by much less than the largest, after which the
-#: density is taken to rise without end.  A step may be four times as long as the one before.
-DOWNHILL = 12
-
 
 class Local(NamedTuple):
     """A potential about a point, in flat unconstrained coordinates.
@@ -152,6 +148,8 @@ class Quadratic(NamedTuple):
         Samples of the rounding noise of the gradient in y, ``[PROBES, d]``.
     value, value_noise
         Potential, and the standard deviation of its rounding noise.
+    eps
+        Relative spacing of the numbers it is computed with.
     """
 
     to_u: np.ndarray
@@ -160,18 +158,27 @@ class Quadratic(NamedTuple):
     noise: np.ndarray
     value: float
     value_noise: float
+    eps: float
+
+    @property
+    def is_flat(self) -> np.ndarray:
+        """Mask ``[d]`` of directions in which nothing changes: modes that are lines have them."""
+        floor = 100 * len(self.slope) * self.eps**2
+        level = np.abs(self.slope) < 10 * len(self.slope) ** 0.5 * self.eps
+        return (np.abs(self.curvature) < floor) & level
 
     @property
     def is_convex(self) -> bool:
-        """Whether all curvatures are positive."""
-        return bool((self.curvature > 0).all())
+        """Whether all curvatures are positive, except in flat directions."""
+        return bool((self.curvature > 0)[~self.is_flat].all())
 
     @property
     def gain(self) -> float:
         """Gain of a Newton step, half of g' H^-1 g; infinite where there is no minimum."""
         if not self.is_convex:
             return np.inf
-        return float(0.5 * (self.slope**2 / self.curvature).sum())
+        steep = ~self.is_flat
+        return float(0.5 * (self.slope[steep] ** 2 / self.curvature[steep]).sum())
 
     @property
     def gain_noise(self) -> float:
@@ -179,7 +186,16 @@ class Quadratic(NamedTuple):
         if not self.is_convex:
             return 0.0
         # Each sample is the difference of two noises.
-        return float(0.25 * (self.noise**2 / self.curvature).sum(1).mean())
+        steep = ~self.is_flat
+        squared = self.noise[:, steep] ** 2 / self.curvature[steep]
+        return float(0.25 * squared.sum(1).mean())
+
+    @property
+    def reach(self) -> float:
+        """Length of the Newton step for the absolute values of the curvatures."""
+        floor = 1e-6 * np.abs(self.curvature).max()
+        step = self.slope / np.maximum(np.abs(self.curvature), floor)
+        return max(float(np.linalg.norm(step)), len(self.slope) ** 0.5)
 
     def fall(self, y) -> float:
         """Return the expected decrease of the potential by a step y."""
@@ -250,10 +266,13 @@ class Problem:
 
     def local(self, flat: np.ndarray) -> Local:
         """Return the derivatives at a point."""
-        u = self.params(flat)
+        return jax.device_get(self.attempt(_local, self.params(flat), self.signs))
+
+    def attempt(self, program: Callable, *inputs):
+        """Run a program that multiplies with the Hessian, in a way that the model allows."""
         while True:
             try:
-                return jax.device_get(_local(self.bound, u, self.signs, self.product))
+                return program(self.bound, *inputs, self.product)
             except (TypeError, ValueError, NotImplementedError):
                 if self.product is _difference:
                     raise
@@ -294,7 +313,7 @@ class Problem:
         values = np.asarray(local.values, float) - float(local.value) - rise
         value_noise = float(np.sqrt(np.mean(np.nan_to_num(values) ** 2) / 2))
         value_noise += self.eps * abs(float(local.value))
-        return Quadratic(to_u, curvature, slope, noise, float(local.value), value_noise)
+        return Quadratic(to_u, curvature, slope, noise, float(local.value), value_noise, self.eps)
 
 
 def _scales(hessian: np.ndarray) -> np.ndarray:
@@ -369,7 +388,7 @@ def refine(problem: Problem, params: dict, tolerance: float, steps: int, interru
         if len(history) >= steps or interrupt:
             return outcome(None)
         if not np.isfinite(radius) and not here.is_convex:
-            radius = np.sqrt(problem.dimension)
+            radius = here.reach
         y = here.step(radius)
         expected, length = here.fall(y), float(np.linalg.norm(y))
         trial = problem.flat(problem.params(flat + here.to_u @ y))
@@ -380,19 +399,18 @@ def refine(problem: Problem, params: dict, tolerance: float, steps: int, interru
         history.append(local.value if found is None else found.value)
         if found is not None and _is_better(here, found, expected):
             falls.append(here.value - found.value)
-            good = falls[-1] > 0.5 * expected
-            if good and length > 0.9 * radius:
-                radius = 4 * radius
+            share = falls[-1] / expected
+            if share > 0.75 and length > 0.9 * radius:
+                radius *= 4 if share > 0.9 else 2
             elif falls[-1] < 0.1 * expected and expected > 10 * here.value_noise:
                 radius = 0.5 * length
             flat, local, here, refused = trial, there, found, 0
-            if _falls_on(falls):
-                return outcome(FitStatus.NO_MODE)
             continue
         refused += 1
         radius = 0.25 * length
         if expected < here.value_noise or refused > 20 or (trial == flat).all():
-            endless = not here.is_convex or _falls_on(falls, 4)
+            saddle = here.curvature.min() < -np.sqrt(problem.eps)
+            endless = saddle or falls_on(falls, 10, 1.0)
             return outcome(FitStatus.NO_MODE if endless else FitStatus.ROUNDING)
 
 
@@ -404,6 +422,7 @@ def _is_better(here: Quadratic, there: Quadratic, expected: float) -> bool:
     return fall >= -noise and there.gain < 0.9 * here.gain
 
 
-def _falls_on(falls: list[float], many: int = DOWNHILL) -> bool:
-    recent = falls[-many:]
-    return len(recent) == many and min(recent) > 0.3 * max(recent)
+def falls_on(falls: list[float], steps: int, least: float) -> bool:
+    """Return whether the last steps fell by `least` nats, in their second half as in the first."""
+    first, last = sum(falls[-steps : -steps // 2]), sum(falls[-steps // 2 :])
+    return len(falls) >= steps and first + last > least and last > 0.3 * first
