@@ -69,7 +69,7 @@ class Options:
     anneal: tuple[float, ...] = field(default=())
     free_form: bool = True
     max_iterations: int = 300
-    tolerance: float = 1.0
+    tolerance: float = 0.1
     padding: int = 4
 
     @classmethod

@@ -346,6 +346,7 @@ def _run(problem, optimizer, limits: _Limits, fits: list[_Fit], report, interrup
             np.asarray(bool(queue)),
             np.asarray(clock, np.int32),
             np.asarray(max_iterations, np.int32),
+            np.asarray(limits.tested),
         )
         state, values, steps = compiled_advance()(
             task, state, steering, optimizer, BLOCK, problem.vmapped

@@ -410,7 +410,9 @@ def refine(problem: Problem, params: dict, tolerance: float, steps: int, interru
         radius = 0.25 * length
         if expected < here.value_noise or refused > 20 or (trial == flat).all():
             saddle = here.curvature.min() < -np.sqrt(problem.eps)
-            endless = saddle or falls_on(falls, 10, 1.0)
+            # At the edge of a funnel a Newton step promises more than there is.
+            hollow = here.gain > 10 * (1 + abs(here.value))
+            endless = saddle or hollow or falls_on(falls, 10, 1.0)
             return outcome(FitStatus.NO_MODE if endless else FitStatus.ROUNDING)
 
 
