@@ -52,10 +52,11 @@ class Options:
     max_iterations
         Largest number of iterations of each of the two fits.
     tolerance
-        Expected remaining gain per source at which a fit ends, nats.  One nat is far
-        below the posterior's own spread; continuing to the exact mode in so many dimensions
-        costs iterations and, measured on simulated blends, accuracy.  The parametric fit,
-        cheap and of few dimensions, ends at a tenth of it.
+        Nats per source that the last ten iterations of a fit may have gained at its end.  With
+        the default, 0.03 nats per source are left in the median of 15 simulated blends; 69 %
+        of the fluxes are within 0.1 of those of fits run to the end, and 95 % within 0.4, in
+        units of three times `flux_error`.  With 0.005 it is 98 % within 0.1, for twice the
+        iterations.
     padding
         Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
         always to a multiple of two); blends of one padded size (and image and PSF shape) share

@@ -179,7 +179,9 @@ def _lowest(lengths: list, ratios: list) -> float:
     return max(float(lowest), 1e-30)
 
 
-def refine_large(problem: Problem, params: dict, tolerance: float, steps: int, interrupt) -> Outcome:
+def refine_large(
+    problem: Problem, params: dict, tolerance: float, steps: int, interrupt
+) -> Outcome:
     """Test a point, and go on from it, by products with the Hessian; see `_newton.refine`."""
     flat = problem.flat(problem.params(problem.flat(params)))
     u = problem.params(flat)

@@ -8,7 +8,7 @@ which NumPyro's AutoDelta finds, weights each pixel by dz/dx.)
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,7 +56,9 @@ class MAPResult:
     gradient_norm
         Norm of the gradient at the best iterate, in units of the `scale` (nats per width).
     expected_gain
-        Half of g' H^-1 g there, nats: the expected gain of a Newton step.
+        Half of g' H^-1 g there, nats: the expected gain of a Newton step; infinite where the
+        curvature is negative.  Without `verify` the larger of the optimizer's estimate and
+        what the last ten iterations have gained.
     seconds
         Wall time, compilation included.
     posterior
@@ -79,7 +81,7 @@ class MAPResult:
 
     @property
     def converged(self) -> Any:
-        """Whether the expected gain is small and the potential constant; one per fit."""
+        """Whether a Newton step is expected to gain less than the tolerance; one per fit."""
         return self._is(FitStatus.CONVERGED)
 
     @property
@@ -117,8 +119,8 @@ _DEFAULT_OPTIMIZER = flat_lbfgs()
 #: Number of iterations per compiled call; between calls progress is shown and Ctrl-C handled.
 BLOCK = 10
 
-#: Iterations of the default optimizer, at least, before Newton's method takes over.
-SEARCH = 50
+#: Smallest and largest number of iterations of the default optimizer before Newton's method.
+SEARCH = 50, 200
 
 
 def fit_map(
@@ -154,13 +156,13 @@ def fit_map(
         site; 1 by default.  They are the units of the search: a rough estimate of the
         posterior widths makes an ill-conditioned fit fast.
     optimizer
-        Any optax optimizer; L-BFGS by default (`flat_lbfgs`).
+        Any optax optimizer; L-BFGS by default (`flat_lbfgs`).  Line searches get the values
+        and the function that they need.
     max_iterations
-        Largest number of iterations.
+        Largest number of iterations, Newton steps included.
     tolerance
-        Tolerance in nats: converged when the expected gain of a Newton step is smaller (and
-        positive: at a saddle it is negative) and the potential falls by less than a tenth of
-        it per iteration, three times in a row.  One number, or with ``in_axes`` one per fit.
+        Tolerance in nats: converged when the expected gain of a Newton step is smaller.  One
+        number, or with ``in_axes`` one per fit.
     in_axes
         Axes of a batch, as in `jax.vmap`: one entry per positional argument, 0 for a leading
         batch axis, None for one shared by all, or a tree of them that is a prefix of the
@@ -169,6 +171,11 @@ def fit_map(
         Number of fits of a batch that share each evaluation; all of them by default.  When
         one ends, the next takes its place, so other fits don't wait for a long one, and
         batches of every length run the same compiled program.
+    verify
+        Whether to test the claim of the optimizer with the real curvature, and to go on by
+        Newton's method where it fails: see the notes.  Without, the optimizer's own estimate
+        and what the last ten iterations have gained must be below the tolerance: a weaker
+        claim, for densities whose Hessian products are dear.
     progress
         True for a bar (over iterations, or over the fits of a batch); or a function
         called as ``progress(done, total, text)``.
@@ -181,7 +188,21 @@ def fit_map(
     Raises
     ------
     InputError
-        For start values that do not fit the model or where the density is not finite.
+        For start values that do not fit the model or where the density is not finite, a
+        `numpyro.param`, an `optimizer` that is none, or a call inside of `jax.jit`, `jax.vmap`
+        or `jax.grad`.
+
+    Notes
+    -----
+    An optimizer may come to rest far from the mode, along directions that it has not seen.  So
+    its claim is tested: up to 400 dimensions with the whole Hessian, beyond with products with
+    it (conjugate gradients, equilibrated).  The gain of a Newton step, half of g' H^-1 g, is
+    the `expected_gain`, and must be below the tolerance with the rounding noise of the
+    gradient, which is measured.  Where it is not, steps of a trust region follow.  L-BFGS makes
+    way for them after 50 iterations, or as many as there are dimensions, at most 200.  Rounding
+    that prevents convergence, and a density that rises without end, are statuses of their own
+    (`FitStatus`).  Models with rules of reverse mode only are multiplied with by reverse mode
+    twice, or by differences of gradients.
 
     Examples
     --------
@@ -215,7 +236,15 @@ def fit_map(
     fits = [_Fit() for _ in range(num_fits)]
     total = max_iterations if num_fits == 1 else num_fits
     with reporting(progress, "fit", total) as report, deferred_interrupt() as interrupt:
-        _run(problem, optimizer, limits, fits, report, interrupt)
+        try:
+            _run(problem, optimizer, limits, fits, report, interrupt)
+        except _BadStartError:
+            if init or in_axes is not None:
+                raise
+            # Wide priors on coefficients of large numbers overflow; at zero they do not.
+            zero = jax.tree.map(jnp.zeros_like, problem.origin)
+            problem, fits = replace(problem, origin=zero), [_Fit()]
+            _run(problem, optimizer, limits, fits, report, interrupt)
     best, iterations = _collect(fits, batch)
     loss = _histories(fits)
     return MAPResult(
@@ -302,6 +331,10 @@ class _Fit:
     losses: list = field(default_factory=list)
 
 
+class _BadStartError(InputError):
+    """The density is not finite at the start values."""
+
+
 class _Limits(NamedTuple):
     """Limits of a fit.
 
@@ -322,8 +355,7 @@ class _Limits(NamedTuple):
 
 def _limits(problem: _Problem, most: int, is_default: bool, verify: bool) -> _Limits:
     # The default optimizer makes way once it has cost as much as a Hessian, or as many products.
-    most_search = max(SEARCH, min(problem.dimension, DENSE // 2))
-    search = min(most, most_search) if verify and is_default else most
+    search = min(most, int(np.clip(problem.dimension, *SEARCH))) if verify and is_default else most
     return _Limits(search, most, verify)
 
 
@@ -363,12 +395,12 @@ def _run(problem, optimizer, limits: _Limits, fits: list[_Fit], report, interrup
         gain = float(np.asarray(state.gain).reshape(lanes)[~idle].max())
         checked = {}
         for i, member in enumerate(members):
-            if limits.tested and member is not None and ended[i] and not interrupt:
-                if ends[i] is not FitStatus.DENSITY_BROKE:
-                    best = jax.tree.map(partial(lane, i=i), state.best)
-                    left = limits.whole - int(iterations[i])
-                    checked[i] = _checked(problem, member, best, left, interrupt)
-                    ends[i] = fits[member].status = checked[i].status
+            claims = limits.tested and ends[i] is not FitStatus.DENSITY_BROKE
+            if claims and member is not None and ended[i] and not interrupt:
+                best = jax.tree.map(partial(lane, i=i), state.best)
+                left = limits.whole - int(iterations[i])
+                checked[i] = _checked(problem, member, best, left, interrupt)
+                ends[i] = fits[member].status = checked[i].status
         alone = problem.num_fits == 1
         complete = sum(fit.status is not FitStatus.NOT_STARTED for fit in fits)
         report(
@@ -380,8 +412,9 @@ def _run(problem, optimizer, limits: _Limits, fits: list[_Fit], report, interrup
             if member is None:
                 continue
             fit = fits[member]
-            if fresh[i] and not np.isfinite(history[i, 0]):
-                raise InputError(
+            finite = np.isfinite(history[i, 0]) and np.isfinite(lane(state.best.value, i))
+            if fresh[i] and not finite:
+                raise _BadStartError(
                     "the model's log-density is not finite at the start values; give `init` for "
                     "the sites with hard bounds, or check the data for NaN."
                 )

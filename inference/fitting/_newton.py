@@ -372,7 +372,7 @@ def refine(problem: Problem, params: dict, tolerance: float, steps: int, interru
     here = problem.quadratic(flat, local)
     history: list[float] = []
     falls: list[float] = []
-    radius, status, refused = np.inf, None, 0
+    radius, refused = np.inf, 0
 
     def outcome(status):
         gain = np.inf if here is None else here.gain
