@@ -323,7 +323,10 @@ class _Run:
         stacked, axes = stack_scenes(scenes)
         key = jax.random.key(0) if self.key is None else self.key
         # Untested: products with the Hessian would cost more than the fit.
-        options = {"max_iterations": self.settings.options.max_iterations, "verify": False}
+        options: dict[str, Any] = {
+            "max_iterations": self.settings.options.max_iterations,
+            "verify": False,
+        }
         return fit_map(blend, stacked, key=key, in_axes=(axes,), **options, **rest)
 
     def _label(self, name: str):

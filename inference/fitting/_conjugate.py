@@ -12,7 +12,6 @@ random probes.
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +21,7 @@ from scipy.linalg import eigh_tridiagonal
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference._status import FitStatus
 
-from ._newton import Outcome, Problem, falls_on
+from ._newton import Outcome, Problem, compiled, falls_on
 
 #: Products per compiled call, between which the remainder is estimated.
 CHUNK = 25
@@ -69,7 +68,6 @@ def _gradient(bound: Posterior, unravel):
     return jax.grad(lambda v: bound.potential_fn(unravel(v)).astype(v.dtype))
 
 
-@eqx.filter_jit
 def _point(bound: Posterior, u: dict) -> Point:
     flat, unravel = ravel_pytree(u)
     (value, sites), gradient = jax.value_and_grad(
@@ -78,7 +76,6 @@ def _point(bound: Posterior, u: dict) -> Point:
     return Point(value, gradient, sites)
 
 
-@eqx.filter_jit
 def _equilibrated(bound: Posterior, u: dict, key, product):
     """Return scales ``[d]`` by which rows of the Hessian have about unit norm."""
     flat, unravel = ravel_pytree(u)
@@ -94,7 +91,6 @@ def _equilibrated(bound: Posterior, u: dict, key, product):
     return jax.lax.fori_loop(0, ROUNDS, round_of, jnp.ones_like(flat))
 
 
-@eqx.filter_jit
 def _continue(bound: Posterior, u: dict, scale, state: Solve, product):
     """Do `CHUNK` products; returns the state, and the coefficients of the recurrence."""
     flat, unravel = ravel_pytree(u)
@@ -150,7 +146,7 @@ def _newton_step(problem: Problem, u: dict, point: Point, scale, tolerance, inte
     ratios: list = []
     gain = missing = 0.0
     for _ in range(MOST // CHUNK):
-        state, found = _continue(problem.bound, u, scale, state, problem.product)
+        state, found = compiled(_continue)(problem.bound, u, scale, state, problem.product)
         length, ratio, left = (np.asarray(a, float) for a in found)
         used = int(np.argmin(length > 0)) if not (length > 0).all() else CHUNK
         lengths.extend(length[:used])
@@ -185,7 +181,7 @@ def refine_large(
     """Test a point, and go on from it, by products with the Hessian; see `_newton.refine`."""
     flat = problem.flat(problem.params(problem.flat(params)))
     u = problem.params(flat)
-    point = jax.device_get(_point(problem.bound, u))
+    point = jax.device_get(compiled(_point)(problem.bound, u))
     history: list[float] = []
     falls: list[float] = []
     gain, status, previous, weak = np.inf, None, np.inf, 0
@@ -226,7 +222,7 @@ def _search(problem: Problem, flat, point: Point, found: Found, noise: float):
         trial = problem.flat(problem.params(flat + step))
         if (trial == flat).all():
             return None
-        there = jax.device_get(_point(problem.bound, problem.params(trial)))
+        there = jax.device_get(compiled(_point)(problem.bound, problem.params(trial)))
         if not (np.isfinite(there.value) and np.isfinite(there.gradient).all()):
             continue
         fall, expected = float(point.value) - float(there.value), -1e-4 * float(gradient @ step)

@@ -11,7 +11,7 @@ points a few units in the last place away differ from those expected by noise al
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from scorepriors._compat import quick_compilation
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference._status import FitStatus
 
@@ -31,6 +32,13 @@ PROBES = 4
 
 #: Most directions whose curvature is computed again without cancellation.
 SOFT = 8
+
+
+@cache
+def compiled(function: Callable) -> Callable:
+    """Return the function compiled, once per shape of its arguments."""
+    jit: Any = eqx.filter_jit
+    return jit(function, compiler_options=quick_compilation())
 
 
 class Local(NamedTuple):
@@ -55,7 +63,6 @@ class Local(NamedTuple):
     sites: Any
 
 
-@eqx.filter_jit
 def _local(bound: Posterior, u: dict, signs, product: Callable) -> Local:
     flat, unravel = ravel_pytree(u)
 
@@ -120,7 +127,6 @@ class Along(NamedTuple):
     gradients: Any
 
 
-@eqx.filter_jit
 def _along(bound: Posterior, u: dict, shifts, directions) -> Along:
     flat, unravel = ravel_pytree(u)
 
@@ -272,7 +278,7 @@ class Problem:
         """Run a program that multiplies with the Hessian, in a way that the model allows."""
         while True:
             try:
-                return program(self.bound, *inputs, self.product)
+                return compiled(program)(self.bound, *inputs, self.product)
             except (TypeError, ValueError, NotImplementedError):
                 if self.product is _difference:
                     raise
@@ -297,7 +303,7 @@ class Problem:
             width = min(SOFT, self.dimension)
             directions = np.zeros((width, self.dimension), self.dtype)
             directions[: len(soft)] = to_u[:, soft].T
-            found = _along(self.bound, self.params(flat), local.shifts, directions)
+            found = compiled(_along)(self.bound, self.params(flat), local.shifts, directions)
             found = Along(*(np.asarray(a, float) for a in found))
             if all(np.isfinite(a).all() for a in found):
                 to_u[:, soft] = np.asarray(directions[: len(soft)], float).T
