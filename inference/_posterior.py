@@ -1,6 +1,7 @@
 """A model and its data as functions of unconstrained parameters."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -49,14 +50,18 @@ class Posterior(eqx.Module):
 
     def __reduce__(self):
         # The tree structure of the arguments can't be pickled, the arguments can.
-        return _rebuild, (self.model, *self.arguments)
+        args, kwargs = self._with_numbers(lambda rows: np.array(rows).tolist())
+        return _rebuild, (self.model, args, kwargs)
 
     @property
     def arguments(self) -> tuple[tuple, dict]:
         """Positional and keyword arguments of the model."""
+        return self._with_numbers(np.array)
+
+    def _with_numbers(self, convert: Callable) -> tuple[tuple, dict]:
         leaves, structure = self.static
-        whole = eqx.combine(self.arrays, jax.tree.unflatten(structure, leaves))
-        return whole
+        leaves = [convert(leaf.rows) if isinstance(leaf, _Numbers) else leaf for leaf in leaves]
+        return eqx.combine(self.arrays, jax.tree.unflatten(structure, leaves))
 
     def potential_fn(self, u: dict) -> jax.Array:
         """Return minus the log-density, as for ``numpyro.infer.NUTS(potential_fn=...)``."""
@@ -162,15 +167,9 @@ class Posterior(eqx.Module):
         values
             Values of sites; others are set to the middle of their support.
         """
-        shapes = {}
-
-        def draw(bound, values):
-            sites = _latent(bound, values, jax.random.key(0), init_to_feasible())
-            shapes.update({name: site["fn"].shape() for name, site in sites.items()})
-
         # Abstractly: running the model eagerly would compile it operation by operation.
-        jax.eval_shape(draw, self, {} if values is None else values)
-        return shapes
+        found = _empty_sites.eval_shape(self, {} if values is None else values)
+        return {name: site.shape for name, site in zip(found.names, found.sites, strict=True)}
 
     def start(self, values: dict | None = None, *, key) -> dict:
         """Return parameters u to start from.
@@ -254,11 +253,33 @@ def _latent(bound: Posterior, values: dict, key, other: Callable):
 
     model = handlers.substitute(handlers.seed(bound.model, key), substitute_fn=fill)
     trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*args, **kwargs)
+    for name, site in trace.items():
+        if site["type"] == "param":
+            raise InputError(
+                f"the model has a `numpyro.param`, {name!r}, which has no prior and so no place in "
+                "a posterior; make it a `numpyro.sample` site, with "
+                "`dist.ImproperUniform(constraint, (), shape)` for a flat prior."
+            )
     return {
         name: site
         for name, site in trace.items()
         if site["type"] == "sample" and not site["is_observed"]
     }
+
+
+class _Sites(eqx.Module):
+    """Latent sites in the order of the model, which a dictionary under jit does not keep."""
+
+    sites: tuple
+    names: tuple[str, ...] = eqx.field(static=True)
+
+
+# Under jit for its cache: the model is traced once for each shape.
+@jax.jit
+def _empty_sites(bound: Posterior, values: dict) -> _Sites:
+    """Return zeros in the shapes of the latent sites."""
+    sites = _latent(bound, values, jax.random.key(0), init_to_feasible())
+    return _Sites(tuple(jnp.zeros(site["fn"].shape()) for site in sites.values()), tuple(sites))
 
 
 @eqx.filter_jit
@@ -268,6 +289,35 @@ def _start(bound: Posterior, values: dict, key) -> dict:
         name: biject_to(site["fn"].support).inv(site["value"])
         for name, site in _latent(bound, values, key, median).items()
     }
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Rows of a list of integers, hashable as `Posterior.static` has to be."""
+
+    rows: tuple
+
+
+def _listed(value):
+    """Return a list of numbers as an array, and anything else unchanged."""
+    if not isinstance(value, list) or not value:
+        return value
+    numbers = jax.tree.leaves(value, is_leaf=lambda x: x is None)
+    if not all(isinstance(n, bool | int | float | np.number) for n in numbers):
+        return jax.tree.map(
+            _listed, value, is_leaf=lambda x: isinstance(x, list) and x is not value
+        )
+    try:
+        array = np.array(value)
+    except ValueError:  # rows of different lengths
+        return value
+    if array.dtype.kind == "f":
+        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+    return _Numbers(_as_tuples(array.tolist()))
+
+
+def _as_tuples(rows):
+    return tuple(map(_as_tuples, rows)) if isinstance(rows, list) else rows
 
 
 def _rebuild(model, args, kwargs) -> Posterior:
@@ -282,9 +332,12 @@ def posterior(
     Parameters
     ----------
     model
-        Any NumPyro model, or a `Posterior`, which is returned unchanged.
+        Any NumPyro model, or a `Posterior`, which is returned unchanged.  Arguments in a
+        `functools.partial` are those of the model.
     *model_args, model_kwargs
-        Arguments of the model.  Arrays are traced; Python numbers and strings are static.
+        Arguments of the model.  Arrays are traced; Python numbers and strings are static.  A
+        list of numbers becomes an array: traced if one of them is a float, static (counts or
+        sizes) otherwise.
 
     Raises
     ------
@@ -295,7 +348,11 @@ def posterior(
         if model_args or model_kwargs:
             raise InputError("a Posterior already holds its arguments; give it alone.")
         return model
-    whole = (model_args, dict(model_kwargs or {}))
+    keywords = dict(model_kwargs or {})
+    if isinstance(model, partial):
+        model_args, keywords = (*model.args, *model_args), {**model.keywords, **keywords}
+        model = model.func
+    whole = jax.tree.map(_listed, (model_args, keywords), is_leaf=lambda x: isinstance(x, list))
     # By `device_put`: a conversion would compile a program for every shape.
     whole = jax.tree.map(lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else a, whole)
     arrays, static = eqx.partition(whole, eqx.is_array)

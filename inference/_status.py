@@ -53,6 +53,18 @@ class FitStatus(Status):
         "the fit had not converged when its iterations were used up",
         "raise `max_iterations`",
     )
+    ROUNDING = (
+        "rounding",
+        "rounding errors of the log-density, its gradient or its parameters hide what is left to "
+        "gain, which is more than the tolerance",
+        'run with `jax.config.update("jax_enable_x64", True)`, or center and scale the data',
+    )
+    NO_MODE = (
+        "no_mode",
+        "the log-density keeps rising towards infinity or the edge of a site's support: it has no "
+        "mode there",
+        "use `sample`, or reparametrize (non-centered groups, proper priors)",
+    )
     DENSITY_BROKE = (
         "density_broke",
         "the log-density or its gradient was not finite ten times in a row",

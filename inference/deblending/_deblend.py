@@ -40,7 +40,11 @@ from ._stages import (
 
 #: Optimizer for scenes of bulges and disks: up to nine parameters per source, which start dozens
 #: of their widths away.  Longer memory and steps than for images save a tenth of the iterations.
-_PROFILE_OPTIMIZER = flat_lbfgs(memory_size=40, first_step=0.5, max_step=20.0)
+_PROFILE_OPTIMIZER = flat_lbfgs(memory_size=40, first_step=0.5, max_step=20.0, max_growth=40.0)
+
+#: Optimizer for free-form scenes.  Steps are bounded in widths: far from galaxies a learned prior
+#: means nothing.
+_IMAGE_OPTIMIZER = flat_lbfgs(max_step=10.0, max_growth=100.0)
 
 #: Number of free-form fits that share an evaluation of the network: beyond some 64 images a call
 #: takes longer in proportion, and the caches overflow.
@@ -295,7 +299,7 @@ class _Run:
             init=init,
             scale=scale,
             side_by_side=1,
-            tolerance=0.1 * self.settings.options.tolerance * counts,
+            tolerance=self.settings.options.tolerance * counts,
             optimizer=_PROFILE_OPTIMIZER,
             progress=self._label("profiles"),
         )
@@ -329,6 +333,7 @@ class _Run:
                 init=init,
                 scale=scale,
                 side_by_side=side_by_side,
+                optimizer=_IMAGE_OPTIMIZER,
                 tolerance=self.settings.options.tolerance * counts,
                 progress=self._label("free-form" if level is None else f"sigma {level:g}"),
             )
@@ -339,8 +344,12 @@ class _Run:
     def _fit(self, scenes: Sequence[Scene], **rest) -> MAPResult:
         stacked, axes = stack_scenes(scenes)
         key = jax.random.key(0) if self.key is None else self.key
-        most = self.settings.options.max_iterations
-        return fit_map(blend, stacked, key=key, in_axes=(axes,), max_iterations=most, **rest)
+        # Untested: products with the Hessian would cost more than the fit.
+        options: dict[str, Any] = {
+            "max_iterations": self.settings.options.max_iterations,
+            "verify": False,
+        }
+        return fit_map(blend, stacked, key=key, in_axes=(axes,), **options, **rest)
 
     def _label(self, name: str):
         return name if self.progress is True else self.progress

@@ -56,10 +56,11 @@ class Options:
     max_iterations
         Largest number of iterations of each of the two fits.
     tolerance
-        Expected remaining gain per source at which a fit ends, nats.  One nat is far
-        below the posterior's own spread; continuing to the exact mode in so many dimensions
-        costs iterations and, measured on simulated blends, accuracy.  The parametric fit,
-        cheap and of few dimensions, ends at a tenth of it.
+        Nats per source that the last ten iterations of a fit may have gained at its end.  With
+        the default, 0.03 nats per source are left in the median of 15 simulated blends; 69 %
+        of the fluxes are within 0.1 of those of fits run to the end, and 95 % within 0.4, in
+        units of three times `flux_error`.  With 0.005 it is 98 % within 0.1, for twice the
+        iterations.
     noise
         Variances of the pixels.  ``"auto"``: where those of the file follow the noise of their own
         pixels, which biases fluxes low, the noise of sources is taken from the fitted profiles
@@ -77,7 +78,7 @@ class Options:
     anneal: tuple[float, ...] = field(default=())
     free_form: bool = True
     max_iterations: int = 300
-    tolerance: float = 1.0
+    tolerance: float = 0.1
     noise: str = "auto"
     padding: int = 4
 

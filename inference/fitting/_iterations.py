@@ -16,6 +16,9 @@ from scorepriors.inference._posterior import Posterior
 from ._batches import axes_of, mapped, with_arrays
 from ._lbfgs import LBFGSState
 
+#: Number of iterations over which the potential of a fit without a test must have come to rest.
+WINDOW = 10
+
 # Estimates the curvature for other optimizers than L-BFGS, to compute the expected gain.
 _CURVATURE = optax.scale_by_lbfgs(memory_size=20)
 
@@ -31,6 +34,8 @@ class State(eqx.Module):
         Potential at the last point evaluated, and expected gain of a Newton step, nats.
     best
         The best point so far.
+    recent
+        Lowest potentials after each of the last `WINDOW` iterations, the last one first.
     calm, misses
         Numbers of iterations in a row with nothing to gain, and without finite density.
     iteration, converged, failed
@@ -43,6 +48,7 @@ class State(eqx.Module):
     value: Any
     best: Any
     gain: Any
+    recent: Any
     calm: Any
     iteration: Any
     converged: Any
@@ -123,6 +129,7 @@ def _first_state(bound, origin, optimizer, batch):
             value=real,
             best=Best(params, values, real, real, real),
             gain=real,
+            recent=jnp.zeros(WINDOW, real.dtype),
             calm=number,
             iteration=number,
             converged=flag,
@@ -172,6 +179,8 @@ class Steering(NamedTuple):
         Number of iterations of the loop so far.
     max_iterations
         Largest number of iterations of one fit.
+    tested
+        Whether claims of convergence are tested afterwards, with the real curvature.
     """
 
     fresh: Any
@@ -179,6 +188,7 @@ class Steering(NamedTuple):
     waiting: Any
     clock: Any
     max_iterations: Any
+    tested: Any
 
 
 def _advance(task: Task, state: State, steering: Steering, optimizer, block: int, batch):
@@ -188,12 +198,12 @@ def _advance(task: Task, state: State, steering: Steering, optimizer, block: int
     evaluation per iteration, and one copy of the model in the program.
     """
     bound, origin, widths, tolerance = task
-    fresh, idle, waiting, clock, max_iterations = steering
+    fresh, idle, waiting, clock, max_iterations, tested = steering
 
     def one(arrays, origin, widths, tolerance, state, idle, clock):
         objective = _objective(bound, arrays, origin, widths)
         running = ~(idle | state.done | (state.iteration >= max_iterations))
-        new = _iterate(objective, optimizer, state, tolerance, clock)
+        new = _iterate(objective, optimizer, state, tolerance, clock, tested)
         return _unless_ended(new, state, running), jnp.where(running, new.value, jnp.nan)
 
     iterate = mapped(one, batch, axes_of(batch), 0, 0, 0, 0, 0, None)
@@ -224,7 +234,8 @@ def _restart(optimizer, state: State, fresh) -> State:
     zero, no = jnp.zeros_like(state.calm), jnp.zeros_like(state.failed)
     initial = optimizer.init(v)
     curvature = None if state.curvature is None else _CURVATURE.init(v)
-    new = State(v, initial, curvature, inf, best, inf, zero, zero, no, no, zero)
+    recent = jnp.full_like(state.recent, jnp.inf)
+    new = State(v, initial, curvature, inf, best, inf, recent, zero, zero, no, no, zero)
     return jax.tree.map(lambda new, old: jnp.where(fresh, new, old), new, state)
 
 
@@ -248,22 +259,19 @@ def _unless_ended(new: State, old: State, running) -> State:
     return with_memories(kept, (new.optimizer, new.curvature))
 
 
-def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:
+def _iterate(objective, optimizer, state: State, tolerance, clock, tested) -> State:
     """Evaluate the current point, test for convergence, and choose the next."""
     v = state.v
     (value, (params, sites)), gradient = jax.value_and_grad(objective, has_aux=True)(v)
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
     misses = jnp.where(finite, 0, state.misses + 1)
     usable = jnp.where(finite, gradient, 0.0)
-    updates, optimizer_state = optimizer.update(
-        usable,
-        state.optimizer,
-        v,
-        value=jnp.where(finite, value, jnp.inf),
-        grad=usable,
-        clock=clock,
-        value_fn=lambda v: objective(v)[0],
-    )
+    # Line searches of optax hand arguments that they don't know on to `value_fn`.
+    extra: dict = {"value_fn": lambda v: objective(v)[0], "grad": usable}
+    if isinstance(state.optimizer, LBFGSState):
+        extra = {"clock": clock}
+    reached = jnp.where(finite, value, jnp.inf)
+    updates, optimizer_state = optimizer.update(usable, state.optimizer, v, value=reached, **extra)
     if state.curvature is None:
         curvature, gain, judged = None, optimizer_state.gain, optimizer_state.accepted
     else:
@@ -280,6 +288,11 @@ def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:
     # Rounding of a potential of 1e5 in float32 is 0.01, which must not prevent convergence.
     rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
     settled = jnp.abs(state.value - value) <= 0.1 * tolerance + rounding
+    # Without a test, what the last iterations have gained stands for what is left: in soft
+    # directions, which the optimizer hardly knows, its own estimate is much too small.
+    gained = state.recent[-1] - best.value
+    gain = jnp.where(tested, gain, jnp.where(gain >= 0, jnp.maximum(gain, gained), gain))
+    best = eqx.tree_at(lambda b: b.gain, best, jnp.where(tested, best.gain, gain))
     calm = jnp.where(judged & (gain >= 0) & (gain < tolerance) & settled, state.calm + 1, 0)
     return State(
         v=optax.apply_updates(v, updates),
@@ -288,6 +301,7 @@ def _iterate(objective, optimizer, state: State, tolerance, clock) -> State:
         value=value,
         best=best,
         gain=gain,
+        recent=jnp.concatenate([best.value[None], state.recent[:-1]]),
         calm=calm,
         iteration=state.iteration + 1,
         converged=calm >= 3,

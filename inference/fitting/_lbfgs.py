@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -18,8 +19,8 @@ from jax.flatten_util import ravel_pytree
 class LBFGSState(NamedTuple):
     """State of `flat_lbfgs`: the last accepted point, its line, and past curvature.
 
-    ``gain`` is half of g' H^-1 g at that point, the expected gain of a Newton step;
-    ``accepted`` is whether the last trial point was accepted.
+    ``gain`` is half of g' H^-1 g at that point, the expected gain of a Newton step; ``longest``
+    is the largest change of a parameter in any accepted step; ``accepted`` is whether the last trial point was accepted.
     """
 
     point: Any
@@ -33,6 +34,7 @@ class LBFGSState(NamedTuple):
     scale: Any
     clock: Any
     gain: Any
+    longest: Any
     accepted: Any
 
 
@@ -41,7 +43,10 @@ _ARMIJO = 1e-4
 
 
 def flat_lbfgs(
-    memory_size: int = 20, first_step: float = 0.1, max_step: float = 10.0
+    memory_size: int = 20,
+    first_step: float = 0.1,
+    max_step: float = np.inf,
+    max_growth: float = 10.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Return L-BFGS (Nocedal & Wright 2006, algorithm 7.4) with backtracking across updates.
 
@@ -53,8 +58,11 @@ def flat_lbfgs(
     first_step
         Largest change of any parameter in the first, gradient-descent step.
     max_step
-        Largest change of any parameter in other steps: the curvature near one point is not
-        valid far away, where densities may overflow.
+        Largest change of any parameter in other steps, in the units of the parameters.
+    max_growth
+        Largest ratio of the change of any parameter in a step to that in the longest step
+        before: the curvature near one point is not valid far away, where densities may
+        overflow.
 
     Returns
     -------
@@ -87,6 +95,7 @@ def flat_lbfgs(
             jnp.zeros((), flat.dtype),
             jnp.zeros((), jnp.int32),
             infinite,
+            jnp.zeros((), flat.dtype),
             jnp.zeros((), bool),
         )
 
@@ -99,11 +108,15 @@ def flat_lbfgs(
         clock = state.clock if clock is None else clock
         slope = jnp.vdot(state.gradient, state.direction)
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
-        # A step that changes the value by less than the rounding error is accepted.
-        rounding = 2 * jnp.finfo(gradient.dtype).eps * jnp.abs(state.value)
+        # A step that changes the value by less than the rounding error is accepted, and one
+        # that may do so if the slopes at both ends show that it descends (the approximate Wolfe
+        # condition of Hager & Zhang 2005): sums of many terms round worse than their result.
+        rounding = jnp.finfo(gradient.dtype).eps * jnp.abs(state.value)
         rounding = jnp.where(jnp.isfinite(rounding), rounding, 0.0)
         first = ~jnp.isfinite(state.value)
-        enough = value <= state.value + _ARMIJO * state.step * slope + rounding
+        descends = jnp.abs(jnp.vdot(gradient, state.direction)) <= 0.8 * jnp.abs(slope)
+        unsure = jnp.where(descends, 64 * rounding, 2 * rounding)
+        enough = value <= state.value + _ARMIJO * state.step * slope + unsure
         accepted = finite & (enough | first)
 
         moved, change = point - state.point, gradient - state.gradient
@@ -121,8 +134,11 @@ def flat_lbfgs(
         scale = jnp.where(useful, product / jnp.where(useful, squared, 1.0), state.scale)
         newton = -_two_loop(gradient, steps, differences, inverse, scale, clock)
         gain = -0.5 * jnp.vdot(newton, gradient)
-        newton *= max_step / jnp.maximum(jnp.max(jnp.abs(newton)), max_step)
         start = -gradient * first_step / jnp.maximum(jnp.max(jnp.abs(gradient)), first_step)
+        longest = jnp.where(accepted & ~first, jnp.max(jnp.abs(moved)), 0.0)
+        longest = jnp.maximum(longest, state.longest)
+        limit = jnp.minimum(max_step, max_growth * jnp.where(longest > 0, longest, first_step))
+        newton *= limit / jnp.maximum(jnp.max(jnp.abs(newton)), limit)
         onward = jnp.where(scale > 0, newton, start)
 
         # Minimum of the parabola through both values and the slope, kept within bounds.
@@ -147,6 +163,7 @@ def flat_lbfgs(
             scale,
             clock + 1,
             pick(gain, state.gain),
+            longest,
             accepted,
         )
         return unravel(pick(onward, back)), state

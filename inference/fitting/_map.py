@@ -8,11 +8,12 @@ which NumPyro's AutoDelta finds, weights each pixel by dz/dx.)
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -23,8 +24,11 @@ from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._status import FitStatus
 
 from ._batches import batch_axes, batch_size, members_of
+from ._conjugate import refine_large
 from ._iterations import Best, Steering, Task, begin, compiled_advance, unconstrain
 from ._lbfgs import flat_lbfgs
+from ._newton import DENSE, refine
+from ._newton import Problem as Newton
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class MAPResult:
     gradient_norm
         Norm of the gradient at the best iterate, in units of the `scale` (nats per width).
     expected_gain
-        Half of g' H^-1 g there, nats: the expected gain of a Newton step.
+        Half of g' H^-1 g there, nats: the expected gain of a Newton step; infinite where the
+        curvature is negative.  Without `verify` the larger of the optimizer's estimate and
+        what the last ten iterations have gained.
     seconds
         Wall time, compilation included.
     posterior
@@ -75,7 +81,7 @@ class MAPResult:
 
     @property
     def converged(self) -> Any:
-        """Whether the expected gain is small and the potential constant; one per fit."""
+        """Whether a Newton step is expected to gain less than the tolerance; one per fit."""
         return self._is(FitStatus.CONVERGED)
 
     @property
@@ -113,6 +119,9 @@ _DEFAULT_OPTIMIZER = flat_lbfgs()
 #: Number of iterations per compiled call; between calls progress is shown and Ctrl-C handled.
 BLOCK = 10
 
+#: Smallest and largest number of iterations of the default optimizer before Newton's method.
+SEARCH = 50, 200
+
 
 def fit_map(
     model: Callable | Posterior,
@@ -126,6 +135,7 @@ def fit_map(
     tolerance: Any = 0.01,
     in_axes: tuple | None = None,
     side_by_side: int | None = None,
+    verify: bool = True,
     progress: Progress = False,
 ) -> MAPResult:
     """Find the mode of any NumPyro model.
@@ -146,13 +156,13 @@ def fit_map(
         site; 1 by default.  They are the units of the search: a rough estimate of the
         posterior widths makes an ill-conditioned fit fast.
     optimizer
-        Any optax optimizer; L-BFGS by default (`flat_lbfgs`).
+        Any optax optimizer; L-BFGS by default (`flat_lbfgs`).  Line searches get the values
+        and the function that they need.
     max_iterations
-        Largest number of iterations.
+        Largest number of iterations, Newton steps included.
     tolerance
-        Tolerance in nats: converged when the expected gain of a Newton step is smaller (and
-        positive: at a saddle it is negative) and the potential falls by less than a tenth of
-        it per iteration, three times in a row.  One number, or with ``in_axes`` one per fit.
+        Tolerance in nats: converged when the expected gain of a Newton step is smaller.  One
+        number, or with ``in_axes`` one per fit.
     in_axes
         Axes of a batch, as in `jax.vmap`: one entry per positional argument, 0 for a leading
         batch axis, None for one shared by all, or a tree of them that is a prefix of the
@@ -161,6 +171,11 @@ def fit_map(
         Number of fits of a batch that share each evaluation; all of them by default.  When
         one ends, the next takes its place, so other fits don't wait for a long one, and
         batches of every length run the same compiled program.
+    verify
+        Whether to test the claim of the optimizer with the real curvature, and to go on by
+        Newton's method where it fails: see the notes.  Without, the optimizer's own estimate
+        and what the last ten iterations have gained must be below the tolerance: a weaker
+        claim, for densities whose Hessian products are dear.
     progress
         True for a bar (over iterations, or over the fits of a batch); or a function
         called as ``progress(done, total, text)``.
@@ -173,7 +188,21 @@ def fit_map(
     Raises
     ------
     InputError
-        For start values that do not fit the model or where the density is not finite.
+        For start values that do not fit the model or where the density is not finite, a
+        `numpyro.param`, an `optimizer` that is none, or a call inside of `jax.jit`, `jax.vmap`
+        or `jax.grad`.
+
+    Notes
+    -----
+    An optimizer may come to rest far from the mode, along directions that it has not seen.  So
+    its claim is tested: up to 400 dimensions with the whole Hessian, beyond with products with
+    it (conjugate gradients, equilibrated).  The gain of a Newton step, half of g' H^-1 g, is
+    the `expected_gain`, and must be below the tolerance with the rounding noise of the
+    gradient, which is measured.  Where it is not, steps of a trust region follow.  L-BFGS makes
+    way for them after 50 iterations, or as many as there are dimensions, at most 200.  Rounding
+    that prevents convergence, and a density that rises without end, are statuses of their own
+    (`FitStatus`).  Models with rules of reverse mode only are multiplied with by reverse mode
+    twice, or by differences of gradients.
 
     Examples
     --------
@@ -190,15 +219,32 @@ def fit_map(
         raise InputError(f"`max_iterations` must be at least 1, got {max_iterations}.")
     if not np.all(np.asarray(tolerance) > 0):
         raise InputError(f"`tolerance` must be positive, got {tolerance}.")
+    _refuse_tracing(model_args, model_kwargs, key, init, scale, tolerance)
     optimizer = _DEFAULT_OPTIMIZER if optimizer is None else optimizer
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise InputError(
+            "`optimizer` must be an optax optimizer, such as `optax.adam(0.01)`, got "
+            f"{optimizer!r}."
+        )
+    if in_axes is not None and isinstance(model, partial):
+        in_axes = (None,) * len(model.args) + tuple(in_axes)
     optimizer = optax.with_extra_args_support(optimizer)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     problem = _problem(bound, init, scale, key, tolerance, in_axes, side_by_side)
+    limits = _limits(problem, max_iterations, optimizer is _DEFAULT_OPTIMIZER, verify)
     batch, num_fits = problem.batch, problem.num_fits
     fits = [_Fit() for _ in range(num_fits)]
     total = max_iterations if num_fits == 1 else num_fits
     with reporting(progress, "fit", total) as report, deferred_interrupt() as interrupt:
-        _run(problem, optimizer, max_iterations, fits, report, interrupt)
+        try:
+            _run(problem, optimizer, limits, fits, report, interrupt)
+        except _BadStartError:
+            if init or in_axes is not None:
+                raise
+            # Wide priors on coefficients of large numbers overflow; at zero they do not.
+            zero = jax.tree.map(jnp.zeros_like, problem.origin)
+            problem, fits = replace(problem, origin=zero), [_Fit()]
+            _run(problem, optimizer, limits, fits, report, interrupt)
     best, iterations = _collect(fits, batch)
     loss = _histories(fits)
     return MAPResult(
@@ -214,6 +260,16 @@ def fit_map(
         posterior=bound,
         axes=batch,
     )
+
+
+def _refuse_tracing(*inputs) -> None:
+    # An operation on constants is traced inside of `jax.jit` alone, one on inputs in all.
+    if any(isinstance(a, jax.core.Tracer) for a in (*jax.tree.leaves(inputs), jnp.add(0, 0))):
+        raise InputError(
+            "`fit_map` runs compiled programs of its own and can't be part of a `jax.jit`, "
+            "`jax.vmap` or `jax.grad`: call it outside of them, with `in_axes` for many fits at "
+            "once."
+        )
 
 
 def _problem(bound, init, scale, key, tolerance, in_axes, side_by_side) -> "_Problem":
@@ -239,6 +295,12 @@ class _Problem:
     tolerance: Any
     num_fits: int
     lanes: int
+
+    @property
+    def dimension(self) -> int:
+        """Number of parameters of one fit."""
+        count = sum(np.size(leaf) for leaf in jax.tree.leaves(self.origin))
+        return count if self.batch is None else count // self.num_fits
 
     @property
     def vmapped(self):
@@ -269,8 +331,37 @@ class _Fit:
     losses: list = field(default_factory=list)
 
 
-def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, interrupt) -> None:
+class _BadStartError(InputError):
+    """The density is not finite at the start values."""
+
+
+class _Limits(NamedTuple):
+    """Limits of a fit.
+
+    Attributes
+    ----------
+    search
+        Largest number of iterations of the optimizer.
+    whole
+        The same with those by Newton's method that follow.
+    tested
+        Whether claims are tested with the curvature.
+    """
+
+    search: int
+    whole: int
+    tested: bool
+
+
+def _limits(problem: _Problem, most: int, is_default: bool, verify: bool) -> _Limits:
+    # The default optimizer makes way once it has cost as much as a Hessian, or as many products.
+    search = min(most, int(np.clip(problem.dimension, *SEARCH))) if verify and is_default else most
+    return _Limits(search, most, verify)
+
+
+def _run(problem, optimizer, limits: _Limits, fits: list[_Fit], report, interrupt) -> None:
     """Run the fits and fill in their records `fits`."""
+    max_iterations = limits.search
     queue = list(range(problem.num_fits))[::-1]
     lanes = problem.lanes
     members = [queue.pop() if queue else None for _ in range(lanes)]
@@ -287,6 +378,7 @@ def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, inte
             np.asarray(bool(queue)),
             np.asarray(clock, np.int32),
             np.asarray(max_iterations, np.int32),
+            np.asarray(limits.tested),
         )
         state, values, steps = compiled_advance()(
             task, state, steering, optimizer, BLOCK, problem.vmapped
@@ -301,6 +393,14 @@ def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, inte
                 fits[member].status = ends[i]
         potential = float(np.asarray(state.best.value).reshape(lanes)[~idle].sum())
         gain = float(np.asarray(state.gain).reshape(lanes)[~idle].max())
+        checked = {}
+        for i, member in enumerate(members):
+            claims = limits.tested and ends[i] is not FitStatus.DENSITY_BROKE
+            if claims and member is not None and ended[i] and not interrupt:
+                best = jax.tree.map(partial(lane, i=i), state.best)
+                left = limits.whole - int(iterations[i])
+                checked[i] = _checked(problem, member, best, left, interrupt)
+                ends[i] = fits[member].status = checked[i].status
         alone = problem.num_fits == 1
         complete = sum(fit.status is not FitStatus.NOT_STARTED for fit in fits)
         report(
@@ -312,8 +412,9 @@ def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, inte
             if member is None:
                 continue
             fit = fits[member]
-            if fresh[i] and not np.isfinite(history[i, 0]):
-                raise InputError(
+            finite = np.isfinite(history[i, 0]) and np.isfinite(lane(state.best.value, i))
+            if fresh[i] and not finite:
+                raise _BadStartError(
                     "the model's log-density is not finite at the start values; give `init` for "
                     "the sites with hard bounds, or check the data for NaN."
                 )
@@ -324,12 +425,41 @@ def _run(problem, optimizer, max_iterations: int, fits: list[_Fit], report, inte
                 pick = partial(lane, i=i)
                 fit.best, fit.iterations = jax.tree.map(pick, (state.best, state.iteration))
                 fit.losses = [np.concatenate(fit.losses)[: int(iterations[i])]]
+                if i in checked:
+                    fit.best = checked[i].best
+                    fit.losses.append(np.asarray(checked[i].history, np.float32))
+                    fit.iterations = np.int32(iterations[i] + len(checked[i].history))
                 members[i] = queue.pop() if queue else None
         active = [i for i, m in enumerate(members) if m is not None]
         if interrupt or not active:
             return
         if fresh[active].any():
             task = problem.select([0 if m is None else m for m in members])
+
+
+class _Checked(NamedTuple):
+    """A fit after the test of its claim: best point, potentials of the steps, and status."""
+
+    best: Best
+    history: list
+    status: FitStatus
+
+
+def _checked(problem: _Problem, member: int, best: Best, left: int, interrupt) -> _Checked:
+    """Test the best point of a fit with the whole Hessian, and go on from it."""
+    bound, width, tolerance = problem.bound, problem.widths, problem.tolerance
+    if problem.batch is not None:
+        bound = members_of(bound, problem.batch, member)
+        width = jax.tree.map(lambda leaf: leaf[member], width)
+        tolerance = np.broadcast_to(np.asarray(tolerance), problem.num_fits)[member]
+    newton = Newton(bound, best.params)
+    step = refine if newton.dimension <= DENSE else refine_large
+    found = step(newton, best.params, float(tolerance), left, interrupt)
+    norm = float(np.linalg.norm(newton.flat(width) * found.gradient))
+    real = np.asarray(best.value).dtype.type
+    point = Best(found.params, found.sites, found.value, real(norm), real(found.gain))
+    interrupted = FitStatus.INTERRUPTED if interrupt else FitStatus.OUT_OF_ITERATIONS
+    return _Checked(point, found.history, found.status or interrupted)
 
 
 def _status(converged, failed) -> FitStatus:
@@ -345,7 +475,8 @@ def _collect(fits: list[_Fit], batch) -> tuple[Best, Any]:
         best: Any = fits[0].best
         names = ("value", "gradient_norm", "gain")
         plain = [np.asarray(getattr(best, name))[()] for name in names]
-        return Best(best.params, best.values, *plain), np.asarray(fits[0].iterations)[()]
+        params, values = jax.device_put((best.params, best.values))
+        return Best(params, values, *plain), np.asarray(fits[0].iterations)[()]
     known = next(fit.best for fit in fits if fit.best is not None)
 
     def missing(leaf):
