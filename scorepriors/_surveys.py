@@ -116,6 +116,29 @@ class Galaxies:
 
 
 @dataclass(frozen=True)
+class ErrorModel:
+    """What errors of fluxes have beyond those of the curvature (`Photometry`).
+
+    Calibrated on simulated blends (``benchmarks/errors``), on other seeds than the figures of
+    the documentation.
+
+    Attributes
+    ----------
+    scale
+        Factor of the errors from the curvature: above one where galaxies are hardly resolved, for
+        which the curvature says too little.
+    misfit
+        Error of the model in units of the difference of the fluxes of the two fits.
+    floor
+        Least error of the model as a share of the flux.
+    """
+
+    scale: float = 1.0
+    misfit: float = 2.0
+    floor: float = 0.005
+
+
+@dataclass(frozen=True)
 class Survey:
     """One survey.
 
@@ -140,6 +163,8 @@ class Survey:
         same pixels are better densities (see the model cards).
     galaxies
         Galaxies in sets of simulated blends; None if there are no such sets.
+    errors
+        Model of the errors of fluxes for these pixels.
     """
 
     name: str
@@ -151,6 +176,7 @@ class Survey:
     priors: tuple[str, ...] = ()
     named_priors: tuple[str, ...] = ()
     galaxies: Galaxies | None = None
+    errors: ErrorModel = ErrorModel()
 
     @property
     def wavelengths(self) -> tuple[int, ...]:
@@ -273,6 +299,7 @@ HSC = Survey(
     training_sets=("hsc",),
     priors=("hsc-32",),
     galaxies=Galaxies("lsst", (19.0, 26.0), 25.0),
+    errors=ErrorModel(scale=1.25, floor=0.02),
 )
 
 #: One exposure.  Seeing and depth (30 s): Bellm et al. 2019, PASP 131, 018002, table 1.  Gain:
@@ -290,6 +317,7 @@ ZTF = Survey(
     training_sets=("ztf",),
     priors=("ztf-32",),
     galaxies=Galaxies("ztf", (14.0, 19.0), 17.0),
+    errors=ErrorModel(scale=1.6, floor=0.02),
 )
 
 #: A near-infrared camera in space: the depth and the zodiacal light that Euclid's wide survey

@@ -6,6 +6,7 @@ import numpy as np
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors._surveys import nearest_survey
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
@@ -134,12 +135,13 @@ class Deblended:
         """Return the result of two fits, with the photometry that follows from them."""
         weights = [view.observation.weights for view in observation.views]
         seen = has_data(seen_share(free_form.convolved, weights))
+        errors = nearest_survey(observation.pixel_scale).errors
         return cls(
             observation,
             positions,
             free_form,
             parametric,
-            photometry(parametric.scene, parametric, free_form, seen),
+            photometry(parametric.scene, parametric, free_form, seen, errors),
             seconds,
             psf_sigma,
             noise_from_model,

@@ -10,9 +10,9 @@ with smaller errors where neighbors overlap.
 
 Both have errors from the Gauss-Newton matrix of the parametric scene about fluxes and shapes
 jointly, and an error of the model: by how much the two fits, which know galaxies in different
-ways, disagree (`MISFIT`), and `FLOOR`.  The three numbers are calibrated on simulated blends of
-bulges and disks, irregular galaxies, color gradients and real shapes
-(``benchmarks/errors``).
+ways, disagree, and a share of the flux (`scorepriors._surveys.ErrorModel`).  The numbers are
+calibrated on simulated blends of bulges and disks, irregular galaxies, color gradients and real
+shapes (``benchmarks/errors``).
 """
 
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from scorepriors._moments import shapes
+from scorepriors._surveys import ErrorModel
 from scorepriors.models.scene._scene import Scene
 
 from ._equations import Equations, equations_of, solve
@@ -31,12 +32,6 @@ from ._posterior import posterior_fluxes
 #: Factor of the posterior's width in the Gauss-Newton approximation, which exaggerates it for
 #: shapes that are hardly known.
 WIDTH = 0.9
-
-#: Error of the model, in units of the difference of the fluxes of the two fits.
-MISFIT = 2.0
-
-#: Least error of the model as a share of the flux.
-FLOOR = 0.005
 
 #: Share of the prior of shapes that stays when a flux is measured: without any, the shape of a
 #: source that is not there would be undetermined.  Positions keep theirs, which is the catalog's.
@@ -113,7 +108,13 @@ class Photometry:
         return np.divide(flux, error, out=np.zeros_like(flux), where=error > 0)
 
 
-def photometry(scene: Scene, parametric: Any, result: Any, seen: np.ndarray) -> Photometry:
+def photometry(
+    scene: Scene,
+    parametric: Any,
+    result: Any,
+    seen: np.ndarray,
+    errors: ErrorModel = ErrorModel(),  # noqa: B008 (a value)
+) -> Photometry:
     """Return fluxes and errors of a deblended scene.
 
     Parameters
@@ -125,6 +126,8 @@ def photometry(scene: Scene, parametric: Any, result: Any, seen: np.ndarray) -> 
         is one fit alone.
     seen
         Mask ``[N, B]``, False where a band has no data about a source.
+    errors
+        Model of the errors beyond those of the curvature.
 
     Notes
     -----
@@ -148,13 +151,13 @@ def photometry(scene: Scene, parametric: Any, result: Any, seen: np.ndarray) -> 
         partial(_moments, scene, parametric.fit.values, _noise(own, seen)),
     )
     final = solve(equations, flux_precision=precision)
-    model = _model_error(disputed, flux)
+    of_model = partial(_model_error, errors, disputed)
     return Photometry(
         flux=np.where(seen, flux, np.nan),
-        covariance=_blocks(WIDTH**2 * covariance + model, seen),
+        covariance=_blocks((WIDTH * errors.scale) ** 2 * covariance + of_model(flux), seen),
         measured=np.where(seen, measured, np.nan),
         measured_covariance=_blocks(
-            free.covariance[:size, :size] + _model_error(disputed, measured), seen
+            errors.scale**2 * free.covariance[:size, :size] + of_model(measured), seen
         ),
         seen=seen,
         center_covariance=_center_covariance(equations, final.covariance[size:, size:]),
@@ -184,13 +187,13 @@ def _with_unknown(covariance: np.ndarray, flux: np.ndarray, seen: np.ndarray) ->
     return found
 
 
-def _model_error(disputed: np.ndarray, flux: np.ndarray) -> np.ndarray:
+def _model_error(errors: ErrorModel, disputed: np.ndarray, flux: np.ndarray) -> np.ndarray:
     """Return the covariance of the model's errors: full between the bands of a source."""
     num_sources, num_bands = flux.shape
     out = np.zeros((num_sources, num_bands, num_sources, num_bands))
     for k in range(num_sources):
-        out[k, :, k] = MISFIT**2 * np.outer(disputed[k], disputed[k])
-        out[k, :, k] += FLOOR**2 * np.outer(flux[k], flux[k])
+        out[k, :, k] = errors.misfit**2 * np.outer(disputed[k], disputed[k])
+        out[k, :, k] += errors.floor**2 * np.outer(flux[k], flux[k])
     return out.reshape(flux.size, flux.size)
 
 
