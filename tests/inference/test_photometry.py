@@ -10,7 +10,12 @@ from numpyro import handlers
 from scipy.stats import norm
 
 from scorepriors.inference import catalog, deblend, deblend_many
-from scorepriors.inference.deblending.photometry._equations import equations_of, inverse, solve
+from scorepriors.inference.deblending.photometry._equations import (
+    equations_of,
+    inverse,
+    solve,
+    system_of,
+)
 from scorepriors.inference.deblending.photometry._posterior import posterior_fluxes
 from scorepriors.models import Observation, PointSource, Scene, place_sources, read_positions
 from scorepriors.models.rendering._psf import gaussian_psf
@@ -72,7 +77,7 @@ def test_the_covariance_is_that_of_an_independent_fisher_matrix():
         "brightness": np.log(flux.sum(1)).astype(np.float32),
     }
     equations = equations_of(scene, fitted(scene, values))
-    found = solve(equations)
+    found = solve(system_of(equations))
     # By differences of images in float64, with nothing of the package's rendering.
     edges = np.arange(34) - 0.5
 
@@ -107,7 +112,7 @@ def test_a_band_without_data_has_no_part_in_the_covariance():
     values = {"stars/offset": np.zeros((1, 2)), "brightness": np.log([600.0])}
     equations = equations_of(scene, fitted(scene, values))
     assert equations.seen.tolist() == [[False, True]]
-    covariance = solve(equations).covariance
+    covariance = solve(system_of(equations)).covariance
     assert (covariance[0] == 0).all()
     assert covariance[1, 1] > 0
     result = deblend(obs, at, free_form=False, key=jax.random.key(0))

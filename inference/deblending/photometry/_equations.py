@@ -128,8 +128,49 @@ def _ordered(scene: Scene, values: dict, spectrum: np.ndarray, linear: LinearSce
     )
 
 
+class System(NamedTuple):
+    """The equations in fluxes and shape parameters, without any prior.
+
+    Attributes
+    ----------
+    equations
+        The equations they are made of.
+    matrix, right
+        Gauss-Newton matrix ``[N B + Q, N B + Q]`` of the data (bands fastest), and minus the
+        gradient.
+    """
+
+    equations: Equations
+    matrix: Float[np.ndarray, "M M"]
+    right: Float[np.ndarray, " M"]
+
+
+def system_of(equations: Equations) -> System:
+    """Assemble the equations for fluxes, amplitudes times pixel sums, and shapes."""
+    amplitude, owner = equations.amplitude, equations.owner
+    num_sources, num_bands = amplitude.shape
+    fluxes, size = num_sources * num_bands, num_sources * num_bands + len(owner)
+    matrix, right = np.zeros((size, size)), np.zeros(size)
+    unit = 1 / equations.area
+    # A change of a shape at a fixed flux changes the amplitude as well: derivatives are those of
+    # the normalized image.
+    lost = equations.area_slope * unit[owner]
+    select = np.arange(num_sources)[:, None] == owner
+    for band in range(num_bands):
+        normal, projected = equations.normal[band], equations.projected[band]
+        bright = amplitude[owner, band]
+        turn = np.zeros((num_sources + len(owner), num_sources + len(owner)))
+        turn[:num_sources, :num_sources] = np.diag(unit)
+        turn[:num_sources, num_sources:] = -(select * lost * bright)
+        turn[num_sources:, num_sources:] = np.diag(bright)
+        rows = np.append(np.arange(num_sources) * num_bands + band, np.arange(fluxes, size))
+        matrix[np.ix_(rows, rows)] += turn.T @ normal @ turn
+        right[rows] += turn.T @ projected
+    return System(equations, matrix, right)
+
+
 def solve(
-    equations: Equations,
+    system: System,
     share: float | np.ndarray = 1.0,
     flux_precision: Float[np.ndarray, "N B B"] | None = None,
 ) -> Solution:
@@ -137,46 +178,28 @@ def solve(
 
     Parameters
     ----------
-    equations
-        The equations.
+    system
+        The equations, assembled.
     share
         Factor of the shapes' prior, one number or one for each parameter.
     flux_precision
         Precision of a prior on the fluxes of each source; none by default.
     """
-    amplitude, owner = equations.amplitude, equations.owner
-    num_sources, num_bands = amplitude.shape
-    fluxes, size = num_sources * num_bands, num_sources * num_bands + len(owner)
-    of_shapes, first = np.arange(fluxes, size), np.arange(num_sources) * num_bands
-    matrix, right = np.zeros((size, size)), np.zeros(size)
-    for band in range(num_bands):
-        # In units of fluxes: the amplitude times the pixel sum.
-        unit = 1 / equations.area
-        bright = amplitude[owner, band]
-        normal, projected = equations.normal[band], equations.projected[band]
-        mine = first + band
-        matrix[np.ix_(mine, mine)] = normal[:num_sources, :num_sources] * unit[:, None] * unit
-        cross = normal[:num_sources, num_sources:] * unit[:, None] * bright
-        matrix[np.ix_(mine, of_shapes)] = cross
-        matrix[np.ix_(of_shapes, mine)] = cross.T
-        matrix[fluxes:, fluxes:] += normal[num_sources:, num_sources:] * bright[:, None] * bright
-        right[mine] = projected[:num_sources] * unit
-        right[fluxes:] += projected[num_sources:] * bright
-    # A change of a shape at a fixed flux changes the amplitude as well.
-    turn = np.eye(size)
-    for column, (k, slope) in enumerate(zip(owner, equations.area_slope, strict=True)):
-        rows = slice(k * num_bands, (k + 1) * num_bands)
-        turn[rows, fluxes + column] = -amplitude[k] * slope
-    matrix, right = turn.T @ matrix @ turn, turn.T @ right
+    equations = system.equations
+    num_sources, num_bands = equations.amplitude.shape
+    fluxes = num_sources * num_bands
+    matrix, right = system.matrix.copy(), system.right.copy()
+    of_shapes = np.arange(fluxes, len(right))
     matrix[of_shapes, of_shapes] += share * equations.precision
     right[fluxes:] += share * equations.pull
     if flux_precision is not None:
         for k in range(num_sources):
             rows = slice(k * num_bands, (k + 1) * num_bands)
             matrix[rows, rows] += flux_precision[k]
-    covariance = inverse(matrix, np.append(equations.seen.ravel(), np.ones(len(owner), bool)))
+    known = np.append(equations.seen.ravel(), np.ones(len(of_shapes), bool))
+    covariance = inverse(matrix, known)
     step = covariance @ right
-    return Solution(step[:fluxes].reshape(amplitude.shape), covariance)
+    return Solution(step[:fluxes].reshape(num_sources, num_bands), covariance)
 
 
 def inverse(matrix: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:

@@ -26,7 +26,7 @@ from scorepriors._moments import shapes
 from scorepriors._surveys import ErrorModel
 from scorepriors.models.scene._scene import Scene
 
-from ._equations import Equations, equations_of, solve
+from ._equations import Equations, equations_of, solve, system_of
 from ._posterior import posterior_fluxes
 
 #: Factor of the posterior's width in the Gauss-Newton approximation, which exaggerates it for
@@ -137,8 +137,9 @@ def photometry(
     equations = equations_of(scene, parametric.fit)
     seen = seen & equations.seen
     equations = equations._replace(seen=seen)
+    system = system_of(equations)
     share = np.where(equations.site == "offset", 1.0, SHAPE_PRIOR)
-    free, usual = solve(equations, share), solve(equations)
+    free, usual = solve(system, share), solve(system)
     fixed = parametric.least_squares - equations.flux
     disputed = np.where(seen, result.flux - parametric.flux, 0.0)
     measured = result.least_squares + np.where(seen, free.flux_step - fixed, 0.0)
@@ -150,7 +151,7 @@ def photometry(
         _with_unknown(own, equations.flux, seen),
         partial(_moments, scene, parametric.fit.values, _noise(own, seen)),
     )
-    final = solve(equations, flux_precision=precision)
+    final = solve(system, flux_precision=precision)
     of_model = partial(_model_error, errors, disputed)
     return Photometry(
         flux=np.where(seen, flux, np.nan),
@@ -226,12 +227,12 @@ def _center_covariance(equations: Equations, covariance: np.ndarray) -> np.ndarr
 def _shape_errors(equations: Equations, covariance: np.ndarray) -> np.ndarray:
     """Propagate the covariance of the shape parameters to size, e1 and e2."""
     widths = np.sqrt(np.diag(covariance))
-    # Moments under a window are no linear functions of the image: differences over a quarter
-    # of each parameter's width.
-    steps = [0.25 * width * slope for width, slope in zip(widths, equations.slope, strict=True)]
-    pairs = list(zip(equations.owner, steps, strict=True))
-    up, down = (_shapes([equations.image[k] + s * one for k, one in pairs]) for s in (1, -1))
-    slope = (up - down) / np.where(widths > 0, 0.5 * widths, 1.0)[:, None]
+    # Moments under a window are no linear functions of the image: differences over half of each
+    # parameter's width.
+    steps = [0.5 * width * slope for width, slope in zip(widths, equations.slope, strict=True)]
+    moved = [equations.image[k] + step for k, step in zip(equations.owner, steps, strict=True)]
+    change = _shapes(moved) - _shapes(equations.image)[equations.owner]
+    slope = change / np.where(widths > 0, 0.5 * widths, 1.0)[:, None]
     out = np.zeros((len(equations.area), 3))
     for k in range(len(out)):
         mine = np.flatnonzero(equations.owner == k)
