@@ -59,9 +59,7 @@ def differenced_hessian(function: Callable, point) -> lx.FunctionLinearOperator:
     structure = jax.eval_shape(lambda: point)
     # The function is a pytree: no arrays are closed over.
     product = _Differences(function, point)
-    return lx.FunctionLinearOperator(
-        product, structure, lx.symmetric_tag, closure_convert=False
-    )
+    return lx.FunctionLinearOperator(product, structure, lx.symmetric_tag, closure_convert=False)
 
 
 class _Differences(eqx.Module):

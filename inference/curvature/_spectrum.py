@@ -194,7 +194,9 @@ def whitening_error(bound: Posterior, u: dict, whiten: LowRankMap, *, key) -> fl
     """
     dimension = len(whiten.scale)
     probes = jax.random.normal(key, (8, dimension), whiten.scale.dtype)
-    curved = whiten.transpose(jnp.asarray(_products(_curve(bound, u), whiten(probes)), probes.dtype))
+    curved = whiten.transpose(
+        jnp.asarray(_products(_curve(bound, u), whiten(probes)), probes.dtype)
+    )
     left = np.asarray(curved - probes, float)
     return float(np.sqrt((left**2).sum() / (np.asarray(probes, float) ** 2).sum()))
 

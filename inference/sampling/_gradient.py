@@ -23,17 +23,15 @@ from scorepriors.inference._posterior import Posterior
 from scorepriors.inference.curvature._preconditioner import LowRankMap, identity_map, refine
 from scorepriors.inference.curvature._spectrum import curvature_map, map_rank
 
-from ._abstract import AbstractSampler, Coordinates, Counts, Move, Start, Window, traced
+from ._abstract import AbstractSampler, Counts, Move, Start, Window, traced
 from ._checks import check_gradient
+from ._density import LogDensity, no_refinement, problem_at
 from ._origin import origin_of
 
 #: Number of warm-up windows after which the map is refined, and the share of each in the
 #: warm-up.  Before the first and after the last only the step size is tuned.
 #: Windows are equally long: the refinement then compiles once.
 WINDOWS, WINDOW_SHARE = 4, 0.175
-
-#: Number of directions in which warm-up draws correct the curvature.
-REFINEMENT_RANK = 64
 
 #: Sources of the coordinates of the chains.
 PRECONDITIONERS = ("both", "curvature", "warmup", "none")
@@ -80,32 +78,6 @@ class Chains(NamedTuple):
     tuned: Tuned
     tuner: Any
     refinement: LowRankMap
-
-
-class Problem(eqx.Module):
-    """A posterior, with its density at the origin by site.
-
-    Differences from that are summed element by element, so that they are accurate in float32
-    for the Metropolis test.
-    """
-
-    coordinates: Coordinates
-    reference: dict
-
-
-class LogDensity(eqx.Module):
-    """Log-density of a posterior in the coordinates of the chains."""
-
-    problem: Problem
-    refinement: LowRankMap
-
-    def __call__(self, q):
-        coordinates = self.problem.coordinates
-        terms = coordinates.bound.log_density_terms(coordinates.params(self.refinement(q)))
-        return sum(
-            (jnp.sum(term - self.problem.reference[name]) for name, term in terms.items()),
-            start=0.0,
-        )
 
 
 class AbstractGradientSampler(AbstractSampler):
@@ -187,8 +159,8 @@ class AbstractGradientSampler(AbstractSampler):
                 spread = jnp.zeros(shape, flat.dtype)
         else:
             spread = jax.random.normal(third, shape, flat.dtype)
-        refinement = _no_refinement(flat)
-        density = LogDensity(_problem(bound, origin, curvature), refinement)
+        refinement = no_refinement(origin)
+        density = LogDensity(problem_at(bound, origin, curvature), refinement)
         positions = _inside(density, spread)
         check_gradient(density, positions[0], fourth)
         tuned = Tuned(
@@ -203,8 +175,8 @@ class AbstractGradientSampler(AbstractSampler):
         def skeleton(key):
             origin = bound.start(key=key)
             flat, _ = ravel_pytree(origin)
-            curvature, refinement = self._no_curvature(flat), _no_refinement(flat)
-            density = LogDensity(_problem(bound, origin, curvature), refinement)
+            curvature, refinement = self._no_curvature(flat), no_refinement(origin)
+            density = LogDensity(problem_at(bound, origin, curvature), refinement)
             positions = jnp.zeros((num_chains, len(flat)), flat.dtype)
             chains = _begin(traced(self), density, positions, key)
             one = jnp.asarray(1.0, flat.dtype)
@@ -215,7 +187,7 @@ class AbstractGradientSampler(AbstractSampler):
 
     def bind(self, bound: Posterior, learned: Learned, state: Chains):
         chains = _spread_over_devices(state.chains)
-        return _problem(bound, *learned), state._replace(chains=chains)
+        return problem_at(bound, *learned), state._replace(chains=chains)
 
     def step(self, key, number, problem, state: Chains, warming):
         chains, tuned, tuner, refinement = state
@@ -306,19 +278,6 @@ class AbstractGradientSampler(AbstractSampler):
 
     def _no_curvature(self, flat) -> LowRankMap:
         return identity_map(len(flat), map_rank(len(flat), self._directions), flat.dtype)
-
-
-def _no_refinement(flat) -> LowRankMap:
-    return identity_map(len(flat), min(REFINEMENT_RANK, len(flat)), flat.dtype)
-
-
-def _problem(bound: Posterior, origin: dict, curvature: LowRankMap) -> Problem:
-    return Problem(Coordinates(bound, origin, curvature), _terms(bound, origin))
-
-
-@eqx.filter_jit
-def _terms(bound: Posterior, origin: dict) -> dict:
-    return bound.log_density_terms(origin)
 
 
 @eqx.filter_jit
