@@ -85,7 +85,6 @@ def hessian_operator(
     *,
     sites: str | Sequence[str] | None = None,
     part: str = "posterior",
-    _stacklevel: int = 2,
 ) -> lx.AbstractLinearOperator:
     """Return the Hessian of minus the log-density of a NumPyro model.
 
@@ -136,7 +135,7 @@ def hessian_operator(
     operator = hessian(function, varied)
     if is_differentiable(jax.vmap(operator.mv), jax.tree.map(lambda a: a[None], varied)):
         return operator
-    warnings.warn(f"{DIFFERENCES}.", UserWarning, stacklevel=_stacklevel)
+    warnings.warn(f"{DIFFERENCES}.", UserWarning, stacklevel=2)
     return differenced_hessian(function, varied)
 
 
@@ -178,8 +177,7 @@ def hessian_diagonal(
     Estimate
         Trees by site.
     """
-    operator = hessian_operator(model, point, sites=sites, part=part, _stacklevel=3)
-    return diagonal(operator, **options)
+    return diagonal(hessian_operator(model, point, sites=sites, part=part), **options)
 
 
 def diagonal(

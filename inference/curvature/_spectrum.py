@@ -33,7 +33,6 @@ SMALL_SITE = 64
 #: width of the posterior in directions of smaller or negative curvature.
 FLOOR = 0.01
 
-
 #: Number of products by one call, which limits the memory.
 BATCH = 16
 
@@ -84,7 +83,24 @@ class Spectrum(NamedTuple):
 
 
 def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = 400, key) -> Spectrum | None:
-    """Return the spectrum of the Hessian at u; arguments and None as for `curvature_map`."""
+    """Return the spectrum of the Hessian at a point.
+
+    Parameters
+    ----------
+    bound
+        The posterior.
+    u
+        Unconstrained parameters of a mode, or near one.
+    rank
+        Largest number of directions to find, beyond `DENSE` dimensions.
+    key
+        Random key for the starting vector of Lanczos and the probes of the diagonal.
+
+    Returns
+    -------
+    Spectrum or None
+        The spectrum; None if the Hessian is not finite or has no positive eigenvalue.
+    """
     flat, _ = ravel_pytree(u)
     dimension = len(flat)
     curve = _curve(bound, u)
@@ -140,31 +156,6 @@ def _full_spectrum(curve, dimension, dtype) -> Spectrum | None:
 def _asymmetry(matrix) -> float:
     """Return the norm of a matrix less its transpose: twice the rounding error of either."""
     return float(np.linalg.norm(matrix - matrix.T, 2)) / 2
-
-
-def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRankMap | None:
-    """Return the map in whose coordinates the posterior has about unit curvature at u.
-
-    Parameters
-    ----------
-    bound
-        The posterior.
-    u
-        Unconstrained parameters of a mode, or near one.
-    rank
-        Largest number of directions to find, beyond `DENSE` dimensions.
-    key
-        Random key for the starting vector of Lanczos and the probes of the diagonal.
-
-    Returns
-    -------
-    LowRankMap or None
-        The map; None if the Hessian is not finite or has no positive eigenvalue.
-    """
-    found = curvature_spectrum(bound, u, rank=rank, key=key)
-    if found is None:
-        return None
-    return whitening_map(found, ravel_pytree(u)[0].dtype)
 
 
 def whitening_map(found: Spectrum, dtype, *, exact: bool = False) -> LowRankMap:
