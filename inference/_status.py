@@ -106,7 +106,11 @@ class RunStatus(Status):
         "there are too few draws to trust",
         "raise `num_warmup` and `num_samples`",
     )
-    BIASED = ("biased", "no Metropolis test makes the draws exact", "use an exact algorithm")
+    BIASED = (
+        "biased",
+        "the draws are of an approximation, without a Metropolis test that makes them exact",
+        "use an exact algorithm",
+    )
     TRUSTED = "trusted", "no check of the draws failed"
 
 
@@ -191,8 +195,8 @@ class Check(Enum):
     UNADJUSTED = "unadjusted", "{note}", "", RunStatus.BIASED
     NOT_A_MODE = (
         "not_a_mode",
-        "{what}, so this Gaussian is about a point that is no mode",
-        "raise `max_iterations` of `fit_map`",
+        "a Newton step would gain {gain:.3g} nats, so this Gaussian is about a point that is no mode",
+        "raise `max_iterations` of `fit_map`, or use `sample`",
         RunStatus.NO_MODE,
     )
     NEGATIVE_CURVATURE = (
@@ -204,9 +208,9 @@ class Check(Enum):
     )
     FLAT_CURVATURE = (
         "flat_curvature",
-        "{count} of {found} curvatures found are within {floor} of the typical one of zero: the "
-        "widths there are cut at ten times the typical one",
-        "use `sample`",
+        "{count} of {found} curvatures found can't be told from zero (within {floor:.2g} of the typical "
+        "one): the widths there are cut at ten times the typical one",
+        "use `sample`, or double precision",
         RunStatus.NO_MODE,
     )
     FEW_DIRECTIONS = (
@@ -216,6 +220,14 @@ class Check(Enum):
         "raise `rank`",
         RunStatus.NOT_CONVERGED,
     )
+    NOT_GAUSSIAN = (
+        "not_gaussian",
+        "the posterior is not this Gaussian: the importance ratios of its draws have a Pareto k of "
+        "{found:.2f}, should be below {wanted:.2f}",
+        "use `sample`",
+        RunStatus.BIASED,
+    )
+    DIFFERENCES = "differences", "{note}", "", RunStatus.TRUSTED
 
 
 class Finding(NamedTuple):

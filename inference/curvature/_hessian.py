@@ -5,6 +5,7 @@ multiplies vectors without being stored, and `lineax.linear_solve` accepts it.  
 estimate is counted in products with it, each about two gradients.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from scorepriors._progress import Progress, reporting
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference.fitting._map import MAPResult
 
+from ._differences import DIFFERENCES, differenced_hessian, is_differentiable
 from ._lanczos import RitzPairs, ritz_pairs
 
 #: Number of vectors multiplied at once, which limits the memory.
@@ -83,7 +85,7 @@ def hessian_operator(
     *,
     sites: str | Sequence[str] | None = None,
     part: str = "posterior",
-) -> lx.JacobianLinearOperator:
+) -> lx.AbstractLinearOperator:
     """Return the Hessian of minus the log-density of a NumPyro model.
 
     Parameters
@@ -101,7 +103,7 @@ def hessian_operator(
 
     Returns
     -------
-    lineax.JacobianLinearOperator
+    lineax.AbstractLinearOperator
         Symmetric operator in the unconstrained coordinates.  Those of a morphology are the
         stretched ones of its prior up to the factor ``stretch.scale``: a Hessian there is that
         in z divided by its square.
@@ -110,6 +112,13 @@ def hessian_operator(
     ------
     InputError
         For unknown sites or parts, or a point that is not finite.
+
+    Warns
+    -----
+    UserWarning
+        If the model has derivatives in reverse mode only, such as
+        ``jax.experimental.ode.odeint``: products are then differences of gradients, at six
+        gradients each, with relative errors of about a thousandth in single precision.
     """
     bound = posterior(model)
     u = point.params if isinstance(point, MAPResult) else dict(point)
@@ -122,7 +131,12 @@ def hessian_operator(
     if not all(np.isfinite(np.asarray(value)).all() for value in u.values()):
         raise InputError("the point of a Hessian must be finite; some values of it are not.")
     rest = {n: v for n, v in u.items() if n not in names}
-    return hessian(_Part(bound, rest, part), {n: u[n] for n in names})
+    function, varied = _Part(bound, rest, part), {n: u[n] for n in names}
+    operator = hessian(function, varied)
+    if is_differentiable(jax.vmap(operator.mv), jax.tree.map(lambda a: a[None], varied)):
+        return operator
+    warnings.warn(f"{DIFFERENCES}.", UserWarning, stacklevel=2)
+    return differenced_hessian(function, varied)
 
 
 class Estimate(NamedTuple):

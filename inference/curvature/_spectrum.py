@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from scorepriors.inference._posterior import Posterior
 
+from ._differences import differenced_hessian, is_differentiable
 from ._hessian import flat_product, hessian
 from ._lanczos import ritz_pairs
 from ._preconditioner import LowRankMap
@@ -28,9 +29,22 @@ DENSE = 400
 #: Largest number of elements of sites with a scale per element; larger ones have one scale.
 SMALL_SITE = 64
 
-#: Lower limit of curvatures in units of the typical one; warm-up draws determine the width
-#: of the posterior in directions of smaller or negative curvature.
+#: Lower limit of curvatures in units of the typical one, for chains; warm-up draws determine the
+#: width of the posterior in directions of smaller or negative curvature.
 FLOOR = 0.01
+
+#: Number of products by one call, which limits the memory.
+BATCH = 16
+
+#: Number of times that a full Hessian is computed at most, each in the coordinates that the one
+#: before whitens.
+PASSES = 3
+
+#: Ratio of a curvature to its rounding error below which it is computed again.
+ACCURATE = 100.0
+
+#: Ratio of a curvature to its rounding error above which it is known.
+KNOWN = 3.0
 
 
 class Spectrum(NamedTuple):
@@ -44,37 +58,32 @@ class Spectrum(NamedTuple):
         Eigenvalues ``[r]``, ascending; all others are taken to be one.
     vectors
         Eigenvectors ``[d, r]``.
+    limits
+        Size ``[r]`` below which a value is taken for zero: a multiple of its rounding error
+        for a full Hessian, `FLOOR` otherwise.
+    differences
+        Whether the Hessian is from differences of gradients: see `differenced_hessian`.
     """
 
     scale: np.ndarray
     values: np.ndarray
     vectors: np.ndarray
+    limits: np.ndarray
+    differences: bool
+
+    @property
+    def negative(self) -> int:
+        """Number of values that are negative beyond their limits."""
+        return int((self.values < -self.limits).sum())
+
+    @property
+    def flat(self) -> int:
+        """Number of values that can't be told from zero."""
+        return int((np.abs(self.values) <= self.limits).sum())
 
 
 def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = 400, key) -> Spectrum | None:
-    """Return the spectrum of the Hessian at u; arguments and None as for `curvature_map`."""
-    flat, _ = ravel_pytree(u)
-    dimension = len(flat)
-    rank = map_rank(dimension, rank)
-    if dimension <= DENSE:
-        whole = np.asarray(_dense(bound, u), float)
-        if not np.isfinite(whole).all() or not (np.diagonal(whole) > 0).any():
-            return None
-        diagonal = np.diagonal(whole)
-        scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, np.median(diagonal[diagonal > 0])))
-        values, vectors = np.linalg.eigh(whole * scale[:, None] * scale)
-    else:
-        scale = _site_scales(bound, u, key)
-        if scale is None:
-            return None
-        one = jnp.asarray(scale, flat.dtype)
-        product = partial(_scaled_product, bound, u, one)
-        values, vectors, _ = ritz_pairs(product, one, rank, key)
-    return Spectrum(scale, values, vectors) if np.isfinite(values).all() else None
-
-
-def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRankMap | None:
-    """Return the map in whose coordinates the posterior has about unit curvature at u.
+    """Return the spectrum of the Hessian at a point.
 
     Parameters
     ----------
@@ -89,18 +98,81 @@ def curvature_map(bound: Posterior, u: dict, *, rank: int = 400, key) -> LowRank
 
     Returns
     -------
-    LowRankMap or None
-        The map; None if the Hessian is not finite or has no positive eigenvalue.
+    Spectrum or None
+        The spectrum; None if the Hessian is not finite or has no positive eigenvalue.
     """
-    found = curvature_spectrum(bound, u, rank=rank, key=key)
-    if found is None:
+    flat, _ = ravel_pytree(u)
+    dimension = len(flat)
+    curve = _curve(bound, u)
+    if dimension <= DENSE:
+        return _full_spectrum(curve, dimension, flat.dtype)
+    scale = _site_scales(curve, key)
+    if scale is None:
         return None
-    return whitening_map(found, ravel_pytree(u)[0].dtype)
+    one = jnp.asarray(scale, flat.dtype)
+    rank = map_rank(dimension, rank)
+    values, vectors, _ = ritz_pairs(partial(_scaled_product, curve, one), one, rank, key)
+    if not np.isfinite(values).all():
+        return None
+    return Spectrum(scale, values, vectors, np.full(len(values), FLOOR), curve.differences)
 
 
-def whitening_map(found: Spectrum, dtype) -> LowRankMap:
-    """Return the map that whitens a spectrum, with smaller values raised to `FLOOR`."""
-    gain = 1 / np.sqrt(np.maximum(found.values, FLOOR))
+def _full_spectrum(curve, dimension, dtype) -> Spectrum | None:
+    """Return the spectrum of the full Hessian, with small values as accurate as the density's.
+
+    The rounding error of a Hessian's elements is a part `eps` of its largest eigenvalue, which
+    leaves no digits of one that is smaller by that.  Products with a *vector* along such a soft
+    direction have them: their cancelation happens in the model, where residuals are.  So the
+    Hessian is computed again in the coordinates that whiten it, where all eigenvalues are
+    about one; a relative error `eps` times the root of the ratio of curvatures is left.
+    """
+    eps = float(jnp.finfo(dtype).eps)
+    whole = _products(curve, np.eye(dimension, dtype=dtype))
+    if not np.isfinite(whole).all() or not (np.diagonal(whole) > 0).any():
+        return None
+    diagonal = np.diagonal(whole)
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, np.median(diagonal[diagonal > 0])))
+    whole = whole * scale[:, None] * scale
+    values, vectors = np.linalg.eigh((whole + whole.T) / 2)
+    error = _asymmetry(whole) + 2 * eps * np.abs(values).max() * np.ones(dimension)
+    for _ in range(PASSES - 1):
+        if (np.abs(values) > ACCURATE * error).all():
+            break
+        size = np.maximum(np.abs(values), error)
+        columns = (scale[:, None] * vectors / np.sqrt(size)).astype(dtype)
+        products = _products(curve, columns.T)
+        if not np.isfinite(products).all():
+            break
+        white = products @ columns.astype(float)
+        root = np.sqrt(size)
+        values, turn = np.linalg.eigh((white + white.T) / 2 * root[:, None] * root)
+        vectors = vectors @ turn
+        # Errors of the whitened elements, and of the root of the ratio of curvatures.
+        mixed = (turn**2).T @ size
+        error = _asymmetry(white) * mixed + 2 * eps * np.sqrt(np.abs(values).max() * mixed)
+    return Spectrum(scale, values, vectors, KNOWN * error, curve.differences)
+
+
+def _asymmetry(matrix) -> float:
+    """Return the norm of a matrix less its transpose: twice the rounding error of either."""
+    return float(np.linalg.norm(matrix - matrix.T, 2)) / 2
+
+
+def whitening_map(found: Spectrum, dtype, *, exact: bool = False) -> LowRankMap:
+    """Return the map that whitens a spectrum.
+
+    Parameters
+    ----------
+    found
+        The spectrum.
+    dtype
+        Type of the map.
+    exact
+        Whether only values below their limits are raised to `FLOOR`, instead of all smaller ones:
+        for a Gaussian about a mode.
+    """
+    low = found.values <= found.limits if exact else found.values < FLOOR
+    gain = 1 / np.sqrt(np.where(low, FLOOR, found.values))
     return LowRankMap(
         jnp.asarray(found.scale, dtype), jnp.asarray(found.vectors, dtype), jnp.asarray(gain, dtype)
     )
@@ -113,7 +185,9 @@ def whitening_error(bound: Posterior, u: dict, whiten: LowRankMap, *, key) -> fl
     """
     dimension = len(whiten.scale)
     probes = jax.random.normal(key, (8, dimension), whiten.scale.dtype)
-    curved = jax.vmap(whiten.transpose)(_products(bound, u, jax.vmap(whiten)(probes)))
+    curved = whiten.transpose(
+        jnp.asarray(_products(_curve(bound, u), whiten(probes)), probes.dtype)
+    )
     left = np.asarray(curved - probes, float)
     return float(np.sqrt((left**2).sum() / (np.asarray(probes, float) ** 2).sum()))
 
@@ -123,28 +197,62 @@ def map_rank(dimension: int, rank: int) -> int:
     return dimension if dimension <= DENSE else min(rank, dimension)
 
 
-def _hessian_product(bound, u, direction):
-    """Return the Hessian of the potential times a flat vector."""
-    return flat_product(hessian(bound.potential_fn, u), direction)
+class _Curve(eqx.Module):
+    """A posterior at a point, for products with its Hessian."""
+
+    bound: Posterior
+    point: dict
+    differences: bool = eqx.field(static=True, default=False)
+
+    def product(self, direction):
+        """Return the Hessian of the potential times a flat vector."""
+        make = differenced_hessian if self.differences else hessian
+        return flat_product(make(self.bound.potential_fn, self.point), direction)
+
+
+def _curve(bound, u) -> _Curve:
+    """Return a curve with derivatives that the model has."""
+    curve = _Curve(bound, u)
+    flat, _ = ravel_pytree(u)
+    # The compiled program that is traced here keeps its trace.
+    if len(flat) <= DENSE:
+        rows = jax.ShapeDtypeStruct((_batch(len(flat)), len(flat)), flat.dtype)
+        works = is_differentiable(_block, curve, rows)
+    else:
+        one = jax.ShapeDtypeStruct((1, len(flat)), flat.dtype)
+        works = is_differentiable(jax.vmap(partial(_scaled_product, curve)), one, one)
+    return curve if works else _Curve(bound, u, differences=True)
+
+
+def _batch(dimension: int) -> int:
+    """Return the number of products by one call for the full Hessian."""
+    return min(BATCH, dimension)
+
+
+def _products(curve, directions) -> np.ndarray:
+    """Return the products with ``directions [n, d]``, in double precision."""
+    directions = np.asarray(directions)
+    count, dimension = directions.shape
+    if dimension > DENSE:
+        # By the program of Lanczos: another number of directions recompiles nothing.
+        one = jnp.ones(dimension, directions.dtype)
+        found = [np.asarray(_scaled_product(curve, one, jnp.asarray(d))) for d in directions]
+        return np.stack(found).astype(float)
+    batch = _batch(dimension)
+    # Padded to full batches: a smaller last one would be compiled separately.
+    rows = np.pad(directions, ((0, -count % batch), (0, 0)))
+    parts = [np.asarray(_block(curve, rows[i : i + batch])) for i in range(0, len(rows), batch)]
+    return np.concatenate(parts)[:count].astype(float)
 
 
 @eqx.filter_jit
-def _dense(bound, u):
-    flat, _ = ravel_pytree(u)
-    size = len(flat)
-    # Padded to full batches: a smaller last one would be compiled separately.
-    rows = jnp.eye(-(-size // 16) * 16, size, dtype=flat.dtype)
-    return jax.lax.map(partial(_hessian_product, bound, u), rows, batch_size=16)[:size]
+def _block(curve, rows):
+    return jax.vmap(curve.product)(rows)
 
 
-def _products(bound, u, directions):
-    # By the program of Lanczos: another number of directions recompiles nothing.
-    one = jnp.ones(directions.shape[-1], directions.dtype)
-    return jnp.stack([_scaled_product(bound, u, one, direction) for direction in directions])
-
-
-def _site_scales(bound, u, key, probes: int = 8):
+def _site_scales(curve, key, probes: int = 8):
     """Return a scale per coordinate: per element of small sites, one for each large site."""
+    u = curve.point
     flat, _ = ravel_pytree(u)
     labels = {n: np.full(v.shape, i) for i, (n, v) in enumerate(u.items())}
     label = np.concatenate([np.ravel(labels[n]) for n in sorted(u)])
@@ -153,9 +261,7 @@ def _site_scales(bound, u, key, probes: int = 8):
     unit = np.zeros((len(where), len(flat)), np.float32)
     unit[np.arange(len(where)), where] = 1
     signs = np.asarray(jax.random.rademacher(key, (probes, len(flat)), jnp.float32))
-    products = np.asarray(
-        _products(bound, u, jnp.asarray(np.concatenate([unit, signs]), flat.dtype)), float
-    )
+    products = _products(curve, np.concatenate([unit, signs]).astype(flat.dtype))
     if not np.isfinite(products).all():
         return None
     # Hutchinson's estimate of the diagonal is noisy per element, its median much less.
@@ -170,5 +276,5 @@ def _site_scales(bound, u, key, probes: int = 8):
 
 
 @eqx.filter_jit
-def _scaled_product(bound, u, scale, direction):
-    return scale * _hessian_product(bound, u, scale * direction)
+def _scaled_product(curve, scale, direction):
+    return scale * curve.product(scale * direction)

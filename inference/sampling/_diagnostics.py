@@ -1,23 +1,29 @@
 """Convergence diagnostics of runs."""
 
 import json
-import warnings
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import norm
 
 from scorepriors.inference._status import Check, Finding, findings_of
 
 from . import _tree as trees
 from ._abstract import AbstractSampler
-from ._rhat import chance_rhat, rank_rhat
+from ._rhat import ESS_ERROR, rank_rhat, rhat_excess
 
 #: Limits of the checks: Vehtari et al. 2021 (R-hat, ESS), and Betancourt 2016 (E-BFMI).
 MAX_RHAT, MIN_ESS, MIN_BFMI = 1.01, 400.0, 0.3
 
-#: Largest number of elements of sites, such as fluxes, whose R-hat must be below `MAX_RHAT` for
-#: every element.
+#: Largest number of elements of sites, such as fluxes, that are judged together, all as one group;
+#: larger ones, such as morphologies, are groups of their own.
 FEW = 128
+
+#: Least number of elements of a group whose median R-hat must be below `MAX_RHAT` too.
+MANY = 16
+
+#: Number of elements of a site, those of the largest R-hat, that are compared with chance.
+COMPARED = 64
 
 #: Largest number of elements of a site, chosen at random, whose effective draws are computed.
 SUBSET = 48
@@ -43,7 +49,7 @@ class Diagnosis(NamedTuple):
     Attributes
     ----------
     max_rhat
-        Largest R-hat of sites with up to `FEW` elements, which are checked one by one.
+        Largest R-hat of sites with up to `FEW` elements; infinite for draws of NaN.
     max_pixel_rhat
         Largest R-hat of the other sites; NaN if there are none.
     min_ess
@@ -79,13 +85,16 @@ class Diagnosis(NamedTuple):
 def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosis:
     """Check the draws of a tree made by `sample`.
 
-    R-hat is checked in two ways.  Of sites with few elements, such as fluxes, each element
-    must be below 1.01.  Of the thousands of pixels of a scene the largest exceeds that by
-    chance alone: at 500 effective draws R-hat of one quantity scatters by about .005, and the
-    maximum over 4,000 is near 1.03 for chains that agree perfectly.  There the median
-    must be below 1.01, and the largest below the limit by chance (`chance_rhat`) for the
-    effective draws of these pixels in location and in scale, or for the required ones.  One
-    chain that differs in one pixel is far beyond that.
+    R-hat scatters: with 500 effective draws that of one quantity exceeds 1.01 in one run of six, and
+    the largest of a hundred in nearly every run.  So elements are judged as many.  Each R-hat must
+    be below 1.01, or below the limit by chance (`chance_rhat`), which all elements of a group
+    together exceed in one of a hundred runs of chains that agree.  The limit is that for the
+    effective draws within the chains, or for 400 if there are fewer: for one element with a
+    thousand it is 1.01.  The median of 16 and more must be below 1.01, which finds what is a
+    little wrong everywhere.  One chain that differs in one pixel is far beyond either.
+
+    The smallest of many effective sample sizes is small by chance too: 400 is required of one,
+    and of the smallest of several as much less as their scatter makes it.
     """
     whole, stuck = _moving(trees.group(tree, "posterior"))
     stats = trees.group(tree, "sample_stats")
@@ -95,12 +104,13 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
         return Diagnosis(np.inf, np.nan, 0.0, "every site", divergences, np.nan, 0.0, (stop,))
     chains = next(iter(whole.values())).shape[0]
     ess = trees.effective_sizes(_subset(whole))
+    enough = MIN_ESS * (1 - ESS_ERROR * norm.isf(0.5 / sum(v.size for v in ess.values())))
     smallest = {n: np.min(v) if np.isfinite(v).all() else np.nan for n, v in ess.items()}
     worst = min(smallest, key=lambda n: -np.inf if np.isnan(smallest[n]) else smallest[n])
     min_ess = float(smallest[worst])
     max_rhat, max_pixel_rhat, disagreement = np.nan, np.nan, None
     if chains > 1:
-        max_rhat, max_pixel_rhat, disagreement = _agreement(whole, smallest)
+        max_rhat, max_pixel_rhat, disagreement = _agreement(whole)
     divergences = int(stats["diverging"].sum())
     min_bfmi = np.nan
     if "energy" in stats:  # only Hamiltonian trajectories have an energy
@@ -118,7 +128,7 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
         found.append(Finding(Check.CHAIN_STUCK, {"site": stuck}))
     if chains == 1:
         found.append(Finding(Check.ONE_CHAIN))
-    if not min_ess >= MIN_ESS:
+    if not min_ess >= enough:
         facts = {"found": min_ess, "site": worst, "wanted": MIN_ESS}
         found.append(Finding(Check.FEW_DRAWS, facts))
     if divergences:
@@ -137,48 +147,55 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
     )
 
 
-def _agreement(whole, smallest):
-    """Return the largest R-hat of small and of large sites, and findings about them."""
-    few, many = [np.nan], [np.nan]
-    wrong = None
-    for name, draws in whole.items():
-        rhat = rank_rhat(draws)
-        largest = float(rhat.max())
-        if rhat.size <= FEW:
-            few.append(largest)
-            if not largest < MAX_RHAT:
-                wrong = wrong or f"R-hat {largest:.3f} of {name}, should be below {MAX_RHAT}"
+def _agreement(whole):
+    """Return the largest R-hat of small and of large sites, and a finding about the worst."""
+    rhats = {name: rank_rhat(draws) for name, draws in whole.items()}
+    few = [name for name, rhat in rhats.items() if rhat.size <= FEW]
+    many = [name for name in rhats if name not in few]
+    problems = []
+    for group in ([few] if few else []) + [[name] for name in many]:
+        problems += _problems(group, rhats, whole)
+    largest = [
+        float(np.nanmax([np.nanmax(_known(rhats[n])) for n in group])) if group else np.nan
+        for group in (few, many)
+    ]
+    return *largest, max(problems)[1] if problems else None
+
+
+def _known(rhat):
+    return np.where(np.isnan(rhat), np.inf, rhat)
+
+
+def _problems(group, rhats, whole) -> list[tuple[float, str]]:
+    """Return how far R-hat of a group of sites exceeds its limits, and a sentence for each."""
+    number = sum(rhats[name].size for name in group)
+    typical = float(np.median(np.concatenate([_known(rhats[name]) for name in group])))
+    found = []
+    if number >= MANY and not typical < MAX_RHAT:
+        names = group[0] if len(group) == 1 else f"{len(group)} sites, {group[0]} and others"
+        excess = (typical - 1) / (MAX_RHAT - 1)
+        text = f"median R-hat {typical:.4f} of {names}, should be below {MAX_RHAT}"
+        found.append((excess, text))
+    for name in group:
+        worst = np.argsort(-_known(rhats[name]))[:COMPARED]
+        worst = worst[_known(rhats[name][worst]) >= MAX_RHAT]
+        if not len(worst):
             continue
-        many.append(largest)
-        typical = float(np.median(rhat))
-        effective = max(MIN_ESS, np.nan_to_num(min(smallest[name], _effective(draws, rhat))))
-        allowed = chance_rhat(rhat.size, draws.shape[0], draws.shape[1], effective)
-        if not typical < MAX_RHAT:
-            wrong = wrong or f"median R-hat {typical:.3f} of {name}, should be below {MAX_RHAT}"
-        elif not largest < allowed:
-            wrong = wrong or (
-                f"R-hat {largest:.3f} in an element of {name}, where chance makes it at most "
-                f"{allowed:.3f}"
+        rhat, chance = rhat_excess(whole[name][..., worst].astype(float), number, least=MIN_ESS)
+        limit = np.maximum(chance, MAX_RHAT)
+        excess = (_known(rhat) - 1) / (limit - 1)
+        at = int(np.argmax(excess))
+        if excess[at] < 1:
+            continue
+        if limit[at] > MAX_RHAT:
+            text = (
+                f"R-hat {rhat[at]:.4f} in an element of {name}, where chance makes it at most "
+                f"{limit[at]:.4f}"
             )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # all NaN: no site of that kind
-        return float(np.nanmax(few)), float(np.nanmax(many)), wrong
-
-
-def _effective(draws, rhat, count: int = 16) -> float:
-    """Return the fewest effective draws of location or scale among elements of largest R-hat.
-
-    R-hat depends on both, and widths mix more slowly than means: on the embedded example the
-    pixels of largest R-hat had 1,800 effective draws in the bulk and a third of that in the
-    tails.
-    """
-    import xarray
-
-    worst = draws[..., np.argsort(-np.nan_to_num(rhat, nan=np.inf))[:count]].astype(float)
-    folded = np.abs(worst - np.median(worst, axis=(0, 1)))
-    dims = ("chain", "draw", "element")
-    sizes = trees.effective_sizes(xarray.Dataset({"x": (dims, worst), "far": (dims, folded)}))
-    return float(min(np.min(values) for values in sizes.values()))
+        else:
+            text = f"R-hat {rhat[at]:.4f} of {name}, should be below {MAX_RHAT}"
+        found.append((float(excess[at]), text))
+    return found
 
 
 def _moving(dataset):

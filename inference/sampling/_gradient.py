@@ -21,19 +21,28 @@ from scorepriors._compat import dual_averaging_adaptation
 from scorepriors._errors import InputError
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference.curvature._preconditioner import LowRankMap, identity_map, refine
-from scorepriors.inference.curvature._spectrum import curvature_map, map_rank
+from scorepriors.inference.curvature._spectrum import curvature_spectrum, map_rank, whitening_map
 
-from ._abstract import AbstractSampler, Coordinates, Counts, Move, Start, Window, traced
+from ._abstract import AbstractSampler, Counts, Move, Start, Window, traced
 from ._checks import check_gradient
-from ._origin import origin_of
+from ._density import LogDensity, no_refinement, problem_at
+from ._origin import UNIFORM, Origin, elsewhere, origin_of
 
 #: Number of warm-up windows after which the map is refined, and the share of each in the
 #: warm-up.  Before the first and after the last only the step size is tuned.
 #: Windows are equally long: the refinement then compiles once.
 WINDOWS, WINDOW_SHARE = 4, 0.175
 
-#: Number of directions in which warm-up draws correct the curvature.
-REFINEMENT_RANK = 64
+#: Size of the force at draws of the Gaussian about the mode, beyond that of the Gaussian and in
+#: units of it, from which the mode is no place to start.  Of 13 models those with a funnel had 2 and
+#: more, and so had two whose mode was harmless; all others had .4 and less.
+MISFIT = 1.0
+
+#: Batches of one draw per chain in which that is measured.
+MISFIT_BATCHES = 8
+
+#: Words of a start whose curvature is from differences of gradients.
+BY_DIFFERENCES = "curvature from differences of gradients"
 
 #: Sources of the coordinates of the chains.
 PRECONDITIONERS = ("both", "curvature", "warmup", "none")
@@ -80,32 +89,6 @@ class Chains(NamedTuple):
     tuned: Tuned
     tuner: Any
     refinement: LowRankMap
-
-
-class Problem(eqx.Module):
-    """A posterior, with its density at the origin by site.
-
-    Differences from that are summed element by element, so that they are accurate in float32
-    for the Metropolis test.
-    """
-
-    coordinates: Coordinates
-    reference: dict
-
-
-class LogDensity(eqx.Module):
-    """Log-density of a posterior in the coordinates of the chains."""
-
-    problem: Problem
-    refinement: LowRankMap
-
-    def __call__(self, q):
-        coordinates = self.problem.coordinates
-        terms = coordinates.bound.log_density_terms(coordinates.params(self.refinement(q)))
-        return sum(
-            (jnp.sum(term - self.problem.reference[name]) for name, term in terms.items()),
-            start=0.0,
-        )
 
 
 class AbstractGradientSampler(AbstractSampler):
@@ -166,33 +149,25 @@ class AbstractGradientSampler(AbstractSampler):
 
     def init(self, key, bound: Posterior, start: Start):
         first, second, third, fourth = jax.random.split(key, 4)
-        origin, text = origin_of(bound, start.init, first)
-        # Explicit types: weak ones would compile everything a second time.
-        origin = jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), origin)
+        found, curvature = self._origin(bound, start, first, second)
+        origin, text = found.point, found.text
         flat, _ = ravel_pytree(origin)
-        dimension = len(flat)
-        curvature = None
-        if text != "uniform" and self._directions:
-            start.report(0, "curvature")
-            curvature = curvature_map(bound, origin, rank=self._directions, key=second)
-            if curvature is None:
-                text = "uniform (no curvature at the start)"
-        shape = (start.num_chains, dimension)
+        shape = (start.num_chains, len(flat))
         if curvature is None:
             curvature = self._no_curvature(flat)
             if text.startswith("uniform"):
                 origin = jax.tree.map(jnp.zeros_like, origin)
-                spread = jax.random.uniform(third, shape, flat.dtype, -2.0, 2.0)
+                spread = jax.random.uniform(third, shape, flat.dtype, -UNIFORM, UNIFORM)
             else:  # without known widths all chains start at one point
                 spread = jnp.zeros(shape, flat.dtype)
         else:
             spread = jax.random.normal(third, shape, flat.dtype)
-        refinement = _no_refinement(flat)
-        density = LogDensity(_problem(bound, origin, curvature), refinement)
+        refinement = no_refinement(origin)
+        density = LogDensity(problem_at(bound, origin, curvature), refinement)
         positions = _inside(density, spread)
         check_gradient(density, positions[0], fourth)
         tuned = Tuned(
-            jnp.asarray(self.first_step_size(float(dimension)), flat.dtype),
+            jnp.asarray(self.first_step_size(float(len(flat))), flat.dtype),
             jnp.asarray(np.pi / 2, flat.dtype),
         )
         chains = _begin(traced(self), density, positions, fourth)
@@ -203,8 +178,8 @@ class AbstractGradientSampler(AbstractSampler):
         def skeleton(key):
             origin = bound.start(key=key)
             flat, _ = ravel_pytree(origin)
-            curvature, refinement = self._no_curvature(flat), _no_refinement(flat)
-            density = LogDensity(_problem(bound, origin, curvature), refinement)
+            curvature, refinement = self._no_curvature(flat), no_refinement(origin)
+            density = LogDensity(problem_at(bound, origin, curvature), refinement)
             positions = jnp.zeros((num_chains, len(flat)), flat.dtype)
             chains = _begin(traced(self), density, positions, key)
             one = jnp.asarray(1.0, flat.dtype)
@@ -215,7 +190,7 @@ class AbstractGradientSampler(AbstractSampler):
 
     def bind(self, bound: Posterior, learned: Learned, state: Chains):
         chains = _spread_over_devices(state.chains)
-        return _problem(bound, *learned), state._replace(chains=chains)
+        return problem_at(bound, *learned), state._replace(chains=chains)
 
     def step(self, key, number, problem, state: Chains, warming):
         chains, tuned, tuner, refinement = state
@@ -304,21 +279,34 @@ class AbstractGradientSampler(AbstractSampler):
         """Return the number of directions of the curvature; zero leaves it out."""
         return self.rank if self.preconditioner in ("both", "curvature") else 0
 
+    def _origin(self, bound: Posterior, start: Start, first, second):
+        """Return the origin of the chains, and the map of the curvature there or None."""
+        found = origin_of(bound, start.init, first)
+        found, curvature = self._curvature(bound, found, start, second)
+        if not found.is_mode or curvature is None:
+            return found, curvature
+        density = LogDensity(problem_at(bound, found.point, curvature), no_refinement(found.point))
+        if _misfit(density, start.num_chains, second) < MISFIT:
+            return found, curvature
+        other = elsewhere(bound, found, "the mode is not typical of the posterior", first)
+        return (found, curvature) if other is None else self._curvature(bound, other, start, second)
+
+    def _curvature(self, bound: Posterior, found: Origin, start: Start, key):
+        # Explicit types: weak ones would compile everything a second time.
+        point = jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), found.point)
+        found = found._replace(point=point)
+        if not self._directions or found.text.startswith("uniform"):
+            return found, None
+        start.report(0, "curvature")
+        spectrum = curvature_spectrum(bound, point, rank=self._directions, key=key)
+        if spectrum is None:
+            return found._replace(text="uniform (no curvature at the start)"), None
+        if spectrum.differences:
+            found = found._replace(text=f"{found.text}; {BY_DIFFERENCES}")
+        return found, whitening_map(spectrum, ravel_pytree(point)[0].dtype)
+
     def _no_curvature(self, flat) -> LowRankMap:
         return identity_map(len(flat), map_rank(len(flat), self._directions), flat.dtype)
-
-
-def _no_refinement(flat) -> LowRankMap:
-    return identity_map(len(flat), min(REFINEMENT_RANK, len(flat)), flat.dtype)
-
-
-def _problem(bound: Posterior, origin: dict, curvature: LowRankMap) -> Problem:
-    return Problem(Coordinates(bound, origin, curvature), _terms(bound, origin))
-
-
-@eqx.filter_jit
-def _terms(bound: Posterior, origin: dict) -> dict:
-    return bound.log_density_terms(origin)
 
 
 @eqx.filter_jit
@@ -340,7 +328,8 @@ def begin_tuner(step_size, rate, push=10.0):
 def _inside(density: LogDensity, spread):
     """Return chain starts with finite density and gradient, moved inwards where needed."""
     for _ in range(12):
-        good = np.asarray(_finite(density, spread))
+        values, slopes = _evaluated(density, spread)
+        good = np.isfinite(values) & np.isfinite(slopes).all(-1)
         if good.all():
             return spread
         spread = jnp.where(good[:, None], spread, spread / 2)
@@ -350,11 +339,33 @@ def _inside(density: LogDensity, spread):
     )
 
 
+def _misfit(density: LogDensity, num_chains: int, key) -> float:
+    """Return how much the forces at draws of the Gaussian are not those of the Gaussian.
+
+    Median over the draws of the root mean square deviation per dimension, of which the force of a
+    Gaussian has one: cheap, and the same in any number of dimensions.
+    """
+    shape = (num_chains, len(density.refinement.scale))
+    dtype = density.refinement.scale.dtype
+    _, center = _evaluated(density, jnp.zeros(shape, dtype))
+    sizes = []
+    for one in jax.random.split(key, MISFIT_BATCHES):
+        draws = jax.random.normal(one, shape, dtype)
+        _, slopes = _evaluated(density, draws)
+        left = slopes.astype(float) - center + np.asarray(draws)
+        sizes.append(np.sqrt((left**2).mean(-1)))
+    return float(np.median(np.nan_to_num(sizes, nan=np.inf)))
+
+
+def _evaluated(density: LogDensity, positions) -> tuple[np.ndarray, np.ndarray]:
+    """Return values ``[C]`` and gradients ``[C, d]`` at positions ``[C, d]``."""
+    values, slopes = _evaluate(density, positions)
+    return np.asarray(values), np.asarray(slopes)
+
+
 @eqx.filter_jit
-def _finite(density: LogDensity, positions):
-    """Return whether density and gradient are finite at each of ``positions [C, d]``."""
-    values, slopes = jax.vmap(jax.value_and_grad(lambda q: density(q)))(positions)
-    return jnp.isfinite(values) & jnp.isfinite(slopes).all(-1)
+def _evaluate(density: LogDensity, positions):
+    return jax.vmap(jax.value_and_grad(lambda q: density(q)))(positions)
 
 
 def _spread_over_devices(states):

@@ -1,21 +1,49 @@
 """Points about which chains begin."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import blackjax
 import equinox as eqx
 import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from scorepriors._errors import InputError
 from scorepriors.inference._posterior import Posterior
+from scorepriors.inference.curvature._spectrum import DENSE
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 
 #: Expected gain, in nats, below which an unconverged fit is close enough to its mode.
 NEAR_MODE = 0.1
 
+#: Half-width of the interval about zero, in each unconstrained coordinate, of uniform starts.
+UNIFORM = 2.0
 
-def origin_of(bound: Posterior, init: str | dict | MAPResult, key) -> tuple[dict, str]:
-    """Return the unconstrained point about which chains start, and its origin in words.
+#: Nats per dimension by which uniform starts may lie below the best point known: more than from
+#: 14 widths away in every coordinate.
+FAR_BELOW = 100.0
+
+
+class Origin(NamedTuple):
+    """A point about which chains start.
+
+    Attributes
+    ----------
+    point
+        Unconstrained parameters by site.
+    text
+        Its origin in words; beginning with ``uniform`` where chains start without curvature.
+    is_mode
+        Whether it is the mode of a fit made for it, which may be left for another point.
+    """
+
+    point: dict
+    text: str
+    is_mode: bool = False
+
+
+def origin_of(bound: Posterior, init: str | dict | MAPResult, key) -> Origin:
+    """Return the point about which chains start.
 
     Parameters
     ----------
@@ -32,30 +60,84 @@ def origin_of(bound: Posterior, init: str | dict | MAPResult, key) -> tuple[dict
         For an `init` that is none of those.
     """
     if isinstance(init, MAPResult):
-        return bound.start({n: init.values[n] for n in bound.sites()}, key=key), "given mode"
+        start = bound.start({n: init.values[n] for n in bound.sites()}, key=key)
+        return Origin(start, "given mode")
     if isinstance(init, dict):
-        return bound.start(init, key=key), "given values"
+        return Origin(bound.start(init, key=key), "given values")
     if init == "map":
         try:
             fit = fit_map(bound, key=key, max_iterations=1000)
         except InputError:
-            return bound.start(key=key), "uniform"
+            return Origin(bound.start(key=key), "uniform (no density at the start of a fit)")
+        mode = Origin(fit.params, "map", True)
         # Rounding in a very bright scene can prevent convergence: near the mode is enough.
         # A mode at infinity always has a larger expected gain.
         if fit.converged or 0 <= float(fit.expected_gain) < NEAR_MODE:
-            return fit.params, "map"
-        return bound.start(key=key), "uniform"
+            return mode
+        reason = "no mode was found"
+        other = elsewhere(bound, mode, reason, key)
+        return Origin(bound.start(key=key), f"uniform ({reason})") if other is None else other
     if init == "pathfinder":
-        first, second = jax.random.split(key)
-        return _pathfinder(bound, bound.start(key=first), second), "pathfinder"
+        return Origin(_pathfinder(bound, key), "pathfinder")
     if init == "uniform":
-        return bound.start(key=key), "uniform"
+        return Origin(bound.start(key=key), "uniform")
     raise InputError(
         f"`init` must be 'map', 'pathfinder', 'uniform', site values or a MAPResult, got {init!r}."
     )
 
 
+def elsewhere(bound: Posterior, mode: Origin, reason: str, key) -> Origin | None:
+    """Return a point to start at in place of a mode: ``uniform`` if that is not too far.
+
+    The mode of a funnel is the end of its neck, from which chains take long to come back.  Uniform
+    starts are at home in models of standard units; of others they may be millions of nats away,
+    and there Pathfinder's point is taken, which is on the way to the mode where its Gaussian
+    fits best.
+
+    Parameters
+    ----------
+    bound
+        The posterior.
+    mode
+        The end of a fit.
+    reason
+        Reason in words.
+    key
+        Random key.
+
+    Returns
+    -------
+    Origin or None
+        The point; None where no other is known.
+    """
+    start = bound.start(key=key)
+    flat, unravel = ravel_pytree(start)
+    uniform = jax.random.uniform(key, (8, len(flat)), flat.dtype, -UNIFORM, UNIFORM)
+    values = np.nan_to_num([float(_value(bound, unravel(u))) for u in uniform], nan=-np.inf)
+    best = float(_value(bound, mode.point))
+    # The density at a point that a fit has ended at may be infinite.
+    if np.isfinite(best) and best - np.median(values) > FAR_BELOW * len(flat):
+        # Pathfinder evaluates thousands of points at once, too many for large models.
+        if len(flat) > DENSE:
+            return None
+        point = _pathfinder(bound, key)
+        if not np.isfinite(float(_value(bound, point))):
+            return None
+        return Origin(point, f"pathfinder ({reason})")
+    return Origin(start, f"uniform ({reason})")
+
+
 @eqx.filter_jit
-def _pathfinder(bound: Posterior, start: dict, key) -> Any:
+def _value(bound: Posterior, point: dict) -> Any:
+    return bound.log_density(point)
+
+
+def _pathfinder(bound: Posterior, key) -> dict:
+    first, second = jax.random.split(key)
+    return _approximate(bound, bound.start(key=first), second)
+
+
+@eqx.filter_jit
+def _approximate(bound: Posterior, start: dict, key) -> Any:
     state, _ = blackjax.vi.pathfinder.approximate(key, bound.log_density, start)
     return state.position

@@ -17,7 +17,8 @@ from scorepriors._loops import deferred_interrupt
 from scorepriors._progress import Progress, reporting
 from scorepriors.inference._moved import moved_keywords
 from scorepriors.inference._posterior import Posterior, posterior
-from scorepriors.inference._status import RunStatus, record
+from scorepriors.inference._status import Check, Finding, RunStatus, record
+from scorepriors.inference.curvature._differences import DIFFERENCES
 from scorepriors.inference.fitting._map import MAPResult
 
 from ._abstract import AbstractSampler, Counts, Move, Start
@@ -25,6 +26,7 @@ from ._algorithms import sampler_of
 from ._checkpoints import fingerprint, load_run, save_run
 from ._collect import Keep, collect, prior_facts
 from ._diagnostics import Diagnosis, SamplingWarning, diagnose
+from ._gradient import BY_DIFFERENCES
 from ._run import Run, blocks
 
 #: Seconds between checkpoints.
@@ -76,10 +78,12 @@ def sample(
         Numbers of draws per chain for tuning and to keep, and of chains; the algorithm's
         defaults (500, 500 and 4) if not given.
     init
-        Start of the chains.  ``"map"``: spread by the curvature about the mode, or as under
-        ``"uniform"`` where no mode is found.  ``"pathfinder"``: about the mean of
-        BlackJAX's Pathfinder.  ``"uniform"``: within 2 of zero in each unconstrained
-        coordinate, without curvature.  Or site values (constrained), or a `MAPResult`.
+        Start of the chains.  ``"map"``: spread by the curvature about the mode; where no mode is
+        found, or the density about it is not that of its Gaussian, as in a funnel, as under
+        ``"uniform"``, or under ``"pathfinder"`` if that is too far from the posterior.
+        ``"pathfinder"``: about the mean of BlackJAX's Pathfinder.  ``"uniform"``: within 2 of
+        zero in each unconstrained coordinate, without curvature.  Or site values
+        (constrained), or a `MAPResult`.
     keep
         Content of the result beside the draws, and names of its axes: a `Keep`.
     progress
@@ -94,12 +98,16 @@ def sample(
         Draws in the format of the installed ArviZ.  Groups ``posterior`` (constrained sites
         and deterministic ones; exact spectra drawn), ``sample_stats``, ``observed_data``
         and those of `keep`.  Attributes: algorithm, versions, seed, seconds, gradient
-        evaluations, step size, and ``warnings``, a JSON list of sentences that is empty
+        evaluations, step size, ``start``, the start taken and the reason in words, and ``warnings``, a JSON list of sentences that is empty
         if all checks pass; ``status``, the code of a `RunStatus`; ``findings``, the codes and
         facts of the sentences.
 
     Notes
     -----
+    Models with derivatives in reverse mode only, such as ``jax.experimental.ode.odeint``, get their
+    curvature from differences of gradients: a sentence among the warnings says so, and the
+    status may still be ``trusted``, because draws are exact with any coordinates.
+
     The result takes the most memory: everything is kept in the precision of the model, four
     bytes a number unless JAX runs in 64 bits.  Draws are converted to values block by block,
     each block of draws being freed, so there is never a second copy.  Five
@@ -223,6 +231,9 @@ def _facts(sampler: AbstractSampler, counts: Counts, seed: list, run: Run) -> di
 def _judge(tree, sampler: AbstractSampler, kept: int, wanted: int) -> None:
     """Record the failed checks of a tree in its attributes, and warn about them."""
     found = diagnose(tree, sampler)
+    if BY_DIFFERENCES in tree.attrs["start"]:
+        said = Finding(Check.DIFFERENCES, {"note": DIFFERENCES})
+        found = found._replace(findings=(*found.findings, said))
     cut = kept < wanted
     tree.attrs.update(_summary(found) | record(found.findings, cut) | {"interrupted": int(cut)})
     if cut:

@@ -90,6 +90,56 @@ def test_a_few_elements_are_held_to_the_strict_limit(pixels):
 
 def test_all_pixels_a_little_off_are_caught(pixels):
     """No pixel beyond what chance gives one of 600, but the typical one is."""
-    offset = 0.25 * np.array([1.0, -1, 1, -1])[:, None, None]
-    found = judged(morphology=(autocorrelated(PIXELS, coefficient=0.0) + offset).astype("f4"))
+    offset = 0.18 * np.array([1.0, -1, 1, -1])[:, None, None]
+    found = judged(morphology=(pixels + offset).astype("f4"))
     assert any("median R-hat" in w for w in found.warnings)
+
+
+@pytest.mark.parametrize("size", [1, 2, 10, 100])
+@pytest.mark.parametrize("coefficient", [-0.3, 0.0, 0.5])
+def test_chains_that_agree_seldom_alarm(size, coefficient):
+    """Six or more of 40 runs have a chance of 1e-5 even at the limit of one in a hundred."""
+    rng = np.random.default_rng(size)
+    alarms = 0
+    for seed in rng.integers(1 << 30, size=40):
+        found = judged(x=autocorrelated(size, coefficient=coefficient, seed=seed))
+        alarms += found.warnings != ()
+    assert alarms < 6
+
+
+@pytest.mark.parametrize("size", [1, 100, 5000])
+def test_chains_that_disagree_alarm_among_any_number(size):
+    """A chain off by .6 of a standard deviation, or wider by half, in one element."""
+    elsewhere = autocorrelated(size, coefficient=0.0)
+    wider = elsewhere.copy()
+    elsewhere[1, :, 0] += 0.6
+    wider[1, :, 0] *= 1.5
+    for wrong in (elsewhere, wider):
+        assert any("R-hat" in w for w in judged(x=wrong).warnings)
+
+
+def test_slow_chains_alarm_though_their_draws_scatter():
+    """Few effective draws do not raise the limit beyond that for 400."""
+    found = judged(x=autocorrelated(100, coefficient=0.97))
+    assert any("R-hat" in w for w in found.warnings)
+    assert any("few effective draws" in w for w in found.warnings)
+
+
+def test_the_worst_site_is_named():
+    fine = autocorrelated(3, coefficient=0.0)
+    bad, worst = fine.copy(), fine.copy()
+    bad[1, :, 0] += 0.5
+    worst[1, :, 2] += 2.0
+    for sites in ({"bad": bad, "worst": worst}, {"worst": worst, "bad": bad}):
+        (warning,) = (w for w in judged(**sites).warnings if "R-hat" in w)
+        assert "of worst, should be below 1.01" in warning
+    edge = rank_rhat(worst)[2]
+    assert f"R-hat {edge:.4f}" in warning
+
+
+def test_the_smallest_of_many_effective_sizes_scatters():
+    """Of 48 elements with 450 effective draws the smallest estimate is below 400."""
+    found = judged(x=autocorrelated(48, coefficient=0.63, seed=3))
+    assert found.min_ess < 400
+    assert found.warnings == ()
+    assert judged(x=autocorrelated(48, coefficient=0.75, seed=3)).warnings

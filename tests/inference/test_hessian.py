@@ -153,3 +153,30 @@ def test_bad_points(bound):
         hessian_operator(bound, {"x": jnp.full(SIZE, jnp.nan)})
     with pytest.raises(InputError, match="between 1 and 24"):
         eigenpairs(OPERATOR, 25, key=jax.random.key(0))
+
+
+@jax.custom_vjp
+def fourth(x):
+    return x**4
+
+
+# By itself, as in `odeint`: forward mode meets it again here.
+fourth.defvjp(lambda x: (fourth(x), x), lambda x, slope: (4 * x**3 * slope,))
+
+
+@pytest.mark.parametrize("at", [1e-3, 1.0, 300.0])
+def test_without_forward_mode_hessians_are_differences(at):
+    """Of a quartic, whose truncation error is not zero, in units of any size."""
+
+    def model():
+        x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), (2,)))
+        numpyro.factor("well", -fourth(x / at).sum() - 0.5 * (x[0] - x[1]) ** 2 / at**2)
+
+    point = {"x": jnp.asarray([1.0, 2.0]) * at}
+    expected = np.array([[13.0, -1.0], [-1.0, 49.0]]) / at**2
+    with pytest.warns(UserWarning, match="reverse mode only"):
+        operator = hessian_operator(posterior(model), point)
+    np.testing.assert_allclose(matrix(operator) * at**2, expected * at**2, atol=0.05)
+    with pytest.warns(UserWarning, match="reverse mode only"):
+        found = hessian_diagonal(posterior(model), point)
+    np.testing.assert_allclose(found.value["x"] * at**2, np.diag(expected) * at**2, rtol=2e-3)

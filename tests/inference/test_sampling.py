@@ -31,6 +31,7 @@ from scorepriors.inference import (
     RunStatus,
     SamplingWarning,
     fit_map,
+    laplace,
     load_tree,
     posterior,
     sample,
@@ -38,7 +39,8 @@ from scorepriors.inference import (
 )
 from scorepriors.inference._status import status_of
 from scorepriors.inference.curvature._preconditioner import LowRankMap, refine
-from scorepriors.inference.curvature._spectrum import curvature_map
+from scorepriors.inference.curvature._spectrum import curvature_spectrum, whitening_map
+from scorepriors.inference.sampling._abstract import Start
 from scorepriors.inference.sampling._diagnostics import diagnose, findings
 from scorepriors.inference.sampling._tree import group, make_tree
 
@@ -321,6 +323,82 @@ def test_every_start_leads_to_the_posterior(init):
     assert abs(ratio.mean() - 1) < 3 * mcse(ratio.mean(-1))
 
 
+def neal():
+    v = numpyro.sample("v", dist.Normal(0, 3))
+    numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([9]).to_event(1))
+
+
+def far_groups(y):
+    """Groups whose means can't be told apart, in units in which they are at 1,000."""
+    mean = numpyro.sample("mean", dist.Normal(0, 2000))
+    width = numpyro.sample("width", dist.HalfNormal(100.0))
+    each = numpyro.sample("each", dist.Normal(mean, width).expand([8]).to_event(1))
+    numpyro.sample("y", dist.Normal(each[:, None], 20.0).to_event(2), obs=y)
+
+
+def skewed():
+    numpyro.sample("x", dist.Gamma(5.0, 1.0).expand([30]).to_event(1))
+
+
+@pytest.mark.parametrize("model", [neal, far_groups, skewed])
+def test_the_neck_of_a_funnel_is_no_start(model):
+    args = ()
+    if model is far_groups:
+        args = (1000 + 20 * np.random.default_rng(0).normal(size=(8, 5)).astype("f4"),)
+    bound = posterior(model, *args)
+    start = Start("map", 4, lambda done, text: None)
+    learned, chains, text = NUTS().init(jax.random.key(0), bound, start)
+    origin = learned.origin
+    if model is neal:
+        # The mode is at v = -40.5, thirteen standard deviations off.
+        assert text == "uniform (the mode is not typical of the posterior)"
+        assert float(origin["v"]) == 0
+    elif model is far_groups:
+        # Starts near zero would be fifty widths of the data away.
+        assert text.startswith("pathfinder (")
+        assert abs(float(origin["mean"]) - 1000) < 300
+        assert float(origin["width"]) > -3
+    else:
+        assert text == "map"
+    positions = learned.curvature(chains.chains.position)
+    assert np.isfinite(positions).all()
+
+
+@jax.custom_vjp
+def squared(x):
+    return x**2
+
+
+def _squared_forward(x):
+    # By itself, as in `odeint`: forward mode meets it again here.
+    return squared(x), x
+
+
+squared.defvjp(_squared_forward, lambda x, slope: (2 * x * slope,))
+
+
+def reverse_only(y):
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+    numpyro.factor("narrow", -0.5 * squared((x - y) / jnp.array([0.01, 1.0, 100.0])).sum())
+
+
+def test_models_without_forward_mode_are_sampled_and_say_so():
+    y = jnp.array([1.0, 1.0, 1.0])
+    variance = 1 / (1 + np.array([1e4, 1, 1e-4]))
+    with pytest.warns(SamplingWarning, match="reverse mode only") as caught:
+        tree = sample(reverse_only, y, key=jax.random.key(0))
+    assert len(caught) == 1
+    assert tree.attrs["start"] == "map; curvature from differences of gradients"
+    assert tree.attrs["status"] == "trusted"
+    assert [f.check for f in findings(tree)] == [Check.DIFFERENCES]
+    x = draws(tree, "x").reshape(-1, 3)
+    np.testing.assert_allclose(x.var(0), variance, rtol=0.15)
+    with pytest.warns(SamplingWarning, match="reverse mode only"):
+        tree = laplace(reverse_only, y, key=jax.random.key(0), num_samples=4000)
+    x = draws(tree, "x").reshape(-1, 3)
+    np.testing.assert_allclose(x.var(0), variance, rtol=4.5 * np.sqrt(2 / 4000))
+
+
 @pytest.mark.parametrize("preconditioner", ["curvature", "warmup", "none"])
 def test_coordinates_change_nothing_but_the_cost(preconditioner):
     tree = run(correlated, algorithm=DynamicHMC(preconditioner=preconditioner), num_samples=800)
@@ -484,7 +562,9 @@ def test_curvature_of_many_dimensions():
         numpyro.factor("f", -0.5 * jnp.dot(x @ stiff, x @ other) * 100)
 
     bound = posterior(model)
-    made = curvature_map(bound, {"x": jnp.zeros(dimension)}, rank=60, key=jax.random.key(0))
+    point = {"x": jnp.zeros(dimension)}
+    found = curvature_spectrum(bound, point, rank=60, key=jax.random.key(0))
+    made = whitening_map(found, jnp.float32)
     hessian = 100 * (np.eye(dimension) + np.asarray(stiff) @ np.asarray(other).T)
     jacobian = np.asarray(jax.vmap(made)(jnp.eye(dimension)), float)
     whitened = jacobian @ hessian @ jacobian.T
