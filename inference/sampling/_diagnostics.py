@@ -11,6 +11,7 @@ from scorepriors.inference._status import Check, Finding, findings_of
 from . import _tree as trees
 from ._abstract import AbstractSampler
 from ._rhat import chance_rhat, rank_rhat
+from ._undefined import undefined
 
 #: Limits of the checks: Vehtari et al. 2021 (R-hat, ESS), and Betancourt 2016 (E-BFMI).
 MAX_RHAT, MIN_ESS, MIN_BFMI = 1.01, 400.0, 0.3
@@ -130,6 +131,7 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
     if saturated > 0.01:
         steps = 2 ** int(stats["tree_depth"].max())
         found.append(Finding(Check.LONG_TREES, {"share": saturated, "steps": steps}))
+    found += undefined(tree)
     if not sampler.exact:
         found.append(Finding(Check.UNADJUSTED, {"note": sampler.note}))
     return Diagnosis(
@@ -188,8 +190,9 @@ def _moving(dataset):
         array = np.asarray(values)
         flat = array.reshape(*array.shape[:2], -1)
         fixed = np.ptp(flat, axis=1) == 0
-        # A constant deterministic site has no mixing.
+        # A constant deterministic site has no mixing, and one with NaN is reported as such.
         moving = ~fixed.all(0) | (np.ptp(flat[:, 0], axis=0) > 0)
+        moving &= ~np.isnan(flat).any((0, 1))
         if moving.any():
             out[str(name)] = flat if moving.all() else flat[..., moving]
         if (fixed & ~fixed.all(0)).any():

@@ -31,6 +31,8 @@ from scorepriors.inference.fitting._map import MAPResult, fit_map
 from ._abstract import Coordinates
 from ._collect import Keep, collect
 from ._diagnostics import SamplingWarning
+from ._labels import lay_out
+from ._undefined import undefined
 
 #: Number of draws per call of the model, which limits the memory.
 BLOCK = 64
@@ -108,6 +110,7 @@ def laplace(
     if rank < 1:
         raise InputError(f"`rank` must be at least 1, got {rank}.")
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    layout = lay_out(bound, keep)
     fit_key, map_key, probe_key, draw_key, value_key = jax.random.split(key, 5)
     fit = fit_map(bound, key=fit_key, max_iterations=1000) if best is None else best
     point = bound.start({n: fit.values[n] for n in bound.sites()}, key=fit_key)
@@ -124,7 +127,8 @@ def laplace(
     draws = np.asarray(jax.random.normal(draw_key, (num_samples, 1, len(flat)), flat.dtype))
     blocks = [draws[first : first + BLOCK] for first in range(0, num_samples, BLOCK)]
     coordinates = Coordinates(bound, point, whiten)
-    tree = collect(coordinates, blocks, {}, keep, key=value_key)
+    tree = collect(coordinates, blocks, {}, keep, layout, key=value_key)
+    findings += undefined(tree)
     tree.attrs.update(
         {
             "scorepriors_version": __version__,
