@@ -18,7 +18,6 @@ from numpyro import handlers
 from scorepriors._compat import Messenger
 from scorepriors._errors import InputError
 
-
 #: Name of the one term of a density with discrete sites.
 ENUMERATED = "sum over discrete sites"
 
@@ -139,18 +138,18 @@ def summing():
         yield
 
 
-def untouched(compute: Callable, discrete: dict) -> frozenset[str]:
-    """Return the names of a function's results that do not depend on the discrete sites.
+def untouched(compute: Callable, given: dict) -> frozenset[str]:
+    """Return the names of a function's results that do not depend on its argument.
 
     Parameters
     ----------
     compute
-        Function of values of discrete sites that returns values by name.
-    discrete
-        Values of the discrete sites.
+        Function of a dictionary of arrays that returns values by name.
+    given
+        The argument, or its shapes.
     """
     # A result that depends on a mapped argument can't be returned unmapped: JAX refuses.
-    stacked = jax.tree.map(lambda a: jax.numpy.stack([a, a]), discrete)
+    stacked = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), given)
 
     def is_free(name):
         try:
@@ -160,7 +159,7 @@ def untouched(compute: Callable, discrete: dict) -> frozenset[str]:
             return False
         return True
 
-    return frozenset(name for name in jax.eval_shape(compute, discrete) if is_free(name))
+    return frozenset(name for name in jax.eval_shape(compute, given) if is_free(name))
 
 
 def _first_free(trace: dict) -> int:

@@ -195,7 +195,7 @@ class Posterior(eqx.Module):
         values, log_likelihoods, predictions
             Three dictionaries by site; the last two are empty unless asked for.
         """
-        model, trace, missing = self._recovered(key, u)
+        _, trace, missing = self._recovered(key, u)
         args, kwargs = self.arguments
         values = {n: v for n, v in _values(trace).items() if n not in missing}
         observed = {n: s for n, s in observed_sites(trace).items() if n not in missing}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorepriors._distribution import ScorePrior
+from scorepriors.inference._enumeration import untouched
 from scorepriors.inference._posterior import Posterior, observed_sites
 
 from ._abstract import Coordinates
@@ -68,8 +69,7 @@ def collect(
     key
         Random key for sites that are drawn given the positions.
     """
-    ends = draws[0][0, 0], draws[-1][-1, -1]
-    masks = fixed_masks(coordinates, *ends) if keep.log_likelihood else {}
+    masks = fixed_masks(coordinates, draws[0][0, 0]) if keep.log_likelihood else {}
     values, likelihoods, predictions, priors = recover_draws(coordinates, draws, key, keep)
     groups = {
         "posterior": values,
@@ -93,25 +93,22 @@ def _masks(coordinates: Coordinates, position) -> dict:
     return coordinates.bound.masks(coordinates.params(position))
 
 
-def fixed_masks(coordinates: Coordinates, first, last) -> dict[str, np.ndarray]:
-    """Return masks of observed sites with masked elements, which depend on no parameter.
+def fixed_masks(coordinates: Coordinates, position) -> dict[str, np.ndarray]:
+    """Return masks of observed sites with masked elements, if they depend on no parameter.
 
     Parameters
     ----------
     coordinates
         Coordinates of draws.
-    first, last
-        Two positions, at which a mask that depends on parameters differs.
+    position
+        Any of them.
     """
-    if not jax.eval_shape(_masks, coordinates, first):
+    bound, u = coordinates.bound, jax.eval_shape(coordinates.params, position)
+    fixed = untouched(bound.masks, u)
+    if not fixed:
         return {}
-    one, other = (_masks(coordinates, jnp.asarray(position)) for position in (first, last))
-    masks = {name: np.asarray(mask) for name, mask in one.items()}
-    return {
-        name: mask
-        for name, mask in masks.items()
-        if not mask.all() and np.array_equal(mask, other[name])
-    }
+    masks = {n: np.asarray(mask) for n, mask in _masks(coordinates, jnp.asarray(position)).items()}
+    return {name: masks[name] for name in sorted(fixed) if not masks[name].all()}
 
 
 def _leave_masked_out(tree: Any, masks: dict, layout: Layout, coords: Mapping) -> None:

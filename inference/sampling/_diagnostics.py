@@ -184,10 +184,14 @@ def _effective(draws, rhat, count: int = 16) -> float:
 
 
 def _moving(dataset):
-    """Return draws ``[chain, draw, element]`` that vary, and a site where a chain is stuck."""
+    """Return continuous draws ``[chain, draw, element]`` that vary, and a stuck site."""
     out, stuck = {}, None
     for name, values in dataset.data_vars.items():
         array = np.asarray(values)
+        # Integers, such as enumerated sites, are drawn anew given the rest: one that hardly ever
+        # changes is no sign of a stuck chain.
+        if not np.issubdtype(array.dtype, np.floating):
+            continue
         flat = array.reshape(*array.shape[:2], -1)
         fixed = np.ptp(flat, axis=1) == 0
         # A constant deterministic site has no mixing, and one with NaN is reported as such.

@@ -1,6 +1,7 @@
 """Names of the axes of a model's sites, for ArviZ, checked before the first draw."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ class Layout(NamedTuple):
     dims
         Names of the axes by site, those of constant data included.
     left_out
-        Sites without draws: see `Posterior.survey`.
+        Latent and deterministic sites without draws: see `Posterior.survey`.
     """
 
     trace: dict[str, Any]
@@ -78,6 +79,11 @@ def lay_out(bound: Posterior, keep) -> Layout:
     InputError
         For names in its `dims`, `coords` and `constant_data` that do not belong to the model, for
         axes of another number or length, and for names that clash in the result.
+
+    Warns
+    -----
+    UserWarning
+        If sites have no draws.
     """
     u = bound.shapes()
     trace, left_out = bound.survey(u)
@@ -95,7 +101,15 @@ def lay_out(bound: Posterior, keep) -> Layout:
     _check_coords(keep.coords, lengths)
     observed = observed_sites(trace)
     if keep.log_likelihood or keep.posterior_predictive:
-        _check_left_out(sorted(set(observed) & set(left_out)))
+        _check_left_out([name for name in left_out if name in observed])
+    left_out = tuple(name for name in left_out if name in shapes and name not in observed)
+    if left_out:
+        warnings.warn(
+            f"NumPyro does not draw discrete sites of a model with a scan: {_listed(left_out)} are "
+            "left out of the result.",
+            UserWarning,
+            stacklevel=4,
+        )
     return Layout(trace, dims, left_out)
 
 
@@ -242,4 +256,3 @@ def _check_left_out(names: list[str]) -> None:
 
 def _listed(names) -> str:
     return ", ".join(repr(name) for name in names)
-
