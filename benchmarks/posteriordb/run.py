@@ -5,8 +5,9 @@
 PATH is a checkout of posteriordb, a git directory, or its address, which git clones.  FOLDER gets
 `results.json`, to which further runs add, `table.md` and `figure.png`.  Both samplers have the
 same chains and lengths, in one process, in single precision (`--x64` for double).  Each runs
-twice; the second run counts, for which JAX's cache has the programs (NumPyro would compile anew).  Gradients are those of all chains, warm-up
-included; ours also those of the fit that chains start from.
+twice; the second run counts, for which JAX's cache has the programs (NumPyro compiles anew in
+every run).  Gradients are those of all chains, warm-up included, without the fit that ours start
+from; seconds hold everything.
 """
 
 import argparse
