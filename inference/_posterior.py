@@ -296,11 +296,11 @@ class Posterior(eqx.Module):
             model = continuous(self.model)
             return constrain_fn(model, args, kwargs, u, return_deterministic=deterministics)
         except DiscreteSites:
-            model = self._at(u)
-            trace, _ = traced(model, args, kwargs)
+            fixed = self._at(u)
+            trace, _ = traced(fixed, args, kwargs)
             values = {name: trace[name]["value"] for name in u}
             if deterministics:
-                free = self._undisturbed(model, trace)
+                free = self._undisturbed(fixed, trace)
                 values |= {n: v for n, v in _values(trace).items() if n in free}
             return values
 
