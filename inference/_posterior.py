@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -25,6 +25,59 @@ from scorepriors._compat import (
 from scorepriors._errors import InputError
 from scorepriors._recovery import recover
 
+from ._enumeration import (
+    ENUMERATED,
+    DiscreteSites,
+    check_enumerable,
+    continuous,
+    draw_discrete,
+    enumerated,
+    is_discrete,
+    summing,
+    traced,
+    untouched,
+)
+
+AnyMethod = TypeVar("AnyMethod", bound=Callable)
+
+
+class Method(eqx.Module):
+    """A method of a `Posterior` as a pytree that `jax.jit` takes too.
+
+    Methods of Equinox modules are compared by their arrays, which have no hash; `jax.jit` needs
+    one.  This is compared by identity.  Under `jax.jit` the data are constants of the program,
+    under `equinox.filter_jit` they are traced.
+    """
+
+    bound: "Posterior"
+    function: Callable = eqx.field(static=True)
+
+    def __call__(self, *args, **kwargs):
+        return self.function(self.bound, *args, **kwargs)
+
+    def __eq__(self, other):
+        same = isinstance(other, Method) and self.bound is other.bound
+        return same and self.function is other.function
+
+    def __hash__(self):
+        return hash((id(self.bound), self.function))
+
+
+class _method:
+    """Descriptor that makes a `Method` of a function."""
+
+    def __init__(self, function):
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance, owner=None):
+        return self.function if instance is None else Method(instance, self.function)
+
+
+def function(method: AnyMethod) -> AnyMethod:
+    """Mark a method of `Posterior` as a function of its parameters."""
+    return _method(method)  # type: ignore[return-value]
+
 
 class Posterior(eqx.Module):
     """Log-density of any NumPyro model in its unconstrained space; a pytree.
@@ -32,6 +85,12 @@ class Posterior(eqx.Module):
     Parameters u are a dictionary of arrays by site name.  A morphology's
     unconstrained space is ``log(x + softening)``: the stretched space of its prior up
     to a shift and a scale, in which modes are taken.
+
+    Discrete latent sites are summed over (`numpyro.contrib.funsor`, for which funsor has to be
+    installed): they are no parameters, and `recover` draws them given the rest.
+
+    Methods are functions that JAX's transforms take: ``jax.jit(bound.log_density)`` compiles the
+    data in as constants, ``equinox.filter_jit(bound.log_density)`` traces them.
 
     Attributes
     ----------
@@ -63,11 +122,18 @@ class Posterior(eqx.Module):
         leaves = [convert(leaf.rows) if isinstance(leaf, _Numbers) else leaf for leaf in leaves]
         return eqx.combine(self.arrays, jax.tree.unflatten(structure, leaves))
 
+    @function
     def potential_fn(self, u: dict) -> jax.Array:
         """Return minus the log-density, as for ``numpyro.infer.NUTS(potential_fn=...)``."""
         args, kwargs = self.arguments
-        return potential_energy(self.model, args, kwargs, u)
+        try:
+            return potential_energy(continuous(self.model), args, kwargs, u)
+        except DiscreteSites:
+            trace, _ = traced(self._at(u), args, kwargs)
+            with summing():
+                return potential_energy(enumerated(self.model, trace), args, kwargs, u, enum=True)
 
+    @function
     def potential_and_values(self, u: dict) -> tuple[jax.Array, dict]:
         """Return `potential_fn` and `constrain` by one evaluation of the model."""
         args, kwargs = self.arguments
@@ -78,31 +144,44 @@ class Posterior(eqx.Module):
                 self.model(*args, **kwargs)
             sites.update(trace)
 
-        potential = potential_energy(watched, args, kwargs, u)
+        try:
+            potential = potential_energy(continuous(watched), args, kwargs, u)
+        except DiscreteSites:
+            return self.potential_fn(u), self.constrain(u)
         return potential, _values(sites)
 
+    @function
     def log_density(self, u: dict) -> jax.Array:
         """Return the log of the joint density at u, Jacobians of the transforms included."""
         return -self.potential_fn(u)
 
+    @function
     def log_density_terms(self, u: dict) -> dict:
         """Return the terms of `log_density` by site, one entry per element of a plate.
 
         Differences of these, taken before the sum, keep float32 accurate where the sum is
         large: a chi^2 of 1e5 has no digits for the tenth of a nat that determines whether a
-        proposal is accepted.
+        proposal is accepted.  With discrete sites, over which a sum couples all others, there is
+        one term.
         """
         args, kwargs = self.arguments
-        # As in `potential_energy`, which returns only the sum of the terms.
-        model = handlers.substitute(self.model, substitute_fn=partial(unconstrain_reparam, u))
-        terms, _ = compute_log_probs(model, args, kwargs, {}, sum_log_prob=False)
+        try:
+            model = continuous(self._at(u))
+            terms, _ = compute_log_probs(model, args, kwargs, {}, sum_log_prob=False)
+        except DiscreteSites:
+            return {ENUMERATED: self.log_density(u)}
         return terms
 
+    def _at(self, u: dict) -> Callable:
+        """Return the model at u, as in `potential_energy`, which returns only a sum."""
+        return handlers.substitute(self.model, substitute_fn=partial(unconstrain_reparam, u))
+
+    @function
     def recover(self, key, u: dict, *, log_likelihood: bool = False, predictive: bool = False):
         """Return constrained and deterministic sites at u.
 
-        Sites that the density integrates out (exact spectra) are drawn, given the rest; see
-        `scorepriors.models.recovery`.
+        Sites that the density integrates out (exact spectra) or sums over (discrete ones) are
+        drawn, given the rest; see `scorepriors.models.recovery` and `survey`.
 
         Parameters
         ----------
@@ -120,11 +199,10 @@ class Posterior(eqx.Module):
         values, log_likelihoods, predictions
             Three dictionaries by site; the last two are empty unless asked for.
         """
+        _, trace, missing = self._recovered(key, u)
         args, kwargs = self.arguments
-        conditioned = handlers.substitute(self.model, data=self.constrain(u, deterministics=False))
-        trace = _recovered(conditioned, key, args, kwargs)
-        values = _values(trace)
-        observed = observed_sites(trace)
+        values = {n: v for n, v in _values(trace).items() if n not in missing}
+        observed = {n: s for n, s in observed_sites(trace).items() if n not in missing}
         likelihoods = {n: s["fn"].log_prob(s["value"]) for n, s in observed.items()}
         predictions = {}
         if predictive:
@@ -135,32 +213,118 @@ class Posterior(eqx.Module):
             predictions = {n: new[n]["value"] for n in observed}
         return values, likelihoods if log_likelihood else {}, predictions
 
-    def trace(self, u: dict) -> dict:
-        """Return NumPyro's trace at u, with shapes where values depend on the arguments."""
-        args, kwargs = self.arguments
+    @function
+    def log_prior_terms(self, key, u: dict) -> dict:
+        """Return the log-density of every latent site given the sites above it, at u.
+
+        Of the constrained values, without Jacobians, one entry per element of a plate.  With the
+        log-likelihoods of `recover` for the same key they add up to the joint density, except for
+        terms of a `numpyro.factor` and of sites that the model integrates out.
+        """
+        _, trace, missing = self._recovered(key, u)
+        return {
+            name: site["fn"].log_prob(site["value"])
+            for name, site in trace.items()
+            if site["type"] == "sample" and not site["is_observed"] and name not in missing
+        }
+
+    @function
+    def masks(self, u: dict) -> dict:
+        """Return the masks of observed sites by name, of the shape of their log-likelihood.
+
+        Elements with False (`numpyro.handlers.mask`, `Distribution.mask`, pixels without weight)
+        are not observations.  Sites without a mask are not in the dictionary.
+        """
+        _, trace, _ = self._recovered(jax.random.key(0), u)
         found = {}
-
-        def abstract(u):
-            values = self.constrain(u, deterministics=False)
-            conditioned = handlers.substitute(self.model, data=values)
-            found.update(_recovered(conditioned, jax.random.key(0), args, kwargs))
-            return 0
-
-        jax.eval_shape(abstract, u)
+        for name, site in observed_sites(trace).items():
+            mask = mask_of(site["fn"])
+            if mask is not None:
+                shape = jnp.shape(site["fn"].log_prob(site["value"]))
+                found[name] = jnp.broadcast_to(mask, shape)
         return found
 
-    def constrain(self, u: dict, *, deterministics: bool = True) -> dict:
-        """Return values of the sites (and deterministic sites) at u."""
+    def _recovered(self, key, u: dict) -> tuple[Callable, dict, frozenset[str]]:
+        """Return the model at u, its trace with all sites drawn, and those without a draw."""
         args, kwargs = self.arguments
-        return constrain_fn(self.model, args, kwargs, u, return_deterministic=deterministics)
+        values = self.constrain(u, deterministics=False)
+        model = handlers.substitute(self.model, data=values)
+        try:
+            return model, _recovered(continuous(model), key, args, kwargs), frozenset()
+        except DiscreteSites:
+            trace, looped = traced(model, args, kwargs)
+        if looped:
+            return model, trace, frozenset(trace) - self._undisturbed(model, trace)
+        first, second = jax.random.split(key)
+        drawn = draw_discrete(model, args, kwargs, trace, first)
+        model = handlers.substitute(model, data=drawn)
+        return model, _recovered(model, second, args, kwargs), frozenset()
 
+    def _undisturbed(self, model: Callable, trace: dict) -> frozenset[str]:
+        """Return the sites of a model whose value and density depend on no discrete site."""
+        args, kwargs = self.arguments
+
+        def compute(discrete):
+            again, _ = traced(handlers.substitute(model, data=discrete), args, kwargs)
+            return {n: _shown(site) for n, site in again.items() if site["type"] in _SHOWN}
+
+        return untouched(compute, {n: s["value"] for n, s in trace.items() if is_discrete(s)})
+
+    def trace(self, u: dict) -> dict:
+        """Return NumPyro's trace at u, with shapes where values depend on the arguments."""
+        return self.survey(u)[0]
+
+    def survey(self, u: dict) -> tuple[dict, tuple[str, ...]]:
+        """Return `trace` at u, and the names of the sites that `recover` leaves out.
+
+        NumPyro draws discrete sites given the rest, but not in a model with a
+        `numpyro.contrib.control_flow.scan`: there these are left out, with all that depends on
+        them.
+        """
+        found: dict = {}
+
+        def abstract(u):
+            _, found["trace"], found["missing"] = self._recovered(jax.random.key(0), u)
+
+        jax.eval_shape(abstract, u)
+        return found["trace"], tuple(sorted(found["missing"]))
+
+    @function
+    def constrain(self, u: dict, *, deterministics: bool = True) -> dict:
+        """Return values of the sites (and deterministic sites) at u.
+
+        Without discrete sites, and deterministic ones that depend on them.
+        """
+        args, kwargs = self.arguments
+        try:
+            model = continuous(self.model)
+            return constrain_fn(model, args, kwargs, u, return_deterministic=deterministics)
+        except DiscreteSites:
+            fixed = self._at(u)
+            trace, _ = traced(fixed, args, kwargs)
+            values = {name: trace[name]["value"] for name in u}
+            if deterministics:
+                free = self._undisturbed(fixed, trace)
+                values |= {n: v for n, v in _values(trace).items() if n in free}
+            return values
+
+    @function
     def unconstrain(self, values: dict) -> dict:
         """Return the parameters u of given site values; every latent site needs one."""
         args, kwargs = self.arguments
-        return unconstrain_fn(self.model, args, kwargs, {n: values[n] for n in self.sites()})
+        names = self.sites()
+        missing = sorted(set(names) - set(values))
+        if missing:
+            raise InputError(f"`unconstrain` needs a value of {', '.join(map(repr, missing))}.")
+        given = {n: values[n] for n in names}
+        try:
+            return unconstrain_fn(continuous(self.model), args, kwargs, given)
+        except DiscreteSites:
+            trace, _ = traced(handlers.substitute(self.model, data=given), args, kwargs)
+            return {n: biject_to(trace[n]["fn"].support).inv(v) for n, v in given.items()}
 
     def sites(self, values: dict | None = None) -> dict[str, tuple[int, ...]]:
-        """Return names and shapes of the latent sites, without drawing from priors.
+        """Return names and shapes of the continuous latent sites, without drawing from priors.
 
         Parameters
         ----------
@@ -170,6 +334,15 @@ class Posterior(eqx.Module):
         # Abstractly: running the model eagerly would compile it operation by operation.
         found = _empty_sites.eval_shape(self, {} if values is None else values)
         return {name: site.shape for name, site in zip(found.names, found.sites, strict=True)}
+
+    def shapes(self) -> dict:
+        """Return the shapes of the parameters u, as `jax.eval_shape` does."""
+
+        def draw(bound):
+            sites = _latent(bound, {}, jax.random.key(0), init_to_feasible())
+            return {n: biject_to(s["fn"].support).inv(s["value"]) for n, s in sites.items()}
+
+        return jax.eval_shape(draw, self)
 
     def start(self, values: dict | None = None, *, key) -> dict:
         """Return parameters u to start from.
@@ -214,6 +387,34 @@ def _values(trace) -> dict:
     }
 
 
+#: Types of the sites of a trace that have values to show.
+_SHOWN = ("sample", "deterministic")
+
+
+def _shown(site: dict):
+    # An observed value depends on nothing; its distribution may.
+    return site["value"], site["fn"].log_prob(site["value"]) if site["type"] == "sample" else 0.0
+
+
+def mask_of(fn: dist.Distribution):
+    """Return the mask of a distribution, of its batch shape; None without one.
+
+    An event is masked where all of its elements are.
+    """
+    shape = fn.batch_shape
+    if isinstance(fn, dist.MaskedDistribution):
+        inner, own = mask_of(fn.base_dist), jnp.broadcast_to(fn._mask, shape)
+        return own if inner is None else own & jnp.broadcast_to(inner, shape)
+    if isinstance(fn, dist.ExpandedDistribution):
+        inner = mask_of(fn.base_dist)
+        return None if inner is None else jnp.broadcast_to(inner, shape)
+    if isinstance(fn, dist.Independent):
+        inner = mask_of(fn.base_dist)
+        axes = tuple(range(-fn.reinterpreted_batch_ndims, 0))
+        return None if inner is None else jnp.any(inner, axes)
+    return None
+
+
 def observed_sites(trace) -> dict:
     """Return observed sites with a distribution, which a `numpyro.factor` is not."""
     return {
@@ -249,7 +450,8 @@ def _latent(bound: Posterior, values: dict, key, other: Callable):
     args, kwargs = bound.arguments
 
     def fill(site):
-        return None if site["name"] in values else other(site)
+        # Discrete sites are drawn: a median of integers is none.
+        return None if site["name"] in values or is_discrete(site) else other(site)
 
     model = handlers.substitute(handlers.seed(bound.model, key), substitute_fn=fill)
     trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*args, **kwargs)
@@ -260,11 +462,14 @@ def _latent(bound: Posterior, values: dict, key, other: Callable):
                 "a posterior; make it a `numpyro.sample` site, with "
                 "`dist.ImproperUniform(constraint, (), shape)` for a flat prior."
             )
-    return {
+    latent = {
         name: site
         for name, site in trace.items()
         if site["type"] == "sample" and not site["is_observed"]
     }
+    discrete = {name: site for name, site in latent.items() if is_discrete(site)}
+    check_enumerable(discrete)
+    return {name: site for name, site in latent.items() if name not in discrete}
 
 
 class _Sites(eqx.Module):

@@ -106,6 +106,11 @@ class RunStatus(Status):
         "there are too few draws to trust",
         "raise `num_warmup` and `num_samples`",
     )
+    UNDEFINED = (
+        "undefined",
+        "a deterministic site is not a number in some draws",
+        "check what the model computes there",
+    )
     BIASED = (
         "biased",
         "the draws are of an approximation, without a Metropolis test that makes them exact",
@@ -191,6 +196,13 @@ class Check(Enum):
         "{share:.0%} of the trajectories stopped at {steps} steps: the posterior is far from round",
         "raise `num_warmup`",
         RunStatus.BADLY_EXPLORED,
+    )
+    UNDEFINED = (
+        "undefined",
+        "{site} is not a number (NaN) in {count} of {total} draws, which means and widths leave "
+        "out",
+        "check what the model computes there",
+        RunStatus.UNDEFINED,
     )
     UNADJUSTED = "unadjusted", "{note}", "", RunStatus.BIASED
     NOT_A_MODE = (

@@ -80,6 +80,10 @@ class ScorePrior(dist.Distribution):
     The shape of the box, the kind of energy and of stretch, and `jacobian` decide what is
     compiled; priors that differ in numbers and names alone share it.
 
+    `jax.export` serializes functions of arrays, not of this class: export a function of
+    ``leaves, structure = jax.tree.flatten(prior)`` that begins with
+    ``jax.tree.unflatten(structure, leaves)``, and call it with the leaves of any such prior.
+
     `log_prob` is unnormalized, by a constant that depends on sigma: neither sigma nor
     the choice between priors can be inferred with it.
 

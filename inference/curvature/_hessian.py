@@ -21,6 +21,7 @@ from scorepriors._compat import stochtrace
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
 from scorepriors._progress import Progress, reporting
+from scorepriors.inference._enumeration import ENUMERATED
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference.fitting._map import MAPResult
 
@@ -73,6 +74,11 @@ class _Part(eqx.Module):
         if self.part == "posterior":
             return self.bound.potential_fn(u)
         terms = self.bound.log_density_terms(u)
+        if ENUMERATED in terms:
+            raise InputError(
+                f"part={self.part!r} is not known apart in a model with discrete sites: the sum "
+                "over them is of prior and likelihood; use part='posterior'."
+            )
         # NumPyro adds the Jacobian of a site's transform under this name.
         latent = set(u) | {f"_{name}_log_det" for name in u}
         chosen = [v for n, v in terms.items() if (n in latent) == (self.part == "prior")]

@@ -14,6 +14,7 @@ from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.inference.sampling._abstract import AbstractSampler
 from scorepriors.inference.sampling._algorithms import ALGORITHMS, DynamicHMC, sampler_of
 from scorepriors.inference.sampling._collect import Keep
+from scorepriors.inference.sampling._labels import lay_out
 from scorepriors.inference.sampling._laplace import laplace
 from scorepriors.inference.sampling._sample import sample
 from scorepriors.inference.sampling._tree import group, group_names, replace_group
@@ -130,6 +131,11 @@ def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
         coords |= {f"y{ending}": np.arange(height), f"x{ending}": np.arange(width)}
         if len(obs.views) > 1:
             coords[f"band_{number}"] = list(view.bands)
+    own = {"source", *(f"{one.name}_source" for one in scene.sources)} & set(keep.coords)
+    if own:
+        raise InputError(
+            f"`coords` names {', '.join(map(repr, sorted(own)))}, which has the ids of the catalog."
+        )
     dims = {**_CONSTANT_DIMS, **keep.dims}
     places = [g.at for g in scene.sources]
     weights = [view.observation.weights for view in obs.views]
@@ -141,7 +147,11 @@ def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
         "flux_factor": np.asarray(obs.flux_unit[1], float),
         **keep.constant_data,
     }
-    named = keep._replace(dims=dims, coords=coords | dict(keep.coords), constant_data=constants)
+    named = keep._replace(dims=dims, constant_data=constants)
+    # Names in `keep` are checked; ours are those of all axes that a scene may have.
+    axes = {axis for every in lay_out(best.posterior, named).dims.values() for axis in every}
+    known = {name: labels for name, labels in coords.items() if name in axes}
+    named = named._replace(coords=known | dict(keep.coords))
     tree = draw(best.posterior, best, named)
     ids, order = np.array(result.positions.ids), scene.order
     for name in group_names(tree):

@@ -103,7 +103,7 @@ def hallucination_map(
     Raises
     ------
     InputError
-        If there is no free-form source, if `tree` is of another scene, or if the fit is
+        For anything but the result of `deblend`, if there is no free-form source, if `tree` is of another scene, or if the fit is
         so far from any galaxy that no matrix of curvatures is positive definite.
 
     Notes
@@ -114,6 +114,12 @@ def hallucination_map(
     It depends on sigma0 through the prior's curvature, which grows as :math:`1/\sigma_0^2`
     where the prior is dominated by its noise: sources can be compared, priors can't.
     """
+    if not isinstance(result, Deblended):
+        raise InputError(
+            "`hallucination_map` needs the result of `deblend`, which has the scene and its "
+            f"observation, got a {type(result).__name__}: for a fit of your own model compare "
+            "`hessian_diagonal(fit.posterior, fit, part='prior')` with part='likelihood'."
+        )
     if num_draws < 2 or num_probes < 2:
         raise InputError("`num_draws` and `num_probes` must be at least 2: one has no error.")
     if neighbors < 0:

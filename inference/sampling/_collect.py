@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorepriors._distribution import ScorePrior
+from scorepriors.inference._enumeration import untouched
 from scorepriors.inference._posterior import Posterior, observed_sites
 
 from ._abstract import Coordinates
-from ._labels import site_dims
-from ._tree import make_tree
+from ._labels import Layout, unmasked
+from ._tree import group, make_tree, plain, replace_group
 
 
 class Keep(NamedTuple):
@@ -23,13 +24,21 @@ class Keep(NamedTuple):
     Attributes
     ----------
     log_likelihood
-        Whether to keep the log-likelihood of every observed element, for ``arviz.loo``.
+        Whether to keep the log-likelihood of every observed element, for ``arviz.loo``.  Masked
+        elements are no observations: a site that has some, such as an image with masked pixels,
+        has one axis ``<site>_unmasked`` over the others, with coordinates ``<site>_<axis>`` that
+        tell where they are.
     posterior_predictive
         Whether to keep a draw of every observed site per draw.
     dims, coords
-        Names of axes by site and their coordinates, beside those known from plates.
+        Names of axes by site and their coordinates, beside those known from plates; checked
+        before the first draw.
     constant_data
         Arrays to keep with the result, by name.
+    log_prior
+        Whether to keep the log-density of every latent site given the sites above it, for
+        sensitivity to the prior by power-scaling (``arviz.psens``, ``psense`` in version 1).
+        Of constrained values, without Jacobians; sites that are integrated out have none.
     """
 
     log_likelihood: bool = False
@@ -37,9 +46,12 @@ class Keep(NamedTuple):
     dims: Mapping[str, Sequence[str]] = {}
     coords: Mapping[str, Any] = {}
     constant_data: Mapping[str, Any] = {}
+    log_prior: bool = False
 
 
-def collect(coordinates: Coordinates, draws: list, stats: dict, keep: Keep, *, key) -> Any:
+def collect(
+    coordinates: Coordinates, draws: list, stats: dict, keep: Keep, layout: Layout, *, key
+) -> Any:
     """Return the tree of draws.
 
     Parameters
@@ -52,42 +64,86 @@ def collect(coordinates: Coordinates, draws: list, stats: dict, keep: Keep, *, k
         Sample statistics ``[C, n]``, by ArviZ's names.
     keep
         Further content of the tree.
+    layout
+        Names of axes, from `lay_out`.
     key
         Random key for sites that are drawn given the positions.
     """
-    trace = coordinates.bound.trace(coordinates.params(jnp.asarray(draws[0][0, 0])))
-    values, likelihoods, predictions = recover_draws(
-        coordinates, draws, key, keep.log_likelihood, keep.posterior_predictive
-    )
+    masks = fixed_masks(coordinates, draws[0][0, 0]) if keep.log_likelihood else {}
+    values, likelihoods, predictions, priors = recover_draws(coordinates, draws, key, keep)
     groups = {
         "posterior": values,
         "sample_stats": stats,
         "log_likelihood": likelihoods,
+        "log_prior": priors,
         "posterior_predictive": predictions,
-        "observed_data": observed_data(trace),
+        "observed_data": observed_data(layout.trace),
         "constant_data": dict(keep.constant_data),
     }
-    names = {**site_dims(trace), **keep.dims}
-    return make_tree(groups, dims=names, coords=dict(keep.coords))
+    tree = make_tree(groups, dims=layout.dims, coords=dict(keep.coords))
+    if masks:
+        _leave_masked_out(tree, masks, layout, keep.coords)
+    if layout.left_out:
+        tree.attrs["left_out"] = json.dumps(layout.left_out)
+    return tree
 
 
 @eqx.filter_jit
-def _recover_block(coordinates, positions, key, index, log_likelihood, predictive):
+def _masks(coordinates: Coordinates, position) -> dict:
+    return coordinates.bound.masks(coordinates.params(position))
+
+
+def fixed_masks(coordinates: Coordinates, position) -> dict[str, np.ndarray]:
+    """Return masks of observed sites with masked elements, if they depend on no parameter.
+
+    Parameters
+    ----------
+    coordinates
+        Coordinates of draws.
+    position
+        Any of them.
+    """
+    bound, u = coordinates.bound, jax.eval_shape(coordinates.params, position)
+    fixed = untouched(bound.masks, u)
+    if not fixed:
+        return {}
+    masks = {n: np.asarray(mask) for n, mask in _masks(coordinates, jnp.asarray(position)).items()}
+    return {name: masks[name] for name in sorted(fixed) if not masks[name].all()}
+
+
+def _leave_masked_out(tree: Any, masks: dict, layout: Layout, coords: Mapping) -> None:
+    """Keep of log-likelihoods the unmasked elements alone, in place."""
+    dataset = group(tree, "log_likelihood")
+    for name, mask in masks.items():
+        values = dataset[plain(name)]
+        dataset = dataset.drop_vars(plain(name))
+        if mask.any():
+            axes = layout.dims.get(name, [])[: mask.ndim]
+            if len(axes) < mask.ndim:  # a single value, observed many times
+                axes = [f"{name}_dim_{i}" for i in range(mask.ndim)]
+            axis, where = unmasked(name, axes, mask, coords)
+            draws = np.asarray(values)[..., mask]
+            dataset[plain(name)] = (("chain", "draw", axis), draws)
+            dataset = dataset.assign_coords(where)
+    # Coordinates of axes that no variable has any more.
+    idle = [n for n in dataset.dims if not any(n in v.dims for v in dataset.data_vars.values())]
+    replace_group(tree, "log_likelihood", dataset.drop_vars([n for n in idle if n in dataset]))
+
+
+@eqx.filter_jit
+def _recover_block(coordinates, positions, key, index, log_likelihood, predictive, log_prior):
     """Return values of draws ``[n, d]`` with numbers ``[n]``."""
 
     def one(index, q):
-        return coordinates.bound.recover(
-            jax.random.fold_in(key, index),
-            coordinates.params(q),
-            log_likelihood=log_likelihood,
-            predictive=predictive,
-        )
+        bound, u, own = coordinates.bound, coordinates.params(q), jax.random.fold_in(key, index)
+        found = bound.recover(own, u, log_likelihood=log_likelihood, predictive=predictive)
+        return *found, bound.log_prior_terms(own, u) if log_prior else {}
 
     # A few at a time: rendering needs much more memory than its result.
     return jax.lax.map(lambda x: one(*x), (index, positions), batch_size=8)
 
 
-def recover_draws(coordinates, blocks, key, log_likelihood, predictive):
+def recover_draws(coordinates, blocks, key, keep: Keep):
     """Return constrained values ``[C, n, ...]`` of the blocks of a run; the list is emptied."""
     count = sum(len(block) for block in blocks)
     size = max(len(block) for block in blocks)
@@ -105,8 +161,9 @@ def recover_draws(coordinates, blocks, key, log_likelihood, predictive):
             np.pad(block, [*padding, (0, 0)], "edge").reshape(size * chains, -1),
             key,
             np.pad(index, padding, "edge").ravel().astype(np.int32),
-            log_likelihood,
-            predictive,
+            keep.log_likelihood,
+            keep.posterior_predictive,
+            keep.log_prior,
         )
         made = jax.tree.map(lambda a: np.asarray(a).reshape(size, chains, *a.shape[1:]), made)
         if out is None:

@@ -11,6 +11,7 @@ from scorepriors.inference._status import Check, Finding, findings_of
 from . import _tree as trees
 from ._abstract import AbstractSampler
 from ._rhat import ESS_ERROR, rank_rhat, rhat_excess
+from ._undefined import undefined
 
 #: Limits of the checks: Vehtari et al. 2021 (R-hat, ESS), and Betancourt 2016 (E-BFMI).
 MAX_RHAT, MIN_ESS, MIN_BFMI = 1.01, 400.0, 0.3
@@ -140,6 +141,7 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
     if saturated > 0.01:
         steps = 2 ** int(stats["tree_depth"].max())
         found.append(Finding(Check.LONG_TREES, {"share": saturated, "steps": steps}))
+    found += undefined(tree)
     if not sampler.exact:
         found.append(Finding(Check.UNADJUSTED, {"note": sampler.note}))
     return Diagnosis(
@@ -199,14 +201,19 @@ def _problems(group, rhats, whole) -> list[tuple[float, str]]:
 
 
 def _moving(dataset):
-    """Return draws ``[chain, draw, element]`` that vary, and a site where a chain is stuck."""
+    """Return continuous draws ``[chain, draw, element]`` that vary, and a stuck site."""
     out, stuck = {}, None
     for name, values in dataset.data_vars.items():
         array = np.asarray(values)
+        # Integers, such as enumerated sites, are drawn anew given the rest: one that hardly ever
+        # changes is no sign of a stuck chain.
+        if not np.issubdtype(array.dtype, np.floating):
+            continue
         flat = array.reshape(*array.shape[:2], -1)
         fixed = np.ptp(flat, axis=1) == 0
-        # A constant deterministic site has no mixing.
+        # A constant deterministic site has no mixing, and one with NaN is reported as such.
         moving = ~fixed.all(0) | (np.ptp(flat[:, 0], axis=0) > 0)
+        moving &= ~np.isnan(flat).any((0, 1))
         if moving.any():
             out[str(name)] = flat if moving.all() else flat[..., moving]
         if (fixed & ~fixed.all(0)).any():

@@ -28,6 +28,8 @@ from ._abstract import Coordinates
 from ._collect import Keep, collect
 from ._diagnostics import SamplingWarning
 from ._gaussian import Gaussian, gaussian_at_mode, largest_khat, log_ratios, pareto_khat
+from ._labels import lay_out
+from ._undefined import undefined
 
 #: Number of draws per call of the model, which limits the memory.
 BLOCK = 64
@@ -129,6 +131,7 @@ def laplace(
     if rank < 1:
         raise InputError(f"`rank` must be at least 1, got {rank}.")
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    layout = lay_out(bound, keep)
     fit_key, map_key, probe_key, draw_key, value_key, check_key = jax.random.split(key, 6)
     fit = fit_map(bound, key=fit_key, max_iterations=1000) if best is None else best
     point = bound.start({n: fit.values[n] for n in bound.sites()}, key=fit_key)
@@ -150,7 +153,8 @@ def laplace(
     findings = _findings(fit, gaussian, error, khat, ratios)
     blocks = [draws[first : first + BLOCK] for first in range(0, num_samples, BLOCK)]
     coordinates = Coordinates(bound, gaussian.point, gaussian.whiten)
-    tree = collect(coordinates, blocks, {}, keep, key=value_key)
+    tree = collect(coordinates, blocks, {}, keep, layout, key=value_key)
+    findings += undefined(tree)
     tree.attrs.update(
         {
             "scorepriors_version": __version__,

@@ -27,6 +27,7 @@ from ._checkpoints import fingerprint, load_run, save_run
 from ._collect import Keep, collect, prior_facts
 from ._diagnostics import Diagnosis, SamplingWarning, diagnose
 from ._gradient import BY_DIFFERENCES
+from ._labels import lay_out
 from ._run import Run, blocks
 
 #: Seconds between checkpoints.
@@ -119,8 +120,8 @@ def sample(
     Raises
     ------
     InputError
-        For a model that can't be sampled, a gradient that is not the density's, or
-        arguments out of range.
+        For a model that can't be sampled, a gradient that is not the density's, arguments out of
+        range, or names in `keep` that do not fit the model: all before the first draw.
 
     Warns
     -----
@@ -142,7 +143,10 @@ def sample(
     counts = _counts(sampler, num_warmup, num_samples, num_chains)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     if not bound.sites():
-        raise InputError("the model has no free site to sample: every site is observed.")
+        raise InputError(
+            "the model has no free site to sample: every site is observed or discrete."
+        )
+    layout = lay_out(bound, keep)
     start_key, chain_key, draw_key = jax.random.split(key, 3)
     seed = np.asarray(jax.random.key_data(key)).tolist()
     total = counts.num_warmup + counts.num_samples
@@ -177,7 +181,7 @@ def sample(
         kept = run.kept
         every = jax.tree.map(lambda *parts: np.concatenate(parts).T, *run.moves)
         stats, own = sampler.results(run.state, every)
-        tree = collect(problem.coordinates, run.draws, stats, keep, key=draw_key)
+        tree = collect(problem.coordinates, run.draws, stats, keep, layout, key=draw_key)
     tree.attrs.update(_facts(sampler, counts, seed, run))
     tree.attrs.update(prior_facts(bound) | own)
     tree.attrs["seconds"] = time.monotonic() - started

@@ -23,6 +23,10 @@ az: Any = arviz_module()
 DATATREE = int(az.__version__.split(".")[0]) >= 1
 
 
+#: Groups with draws, whose first axes are chains and draws.
+_DRAWN = ("posterior", "sample_stats", "log_likelihood", "log_prior", "posterior_predictive")
+
+
 def make_tree(groups: dict[str, Any], *, dims=None, coords=None, attrs=None) -> Any:
     """Return ArviZ's object: a DataTree with ArviZ 1.x, InferenceData with 0.23.
 
@@ -41,24 +45,36 @@ def make_tree(groups: dict[str, Any], *, dims=None, coords=None, attrs=None) -> 
         Attributes of the tree.
     """
     groups = {
-        name: {_plain(n): array for n, array in group.items()}
+        name: {plain(n): np.asarray(array) for n, array in group.items()}
         for name, group in groups.items()
         if group
     }
-    dims = {_plain(n): [_plain(d) for d in axes] for n, axes in (dims or {}).items()}
-    coords = {_plain(n): c for n, c in (coords or {}).items()}
-    names = {n for group in groups.values() for n in group}
-    dims = {n: d for n, d in dims.items() if n in names}
-    used = {d for axes in dims.values() for d in axes}
-    coords = {n: c for n, c in coords.items() if n in used}
+    dims = {plain(n): [plain(d) for d in axes] for n, axes in (dims or {}).items()}
+    coords = {plain(n): c for n, c in (coords or {}).items()}
+    datasets = {name: _dataset(name, group, dims, coords) for name, group in groups.items()}
+    attrs = attrs or {}
+    if DATATREE:
+        tree = xarray.DataTree.from_dict(datasets)
+        tree.attrs.update(attrs)
+        return tree
+    return az.InferenceData(**datasets, attrs=attrs)
+
+
+def _dataset(name: str, variables: dict, dims: dict, coords: dict) -> xarray.Dataset:
+    """Return one group.  Log-densities have no axes of events: names beyond theirs are cut."""
+    leading = 2 if name in _DRAWN else 0
+    named = {n: dims[n][: array.ndim - leading] for n, array in variables.items() if n in dims}
+    used = {axis for axes in named.values() for axis in axes}
+    own = {n: c for n, c in coords.items() if n in used}
+    first = ["chain", "draw"][:leading]
+    options = {"sample_dims": first} if DATATREE else {"default_dims": first}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="More chains")
-        if DATATREE:
-            return az.from_dict(groups, dims=dims, coords=coords, attrs={"/": attrs or {}})
-        return az.from_dict(**groups, dims=dims, coords=coords, attrs=attrs or {})
+        return az.dict_to_dataset(variables, dims=named, coords=own, **options)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return the name of a site in a tree, where a slash would mean another group."""
     return name.replace("/", "_")
 
 
