@@ -26,6 +26,7 @@ from ._checkpoints import fingerprint, load_run, save_run
 from ._collect import Keep, collect, prior_facts
 from ._diagnostics import Diagnosis, SamplingWarning, diagnose
 from ._run import Run, blocks
+from ._stein import stein_check, stein_facts, stein_findings
 
 #: Seconds between checkpoints.
 CHECKPOINT_INTERVAL = 20.0
@@ -96,7 +97,8 @@ def sample(
         and those of `keep`.  Attributes: algorithm, versions, seed, seconds, gradient
         evaluations, step size, and ``warnings``, a JSON list of sentences that is empty
         if all checks pass; ``status``, the code of a `RunStatus`; ``findings``, the codes and
-        facts of the sentences.
+        facts of the sentences; ``stein_discrepancy`` and ``stein_p_value``, of the draws against
+        the gradient of the log-density (NaN with fewer than 40 independent draws).
 
     Notes
     -----
@@ -169,9 +171,11 @@ def sample(
         kept = run.kept
         every = jax.tree.map(lambda *parts: np.concatenate(parts).T, *run.moves)
         stats, own = sampler.results(run.state, every)
+        points = np.stack(run.snapshots) if run.snapshots else np.concatenate(run.draws)
+        checked = stein_check(sampler, problem, run.state, points, seed)
         tree = collect(problem.coordinates, run.draws, stats, keep, key=draw_key)
     tree.attrs.update(_facts(sampler, counts, seed, run))
-    tree.attrs.update(prior_facts(bound) | own)
+    tree.attrs.update(prior_facts(bound) | own | stein_facts(checked))
     tree.attrs["seconds"] = time.monotonic() - started
     tree.attrs["draws_kept"] = kept
     _judge(tree, sampler, kept, counts.num_samples)
@@ -223,6 +227,7 @@ def _facts(sampler: AbstractSampler, counts: Counts, seed: list, run: Run) -> di
 def _judge(tree, sampler: AbstractSampler, kept: int, wanted: int) -> None:
     """Record the failed checks of a tree in its attributes, and warn about them."""
     found = diagnose(tree, sampler)
+    found = found._replace(findings=(*found.findings, *stein_findings(tree.attrs)))
     cut = kept < wanted
     tree.attrs.update(_summary(found) | record(found.findings, cut) | {"interrupted": int(cut)})
     if cut:
