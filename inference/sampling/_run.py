@@ -52,6 +52,13 @@ class Run:
         return sum(len(draws) for draws in self.draws)
 
 
+def enough(sampler: AbstractSampler, problem, run: Run, usual: int) -> bool:
+    """Return whether a run without a given length can end: asked at multiples of half the usual."""
+    every = max(usual // 2, 1)
+    asked = run.kept >= usual and run.kept % every < sampler.block
+    return asked and sampler.settled(problem, run.draws)
+
+
 def blocks(sampler: AbstractSampler, problem, run: Run, counts: Counts, key) -> Iterator[Move]:
     """Continue a run to its end, changing `run` in place; yield the moves of each block."""
     num_warmup, total = counts.num_warmup, counts.num_warmup + counts.num_samples

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from importlib.util import find_spec
 
 import arviz as az
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -23,22 +24,26 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
 from scorepriors.inference import (
+    DynamicHMC,
+    SamplingWarning,
     cli,
     deblend,
     flux_catalog,
     flux_covariance,
     load_tree,
+    sample_deblended,
     save_tree,
     source_images,
     source_moments,
 )
 from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
-from scorepriors.inference.deblending._sampling import unpadded
+from scorepriors.inference.deblending._sampling import measured, unpadded
 from scorepriors.inference.diagnosis._outputs import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.reports._page import in_digits
 from scorepriors.inference.reports._samples import SAMPLE_NAMES
 from scorepriors.inference.sampling._tree import group, group_names, make_tree
+from scorepriors.models import read_positions
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._free_form import FreeForm
 from scorepriors.models.sources._kinds import group_facts
@@ -465,11 +470,39 @@ def test_python_and_the_command_line_have_the_same_defaults():
     assert f"[default: {DEFAULT_ALGORITHM}]" in helps["algorithm"]
     for name in SCENE_ALGORITHMS:
         assert name in helps["algorithm"]
-    usual = SCENE_ALGORITHMS[DEFAULT_ALGORITHM].usual._asdict()
-    for name, number in usual.items():
-        of_flow = SCENE_ALGORITHMS["flow"].usual._asdict()[name]
-        also = "" if of_flow == number else f"; of flow {of_flow}"
-        assert f"[default: {number}{also}]" in helps[name]
+    default = SCENE_ALGORITHMS[DEFAULT_ALGORITHM]
+    for name in ("num_chains", "num_warmup"):
+        number, other = getattr(default.usual, name), getattr(DynamicHMC.usual, name)
+        assert f"[default: {number}; of others {other}]" in helps[name]
+    usual, longest = default.usual.num_samples, default.longest
+    assert usual == DynamicHMC.usual.num_samples
+    wanted = f"[default: {usual}; of {DEFAULT_ALGORITHM} up to {longest:,}, until fluxes agree]"
+    assert wanted in helps["num_samples"]
+
+
+def test_what_is_judged_is_what_is_measured():
+    tree = fabricated()
+    found = measured(tree)
+    assert found["flux"].shape == (2, 50, 3, 2)
+    assert found["centroid"].shape == (2, 50, 3, 2)
+    assert found["size"].shape == (2, 50, 2)  # a star has no extent
+    table = flux_catalog(tree)
+    place = np.asarray(found["centroid"].mean(("chain", "draw")))
+    corner = np.asarray(group(tree, "constant_data")["corner"])
+    np.testing.assert_allclose(place + corner, np.stack([table["y"], table["x"]], 1), rtol=1e-6)
+    sizes = np.asarray(found["size"].mean(("chain", "draw")))
+    np.testing.assert_allclose(sizes, table["size"].value[[0, 2]], rtol=1e-6)
+
+
+def test_scenes_that_flow_does_not_sample_have_another_default(scene):
+    folder, obs = scene
+    positions = read_positions(folder / "positions.ecsv", obs)
+    profiles = deblend(obs, positions, prior=gaussian_prior(8), free_form=False, padding=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)
+        few = {"num_warmup": 20, "num_samples": 4, "num_chains": 2}
+        tree = sample_deblended(profiles, key=jax.random.key(0), **few)
+    assert tree.attrs["algorithm"] == DynamicHMC.name
 
 
 def test_commands_have_words_of_their_own_for_every_check_of_draws():

@@ -188,33 +188,42 @@ class FlowScene(eqx.Module):
         return found
 
 
-def scene_of(bound: Posterior) -> FlowScene:
-    """Return the scene of a posterior of `blend`; `InputError` for another model."""
+def refusal(bound: Posterior) -> str | None:
+    """Return why the algorithm does not sample a posterior, in a sentence; None if it does."""
     args, _ = bound.arguments
     scene = args[0] if args else None
     if bound.model is not blend or not isinstance(scene, Scene):
-        raise InputError(
+        return (
             "the algorithm 'flow' samples free-form galaxies (and stars) of `blend`; "
             "use 'nuts' or 'dynamic_hmc' for another model."
         )
     points = [g for g in scene.sources if isinstance(g, PointSource)]
     galaxies = [g for g in scene.sources if isinstance(g, FreeForm)]
     if not galaxies or len(points) > 1 or len(points) + len(galaxies) < len(scene.sources):
-        raise InputError(
+        return (
             "the algorithm 'flow' samples free-form galaxies and one group of stars; use 'nuts' or "
             f"'dynamic_hmc' for a scene of {', '.join(type(g).__name__ for g in scene.sources)}."
         )
     if scene.treatment != "marginal":
-        raise InputError(
+        return (
             f"the algorithm 'flow' integrates spectra out, but spectra={scene.treatment!r}; "
             "deblend with spectra='marginal'."
         )
     if not isinstance(scene.spectra, GalaxySpectra):
-        raise InputError(
+        return (
             "the algorithm 'flow' knows the prior `GalaxySpectra` alone, got "
             f"{type(scene.spectra).__name__}; use 'nuts' or 'dynamic_hmc'."
         )
-    return FlowScene(scene)
+    return None
+
+
+def scene_of(bound: Posterior) -> FlowScene:
+    """Return the scene of a posterior of `blend`; `InputError` for another model."""
+    reason = refusal(bound)
+    if reason is not None:
+        raise InputError(reason)
+    args, _ = bound.arguments
+    return FlowScene(args[0])
 
 
 class Place(NamedTuple):
