@@ -153,7 +153,7 @@ def measured(tree: Any) -> xarray.Dataset:
         if not point:
             size.append(shapes(drawn.image)[0])
     dims = ("chain", "draw")
-    out = {
+    out: dict[str, Any] = {
         "flux": ((*dims, "source", "band"), flux),
         "centroid": ((*dims, "source", "axis"), np.stack(where, 1).reshape(chains, number, -1, 2)),
     }

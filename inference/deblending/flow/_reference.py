@@ -125,13 +125,13 @@ class Moments(NamedTuple):
 
     Attributes
     ----------
-    count
+    number
         Number of draws.
     first, second
         Sums of the coordinates ``[G, r]`` and of their products ``[G, r, r]``.
     """
 
-    count: Float[Array, ""]
+    number: Float[Array, ""]
     first: Float[Array, "G r"]
     second: Float[Array, "G r r"]
 
@@ -148,7 +148,7 @@ class Moments(NamedTuple):
         along = jnp.einsum("grd,cgd->cgr", near.basis, flat) - near.place
         own = along * jnp.sqrt(1 + near.precision)
         return Moments(
-            self.count + len(noise),
+            self.number + len(noise),
             self.first + own.sum(0),
             self.second + jnp.einsum("cgr,cgs->grs", own, own),
         )
@@ -167,14 +167,14 @@ def refined(near: Reference, moments: Moments) -> Reference:
     moments
         Sums over draws; `CORRELATED` of them count as one.
     """
-    count = float(moments.count) / CORRELATED
+    count = float(moments.number) / CORRELATED
     place, precision, basis = (
         np.asarray(a, float) for a in (near.place, near.precision, near.basis)
     )
     rank = place.shape[-1]
     share = count / (count + rank)
-    mean = np.asarray(moments.first, float) / float(moments.count)
-    second = np.asarray(moments.second, float) / float(moments.count)
+    mean = np.asarray(moments.first, float) / float(moments.number)
+    second = np.asarray(moments.second, float) / float(moments.number)
     spread = second - mean[..., None] * mean[..., None, :]
     center = share * mean
     spread = share * spread + (1 - share) * np.eye(rank)

@@ -93,7 +93,7 @@ class Flow(AbstractSampler):
         kinds = kinds_of_sources(kind, steps, warming)
         walkers, rates, accepted = sweep(problem.scene, near, kinds, walkers, steps, own)
         # Steps are tuned anew for refined references.
-        sweeps = recent.together.count / len(accepted)
+        sweeps = recent.together.number / len(accepted)
         push = jnp.where(warming, 2 * (sweeps / 3 + 3.0) ** -0.6, 0.0)
         steps = tuned(steps, kind, rates, push, self.target_acceptance_rate)
         more = recent.plus(near, walkers.noise)

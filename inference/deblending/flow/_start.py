@@ -207,8 +207,8 @@ class _Seen(eqx.Module):
         seen = jnp.concatenate(
             [jnp.einsum("kbyx,...byx->...kb", d, w) for d, w in zip(drawn, weighed)], -1
         )
-        moved = jnp.einsum("kblc,...lc->...kb", self.spectra.covariance(), seen)
-        moved = by_exposure(moved, self.scene.scene.exposures)
+        explained = jnp.einsum("kblc,...lc->...kb", self.spectra.covariance(), seen)
+        moved = by_exposure(explained, self.scene.scene.exposures)
         return [
             w - n.precision(jnp.einsum("kbyx,...kb->...byx", d, m))
             for w, n, d, m in zip(weighed, noises, drawn, moved, strict=True)
@@ -247,7 +247,9 @@ def _between(scene: FlowScene, chain: Walkers, each: dict[str, Reference]):
     every = [jnp.concatenate(parts) for parts in changes]
     left = seen.unexplained(every)
     pairs = zip(every, left, strict=True)
-    gram = sum(jnp.einsum("abyx,cbyx->ac", one, other) for one, other in pairs)
+    gram = sum(
+        (jnp.einsum("abyx,cbyx->ac", one, other) for one, other in pairs), start=jnp.zeros(())
+    )
     return (gram + gram.T) / 2, jnp.concatenate(rows)
 
 
