@@ -12,7 +12,7 @@ import xarray
 from scorepriors._errors import InputError
 from scorepriors._moments import centroids, shapes
 from scorepriors._programs import make_room_for_programs
-from scorepriors.inference._posterior import posterior
+from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.inference.sampling._abstract import AbstractSampler
 from scorepriors.inference.sampling._algorithms import ALGORITHMS, DynamicHMC, sampler_of
@@ -115,10 +115,8 @@ def sample_deblended(
 
     def draw(bound, best, keep):
         nonlocal sampler
-        name = algorithm
-        if name is None:
-            name = DEFAULT_ALGORITHM if refusal(bound) is None else OTHER_ALGORITHM
-        sampler = sampler_of(name, SCENE_ALGORITHMS)
+        chosen = default_algorithm(bound) if algorithm is None else algorithm
+        sampler = sampler_of(chosen, SCENE_ALGORITHMS)
         with warnings.catch_warnings():
             # Judged below, by what is taken from the draws.
             warnings.simplefilter("ignore", SamplingWarning)
@@ -128,6 +126,11 @@ def sample_deblended(
     assert sampler is not None
     judge(tree, sampler, measured(tree), cut=bool(tree.attrs["interrupted"]))
     return tree
+
+
+def default_algorithm(bound: Posterior) -> str:
+    """Return the name of the default sampler for the posterior of a scene."""
+    return DEFAULT_ALGORITHM if refusal(bound) is None else OTHER_ALGORITHM
 
 
 def measured(tree: Any) -> xarray.Dataset:

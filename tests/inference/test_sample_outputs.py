@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 from importlib.util import find_spec
 
 import arviz as az
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -25,25 +24,30 @@ from conftest import gaussian_prior, small_observation
 from scorepriors import InputError
 from scorepriors.inference import (
     DynamicHMC,
-    SamplingWarning,
     cli,
     deblend,
     flux_catalog,
     flux_covariance,
     load_tree,
-    sample_deblended,
+    posterior,
     save_tree,
     source_images,
     source_moments,
 )
 from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
-from scorepriors.inference.deblending._sampling import measured, unpadded
+from scorepriors.inference.deblending._sampling import (
+    DEFAULT_ALGORITHM,
+    OTHER_ALGORITHM,
+    default_algorithm,
+    measured,
+    unpadded,
+)
 from scorepriors.inference.diagnosis._outputs import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.reports._page import in_digits
 from scorepriors.inference.reports._samples import SAMPLE_NAMES
 from scorepriors.inference.sampling._tree import group, group_names, make_tree
-from scorepriors.models import read_positions
+from scorepriors.models import Sersic, blend
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._free_form import FreeForm
 from scorepriors.models.sources._kinds import group_facts
@@ -464,7 +468,7 @@ def test_a_browser_shows_every_picture(sampled, tmp_path):
 
 def test_python_and_the_command_line_have_the_same_defaults():
     from scorepriors.inference.cli._sampling import sample as command
-    from scorepriors.inference.deblending._sampling import DEFAULT_ALGORITHM, SCENE_ALGORITHMS
+    from scorepriors.inference.deblending._sampling import SCENE_ALGORITHMS
 
     helps = {option.name: option.help for option in command.params if hasattr(option, "help")}
     assert f"[default: {DEFAULT_ALGORITHM}]" in helps["algorithm"]
@@ -495,14 +499,11 @@ def test_what_is_judged_is_what_is_measured():
 
 
 def test_scenes_that_flow_does_not_sample_have_another_default(scene):
-    folder, obs = scene
-    positions = read_positions(folder / "positions.ecsv", obs)
-    profiles = deblend(obs, positions, prior=gaussian_prior(8), free_form=False, padding=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SamplingWarning)
-        few = {"num_warmup": 20, "num_samples": 4, "num_chains": 2}
-        tree = sample_deblended(profiles, key=jax.random.key(0), **few)
-    assert tree.attrs["algorithm"] == DynamicHMC.name
+    obs, at = scene[1], place_sources(CENTERS, box=8)
+    galaxies = Scene.build(obs, galaxies=FreeForm(gaussian_prior(8), at))
+    profiles = Scene.build(obs, galaxies=Sersic(at))
+    assert default_algorithm(posterior(blend, galaxies)) == DEFAULT_ALGORITHM
+    assert default_algorithm(posterior(blend, profiles)) == OTHER_ALGORITHM
 
 
 def test_commands_have_words_of_their_own_for_every_check_of_draws():
