@@ -178,6 +178,13 @@ class Check(Enum):
         "raise `num_samples`, or the `thinning` of the algorithm",
         RunStatus.NOT_CONVERGED,
     )
+    NOT_THE_DENSITY = (
+        "not_the_density",
+        "the draws do not agree with the gradient of the density (kernel Stein discrepancy "
+        "{value:.3g}, p = {p:.1g}, should be at least {least:g})",
+        "raise `num_warmup` and `num_samples`",
+        RunStatus.NOT_CONVERGED,
+    )
     DIVERGENCES = (
         "divergences",
         "{count} divergent transitions: the step size is too large for a part of the posterior",

@@ -267,7 +267,7 @@ class ScorePrior(dist.Distribution):
         """Return the posterior mean of `denoise`, from and to stretched images."""
         return _each(lambda one: self.energy.denoise(one, self.sigma), self._images(z))
 
-    def from_white(self, white: Float[Array, "*batch n n"], num_steps: int):
+    def from_white(self, white: Float[Array, "*batch n n"], num_steps: int, *, even: bool = False):
         """Map white noise to stretched draws ``[*batch, n, n]`` by the probability flow.
 
         A smooth map with a smooth inverse, `to_white`: coordinates in which the prior is a
@@ -279,16 +279,18 @@ class ScorePrior(dist.Distribution):
             Unit normal deviates.
         num_steps
             Steps from `sigma_max` to `sigma`, one network call each.
+        even
+            Whether the noise levels between are uniform in the logarithm, better for few steps.
         """
-        return self._flow(flow_from_white, self._images(white), num_steps)
+        return self._flow(flow_from_white, self._images(white), num_steps, even)
 
-    def to_white(self, z: Float[Array, "*batch n n"], num_steps: int):
+    def to_white(self, z: Float[Array, "*batch n n"], num_steps: int, *, even: bool = False):
         """Return the white noise of stretched images, up to the error of the steps."""
-        return self._flow(flow_to_white, self._images(z), num_steps)
+        return self._flow(flow_to_white, self._images(z), num_steps, even)
 
-    def _flow(self, flow: Callable, images, num_steps: int):
+    def _flow(self, flow: Callable, images, num_steps: int, even: bool):
         flat = images.reshape((-1, *self.event_shape))
-        moved = flow(self.params, self.static, flat, self.sigma_max, self.sigma, num_steps)
+        moved = flow(self.params, self.static, flat, self.sigma_max, self.sigma, num_steps, even)
         return moved.reshape(images.shape)
 
     def gaussian(self, images: Float[Array, "N n n"]) -> "ScorePrior":

@@ -22,6 +22,7 @@ REMEDIES = {
     Check.NO_CHAIN_MOVED: "check the data for bad pixels and weights, or try another --algorithm",
     Check.ONE_CHAIN: "use --num-chains 4",
     Check.FEW_DRAWS: "raise --num-samples or --thinning",
+    Check.NOT_THE_DENSITY: "raise --num-warmup and --num-samples",
     Check.DIVERGENCES: "raise --target-acceptance-rate, or try another --algorithm",
     Check.ENERGY: "raise --num-warmup, or try another --algorithm",
     Check.LONG_TREES: "raise --num-warmup",

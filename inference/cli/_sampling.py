@@ -17,14 +17,18 @@ from ._diagnosis import diagnose_scene
 @scene_options("sampled")
 @click.option(
     "--algorithm",
-    help="How chains move: nuts, hmc, dynamic_hmc, adjusted_mclmc, mclmc, or flow, the one for "
-    "faint sources.  [default: dynamic_hmc]",
+    help="How chains move: flow, nuts, hmc, dynamic_hmc, adjusted_mclmc or mclmc.  [default: flow]",
 )
-@click.option("--num-chains", "--chains", type=int, help="Side by side.  [default: 4; of flow 8]")
+@click.option("--num-chains", "--chains", type=int, help="Side by side.  [default: 8; of others 4]")
 @click.option(
-    "--num-warmup", "--warmup", type=int, help="Draws to tune with.  [default: 500; of flow 300]"
+    "--num-warmup", "--warmup", type=int, help="Draws to tune with.  [default: 300; of others 500]"
 )
-@click.option("--num-samples", "--draws", type=int, help="Draws kept per chain.  [default: 500]")
+@click.option(
+    "--num-samples",
+    "--draws",
+    type=int,
+    help="Draws kept per chain.  [default: 500; of flow up to 2,000, until fluxes agree]",
+)
 @click.option("--thinning", type=int, help="Moves per draw kept.  [default: 1]")
 @click.option(
     "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
@@ -95,7 +99,6 @@ def sample(
     # Settings that are not given are the sampler's defaults.
     settings = {"thinning": thinning, "target_acceptance_rate": rate}
     sampler = SCENE_ALGORITHMS[algorithm](**{n: v for n, v in settings.items() if v is not None})
-    lengths = sampler.usual._replace(**{n: v for n, v in counts.items() if v is not None})
     folder = Path(output)
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     result = _deblend_one(
@@ -120,7 +123,7 @@ def sample(
                 result,
                 key=jax.random.key(seed),
                 algorithm=sampler,
-                **lengths._asdict(),
+                **counts,
                 checkpoint=checkpoint,
                 progress=on_terminal(True, quiet),
             )
@@ -142,8 +145,7 @@ def sample(
         click.echo(f"scorepriors: {sentence}", err=True)
     if tree.attrs.get("interrupted"):
         click.echo(
-            f"scorepriors: interrupted after {tree.attrs['draws_kept']} of "
-            f"{lengths.num_samples} draws per chain; "
+            f"scorepriors: interrupted after {tree.attrs['draws_kept']} draws per chain; "
             "--resume goes on.",
             err=True,
         )

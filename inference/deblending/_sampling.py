@@ -2,35 +2,41 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import xarray
 
 from scorepriors._errors import InputError
+from scorepriors._moments import centroids, shapes
 from scorepriors._programs import make_room_for_programs
-from scorepriors.inference._posterior import posterior
+from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.inference.sampling._abstract import AbstractSampler
 from scorepriors.inference.sampling._algorithms import ALGORITHMS, DynamicHMC, sampler_of
 from scorepriors.inference.sampling._collect import Keep
+from scorepriors.inference.sampling._diagnostics import SamplingWarning
 from scorepriors.inference.sampling._labels import lay_out
 from scorepriors.inference.sampling._laplace import laplace
-from scorepriors.inference.sampling._sample import sample
+from scorepriors.inference.sampling._sample import judge, sample
 from scorepriors.inference.sampling._tree import group, group_names, replace_group
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._kinds import group_facts
 
+from ._draws import source_draws
 from ._result import Deblended
 from ._seen import seen_share
 from .flow import Flow
+from .flow._scene import refusal
 
 #: Samplers of scenes, by their names in `sample_deblended` and the command line.
 SCENE_ALGORITHMS: dict[str, type[AbstractSampler]] = {**ALGORITHMS, Flow.name: Flow}
 
-#: Default sampler of scenes: all its chains take equally many steps at once.
-DEFAULT_ALGORITHM = DynamicHMC.name
+#: Default sampler of scenes, and that of scenes that it does not sample.
+DEFAULT_ALGORITHM, OTHER_ALGORITHM = Flow.name, DynamicHMC.name
 
 
 def laplace_deblended(result: Deblended, *, key, keep: Keep = Keep(), **options: Any) -> Any:  # noqa: B008
@@ -61,7 +67,7 @@ def sample_deblended(
     result: Deblended,
     *,
     key,
-    algorithm: str | AbstractSampler = DEFAULT_ALGORITHM,
+    algorithm: str | AbstractSampler | None = None,
     keep: Keep = Keep(),  # noqa: B008 (a value)
     **options: Any,
 ) -> Any:
@@ -74,13 +80,16 @@ def sample_deblended(
     key
         Random key, as for `sample`.
     algorithm
-        Algorithm of `sample`, by name or with settings, or ``"flow"`` (`Flow`): moves of the
-        noise that the prior's flow maps to galaxies.  It finds shapes far from the mode, which
-        Hamiltonian trajectories do not, and is recommended for faint sources.
+        ``"flow"`` (`Flow`), the default: moves of the noise that the prior's flow maps to galaxies.
+        It finds shapes far from the mode, which Hamiltonian trajectories do not.  Or an algorithm
+        of `sample`, by name or with settings; ``"dynamic_hmc"`` is the default of scenes that
+        `Flow` does not sample, such as parametric ones.
     keep
         Content of the result, as for `sample`; dimensions and coordinates of scenes are set.
     **options
-        Further arguments of `sample`, except `model` and `init`.
+        Further arguments of `sample`, except `model` and `init`.  If `num_samples` is not given,
+        ``"flow"`` goes on from 500 draws per chain until brightnesses and lights of all sources
+        have R-hat below 1.01 and 400 effective draws, or up to 2,000.
 
     Returns
     -------
@@ -97,15 +106,65 @@ def sample_deblended(
     ------
     InputError
         If the spectra were profiled, which defines no density to sample; and see `sample`.
+
+    Warns
+    -----
+    SamplingWarning
+        If the draws fail a check.  R-hat and effective draws are those of fluxes, centroids and
+        sizes of the sources (see `measured`), not of single pixels.
     """
-    sampler = sampler_of(algorithm, SCENE_ALGORITHMS)
-    return _draws(
-        result,
-        keep,
-        lambda bound, best, keep: sample(
-            bound, key=key, algorithm=sampler, init=best, keep=keep, **options
-        ),
-    )
+    sampler: AbstractSampler | None = None
+
+    def draw(bound, best, keep):
+        nonlocal sampler
+        chosen = default_algorithm(bound) if algorithm is None else algorithm
+        sampler = sampler_of(chosen, SCENE_ALGORITHMS)
+        with warnings.catch_warnings():
+            # Judged below, by what is taken from the draws.
+            warnings.simplefilter("ignore", SamplingWarning)
+            return sample(bound, key=key, algorithm=sampler, init=best, keep=keep, **options)
+
+    tree = _draws(result, keep, draw)
+    assert sampler is not None
+    judge(tree, sampler, measured(tree), cut=bool(tree.attrs["interrupted"]))
+    return tree
+
+
+def default_algorithm(bound: Posterior) -> str:
+    """Return the name of the default sampler for the posterior of a scene."""
+    return DEFAULT_ALGORITHM if refusal(bound) is None else OTHER_ALGORITHM
+
+
+def measured(tree: Any) -> xarray.Dataset:
+    """Return what is measured on the draws of a scene, and judged to have converged.
+
+    Parameters
+    ----------
+    tree
+        Draws of `sample_deblended`.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``flux`` of every source and band, ``centroid`` and ``size`` of every source that has an
+        extent, over ``chain, draw``.
+    """
+    flux = np.asarray(group(tree, "posterior")["flux"])
+    chains, number = flux.shape[:2]
+    points = np.asarray(group(tree, "constant_data")["is_point"])
+    where, size = [], []
+    for point, drawn in zip(points, source_draws(tree), strict=True):
+        where.append(centroids(drawn.image))
+        if not point:
+            size.append(shapes(drawn.image)[0])
+    dims = ("chain", "draw")
+    out: dict[str, Any] = {
+        "flux": ((*dims, "source", "band"), flux),
+        "centroid": ((*dims, "source", "axis"), np.stack(where, 1).reshape(chains, number, -1, 2)),
+    }
+    if size:
+        out["size"] = ((*dims, "galaxy"), np.stack(size, 1).reshape(chains, number, -1))
+    return xarray.Dataset(out)
 
 
 def unpadded(scene: Scene, fit: MAPResult) -> tuple[Scene, MAPResult]:

@@ -188,7 +188,7 @@ def evaluate(
         ``"parametric"``: the scene of parametric profiles.  ``"map"``: free-form under the prior.
         ``"annealed"``: the same, after fits at larger noise levels of the prior.
         ``"laplace"``: that of ``"map"`` with errors from the curvature, all shapes free.
-        ``"posterior"``: means and quantiles of draws by the algorithm ``"flow"``.
+        ``"posterior"``: means and quantiles of draws by `sample_deblended`.
     start
         ``"catalog"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
         ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centers.
@@ -472,7 +472,6 @@ def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) ->
         tree = sample_deblended(
             result,
             key=jax.random.fold_in(jax.random.key(chosen.seed), index),
-            algorithm="flow",
             **chosen.sampling,
             progress=lambda done, total, text: report(0, 0, ""),
         )

@@ -194,6 +194,8 @@ _FIGURES = (
     ("max_pixel_rhat", "largest R-hat of many"),
     ("min_ess", "fewest effective draws"),
     ("min_ess_site", "of site"),
+    ("stein_discrepancy", "Stein discrepancy"),
+    ("stein_p_value", "its p-value"),
     ("divergences", "divergences"),
     ("min_bfmi", "smallest E-BFMI"),
     ("scorepriors_version", "scorepriors"),

@@ -10,6 +10,7 @@ from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
 from scorepriors.inference.sampling._diagnostics import said
+from scorepriors.inference.sampling._stein import stein_sentence
 from scorepriors.inference.sampling._tree import save_tree
 
 from ._observed import mean_as_observed
@@ -88,7 +89,7 @@ def diagnostics(tree: Any, table: Any) -> str:
     for row in table:
         rhat = f"{row['flux_rhat']:.4f}" if "flux_rhat" in table.colnames else "(one chain)"
         lines.append(f"{row['id']:28s} {row['flux_ess']:8.0f}   {rhat}")
-    lines.append("")
+    lines += ["", stein_sentence(tree.attrs), ""]
     sentences = said(tree)
     if sentences:
         lines.append("These draws should not be trusted as they are:")

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -114,8 +114,15 @@ class AbstractSampler(eqx.Module):
         Number of transitions per kept draw.
     target_acceptance_rate
         Acceptance rate for which steps are tuned.
+    checked_draws
+        Largest number of draws that are compared with the density, at a gradient each.
+    longest
+        Largest number of draws per chain where no number is given: then a run goes on beyond the
+        `usual` one until it has `settled`.  None if it does not.
     """
 
+    checked_draws: ClassVar[int] = 300
+    longest: ClassVar[int | None] = None
     name: eqx.AbstractClassVar[str]
     note: eqx.AbstractClassVar[str]
     exact: eqx.AbstractClassVar[bool]
@@ -184,6 +191,45 @@ class AbstractSampler(eqx.Module):
     @abc.abstractmethod
     def keep(self, state, positions) -> Any:
         """Return positions ``[n, C, d]`` of draws after the warm-up, for `Coordinates`."""
+
+    def settled(self, problem, draws: list) -> bool:
+        """Return whether blocks ``[n, C, d]`` of kept positions are enough: see `longest`."""
+        return True
+
+    def snapshot(self, state) -> np.ndarray | None:
+        """Return points ``[C, d]`` of the chains for the check against the density.
+
+        It is called after every block of draws.  None, the default, stands for the kept positions.
+        """
+        return None
+
+    def density(self, problem) -> Callable:
+        """Return the log-density as a function of one point ``[d]``, up to a constant.
+
+        Points are those of `snapshot`, or kept positions.
+        """
+        coordinates = problem.coordinates
+        return lambda position: coordinates.bound.log_density(coordinates.params(position))
+
+    def directions(self, problem, state, draws, number: int) -> np.ndarray | None:
+        """Return the directions ``[r, d]`` in which points are checked against the density.
+
+        Parameters
+        ----------
+        problem, state
+            Results of `bind` and of the last transition.
+        draws
+            Points ``[n, C, d]``, others than those that are checked.
+        number
+            Largest number of directions.  None stands for all of at most as many coordinates.
+        """
+        if draws.shape[-1] <= number:
+            return None
+        flat = draws.reshape(-1, draws.shape[-1])
+        # A few hundred are enough for the directions in which draws scatter most.
+        flat = flat[:: max(1, len(flat) // 500)].astype(float)
+        rows = np.linalg.svd(flat - flat.mean(0), full_matrices=False)[2]
+        return rows[:number].astype(draws.dtype)
 
     @abc.abstractmethod
     def windows(self, num_warmup: int) -> tuple[int, ...]:

@@ -32,6 +32,8 @@ class Run:
         Kept positions ``[n, C, d]``.
     moves
         Kept `Move`, ``[n, C]``.
+    snapshots
+        Points ``[C, d]`` of `AbstractSampler.snapshot`, of this process alone.
     """
 
     learned: Any
@@ -42,11 +44,19 @@ class Run:
     window: list = field(default_factory=list)
     draws: list = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
+    snapshots: list = field(default_factory=list)
 
     @property
     def kept(self) -> int:
         """Number of kept draws per chain."""
         return sum(len(draws) for draws in self.draws)
+
+
+def enough(sampler: AbstractSampler, problem, run: Run, usual: int) -> bool:
+    """Return whether a run without a given length can end: asked at multiples of half the usual."""
+    every = max(usual // 2, 1)
+    asked = run.kept >= usual and run.kept % every < sampler.block
+    return asked and sampler.settled(problem, run.draws)
 
 
 def blocks(sampler: AbstractSampler, problem, run: Run, counts: Counts, key) -> Iterator[Move]:
@@ -66,11 +76,14 @@ def blocks(sampler: AbstractSampler, problem, run: Run, counts: Counts, key) -> 
         if not warming:
             run.draws.append(sampler.keep(run.state, positions))
             run.moves.append(moves)
+            seen = sampler.snapshot(run.state)
+            if seen is not None:
+                run.snapshots.append(seen)
         elif ends:
             run.window.append((positions, gradients))
         if run.done in ends:
-            seen, slopes = jax.tree.map(lambda *parts: np.concatenate(parts), *run.window)
-            window = Window(seen, slopes, run.done, ends)
+            places, slopes = jax.tree.map(lambda *parts: np.concatenate(parts), *run.window)
+            window = Window(places, slopes, run.done, ends)
             run.state = sampler.warmup(key, problem, run.state, window)
             run.window = []
         yield moves

@@ -21,6 +21,7 @@ from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.curvature._differences import DIFFERENCES
 from scorepriors.inference.fitting._map import MAPResult
 
+from . import _tree as trees
 from ._abstract import AbstractSampler, Counts, Move, Start
 from ._algorithms import sampler_of
 from ._checkpoints import fingerprint, load_run, save_run
@@ -28,7 +29,8 @@ from ._collect import Keep, collect, prior_facts
 from ._diagnostics import Diagnosis, SamplingWarning, diagnose
 from ._gradient import BY_DIFFERENCES
 from ._labels import lay_out
-from ._run import Run, blocks
+from ._run import Run, blocks, enough
+from ._stein import stein_check, stein_facts, stein_findings
 
 #: Seconds between checkpoints.
 CHECKPOINT_INTERVAL = 20.0
@@ -77,7 +79,8 @@ def sample(
         `scorepriors.inference.ALGORITHMS` and `scorepriors.inference.AbstractGradientSampler`.
     num_warmup, num_samples, num_chains
         Numbers of draws per chain for tuning and to keep, and of chains; the algorithm's
-        defaults (500, 500 and 4) if not given.
+        defaults (500, 500 and 4) if not given.  Some algorithms (`Flow`) then go on beyond their
+        usual number of draws, up to their `longest`, until the chains agree.
     init
         Start of the chains.  ``"map"``: spread by the curvature about the mode; where no mode is
         found, or the density about it is not that of its Gaussian, as in a funnel, as under
@@ -101,7 +104,8 @@ def sample(
         and those of `keep`.  Attributes: algorithm, versions, seed, seconds, gradient
         evaluations, step size, ``start``, the start taken and the reason in words, and ``warnings``, a JSON list of sentences that is empty
         if all checks pass; ``status``, the code of a `RunStatus`; ``findings``, the codes and
-        facts of the sentences.
+        facts of the sentences; ``stein_discrepancy`` and ``stein_p_value``, of the draws against
+        the gradient of the log-density (NaN with fewer than 40 independent draws).
 
     Notes
     -----
@@ -141,6 +145,10 @@ def sample(
     started = time.monotonic()
     sampler = sampler_of(algorithm)
     counts = _counts(sampler, num_warmup, num_samples, num_chains)
+    usual = counts.num_samples
+    open_ended = num_samples is None and sampler.longest is not None
+    if open_ended:
+        counts = counts._replace(num_samples=max(usual, sampler.longest or 0))
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     if not bound.sites():
         raise InputError(
@@ -175,18 +183,23 @@ def sample(
                 saved = time.monotonic()
             if interrupt:
                 break
+            if open_ended and enough(sampler, problem, run, usual):
+                counts = counts._replace(num_samples=run.kept)
+                break
         if run.kept < 4:
             raise KeyboardInterrupt
         report(run.done, "from draws to values")
         kept = run.kept
         every = jax.tree.map(lambda *parts: np.concatenate(parts).T, *run.moves)
         stats, own = sampler.results(run.state, every)
+        points = np.stack(run.snapshots) if run.snapshots else np.concatenate(run.draws)
+        checked = stein_check(sampler, problem, run.state, points, seed)
         tree = collect(problem.coordinates, run.draws, stats, keep, layout, key=draw_key)
     tree.attrs.update(_facts(sampler, counts, seed, run))
-    tree.attrs.update(prior_facts(bound) | own)
+    tree.attrs.update(prior_facts(bound) | own | stein_facts(checked))
     tree.attrs["seconds"] = time.monotonic() - started
     tree.attrs["draws_kept"] = kept
-    _judge(tree, sampler, kept, counts.num_samples)
+    judge(tree, sampler, trees.group(tree, "posterior"), cut=kept < counts.num_samples)
     return tree
 
 
@@ -232,18 +245,31 @@ def _facts(sampler: AbstractSampler, counts: Counts, seed: list, run: Run) -> di
     }
 
 
-def _judge(tree, sampler: AbstractSampler, kept: int, wanted: int) -> None:
-    """Record the failed checks of a tree in its attributes, and warn about them."""
-    found = diagnose(tree, sampler)
+def judge(tree, sampler: AbstractSampler, whole, *, cut: bool) -> None:
+    """Record the failed checks of a tree in its attributes, and warn about them.
+
+    Parameters
+    ----------
+    tree
+        The draws.
+    sampler
+        The sampler that made them.
+    whole
+        Dataset with the quantities, ``chain, draw, ...``, whose convergence is judged.
+    cut
+        Whether the run was interrupted.
+    """
+    stats = trees.group(tree, "sample_stats")
+    found = diagnose({"posterior": whole, "sample_stats": stats}, sampler)
+    said = [*stein_findings(tree.attrs)]
     if BY_DIFFERENCES in tree.attrs["start"]:
-        said = Finding(Check.DIFFERENCES, {"note": DIFFERENCES})
-        found = found._replace(findings=(*found.findings, said))
-    cut = kept < wanted
+        said.append(Finding(Check.DIFFERENCES, {"note": DIFFERENCES}))
+    found = found._replace(findings=(*found.findings, *said))
     tree.attrs.update(_summary(found) | record(found.findings, cut) | {"interrupted": int(cut)})
     if cut:
         warnings.warn(
-            f"interrupted: {kept} of {wanted} draws per chain were made and are kept; to go on, "
-            f"{RunStatus.INTERRUPTED.remedy}.",
+            f"interrupted: {tree.attrs['draws_kept']} draws per chain were made and are kept; to "
+            f"go on, {RunStatus.INTERRUPTED.remedy}.",
             SamplingWarning,
             stacklevel=4,
         )

@@ -112,15 +112,26 @@ def log_marginal(
     Array
         Value of `SpectrumPosterior.log_marginal`, up to rounding.
     """
-    equations = normal_equations(products.normal, prior)
+    equations, solution = _solved(products, prior, before)
     # The solution is relative to the prior's mean, near it where the prior dominates; chi^2 is
     # relative to `before`, near the solution where the pixels dominate.
-    away = before - prior.mean
-    solution = equations.solve(
-        products.projected.T + jnp.einsum("bkl,lb->kb", products.normal, away)
-    )
-    step = solution * equations.width - away
+    step = solution * equations.width - (before - prior.mean)
     moved = jnp.einsum("bkl,lb->kb", products.normal, step)
     chi2 = products.square.sum() + jnp.sum(step * (moved - 2 * products.projected.T))
     chi2 += jnp.sum(equations.pull(solution) * solution)
     return -0.5 * (chi2 + equations.log_det_prior + equations.log_det)
+
+
+def mean_spectra(
+    products: Products, prior: SpectrumPrior, before: Float[Array, "K B"]
+) -> Float[Array, "K B"]:
+    """Return the posterior mean of the amplitudes; arguments as for `log_marginal`."""
+    equations, solution = _solved(products, prior, before)
+    return prior.mean + solution * equations.width
+
+
+def _solved(products: Products, prior: SpectrumPrior, before):
+    """Return the equations of the spectra, and their solution in units of the prior's widths."""
+    equations = normal_equations(products.normal, prior)
+    away = jnp.einsum("bkl,lb->kb", products.normal, before - prior.mean)
+    return equations, equations.solve(products.projected.T + away)

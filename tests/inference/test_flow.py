@@ -5,6 +5,7 @@ import json
 import signal
 import warnings
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,12 +25,13 @@ from scorepriors.inference import (
     write_samples,
 )
 from scorepriors.inference.deblending._draws import flux_catalog
-from scorepriors.inference.deblending.flow._reference import Reference
+from scorepriors.inference.deblending.flow._reference import WIDER, Reference, reference
 from scorepriors.inference.deblending.flow._scene import scene_of
-from scorepriors.inference.deblending.flow._start import about, curvature
+from scorepriors.inference.deblending.flow._start import about, curvature, of_all
 from scorepriors.inference.sampling._calibration import coverage
 from scorepriors.inference.sampling._tree import group, load_tree
 from scorepriors.models import FreeForm, Scene, blend, place_sources, read_positions
+from scorepriors.models.spectra._products import inner_products
 
 CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
 
@@ -150,6 +152,53 @@ def test_curvature_against_dense_algebra(bound, mode, together):
         expected[:half, half:] = expected[half:, :half] = 0
     expected = expected @ np.asarray(v, float)
     assert np.linalg.norm(np.asarray(found, float) - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+def test_reference_of_all_galaxies_is_that_of_the_dense_curvature(bound, mode):
+    scene = scene_of(bound)
+    chains = about(scene, *scene.place_of(mode.values), 1)
+    chain = jax.tree.map(lambda a: a[0], chains)
+    noise = chain.noise["galaxies"]
+    each = {
+        "galaxies": reference(
+            eqx.Partial(curvature, scene, chain, "galaxies"), noise, 6, jax.random.key(0)
+        )
+    }
+    near = of_all(scene, chain, each)
+    assert near.basis.shape == (1, 12, 128)
+    product = curvature(scene, chain, None)
+    rows = np.asarray(near.basis[0])
+    dense = np.stack([np.asarray(product(v[None])[0]) for v in near.basis[0]]) @ rows.T
+    expected = np.diag(dense) / WIDER**2
+    kept = np.where(expected > 1, expected, 0)
+    np.testing.assert_allclose(near.precision[0], kept, rtol=2e-2, atol=1e-3)
+    assert np.abs(dense - np.diag(np.diag(dense))).max() < 1e-3 * dense.max()
+
+
+def test_expected_brightness_is_that_of_the_pixels_and_depends_on_shapes_alone(bound, mode):
+    scene = scene_of(bound)
+    place = scene.place_of(mode.values)
+    chain = jax.tree.map(lambda a: a[0], about(scene, *place, 1))
+    images = [one.images for one in scene.scene.exposures]
+    found = []
+    mean = scene.spectra(chain.brightness, chain.drawn, chain.area).mean
+    for start in (jnp.zeros_like(mean), mean):
+        left = [
+            image - jnp.einsum("kb,kbyx->byx", start, drawn)
+            for image, drawn in zip(images, chain.drawn, strict=True)
+        ]
+        products = inner_products(chain.drawn, left, scene.noises)
+        found.append(scene.expected_brightness(place.brightness, products, chain.area, start))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-3)
+    # Bright sources: the prior has no share.
+    weights = np.asarray(scene.noises[0].weights, float)
+    drawn, data = np.asarray(chain.drawn[0], float), np.asarray(images[0], float)
+    flux = np.zeros(2)
+    for b in range(len(data)):
+        matrix = np.einsum("kyx,lyx,yx->kl", drawn[:, b], drawn[:, b], weights[b])
+        right = np.einsum("kyx,yx,yx->k", drawn[:, b], data[b], weights[b])
+        flux += np.linalg.solve(matrix, right) * np.asarray(chain.area)
+    np.testing.assert_allclose(found[1], np.log(flux), atol=0.05)
 
 
 def test_two_groups_of_galaxies_under_one_prior_are_one_group(bound, mode, hamiltonian):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from scorepriors.inference.curvature._lanczos import ritz_pairs, ritz_pairs_each
-from scorepriors.inference.deblending.flow._reference import WIDER, Reference, reference
+from scorepriors.inference.deblending.flow._reference import (
+    CORRELATED,
+    WIDER,
+    Moments,
+    Reference,
+    reference,
+    refined,
+)
 
 SIDE, GALAXIES = 4, 2
 CURVATURES = np.array([400.0, 90.0, 30.0, 2.0, 0.2, -5.0])
@@ -115,3 +122,40 @@ def test_directions_beyond_an_exhausted_krylov_space(hessians, point):
         alone = ritz_pairs(lambda v, m=matrix: m @ v, flat[0], 16, jax.random.key(0))
         np.testing.assert_allclose(alone.values, found.values, atol=1e-3)
         np.testing.assert_allclose(matrix @ alone.vectors, alone.vectors * alone.values, atol=2e-3)
+
+
+def test_refined_reference_has_mean_and_covariance_of_draws(found):
+    rng = np.random.default_rng(2)
+    basis = np.asarray(found.basis, float)
+    rank = basis.shape[1]
+    center = rng.normal(size=(GALAXIES, rank))
+    shape = rng.normal(size=(GALAXIES, rank, rank)) / 4 + np.eye(rank)
+    number = 200_000
+    along = center[:, None] + rng.normal(size=(GALAXIES, number // 100, rank)) @ shape
+    sums = Moments.none(found)
+    noise = np.einsum("gnr,grd->ngd", along, basis).reshape(-1, GALAXIES, SIDE, SIDE)
+    for _ in range(100):  # so often that the reference before does not count
+        sums = sums.plus(found, jnp.asarray(noise, jnp.float32))
+    mean, covariance = moments(refined(found, sums))
+    for k in range(GALAXIES):
+        inside = basis[k].T
+        np.testing.assert_allclose(mean[k], inside @ along[k].mean(0), atol=2e-2)
+        expected = inside @ np.cov(along[k].T) @ inside.T
+        np.testing.assert_allclose(
+            inside.T @ covariance[k] @ inside, inside.T @ expected @ inside, atol=2e-2
+        )
+
+
+def test_few_draws_refine_little(found):
+    sums = Moments.none(found)
+    rank = found.place.shape[1]
+    mean = np.asarray(found.place)[:, :, None] * np.asarray(found.basis)
+    point = jnp.asarray(mean.sum(1).reshape(1, GALAXIES, SIDE, SIDE))
+    sums = sums.plus(found, point)
+    before, after = moments(found), moments(refined(found, sums))
+    np.testing.assert_allclose(after[0], before[0], atol=1e-3)
+    # One draw, a tenth of an independent one, at the mean: widths shrink by its share.
+    share = (1 / CORRELATED) / (1 / CORRELATED + rank)
+    first = np.asarray(found.basis[0, 0], float)
+    ratio = (first @ after[1][0] @ first) / (first @ before[1][0] @ first)
+    assert ratio == pytest.approx(1 - share, rel=1e-3)

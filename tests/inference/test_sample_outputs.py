@@ -23,22 +23,31 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
 from scorepriors.inference import (
+    DynamicHMC,
     cli,
     deblend,
     flux_catalog,
     flux_covariance,
     load_tree,
+    posterior,
     save_tree,
     source_images,
     source_moments,
 )
 from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
-from scorepriors.inference.deblending._sampling import unpadded
+from scorepriors.inference.deblending._sampling import (
+    DEFAULT_ALGORITHM,
+    OTHER_ALGORITHM,
+    default_algorithm,
+    measured,
+    unpadded,
+)
 from scorepriors.inference.diagnosis._outputs import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.reports._page import in_digits, value_and_error
 from scorepriors.inference.reports._samples import SAMPLE_NAMES
 from scorepriors.inference.sampling._tree import group, group_names, make_tree
+from scorepriors.models import Sersic, blend
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._free_form import FreeForm
 from scorepriors.models.sources._kinds import group_facts
@@ -480,17 +489,42 @@ def test_a_browser_shows_every_picture(sampled, tmp_path):
 
 def test_python_and_the_command_line_have_the_same_defaults():
     from scorepriors.inference.cli._sampling import sample as command
-    from scorepriors.inference.deblending._sampling import DEFAULT_ALGORITHM, SCENE_ALGORITHMS
+    from scorepriors.inference.deblending._sampling import SCENE_ALGORITHMS
 
     helps = {option.name: option.help for option in command.params if hasattr(option, "help")}
     assert f"[default: {DEFAULT_ALGORITHM}]" in helps["algorithm"]
     for name in SCENE_ALGORITHMS:
         assert name in helps["algorithm"]
-    usual = SCENE_ALGORITHMS[DEFAULT_ALGORITHM].usual._asdict()
-    for name, number in usual.items():
-        of_flow = SCENE_ALGORITHMS["flow"].usual._asdict()[name]
-        also = "" if of_flow == number else f"; of flow {of_flow}"
-        assert f"[default: {number}{also}]" in helps[name]
+    default = SCENE_ALGORITHMS[DEFAULT_ALGORITHM]
+    for name in ("num_chains", "num_warmup"):
+        number, other = getattr(default.usual, name), getattr(DynamicHMC.usual, name)
+        assert f"[default: {number}; of others {other}]" in helps[name]
+    usual, longest = default.usual.num_samples, default.longest
+    assert usual == DynamicHMC.usual.num_samples
+    wanted = f"[default: {usual}; of {DEFAULT_ALGORITHM} up to {longest:,}, until fluxes agree]"
+    assert wanted in helps["num_samples"]
+
+
+def test_what_is_judged_is_what_is_measured():
+    tree = fabricated()
+    found = measured(tree)
+    assert found["flux"].shape == (2, 50, 3, 2)
+    assert found["centroid"].shape == (2, 50, 3, 2)
+    assert found["size"].shape == (2, 50, 2)  # a star has no extent
+    table = flux_catalog(tree)
+    place = np.asarray(found["centroid"].mean(("chain", "draw")))
+    corner = np.asarray(group(tree, "constant_data")["corner"])
+    np.testing.assert_allclose(place + corner, np.stack([table["y"], table["x"]], 1), rtol=1e-6)
+    sizes = np.asarray(found["size"].mean(("chain", "draw")))
+    np.testing.assert_allclose(sizes, table["size"].value[[0, 2]], rtol=1e-6)
+
+
+def test_scenes_that_flow_does_not_sample_have_another_default(scene):
+    obs, at = scene[1], place_sources(CENTERS, box=8)
+    galaxies = Scene.build(obs, galaxies=FreeForm(gaussian_prior(8), at))
+    profiles = Scene.build(obs, galaxies=Sersic(at))
+    assert default_algorithm(posterior(blend, galaxies)) == DEFAULT_ALGORITHM
+    assert default_algorithm(posterior(blend, profiles)) == OTHER_ALGORITHM
 
 
 def test_commands_have_words_of_their_own_for_every_check_of_draws():

@@ -26,6 +26,9 @@ from scorepriors.inference.curvature._lanczos import ritz_pairs_each
 #: than the posterior, chains would stay for long in its tails.
 WIDER = 1.5
 
+#: Draws of all chains during the warm-up that count as one independent one.
+CORRELATED = 10.0
+
 
 class Reference(NamedTuple):
     """Gaussians in the noise of G galaxies, each with r directions.
@@ -45,7 +48,7 @@ class Reference(NamedTuple):
     place: Float[Array, "G r"]
 
     def times(self, share) -> "Reference":
-        """Return the Gaussian itself (`share` 1) or the prior of the noise (`share` 0)."""
+        """Return the Gaussian itself (`share` 1) or the prior of the noise (`share` 0), ``[G, 1]``."""
         return self._replace(precision=share * self.precision, place=share * self.place)
 
     def move(self, noise, fresh, step):
@@ -99,10 +102,91 @@ def reference(operator: Callable, noise: Float[Array, "G *n"], directions: int, 
     steps = min(directions, flat.shape[-1])
     found = ritz_pairs_each(operator, flat, steps, key)
     values = np.stack([pairs.values for pairs in found])
-    basis = np.stack([pairs.vectors.T for pairs in found]).astype(flat.dtype)
+    basis = np.stack([pairs.vectors.T for pairs in found])
+    return about_point(values, basis, flat)
+
+
+def about_point(values, basis, flat: Float[Array, "G d"]) -> Reference:
+    """Return the Gaussians about one point, of curvatures ``[G, r]`` along ``basis [G, r, d]``."""
+    basis = np.asarray(basis).astype(flat.dtype)
     # Negative curvatures are no precisions: the prior's is used there.
-    precision = np.maximum(values, 0).astype(flat.dtype) / WIDER**2
+    precision = np.maximum(np.asarray(values), 0).astype(flat.dtype) / WIDER**2
     # The same below the prior's own precision: its mean is more accurate there.
     precision = np.where(precision > 1, precision, 0)
     place = np.einsum("grd,gd->gr", basis, np.asarray(flat)) * (precision > 0)
     return Reference(jnp.asarray(basis), jnp.asarray(precision), jnp.asarray(place))
+
+
+class Moments(NamedTuple):
+    """Sums over draws of their coordinates along the directions of G references.
+
+    Coordinates are distances from the mean in widths of the reference: of a reference that is
+    right they have mean zero and covariance one.
+
+    Attributes
+    ----------
+    number
+        Number of draws.
+    first, second
+        Sums of the coordinates ``[G, r]`` and of their products ``[G, r, r]``.
+    """
+
+    number: Float[Array, ""]
+    first: Float[Array, "G r"]
+    second: Float[Array, "G r r"]
+
+    @classmethod
+    def none(cls, near: Reference) -> "Moments":
+        """Return the sums of no draws."""
+        square = near.place[..., None] * near.place[..., None, :]
+        kind = near.place.dtype
+        return cls(jnp.zeros((), kind), jnp.zeros_like(near.place), jnp.zeros_like(square))
+
+    def plus(self, near: Reference, noise: Float[Array, "C G *n"]) -> "Moments":
+        """Return the sums with the points of C chains."""
+        flat = noise.reshape(*noise.shape[:2], -1)
+        along = jnp.einsum("grd,cgd->cgr", near.basis, flat) - near.place
+        own = along * jnp.sqrt(1 + near.precision)
+        return Moments(
+            self.number + len(noise),
+            self.first + own.sum(0),
+            self.second + jnp.einsum("cgr,cgs->grs", own, own),
+        )
+
+
+def refined(near: Reference, moments: Moments) -> Reference:
+    """Return references with the mean and covariance of draws, as far as these determine them.
+
+    Draws are averaged with the reference as it was, which counts as many draws as there are
+    directions (a conjugate prior: the estimate is never singular).
+
+    Parameters
+    ----------
+    near
+        The references before.
+    moments
+        Sums over draws; `CORRELATED` of them count as one.
+    """
+    count = float(moments.number) / CORRELATED
+    place, precision, basis = (
+        np.asarray(a, float) for a in (near.place, near.precision, near.basis)
+    )
+    rank = place.shape[-1]
+    share = count / (count + rank)
+    mean = np.asarray(moments.first, float) / float(moments.number)
+    second = np.asarray(moments.second, float) / float(moments.number)
+    spread = second - mean[..., None] * mean[..., None, :]
+    center = share * mean
+    spread = share * spread + (1 - share) * np.eye(rank)
+    spread += share * (1 - share) * mean[..., None] * mean[..., None, :]
+    # From widths of the old reference to the noise.
+    width = 1 / np.sqrt(1 + precision)
+    place = place + width * center
+    values, turn = np.linalg.eigh(width[..., None] * spread * width[..., None, :])
+    turn = np.swapaxes(turn, -1, -2)
+    kind = np.asarray(near.place).dtype
+    return Reference(
+        jnp.asarray((turn @ basis).astype(kind)),
+        jnp.asarray((1 / values - 1).astype(kind)),
+        jnp.asarray(np.einsum("gsr,gr->gs", turn, place).astype(kind)),
+    )

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray
 from jax.flatten_util import ravel_pytree
 
 from scorepriors._errors import InputError
@@ -20,19 +21,24 @@ from scorepriors.inference.sampling._abstract import (
     Start,
     Window,
 )
+from scorepriors.inference.sampling._diagnostics import MAX_RHAT, MIN_ESS
+from scorepriors.inference.sampling._rhat import rank_rhat
+from scorepriors.inference.sampling._tree import effective_sizes
 
 from . import _scene
-from ._moves import References, sweep, tuned
+from ._moves import CYCLE, Recent, kinds_of_sources, sweep, tuned
 from ._scene import FlowScene, scene_of
 from ._start import Chains, begin, shapes
 
+#: Shares of the warm-up after which references are refined from the draws since the last.
+REFINED_AT = (0.1, 0.25, 0.5, 0.75)
+
 
 class Problem(eqx.Module):
-    """A scene, the reference Gaussians of moves, and the coordinates of draws."""
+    """A scene, and the coordinates of draws."""
 
     coordinates: Coordinates
     scene: FlowScene
-    near: References
 
 
 class Flow(AbstractSampler):
@@ -57,41 +63,48 @@ class Flow(AbstractSampler):
     exact: ClassVar[bool] = True
     usual: ClassVar[Counts] = Counts(300, 500, 8)
     block: ClassVar[int] = 10
+    checked_draws: ClassVar[int] = 100
+    longest: ClassVar[int] = 2000
 
     def init(self, key, bound: Posterior, start: Start):
         scene = scene_of(bound)
         values, text = _mode(bound, start.init, key)
         start.report(0, "from galaxies to noise")
-        return *begin(scene, values, start.num_chains, key), text
+        return (), begin(scene, values, start.num_chains, key), text
 
     def shapes(self, bound: Posterior, num_chains: int):
         def values(key):
             return bound.constrain(bound.start(key=key), deterministics=False)
 
         like = eqx.filter_eval_shape(values, jax.random.key(0))
-        return shapes(scene_of(bound), like, num_chains)
+        return (), shapes(scene_of(bound), like, num_chains)
 
-    def bind(self, bound: Posterior, learned: References, state: Chains):
+    def bind(self, bound: Posterior, learned: tuple, state: Chains):
         scene = scene_of(bound)
         walkers = state.walkers
         one = jax.tree.map(lambda a: a[0], (walkers.z, walkers.offset, walkers.brightness))
         like = jax.eval_shape(scene.parameters, *one)
         origin = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
-        return Problem(Coordinates(bound, origin), scene, learned), state
+        return Problem(Coordinates(bound, origin), scene), state
 
     def step(self, key, number, problem: Problem, state: Chains, warming):
-        own, kind = jax.random.fold_in(key, number), number % 3
-        walkers, steps = state
-        walkers, rates, accepted = sweep(problem.scene, problem.near, kind, walkers, steps, own)
-        push = jnp.where(warming, 2 * (number / 3 + 3.0) ** -0.6, 0.0)
+        own, kind = jax.random.fold_in(key, number), jnp.asarray(CYCLE)[number % len(CYCLE)]
+        walkers, steps, near, recent = state
+        kinds = kinds_of_sources(kind, steps, warming)
+        walkers, rates, accepted = sweep(problem.scene, near, kinds, walkers, steps, own)
+        # Steps are tuned anew for refined references.
+        sweeps = recent.together.number / len(accepted)
+        push = jnp.where(warming, 2 * (sweeps / 3 + 3.0) ** -0.6, 0.0)
         steps = tuned(steps, kind, rates, push, self.target_acceptance_rate)
+        more = recent.plus(near, walkers.noise)
+        recent = jax.tree.map(lambda new, old: jnp.where(warming, new, old), more, recent)
         move = Move(
             accepted,
             diverging=jnp.zeros(accepted.shape, bool),
             n_steps=jnp.full(accepted.shape, _scene.NUM_STEPS, jnp.int32),
             lp=walkers.log_likelihood,
         )
-        return Chains(walkers, steps), move
+        return Chains(walkers, steps, near, recent), move
 
     def place(self, problem: Problem, state: Chains):
         def flat(*one):
@@ -103,11 +116,68 @@ class Flow(AbstractSampler):
     def keep(self, state: Chains, positions):
         return positions
 
+    def settled(self, problem: Problem, draws: list) -> bool:
+        """Return whether brightnesses and lights have converged: fluxes are functions of them."""
+        every = [np.asarray(_lights(problem, jnp.asarray(block))) for block in draws]
+        found = np.swapaxes(np.concatenate(every), 0, 1).astype(float)
+        if not rank_rhat(found).max() < MAX_RHAT:
+            return False
+        dataset = xarray.Dataset({"x": (("chain", "draw", "element"), found)})
+        return bool(np.min(effective_sizes(dataset)["x"]) >= MIN_ESS)
+
+    def snapshot(self, state: Chains):
+        """Return noise, offsets of stars and brightnesses of all chains, ``[C, d]``."""
+        walkers = state.walkers
+        parts = [*walkers.noise.values(), walkers.offset, walkers.brightness]
+        return np.concatenate([np.asarray(a).reshape(len(a), -1) for a in parts], 1)
+
+    def density(self, problem: Problem):
+        """Return the log-density of one point of `snapshot`."""
+        scene = problem.scene
+
+        def log_density(point):
+            noise, first = {}, 0
+            for name, group in scene.groups.items():
+                shape = (len(group.at), *group.prior.event_shape)
+                size = int(np.prod(shape))
+                noise[name] = point[first : first + size].reshape(shape)
+                first += size
+            white = point[:first]
+            stars = 0 if scene.stars is None else len(scene.stars.at)
+            offset = point[first : first + 2 * stars].reshape(stars, 2)
+            brightness = point[first + 2 * stars :]
+            value = scene.log_likelihood(brightness, *scene.render(scene.galaxies(noise), offset))
+            if scene.stars is not None:
+                site = scene.stars.sites["offset"]
+                value -= 0.5 * jnp.sum(((offset - site.mean) / site.width) ** 2)
+            return value - 0.5 * white @ white
+
+        return log_density
+
+    def directions(self, problem, state: Chains, draws, number: int):
+        """Return the brightnesses, and the directions of the noise that the data know best."""
+        size, near = draws.shape[-1], jax.tree.map(np.asarray, state.near)
+        bright = np.eye(len(near.brightness), dtype=draws.dtype)[:number]
+        known = np.argsort(-near.together.precision[0])[: number - len(bright)]
+        rows = near.together.basis[0][known]
+        before = size - len(near.brightness)
+        return np.concatenate(
+            [
+                np.pad(bright, ((0, 0), (before, size - before - bright.shape[1]))),
+                np.pad(rows, ((0, 0), (0, size - rows.shape[1]))),
+            ]
+        )
+
     def windows(self, num_warmup: int):
-        return ()  # every sweep tunes
+        # The first part is the approach.  Every sweep tunes the steps.
+        return tuple(sorted({int(share * num_warmup) for share in REFINED_AT} - {0}))
 
     def warmup(self, key, problem, state: Chains, window: Window):
-        return state
+        """Refine the references from a window's draws."""
+        near = state.near
+        if window.done != window.ends[0]:
+            near = state.moments.refine(near)
+        return state._replace(near=near, moments=Recent.none(near))
 
     def describe(self, state: Chains, move: Move) -> str:
         return "steps " + ", ".join(f"{s:.2g}" for s in np.asarray(state.steps.source).max(0))
@@ -120,6 +190,19 @@ class Flow(AbstractSampler):
             "step_size": float(sizes.mean()),
             "source_steps": json.dumps(sizes.tolist()),
         }
+
+
+@eqx.filter_jit
+def _lights(problem: Problem, positions):
+    """Return brightnesses and logarithms of the light of galaxies, of draws ``[n, C, d]``."""
+    scene, coordinates = problem.scene, problem.coordinates
+
+    def one(position):
+        values = coordinates.bound.constrain(coordinates.params(position), deterministics=False)
+        light = [values[f"{name}/morphology"].sum((-2, -1)) for name in scene.groups]
+        return jnp.concatenate([values["brightness"], *map(jnp.log, light)])
+
+    return jax.vmap(jax.vmap(one))(positions)
 
 
 def _mode(bound: Posterior, init: Any, key) -> tuple[dict, str]:

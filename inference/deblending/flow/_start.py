@@ -6,27 +6,43 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from scorepriors._errors import InputError
 from scorepriors.models.rendering._information import by_exposure
+from scorepriors.models.spectra._spectra import SpectrumPosterior
 
-from ._moves import References, Steps
-from ._reference import Reference, reference
+from ._moves import Recent, References, Steps
+from ._reference import Reference, about_point, reference
 from ._scene import FlowScene, Images, Walkers, apart, as_one, normals, numbers_of, of_all_chains
 
-#: Directions of references: of each galaxy and, per galaxy, of all together.
-DIRECTIONS, TOGETHER = 40, 20
+#: Directions of the reference of each galaxy.  Of a bright one the data determine about ten.
+DIRECTIONS = 16
 
 
 class Chains(NamedTuple):
-    """State of a run: points of the chains, and sizes of their moves."""
+    """State of a run.
+
+    Attributes
+    ----------
+    walkers
+        Points of the chains.
+    steps
+        Sizes of their moves.
+    near
+        References of the moves, refined in the warm-up.
+    moments
+        Sums over the draws since they were last refined.
+    """
 
     walkers: Walkers
     steps: Steps
+    near: References
+    moments: Recent
 
 
-def begin(scene: FlowScene, values: dict, num_chains: int, key) -> tuple[References, Chains]:
-    """Return references, and chains about a mode.
+def begin(scene: FlowScene, values: dict, num_chains: int, key) -> Chains:
+    """Return chains about a mode, and references for their moves.
 
     Parameters
     ----------
@@ -48,35 +64,36 @@ def begin(scene: FlowScene, values: dict, num_chains: int, key) -> tuple[Referen
     states = about(scene, *place, num_chains)
     if not np.isfinite(np.asarray(states.log_likelihood)).all():
         raise InputError("the log-density is not finite at the mode; deblend again.")
-    size = len(place.brightness)
     first, second = jax.random.split(key)
-    one = jax.tree.map(lambda a: a[0], states)
+    one, open_scene = jax.tree.map(lambda a: a[0], states), scene.open()
     each = {
-        name: reference(eqx.Partial(curvature, scene, one, name), noise, DIRECTIONS, first)
+        name: reference(eqx.Partial(curvature, open_scene, one, name), noise, DIRECTIONS, first)
         for name, noise in one.noise.items()
     }
-    # Several galaxies are treated as one image, their pixels one after the other.
-    together = reference(
-        eqx.Partial(curvature, scene, one, None), as_one(one.noise, 0), TOGETHER * size, first
-    )
+    together = of_all(open_scene, one, each)
     states = _spread(scene, each, states, second)
-    return References(each, together), Chains(states, _first_steps(place.brightness))
+    return _chains(states, References(each, together, place.brightness))
 
 
-def shapes(scene: FlowScene, values: dict, num_chains: int) -> tuple[References, Chains]:
+def _chains(states: Walkers, near: References) -> Chains:
+    return Chains(states, _first_steps(near.brightness), near, Recent.none(near))
+
+
+def shapes(scene: FlowScene, values: dict, num_chains: int) -> Chains:
     """Return the shapes of the result of `begin`, for site values of given shapes."""
 
     def skeleton(values):
         place = scene.place_of(values)
         states = about(scene, *place, num_chains)
-        kind, size = place.brightness.dtype, len(place.brightness)
+        kind = place.brightness.dtype
         each = {
-            n: _empty(len(image), image[0].size, DIRECTIONS, kind)
+            n: _empty(len(image), image[0].size, min(DIRECTIONS, image[0].size), kind)
             for n, image in place.images.items()
         }
         pixels = sum(image.size for image in place.images.values())
-        near = References(each, _empty(1, pixels, TOGETHER * size, kind))
-        return near, Chains(states, _first_steps(place.brightness))
+        rank = sum(one.place.size for one in each.values())
+        near = References(each, _empty(1, pixels, rank, kind), place.brightness)
+        return _chains(states, near)
 
     return eqx.filter_eval_shape(skeleton, values)
 
@@ -86,8 +103,7 @@ def _first_steps(brightness) -> Steps:
     return Steps(jnp.full((3, size), 0.3, kind), jnp.full(size, 0.2, kind))
 
 
-def _empty(galaxies: int, dimension: int, directions: int, dtype) -> Reference:
-    rank = min(directions, dimension)
+def _empty(galaxies: int, dimension: int, rank: int, dtype) -> Reference:
     none = jnp.zeros((galaxies, rank), dtype)
     return Reference(jnp.zeros((galaxies, rank, dimension), dtype), none, none)
 
@@ -131,49 +147,110 @@ def curvature(scene: FlowScene, chain: Walkers, name: str | None):
     J of the model image and the weights W, less the part that the spectra, with covariance C,
     can explain.  It needs no second derivative of the flow, and is never negative.
     """
-    exposures = scene.scene.exposures
-    solved = scene.spectra(chain.brightness, chain.drawn, chain.area)
-    covariance = solved.covariance()
-    if name is None:
-        here, spectrum = as_one(chain.noise, 0), solved.mean
-
-        def drawn(noise):
-            z = scene.galaxies(apart(noise, chain.noise))
-            return scene.render(z, chain.offset)[0]
-    else:
-        group = scene.groups[name]
-        here, spectrum = chain.noise[name], solved.mean[numbers_of(chain.noise, 0)[name]]
-
-        def drawn(noise):
-            image = group.prior.stretch(scene.galaxy(name, noise))
-            return tuple(one.render(image, group.at.corner) for one in exposures)
-
+    seen = _Seen(scene, chain)
+    drawn, here = seen.drawn(name)
     # Linearized once: the products are then linear.
     _, forward = jax.linearize(drawn, here)
     backward = jax.linear_transpose(forward, here)
-
-    def unexplained(images):
-        """Return weighted changes of the model ``[..., B, H, W]`` that no spectrum can explain."""
-        weighed = [n.precision(image) for n, image in zip(scene.noises, images, strict=True)]
-        seen = jnp.concatenate(
-            [jnp.einsum("kbyx,...byx->...kb", d, w) for d, w in zip(chain.drawn, weighed)], -1
-        )
-        moved = by_exposure(jnp.einsum("kblc,...lc->...kb", covariance, seen), exposures)
-        return [
-            w - n.precision(jnp.einsum("kbyx,...kb->...byx", d, m))
-            for w, n, d, m in zip(weighed, scene.noises, chain.drawn, moved, strict=True)
-        ]
-
-    amplitudes = [one[:, :, None, None] for one in by_exposure(spectrum, exposures)]
+    amplitudes = seen.amplitudes(name)
 
     def product(v):
         drawn = forward(v.reshape(here.shape))
         change = [a * one for a, one in zip(amplitudes, drawn, strict=True)]
-        left = unexplained([one.sum(0) for one in change] if name is None else change)
+        left = seen.unexplained([one.sum(0) for one in change] if name is None else change)
         back = tuple(a * one for a, one in zip(amplitudes, left, strict=True))
         return backward(back)[0].reshape(v.shape)
 
     return product
+
+
+class _Seen(eqx.Module):
+    """Changes of one chain's galaxies as the pixels see them."""
+
+    scene: FlowScene
+    chain: Walkers
+    spectra: SpectrumPosterior
+
+    def __init__(self, scene: FlowScene, chain: Walkers):
+        self.scene, self.chain = scene, chain
+        self.spectra = scene.spectra(chain.brightness, chain.drawn, chain.area)
+
+    def drawn(self, name: str | None):
+        """Return the map from noise to images with unit spectra, and the noise of the chain."""
+        scene, chain = self.scene, self.chain
+        if name is None:
+
+            def all_drawn(noise):
+                z = scene.galaxies(apart(noise, chain.noise))
+                return scene.render(z, chain.offset)[0]
+
+            return all_drawn, as_one(chain.noise, 0)
+        group = scene.groups[name]
+
+        def drawn(noise):
+            image = group.prior.stretch(scene.galaxy(name, noise))
+            return tuple(one.render(image, group.at.corner) for one in scene.scene.exposures)
+
+        return drawn, chain.noise[name]
+
+    def amplitudes(self, name: str | None):
+        """Return the mean spectra as factors of the images, exposure by exposure."""
+        spectrum = self.spectra.mean
+        if name is not None:
+            spectrum = spectrum[numbers_of(self.chain.noise, 0)[name]]
+        return [a[:, :, None, None] for a in by_exposure(spectrum, self.scene.scene.exposures)]
+
+    def unexplained(self, images):
+        """Return weighted changes of the model ``[..., B, H, W]`` that no spectrum can explain."""
+        drawn, noises = self.chain.drawn, self.scene.noises
+        weighed = [n.precision(image) for n, image in zip(noises, images, strict=True)]
+        seen = jnp.concatenate(
+            [jnp.einsum("kbyx,...byx->...kb", d, w) for d, w in zip(drawn, weighed)], -1
+        )
+        explained = jnp.einsum("kblc,...lc->...kb", self.spectra.covariance(), seen)
+        moved = by_exposure(explained, self.scene.scene.exposures)
+        return [
+            w - n.precision(jnp.einsum("kbyx,...kb->...byx", d, m))
+            for w, n, d, m in zip(weighed, noises, drawn, moved, strict=True)
+        ]
+
+
+def of_all(scene: FlowScene, chain: Walkers, each: dict[str, Reference]) -> Reference:
+    """Return the reference of all galaxies as one, in the directions of those of each."""
+    curvatures, basis = (np.asarray(a) for a in _between(scene, chain, each))
+    values, turn = np.linalg.eigh(curvatures.astype(float))
+    flat = as_one(chain.noise, 0)
+    return about_point(values[None], (turn.T @ basis)[None], flat)
+
+
+@eqx.filter_jit
+def _between(scene: FlowScene, chain: Walkers, each: dict[str, Reference]):
+    """Return the curvature ``[R, R]`` in all directions of all galaxies, and these ``[R, d]``."""
+    seen = _Seen(scene, chain)
+    changes: list[list[Array]] = [[] for _ in scene.scene.exposures]
+    rows, first = [], 0
+    pixels = sum(a.size for a in chain.noise.values())
+    for name, near in each.items():
+        drawn, here = seen.drawn(name)
+        _, forward = jax.linearize(drawn, here)
+        galaxies, _, size = near.basis.shape
+        # The galaxies' maps are independent: a direction of each at once.
+        moved = jax.lax.map(
+            lambda v, f=forward, h=here: f(v.reshape(h.shape)), near.basis.swapaxes(0, 1)
+        )
+        for out, factor, one in zip(changes, seen.amplitudes(name), moved, strict=True):
+            out.append((factor * one).swapaxes(0, 1).reshape(-1, *one.shape[2:]))
+        for k in range(galaxies):
+            after = pixels - first - size
+            rows.append(jnp.pad(near.basis[k], ((0, 0), (first, after))))
+            first += size
+    every = [jnp.concatenate(parts) for parts in changes]
+    left = seen.unexplained(every)
+    pairs = zip(every, left, strict=True)
+    gram = sum(
+        (jnp.einsum("abyx,cbyx->ac", one, other) for one, other in pairs), start=jnp.zeros(())
+    )
+    return (gram + gram.T) / 2, jnp.concatenate(rows)
 
 
 @eqx.filter_jit
