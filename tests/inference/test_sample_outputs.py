@@ -625,7 +625,8 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
     monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_: None)
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
-    outcome = run(scene[0] / "blend.fits", "--output", tmp_path / "out")
+    options = "--algorithm", "hmc", "--output", tmp_path / "out"
+    outcome = run(scene[0] / "blend.fits", *options)
     assert outcome.exit_code == code, outcome.output
     # The state is kept for as long as there is something to go on with.
     assert (tmp_path / "out" / "checkpoint.npz").exists() == (trusted is None)
