@@ -17,11 +17,12 @@ from ._diagnosis import diagnose_scene
 @scene_options("sampled")
 @click.option(
     "--algorithm",
-    help="How chains move: flow, nuts, hmc, dynamic_hmc, adjusted_mclmc or mclmc.  [default: flow]",
+    help="How chains move: flow, nuts, hmc, dynamic_hmc, adjusted_mclmc or mclmc.  "
+    "[default: flow if a source is faint (S/N below 40), else dynamic_hmc]",
 )
-@click.option("--num-chains", "--chains", type=int, help="Side by side.  [default: 8; of others 4]")
+@click.option("--num-chains", "--chains", type=int, help="Side by side.  [default: 4; of flow 8]")
 @click.option(
-    "--num-warmup", "--warmup", type=int, help="Draws to tune with.  [default: 300; of others 500]"
+    "--num-warmup", "--warmup", type=int, help="Draws to tune with.  [default: 500; of flow 300]"
 )
 @click.option(
     "--num-samples",
@@ -85,20 +86,16 @@ def sample(
     from scorepriors._progress import on_terminal
     from scorepriors.inference._status import record
     from scorepriors.inference.deblending._sampling import (
-        DEFAULT_ALGORITHM,
         SCENE_ALGORITHMS,
+        default_algorithm,
         sample_deblended,
     )
     from scorepriors.inference.reports._samples import SAMPLE_NAMES, write_samples
     from scorepriors.inference.sampling._diagnostics import SamplingWarning, findings
 
-    algorithm = DEFAULT_ALGORITHM if algorithm is None else algorithm
-    if algorithm not in SCENE_ALGORITHMS:
+    if algorithm is not None and algorithm not in SCENE_ALGORITHMS:
         known = ", ".join(sorted(SCENE_ALGORITHMS))
         raise InputError(f"unknown --algorithm {algorithm!r}; there are {known}.")
-    # Settings that are not given are the sampler's defaults.
-    settings = {"thinning": thinning, "target_acceptance_rate": rate}
-    sampler = SCENE_ALGORITHMS[algorithm](**{n: v for n, v in settings.items() if v is not None})
     folder = Path(output)
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     result = _deblend_one(
@@ -113,6 +110,10 @@ def sample(
         seed,
         on_terminal(True, quiet),
     )
+    algorithm = default_algorithm(result) if algorithm is None else algorithm
+    # Settings that are not given are the sampler's defaults.
+    settings = {"thinning": thinning, "target_acceptance_rate": rate}
+    sampler = SCENE_ALGORITHMS[algorithm](**{n: v for n, v in settings.items() if v is not None})
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:

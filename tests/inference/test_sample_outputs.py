@@ -1,5 +1,6 @@
 """Sampled scenes: tables against numpy, files, the report, the command."""
 
+import dataclasses
 import json
 import os
 import re
@@ -8,8 +9,10 @@ import subprocess
 import warnings
 from html.parser import HTMLParser
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import arviz as az
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
 from scorepriors.inference import (
-    DynamicHMC,
+    MAPResult,
     cli,
     deblend,
     flux_catalog,
@@ -37,8 +40,10 @@ from scorepriors.inference import (
 from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
 from scorepriors.inference.deblending._sampling import (
-    DEFAULT_ALGORITHM,
-    OTHER_ALGORITHM,
+    BRIGHT_ALGORITHM,
+    FAINT,
+    FAINT_ALGORITHM,
+    SCENE_ALGORITHMS,
     default_algorithm,
     measured,
     unpadded,
@@ -47,7 +52,7 @@ from scorepriors.inference.diagnosis._outputs import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.reports._page import in_digits, value_and_error
 from scorepriors.inference.reports._samples import SAMPLE_NAMES
 from scorepriors.inference.sampling._tree import group, group_names, make_tree
-from scorepriors.models import Sersic, blend
+from scorepriors.models import blend
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._free_form import FreeForm
 from scorepriors.models.sources._kinds import group_facts
@@ -489,19 +494,18 @@ def test_a_browser_shows_every_picture(sampled, tmp_path):
 
 def test_python_and_the_command_line_have_the_same_defaults():
     from scorepriors.inference.cli._sampling import sample as command
-    from scorepriors.inference.deblending._sampling import SCENE_ALGORITHMS
 
     helps = {option.name: option.help for option in command.params if hasattr(option, "help")}
-    assert f"[default: {DEFAULT_ALGORITHM}]" in helps["algorithm"]
+    rule = f"{FAINT_ALGORITHM} if a source is faint (S/N below {FAINT:g}), else {BRIGHT_ALGORITHM}"
+    assert f"[default: {rule}]" in helps["algorithm"]
     for name in SCENE_ALGORITHMS:
         assert name in helps["algorithm"]
-    default = SCENE_ALGORITHMS[DEFAULT_ALGORITHM]
+    faint, bright = (SCENE_ALGORITHMS[name] for name in (FAINT_ALGORITHM, BRIGHT_ALGORITHM))
     for name in ("num_chains", "num_warmup"):
-        number, other = getattr(default.usual, name), getattr(DynamicHMC.usual, name)
-        assert f"[default: {number}; of others {other}]" in helps[name]
-    usual, longest = default.usual.num_samples, default.longest
-    assert usual == DynamicHMC.usual.num_samples
-    wanted = f"[default: {usual}; of {DEFAULT_ALGORITHM} up to {longest:,}, until fluxes agree]"
+        number, other = getattr(bright.usual, name), getattr(faint.usual, name)
+        assert f"[default: {number}; of flow {other}]" in helps[name]
+    assert faint.usual.num_samples == bright.usual.num_samples
+    wanted = f"[default: {bright.usual.num_samples}; of flow up to {faint.longest:,}, until"
     assert wanted in helps["num_samples"]
 
 
@@ -519,12 +523,26 @@ def test_what_is_judged_is_what_is_measured():
     np.testing.assert_allclose(sizes, table["size"].value[[0, 2]], rtol=1e-6)
 
 
-def test_scenes_that_flow_does_not_sample_have_another_default(scene):
-    obs, at = scene[1], place_sources(CENTERS, box=8)
-    galaxies = Scene.build(obs, galaxies=FreeForm(gaussian_prior(8), at))
-    profiles = Scene.build(obs, galaxies=Sersic(at))
-    assert default_algorithm(posterior(blend, galaxies)) == DEFAULT_ALGORITHM
-    assert default_algorithm(posterior(blend, profiles)) == OTHER_ALGORITHM
+@pytest.mark.parametrize(
+    ("snr", "treatment", "expected"),
+    [
+        (50, "marginal", BRIGHT_ALGORITHM),
+        (30, "marginal", FAINT_ALGORITHM),
+        (30, "sampled", BRIGHT_ALGORITHM),  # which flow does not sample
+    ],
+)
+def test_default_depends_on_the_faintest_source(scene, snr, treatment, expected):
+    galaxies = FreeForm(gaussian_prior(8), place_sources(CENTERS, box=8))
+    whole = Scene.build(scene[1], galaxies=galaxies, treatment=treatment)
+    flux = np.full((3, 2), 100.0)
+    error = np.full((3, 2), 1.0)
+    error[1] = 200 / snr / np.sqrt(2)
+    bound = posterior(blend, whole)
+    values = bound.constrain(bound.start(key=jax.random.key(0)), deterministics=False)
+    mode = MAPResult(**{f.name: None for f in dataclasses.fields(MAPResult)})
+    mode = dataclasses.replace(mode, posterior=bound, values=values)
+    fit = SimpleNamespace(scene=whole, fit=mode, flux=flux, flux_error=error)
+    assert default_algorithm(SimpleNamespace(free_form=fit)) == expected
 
 
 def test_commands_have_words_of_their_own_for_every_check_of_draws():
@@ -629,7 +647,8 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
     monkeypatch.setattr("scorepriors.inference.cli._sampling.noise_sentence", lambda _: "")
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
-    outcome = run(scene[0] / "blend.fits", "--output", tmp_path / "out")
+    options = "--algorithm", "hmc", "--output", tmp_path / "out"
+    outcome = run(scene[0] / "blend.fits", *options)
     assert outcome.exit_code == code, outcome.output
     # The state is kept for as long as there is something to go on with.
     assert (tmp_path / "out" / "checkpoint.npz").exists() == (trusted is None)
