@@ -26,6 +26,7 @@ REMEDIES = {
     Check.DIVERGENCES: "raise --target-acceptance-rate, or try another --algorithm",
     Check.ENERGY: "raise --num-warmup, or try another --algorithm",
     Check.LONG_TREES: "raise --num-warmup",
+    Check.NOT_GAUSSIAN: "run scorepriors sample",
 }
 FIT_REMEDIES = {
     FitStatus.OUT_OF_ITERATIONS: "raise --max-iterations",

@@ -78,7 +78,7 @@ class Options:
     anneal: tuple[float, ...] = field(default=())
     free_form: bool = True
     max_iterations: int = 300
-    tolerance: float = 0.1
+    tolerance: float = 0.5
     noise: str = "auto"
     padding: int = 4
 

@@ -99,7 +99,7 @@ def test_the_command_says_what_was_made_up(folder):
     assert ((table["typicality"][~point] > 0) & (table["typicality"][~point] <= 1)).all()
     # Free shapes leave fluxes less certain than fixed ones.
     bands = load_scene(folder).observation.bands
-    fixed = np.sqrt(sum(np.asarray(table[f"flux_err_{b}"]) ** 2 for b in bands))
+    fixed = np.sqrt(sum(np.asarray(table[f"fixed_shape_flux_err_{b}"]) ** 2 for b in bands))
     assert np.asarray(table["flux_err_free_total"])[0] > 0.9 * fixed[0]
     with fits.open(folder / "hallucination.fits") as hdus:
         assert [h.name for h in hdus[1:]] == ["DIAGNOSIS_0"]

@@ -81,7 +81,7 @@ def test_lists_of_numbers_are_data(bound):
         x = numpyro.sample("x", dist.Normal(0, 1).expand(shape).to_event(len(shape)))
         numpyro.sample("y", dist.Normal(x, data["errors"]).to_event(2), obs=data["y"])
 
-    data = {"y": [[1.0, 2.0], [3.0, 4.0]], "errors": [[1, 2], [3, 4]]}
+    data = {"y": [[1.0, 2.0], [3.0, 4.0]], "errors": [[1.0, 2.0], [3.0, 4.0]]}
     of_lists = posterior(nested, data, (2, 2))  # a tuple stays what it is
     of_arrays = posterior(nested, {n: jnp.asarray(v, float) for n, v in data.items()}, (2, 2))
     u = {"x": jnp.ones((2, 2))}
