@@ -31,7 +31,7 @@ from ._posterior import posterior_fluxes
 
 #: Factor of the posterior's width in the Gauss-Newton approximation, which exaggerates it for
 #: shapes that are hardly known.
-WIDTH = 0.9
+WIDTH = 0.85
 
 #: Share of the prior of shapes that stays when a flux is measured: without any, the shape of a
 #: source that is not there would be undetermined.  Positions keep theirs, which is the catalog's.
