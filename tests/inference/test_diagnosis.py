@@ -75,7 +75,9 @@ def test_a_scene_comes_back(weights, folder, tmp_path):
     second = load_scene(tmp_path / "again.npz")
     assert summary(first) == summary(second)
     assert first.observation.pixel_scale == second.observation.pixel_scale == 0.3
-    assert json.loads((folder / "summary.json").read_text())["chi2"] == summary(first)["chi2"]
+    # Rendered again, on transforms of another size.
+    before = json.loads((folder / "summary.json").read_text())["chi2"]
+    assert summary(first)["chi2"] == pytest.approx(before, rel=1e-6)
     one, two = catalog(first), catalog(second)
     for name in one.colnames:
         np.testing.assert_array_equal(np.asarray(one[name]), np.asarray(two[name]))

@@ -138,6 +138,8 @@ def test_fit_of_a_mixture_converges(funsor):
 def test_without_funsor_one_sentence_names_the_site(monkeypatch, run):
     monkeypatch.setitem(sys.modules, "funsor", None)
     monkeypatch.setattr("scorepriors.inference._enumeration.find_spec", lambda name: None)
+    # What was traced while funsor was there is not traced again.
+    jax.clear_caches()
     with pytest.raises(InputError, match=r"'z' is discrete.*pip install funsor"):
         run(mixture, jnp.asarray(X), key=jax.random.key(0))
 

@@ -105,7 +105,7 @@ def test_many_blends_with_and_without_large_galaxies(result):
 
 
 def test_another_blend_compiles_nothing(result):
-    deblend(observation(2), POSITIONS, prior=PRIORS)
+    first = deblend(observation(2), POSITIONS, prior=PRIORS)
     compiled = []
 
     def listen(name, seconds, **_):
@@ -114,10 +114,12 @@ def test_another_blend_compiles_nothing(result):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        another = deblend(observation(3), POSITIONS, prior=PRIORS)
+        another = deblend(observation(6), POSITIONS, prior=PRIORS)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert (another.kinds == "large").any()
+    # Of the same groups: others are another program.
+    assert list(another.kinds) == list(first.kinds)
     assert not compiled
 
 
