@@ -237,7 +237,7 @@ def test_moves_that_change_the_noise_are_seen(bound, mode, hamiltonian):
         patch.setattr("scorepriors.inference.deblending.flow._scene.NUM_STEPS", 40)
         patch.setattr(Reference, "move", grown)
         jax.clear_caches()
-        tree = draw(bound, mode, num_samples=400)
+        tree = draw(bound, mode, num_samples=1600)
     assert deviations(quantities(tree), hamiltonian).max() > 8
     jax.clear_caches()
 
@@ -255,7 +255,7 @@ def test_moves_about_the_mode_are_paid_for(bound, mode, hamiltonian):
 
 def test_calibration_in_reduced_form(calibrate):
     empty = calibrate.scene()
-    few = {"num_warmup": 100, "num_samples": 150, "num_chains": 4, "algorithm": "flow"}
+    few = {"num_warmup": 100, "num_samples": 600, "num_chains": 4, "algorithm": "flow"}
     found = np.array([calibrate.rank_one(i, empty, **few) for i in range(20)])
     report = calibrate.summary(found)
     assert report["smallest_p"] > report["smallest_p_allowed"]

