@@ -140,7 +140,7 @@ def draws_of(tree, name):
 def test_a_band_without_data_has_no_flux_in_the_table_of_draws(tmp_path):
     tree = fabricated()
     share = np.array([[1.0, 0.05], [1.0, 1.0], [0.0, 0.02]])
-    tree["constant_data"]["data_share"] = (("source", "band"), share)
+    tree["constant_data"]["data_share"] = xarray.DataArray(share, dims=("source", "band"))
     table, usual = flux_catalog(tree), flux_catalog(fabricated())
     for name in ("flux", "flux_err", "flux_q16", "mag", "mag_err"):
         for band, missing in (("g", [False, False, True]), ("r", [True, False, True])):
