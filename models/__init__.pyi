@@ -4,10 +4,10 @@ from .data._joint import join_observations as join_observations
 from .data._model_noise import noise_from_model as noise_from_model
 from .data._observation import Observation as Observation
 from .data._own_noise import NoiseWarning as NoiseWarning
-from .data._positions import Positions as Positions
-from .data._positions import read_positions as read_positions
 from .data._psf_checks import PSFWarning as PSFWarning
 from .data._views import View as View
+from .data.positions._positions import Positions as Positions
+from .data.positions._reading import read_positions as read_positions
 from .noise._abstract import AbstractNoise as AbstractNoise
 from .noise._diagonal import Diagonal as Diagonal
 from .rendering._exposure import Band as Band

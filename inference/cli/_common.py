@@ -181,7 +181,7 @@ def read_scenes(files, example, each, catalog, psf, index, others):
 
 def _read_scenes(files, example, each, catalog, psf, index, others):
     from scorepriors.models.data._observation import Observation
-    from scorepriors.models.data._positions import read_positions
+    from scorepriors.models.data.positions._reading import read_positions
     from scorepriors.models.simulation._example import load_example
 
     observations: list[Any]

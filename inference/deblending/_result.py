@@ -10,7 +10,7 @@ from scorepriors._surveys import nearest_survey
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._positions import Positions
+from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import Column
