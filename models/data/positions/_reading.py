@@ -99,7 +99,7 @@ def read_positions(
     coordinates_missing(places, _labels(table, columns, rows))
     reach = in_reach(places.row_column, table, columns, obs, margin)
     if not reach.kept.any():
-        raise _all_outside(places, _labels(table, columns, rows), obs.shape)
+        raise InputError(_all_outside(places, _labels(table, columns, rows), obs.shape))
     say_reach(reach, margin)
     table, rows = table[reach.kept], rows[reach.kept]
     row_column = places.row_column[reach.kept]
@@ -116,14 +116,14 @@ def _labels(table: Table, columns: dict[str, str], rows: np.ndarray) -> Sequence
         return [str(row) for row in rows]
 
 
-def _all_outside(places: Places, ids: Sequence[str], shape: tuple[int, int]) -> InputError:
+def _all_outside(places: Places, ids: Sequence[str], shape: tuple[int, int]) -> str:
     row, column = places.row_column[0]
     where = (
         f"(x = {column:.2f}, y = {row:.2f})"
         if np.isfinite(row + column)
         else "a place far from it on the sky"
     )
-    return InputError(
+    return (
         f"{len(ids)} of {len(ids)} source(s) are outside the image of {shape[1]} x {shape[0]} "
         f"pixels, first source {ids[0]!r} at {where}; check that the catalog is of this field, its "
         f"columns ({places.names} were taken) and the WCS."
