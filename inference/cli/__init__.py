@@ -3,10 +3,13 @@
 A command imports only what it needs, and rejects bad input before anything is compiled.
 """
 
+import warnings
+
 import click
 
 from scorepriors import __version__
 from scorepriors._errors import InputError
+from scorepriors.models.data._warnings import FileWarning
 
 from ._common import BAD_INPUT, INTERRUPTED
 from ._deblending import deblend
@@ -17,11 +20,14 @@ from ._training import priors, train, validate
 
 
 class _Group(click.Group):
-    """Group that reports every expected error in one line, with an exit code."""
+    """Group that reports every expected error, and what files say, in one line."""
 
     def invoke(self, ctx):
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _say(warnings.showwarning)
+                warnings.simplefilter("always", FileWarning)
+                return super().invoke(ctx)
         except InputError as error:
             click.echo(f"scorepriors: {error}", err=True)
             ctx.exit(BAD_INPUT)
@@ -34,6 +40,18 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("scorepriors: interrupted.", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _say(show):
+    """Return a function that prints warnings about files in one line, and others as `show` does."""
+
+    def say(message, category, *rest, **named):
+        if issubclass(category, FileWarning):
+            click.echo(f"scorepriors: {message}", err=True)
+        else:
+            show(message, category, *rest, **named)
+
+    return say
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -36,6 +36,7 @@ def deblend(
     example,
     each,
     catalog,
+    margin,
     psf,
     index,
     others,
@@ -75,7 +76,9 @@ def deblend(
     from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
     from scorepriors.inference.deblending._priors import load_priors
 
-    observations, positions, truth = read_scenes(files, example, each, catalog, psf, index, others)
+    observations, positions, truth = read_scenes(
+        files, example, each, catalog, psf, index, others, margin=margin
+    )
     pixel_scale = observations[0].pixel_scale
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=pixel_scale)
     results = deblend_many(

@@ -40,6 +40,7 @@ def sample(
     files,
     example,
     catalog,
+    margin,
     psf,
     index,
     others,
@@ -92,6 +93,7 @@ def sample(
     )
     from scorepriors.inference.reports._samples import SAMPLE_NAMES, write_samples
     from scorepriors.inference.sampling._diagnostics import SamplingWarning, findings
+    from scorepriors.models.data.positions._light import displacement
 
     if algorithm is not None and algorithm not in SCENE_ALGORITHMS:
         known = ", ".join(sorted(SCENE_ALGORITHMS))
@@ -102,6 +104,7 @@ def sample(
         files,
         example,
         catalog,
+        margin,
         psf,
         index,
         others,
@@ -141,6 +144,8 @@ def sample(
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
         click.echo(str(path))
+    displaced = displacement(result.positions, result.observation)
+    reasons += [displaced] if displaced else []
     noise = noise_sentence(result)
     for sentence in [*([noise] if noise else []), *reasons]:
         click.echo(f"scorepriors: {sentence}", err=True)
@@ -173,13 +178,17 @@ def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
     return path
 
 
-def _deblend_one(files, example, catalog, psf, index, others, prior_names, sigma, seed, progress):
+def _deblend_one(
+    files, example, catalog, margin, psf, index, others, prior_names, sigma, seed, progress
+):
     """Return the scene to sample: one blend, without padding."""
     import jax
 
     from scorepriors.inference.deblending._deblend import deblend, load_priors
 
-    (obs,), (positions,), _ = read_scenes(files, example, False, catalog, psf, index, others)
+    (obs,), (positions,), _ = read_scenes(
+        files, example, False, catalog, psf, index, others, margin=margin
+    )
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=obs.pixel_scale)
     result = deblend(
         obs, positions, prior=prior, key=jax.random.key(seed), padding=1, progress=progress

@@ -12,10 +12,12 @@ from scipy.spatial import cKDTree
 from scorepriors._errors import InputError
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._warnings import note
 
 from ._columns import by_lower_name
 from ._ids import find_ids
 from ._kinds import find_stars
+from ._light import PositionsWarning, displacement
 from ._margins import check_margin, in_reach, say_reach
 from ._places import Places, coordinates_missing, find_places
 from ._positions import Positions
@@ -74,6 +76,9 @@ def read_positions(
     -----
     FileWarning
         About rows that were left out, and choices between columns.
+    PositionsWarning
+        If the positions are not those of the image: all are off by one vector, or its bright sources
+        have none.
 
     Examples
     --------
@@ -105,7 +110,11 @@ def read_positions(
     row_column = places.row_column[reach.kept]
     ids = find_ids(table, columns, rows)
     _check_distances(row_column, ids)
-    return Positions(ids, row_column, find_stars(table, columns, ids))
+    found = Positions(ids, row_column, find_stars(table, columns, ids))
+    displaced = displacement(found, obs)
+    if displaced:
+        note(displaced, PositionsWarning)
+    return found
 
 
 def _labels(table: Table, columns: dict[str, str], rows: np.ndarray) -> Sequence[str]:
