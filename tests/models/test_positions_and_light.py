@@ -19,7 +19,7 @@ def scene(places=PLACES, *, flux=900.0, shape=(64, 64), width=1.8, seed=0):
         image += flux * np.exp(-squared / 2 / width**2) / (2 * np.pi * width**2)
     side = np.arange(15) - 7
     psf = np.exp(-(side[:, None] ** 2 + side**2) / 2 / 1.7**2)
-    return Observation.from_arrays(image[None], variance=np.ones((1, *shape)), psfs=psf)
+    return Observation.from_arrays(image[None], variance=np.ones((1, *shape)), psfs=psf / psf.sum())
 
 
 def positions(places):
