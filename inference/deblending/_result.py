@@ -134,7 +134,7 @@ class Deblended:
     ) -> "Deblended":
         """Return the result of two fits, with the photometry that follows from them."""
         weights = [view.observation.weights for view in observation.views]
-        seen = has_data(seen_share(free_form.convolved, weights))
+        seen = has_data(seen_share(free_form.convolved, weights, free_form.flux))
         errors = nearest_survey(observation.pixel_scale).errors
         return cls(
             observation,
