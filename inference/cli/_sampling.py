@@ -28,7 +28,7 @@ from ._diagnosis import diagnose_scene
     "--num-samples",
     "--draws",
     type=int,
-    help="Draws kept per chain.  [default: 500; of flow up to 2,000, until fluxes agree]",
+    help="Draws kept per chain.  [default: until the chains agree, up to 2,000]",
 )
 @click.option("--thinning", type=int, help="Moves per draw kept.  [default: 1]")
 @click.option(
