@@ -35,8 +35,10 @@ from ._checks import (
     weights_from_variance,
 )
 from ._own_noise import check_own_noise
-from ._psf_checks import check_psfs
 from ._views import Photometry, View
+from .psfs._checks import check_psfs
+from .psfs._read import place_of, psfs_for
+from .psfs._sampling import tell_sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ class Observation(Photometry):
     -----
     PSFWarning
         If a PSF's sum differs from one by more than 1 % (it is normalized), or its centroid
-        from the center by more than 0.1 pixel (it is used unchanged).
+        from the center by more than 0.1 pixel (it is moved there).
     NoiseWarning
         If the variance of a band follows the noise of its own pixels (`noise_from_model`).
     """
@@ -102,7 +104,7 @@ class Observation(Photometry):
         bands = check_bands(self.bands, len(images))
         images, weights = check_pixels(images, numeric(self.weights, "weights"), bands)
         check_own_noise(images, weights, bands)
-        psfs = check_psfs(numeric(self.psfs, "psfs"), bands)
+        psfs = check_psfs(self.psfs, bands)
         unit = parse_unit(self.unit)
         checked = {
             "images": _freeze(images),
@@ -157,6 +159,7 @@ class Observation(Photometry):
         name: str = "",
         catalog: Table | None = None,
         scale: float | None = None,
+        psf_oversampling: float | None = None,
     ) -> "Observation":
         """Build an observation from arrays.
 
@@ -170,12 +173,22 @@ class Observation(Photometry):
             Mask ``[B, H, W]`` or ``[H, W]``, nonzero where a pixel must not be used.  Reduce
             bit masks to the relevant bits first: ``mask & bits``.
         psfs
-            PSFs ``[B, P, P]``, or ``[P, P]`` for all bands.  An even P is padded by a row and
-            a column of zeros.
+            PSFs ``[B, P, P]``, or ``[P, P]`` for all bands; a list of images of different
+            sizes; files or objects as for `read_psf`, evaluated at the center of the images.
+            Those that are not centered on a pixel, as for even P, are moved there.
         bands
             Names of the bands; ``band0``, ``band1``, ... if not given.
         wcs, unit, zero_point, name, catalog, scale
             Attributes of the class.
+        psf_oversampling
+            Samples of the PSFs per pixel, along one axis; None for one, or what files say.
+
+        Warns
+        -----
+        FileWarning
+            If one PSF of a file stands for several bands, or had to be resampled.
+        PSFWarning
+            If the pixels undersample a PSF (FWHM below 2 pixels), or it is unusually wide.
 
         Examples
         --------
@@ -219,9 +232,12 @@ class Observation(Photometry):
             if noise.shape == masked.shape:
                 noise = np.where(masked, 0, noise)
         zero_point = check_zero_point(zero_point, unit, len(values))
-        return cls(
-            values, noise, psfs, tuple(bands), wcs, unit, zero_point, name, catalog, scale=scale
-        )
+        bands, wcs, scale = check_bands(bands, len(values)), check_wcs(wcs), check_scale(scale)
+        place = place_of(values.shape[1:], wcs, scale)
+        psfs = psfs_for(psfs, bands, place, psf_oversampling)
+        obs = cls(values, noise, psfs, bands, wcs, unit, zero_point, name, catalog, scale=scale)
+        tell_sampling(obs.psfs, obs.bands, obs.pixel_scale)
+        return obs
 
     @classmethod
     def from_nddata(cls, images: NDData | Sequence[NDData], psfs, bands=None) -> "Observation":

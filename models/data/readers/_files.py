@@ -53,7 +53,7 @@ def reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def load_hdus(path: Source) -> list[HDU]:
+def load_hdus(path: Source, endings: Sequence[str] = FITS_ENDINGS) -> list[HDU]:
     """Read every HDU of a FITS file into memory, without warnings.
 
     Raises
@@ -61,7 +61,7 @@ def load_hdus(path: Source) -> list[HDU]:
     InputError
         If the file is missing, empty, truncated or not FITS.
     """
-    path = check_file(path, FITS_ENDINGS, "FITS file")
+    path = check_file(path, endings, "FITS file")
     failure = None
     hdus = []
     with warnings.catch_warnings(record=True) as caught:

@@ -17,10 +17,10 @@ from scorepriors.models.data._checks import (
     parse_unit,
     weights_from_noise,
 )
+from scorepriors.models.data.psfs._read import sources_in_image
 
 from ._bands import BandPart, combine
 from ._files import FITS_ENDINGS, HDU, NPZ_ENDINGS, Source, check_file, find_hdu, load_hdus, reason
-from ._psf_files import read_psf
 
 #: Names of the noise HDUs, in the order of preference, and their content.  WHT comes
 #: last since drizzled images use it for exposure times beside a true ERR.
@@ -45,7 +45,8 @@ def read_fits(source: Source | Sequence[Source], psf=None) -> dict[str, Any]:
     source
         Path, or several in the order of the bands.
     psf
-        Argument of `read_psf`, which replaces the PSF extensions.
+        PSF as for `scorepriors.models.data.psfs._read.read_psf`, which replaces the PSF
+        extensions.
 
     Returns
     -------
@@ -81,7 +82,7 @@ def read_fits(source: Source | Sequence[Source], psf=None) -> dict[str, Any]:
         # The common prefix of characters, not of folders.
         common = os.path.commonprefix([_stem(path) for path in paths])  # noqa: RUF071
         stem = common.rstrip("-_. ") or stem
-    return combine(parts, None if psf is None else read_psf(psf), name=stem)
+    return combine(parts, psf, name=stem)
 
 
 def _read_part(path: Path) -> BandPart:
@@ -103,14 +104,13 @@ def _read_part(path: Path) -> BandPart:
     masked = np.zeros(shape, bool)
     if mask is not None:
         masked |= broadcast_mask(masked_pixels(mask.data, mask.header), shape)
-    psf = find_hdu(hdus, ("PSF",))
     catalog = find_hdu(hdus, ("CATALOG",))
     unit = str(header.get("BUNIT", "")).strip()
     return BandPart(
         label=path.name,
         images=image.data.reshape(shape),
         weights=weights_from_noise(noise.data, _NOISE[noise.name], masked, noise.name),
-        psfs=None if psf is None else psf.data,
+        psfs=sources_in_image(hdus, path.name) or None,
         bands=_header_bands(header, shape[0]),
         wcs=celestial_wcs(image.header),
         unit=parse_unit(unit) if unit else None,

@@ -22,7 +22,7 @@ def read_nddata(
     if not images:
         raise InputError("no images given; give a list with one NDData per band.")
     parts = [_nddata_part(number, image) for number, image in enumerate(images)]
-    arguments = combine(parts, numeric(psfs, "psfs"), name="")
+    arguments = combine(parts, psfs, name="")
     if bands is not None:
         arguments["bands"] = tuple(bands)
     return arguments
