@@ -108,12 +108,25 @@ _SPACE = {
     "F2550W": 25364,
 }
 
-#: Filters of NIRCam and NIRISS, whose digits from 200 on are also nm of the HST's.
-_NIRCAM = frozenset(
-    "F070W F090W F115W F140M F150W F150W2 F158M F162M F164N F182M F187N F200W F210M F212N F250M "
-    "F277W F300M F322W2 F323N F335M F356W F360M F380M F405N F410M F430M F444W F460M F466N F470N "
-    "F480M".split()
-)
+#: Filters of NIRCam and NIRISS with digits that would be nm for the HST.
+_NIRCAM = {
+    "F210M",
+    "F212N",
+    "F250M",
+    "F300M",
+    "F323N",
+    "F335M",
+    "F356W",
+    "F360M",
+    "F380M",
+    "F405N",
+    "F410M",
+    "F430M",
+    "F460M",
+    "F466N",
+    "F470N",
+    "F480M",
+}
 
 # Of two filters in a wheel and a pupil, or of a filter and an open slot, light passes the
 # narrower one.
