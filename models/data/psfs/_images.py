@@ -40,7 +40,7 @@ def image_sources(hdus: Sequence[HDU], label: str, named_only: bool) -> list[Sou
     if stpsf is not None and not named_only:
         return [_stpsf_source(stpsf, label)]
     images = [hdu for hdu in hdus if _is_image(hdu)]
-    named = [hdu for hdu in images if _band_of_name(hdu.name) is not None]
+    named = [hdu for hdu in images if band_of_name(hdu.name) is not None]
     whole = [hdu for hdu in named if hdu.name == "PSF"]
     # A cube, or one image, named PSF outright comes before PSF_ERR and the like.
     chosen = whole or named or ([] if named_only else images)
@@ -51,7 +51,7 @@ def _is_image(hdu: HDU) -> bool:
     return isinstance(hdu.data, np.ndarray) and hdu.data.ndim in (2, 3) and hdu.data.size > 0
 
 
-def _band_of_name(name: str) -> str | None:
+def band_of_name(name: str) -> str | None:
     """Return what is left of the name of a PSF's HDU without PSF; None if it is no such name."""
     words = [word for word in re.split(r"[_\-. ]+", name) if word]
     if "PSF" not in words:
@@ -62,7 +62,7 @@ def _band_of_name(name: str) -> str | None:
 def _sources_of_image(hdu: HDU, label: str, several: bool) -> list[Source]:
     where = f"{label} [{hdu.name or 'unnamed'}]" if several else label
     about = sampling(hdu.header, hdu.name)
-    name = _band_of_name(hdu.name)
+    name = band_of_name(hdu.name)
     name = hdu.name if name is None and hdu.name != "PRIMARY" else name or ""
     band = card_of_band(hdu.header)
     if hdu.data.ndim == 2:

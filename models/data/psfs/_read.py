@@ -16,6 +16,7 @@ from scorepriors.models.data.readers._files import (
     FITS_ENDINGS,
     HDU,
     READ_ERRORS,
+    Extension,
     array_names,
     check_file,
     load_hdus,
@@ -26,7 +27,7 @@ from scorepriors.models.data.readers._files import (
 from ._cells import cell_sources, mosaic_sources
 from ._checks import check_psfs
 from ._grids import grid_sources, photutils_source
-from ._images import image_sources
+from ._images import band_of_name, image_sources
 from ._matching import match, named_band
 from ._piff import is_piff_file, piff_file_source, piff_source
 from ._psfex import psfex_sources
@@ -134,14 +135,48 @@ def place_of(
     return Place(row + corner[0], column + corner[1], sky, scale)
 
 
-def sources_in_image(hdus: Sequence[HDU], label: str) -> list[Source]:
-    """Return the PSFs that the file of an image holds as well, as `psfs_for` takes them."""
+def sources_in_image(
+    extensions: Sequence[Extension],
+    label: str,
+    names: Sequence[str] = (),
+    version: int | None = None,
+) -> list[Source]:
+    """Return the PSFs that the file of an image holds as well, as `psfs_for` takes them.
+
+    Parameters
+    ----------
+    extensions
+        HDUs of the open file; of images only those of PSFs are read.
+    label
+        Name of the file.
+    names
+        Names of HDUs of PSFs in this product, besides those with PSF in them.
+    version
+        EXTVER of the image, where of several PSFs of one name only its own belongs to it.
+    """
+    known = {"PSF", *names}
+    own = [one for one in extensions if one.name in known and one.version == version]
+    hdus = [
+        _loaded(one, known) for one in extensions if one.name not in known or not own or one in own
+    ]
     return (
         cell_sources(hdus, label)
         or psfex_sources(hdus, label)
         or image_sources(hdus, label, named_only=True)
         or _unusable_table(hdus, label)
     )
+
+
+def _loaded(one: Extension, known: set[str]) -> HDU:
+    """Return an HDU; an image of anything but a PSF as zeros that take no memory."""
+    of_psf = one.name in known or band_of_name(one.name) is not None
+    if one.is_table:
+        return HDU(one.name, one.header, one.table() if of_psf or one.name == "JSON" else None)
+    if one.shape is None:
+        return HDU(one.name, one.header, None)
+    if of_psf or len(one.shape) == 4:
+        return HDU("PSF" if one.name in known else one.name, one.header, one.pixels())
+    return HDU(one.name, one.header, np.broadcast_to(np.float32(0), one.shape))
 
 
 def _choose(psf, bands: tuple[str, ...]) -> list[Source]:
