@@ -38,7 +38,7 @@ from ._names import (
     passed_over,
     pointed,
 )
-from ._noise import file_weights, kind_of, kind_of_file
+from ._noise import file_weights, kind_of, kind_of_file, noise_factor
 from ._options import FileOptions
 from ._products import Product, recognize
 
@@ -323,7 +323,7 @@ class _File:
                 noise, name = partner
                 kind = self.options.noise_kind or own.get(name, "")
                 kind = kind or kind_of(name, noise.header, noise.label)
-                return self._understand(noise, kind, header, images, masked, cut, ""), noise
+                return self._understand(noise, kind, header, images, masked, cut), noise
             given = beside
         if given is None:
             if self.several:
@@ -349,13 +349,15 @@ class _File:
             what = f"{path.name} [{noise.label}]"
             return self._understand(noise, kind, header, images, masked, cut, what), None
 
-    def _understand(self, noise: Extension, kind, header, images, masked, cut: Cut, what: str):
+    def _understand(self, noise: Extension, kind, header, images, masked, cut: Cut, what=""):
         what = what or noise.label
         pixels = cut.of(noise, what)
         product = self.product
         if product is not None and product.noise_scaling is not None:
             primary = noise.file_hdus[0].header
             pixels = product.noise_scaling(pixels, merged(primary, noise.header))
+        instead = product.unit if product else ""
+        pixels = pixels * noise_factor(noise.header, header_unit(header, instead), kind, what)
         return file_weights(
             images,
             pixels.reshape((-1, *pixels.shape[-2:])),
