@@ -260,12 +260,24 @@ def header_zero_point(
             "unit of a pixel; say zero_point= (--zero-point) if it is another."
         )
         return (value,) * num_bands
-    if isinstance(unit, units.UnrecognizedUnit):
-        note(
-            f"the unit {str(unit)!r} is not known, so fluxes stay in the unit of a pixel; say "
-            "zero_point= (--zero-point) for nanojanskys and magnitudes."
-        )
+    _say_no_zero_point(header, unit)
     return None
+
+
+def _say_no_zero_point(header: fits.Header, unit: units.UnitBase | None) -> None:
+    """Say why there are no magnitudes, where a card or a unit would make one expect them."""
+    mend = "say zero_point= (--zero-point) for nanojanskys and magnitudes."
+    if "MAGZERO" in header:
+        note(f"the card MAGZERO is {str(header['MAGZERO']).strip()!r}, no number; {mend}")
+    if isinstance(unit, units.UnrecognizedUnit):
+        note(f"the unit {str(unit)!r} is not known, so fluxes stay in the unit of a pixel; {mend}")
+    elif unit is not None and units.kg in unit.decompose().bases:  # unlike counts and electrons
+        lacks = "the pivot wavelength (PHOTPLAM)"
+        if unit.is_equivalent(units.Jy / units.sr):
+            lacks = "the area of a pixel (PIXAR_SR)"
+        elif units.beam in unit.bases:
+            lacks = "the area of the beam"
+        note(f"the unit {unit} is no flux of a pixel without {lacks}; {mend}")
 
 
 def _numbered_zero_points(header: fits.Header, num_bands: int) -> tuple[float, ...] | None:
@@ -404,6 +416,9 @@ def pixel_area(header: fits.Header, wcs: WCS | None) -> float | None:
     area = number(header, "PIXAR_SR")
     if area is None and number(header, "PIXAR_A2") is not None:
         area = number(header, "PIXAR_A2") * float((1 * units.arcsec**2).to(units.sr).value)
+    scale = number(header, "PIXSCALE") if area is None and wcs is None else None
+    if scale is not None:
+        area = float((scale * units.arcsec).to_value(units.rad) ** 2)
     if area is None and wcs is not None:
         area = float(proj_plane_pixel_area(wcs) * np.radians(1) ** 2)
     if area is not None and not area > 0:

@@ -153,7 +153,7 @@ def _read_file(
             part, cut, seen = own.part(group)
             parts.append(part)
             used += seen
-        if product is None:
+        if product is None and options.hdu is None:
             rest = passed_over(extensions, used)
             if rest:
                 note(
