@@ -137,8 +137,7 @@ def open_fits(path: Source):
             if packed:
                 # astropy accepts a truncated archive.
                 source = io.BytesIO(gzip.decompress(path.read_bytes()))
-            # Mapped, so that sections of compressed images read no more than their tiles.
-            opened = fits.open(source, memmap=not packed)
+            opened = fits.open(source, memmap=False)
             extensions = [
                 Extension(hdu, number, path.name, opened) for number, hdu in enumerate(opened)
             ]
