@@ -396,6 +396,7 @@ def _wcs(header: fits.Header, hdus) -> WCS:
     for card in ("CUNIT1", "CUNIT2"):
         if re.match(r"^deg(ree)?s?$", str(header.get(card, "")).strip(), re.IGNORECASE):
             header[card] = "deg"
+    _check_wcs_cards(header)
     tables = hdus if any(f"{kind}DIS1" in header for kind in ("CP", "CQ", "D2IM")) else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # non-standard cards, which astropy corrects
@@ -409,6 +410,20 @@ def _wcs(header: fits.Header, hdus) -> WCS:
             if not np.isfinite(wcs.wcs_pix2world([middle], 0)).all():
                 raise ValueError("it gives no sky position")
     return wcs
+
+
+def _check_wcs_cards(header: fits.Header) -> None:
+    """Refuse cards that are missing or no numbers, which wcslib takes as zero or one."""
+    if "CTYPE1" not in header or "CTYPE2" not in header:
+        return
+    for card in header:
+        if re.match(r"^(CRVAL|CRPIX|CDELT|CROTA)[12]$|^(CD|PC)[12]_[12]$|^PV[12]_\d+$", card):
+            number(header, card)
+    missing = [card for card in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2") if card not in header]
+    if not any(re.match(r"^(CD|PC)[12]_[12]$", card) for card in header):
+        missing += [card for card in ("CDELT1", "CDELT2") if card not in header]
+    if missing and "-" in str(header["CTYPE1"]):
+        raise InputError(f"the card {missing[0]} is missing")
 
 
 def pixel_area(header: fits.Header, wcs: WCS | None) -> float | None:
