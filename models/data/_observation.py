@@ -21,6 +21,7 @@ from scorepriors.models.data.readers._files import FITS_ENDINGS, NPZ_ENDINGS, ch
 from scorepriors.models.data.readers._fits_files import read_fits
 from scorepriors.models.data.readers._nddata import read_nddata
 from scorepriors.models.data.readers._npz_files import read_npz
+from scorepriors.models.data.readers._options import FileOptions
 
 from ._checks import (
     check_bands,
@@ -70,6 +71,9 @@ class Observation(Photometry):
         Table of positions that came with the images, unchanged; or None.
     scale
         Arcseconds per pixel where there is no `wcs`; or None.
+    corner
+        Row and column of the first pixel in the image of the file, if the observation was cut
+        out of it; (0, 0) otherwise.
 
     Raises
     ------
@@ -95,6 +99,7 @@ class Observation(Photometry):
     name: str = ""
     catalog: Table | None = None
     scale: float | None = None
+    corner: tuple[int, int] = (0, 0)
 
     def __post_init__(self):
         images = numeric(self.images, "images")
@@ -114,6 +119,7 @@ class Observation(Photometry):
             "zero_point": check_zero_point(self.zero_point, unit, len(bands)),
             "name": str(self.name),
             "scale": check_scale(self.scale),
+            "corner": (int(self.corner[0]), int(self.corner[1])),
         }
         for field, value in checked.items():
             object.__setattr__(self, field, value)
@@ -157,6 +163,7 @@ class Observation(Photometry):
         name: str = "",
         catalog: Table | None = None,
         scale: float | None = None,
+        corner: tuple[int, int] = (0, 0),
     ) -> "Observation":
         """Build an observation from arrays.
 
@@ -174,7 +181,7 @@ class Observation(Photometry):
             a column of zeros.
         bands
             Names of the bands; ``band0``, ``band1``, ... if not given.
-        wcs, unit, zero_point, name, catalog, scale
+        wcs, unit, zero_point, name, catalog, scale, corner
             Attributes of the class.
 
         Examples
@@ -219,9 +226,8 @@ class Observation(Photometry):
             if noise.shape == masked.shape:
                 noise = np.where(masked, 0, noise)
         zero_point = check_zero_point(zero_point, unit, len(values))
-        return cls(
-            values, noise, psfs, tuple(bands), wcs, unit, zero_point, name, catalog, scale=scale
-        )
+        bands = tuple(bands)
+        return cls(values, noise, psfs, bands, wcs, unit, zero_point, name, catalog, scale, corner)
 
     @classmethod
     def from_nddata(cls, images: NDData | Sequence[NDData], psfs, bands=None) -> "Observation":
@@ -234,8 +240,27 @@ class Observation(Photometry):
         return cls.from_arrays(**read_nddata(images, psfs, bands))
 
     @classmethod
-    def from_fits(cls, path, psf=None) -> "Observation":
+    def from_fits(
+        cls,
+        path,
+        psf=None,
+        index: int | None = None,
+        *,
+        noise=None,
+        noise_kind: str | None = None,
+        mask=None,
+        good: int | None = None,
+        bad_planes: str | int | Sequence[str | int] | None = None,
+        zero_point: float | Sequence[float] | None = None,
+        bands: str | Sequence[str] | None = None,
+        hdu: str | int | None = None,
+        position=None,
+        size=None,
+    ) -> "Observation":
         """Read one multi-extension FITS file, or a list of files, one per band.
+
+        Products of surveys are known by their names and cards; other files follow general rules
+        for names of HDUs and cards.  What is left, the options tell.
 
         Parameters
         ----------
@@ -244,8 +269,37 @@ class Observation(Photometry):
         psf
             FITS, npz or npy file (or one per band, or an array) that replaces the PSF
             extensions.
+        index
+            Number of an object, of products that hold many.
+        noise, mask
+            Files with the noise and the mask, one for each image file; ``file.fits[WHT]`` or
+            ``file.fits[2]`` names the HDU.
+        noise_kind
+            What the noise is: ``"variance"``, ``"deviation"``, ``"ivar"`` (inverse variance) or
+            ``"exposure"`` (exposure time, scaled to the scatter of the pixels).
+        good
+            Value of the mask where pixels are good.
+        bad_planes
+            Names or bits of the planes of a bit mask that exclude a pixel.
+        zero_point
+            AB magnitude of one unit of a pixel, for all bands or for each.
+        bands
+            Names of the bands.
+        hdu
+            HDU of the image: a number, a name, or ``"SCI,2"``.
+        position, size
+            Cut a square of this side in arcseconds about (RA, Dec) in degrees, or a SkyCoord;
+            nothing else of the file is read.
+
+        Warns
+        -----
+        FileWarning
+            If something in the file bears on the result, and how it was understood.
         """
-        return cls._build(read_fits(path, psf), path)
+        options = FileOptions(
+            noise, noise_kind, mask, good, bad_planes, zero_point, bands, hdu, position, size
+        )
+        return cls._build(read_fits(path, psf, options, index), path)
 
     @classmethod
     def from_npz(cls, path, index: int | None = None, psf=None) -> "Observation":
@@ -256,12 +310,12 @@ class Observation(Photometry):
         return cls._build(read_npz(path, index, psf), path)
 
     @classmethod
-    def read(cls, path, psf=None, index: int | None = None) -> "Observation":
-        """Read FITS or npz by the ending of the name: `from_fits` or `from_npz`."""
+    def read(cls, path, psf=None, index: int | None = None, **options) -> "Observation":
+        """Read FITS or npz by the ending of the name: `from_fits`, with its options, or `from_npz`."""
         if not isinstance(path, str | os.PathLike):
             paths = list(path)
             if len(paths) == 1:
-                return cls.read(paths[0], psf, index)
+                return cls.read(paths[0], psf, index, **options)
             if any(str(p).lower().endswith(NPZ_ENDINGS) for p in paths):
                 raise InputError("an npz file holds all bands; give one npz file, not a list.")
             path = paths
@@ -269,10 +323,13 @@ class Observation(Photometry):
             endings = (*FITS_ENDINGS, *NPZ_ENDINGS)
             check_file(path, endings, "image file")
             if str(path).lower().endswith(NPZ_ENDINGS):
+                given = FileOptions(**options).given
+                if given:
+                    raise InputError(
+                        f"{', '.join(given)}: options of FITS files; put it into the npz archive."
+                    )
                 return cls.from_npz(path, index, psf)
-        if index is not None:
-            raise InputError(f"FITS files hold one blend, not a set; leave out index={index}.")
-        return cls.from_fits(path, psf)
+        return cls.from_fits(path, psf, index, **options)
 
     @classmethod
     def _build(cls, arguments: dict[str, Any], path) -> "Observation":

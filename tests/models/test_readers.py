@@ -10,8 +10,8 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
-from scorepriors.models.data._checks import masked_pixels
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data.readers._masks import masked_pixels
 from scorepriors.models.data.readers._npz_files import plain_catalog
 from scorepriors.models.data.readers._psf_files import read_psf
 from scorepriors.models.rendering._psf import gaussian_psf
@@ -182,7 +182,6 @@ def test_psfs_of_different_sizes_are_padded(tmp_path, size, expected):
         ({"image": pixels(), "VARIANCE": np.ones(SHAPE)}, "field-r.fits holds 2 bands"),
         ({"cards": {"CRPIX1": 9.0, "MAGZERO": 1.0}}, r"WCS of field-r.fits .* by 2 pixels"),
         ({"cards": {"FILTER": "r"}}, "field-r.fits has no MAGZERO card"),
-        ({"cards": {"BUNIT": "Jy", "MAGZERO": 8.9}}, "field-r.fits has the unit Jy but"),
         ({"cards": {"FILTER": "g", "MAGZERO": 1.0}}, r"field-g.fits ...: the band 'g' is named"),
         ({"PSF": None}, "field-r.fits has no PSF extension"),
         ({"PSF": np.ones((3, 5))}, "PSF images must be square"),
@@ -198,17 +197,16 @@ def test_errors_between_bands(tmp_path, changes, message):
     ("changes", "message"),
     [
         ({"image": None}, r"a.fits: no IMAGE extension .*; found PRIMARY, VARIANCE, PSF"),
-        ({"VARIANCE": None}, r"a.fits: no noise extension \(one of VARIANCE, STD"),
+        ({"VARIANCE": None}, r"a.fits: no noise extension \(one of VARIANCE, VAR"),
         ({"PSF": None}, "a.fits has no PSF extension; add one or give"),
         ({"image": np.ones(3)}, r"HDU IMAGE holds \(3,\)"),
         ({"VARIANCE": np.ones((2, 3, 3))}, r"VARIANCE has the shape \(2, 3, 3\) but"),
-        ({"VARIANCE": np.zeros(SHAPE)}, "a.fits: VARIANCE is zero at 280"),
+        ({"VARIANCE": np.zeros(SHAPE)}, r"a.fits: no pixel has data .*\(zero in VARIANCE 280\)"),
         ({"VARIANCE": None, "STD": -np.ones(SHAPE)}, "a.fits: STD is negative"),
         ({"MASK": np.zeros((3, 3), np.int16)}, r"mask has the shape \(3, 3\)"),
         ({"cards": {"BANDS": "g"}}, r"a.fits: 1 band name\(s\)"),
         ({"cards": {"MAGZERO": "high"}}, "card MAGZERO holds 'high'"),
-        ({"image": np.full(SHAPE, np.nan)}, r"a.fits: 280 pixel\(s\) are NaN"),
-        ({"cards": {"CTYPE2": "GLAT-TAN"}}, "a.fits: the WCS cannot be read"),
+        ({"image": np.full(SHAPE, np.nan)}, r"no pixel has data .*\(NaN or infinite in the image"),
     ],
 )
 def test_errors_in_a_cube(tmp_path, changes, message):
@@ -267,14 +265,12 @@ def test_truncated_in_the_data(tmp_path):
 def test_masks():
     np.testing.assert_array_equal(masked_pixels(np.array([True, False])), [True, False])
     np.testing.assert_array_equal(masked_pixels(np.array([0.0, 0.5])), [False, True])
-    header = fits.Header({"MP_BAD": 3, "MP_DET": 5, "MP_SAT": 1})
+    header = fits.Header({"MP_BAD": 3, "HIERARCH MP_DETECTED": 5, "MP_SAT": 1})
     mask = np.array([0, 8, 32, 40, 2, 1])
     expected = [False, True, False, True, True, False]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(masked_pixels(mask, header), expected)
-    with pytest.warns(UserWarning, match="bit mask without plane names; taking the Rubin"):
-        np.testing.assert_array_equal(masked_pixels(mask), [False, True, False, True, True, True])
 
 
 def test_fits_bit_mask(tmp_path):

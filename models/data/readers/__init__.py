@@ -11,7 +11,7 @@
   (or ``WHT``; inverse variances), shaped like the image.  Of several the first in this
   order is taken.  Weight zero and infinite variance mean masked.
 - optional ``MASK``, ``[B, H, W]`` or ``[H, W]``: nonzero means masked.  A mask with
-  values other than 0 and 1 is a bit mask, see `scorepriors.models.data._checks.masked_pixels`.
+  values other than 0 and 1 is a bit mask, see `scorepriors.models.data.readers._masks.masked_pixels`.
 - ``PSF``: ``[B, P, P]``, or ``[P, P]`` for all bands; or in a file of its own.
 - optional table ``CATALOG`` with positions of sources.
 

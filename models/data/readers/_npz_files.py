@@ -11,14 +11,10 @@ from astropy.table import Table
 from scipy.ndimage import uniform_filter
 
 from scorepriors._errors import InputError
-from scorepriors.models.data._checks import (
-    broadcast_mask,
-    masked_pixels,
-    numeric,
-    weights_from_noise,
-)
+from scorepriors.models.data._checks import broadcast_mask, numeric, weights_from_noise
 
 from ._files import Source, array_names, load_npz
+from ._masks import masked_pixels
 from ._psf_files import read_psf
 
 
