@@ -724,7 +724,7 @@ def kids(folder):
     # Halos of bright stars do not spoil pixels.
     mask = flags(b3=HARMLESS, b4=HARMLESS, b2=spike).astype(np.int32)
     write(Path(f"{stem}_msk.fits"), fits.PrimaryHDU(mask, header))
-    return Made([path], ("r_SDSS",), (618,), flux, sigma, masked)
+    return Made([path], ("r",), (622,), flux, sigma, masked)
 
 
 # --- WISE -----------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ _NOTHING = ("", "indef", "none", "n/a", "na", "null", "undefined", "unknown")
 
 #: Words in filter cards that are no filter.
 _CLEAR = re.compile(
-    r"^(clear\w*|open\w*|empty|none|n/a|blank|unknown|undefined|null|0|air|gr\d+\w*|n2)$",
+    r"^(clear\w*|open[\w-]*|empty|none|n/a|blank|unknown|undefined|null|0|air|gr\d+\w*|n2)$",
     re.IGNORECASE,
 )
 

@@ -1,5 +1,6 @@
 """Observations from FITS files: one for all bands, or one per band."""
 
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -249,6 +250,7 @@ class _File:
             images = product.scaling(images, header)
         num_bands = len(images)
         masked, used = self._mask(group, images.shape, cut)
+        masked = masked | self._uncovered(group, masked, cut)
         weights, noise_hdu = self._weights(group, header, images, masked, cut)
         used += [image, *([noise_hdu] if noise_hdu is not None else [])]
         psf = find_partner(
@@ -287,6 +289,10 @@ class _File:
             names = product.bands(header)
             if names is not None:
                 return tuple(names)
+        if product is not None and product.bands_in is not None:
+            names = product.bands_in(self.extensions)
+            if names is not None:
+                return tuple(names)
         if self.several or group.suffix:
             # The primary header's filter is not that of each of several images.
             own = header_bands(group.image.header, num_bands)
@@ -321,6 +327,18 @@ class _File:
                 kind = kind or kind_of(name, noise.header, noise.label)
                 return self._understand(noise, kind, header, images, masked, cut, ""), noise
             given = beside
+        if given is None and product is not None and product.variance is not None:
+            weights = file_weights(
+                images,
+                product.variance(images, header, self.extensions, cut.box),
+                "variance",
+                masked,
+                what="the noise",
+                where=self.path.name,
+                header=header,
+                noise_header=fits.Header(),
+            )
+            return weights, None
         if given is None:
             if self.several:
                 raise InputError(
@@ -391,6 +409,21 @@ class _File:
             mask = _only_image(extensions, hdu, MASK_NAMES, path.name)
             return masked | self._excluded(mask, shape, cut, f"{path.name} [{mask.label}]"), []
 
+    def _uncovered(self, group: Group, masked: np.ndarray, cut: Cut) -> np.ndarray:
+        """Return the pixels where a product's map of its coverage is zero."""
+        names = self.product.coverage if self.product else ()
+        partner = find_partner(self.extensions, names, group, self.several)
+        if partner is None:
+            return np.zeros(masked.shape, bool)
+        empty = np.broadcast_to(cut.of(partner[0], partner[0].label) == 0, masked.shape)
+        count = np.count_nonzero(empty & ~masked)
+        if count:
+            note(
+                f"{self.path.name}: {count} of {empty.size} pixels have no data (zero in "
+                f"{partner[0].label}) and were masked."
+            )
+        return empty
+
     def _excluded(self, mask: Extension, shape, cut: Cut, what: str) -> np.ndarray:
         pixels = cut.of(mask, what)
         while pixels.ndim > 2 and pixels.shape[0] == 1:
@@ -434,12 +467,25 @@ def split_hdu(source: Source) -> tuple[Path, str | None]:
 
 
 def _beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
-    """Return the file beside another one that a product's rule names, if it is there."""
+    """Return the file beside another one that a product's rule names, if it is there.
+
+    Of ``*`` in the name anything may stand, and one of both files may be compressed.
+    """
     if rule is None:
         return None
     name = re.sub(rule[0], rule[1], path.name, count=1)
-    other = path.with_name(name)
-    return other if name != path.name and other.exists() else None
+    if name == path.name:
+        return None
+    for one in (name, f"{name}.gz", f"{name}.fz", name.removesuffix(".gz").removesuffix(".fz")):
+        found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
+        if len(found) > 1:
+            raise InputError(
+                f"{found[0].name} and {found[1].name} both go with {path.name}; say which with "
+                "noise= and mask= (--noise, --mask)."
+            )
+        if found:
+            return found[0]
+    return None
 
 
 def _stem(path: Path) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from scorepriors._errors import InputError
-from scorepriors._surveys import wavelength
+from scorepriors._filters import wavelength
 
 from ._files import Extension
 from ._products import Product
