@@ -118,7 +118,7 @@ class Extension:
 
 
 @contextmanager
-def open_fits(path: Source):
+def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS):
     """Open a FITS file, and yield its HDUs as a list of `Extension`; only headers are read.
 
     Raises
@@ -126,7 +126,7 @@ def open_fits(path: Source):
     InputError
         If the file is missing, empty, truncated or not FITS.
     """
-    path = check_file(path, FITS_ENDINGS, "FITS file")
+    path = check_file(path, endings, "FITS file")
     failure, extensions, opened = None, [], None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -163,7 +163,7 @@ def open_fits(path: Source):
                 opened.close()
 
 
-def load_hdus(path: Source) -> list[HDU]:
+def load_hdus(path: Source, endings: Sequence[str] = FITS_ENDINGS) -> list[HDU]:
     """Read every HDU of a FITS file into memory, without warnings.
 
     Raises
@@ -171,7 +171,7 @@ def load_hdus(path: Source) -> list[HDU]:
     InputError
         If the file is missing, empty, truncated or not FITS.
     """
-    with open_fits(path) as extensions:
+    with open_fits(path, endings) as extensions:
         return [HDU(one.name, one.header.copy(), _data(one)) for one in extensions]
 
 

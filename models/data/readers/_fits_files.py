@@ -13,6 +13,7 @@ from astropy.io import fits
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import broadcast_mask
 from scorepriors.models.data._warnings import note
+from scorepriors.models.data.psfs._read import sources_in_image
 
 from ._bands import BandPart, combine
 from ._cards import (
@@ -38,10 +39,9 @@ from ._names import (
     passed_over,
     pointed,
 )
-from ._noise import file_weights, kind_of, kind_of_file
+from ._noise import file_weights, kind_of, kind_of_file, noise_factor
 from ._options import FileOptions
 from ._products import Product, recognize
-from ._psf_files import read_psf
 
 
 def read_fits(
@@ -57,7 +57,8 @@ def read_fits(
     source
         Path, or several in the order of the bands.
     psf
-        Argument of `read_psf`, which replaces the PSF extensions.
+        PSF as for `scorepriors.models.data.psfs._read.read_psf`, which replaces the PSF
+        extensions.
     options
         What the files do not tell.
     index
@@ -73,6 +74,7 @@ def read_fits(
     if not paths:
         raise InputError("no files given; give one FITS file, or one per band.")
     parts: list[BandPart] = []
+    psfs: list[Any] = []
     corners: list[tuple[int, int]] = []
     for order, path in enumerate(paths):
         check_file(path, FITS_ENDINGS, "FITS file")
@@ -85,7 +87,7 @@ def read_fits(
         if isinstance(read, dict):
             if len(paths) > 1:
                 raise InputError(f"{path.name} holds all bands; give this one file alone.")
-            return read if psf is None else {**read, "psfs": read_psf(psf)}
+            return read if psf is None else {**read, "psfs": psf}
         own, corner = read
         if len(own) == 1 and own[0].bands is None and own[0].images.shape[0] == 1:
             own = [own[0]._replace(bands=(_stem(path),))]
@@ -100,6 +102,7 @@ def read_fits(
                     f"{path.name} has no PSF extension; add one or give the PSF's file as psf= "
                     "(--psf)."
                 )
+        psfs.append(own[0].psfs)
         parts += own
         corners.append(corner)
     stem = _stem(paths[0])
@@ -107,7 +110,9 @@ def read_fits(
         # The common prefix of characters, not of folders.
         common = os.path.commonprefix([_stem(path) for path in paths])  # noqa: RUF071
         stem = common.rstrip("-_. ") or stem
-    arguments = combine(parts, None if psf is None else read_psf(psf), name=stem)
+    if psf is None:
+        psf = psfs[0] if len(paths) == 1 else psfs
+    arguments = combine(parts, psf, name=stem)
     if options.bands is not None:
         arguments["bands"] = _given_bands(options.bands)
     if options.zero_point is not None:
@@ -171,7 +176,9 @@ def _read_file(
             None,
         )
         parts = _named(parts, groups, extensions[0].header, path)
-    return [part._replace(catalog=catalog) for part in parts], cut.corner
+        version = groups[0].image.version if len(groups) == 1 else None
+        psfs = sources_in_image(extensions, path.name, product.psf if product else (), version)
+    return [part._replace(catalog=catalog, psfs=psfs or None) for part in parts], cut.corner
 
 
 def _named(
@@ -253,9 +260,6 @@ class _File:
         masked = masked | self._uncovered(group, masked, cut)
         weights, noise_hdu = self._weights(group, header, images, masked, cut)
         used += [image, *([noise_hdu] if noise_hdu is not None else [])]
-        psf = find_partner(
-            self.extensions, (*(product.psf if product else ()), "PSF"), group, self.several
-        )
         unit = header_unit(header, product.unit if product else "")
         scale = number(header, "PIXSCALE") if wcs is None else None
         if scale is not None and not scale > 0:
@@ -265,7 +269,7 @@ class _File:
                 label=self.path.name,
                 images=images,
                 weights=weights,
-                psfs=None if psf is None else psf[0].pixels(),
+                psfs=None,
                 bands=self._bands(group, header, num_bands),
                 wcs=wcs,
                 unit=unit,
@@ -325,7 +329,7 @@ class _File:
                 noise, name = partner
                 kind = self.options.noise_kind or own.get(name, "")
                 kind = kind or kind_of(name, noise.header, noise.label)
-                return self._understand(noise, kind, header, images, masked, cut, ""), noise
+                return self._understand(noise, kind, header, images, masked, cut), noise
             given = beside
         if given is None and product is not None and product.variance is not None:
             weights = file_weights(
@@ -363,13 +367,15 @@ class _File:
             what = f"{path.name} [{noise.label}]"
             return self._understand(noise, kind, header, images, masked, cut, what), None
 
-    def _understand(self, noise: Extension, kind, header, images, masked, cut: Cut, what: str):
+    def _understand(self, noise: Extension, kind, header, images, masked, cut: Cut, what=""):
         what = what or noise.label
         pixels = cut.of(noise, what)
         product = self.product
         if product is not None and product.noise_scaling is not None:
             primary = noise.file_hdus[0].header
             pixels = product.noise_scaling(pixels, merged(primary, noise.header))
+        instead = product.unit if product else ""
+        pixels = pixels * noise_factor(noise.header, header_unit(header, instead), kind, what)
         return file_weights(
             images,
             pixels.reshape((-1, *pixels.shape[-2:])),

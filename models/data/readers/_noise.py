@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+from astropy import units
 from astropy.io import fits
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import numeric, weights_from_noise
 from scorepriors.models.data._warnings import note
 
-from ._cards import number, text
+from ._cards import header_unit, number, text
 from ._names import NOISE_NAMES, UNCERTAINTY_TYPES
 
 #: Smallest variance that means "no data": pipelines write 1e30, as variance or deviation.
@@ -52,6 +53,35 @@ def kind_of_file(path: Path) -> str:
     return next(
         (kind for pattern, kind in _FILE_KINDS if re.search(pattern, stem, re.IGNORECASE)), ""
     )
+
+
+def noise_factor(header: fits.Header, unit: units.UnitBase | None, kind: str, what: str) -> float:
+    """Return the factor that brings noise to the image's unit, by the noise's own BUNIT.
+
+    Raises
+    ------
+    InputError
+        If the noise has a unit and the image has none, or if they do not go together.
+    """
+    power = {"deviation": 1, "variance": 2, "ivar": -2}.get(kind)
+    own = header_unit(header)
+    if power is None or own is None or isinstance(own, units.UnrecognizedUnit):
+        return 1.0
+    if unit is None:
+        if own == units.dimensionless_unscaled:
+            return 1.0
+        raise InputError(f"{what} is in {own}, but the image has no unit; add its card BUNIT.")
+    if isinstance(unit, units.UnrecognizedUnit) or own == unit:
+        # Many write the image's unit beside variances as well.
+        return 1.0
+    if own.is_equivalent(unit**power):
+        return float(own.to(unit**power))
+    if own.is_equivalent(unit):
+        raise InputError(
+            f"{what} is in {own} and the image in {unit}: bring both to one unit, the noise to "
+            f"{(unit**power).to_string()}."
+        )
+    return 1.0
 
 
 def no_data(images: np.ndarray, noise: np.ndarray, kind: str, what: str) -> dict[str, np.ndarray]:
