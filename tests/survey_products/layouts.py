@@ -82,7 +82,9 @@ def rubin_hdus(image, mask, variance, planes, scale=0.2, unit="nJy", image_cards
         cards["EXTTYPE"] = "MASK"
         found.append(compressed(mask, cards, "MASK"))
         found.append(
-            compressed(variance.astype(np.float32), fits.Header({"EXTTYPE": "VARIANCE"}), "VARIANCE")
+            compressed(
+                variance.astype(np.float32), fits.Header({"EXTTYPE": "VARIANCE"}), "VARIANCE"
+            )
         )
     return found
 
@@ -144,9 +146,7 @@ def rubin_image_only(folder):
     """The archive's default cutout: the pixels alone."""
     images, sigma, flux = draw(sigma=20.0, seed=3)
     path = write(
-        folder / "cutout.fits",
-        fits.PrimaryHDU(),
-        *rubin_hdus(images[0], None, None, RUBIN_PLANES),
+        folder / "cutout.fits", fits.PrimaryHDU(), *rubin_hdus(images[0], None, None, RUBIN_PLANES)
     )
     return Made([path], ("cutout",), (None,), flux, sigma, scene.bad_pixels())
 
@@ -261,9 +261,7 @@ def legacy_viewer(folder):
         fits.ImageHDU(invvar.astype(np.float32), cards),
         fits.ImageHDU(mask, bits),
     )
-    return Made(
-        [path], tuple(bands), (483, 622, 755, 869), flux, sigma, masked, pixel_scale=0.262
-    )
+    return Made([path], tuple(bands), (483, 622, 755, 869), flux, sigma, masked, pixel_scale=0.262)
 
 
 def legacy_brick(folder):
@@ -316,9 +314,7 @@ def euclid_mer(folder):
         write(folder / f"EUC_MER_{kind}_TILE102158889-{rest}.fits", fits.PrimaryHDU(one, header))
         for (kind, rest), one in zip(names.items(), data)
     ]
-    return Made(
-        files[:1], ("VIS",), (715,), flux, sigma, scene.bad_pixels(), pixel_scale=0.1
-    )
+    return Made(files[:1], ("VIS",), (715,), flux, sigma, scene.bad_pixels(), pixel_scale=0.1)
 
 
 def jwst_i2d(folder):
@@ -408,9 +404,7 @@ def hst_hap(folder):
         fits.ImageHDU(np.ones(SHAPE, np.int32), name="CTX"),
     )
     # The file does not say the noise: it is scaled to the scatter of pixels.
-    return Made(
-        [path], ("F814W",), (806,), flux, sigma, masked, pixel_scale=0.05, noise_error=0.1
-    )
+    return Made([path], ("F814W",), (806,), flux, sigma, masked, pixel_scale=0.05, noise_error=0.1)
 
 
 def hst_candels(folder):
@@ -422,8 +416,7 @@ def hst_candels(folder):
     weight = np.where(masked, 0, (unit / sigma) ** 2)[0].astype(np.float32)
     stem = "hlsp_candels_hst_wfc3_gs-tot_f160w_v1.0"
     path = write(
-        folder / f"{stem}_drz.fits",
-        fits.PrimaryHDU((images[0] / unit).astype(np.float32), header),
+        folder / f"{stem}_drz.fits", fits.PrimaryHDU((images[0] / unit).astype(np.float32), header)
     )
     write(folder / f"{stem}_wht.fits", fits.PrimaryHDU(weight, header))
     return Made([path], ("F160W",), (1537,), flux, sigma, masked, pixel_scale=0.06)
@@ -598,7 +591,7 @@ def ztf_science(folder):
         flux,
         sigma * unit,
         scene.bad_pixels(),
-        noise_error=0.03,
+        noise_error=0.1,
         pixel_scale=1.01,
         sky=True,
     )
@@ -638,16 +631,7 @@ def gemini(folder):
         fits.ImageHDU((sigma[0] ** 2).astype(np.float32), name="VAR"),
         fits.ImageHDU(mask, name="DQ"),
     )
-    return Made(
-        [path],
-        ("r",),
-        (622,),
-        flux,
-        sigma,
-        masked,
-        calibrated=False,
-        pixel_scale=0.16,
-    )
+    return Made([path], ("r",), (622,), flux, sigma, masked, calibrated=False, pixel_scale=0.16)
 
 
 def ccddata(folder, kind=StdDevUncertainty):
@@ -703,7 +687,7 @@ def sdss_frame(folder):
     )
     masked = np.zeros((1, *SHAPE), bool)
     return Made(
-        [path], ("r",), (622,), flux, sigma * unit, masked, noise_error=0.03, pixel_scale=0.396
+        [path], ("r",), (622,), flux, sigma * unit, masked, noise_error=0.1, pixel_scale=0.396
     )
 
 
@@ -715,8 +699,7 @@ def kids(folder):
     weight = np.where(masked, 0, (MAGGY / sigma) ** 2)[0].astype(np.float32)
     stem = folder / "KiDS_DR4.0_150.1_2.2_r"
     path = write(
-        Path(f"{stem}_sci.fits"),
-        fits.PrimaryHDU((images[0] / MAGGY).astype(np.float32), header),
+        Path(f"{stem}_sci.fits"), fits.PrimaryHDU((images[0] / MAGGY).astype(np.float32), header)
     )
     write(Path(f"{stem}_wei.fits"), fits.PrimaryHDU(weight, header))
     spike = (slice(40, 42), slice(3, 6))

@@ -11,16 +11,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from lsst.images import (
-    YX,
-    Box,
-    Image,
-    Mask,
-    MaskPlane,
-    MaskSchema,
-    SkyProjection,
-    TractFrame,
-)
+from lsst.images import YX, Box, Image, Mask, MaskPlane, MaskSchema, SkyProjection, TractFrame
 from lsst.images import fits as lsst_fits
 from lsst.images.cells import CellCoadd, CellGrid, CellGridBounds, CellPointSpreadFunction
 

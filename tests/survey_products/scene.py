@@ -42,7 +42,8 @@ class Made:
     arguments: dict = field(default_factory=dict)
     #: Sentences that the reader says; regular expressions.
     notes: tuple[str, ...] = ()
-    #: Largest error of the noise; 1 % where the file says it.
+    #: Largest error of the noise of pixels; 1 % where the file says it, more where it is
+    #: calculated from pixels with noise.
     noise_error: float = 0.01
     #: Whether the file tells how to convert its unit to nJy.
     calibrated: bool = True
@@ -116,9 +117,7 @@ def wcs(scale, shift=(0, 0), shape=SHAPE, rotation=0.0):
     found.wcs.crpix = [shape[1] / 2 + 0.5 + shift[0], shape[0] / 2 + 0.5 + shift[1]]
     turn = np.radians(rotation)
     found.wcs.cd = (
-        scale
-        / 3600
-        * np.array([[-np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        scale / 3600 * np.array([[-np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     )
     return found
 

@@ -201,6 +201,7 @@ def twomass_zero_point(header: fits.Header) -> float:
 
 # --- bands ----------------------------------------------------------------------------------
 
+
 def panstarrs_band(header: fits.Header) -> tuple[str] | None:
     """The letter of ``FPA.FILTERID`` ("i.00000"), with the survey's name for its wavelength."""
     letter = str(header.get("FPA.FILTERID", header.get("FILTER", ""))).strip()[:1].lower()
@@ -324,9 +325,7 @@ def sdss_variance(
                 gain, dark = new_gain, new_dark
         calibration = np.asarray(hdus[1].pixels(), float)
         table = hdus[2].table()
-        sky, x, y = (
-            np.asarray(table[name][0], float) for name in ("ALLSKY", "XINTERP", "YINTERP")
-        )
+        sky, x, y = (np.asarray(table[name][0], float) for name in ("ALLSKY", "XINTERP", "YINTERP"))
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise InputError(
             "an SDSS frame needs its cards FILTER, RUN and CAMCOL, its calibration (HDU 1) and "
