@@ -277,8 +277,9 @@ def _read_scenes(files, example, each, catalog, psf, index, others, reading):
     psf = list(psf) if len(psf) > 1 else next(iter(psf), None)
     truth = None
     if example:
-        if reading:
-            raise InputError(f"{', '.join(reading)}: options of files; the example needs none.")
+        given = [*reading, *(["psf"] if psf else [])]
+        if given:
+            raise InputError(f"{', '.join(given)}: options of files; the example needs none.")
         obs, truth = load_example()
         observations = [obs]
     else:

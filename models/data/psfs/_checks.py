@@ -100,7 +100,7 @@ def _check_image(image: np.ndarray, band: str) -> None:
 def _tell_offsets(bands: tuple[str, ...], offsets: Sequence[np.ndarray]) -> None:
     off = [
         f"{band} ({row:+.2f}, {column:+.2f})"
-        for band, (row, column) in zip(bands, offsets, strict=True)
+        for band, (row, column) in zip(bands, np.round(offsets, 2) + 0.0, strict=True)
         if np.hypot(row, column) > _MAX_CENTROID_OFFSET
     ]
     if off:
