@@ -1,5 +1,6 @@
 """Makers of the files, one per product: each writes into a folder and says what it wrote."""
 
+import bz2
 import gzip
 import json
 from pathlib import Path
@@ -685,9 +686,12 @@ def sdss_frame(folder):
         fits.table_to_hdu(table),
         fits.BinTableHDU.from_columns([fits.Column("run", "J", array=[3918])]),
     )
+    packed = path.with_name(path.name + ".bz2")
+    packed.write_bytes(bz2.compress(path.read_bytes()))
+    path.unlink()
     masked = np.zeros((1, *SHAPE), bool)
     return Made(
-        [path], ("r",), (622,), flux, sigma * unit, masked, noise_error=0.1, pixel_scale=0.396
+        [packed], ("r",), (622,), flux, sigma * unit, masked, noise_error=0.1, pixel_scale=0.396
     )
 
 
