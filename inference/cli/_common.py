@@ -147,6 +147,7 @@ _FILE_OPTIONS = {
     "hdu": "hdu",
     "position": "position",
     "size": "size",
+    "psf_oversampling": "psf_oversampling",
 }
 
 
@@ -177,6 +178,9 @@ def file_options(command):
         click.option("--hdu", metavar="HDU", help="HDU of the image: number, name or SCI,2."),
         click.option("--position", nargs=2, type=float, metavar="RA DEC", help="Cut about it."),
         click.option("--size", type=float, metavar="ARCSEC", help="Side of the cut."),
+        click.option(
+            "--psf-oversampling", type=float, metavar="N", help="Samples of the PSF per pixel."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -206,7 +210,14 @@ def scene_options(folder: str):
         click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]..."),
         click.option("--example", is_flag=True, help="Use the embedded blend instead of a file."),
         click.option("--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec."),
-        click.option("--psf", type=click.Path(), help="PSF images, if the file has none."),
+        click.option(
+            "--psf",
+            type=click.Path(),
+            multiple=True,
+            metavar="FILE",
+            help="PSF, instead of the file's own: images, PSFEx, Piff or a grid; once for all "
+            "bands, or once for each.",
+        ),
         click.option("--index", type=int, help="Which blend of a stacked npz set."),
         click.option(
             "--with",
@@ -263,10 +274,12 @@ def _read_scenes(files, example, each, catalog, psf, index, others, reading):
     from scorepriors.models.simulation._example import load_example
 
     observations: list[Any]
+    psf = list(psf) if len(psf) > 1 else next(iter(psf), None)
     truth = None
     if example:
-        if reading:
-            raise InputError(f"{', '.join(reading)}: options of files; the example needs none.")
+        given = [*reading, *(["psf"] if psf else [])]
+        if given:
+            raise InputError(f"{', '.join(given)}: options of files; the example needs none.")
         obs, truth = load_example()
         observations = [obs]
     else:

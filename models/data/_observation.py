@@ -36,8 +36,10 @@ from ._checks import (
     weights_from_variance,
 )
 from ._own_noise import check_own_noise
-from ._psf_checks import check_psfs
 from ._views import Photometry, View
+from .psfs._checks import check_psfs
+from .psfs._read import place_of, psfs_for
+from .psfs._sampling import tell_sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ class Observation(Photometry):
     -----
     PSFWarning
         If a PSF's sum differs from one by more than 1 % (it is normalized), or its centroid
-        from the center by more than 0.1 pixel (it is used unchanged).
+        from the center by more than 0.1 pixel (it is moved there).
     NoiseWarning
         If the variance of a band follows the noise of its own pixels (`noise_from_model`).
     """
@@ -107,7 +109,7 @@ class Observation(Photometry):
         bands = check_bands(self.bands, len(images))
         images, weights = check_pixels(images, numeric(self.weights, "weights"), bands)
         check_own_noise(images, weights, bands)
-        psfs = check_psfs(numeric(self.psfs, "psfs"), bands)
+        psfs = check_psfs(self.psfs, bands)
         unit = parse_unit(self.unit)
         checked = {
             "images": _freeze(images),
@@ -164,6 +166,7 @@ class Observation(Photometry):
         catalog: Table | None = None,
         scale: float | None = None,
         corner: tuple[int, int] = (0, 0),
+        psf_oversampling: float | None = None,
     ) -> "Observation":
         """Build an observation from arrays.
 
@@ -177,12 +180,22 @@ class Observation(Photometry):
             Mask ``[B, H, W]`` or ``[H, W]``, nonzero where a pixel must not be used.  Reduce
             bit masks to the relevant bits first: ``mask & bits``.
         psfs
-            PSFs ``[B, P, P]``, or ``[P, P]`` for all bands.  An even P is padded by a row and
-            a column of zeros.
+            PSFs ``[B, P, P]``, or ``[P, P]`` for all bands; a list of images of different
+            sizes; files or objects as for `read_psf`, evaluated at the center of the images.
+            Those that are not centered on a pixel, as for even P, are moved there.
         bands
             Names of the bands; ``band0``, ``band1``, ... if not given.
         wcs, unit, zero_point, name, catalog, scale, corner
             Attributes of the class.
+        psf_oversampling
+            Samples of the PSFs per pixel, along one axis; None for one, or what files say.
+
+        Warns
+        -----
+        FileWarning
+            If one PSF of a file stands for several bands, or had to be resampled.
+        PSFWarning
+            If the pixels undersample a PSF (FWHM below 2 pixels), or it is unusually wide.
 
         Examples
         --------
@@ -226,18 +239,29 @@ class Observation(Photometry):
             if noise.shape == masked.shape:
                 noise = np.where(masked, 0, noise)
         zero_point = check_zero_point(zero_point, unit, len(values))
-        bands = tuple(bands)
-        return cls(values, noise, psfs, bands, wcs, unit, zero_point, name, catalog, scale, corner)
+        bands, wcs, scale = check_bands(bands, len(values)), check_wcs(wcs), check_scale(scale)
+        place = place_of(values.shape[1:], wcs, scale, corner)
+        psfs = psfs_for(psfs, bands, place, psf_oversampling)
+        obs = cls(values, noise, psfs, bands, wcs, unit, zero_point, name, catalog, scale, corner)
+        tell_sampling(obs.psfs, obs.bands, obs.pixel_scale)
+        return obs
 
     @classmethod
-    def from_nddata(cls, images: NDData | Sequence[NDData], psfs, bands=None) -> "Observation":
+    def from_nddata(
+        cls,
+        images: NDData | Sequence[NDData],
+        psfs,
+        bands=None,
+        psf_oversampling: float | None = None,
+    ) -> "Observation":
         """Build an observation from one astropy NDData or CCDData per band, or one alone.
 
         Each needs an uncertainty (standard deviation, variance or inverse variance); mask,
         WCS and unit are honored.  Band names come from `bands`, or from FILTER or BAND in
-        the metadata.
+        the metadata.  PSFs are as for `from_arrays`.
         """
-        return cls.from_arrays(**read_nddata(images, psfs, bands))
+        arguments = read_nddata(images, psfs, bands)
+        return cls.from_arrays(**arguments, psf_oversampling=psf_oversampling)
 
     @classmethod
     def from_fits(
@@ -256,6 +280,7 @@ class Observation(Photometry):
         hdu: str | int | None = None,
         position=None,
         size=None,
+        psf_oversampling: float | None = None,
     ) -> "Observation":
         """Read one multi-extension FITS file, or a list of files, one per band.
 
@@ -267,8 +292,8 @@ class Observation(Photometry):
         path
             File or files; their layout is described in `scorepriors.models.data.readers`.
         psf
-            FITS, npz or npy file (or one per band, or an array) that replaces the PSF
-            extensions.
+            PSF that replaces those in the files: a file, array or object, a list with one for
+            each band, or a dictionary by band; see `read_psf`.
         index
             Number of an object, of products that hold many.
         noise, mask
@@ -290,6 +315,8 @@ class Observation(Photometry):
         position, size
             Cut a square of this side in arcseconds about (RA, Dec) in degrees, or a SkyCoord;
             nothing else of the file is read.
+        psf_oversampling
+            Samples of the PSFs per pixel, along one axis, where files do not say so.
 
         Warns
         -----
@@ -299,15 +326,20 @@ class Observation(Photometry):
         options = FileOptions(
             noise, noise_kind, mask, good, bad_planes, zero_point, bands, hdu, position, size
         )
-        return cls._build(read_fits(path, psf, options, index), path)
+        arguments = read_fits(path, psf, options, index)
+        return cls._build({**arguments, "psf_oversampling": psf_oversampling}, path)
 
     @classmethod
-    def from_npz(cls, path, index: int | None = None, psf=None) -> "Observation":
+    def from_npz(
+        cls, path, index: int | None = None, psf=None, psf_oversampling: float | None = None
+    ) -> "Observation":
         """Read an npz archive; `index` selects one blend of a set.
 
-        The layouts are described in `scorepriors.models.data.readers`.
+        The layouts are described in `scorepriors.models.data.readers`; `psf` and
+        `psf_oversampling` are as for `from_fits`.
         """
-        return cls._build(read_npz(path, index, psf), path)
+        arguments = read_npz(path, index, psf)
+        return cls._build({**arguments, "psf_oversampling": psf_oversampling}, path)
 
     @classmethod
     def read(cls, path, psf=None, index: int | None = None, **options) -> "Observation":
@@ -323,12 +355,13 @@ class Observation(Photometry):
             endings = (*FITS_ENDINGS, *NPZ_ENDINGS)
             check_file(path, endings, "image file")
             if str(path).lower().endswith(NPZ_ENDINGS):
+                oversampling = options.pop("psf_oversampling", None)
                 given = FileOptions(**options).given
                 if given:
                     raise InputError(
                         f"{', '.join(given)}: options of FITS files; put it into the npz archive."
                     )
-                return cls.from_npz(path, index, psf)
+                return cls.from_npz(path, index, psf, oversampling)
         return cls.from_fits(path, psf, index, **options)
 
     @classmethod

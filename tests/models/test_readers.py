@@ -11,13 +11,15 @@ from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._warnings import FileWarning
+from scorepriors.models.data.psfs._read import read_psf
 from scorepriors.models.data.readers._masks import masked_pixels
 from scorepriors.models.data.readers._npz_files import plain_catalog
-from scorepriors.models.data.readers._psf_files import read_psf
 from scorepriors.models.rendering._psf import gaussian_psf
 
 SHAPE = (2, 10, 14)
 PSF = gaussian_psf(1.5, 15)
+PSFS = np.stack([PSF, PSF])
 
 
 def pixels(shape=SHAPE, seed=0):
@@ -49,7 +51,7 @@ def write(path, image=None, cards=None, primary=None, **extensions):
 
 
 def write_cube(path, **changes):
-    values = {"image": pixels(), "VARIANCE": np.full(SHAPE, 4.0), "PSF": PSF}
+    values = {"image": pixels(), "VARIANCE": np.full(SHAPE, 4.0), "PSF": PSFS}
     values.update(changes)
     return write(path, **{k: v for k, v in values.items() if v is not None})
 
@@ -121,7 +123,7 @@ def test_nanomaggies(tmp_path):
 def test_primary_and_compressed_images(tmp_path):
     hdus = fits.HDUList([fits.PrimaryHDU(pixels(), wcs_header())])
     hdus.append(fits.ImageHDU(np.ones(SHAPE), name="VARIANCE"))
-    hdus.append(fits.ImageHDU(PSF, name="PSF"))
+    hdus.append(fits.ImageHDU(PSFS, name="PSF"))
     hdus.writeto(tmp_path / "a.fits.gz")
     assert Observation.read(tmp_path / "a.fits.gz").wcs is not None
     hdus = fits.HDUList([fits.PrimaryHDU()])
@@ -129,7 +131,7 @@ def test_primary_and_compressed_images(tmp_path):
         fits.CompImageHDU(pixels(), wcs_header(), compression_type="GZIP_2", quantize_level=0)
     )
     hdus.append(fits.ImageHDU(np.ones(SHAPE), name="VARIANCE"))
-    hdus.append(fits.ImageHDU(PSF, name="PSF"))
+    hdus.append(fits.ImageHDU(PSFS, name="PSF"))
     hdus.writeto(tmp_path / "b.fits.fz")
     obs = Observation.read(tmp_path / "b.fits.fz")
     np.testing.assert_array_equal(obs.images, pixels())
@@ -294,7 +296,11 @@ def test_psf_files(tmp_path):
     np.savez(tmp_path / "q.npz", psfs=np.stack([PSF, PSF]))
     np.save(tmp_path / "p.npy", PSF)
     for name in ("p.fits", "q.fits", "p.npz", "q.npz", "p.npy"):
-        obs = Observation.read(path, psf=tmp_path / name)
+        if name == "q.npz":
+            obs = Observation.read(path, psf=tmp_path / name)
+        else:
+            with pytest.warns(FileWarning, match=f"{name}.* one PSF for all of the bands"):
+                obs = Observation.read(path, psf=tmp_path / name)
         np.testing.assert_allclose(obs.psfs[1], PSF / PSF.sum(), rtol=1e-5)
     obs = Observation.read(path, psf=[tmp_path / "p.fits", tmp_path / "p.npy"])
     assert obs.psfs.shape == (2, 15, 15)
@@ -303,15 +309,15 @@ def test_psf_files(tmp_path):
 def test_psf_file_errors(tmp_path):
     np.savez(tmp_path / "a.npz", other=PSF)
     with pytest.raises(InputError, match=r"a.npz holds neither psfs nor psf; found other"):
-        read_psf(tmp_path / "a.npz")
+        read_psf(tmp_path / "a.npz", bands=("g",))
     fits.PrimaryHDU().writeto(tmp_path / "a.fits")
     with pytest.raises(InputError, match=r"a.fits holds no PSF image"):
-        read_psf(tmp_path / "a.fits")
+        read_psf(tmp_path / "a.fits", bands=("g",))
     (tmp_path / "a.npy").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"a.npy is not a readable npy file"):
-        read_psf(tmp_path / "a.npy")
+        read_psf(tmp_path / "a.npy", bands=("g",))
     with pytest.raises(InputError, match="no PSF file at"):
-        read_psf(tmp_path / "no.fits")
+        read_psf(tmp_path / "no.fits", bands=("g",))
 
 
 # --- npz ------------------------------------------------------------------------------------
@@ -346,7 +352,7 @@ def test_npz(tmp_path):
     obs = Observation.read(path)
     assert obs.bands == ("band0", "band1")
     np.testing.assert_array_equal(obs.weights, 1)
-    fits.PrimaryHDU(PSF).writeto(tmp_path / "p.fits")
+    fits.PrimaryHDU(PSFS).writeto(tmp_path / "p.fits")
     path = save(tmp_path / "c.npz", psfs=None)
     assert Observation.read(path, psf=tmp_path / "p.fits").psfs.shape == (2, 15, 15)
 

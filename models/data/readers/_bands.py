@@ -22,7 +22,7 @@ class BandPart(NamedTuple):
     label: str
     images: np.ndarray
     weights: np.ndarray
-    psfs: np.ndarray | None
+    psfs: Any
     bands: tuple[str, ...] | None
     wcs: WCS | None
     unit: units.UnitBase | None
@@ -31,8 +31,11 @@ class BandPart(NamedTuple):
     scale: float | None = None
 
 
-def combine(parts: Sequence[BandPart], psfs: np.ndarray | None, name: str) -> dict[str, Any]:
-    """Stack parts along the band axis after checking that they match."""
+def combine(parts: Sequence[BandPart], psfs: Any, name: str) -> dict[str, Any]:
+    """Stack parts along the band axis after checking that they match.
+
+    PSFs are as for ``Observation.from_arrays``.
+    """
     first = parts[0]
     parts = [_with_zero_point(part, parts) for part in parts]
     known = [part.zero_point is not None for part in parts]
@@ -73,9 +76,6 @@ def combine(parts: Sequence[BandPart], psfs: np.ndarray | None, name: str) -> di
     bands = None
     if all(part.bands is not None for part in parts):
         bands = tuple(band for part in parts for band in part.bands or ())
-    if psfs is None:
-        found = [np.asarray(part.psfs) for part in parts]
-        psfs = found[0] if len(found) == 1 else stack_psfs(found)
     return {
         "images": np.concatenate(images),
         "weights": np.concatenate(weights),
@@ -127,20 +127,3 @@ def _check_same_wcs(part: BandPart, own: WCS, wcs: WCS, label: str) -> None:
             f"the WCS of {part.label} differs from that of {label} by {distance.max():.3g} pixels; "
             "resample the bands to one pixel grid."
         )
-
-
-def stack_psfs(psfs: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack PSFs of different sizes, padded with zeros about the pixel ``P // 2``."""
-    stacks = [psf if psf.ndim == 3 else psf[None] for psf in psfs]
-    sizes = {stack.shape[1:] for stack in stacks}
-    if len(sizes) == 1:
-        return np.concatenate(stacks)
-    if any(height != width for height, width in sizes):
-        raise InputError(f"PSF images must be square; their shapes are {sorted(sizes)}.")
-    size = max(height for height, _ in sizes)
-    padded = []
-    for stack in stacks:
-        before = size // 2 - stack.shape[-1] // 2
-        after = size - stack.shape[-1] - before
-        padded.append(np.pad(stack, ((0, 0), (before, after), (before, after))))
-    return np.concatenate(padded)

@@ -29,7 +29,7 @@ _NOTHING = ("", "indef", "none", "n/a", "na", "null", "undefined", "unknown")
 
 #: Words in filter cards that are no filter.
 _CLEAR = re.compile(
-    r"^(clear\w*|open\w*|empty|none|n/a|blank|unknown|undefined|null|0|air|gr\d+\w*|n2)$",
+    r"^(clear\w*|open[\w-]*|empty|none|n/a|blank|unknown|undefined|null|0|air|gr\d+\w*|n2)$",
     re.IGNORECASE,
 )
 
@@ -52,8 +52,9 @@ def merged(primary: fits.Header, header: fits.Header) -> fits.Header:
         for card in part.cards:
             if card.keyword in ("COMMENT", "HISTORY", ""):
                 continue
+            standard = re.match(r"^[A-Z0-9_-]{1,8}$", card.keyword) is not None
             try:
-                both[card.keyword] = card.value
+                both[card.keyword if standard else f"HIERARCH {card.keyword}"] = card.value
             except (ValueError, fits.VerifyError):
                 continue  # a card that no program can read
     return both
@@ -402,6 +403,8 @@ def _wcs(header: fits.Header, hdus) -> WCS:
         warnings.simplefilter("ignore")  # non-standard cards, which astropy corrects
         # Not `.celestial`: it would reorder the pixel axes of a (Dec, RA) header.
         wcs = WCS(header, fobj=tables, naxis=2)
+        if wcs.pixel_shape is not None:
+            wcs.pixel_shape = wcs.pixel_shape[:2]  # that of a cube would mix up slices
         if wcs.has_celestial:
             area = proj_plane_pixel_area(wcs)
             middle = [max(float(header.get(f"NAXIS{axis}") or 1), 1) / 2 for axis in (1, 2)]

@@ -1,5 +1,6 @@
 """Reading of FITS files and npz archives into memory; damaged ones raise InputError."""
 
+import bz2
 import gzip
 import io
 import os
@@ -18,7 +19,7 @@ from astropy.table import Table
 from scorepriors._archives import read_arrays
 from scorepriors._errors import InputError
 
-FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
+FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.bz2", ".fz")
 NPZ_ENDINGS = (".npz",)
 
 READ_ERRORS = (OSError, TypeError, ValueError, EOFError, KeyError, IndexError, zlib.error)
@@ -118,7 +119,7 @@ class Extension:
 
 
 @contextmanager
-def open_fits(path: Source):
+def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS):
     """Open a FITS file, and yield its HDUs as a list of `Extension`; only headers are read.
 
     Raises
@@ -126,17 +127,19 @@ def open_fits(path: Source):
     InputError
         If the file is missing, empty, truncated or not FITS.
     """
-    path = check_file(path, FITS_ENDINGS, "FITS file")
+    path = check_file(path, endings, "FITS file")
     failure, extensions, opened = None, [], None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             source: Any = path
             with path.open("rb") as stream:
-                packed = stream.read(2) == b"\x1f\x8b"
+                start = stream.read(3)
+            packed = start.startswith((b"\x1f\x8b", b"BZh"))
             if packed:
                 # astropy accepts a truncated archive.
-                source = io.BytesIO(gzip.decompress(path.read_bytes()))
+                unpack = bz2.decompress if start == b"BZh" else gzip.decompress
+                source = io.BytesIO(unpack(path.read_bytes()))
             opened = fits.open(source, memmap=False)
             extensions = [
                 Extension(hdu, number, path.name, opened) for number, hdu in enumerate(opened)
@@ -162,7 +165,7 @@ def open_fits(path: Source):
                 opened.close()
 
 
-def load_hdus(path: Source) -> list[HDU]:
+def load_hdus(path: Source, endings: Sequence[str] = FITS_ENDINGS) -> list[HDU]:
     """Read every HDU of a FITS file into memory, without warnings.
 
     Raises
@@ -170,7 +173,7 @@ def load_hdus(path: Source) -> list[HDU]:
     InputError
         If the file is missing, empty, truncated or not FITS.
     """
-    with open_fits(path) as extensions:
+    with open_fits(path, endings) as extensions:
         return [HDU(one.name, one.header.copy(), _data(one)) for one in extensions]
 
 

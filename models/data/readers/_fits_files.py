@@ -1,5 +1,6 @@
 """Observations from FITS files: one for all bands, or one per band."""
 
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from astropy.io import fits
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import broadcast_mask
 from scorepriors.models.data._warnings import note
+from scorepriors.models.data.psfs._read import sources_in_image
 
 from ._bands import BandPart, combine
 from ._cards import (
@@ -40,7 +42,6 @@ from ._names import (
 from ._noise import file_weights, kind_of, kind_of_file, noise_factor
 from ._options import FileOptions
 from ._products import Product, recognize
-from ._psf_files import read_psf
 
 
 def read_fits(
@@ -56,7 +57,8 @@ def read_fits(
     source
         Path, or several in the order of the bands.
     psf
-        Argument of `read_psf`, which replaces the PSF extensions.
+        PSF as for `scorepriors.models.data.psfs._read.read_psf`, which replaces the PSF
+        extensions.
     options
         What the files do not tell.
     index
@@ -72,6 +74,7 @@ def read_fits(
     if not paths:
         raise InputError("no files given; give one FITS file, or one per band.")
     parts: list[BandPart] = []
+    psfs: list[Any] = []
     corners: list[tuple[int, int]] = []
     for order, path in enumerate(paths):
         check_file(path, FITS_ENDINGS, "FITS file")
@@ -84,7 +87,7 @@ def read_fits(
         if isinstance(read, dict):
             if len(paths) > 1:
                 raise InputError(f"{path.name} holds all bands; give this one file alone.")
-            return read if psf is None else {**read, "psfs": read_psf(psf)}
+            return read if psf is None else {**read, "psfs": psf}
         own, corner = read
         if len(own) == 1 and own[0].bands is None and own[0].images.shape[0] == 1:
             own = [own[0]._replace(bands=(_stem(path),))]
@@ -99,6 +102,7 @@ def read_fits(
                     f"{path.name} has no PSF extension; add one or give the PSF's file as psf= "
                     "(--psf)."
                 )
+        psfs.append(own[0].psfs)
         parts += own
         corners.append(corner)
     stem = _stem(paths[0])
@@ -106,7 +110,9 @@ def read_fits(
         # The common prefix of characters, not of folders.
         common = os.path.commonprefix([_stem(path) for path in paths])  # noqa: RUF071
         stem = common.rstrip("-_. ") or stem
-    arguments = combine(parts, None if psf is None else read_psf(psf), name=stem)
+    if psf is None:
+        psf = psfs[0] if len(paths) == 1 else psfs
+    arguments = combine(parts, psf, name=stem)
     if options.bands is not None:
         arguments["bands"] = _given_bands(options.bands)
     if options.zero_point is not None:
@@ -170,7 +176,9 @@ def _read_file(
             None,
         )
         parts = _named(parts, groups, extensions[0].header, path)
-    return [part._replace(catalog=catalog) for part in parts], cut.corner
+        version = groups[0].image.version if len(groups) == 1 else None
+        psfs = sources_in_image(extensions, path.name, product.psf if product else (), version)
+    return [part._replace(catalog=catalog, psfs=psfs or None) for part in parts], cut.corner
 
 
 def _named(
@@ -249,11 +257,9 @@ class _File:
             images = product.scaling(images, header)
         num_bands = len(images)
         masked, used = self._mask(group, images.shape, cut)
+        masked = masked | self._uncovered(group, masked, cut)
         weights, noise_hdu = self._weights(group, header, images, masked, cut)
         used += [image, *([noise_hdu] if noise_hdu is not None else [])]
-        psf = find_partner(
-            self.extensions, (*(product.psf if product else ()), "PSF"), group, self.several
-        )
         unit = header_unit(header, product.unit if product else "")
         scale = number(header, "PIXSCALE") if wcs is None else None
         if scale is not None and not scale > 0:
@@ -263,7 +269,7 @@ class _File:
                 label=self.path.name,
                 images=images,
                 weights=weights,
-                psfs=None if psf is None else psf[0].pixels(),
+                psfs=None,
                 bands=self._bands(group, header, num_bands),
                 wcs=wcs,
                 unit=unit,
@@ -285,6 +291,10 @@ class _File:
         product = self.product
         if product is not None and product.bands is not None:
             names = product.bands(header)
+            if names is not None:
+                return tuple(names)
+        if product is not None and product.bands_in is not None:
+            names = product.bands_in(self.extensions)
             if names is not None:
                 return tuple(names)
         if self.several or group.suffix:
@@ -321,6 +331,18 @@ class _File:
                 kind = kind or kind_of(name, noise.header, noise.label)
                 return self._understand(noise, kind, header, images, masked, cut), noise
             given = beside
+        if given is None and product is not None and product.variance is not None:
+            weights = file_weights(
+                images,
+                product.variance(images, header, self.extensions, cut.box),
+                "variance",
+                masked,
+                what="the noise",
+                where=self.path.name,
+                header=header,
+                noise_header=fits.Header(),
+            )
+            return weights, None
         if given is None:
             if self.several:
                 raise InputError(
@@ -393,6 +415,21 @@ class _File:
             mask = _only_image(extensions, hdu, MASK_NAMES, path.name)
             return masked | self._excluded(mask, shape, cut, f"{path.name} [{mask.label}]"), []
 
+    def _uncovered(self, group: Group, masked: np.ndarray, cut: Cut) -> np.ndarray:
+        """Return the pixels where a product's map of its coverage is zero."""
+        names = self.product.coverage if self.product else ()
+        partner = find_partner(self.extensions, names, group, self.several)
+        if partner is None:
+            return np.zeros(masked.shape, bool)
+        empty = np.broadcast_to(cut.of(partner[0], partner[0].label) == 0, masked.shape)
+        count = np.count_nonzero(empty & ~masked)
+        if count:
+            note(
+                f"{self.path.name}: {count} of {empty.size} pixels have no data (zero in "
+                f"{partner[0].label}) and were masked."
+            )
+        return empty
+
     def _excluded(self, mask: Extension, shape, cut: Cut, what: str) -> np.ndarray:
         pixels = cut.of(mask, what)
         while pixels.ndim > 2 and pixels.shape[0] == 1:
@@ -436,12 +473,25 @@ def split_hdu(source: Source) -> tuple[Path, str | None]:
 
 
 def _beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
-    """Return the file beside another one that a product's rule names, if it is there."""
+    """Return the file beside another one that a product's rule names, if it is there.
+
+    Of ``*`` in the name anything may stand, and one of both files may be compressed.
+    """
     if rule is None:
         return None
     name = re.sub(rule[0], rule[1], path.name, count=1)
-    other = path.with_name(name)
-    return other if name != path.name and other.exists() else None
+    if name == path.name:
+        return None
+    for one in (name, f"{name}.gz", f"{name}.fz", name.removesuffix(".gz").removesuffix(".fz")):
+        found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
+        if len(found) > 1:
+            raise InputError(
+                f"{found[0].name} and {found[1].name} both go with {path.name}; say which with "
+                "noise= and mask= (--noise, --mask)."
+            )
+        if found:
+            return found[0]
+    return None
 
 
 def _stem(path: Path) -> str:

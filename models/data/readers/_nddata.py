@@ -36,7 +36,7 @@ def read_nddata(
     parts = [
         _nddata_part(order, image, len(images) == 1, bands) for order, image in enumerate(images)
     ]
-    arguments = combine(parts, numeric(psfs, "psfs"), name="")
+    arguments = combine(parts, psfs, name="")
     if bands is not None:
         arguments["bands"] = (bands,) if isinstance(bands, str) else tuple(bands)
     return arguments
