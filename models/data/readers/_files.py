@@ -1,5 +1,6 @@
 """Reading of FITS files and npz archives into memory; damaged ones raise InputError."""
 
+import bz2
 import gzip
 import io
 import os
@@ -18,7 +19,7 @@ from astropy.table import Table
 from scorepriors._archives import read_arrays
 from scorepriors._errors import InputError
 
-FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
+FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.bz2", ".fz")
 NPZ_ENDINGS = (".npz",)
 
 READ_ERRORS = (OSError, TypeError, ValueError, EOFError, KeyError, IndexError, zlib.error)
@@ -133,12 +134,13 @@ def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS):
         try:
             source: Any = path
             with path.open("rb") as stream:
-                packed = stream.read(2) == b"\x1f\x8b"
+                start = stream.read(3)
+            packed = start.startswith((b"\x1f\x8b", b"BZh"))
             if packed:
                 # astropy accepts a truncated archive.
-                source = io.BytesIO(gzip.decompress(path.read_bytes()))
-            # Mapped, so that sections of compressed images read no more than their tiles.
-            opened = fits.open(source, memmap=not packed)
+                unpack = bz2.decompress if start == b"BZh" else gzip.decompress
+                source = io.BytesIO(unpack(path.read_bytes()))
+            opened = fits.open(source, memmap=False)
             extensions = [
                 Extension(hdu, number, path.name, opened) for number, hdu in enumerate(opened)
             ]

@@ -1,5 +1,6 @@
 """Observations from FITS files: one for all bands, or one per band."""
 
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -158,7 +159,7 @@ def _read_file(
             part, cut, seen = own.part(group)
             parts.append(part)
             used += seen
-        if product is None:
+        if product is None and options.hdu is None:
             rest = passed_over(extensions, used)
             if rest:
                 note(
@@ -256,6 +257,7 @@ class _File:
             images = product.scaling(images, header)
         num_bands = len(images)
         masked, used = self._mask(group, images.shape, cut)
+        masked = masked | self._uncovered(group, masked, cut)
         weights, noise_hdu = self._weights(group, header, images, masked, cut)
         used += [image, *([noise_hdu] if noise_hdu is not None else [])]
         unit = header_unit(header, product.unit if product else "")
@@ -289,6 +291,10 @@ class _File:
         product = self.product
         if product is not None and product.bands is not None:
             names = product.bands(header)
+            if names is not None:
+                return tuple(names)
+        if product is not None and product.bands_in is not None:
+            names = product.bands_in(self.extensions)
             if names is not None:
                 return tuple(names)
         if self.several or group.suffix:
@@ -325,6 +331,18 @@ class _File:
                 kind = kind or kind_of(name, noise.header, noise.label)
                 return self._understand(noise, kind, header, images, masked, cut), noise
             given = beside
+        if given is None and product is not None and product.variance is not None:
+            weights = file_weights(
+                images,
+                product.variance(images, header, self.extensions, cut.box),
+                "variance",
+                masked,
+                what="the noise",
+                where=self.path.name,
+                header=header,
+                noise_header=fits.Header(),
+            )
+            return weights, None
         if given is None:
             if self.several:
                 raise InputError(
@@ -382,7 +400,7 @@ class _File:
             partner = find_partner(self.extensions, names, group, several)
             if partner is not None:
                 mask, _ = partner
-                masked = masked | self._excluded(mask, shape, cut, mask.label)
+                masked = masked | self._excluded(mask, shape, cut, f"{self.path.name} [{mask.label}]")
                 return masked, [mask]
             given = _beside(self.path, product.mask_file if product else None)
         if given is None:
@@ -396,6 +414,21 @@ class _File:
         with open_fits(path) as extensions:
             mask = _only_image(extensions, hdu, MASK_NAMES, path.name)
             return masked | self._excluded(mask, shape, cut, f"{path.name} [{mask.label}]"), []
+
+    def _uncovered(self, group: Group, masked: np.ndarray, cut: Cut) -> np.ndarray:
+        """Return the pixels where a product's map of its coverage is zero."""
+        names = self.product.coverage if self.product else ()
+        partner = find_partner(self.extensions, names, group, self.several)
+        if partner is None:
+            return np.zeros(masked.shape, bool)
+        empty = np.broadcast_to(cut.of(partner[0], partner[0].label) == 0, masked.shape)
+        count = np.count_nonzero(empty & ~masked)
+        if count:
+            note(
+                f"{self.path.name}: {count} of {empty.size} pixels have no data (zero in "
+                f"{partner[0].label}) and were masked."
+            )
+        return empty
 
     def _excluded(self, mask: Extension, shape, cut: Cut, what: str) -> np.ndarray:
         pixels = cut.of(mask, what)
@@ -440,12 +473,25 @@ def split_hdu(source: Source) -> tuple[Path, str | None]:
 
 
 def _beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
-    """Return the file beside another one that a product's rule names, if it is there."""
+    """Return the file beside another one that a product's rule names, if it is there.
+
+    Of ``*`` in the name anything may stand, and one of both files may be compressed.
+    """
     if rule is None:
         return None
     name = re.sub(rule[0], rule[1], path.name, count=1)
-    other = path.with_name(name)
-    return other if name != path.name and other.exists() else None
+    if name == path.name:
+        return None
+    for one in (name, f"{name}.gz", f"{name}.fz", name.removesuffix(".gz").removesuffix(".fz")):
+        found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
+        if len(found) > 1:
+            raise InputError(
+                f"{found[0].name} and {found[1].name} both go with {path.name}; say which with "
+                "noise= and mask= (--noise, --mask)."
+            )
+        if found:
+            return found[0]
+    return None
 
 
 def _stem(path: Path) -> str:
