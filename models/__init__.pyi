@@ -6,8 +6,9 @@ from .data._observation import Observation as Observation
 from .data._own_noise import NoiseWarning as NoiseWarning
 from .data._positions import Positions as Positions
 from .data._positions import read_positions as read_positions
-from .data._psf_checks import PSFWarning as PSFWarning
 from .data._views import View as View
+from .data.psfs._checks import PSFWarning as PSFWarning
+from .data.psfs._read import read_psf as read_psf
 from .noise._abstract import AbstractNoise as AbstractNoise
 from .noise._diagonal import Diagonal as Diagonal
 from .rendering._exposure import Band as Band

@@ -57,6 +57,7 @@ def deblend(
     written).
     """
     started = time.monotonic()
+    reading = common.take_file_options(options)
     if example == bool(files):
         raise InputError("give either FILE or --example.")
     if each and (example or others):
@@ -75,7 +76,9 @@ def deblend(
     from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
     from scorepriors.inference.deblending._priors import load_priors
 
-    observations, positions, truth = read_scenes(files, example, each, catalog, psf, index, others)
+    observations, positions, truth = read_scenes(
+        files, example, each, catalog, psf, index, others, reading
+    )
     pixel_scale = observations[0].pixel_scale
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=pixel_scale)
     results = deblend_many(

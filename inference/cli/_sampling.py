@@ -64,6 +64,7 @@ def sample(
     trusted, 2 bad input, 3 not to be trusted (results are written, with the reasons), 130
     interrupted (draws made so far are written).
     """
+    reading = common.take_file_options(counts)
     if example == bool(files):
         raise InputError("give either FILE or --example.")
     if force and resume:
@@ -105,6 +106,7 @@ def sample(
         psf,
         index,
         others,
+        reading,
         prior_names,
         sigma,
         seed,
@@ -173,13 +175,17 @@ def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
     return path
 
 
-def _deblend_one(files, example, catalog, psf, index, others, prior_names, sigma, seed, progress):
+def _deblend_one(
+    files, example, catalog, psf, index, others, reading, prior_names, sigma, seed, progress
+):
     """Return the scene to sample: one blend, without padding."""
     import jax
 
     from scorepriors.inference.deblending._deblend import deblend, load_priors
 
-    (obs,), (positions,), _ = read_scenes(files, example, False, catalog, psf, index, others)
+    (obs,), (positions,), _ = read_scenes(
+        files, example, False, catalog, psf, index, others, reading
+    )
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=obs.pixel_scale)
     result = deblend(
         obs, positions, prior=prior, key=jax.random.key(seed), padding=1, progress=progress
