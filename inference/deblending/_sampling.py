@@ -219,7 +219,9 @@ def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
         "center": np.concatenate([np.asarray(at.center) for at in places]),
         "corner": np.concatenate([np.asarray(at.corner) for at in places]),
         "is_point": np.asarray(result.is_point)[scene.index],
-        "data_share": seen_share(result.free_form.convolved, weights)[scene.index],
+        "data_share": seen_share(result.free_form.convolved, weights, result.free_form.flux)[
+            scene.index
+        ],
         "flux_factor": np.asarray(obs.flux_unit[1], float),
         **keep.constant_data,
     }

@@ -15,7 +15,7 @@ from scorepriors import InputError
 from scorepriors.inference import SamplingWarning, Until, deblend, sample
 from scorepriors.inference.deblending._quantities import scene_quantities
 from scorepriors.inference.deblending._sampling import measured, sample_deblended, unpadded
-from scorepriors.models.data._positions import Positions
+from scorepriors.models import Positions
 
 #: Runs as short as these are warned of, for their few draws.
 few_draws = pytest.mark.filterwarnings(f"ignore::{SamplingWarning.__module__}.SamplingWarning")
