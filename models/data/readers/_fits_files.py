@@ -400,7 +400,9 @@ class _File:
             partner = find_partner(self.extensions, names, group, several)
             if partner is not None:
                 mask, _ = partner
-                masked = masked | self._excluded(mask, shape, cut, f"{self.path.name} [{mask.label}]")
+                masked = masked | self._excluded(
+                    mask, shape, cut, f"{self.path.name} [{mask.label}]"
+                )
                 return masked, [mask]
             given = _beside(self.path, product.mask_file if product else None)
         if given is None:
