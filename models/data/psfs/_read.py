@@ -160,7 +160,7 @@ def sources_in_image(
         _loaded(one, known) for one in extensions if one.name not in known or not own or one in own
     ]
     return (
-        cell_sources(hdus, label)
+        cell_sources(hdus, label, named_only=True)
         or psfex_sources(hdus, label)
         or image_sources(hdus, label, named_only=True)
         or _unusable_table(hdus, label)
@@ -174,7 +174,7 @@ def _loaded(one: Extension, known: set[str]) -> HDU:
         return HDU(one.name, one.header, one.table() if of_psf or one.name == "JSON" else None)
     if one.shape is None:
         return HDU(one.name, one.header, None)
-    if of_psf or len(one.shape) == 4:
+    if of_psf:
         return HDU("PSF" if one.name in known else one.name, one.header, one.pixels())
     return HDU(one.name, one.header, np.broadcast_to(np.float32(0), one.shape))
 
