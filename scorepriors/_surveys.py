@@ -5,12 +5,12 @@ points, exposure times of the whole survey, sky brightness and seeing.  Those of
 which `surveycodex` lacks, are from the papers named beside them.
 """
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from ._errors import InputError
+from ._filters import WAVELENGTHS
 
 #: AB magnitude of one nanojansky as surveys round it: zero points of 31.4 mean nanojanskys.
 #: One unit of simulated images has this magnitude.
@@ -18,35 +18,6 @@ ZERO_POINT = 31.4
 
 #: The exact value, 2.5 log10(3631e9), for images whose unit is converted.
 NANOJANSKY_ZERO_POINT = float(2.5 * np.log10(3631e9))
-
-#: Effective wavelengths in nm of bands by name.
-WAVELENGTHS = {
-    "u": 367,
-    "g": 483,
-    "r": 622,
-    "VIS": 715,
-    "i": 755,
-    "z": 869,
-    "y": 971,
-    "Y": 1081,
-    "J": 1367,
-    "H": 1771,
-    "K": 2150,
-    "Ks": 2150,
-}
-
-
-def wavelength(band: str) -> float | None:
-    """Return the effective wavelength of a band in nm; None if its name is not known.
-
-    Examples
-    --------
-    >>> wavelength("LSST_r"), wavelength("HSC-I2"), wavelength("narrow")
-    (622.0, 755.0, None)
-    """
-    name = (re.findall("[A-Za-z]+", band) or [""])[-1]
-    name = name.lower() if name in ("U", "G", "R", "I", "Z") else name
-    return float(WAVELENGTHS[name]) if name in WAVELENGTHS else None
 
 
 @dataclass(frozen=True)

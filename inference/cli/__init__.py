@@ -23,6 +23,8 @@ class _Group(click.Group):
     """Group that reports every expected error, and what files say, in one line."""
 
     def invoke(self, ctx):
+        usual = warnings.formatwarning
+        warnings.formatwarning = _format_warning
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _say(warnings.showwarning)
@@ -40,6 +42,17 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("scorepriors: interrupted.", err=True)
             ctx.exit(INTERRUPTED)
+        finally:
+            warnings.formatwarning = usual
+
+
+def _format_warning(message, category, filename, lineno, line=None):
+    """Return what a file says or lacks as one line, other warnings with their place in the code."""
+    from scorepriors.models.data._warnings import FileWarning
+
+    if issubclass(category, FileWarning):
+        return f"scorepriors: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _say(show):

@@ -60,6 +60,7 @@ def deblend(
     written).
     """
     started = time.monotonic()
+    reading = common.take_file_options(options)
     if example == bool(files):
         raise InputError("give either FILE or --example.")
     if each and (example or others):
@@ -79,7 +80,7 @@ def deblend(
     from scorepriors.inference.deblending._priors import load_priors
 
     observations, positions, truth = read_scenes(
-        files, example, each, catalog, psf, index, others, margin=margin
+        files, example, each, catalog, psf, index, others, reading, margin=margin
     )
     pixel_scale = observations[0].pixel_scale
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=pixel_scale)

@@ -37,7 +37,7 @@ from ._diagnosis import diagnose_scene
     "--num-samples",
     "--draws",
     type=int,
-    help="Draws kept per chain.  [default: 500; of flow up to 2,000, until fluxes agree]",
+    help="Draws kept per chain.  [default: until the chains agree, up to 2,000]",
 )
 @click.option("--thinning", type=int, help="Moves per draw kept.  [default: 1]")
 @click.option(
@@ -77,6 +77,7 @@ def sample(
     trusted, 2 bad input, 3 not to be trusted (results are written, with the reasons), 130
     interrupted (draws made so far are written).
     """
+    reading = common.take_file_options(counts)
     if example == bool(files):
         raise InputError("give either FILE or --example.")
     if force and resume:
@@ -119,6 +120,7 @@ def sample(
         psf,
         index,
         others,
+        reading,
         prior_names,
         sigma,
         seed,
@@ -199,6 +201,7 @@ def _deblend_one(
     psf,
     index,
     others,
+    reading,
     prior_names,
     sigma,
     seed,
@@ -212,7 +215,7 @@ def _deblend_one(
     from scorepriors.inference.deblending._deblend import deblend, load_priors
 
     (obs,), (positions,), _ = read_scenes(
-        files, example, False, catalog, psf, index, others, margin=margin
+        files, example, False, catalog, psf, index, others, reading, margin=margin
     )
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=obs.pixel_scale)
     result = deblend(

@@ -1,11 +1,11 @@
 """Checks of arrays, noise, masks and units, shared by `Observation` and its readers."""
 
+import re
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from astropy import units
-from astropy.io import fits
 from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
@@ -13,11 +13,6 @@ from scorepriors._surveys import NANOJANSKY_ZERO_POINT
 
 #: Largest disagreement in magnitudes between a unit and a zero point, one per cent.
 _ZERO_POINT_TOLERANCE = 0.01
-
-#: Bits that make a pixel unusable in masks of the Rubin and HSC pipelines, by plane.
-#: The planes DETECTED (5) and DETECTED_NEGATIVE (6) mark the sources themselves, and
-#: planes from 9 on differ between releases, so neither is here.
-BAD_PLANES = {"BAD": 0, "SAT": 1, "INTRP": 2, "CR": 3, "EDGE": 4, "SUSPECT": 7, "NO_DATA": 8}
 
 
 def numeric(array, what: str) -> np.ndarray:
@@ -85,33 +80,6 @@ def weights_from_noise(noise, kind: str, masked: np.ndarray, what: str) -> np.nd
     return weights_from_variance(noise, masked, what)
 
 
-def masked_pixels(mask, header: fits.Header | None = None, what: str = "MASK") -> np.ndarray:
-    """Return the pixels that a mask from a file excludes.
-
-    A mask of booleans or of 0 and 1 is used as it is.  Integers with other values are
-    bit masks: pipelines also flag pixels on which a source was *detected*, and those
-    must not be excluded.  The bits come from the ``MP_<plane>`` cards of the header (Rubin,
-    HSC) and are BAD, SAT, INTRP, CR, EDGE, SUSPECT and NO_DATA; without such cards their
-    usual numbers are assumed, with a UserWarning.
-    """
-    mask = numeric(mask, what)
-    if mask.dtype.kind not in "iu" or np.isin(mask, (0, 1)).all():
-        return mask != 0
-    cards = {} if header is None else header
-    named = {card[3:].upper(): int(cards[card]) for card in cards if card.startswith("MP_")}
-    if not named:
-        names = ", ".join(BAD_PLANES)
-        warnings.warn(
-            f"{what} is a bit mask without plane names; taking the Rubin and HSC planes "
-            f"{names} as masked and ignoring all others (give a 0/1 mask to decide yourself).",
-            UserWarning,
-            stacklevel=2,
-        )
-        named = BAD_PLANES
-    bits = sum(1 << bit for plane, bit in named.items() if plane in BAD_PLANES)
-    return (mask.astype(np.int64) & bits) != 0
-
-
 def broadcast_mask(masked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Repeat a mask ``[H, W]`` for all bands; return one with the images' shape unchanged."""
     if masked.shape not in (shape, shape[1:]):
@@ -122,29 +90,78 @@ def broadcast_mask(masked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(masked, shape)
 
 
-#: Plurals of units in headers, of which astropy supports the singular alone.
-_PLURALS = {"counts": "count", "electrons": "electron", "photons": "photon", "maggies": "maggy"}
+#: Units as headers spell them, of which astropy supports another spelling alone.
+_SPELLINGS = {
+    r"\bcounts?\b|\bcnts?\b|\bcts\b": "ct",
+    r"\belectrons?\b|\be-(?!\d)|\be\b": "electron",
+    r"\bphotons?\b": "ph",
+    r"\bmaggies\b": "maggy",
+    r"\bnanomaggies\b": "nanomaggy",
+    r"\bmicro-?(jy|jansky)s?\b|\bmujy\b|\bujy\b|\bµjy\b": "uJy",
+    r"\bnano-?(jy|jansky)s?\b|\bnjy\b": "nJy",
+    r"\bjanskys?\b|\bjy\b": "Jy",
+    r"\bcps\b": "ct/s",
+    r"\beps\b": "electron/s",
+    r"\bseconds?\b|\bsecs?\b": "s",
+    r"\bpixels?\b": "pix",
+}
 
 
 def parse_unit(unit) -> units.UnitBase | None:
     """Parse a unit; unknown words become units that can't be converted.
 
     Headers spell ``ADU``, ``counts`` and ``ELECTRONS/S`` as they like: capitals and plurals
-    that astropy does not support are accepted.
+    that astropy does not support are accepted.  Flux densities per pixel are flux densities.
     """
     if unit is None or isinstance(unit, units.UnitBase):
         return unit
     try:
-        found = units.Unit(unit, parse_strict="silent")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", units.UnitsWarning)
+            found = units.Unit(unit, parse_strict="silent")
+            if isinstance(found, units.UnrecognizedUnit):
+                plain = str(unit).lower()
+                for written, usual in _SPELLINGS.items():
+                    plain = re.sub(written, usual, plain)
+                # All in capitals it is no millijansky, of which nobody writes per steradian.
+                plain = re.sub(r"\bmjy(?=\W*sr)", "MJy", plain)
+                usual = units.Unit(plain, parse_strict="silent")
+                found = found if isinstance(usual, units.UnrecognizedUnit) else usual
     except (TypeError, ValueError) as error:
         raise InputError(f"{unit!r} is not a unit; give an astropy unit such as 'nJy'.") from error
-    if not isinstance(found, units.UnrecognizedUnit):
-        return found
-    plain = str(unit).lower()
-    for plural, singular in _PLURALS.items():
-        plain = plain.replace(plural, singular)
-    usual = units.Unit(plain, parse_strict="silent")
-    return found if isinstance(usual, units.UnrecognizedUnit) else usual
+    plain = isinstance(found, units.UnitBase) and not isinstance(found, units.UnrecognizedUnit)
+    if plain and (found * units.pix).is_equivalent(units.nJy):
+        found = found * units.pix
+    return found
+
+
+def meant_zero_point(
+    unit: units.UnitBase | None, area: float | None = None, wavelength: float | None = None
+) -> float | None:
+    """Return the AB magnitude of one unit of a pixel, if the unit tells it; else None.
+
+    Parameters
+    ----------
+    unit
+        Unit of a pixel.
+    area
+        Area of a pixel in steradians, which surface brightnesses need.
+    wavelength
+        Pivot wavelength in Angstrom, which flux densities per wavelength need.
+    """
+    if not isinstance(unit, units.UnitBase) or isinstance(unit, units.UnrecognizedUnit):
+        return None
+    if unit.is_equivalent(units.mgy):
+        return float(-2.5 * np.log10(unit.to(units.mgy)))
+    if area is not None and (unit * units.sr).is_equivalent(units.nJy):
+        janskys = area * unit.to(units.nJy / units.sr)
+    elif wavelength and unit.is_equivalent(units.erg / units.s / units.cm**2 / units.AA):
+        janskys = unit.to(units.nJy, equivalencies=units.spectral_density(wavelength * units.AA))
+    elif unit.is_equivalent(units.nJy):
+        janskys = unit.to(units.nJy)
+    else:
+        return None
+    return float(NANOJANSKY_ZERO_POINT - 2.5 * np.log10(janskys))
 
 
 def strip_unit(array, unit: units.UnitBase | None, power: int, what: str):
@@ -270,11 +287,10 @@ def check_zero_point(
         )
     if not np.isfinite(values).all():
         raise InputError(f"zero_point is {values.tolist()}; give finite AB magnitudes or None.")
-    if unit is not None and unit.is_equivalent(units.nJy):
-        meant = NANOJANSKY_ZERO_POINT - 2.5 * np.log10(unit.to(units.nJy))
-        if np.abs(values - meant).max() > _ZERO_POINT_TOLERANCE:
-            raise InputError(
-                f"the unit {unit} means a zero point of {meant:.2f}, but zero_point is "
-                f"{values.tolist()}; give one of the two."
-            )
+    meant = meant_zero_point(unit)
+    if meant is not None and np.abs(values - meant).max() > _ZERO_POINT_TOLERANCE:
+        raise InputError(
+            f"the unit {unit} means a zero point of {meant:.2f}, but zero_point is "
+            f"{values.tolist()}; give one of the two."
+        )
     return tuple(values.tolist())

@@ -14,8 +14,8 @@ from scorepriors._surveys import ZERO_POINT
 from scorepriors.models.rendering._grids import regrid
 
 from ._observation import Observation
-from ._psf_checks import PSFWarning
 from ._views import Photometry, View
+from .psfs._checks import PSFWarning
 
 #: Largest error in pixels of the reference that the straight grid of a part may make.
 _STRAIGHT = 0.1

@@ -21,6 +21,7 @@ from scorepriors.models.data.readers._files import FITS_ENDINGS, NPZ_ENDINGS, ch
 from scorepriors.models.data.readers._fits_files import read_fits
 from scorepriors.models.data.readers._nddata import read_nddata
 from scorepriors.models.data.readers._npz_files import read_npz
+from scorepriors.models.data.readers._options import FileOptions
 
 from ._checks import (
     check_bands,
@@ -35,8 +36,10 @@ from ._checks import (
     weights_from_variance,
 )
 from ._own_noise import check_own_noise
-from ._psf_checks import check_psfs
 from ._views import Photometry, View
+from .psfs._checks import check_psfs
+from .psfs._read import place_of, psfs_for
+from .psfs._sampling import tell_sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,9 @@ class Observation(Photometry):
         Table of positions that came with the images, unchanged; or None.
     scale
         Arcseconds per pixel where there is no `wcs`; or None.
+    corner
+        Row and column of the first pixel in the image of the file, if the observation was cut
+        out of it; (0, 0) otherwise.
 
     Raises
     ------
@@ -80,7 +86,7 @@ class Observation(Photometry):
     -----
     PSFWarning
         If a PSF's sum differs from one by more than 1 % (it is normalized), or its centroid
-        from the center by more than 0.1 pixel (it is used unchanged).
+        from the center by more than 0.1 pixel (it is moved there).
     NoiseWarning
         If the variance of a band follows the noise of its own pixels (`noise_from_model`).
     """
@@ -95,6 +101,7 @@ class Observation(Photometry):
     name: str = ""
     catalog: Table | None = None
     scale: float | None = None
+    corner: tuple[int, int] = (0, 0)
 
     def __post_init__(self):
         images = numeric(self.images, "images")
@@ -102,7 +109,7 @@ class Observation(Photometry):
         bands = check_bands(self.bands, len(images))
         images, weights = check_pixels(images, numeric(self.weights, "weights"), bands)
         check_own_noise(images, weights, bands)
-        psfs = check_psfs(numeric(self.psfs, "psfs"), bands)
+        psfs = check_psfs(self.psfs, bands)
         unit = parse_unit(self.unit)
         checked = {
             "images": _freeze(images),
@@ -114,6 +121,7 @@ class Observation(Photometry):
             "zero_point": check_zero_point(self.zero_point, unit, len(bands)),
             "name": str(self.name),
             "scale": check_scale(self.scale),
+            "corner": (int(self.corner[0]), int(self.corner[1])),
         }
         for field, value in checked.items():
             object.__setattr__(self, field, value)
@@ -157,6 +165,8 @@ class Observation(Photometry):
         name: str = "",
         catalog: Table | None = None,
         scale: float | None = None,
+        corner: tuple[int, int] = (0, 0),
+        psf_oversampling: float | None = None,
     ) -> "Observation":
         """Build an observation from arrays.
 
@@ -170,12 +180,22 @@ class Observation(Photometry):
             Mask ``[B, H, W]`` or ``[H, W]``, nonzero where a pixel must not be used.  Reduce
             bit masks to the relevant bits first: ``mask & bits``.
         psfs
-            PSFs ``[B, P, P]``, or ``[P, P]`` for all bands.  An even P is padded by a row and
-            a column of zeros.
+            PSFs ``[B, P, P]``, or ``[P, P]`` for all bands; a list of images of different
+            sizes; files or objects as for `read_psf`, evaluated at the center of the images.
+            Those that are not centered on a pixel, as for even P, are moved there.
         bands
             Names of the bands; ``band0``, ``band1``, ... if not given.
-        wcs, unit, zero_point, name, catalog, scale
+        wcs, unit, zero_point, name, catalog, scale, corner
             Attributes of the class.
+        psf_oversampling
+            Samples of the PSFs per pixel, along one axis; None for one, or what files say.
+
+        Warns
+        -----
+        FileWarning
+            If one PSF of a file stands for several bands, or had to be resampled.
+        PSFWarning
+            If the pixels undersample a PSF (FWHM below 2 pixels), or it is unusually wide.
 
         Examples
         --------
@@ -219,49 +239,115 @@ class Observation(Photometry):
             if noise.shape == masked.shape:
                 noise = np.where(masked, 0, noise)
         zero_point = check_zero_point(zero_point, unit, len(values))
-        return cls(
-            values, noise, psfs, tuple(bands), wcs, unit, zero_point, name, catalog, scale=scale
-        )
+        bands, wcs, scale = check_bands(bands, len(values)), check_wcs(wcs), check_scale(scale)
+        place = place_of(values.shape[1:], wcs, scale, corner)
+        psfs = psfs_for(psfs, bands, place, psf_oversampling)
+        obs = cls(values, noise, psfs, bands, wcs, unit, zero_point, name, catalog, scale, corner)
+        tell_sampling(obs.psfs, obs.bands, obs.pixel_scale)
+        return obs
 
     @classmethod
-    def from_nddata(cls, images: NDData | Sequence[NDData], psfs, bands=None) -> "Observation":
+    def from_nddata(
+        cls,
+        images: NDData | Sequence[NDData],
+        psfs,
+        bands=None,
+        psf_oversampling: float | None = None,
+    ) -> "Observation":
         """Build an observation from one astropy NDData or CCDData per band, or one alone.
 
         Each needs an uncertainty (standard deviation, variance or inverse variance); mask,
         WCS and unit are honored.  Band names come from `bands`, or from FILTER or BAND in
-        the metadata.
+        the metadata.  PSFs are as for `from_arrays`.
         """
-        return cls.from_arrays(**read_nddata(images, psfs, bands))
+        arguments = read_nddata(images, psfs, bands)
+        return cls.from_arrays(**arguments, psf_oversampling=psf_oversampling)
 
     @classmethod
-    def from_fits(cls, path, psf=None) -> "Observation":
+    def from_fits(
+        cls,
+        path,
+        psf=None,
+        index: int | None = None,
+        *,
+        noise=None,
+        noise_kind: str | None = None,
+        mask=None,
+        good: int | None = None,
+        bad_planes: str | int | Sequence[str | int] | None = None,
+        zero_point: float | Sequence[float] | None = None,
+        bands: str | Sequence[str] | None = None,
+        hdu: str | int | None = None,
+        position=None,
+        size=None,
+        psf_oversampling: float | None = None,
+    ) -> "Observation":
         """Read one multi-extension FITS file, or a list of files, one per band.
+
+        Products of surveys are known by their names and cards; other files follow general rules
+        for names of HDUs and cards.  What is left, the options tell.
 
         Parameters
         ----------
         path
             File or files; their layout is described in `scorepriors.models.data.readers`.
         psf
-            FITS, npz or npy file (or one per band, or an array) that replaces the PSF
-            extensions.
+            PSF that replaces those in the files: a file, array or object, a list with one for
+            each band, or a dictionary by band; see `read_psf`.
+        index
+            Number of an object, of products that hold many.
+        noise, mask
+            Files with the noise and the mask, one for each image file; ``file.fits[WHT]`` or
+            ``file.fits[2]`` names the HDU.
+        noise_kind
+            What the noise is: ``"variance"``, ``"deviation"``, ``"ivar"`` (inverse variance) or
+            ``"exposure"`` (exposure time, scaled to the scatter of the pixels).
+        good
+            Value of the mask where pixels are good.
+        bad_planes
+            Names or bits of the planes of a bit mask that exclude a pixel.
+        zero_point
+            AB magnitude of one unit of a pixel, for all bands or for each.
+        bands
+            Names of the bands.
+        hdu
+            HDU of the image: a number, a name, or ``"SCI,2"``.
+        position, size
+            Cut a square of this side in arcseconds about (RA, Dec) in degrees, or a SkyCoord;
+            nothing else of the file is read.
+        psf_oversampling
+            Samples of the PSFs per pixel, along one axis, where files do not say so.
+
+        Warns
+        -----
+        FileWarning
+            If something in the file bears on the result, and how it was understood.
         """
-        return cls._build(read_fits(path, psf), path)
+        options = FileOptions(
+            noise, noise_kind, mask, good, bad_planes, zero_point, bands, hdu, position, size
+        )
+        arguments = read_fits(path, psf, options, index)
+        return cls._build({**arguments, "psf_oversampling": psf_oversampling}, path)
 
     @classmethod
-    def from_npz(cls, path, index: int | None = None, psf=None) -> "Observation":
+    def from_npz(
+        cls, path, index: int | None = None, psf=None, psf_oversampling: float | None = None
+    ) -> "Observation":
         """Read an npz archive; `index` selects one blend of a set.
 
-        The layouts are described in `scorepriors.models.data.readers`.
+        The layouts are described in `scorepriors.models.data.readers`; `psf` and
+        `psf_oversampling` are as for `from_fits`.
         """
-        return cls._build(read_npz(path, index, psf), path)
+        arguments = read_npz(path, index, psf)
+        return cls._build({**arguments, "psf_oversampling": psf_oversampling}, path)
 
     @classmethod
-    def read(cls, path, psf=None, index: int | None = None) -> "Observation":
-        """Read FITS or npz by the ending of the name: `from_fits` or `from_npz`."""
+    def read(cls, path, psf=None, index: int | None = None, **options) -> "Observation":
+        """Read FITS or npz by the ending of the name: `from_fits`, with its options, or `from_npz`."""
         if not isinstance(path, str | os.PathLike):
             paths = list(path)
             if len(paths) == 1:
-                return cls.read(paths[0], psf, index)
+                return cls.read(paths[0], psf, index, **options)
             if any(str(p).lower().endswith(NPZ_ENDINGS) for p in paths):
                 raise InputError("an npz file holds all bands; give one npz file, not a list.")
             path = paths
@@ -269,10 +355,14 @@ class Observation(Photometry):
             endings = (*FITS_ENDINGS, *NPZ_ENDINGS)
             check_file(path, endings, "image file")
             if str(path).lower().endswith(NPZ_ENDINGS):
-                return cls.from_npz(path, index, psf)
-        if index is not None:
-            raise InputError(f"FITS files hold one blend, not a set; leave out index={index}.")
-        return cls.from_fits(path, psf)
+                oversampling = options.pop("psf_oversampling", None)
+                given = FileOptions(**options).given
+                if given:
+                    raise InputError(
+                        f"{', '.join(given)}: options of FITS files; put it into the npz archive."
+                    )
+                return cls.from_npz(path, index, psf, oversampling)
+        return cls.from_fits(path, psf, index, **options)
 
     @classmethod
     def _build(cls, arguments: dict[str, Any], path) -> "Observation":

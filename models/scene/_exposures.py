@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from scorepriors._aside import Aside
-from scorepriors._surveys import wavelength
+from scorepriors._filters import wavelength
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.noise._abstract import AbstractNoise

@@ -13,7 +13,8 @@ from astropy.wcs import WCS
 
 from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._errors import InputError
-from scorepriors._surveys import LSST, SPACE, WAVELENGTHS, ZERO_POINT, Camera, flux_of
+from scorepriors._filters import WAVELENGTHS
+from scorepriors._surveys import LSST, SPACE, ZERO_POINT, Camera, flux_of
 from scorepriors.models.data._observation import Observation
 from scorepriors.training._sets import lsst_galaxy
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scorepriors._surveys import WAVELENGTHS, wavelength
+from scorepriors._filters import WAVELENGTHS, wavelength
 from scorepriors.models.spectra._colors import UNKNOWN, color_prior
 
 LSST = ("u", "g", "r", "i", "z", "y")
@@ -51,21 +51,3 @@ def test_bands_of_unknown_wavelength_are_taken_as_flat():
     mean, covariance = color_prior([wavelength("a"), wavelength("i")], np.array([1.0, 3.0]))
     np.testing.assert_allclose(mean, [0.25, 0.75])
     np.testing.assert_allclose(np.diag(covariance), UNKNOWN**2)
-
-
-@pytest.mark.parametrize(
-    ("band", "found"),
-    [
-        ("u", 367),
-        ("LSST_r", 622),
-        ("HSC-G", 483),
-        ("HSC-I2", 755),
-        ("ztf.zr", None),
-        ("Y", 1081),
-        ("y", 971),
-        ("VIS", 715),
-        ("", None),
-    ],
-)
-def test_names_of_bands(band, found):
-    assert wavelength(band) == found

@@ -23,7 +23,7 @@ from scorepriors.models import (
     place_sources,
 )
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._psf_checks import PSFWarning
+from scorepriors.models.data.psfs._checks import PSFWarning
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._grids import regrid
 from scorepriors.models.rendering._information import likelihood_diagonal_on_host

@@ -17,7 +17,7 @@ from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._psf_checks import PSFWarning
+from scorepriors.models.data.psfs._checks import PSFWarning
 from scorepriors.models.rendering._psf import gaussian_psf
 
 SHAPE = (2, 12, 15)

@@ -10,14 +10,16 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
-from scorepriors.models.data._checks import masked_pixels
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._warnings import FileWarning
+from scorepriors.models.data.psfs._read import read_psf
+from scorepriors.models.data.readers._masks import masked_pixels
 from scorepriors.models.data.readers._npz_files import plain_catalog
-from scorepriors.models.data.readers._psf_files import read_psf
 from scorepriors.models.rendering._psf import gaussian_psf
 
 SHAPE = (2, 10, 14)
 PSF = gaussian_psf(1.5, 15)
+PSFS = np.stack([PSF, PSF])
 
 
 def pixels(shape=SHAPE, seed=0):
@@ -49,7 +51,7 @@ def write(path, image=None, cards=None, primary=None, **extensions):
 
 
 def write_cube(path, **changes):
-    values = {"image": pixels(), "VARIANCE": np.full(SHAPE, 4.0), "PSF": PSF}
+    values = {"image": pixels(), "VARIANCE": np.full(SHAPE, 4.0), "PSF": PSFS}
     values.update(changes)
     return write(path, **{k: v for k, v in values.items() if v is not None})
 
@@ -121,7 +123,7 @@ def test_nanomaggies(tmp_path):
 def test_primary_and_compressed_images(tmp_path):
     hdus = fits.HDUList([fits.PrimaryHDU(pixels(), wcs_header())])
     hdus.append(fits.ImageHDU(np.ones(SHAPE), name="VARIANCE"))
-    hdus.append(fits.ImageHDU(PSF, name="PSF"))
+    hdus.append(fits.ImageHDU(PSFS, name="PSF"))
     hdus.writeto(tmp_path / "a.fits.gz")
     assert Observation.read(tmp_path / "a.fits.gz").wcs is not None
     hdus = fits.HDUList([fits.PrimaryHDU()])
@@ -129,7 +131,7 @@ def test_primary_and_compressed_images(tmp_path):
         fits.CompImageHDU(pixels(), wcs_header(), compression_type="GZIP_2", quantize_level=0)
     )
     hdus.append(fits.ImageHDU(np.ones(SHAPE), name="VARIANCE"))
-    hdus.append(fits.ImageHDU(PSF, name="PSF"))
+    hdus.append(fits.ImageHDU(PSFS, name="PSF"))
     hdus.writeto(tmp_path / "b.fits.fz")
     obs = Observation.read(tmp_path / "b.fits.fz")
     np.testing.assert_array_equal(obs.images, pixels())
@@ -182,7 +184,6 @@ def test_psfs_of_different_sizes_are_padded(tmp_path, size, expected):
         ({"image": pixels(), "VARIANCE": np.ones(SHAPE)}, "field-r.fits holds 2 bands"),
         ({"cards": {"CRPIX1": 9.0, "MAGZERO": 1.0}}, r"WCS of field-r.fits .* by 2 pixels"),
         ({"cards": {"FILTER": "r"}}, "field-r.fits has no MAGZERO card"),
-        ({"cards": {"BUNIT": "Jy", "MAGZERO": 8.9}}, "field-r.fits has the unit Jy but"),
         ({"cards": {"FILTER": "g", "MAGZERO": 1.0}}, r"field-g.fits ...: the band 'g' is named"),
         ({"PSF": None}, "field-r.fits has no PSF extension"),
         ({"PSF": np.ones((3, 5))}, "PSF images must be square"),
@@ -198,17 +199,16 @@ def test_errors_between_bands(tmp_path, changes, message):
     ("changes", "message"),
     [
         ({"image": None}, r"a.fits: no IMAGE extension .*; found PRIMARY, VARIANCE, PSF"),
-        ({"VARIANCE": None}, r"a.fits: no noise extension \(one of VARIANCE, STD"),
+        ({"VARIANCE": None}, r"a.fits: no noise extension \(one of VARIANCE, VAR"),
         ({"PSF": None}, "a.fits has no PSF extension; add one or give"),
         ({"image": np.ones(3)}, r"HDU IMAGE holds \(3,\)"),
         ({"VARIANCE": np.ones((2, 3, 3))}, r"VARIANCE has the shape \(2, 3, 3\) but"),
-        ({"VARIANCE": np.zeros(SHAPE)}, "a.fits: VARIANCE is zero at 280"),
+        ({"VARIANCE": np.zeros(SHAPE)}, r"a.fits: no pixel has data .*\(zero in VARIANCE 280\)"),
         ({"VARIANCE": None, "STD": -np.ones(SHAPE)}, "a.fits: STD is negative"),
         ({"MASK": np.zeros((3, 3), np.int16)}, r"mask has the shape \(3, 3\)"),
         ({"cards": {"BANDS": "g"}}, r"a.fits: 1 band name\(s\)"),
         ({"cards": {"MAGZERO": "high"}}, "card MAGZERO holds 'high'"),
-        ({"image": np.full(SHAPE, np.nan)}, r"a.fits: 280 pixel\(s\) are NaN"),
-        ({"cards": {"CTYPE2": "GLAT-TAN"}}, "a.fits: the WCS cannot be read"),
+        ({"image": np.full(SHAPE, np.nan)}, r"no pixel has data .*\(NaN or infinite in the image"),
     ],
 )
 def test_errors_in_a_cube(tmp_path, changes, message):
@@ -267,14 +267,12 @@ def test_truncated_in_the_data(tmp_path):
 def test_masks():
     np.testing.assert_array_equal(masked_pixels(np.array([True, False])), [True, False])
     np.testing.assert_array_equal(masked_pixels(np.array([0.0, 0.5])), [False, True])
-    header = fits.Header({"MP_BAD": 3, "MP_DET": 5, "MP_SAT": 1})
+    header = fits.Header({"MP_BAD": 3, "HIERARCH MP_DETECTED": 5, "MP_SAT": 1})
     mask = np.array([0, 8, 32, 40, 2, 1])
     expected = [False, True, False, True, True, False]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(masked_pixels(mask, header), expected)
-    with pytest.warns(UserWarning, match="bit mask without plane names; taking the Rubin"):
-        np.testing.assert_array_equal(masked_pixels(mask), [False, True, False, True, True, True])
 
 
 def test_fits_bit_mask(tmp_path):
@@ -298,7 +296,11 @@ def test_psf_files(tmp_path):
     np.savez(tmp_path / "q.npz", psfs=np.stack([PSF, PSF]))
     np.save(tmp_path / "p.npy", PSF)
     for name in ("p.fits", "q.fits", "p.npz", "q.npz", "p.npy"):
-        obs = Observation.read(path, psf=tmp_path / name)
+        if name == "q.npz":
+            obs = Observation.read(path, psf=tmp_path / name)
+        else:
+            with pytest.warns(FileWarning, match=f"{name}.* one PSF for all of the bands"):
+                obs = Observation.read(path, psf=tmp_path / name)
         np.testing.assert_allclose(obs.psfs[1], PSF / PSF.sum(), rtol=1e-5)
     obs = Observation.read(path, psf=[tmp_path / "p.fits", tmp_path / "p.npy"])
     assert obs.psfs.shape == (2, 15, 15)
@@ -307,15 +309,15 @@ def test_psf_files(tmp_path):
 def test_psf_file_errors(tmp_path):
     np.savez(tmp_path / "a.npz", other=PSF)
     with pytest.raises(InputError, match=r"a.npz holds neither psfs nor psf; found other"):
-        read_psf(tmp_path / "a.npz")
+        read_psf(tmp_path / "a.npz", bands=("g",))
     fits.PrimaryHDU().writeto(tmp_path / "a.fits")
     with pytest.raises(InputError, match=r"a.fits holds no PSF image"):
-        read_psf(tmp_path / "a.fits")
+        read_psf(tmp_path / "a.fits", bands=("g",))
     (tmp_path / "a.npy").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"a.npy is not a readable npy file"):
-        read_psf(tmp_path / "a.npy")
+        read_psf(tmp_path / "a.npy", bands=("g",))
     with pytest.raises(InputError, match="no PSF file at"):
-        read_psf(tmp_path / "no.fits")
+        read_psf(tmp_path / "no.fits", bands=("g",))
 
 
 # --- npz ------------------------------------------------------------------------------------
@@ -350,7 +352,7 @@ def test_npz(tmp_path):
     obs = Observation.read(path)
     assert obs.bands == ("band0", "band1")
     np.testing.assert_array_equal(obs.weights, 1)
-    fits.PrimaryHDU(PSF).writeto(tmp_path / "p.fits")
+    fits.PrimaryHDU(PSFS).writeto(tmp_path / "p.fits")
     path = save(tmp_path / "c.npz", psfs=None)
     assert Observation.read(path, psf=tmp_path / "p.fits").psfs.shape == (2, 15, 15)
 

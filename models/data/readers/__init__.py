@@ -11,8 +11,9 @@
   (or ``WHT``; inverse variances), shaped like the image.  Of several the first in this
   order is taken.  Weight zero and infinite variance mean masked.
 - optional ``MASK``, ``[B, H, W]`` or ``[H, W]``: nonzero means masked.  A mask with
-  values other than 0 and 1 is a bit mask, see `scorepriors.models.data._checks.masked_pixels`.
-- ``PSF``: ``[B, P, P]``, or ``[P, P]`` for all bands; or in a file of its own.
+  values other than 0 and 1 is a bit mask, see `scorepriors.models.data.readers._masks.masked_pixels`.
+- ``PSF``: ``[B, P, P]``, or ``[P, P]`` for all bands; or ``PSF_<band>`` for each; or in files
+  of their own, see `scorepriors.models.data.psfs`.
 - optional table ``CATALOG`` with positions of sources.
 
 **FITS, one file per band.**  The same with 2-D images.  The band is the ``FILTER`` or
@@ -26,9 +27,3 @@ and ``meta`` (JSON with ``zp`` and ``scale``); the reader takes one of its blend
 
 Everything returned is a dictionary of arguments of ``Observation.from_arrays``.
 """
-
-from ._fits_files import read_fits as read_fits
-from ._nddata import read_nddata as read_nddata
-from ._npz_files import read_from_set as read_from_set
-from ._npz_files import read_npz as read_npz
-from ._psf_files import read_psf as read_psf

@@ -7,8 +7,10 @@ import numpy as np
 from astropy import units
 from astropy.table import Table
 from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_area
 
 from scorepriors._errors import InputError
+from scorepriors.models.data._checks import meant_zero_point
 
 #: Largest disagreement of two WCS at the corners, pixels.
 _WCS_TOLERANCE = 0.1
@@ -20,7 +22,7 @@ class BandPart(NamedTuple):
     label: str
     images: np.ndarray
     weights: np.ndarray
-    psfs: np.ndarray | None
+    psfs: Any
     bands: tuple[str, ...] | None
     wcs: WCS | None
     unit: units.UnitBase | None
@@ -29,10 +31,20 @@ class BandPart(NamedTuple):
     scale: float | None = None
 
 
-def combine(parts: Sequence[BandPart], psfs: np.ndarray | None, name: str) -> dict[str, Any]:
-    """Stack parts along the band axis after checking that they match."""
+def combine(parts: Sequence[BandPart], psfs: Any, name: str) -> dict[str, Any]:
+    """Stack parts along the band axis after checking that they match.
+
+    PSFs are as for ``Observation.from_arrays``.
+    """
     first = parts[0]
-    images, weights, wcs = [], [], None
+    parts = [_with_zero_point(part, parts) for part in parts]
+    known = [part.zero_point is not None for part in parts]
+    unit = first.unit
+    if all(known) and not all(_convertible(part, first) for part in parts):
+        # Zero points alone tell what a pixel of each band means.
+        parts, unit = [part._replace(unit=None) for part in parts], None
+        first = parts[0]
+    images, weights, wcs, with_wcs = [], [], None, first.label
     for part in parts:
         if part.images.shape[1:] != first.images.shape[1:]:
             raise InputError(
@@ -40,15 +52,19 @@ def combine(parts: Sequence[BandPart], psfs: np.ndarray | None, name: str) -> di
                 f"{first.images.shape[1:]}; cut them to one size."
             )
         if part.wcs is not None:
-            wcs = part.wcs if wcs is None else wcs
-            _check_same_wcs(part, part.wcs, wcs, first.label)
+            if wcs is None:
+                wcs, with_wcs = part.wcs, part.label
+            else:
+                _check_same_wcs(part, part.wcs, wcs, with_wcs)
         factor = _unit_factor(part, first)
         images.append(part.images * factor)
         weights.append(part.weights / factor**2)
-    known = [part.zero_point is not None for part in parts]
     if any(known) and not all(known):
         missing = parts[known.index(False)].label
-        raise InputError(f"{missing} has no MAGZERO card, but other bands have one; add it.")
+        raise InputError(
+            f"{missing} has no MAGZERO card, but other bands have a zero point; add it, or say "
+            "zero_point= (--zero-point) for all."
+        )
     zero_point = None
     if all(known):
         # Zero points are converted as the images are, to the unit of the first.
@@ -60,16 +76,13 @@ def combine(parts: Sequence[BandPart], psfs: np.ndarray | None, name: str) -> di
     bands = None
     if all(part.bands is not None for part in parts):
         bands = tuple(band for part in parts for band in part.bands or ())
-    if psfs is None:
-        found = [np.asarray(part.psfs) for part in parts]
-        psfs = found[0] if len(found) == 1 else stack_psfs(found)
     return {
         "images": np.concatenate(images),
         "weights": np.concatenate(weights),
         "psfs": psfs,
         "bands": bands,
         "wcs": wcs,
-        "unit": first.unit,
+        "unit": unit,
         "zero_point": zero_point,
         "name": name,
         "catalog": next((part.catalog for part in parts if part.catalog is not None), None),
@@ -77,10 +90,24 @@ def combine(parts: Sequence[BandPart], psfs: np.ndarray | None, name: str) -> di
     }
 
 
+def _with_zero_point(part: BandPart, parts: Sequence[BandPart]) -> BandPart:
+    """Return a part whose unit tells the zero point that others have from a card."""
+    meant = meant_zero_point(part.unit)
+    if part.zero_point is not None or meant is None or all(p.zero_point is None for p in parts):
+        return part
+    return part._replace(zero_point=(meant,) * len(part.images))
+
+
+def _convertible(part: BandPart, first: BandPart) -> bool:
+    if part.unit is None or first.unit is None:
+        return part.unit is first.unit
+    return part.unit == first.unit or part.unit.is_equivalent(first.unit)
+
+
 def _unit_factor(part: BandPart, first: BandPart) -> float:
     if part.unit == first.unit:
         return 1.0
-    if part.unit is not None and first.unit is not None and part.unit.is_equivalent(first.unit):
+    if part.unit is not None and first.unit is not None and _convertible(part, first):
         return float(part.unit.to(first.unit))
     raise InputError(
         f"{part.label} has the unit {part.unit} but {first.label} has {first.unit}; "
@@ -89,32 +116,14 @@ def _unit_factor(part: BandPart, first: BandPart) -> float:
 
 
 def _check_same_wcs(part: BandPart, own: WCS, wcs: WCS, label: str) -> None:
+    """Refuse another place of the corners on the sky; those off the projection are left out."""
     height, width = part.images.shape[1:]
     x, y = np.array([0.0, width - 1, 0, width - 1]), np.array([0.0, 0, height - 1, height - 1])
-    try:
-        there = wcs.world_to_pixel(own.pixel_to_world(x, y))
-        distance = np.hypot(there[0] - x, there[1] - y).max()
-    except Exception:  # astropy's NoConvergence, or points behind the projection
-        distance = np.inf
-    if not distance <= _WCS_TOLERANCE:
+    side = np.sqrt(proj_plane_pixel_area(wcs))
+    distance = own.pixel_to_world(x, y).separation(wcs.pixel_to_world(x, y)).deg / side
+    distance = distance[np.isfinite(distance)]
+    if distance.size and distance.max() > _WCS_TOLERANCE:
         raise InputError(
-            f"the WCS of {part.label} differs from that of {label} by {distance:.3g} pixels; "
+            f"the WCS of {part.label} differs from that of {label} by {distance.max():.3g} pixels; "
             "resample the bands to one pixel grid."
         )
-
-
-def stack_psfs(psfs: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack PSFs of different sizes, padded with zeros about the pixel ``P // 2``."""
-    stacks = [psf if psf.ndim == 3 else psf[None] for psf in psfs]
-    sizes = {stack.shape[1:] for stack in stacks}
-    if len(sizes) == 1:
-        return np.concatenate(stacks)
-    if any(height != width for height, width in sizes):
-        raise InputError(f"PSF images must be square; their shapes are {sorted(sizes)}.")
-    size = max(height for height, _ in sizes)
-    padded = []
-    for stack in stacks:
-        before = size // 2 - stack.shape[-1] // 2
-        after = size - stack.shape[-1] - before
-        padded.append(np.pad(stack, ((0, 0), (before, after), (before, after))))
-    return np.concatenate(padded)

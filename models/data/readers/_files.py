@@ -1,22 +1,25 @@
 """Reading of FITS files and npz archives into memory; damaged ones raise InputError."""
 
+import bz2
 import gzip
 import io
 import os
 import warnings
 import zlib
 from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits import VerifyError
 from astropy.table import Table
 
 from scorepriors._archives import read_arrays
 from scorepriors._errors import InputError
 
-FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
+FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.bz2", ".fz")
 NPZ_ENDINGS = (".npz",)
 
 READ_ERRORS = (OSError, TypeError, ValueError, EOFError, KeyError, IndexError, zlib.error)
@@ -49,11 +52,120 @@ def check_file(path: Source, endings: Sequence[str], what: str) -> Path:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of an error's message, to quote in another message."""
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    """Return the telling line of an error's message, to quote in another message."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    # Those of wcslib begin with the line of its code.
+    return lines[-1 if lines[0].startswith("ERROR") else 0].strip().rstrip(".")
 
 
-def load_hdus(path: Source) -> list[HDU]:
+class Extension:
+    """One HDU of an open FITS file, whose pixels are read when they are asked for.
+
+    Attributes
+    ----------
+    name, version
+        EXTNAME in capitals, and EXTVER.
+    number
+        Its place in the file, from 0.
+    header
+        Header.
+    shape
+        Shape of the image; None for tables and HDUs without data.
+    is_table
+        Whether it holds a table.
+    file_hdus
+        All HDUs of the file, as astropy has them.
+    """
+
+    def __init__(self, hdu, number: int, file: str, file_hdus=None):
+        self.name, self.number, self._hdu, self._file = hdu.name.upper(), number, hdu, file
+        self.file_hdus = file_hdus
+        self.version, self.header = hdu.ver, hdu.header
+        self.is_table = isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
+        shape = () if self.is_table else tuple(getattr(hdu, "shape", ()) or ())
+        self.shape = shape or None
+
+    @property
+    def label(self) -> str:
+        """Name for a message: the name with the version if it isn't 1, else the number."""
+        if not self.name:
+            return f"HDU {self.number}"
+        return self.name if self.version == 1 else f"{self.name},{self.version}"
+
+    def pixels(self, box: tuple[slice, slice] | None = None) -> np.ndarray:
+        """Read the image, or its part in a box of rows and columns, as a new array."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # cards of no meaning, which astropy corrects
+                if box is None:
+                    return np.array(self._hdu.data)
+                section = self._hdu.section
+                return np.array(section[(..., *box)] if len(self.shape or ()) > 2 else section[box])
+        except READ_ERRORS as error:
+            raise InputError(
+                f"{self._file}: the pixels of {self.label} cannot be read: {reason(error)}."
+            ) from error
+
+    def table(self) -> Table:
+        """Read the table."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return Table.read(self._hdu)
+        except READ_ERRORS as error:
+            raise InputError(
+                f"{self._file}: the table {self.label} cannot be read: {reason(error)}."
+            ) from error
+
+
+@contextmanager
+def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS):
+    """Open a FITS file, and yield its HDUs as a list of `Extension`; only headers are read.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, truncated or not FITS.
+    """
+    path = check_file(path, endings, "FITS file")
+    failure, extensions, opened = None, [], None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            source: Any = path
+            with path.open("rb") as stream:
+                start = stream.read(3)
+            packed = start.startswith((b"\x1f\x8b", b"BZh"))
+            if packed:
+                # astropy accepts a truncated archive.
+                unpack = bz2.decompress if start == b"BZh" else gzip.decompress
+                source = io.BytesIO(unpack(path.read_bytes()))
+            opened = fits.open(source, memmap=False)
+            extensions = [
+                Extension(hdu, number, path.name, opened) for number, hdu in enumerate(opened)
+            ]
+        except (*READ_ERRORS, VerifyError) as error:
+            failure = error
+    try:
+        # A truncated file gives a warning, after which reading it may or may not fail.
+        messages = [str(warning.message) for warning in caught]
+        if isinstance(failure, EOFError) or any(
+            word in message for message in messages for word in ("truncated", "corrupted")
+        ):
+            raise InputError(f"{path.name} is truncated; copy or download it again.") from failure
+        if failure is not None:
+            raise InputError(
+                f"{path.name} is not a readable FITS file: {reason(failure)}."
+            ) from failure
+        yield extensions
+    finally:
+        if opened is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                opened.close()
+
+
+def load_hdus(path: Source, endings: Sequence[str] = FITS_ENDINGS) -> list[HDU]:
     """Read every HDU of a FITS file into memory, without warnings.
 
     Raises
@@ -61,37 +173,14 @@ def load_hdus(path: Source) -> list[HDU]:
     InputError
         If the file is missing, empty, truncated or not FITS.
     """
-    path = check_file(path, FITS_ENDINGS, "FITS file")
-    failure = None
-    hdus = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            content = path.read_bytes()
-            if content.startswith(b"\x1f\x8b"):
-                content = gzip.decompress(content)  # astropy accepts a truncated archive
-            with fits.open(io.BytesIO(content), memmap=False) as opened:
-                hdus = [HDU(hdu.name.upper(), hdu.header.copy(), _data(hdu)) for hdu in opened]
-        except READ_ERRORS as error:
-            failure = error
-    # A truncated file gives a warning, after which reading it may or may not fail.
-    messages = [str(warning.message) for warning in caught]
-    if isinstance(failure, EOFError) or any(
-        word in message for message in messages for word in ("truncated", "corrupted")
-    ):
-        raise InputError(f"{path.name} is truncated; copy or download it again.") from failure
-    if failure is not None:
-        raise InputError(
-            f"{path.name} is not a readable FITS file: {reason(failure)}."
-        ) from failure
-    return hdus
+    with open_fits(path, endings) as extensions:
+        return [HDU(one.name, one.header.copy(), _data(one)) for one in extensions]
 
 
-def _data(hdu):
-    if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
-        return Table.read(hdu)
-    data = getattr(hdu, "data", None)
-    return None if data is None else np.array(data)
+def _data(extension: Extension):
+    if extension.is_table:
+        return extension.table()
+    return None if extension.shape is None else extension.pixels()
 
 
 def find_hdu(hdus: Sequence[HDU], names: Sequence[str]) -> HDU | None:

@@ -11,15 +11,11 @@ from astropy.table import Table
 from scipy.ndimage import uniform_filter
 
 from scorepriors._errors import InputError
-from scorepriors.models.data._checks import (
-    broadcast_mask,
-    masked_pixels,
-    numeric,
-    weights_from_noise,
-)
+from scorepriors.models.data._checks import broadcast_mask, numeric, weights_from_noise
+from scorepriors.models.data.psfs._read import npz_sources
 
 from ._files import Source, array_names, load_npz
-from ._psf_files import read_psf
+from ._masks import masked_pixels
 
 
 def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]:
@@ -32,7 +28,8 @@ def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]
     index
         Number of the blend in a set, from 0.
     psf
-        Argument of `read_psf`, which replaces the archive's own PSF.
+        PSF as for `scorepriors.models.data.psfs._read.read_psf`, which replaces the archive's
+        own.
 
     Returns
     -------
@@ -69,7 +66,7 @@ def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]
 
 def _complete(arguments: dict[str, Any], archive: dict[str, np.ndarray], psf) -> dict[str, Any]:
     if psf is not None:
-        arguments["psfs"] = read_psf(psf)
+        arguments["psfs"] = psf
     names = archive.get("bands", archive.get("filters"))
     arguments["bands"] = None if names is None else tuple(str(name) for name in np.ravel(names))
     return arguments
@@ -90,7 +87,7 @@ def _read_single(path: Path, archive: dict[str, np.ndarray], images: np.ndarray)
         "weights": weights_from_noise(
             noise, kind.removesuffix("s"), masked, f"{path.name} [{kind}]"
         ),
-        "psfs": archive.get("psfs"),
+        "psfs": npz_sources(archive, path.name) if "psfs" in archive else None,
         "catalog": plain_catalog(archive["catalog"]) if "catalog" in archive else None,
         "name": path.stem,
     }

@@ -1,0 +1,118 @@
+"""Checks of PSF images on pixels: square, normalized, centered, sampled."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scorepriors._errors import InputError
+from scorepriors.models.data._checks import numeric
+from scorepriors.models.data._warnings import note
+
+from ._resampling import centered
+
+#: Largest offset of a peak that is removed, pixels; one that lies farther out is no center.
+_MAX_PEAK_OFFSET = 2.0
+
+#: Largest offset of a centroid that is removed without a word, pixels.
+_MAX_CENTROID_OFFSET = 0.1
+
+#: Largest relative error of a PSF's sum from rounding or truncated wings.
+_MAX_SUM_ERROR = 0.01
+
+
+class PSFWarning(UserWarning):
+    """Warning about a PSF image that is used although it is not exactly as it should be."""
+
+
+def check_psfs(psfs, bands: tuple[str, ...]) -> np.ndarray:
+    """Return checked float32 PSFs ``[B, P, P]``, P odd, normalized and centered.
+
+    Parameters
+    ----------
+    psfs
+        PSFs ``[B, P, P]``, or ``[P, P]`` for all bands, or a list of images of any sizes.
+    bands
+        Names of the bands.
+    """
+    images = [image.astype(np.float64) for image in _one_per_band(psfs, bands)]
+    for band, image in zip(bands, images, strict=True):
+        _check_image(image, band)
+    totals = [image.sum() for image in images]
+    off = [f"{band} {total:.4g}" for band, total in zip(bands, totals) if sum_is_off(total)]
+    if off:
+        note(f"PSFs do not sum to one, so they were normalized: {', '.join(off)}.", PSFWarning)
+    moved, offsets = zip(*(centered(image) for image in images), strict=True)
+    _tell_offsets(bands, offsets)
+    stack = _one_size(moved)
+    return (stack / stack.sum(axis=(1, 2), keepdims=True)).astype(np.float32)
+
+
+def sum_is_off(total: float) -> bool:
+    """Return whether a PSF's sum differs from one by more than `_MAX_SUM_ERROR`."""
+    return bool(abs(total - 1) > _MAX_SUM_ERROR)
+
+
+def _one_per_band(psfs, bands: tuple[str, ...]) -> Sequence[np.ndarray]:
+    if isinstance(psfs, list | tuple) and all(np.ndim(image) == 2 for image in psfs):
+        images = [numeric(image, "psfs") for image in psfs]
+    else:
+        images = numeric(psfs, "psfs")
+        if images.ndim == 2:
+            images = np.broadcast_to(images, (len(bands), *images.shape))
+        if images.ndim != 3 or images.size == 0:
+            raise InputError(
+                f"psfs have the shape {images.shape}; give [B, P, P], or [P, P] for all."
+            )
+    if len(images) != len(bands):
+        raise InputError(
+            f"there are {len(images)} PSFs for {len(bands)} band(s); give one for each, or one "
+            "[P, P] for all."
+        )
+    return images
+
+
+def _check_image(image: np.ndarray, band: str) -> None:
+    if image.shape[0] != image.shape[1] or image.size == 0:
+        raise InputError(
+            f"PSF images must be square; that of band {band!r} has the shape {image.shape}: cut "
+            "it, or pad it with zeros."
+        )
+    if not np.isfinite(image).all():
+        raise InputError(
+            f"the PSF of band {band!r} has {(~np.isfinite(image)).sum()} NaN or infinite "
+            "pixel(s); replace them, by 0 in the wings."
+        )
+    if not image.sum() > 0:
+        raise InputError(
+            f"the PSF of band {band!r} has the sum {image.sum():.3g}; it must be positive."
+        )
+    middle = (len(image) - 1) / 2
+    row, column = np.unravel_index(np.argmax(image), image.shape)
+    # Of an even side either pixel beside the middle is a center.
+    away = np.maximum(np.abs([row - middle, column - middle]) - (1 - len(image) % 2) / 2, 0)
+    if np.hypot(*away) > _MAX_PEAK_OFFSET:
+        raise InputError(
+            f"the PSF of band {band!r} peaks at (row {row}, column {column}), far from its "
+            f"central pixel ({len(image) // 2}, {len(image) // 2}); cut it out around its peak."
+        )
+
+
+def _tell_offsets(bands: tuple[str, ...], offsets: Sequence[np.ndarray]) -> None:
+    off = [
+        f"{band} ({row:+.2f}, {column:+.2f})"
+        for band, (row, column) in zip(bands, np.round(offsets, 2) + 0.0, strict=True)
+        if np.hypot(row, column) > _MAX_CENTROID_OFFSET
+    ]
+    if off:
+        note(
+            "PSFs were not centered on their central pixel, which shifts sources by as much, so "
+            "they were moved there (parts of a pixel by a phase in Fourier space); offsets in "
+            f"(row, column), pixels: {', '.join(off)}.",
+            PSFWarning,
+        )
+
+
+def _one_size(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack images of odd sides, the smaller ones padded with zeros."""
+    size = max(len(image) for image in images)
+    return np.stack([np.pad(image, (size - len(image)) // 2) for image in images])

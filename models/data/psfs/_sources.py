@@ -1,0 +1,82 @@
+"""What a PSF is before it is evaluated: a name, and a function of the place of the scene."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Place(NamedTuple):
+    """Place of a scene, at which its PSFs are evaluated.
+
+    Attributes
+    ----------
+    row, column
+        Center of the scene in pixels of its file's image, counted from 0; None if unknown.
+    sky
+        The same as (RA, Dec) in degrees; None without WCS.
+    scale
+        Arcseconds per pixel of the image; None if unknown.
+    """
+
+    row: float | None = None
+    column: float | None = None
+    sky: tuple[float, float] | None = None
+    scale: float | None = None
+
+
+class Stamp(NamedTuple):
+    """Samples of a PSF at one place.
+
+    Attributes
+    ----------
+    image
+        Samples ``[H, W]``.
+    scale
+        Arcseconds per sample; None if unknown.
+    oversampling
+        Samples per pixel of the image, along one axis; None if unknown.
+    effective
+        Whether samples are values of the effective PSF, with the response of a whole pixel in
+        each, to be interpolated; else each is the light on its own small pixel, to be summed.
+    """
+
+    image: np.ndarray
+    scale: float | None = None
+    oversampling: float | None = None
+    effective: bool = False
+
+
+class Source(NamedTuple):
+    """One PSF of a file or an object.
+
+    Attributes
+    ----------
+    label
+        Name of the file and the HDU, for sentences.
+    at
+        Function of a `Place` that returns a `Stamp`.
+    band
+        Name of its band by a card, or None.
+    name
+        Name of its HDU, which may name the band; "" for none.
+    hint
+        Words that may name the band by chance: those of the file's name.
+    ordered
+        Whether it is one of a cube, which has the order of the bands.
+    refusal
+        Why it can't be used, as a sentence; "" if it can.
+    """
+
+    label: str
+    at: Callable[[Place], Stamp]
+    band: str | None = None
+    name: str = ""
+    hint: str = ""
+    ordered: bool = False
+    refusal: str = ""
+
+
+def constant(label: str, stamp: Stamp, band: str | None = None, name: str = "") -> Source:
+    """Return the source of a stamp that is the same everywhere."""
+    return Source(label, lambda place: stamp, band, name)

@@ -1,0 +1,423 @@
+"""The products of surveys, one row each: how a file is recognized, and what its HDUs hold.
+
+What a row leaves out follows the general rules for names and cards, so a row says only where a
+product differs from them, or where it must not be guessed.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from scorepriors._surveys import NANOJANSKY_ZERO_POINT
+
+from . import _product_rules as rules
+from ._meds import open_meds
+
+#: In `Product.bad_planes`: every plane of the mask.
+ALL_PLANES = "*"
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Layout of one product of a survey.
+
+    Attributes
+    ----------
+    name
+        Name of the product, as in a sentence: "Rubin DP1 coadd".
+    cards
+        Recognized by: cards that some HDU must have, with a regular expression for the value
+        (searched, without regard to case; ``""`` for any).
+    hdus
+        Recognized by: names of HDUs that must all be there.
+    file_name
+        Recognized by: regular expression, searched in the name of the file.
+    matches
+        Recognized by: function of the HDUs (`name`, `header`, `shape`) and of the path, where
+        cards and names do not tell.
+    image
+        Names of the image's HDU, in the order of preference.  Where HDUs have no names,
+        ``"#1"`` means the HDU of that number, and ``"CARD=VALUE"`` the one with that card.
+    noise
+        Name of the noise's HDU and kind of its content: ``"variance"``, ``"deviation"``,
+        ``"ivar"`` or ``"exposure"`` (relative, scaled to the scatter of the pixels).  Several
+        in the order of preference.
+    mask, psf, catalog
+        Names of the HDUs of the mask, the PSF and a table of positions.
+    cells
+        Whether the PSF's HDU holds one PSF per cell of the image.
+    noise_file, mask_file, noise_file_kind
+        Noise and mask in files of their own, beside the image's: pairs of a regular expression
+        in the image's file name and its replacement, in which ``*`` stands for anything; and the
+        kind of the noise.
+    variance
+        Function ``(pixels, header, hdus, box)`` that returns the variance of pixels, for files
+        that hold none; `box` is the part that was cut out, or None.
+    coverage
+        Names of HDUs that are zero where the image holds no data.
+    unit
+        Unit of a pixel where ``BUNIT`` is missing or wrong.
+    zero_point
+        Function of the image's header (with the primary's) that returns the AB magnitude of one
+        unit of a pixel; None follows the general rules, a result of None means unknown.
+    bands
+        Function of the same header that returns the names of the bands, or None.
+    bands_in
+        The same of the HDUs, for files that do not name the band in a card.
+    planes
+        Bits of the mask by the name of the plane, where the mask's header does not name them.
+    bad_planes
+        Names of planes, or bits, whose pixels are left out; `ALL_PLANES` for each nonzero pixel.
+        The reader says how many pixels went by which plane.
+    scaling, noise_scaling
+        Functions ``(pixels, header)`` that return linear pixels, or noise, from stored ones; the
+        header is that of the HDU (with the primary's).  `noise_scaling` comes before the noise
+        is understood by its kind.
+    open
+        Function ``(path, index)`` that returns arguments of ``Observation.from_arrays``, for
+        files that hold no plain images.
+    note
+        A sentence that the user should read when such a file is opened; "" for none.
+    """
+
+    name: str
+    cards: Mapping[str, str] = field(default_factory=dict)
+    hdus: tuple[str, ...] = ()
+    file_name: str = ""
+    matches: Callable[[Sequence[Any], Path], bool] | None = None
+    image: tuple[str, ...] = ()
+    noise: Mapping[str, str] = field(default_factory=dict)
+    mask: tuple[str, ...] = ()
+    psf: tuple[str, ...] = ()
+    catalog: tuple[str, ...] = ()
+    cells: bool = False
+    noise_file: tuple[str, str] | None = None
+    mask_file: tuple[str, str] | None = None
+    noise_file_kind: str = ""
+    variance: Callable[..., np.ndarray] | None = None
+    coverage: tuple[str, ...] = ()
+    unit: str = ""
+    zero_point: Callable[[fits.Header], float | None] | None = None
+    bands: Callable[[fits.Header], Sequence[str] | None] | None = None
+    bands_in: Callable[[Sequence[Any]], Sequence[str] | None] | None = None
+    planes: Mapping[str, int] = field(default_factory=dict)
+    bad_planes: tuple[str | int, ...] = ()
+    scaling: Callable[[np.ndarray, fits.Header], np.ndarray] | None = None
+    noise_scaling: Callable[[np.ndarray, fits.Header], np.ndarray] | None = None
+    open: Callable[[Path, int | None], dict[str, Any]] | None = None
+    note: str = ""
+
+
+def recognize(hdus: Sequence[Any], path: Path) -> Product | None:
+    """Return the row of the product that a file is, or None.
+
+    Parameters
+    ----------
+    hdus
+        HDUs of the file, each with a `name`, a `header` and the `shape` of its image (None for
+        tables and empty ones).
+    path
+        Path of the file.
+    """
+    return next((row for row in PRODUCTS if _is(row, hdus, Path(path))), None)
+
+
+def _is(row: Product, hdus: Sequence[Any], path: Path) -> bool:
+    names = {hdu.name for hdu in hdus}
+    return (
+        all(_has_card(hdus, card, pattern) for card, pattern in row.cards.items())
+        and names.issuperset(row.hdus)
+        and re.search(row.file_name, path.name, re.IGNORECASE) is not None
+        and (row.matches is None or row.matches(hdus, path))
+    )
+
+
+def _has_card(hdus: Sequence[Any], card: str, pattern: str) -> bool:
+    return any(
+        card in hdu.header and re.search(pattern, str(hdu.header[card]), re.IGNORECASE)
+        for hdu in hdus
+    )
+
+
+def _is_hsc(hdus: Sequence[Any], path: Path) -> bool:
+    """Whether a file of the Rubin pipelines is one of HSC, whose coadds are in counts."""
+    if _has_card(hdus, "BUNIT", "nJy"):
+        return False
+    return (
+        _has_card(hdus, "FLUXMAG0", "")
+        or _has_card(hdus, "FILTER", "^(HSC|NB|IB)")
+        or _has_card(hdus, "INSTRUME", "HSC|Hyper")
+        or re.search(r"HSC|[-_](NB|IB)\d+", path.name) is not None
+    )
+
+
+def _is_coadd(hdus: Sequence[Any], path: Path) -> bool:
+    """Whether a file of the Rubin pipelines is a coadd: by planes that only coadds have."""
+    planes = ("MP_CLIPPED", "MP_REJECTED", "MP_SENSOR_EDGE", "MP_INEXACT_PSF")
+    return (
+        any(_has_card(hdus, plane, "") for plane in planes)
+        or any("coaddpsf" in hdu.name.lower() for hdu in hdus)
+        or re.search("coadd", path.name, re.IGNORECASE) is not None
+    )
+
+
+def _is_legacy_cutout(hdus: Sequence[Any], path: Path) -> bool:
+    kinds = {str(hdu.header.get("IMAGETYP", "")).strip().upper() for hdu in hdus}
+    return not kinds.isdisjoint(("INVVAR", "MASKBITS"))
+
+
+def _has_flux_unit(hdus: Sequence[Any], path: Path) -> bool:
+    return _has_card(hdus, "BUNIT", "jansky|jy")
+
+
+#: Rows in the order in which they are tried: the more special ones first.
+PRODUCTS: tuple[Product, ...] = (
+    # --- Rubin and HSC: the planes of the mask are named by cards.
+    Product(
+        name="Rubin DP2 cell coadd",
+        cards={"MSKN0000": ""},
+        hdus=("IMAGE", "MASK", "VARIANCE", "PSF"),
+        matches=lambda hdus, path: any(
+            hdu.name == "PSF" and len(hdu.shape or ()) == 4 for hdu in hdus
+        ),
+        image=("IMAGE",),
+        noise={"VARIANCE": "variance"},
+        mask=("MASK",),
+        psf=("PSF",),
+        cells=True,
+        bands_in=rules.dp2_band,
+        bad_planes=rules.DP2_COADD_BAD,
+    ),
+    Product(
+        name="Rubin DP2 image",
+        cards={"MSKN0000": ""},
+        hdus=("IMAGE", "MASK", "VARIANCE"),
+        image=("IMAGE",),
+        noise={"VARIANCE": "variance"},
+        mask=("MASK",),
+        bands_in=rules.dp2_band,
+        bad_planes=rules.DP2_VISIT_BAD,
+    ),
+    Product(
+        name="HSC coadd",
+        cards={"MP_BAD": ""},
+        matches=lambda hdus, path: _is_hsc(hdus, path) and _is_coadd(hdus, path),
+        image=("IMAGE",),
+        noise={"VARIANCE": "variance"},
+        mask=("MASK",),
+        zero_point=rules.hsc_zero_point,
+        bad_planes=rules.RUBIN_COADD_BAD,
+    ),
+    Product(
+        name="HSC exposure",
+        cards={"MP_BAD": ""},
+        matches=_is_hsc,
+        image=("IMAGE",),
+        noise={"VARIANCE": "variance"},
+        mask=("MASK",),
+        bad_planes=rules.RUBIN_VISIT_BAD,
+    ),
+    Product(
+        name="Rubin coadd",
+        cards={"MP_BAD": ""},
+        hdus=("IMAGE", "MASK"),
+        matches=_is_coadd,
+        image=("IMAGE",),
+        noise={"VARIANCE": "variance"},
+        mask=("MASK",),
+        bad_planes=rules.RUBIN_COADD_BAD,
+    ),
+    Product(
+        name="Rubin visit image",
+        cards={"MP_BAD": ""},
+        hdus=("IMAGE", "MASK"),
+        image=("IMAGE",),
+        noise={"VARIANCE": "variance"},
+        mask=("MASK",),
+        bad_planes=rules.RUBIN_VISIT_BAD,
+    ),
+    # --- Legacy Surveys, DES.
+    Product(
+        name="Legacy Surveys viewer cutout",
+        cards={"BANDS": "^[ugrizY]+$"},
+        matches=_is_legacy_cutout,
+        image=("#0",),
+        noise={"IMAGETYP=INVVAR": "ivar"},
+        mask=("IMAGETYP=MASKBITS",),
+        unit="nanomaggy",
+        bands=lambda header: tuple(str(header["BANDS"]).strip()),
+        planes=rules.LEGACY_PLANES,
+        bad_planes=rules.LEGACY_BAD,
+    ),
+    Product(
+        name="Legacy Surveys brick",
+        file_name=r"^legacysurvey-.*-image-[a-z]\.fits",
+        noise_file=("-image-", "-invvar-"),
+        noise_file_kind="ivar",
+        mask=("MASKBITS",),
+        mask_file=(r"-image-[a-z]\.", "-maskbits."),
+        unit="nanomaggy",
+        planes=rules.LEGACY_PLANES,
+        bad_planes=rules.LEGACY_BAD,
+    ),
+    Product(
+        name="DES coadd",
+        cards={"TILENAME": "^DES"},
+        hdus=("SCI", "MSK", "WGT"),
+        image=("SCI",),
+        noise={"WGT": "ivar"},
+        mask=("MSK",),
+        bands=lambda header: (str(header["BAND"]).strip(),) if header.get("BAND") else None,
+        bad_planes=(ALL_PLANES,),
+    ),
+    Product(name="MEDS file", hdus=("OBJECT_DATA", "IMAGE_CUTOUTS"), open=open_meds),
+    # --- From space.
+    Product(
+        name="Euclid MER mosaic",
+        file_name=r"^EUC_MER_(BGSUB-)?MOSAIC-(?!.*-(RMS|FLAG|BKG)_)",
+        noise_file=(
+            r"^EUC_MER_(?:BGSUB-)?MOSAIC-(.+)_TILE(\d+).*$",
+            r"EUC_MER_MOSAIC-\1-RMS_TILE\2*.fits*",
+        ),
+        noise_file_kind="deviation",
+        note="its FLAG file is not read, for RMS tells the pixels without data; give mask= and "
+        "bad_planes= (--mask, --bad-planes) to leave out pixels by their flags.",
+    ),
+    Product(
+        name="JWST mosaic",
+        cards={"TELESCOP": "JWST"},
+        hdus=("SCI", "ERR", "WHT"),
+        image=("SCI",),
+        noise={"ERR": "deviation"},
+        coverage=("WHT",),
+    ),
+    Product(
+        name="JWST exposure",
+        cards={"TELESCOP": "JWST"},
+        hdus=("SCI", "ERR", "DQ"),
+        image=("SCI",),
+        noise={"ERR": "deviation"},
+        mask=("DQ",),
+        planes=rules.JWST_PLANES,
+        bad_planes=("DO_NOT_USE",),
+    ),
+    Product(
+        name="HST drizzle",
+        cards={"TELESCOP": "HST"},
+        hdus=("SCI", "WHT"),
+        image=("SCI",),
+        noise={"WHT": "weight"},
+    ),
+    Product(
+        name="grizli mosaic",
+        file_name=r"_(drc|drz)_sci\.fits",
+        matches=_has_flux_unit,
+        noise_file=(r"_sci\.fits", "_wht.fits"),
+        noise_file_kind="ivar",
+        zero_point=rules.unit_zero_point,
+    ),
+    Product(
+        name="drizzled mosaic",
+        file_name=r"_(drc|drz)(_sci)?\.fits",
+        noise_file=(r"_(drz|drc)(_sci)?\.fits", r"_*wht.fits"),
+        noise_file_kind="weight",
+    ),
+    Product(
+        name="unWISE coadd",
+        file_name=r"^unwise-.*-w[1-4]-img-[mu]\.fits",
+        noise_file=("-img-", "-invvar-"),
+        noise_file_kind="ivar",
+        bands=rules.wise_band,
+        zero_point=rules.unwise_zero_point,
+    ),
+    Product(
+        name="AllWISE atlas image",
+        file_name=r"-w[1-4]-int-\d\w?\.fits",
+        noise_file=("-int-", "-unc-"),
+        noise_file_kind="deviation",
+        bands=rules.wise_band,
+        zero_point=rules.wise_zero_point,
+    ),
+    # --- From the ground.
+    Product(
+        name="Pan-STARRS stack",
+        cards={"BSOFTEN": "", "BOFFSET": ""},
+        noise_file=(r"\.(unconv|conv)(?=\.fits)", r".\1.wt"),
+        noise_file_kind="variance",
+        mask_file=(r"\.(unconv|conv)(?=\.fits)", r".\1.mask"),
+        bands=rules.panstarrs_band,
+        zero_point=rules.panstarrs_zero_point,
+        planes=rules.PANSTARRS_PLANES,
+        bad_planes=rules.PANSTARRS_BAD,
+        scaling=rules.panstarrs_linear,
+        noise_scaling=rules.panstarrs_linear,
+    ),
+    Product(
+        name="ZTF exposure",
+        file_name=r"^ztf_.*_sciimg.*\.fits",
+        cards={"MAGZP": ""},
+        variance=rules.ztf_variance,
+        mask_file=("_sciimg", "_mskimg"),
+        zero_point=rules.magzp,
+        planes=rules.ZTF_PLANES,
+        bad_planes=rules.ZTF_BAD,
+        note="its pixels hold the sky, and its noise was calculated from GAIN and READNOI.",
+    ),
+    Product(
+        name="ZTF reference",
+        file_name=r"^ztf_.*_refimg.*\.fits",
+        cards={"MAGZP": ""},
+        noise_file=("_refimg", "_refunc"),
+        noise_file_kind="deviation",
+        zero_point=rules.magzp,
+    ),
+    Product(
+        name="Gemini image",
+        cards={"INSTRUME": "GMOS|F2|NIRI|GSAOI|GNIRS"},
+        hdus=("SCI", "VAR", "DQ"),
+        image=("SCI",),
+        noise={"VAR": "variance"},
+        mask=("DQ",),
+        planes=rules.GEMINI_PLANES,
+        bad_planes=rules.GEMINI_BAD,
+    ),
+    Product(
+        name="SDSS frame",
+        file_name=r"^frame-[ugriz]-\d{6}-[1-6]-\d{4}\.fits",
+        image=("#0",),
+        variance=rules.sdss_variance,
+        unit="nanomaggy",
+        note="its noise was calculated from the gain and the dark variance of its camera column.",
+    ),
+    Product(
+        name="KiDS coadd",
+        file_name=r"^KiDS_DR[\d.]+_.*_sci\.fits",
+        noise_file=(r"_sci\.", "_wei."),
+        noise_file_kind="ivar",
+        mask_file=(r"_sci\.", "_msk."),
+        zero_point=lambda header: NANOJANSKY_ZERO_POINT,
+        planes=rules.KIDS_PLANES,
+        bad_planes=rules.KIDS_BAD,
+        scaling=rules.kids_linear,
+        noise_scaling=rules.kids_weights,
+    ),
+    Product(
+        name="2MASS image",
+        cards={"ORIGIN": "2MASS", "MAGZP": ""},
+        bands=rules.twomass_band,
+        zero_point=rules.twomass_zero_point,
+    ),
+    Product(
+        name="CCDData file",
+        hdus=("UNCERT",),
+        cards={"UTYPE": ""},
+        image=("PRIMARY",),
+        mask=("MASK",),
+        bad_planes=(ALL_PLANES,),
+    ),
+)

@@ -1,0 +1,269 @@
+"""Every product of a survey opens with right fluxes, bands, positions, noise and masks."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from survey_products import scene
+from survey_products.layouts import MAKERS, rubin_image_only
+from survey_products.measure import measure, nanojanskys
+
+from scorepriors._errors import InputError
+from scorepriors._filters import wavelength
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._warnings import FileWarning
+from scorepriors.models.data.readers import _product_rules as rules
+from scorepriors.models.data.readers._files import open_fits
+from scorepriors.models.data.readers._products import ALL_PLANES, PRODUCTS, recognize
+
+
+def opened(made):
+    """The observation of a product's files, as a user reads it, and what was said."""
+    files = made.files[0] if len(made.files) == 1 else made.files
+    psf = None if made.has_psf else scene.psf_image()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        obs = Observation.read(files, psf, **made.arguments)
+    return obs, [one for one in caught if issubclass(one.category, UserWarning)]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_products_open_right(name, tmp_path):
+    made = MAKERS[name](tmp_path)
+    obs, said = opened(made)
+    assert all(issubclass(one.category, FileWarning) for one in said), [
+        str(w.message) for w in said
+    ]
+
+    assert obs.bands == made.bands
+    assert tuple(wavelength(band) for band in obs.bands) == made.wavelengths
+    assert (nanojanskys(obs) is not None) == made.calibrated
+    found = measure(made, obs)
+    assert np.abs(found.ratio - 1).max() < 0.01
+    assert (found.wrongly_masked, found.wrongly_used) == (0, 0)
+    assert found.num_masked == made.masked.sum()
+    assert found.noise == pytest.approx(1, abs=0.02)
+    assert found.noise_error < made.noise_error
+    assert found.offset < 0.05
+    assert (obs.wcs is not None) == made.has_wcs
+    assert obs.pixel_scale == pytest.approx(made.pixel_scale, rel=1e-3)
+
+
+def test_wrong_noise_would_show(tmp_path):
+    made = MAKERS["Rubin DP1 visit image"](tmp_path)
+    obs, _ = opened(made)
+    made.sigma = made.sigma * 1.1
+    made.fluxes = made.fluxes * 1.02
+    made.masked = np.zeros_like(made.masked)
+    found = measure(made, obs)
+    assert found.noise_error > 0.05
+    assert np.abs(found.ratio - 1).min() > 0.01
+    assert found.wrongly_masked == 20
+
+
+@pytest.mark.parametrize(("source", "width"), [(0, 1.0), (1, 1.1)])
+def test_a_coadd_of_cells_gives_the_psf_of_the_cell(source, width, tmp_path):
+    made = MAKERS["Rubin DP2 cell coadd"](tmp_path)
+    sky = scene.wcs(made.pixel_scale).pixel_to_world(*scene.POSITIONS[source])
+    made.arguments = {"position": sky, "size": 13 * made.pixel_scale}
+    obs, _ = opened(made)
+    expected = scene.psf_image(obs.psfs.shape[-1], width * scene.PSF_SIGMA)
+    np.testing.assert_allclose(obs.psfs[0], expected, atol=2e-4)
+
+
+#: Row of the table of products for each file; that of general rules has none.
+ROWS = {
+    "Rubin DP1 coadd": "Rubin coadd",
+    "Rubin cutout with mask and variance": "Rubin coadd",
+    "Rubin DP1 visit image": "Rubin visit image",
+    "Rubin DP2 visit image": "Rubin DP2 image",
+    "HSC PDR2 calexp": "HSC coadd",
+    "HSC PDR3 calexp": "HSC coadd",
+    "HSC cutout": "HSC coadd",
+    "JWST i2d": "JWST mosaic",
+    "HST drizzle (HAP)": "HST drizzle",
+    "HST drizzle (CANDELS)": "drizzled mosaic",
+    "DES MEDS": "MEDS file",
+    "Gemini DRAGONS": "Gemini image",
+    "CCDData": "CCDData file",
+    "CCDData, inverse variance": "CCDData file",
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_files_are_recognized(name, tmp_path):
+    made = MAKERS[name](tmp_path)
+    for path in made.files:
+        with open_fits(path) as hdus:
+            assert recognize(hdus, path).name == ROWS.get(name, name)
+
+
+#: What the reader says of a file that bears on the result; of all others nothing.
+SENTENCES = {
+    "Euclid MER mosaic": ["its FLAG file is not read", "12 of 2688 pixels have no data"],
+    "JWST i2d": ["156 of 2688 pixels have no data (zero in WHT)"],
+    "grizli mosaic": [],
+    "HST drizzle (HAP)": ["is exposure time and no inverse variance"],
+    "DES MEDS": ["12 of 4096 pixels have flags", "of the object's 2 cutouts the first"],
+    "Pan-STARRS stack": ["4 of 2688 pixels have no data"],
+    "ZTF exposure": ["its pixels hold the sky, and its noise was calculated"],
+    "ZTF reference": ["12 of 2688 pixels have no data"],
+    "SDSS frame": ["its noise was calculated from the gain"],
+    "AllWISE atlas image": ["12 of 2688 pixels have no data"],
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_bears_on_the_result_is_said(name, tmp_path):
+    _, said = opened(MAKERS[name](tmp_path))
+    sentences = [str(one.message) for one in said]
+    expected = SENTENCES.get(name, [])
+    assert len(sentences) == len(expected), sentences
+    for part in expected:
+        assert any(part in sentence for sentence in sentences), sentences
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "DES MEDS"])
+def test_a_cut_is_the_same_part(name, tmp_path):
+    made = MAKERS[name](tmp_path)
+    whole, _ = opened(made)
+    sky = scene.wcs(made.pixel_scale).pixel_to_world(*scene.POSITIONS[1])
+    made.arguments = {"position": sky, "size": 17 * made.pixel_scale}
+    part, _ = opened(made)
+    row, column = part.corner
+    height, width = part.shape
+    assert (row, column) != (0, 0)
+    assert (height, width) == (17, 17)
+    box = (slice(None), slice(row, row + height), slice(column, column + width))
+    np.testing.assert_allclose(part.images, whole.images[box], rtol=1e-6)
+    # Noise that is scaled to the pixels, or smoothed, knows only those that were read.
+    inner = (slice(None), slice(1, -1), slice(1, -1))
+    loose = name == "HST drizzle (HAP)"
+    np.testing.assert_allclose(
+        part.weights[inner], whole.weights[box][inner], rtol=3 if loose else 1e-5
+    )
+    assert part.bands == whole.bands
+    np.testing.assert_allclose(nanojanskys_or_one(part), nanojanskys_or_one(whole))
+    back = part.wcs.pixel_to_world(*(scene.POSITIONS[1] - (column, row)))
+    assert back.separation(sky).arcsec < 1e-3
+
+
+def nanojanskys_or_one(obs):
+    found = nanojanskys(obs)
+    return 1.0 if found is None else found
+
+
+def rewritten(path, **cards):
+    """The same file with other cards in all HDUs that have them; None removes one."""
+    with fits.open(path) as hdus:
+        for hdu in hdus:
+            for card, value in cards.items():
+                if card in hdu.header:
+                    hdu.header[card] = value
+                    if value is None:
+                        del hdu.header[card]
+        hdus.writeto(path, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "message"),
+    [
+        ("unWISE coadd", {"BAND": 7}, "the card BAND is 7, but WISE has the bands 1 to 4"),
+        ("unWISE coadd", {"BAND": None}, "the card BAND is None, but WISE"),
+        ("AllWISE atlas image", {"MAGZP": None}, "the card MAGZP is missing"),
+        ("AllWISE atlas image", {"MAGZP": "x"}, "the card MAGZP is 'x'"),
+        ("HSC PDR2 calexp", {"FLUXMAG0": -1.0}, "the card FLUXMAG0 is -1, not positive"),
+        ("Pan-STARRS stack", {"EXPTIME": 0.0}, "the card EXPTIME is 0, not positive"),
+        ("Pan-STARRS stack", {"BSOFTEN": "soft"}, "the card BSOFTEN is 'soft'"),
+        ("ZTF exposure", {"GAIN": None}, "the card GAIN is missing"),
+        ("SDSS frame", {"CAMCOL": 8}, "an SDSS frame needs its cards FILTER, RUN and CAMCOL"),
+        ("SDSS frame", {"FILTER": None}, "an SDSS frame needs its cards FILTER, RUN and CAMCOL"),
+        ("grizli mosaic", {"BUNIT": "Jy/beam"}, "the card BUNIT is 'Jy/beam'"),
+    ],
+)
+def test_damaged_cards_are_named(name, cards, message, tmp_path):
+    made = MAKERS[name](tmp_path)
+    for path in made.files:
+        rewritten(path, **cards)
+    with pytest.raises(InputError, match=re.escape(message)):
+        opened(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        ("Legacy Surveys brick", "-invvar-r.fits.fz"),
+        ("Euclid MER mosaic", "_00.00.fits"),
+        ("grizli mosaic", "_wht.fits.gz"),
+        ("Pan-STARRS stack", ".wt.fits"),
+        ("ZTF reference", "unc.fits"),
+        ("KiDS coadd", "_wei.fits"),
+        ("unWISE coadd", "-invvar-m.fits.gz"),
+    ],
+)
+def test_a_missing_noise_file_is_refused_with_the_mend(name, ending, tmp_path):
+    made = MAKERS[name](tmp_path)
+    for path in tmp_path.iterdir():
+        if path.name.endswith(ending) and path not in made.files:
+            path.unlink()
+    with pytest.raises(InputError, match=r"no noise extension .*--noise FILE"):
+        opened(made)
+
+
+def test_a_cutout_without_noise_is_refused_with_the_mend(tmp_path):
+    with pytest.raises(InputError, match=r"no noise extension .*found PRIMARY, IMAGE; give it"):
+        opened(rubin_image_only(tmp_path))
+
+
+def test_two_noise_files_are_not_chosen_from(tmp_path):
+    made = MAKERS["Euclid MER mosaic"](tmp_path)
+    rms = next(tmp_path.glob("*RMS*"))
+    (tmp_path / rms.name.replace("-58A1D9", "-0001AA")).write_bytes(rms.read_bytes())
+    with pytest.raises(InputError, match=r"both go with EUC_MER_BGSUB.*--noise"):
+        opened(made)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (None, "is a MEDS file of 2 objects; choose one with index=0 to 1, or by its id"),
+        (2, "has no object 2; choose 0 to 1, or an id"),
+        (-1, "has no object -1"),
+    ],
+)
+def test_an_object_of_a_meds_file_must_be_chosen(index, message, tmp_path):
+    made = MAKERS["DES MEDS"](tmp_path)
+    made.arguments = {"index": index}
+    with pytest.raises(InputError, match=message):
+        opened(made)
+
+
+def test_an_object_of_a_meds_file_by_id(tmp_path):
+    made = MAKERS["DES MEDS"](tmp_path)
+    first, _ = opened(made)
+    made.arguments = {"index": 987000002}
+    same, _ = opened(made)
+    np.testing.assert_array_equal(same.images, first.images)
+    np.testing.assert_allclose((same.catalog["x"][0], same.catalog["y"][0]), scene.POSITIONS[1])
+    assert same.catalog["id"][0] == 987000002
+
+
+def test_planes_of_visits_do_not_spoil_coadds():
+    """Half of a coadd's pixels are a cosmic ray in one of its visits."""
+    assert not {"CR", "INTRP", "DETECTED"} & set(rules.RUBIN_COADD_BAD)
+    assert {"CR", "INTRP"} < set(rules.RUBIN_VISIT_BAD)
+
+
+@pytest.mark.parametrize("row", PRODUCTS, ids=lambda row: row.name)
+def test_rows_name_planes_that_they_know(row):
+    names = [plane for plane in row.bad_planes if plane != ALL_PLANES]
+    if row.planes:
+        assert set(names) <= set(row.planes)
+        assert len(set(row.planes.values())) == len(row.planes)
+    assert not {"DETECTED", "SOURCE", "NPRIMARY"} & set(names)
+
+
+def test_names_of_products_are_unique():
+    assert len({row.name for row in PRODUCTS}) == len(PRODUCTS)

@@ -1,0 +1,1 @@
+"""Small files laid out as surveys deliver them, each with a known star and a known galaxy."""
