@@ -147,11 +147,19 @@ def field_options():
     return lambda command: noise(sky(command))
 
 
-def displacement_sentence(result) -> str:
-    """Return a sentence on positions that are not those of the image; empty if they can be."""
-    from scorepriors.models.data.positions._light import displacement
+def input_sentences(result) -> list[str]:
+    """Return sentences on positions, noise and sky that speak against a result."""
+    from scorepriors.inference.deblending._doubts import doubts_of_input
 
-    return displacement(result.positions, result.observation)
+    return list(doubts_of_input(result.observation, result.positions).values())
+
+
+def leave_to_doubts() -> None:
+    """Do not show warnings while a command runs that it repeats at its end, as doubts."""
+    from scorepriors.models.data._field_checks import FieldWarning
+
+    # The group of commands restores the filters.
+    warnings.simplefilter("ignore", FieldWarning)
 
 
 #: Kinds of noise, as in `scorepriors.models.data.readers._options`.
