@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from scorepriors.inference.cli import main
 from scorepriors.inference.cli._common import BAD_INPUT, NOT_TRUSTED
+from scorepriors.inference.deblending._options import Options
 from scorepriors.models.simulation._example import load_example
 
 
@@ -20,9 +21,7 @@ def example():
 @pytest.fixture
 def deblend(tmp_path, monkeypatch, example):
     """The command on a changed example, with profiles alone: the fit is not what is tested."""
-    from scorepriors.inference.deblending import _options
-
-    monkeypatch.setattr(_options.Options.__init__, "__defaults__", _without_free_form(_options))
+    monkeypatch.setattr(Options, "of", lambda keywords: Options(**keywords, free_form=False))
 
     def run(*options, catalog=None, **changed):
         obs = dataclasses.replace(example[0], catalog=None, **changed)
@@ -36,16 +35,6 @@ def deblend(tmp_path, monkeypatch, example):
         return CliRunner().invoke(main, [str(one) for one in command])
 
     return run
-
-
-def _without_free_form(options):
-    names = [field.name for field in dataclasses.fields(options.Options)]
-    defaults = options.Options.__init__.__defaults__
-    first = len(names) - len(defaults)
-    return tuple(
-        False if name == "free_form" else value
-        for name, value in zip(names[first:], defaults, strict=True)
-    )
 
 
 def said(outcome):
