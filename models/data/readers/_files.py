@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -103,12 +104,14 @@ class Extension:
             except (ValueError, VerifyError):
                 bad.append(index)
                 continue
-            if isinstance(value, float) and not np.isfinite(value):
-                bad.append(index)  # beyond the range of numbers
+            # Beyond the range of numbers; or no name, which astropy would take for a pattern.
+            infinite = isinstance(value, float) and not np.isfinite(value)
+            if infinite or re.search(r"[^ -~]|[*?\[\]()\\]", card.keyword):
+                bad.append(index)
         if not bad:
             return self._hdu.header, ()
         header = self._hdu.header.copy()
-        names = tuple(str(header.cards[index].keyword) for index in bad)
+        names = tuple(ascii(header.cards[index].keyword).strip("'") for index in bad)
         for index in reversed(bad):
             del header[index]
         return header, names

@@ -27,7 +27,7 @@ from ._cards import (
     pixel_area,
 )
 from ._cutouts import Cut, cut_box
-from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits
+from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits, reason
 from ._masks import masked_pixels
 from ._names import (
     MASK_NAMES,
@@ -84,6 +84,11 @@ def read_fits(
             message = str(error)
             named = message.startswith(path.name)
             raise InputError(message if named else f"{path.name}: {message}") from error
+        except Warning:
+            raise  # asked for by a filter of warnings
+        except Exception as error:
+            # Damaged headers make astropy raise errors of many kinds.
+            raise InputError(f"{path.name} cannot be read: {reason(error)}.") from error
         if isinstance(read, dict):
             if len(paths) > 1:
                 raise InputError(f"{path.name} holds all bands; give this one file alone.")
