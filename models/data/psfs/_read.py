@@ -160,7 +160,7 @@ def sources_in_image(
         _loaded(one, known) for one in extensions if one.name not in known or not own or one in own
     ]
     return (
-        cell_sources(hdus, label)
+        cell_sources(hdus, label, named_only=True)
         or psfex_sources(hdus, label)
         or image_sources(hdus, label, named_only=True)
         or _unusable_table(hdus, label)
