@@ -3,6 +3,8 @@
 A command imports only what it needs, and rejects bad input before anything is compiled.
 """
 
+import warnings
+
 import click
 
 from scorepriors import __version__
@@ -20,6 +22,8 @@ class _Group(click.Group):
     """Group that reports every expected error in one line, with an exit code."""
 
     def invoke(self, ctx):
+        usual = warnings.formatwarning
+        warnings.formatwarning = _format_warning
         try:
             return super().invoke(ctx)
         except InputError as error:
@@ -34,6 +38,17 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("scorepriors: interrupted.", err=True)
             ctx.exit(INTERRUPTED)
+        finally:
+            warnings.formatwarning = usual
+
+
+def _format_warning(message, category, filename, lineno, line=None):
+    """Return what a file says or lacks as one line, other warnings with their place in the code."""
+    from scorepriors.models.data._warnings import FileWarning
+
+    if issubclass(category, FileWarning):
+        return f"scorepriors: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -18,6 +18,9 @@ from ._sources import Place, Source, Stamp
 #: Side of the cells of Rubin's coadds, pixels.
 _RUBIN_CELL = 150
 
+#: Distance to the nearest stamp, over that of stamps, beyond which the file is of elsewhere.
+_FAR = 2.0
+
 #: Names of columns of positions in pixels, and on the sky, in catalogs of stamps.
 _PIXELS, _SKY = ("X", "Y"), ("RA", "DEC")
 
@@ -156,24 +159,27 @@ def mosaic_sources(hdus: Sequence[HDU], label: str) -> list[Source]:
     size = int(mosaic.header["STMPSIZE"])
     starts = _starts(columns, size, mosaic.data.shape, label)
 
+    stamps = [mosaic.data[row : row + size, column : column + size] for row, column in starts]
+    good = np.array([np.isfinite(stamp).all() and stamp.sum() > 0 for stamp in stamps])
+    if not good.any():
+        raise InputError(f"{label} holds no stamp without NaN; give a PSF image.")
+
     def at(place: Place) -> Stamp:
-        distance = _distances(columns, place, label)
-        stamps = [mosaic.data[row : row + size, column : column + size] for row, column in starts]
-        good = np.array([np.isfinite(stamp).all() and stamp.sum() > 0 for stamp in stamps])
-        if not good.any():
-            raise InputError(f"{label} holds no stamp without NaN; give a PSF image.")
+        away = _away(columns, place, label)
+        distance = np.hypot(*away)
         nearest = int(np.argmin(np.where(good, distance, np.inf)))
         if not good[int(np.argmin(distance))]:
             note(f"the stamp of {label} nearest to the scene is empty; the next was taken.")
-        reach = _spacing(columns)
-        if distance[nearest] > 2 * reach:
+        # Typical distance of neighbors: that of a square grid of as many.
+        spacing = max(np.ptp(away, axis=1).max() / np.sqrt(len(stamps)), 1e-12)
+        if len(stamps) > 1 and distance[nearest] > _FAR * spacing:
             note(
-                f"the scene lies {distance[nearest] / reach:.0f} times the distance of stamps "
+                f"the scene lies {distance[nearest] / spacing:.0f} times the distance of stamps "
                 f"from the nearest PSF of {label}; check that the file is of the same field."
             )
         return Stamp(np.asarray(stamps[nearest], float), **sampling(mosaic.header))
 
-    return [Source(label, at, card_of_band(mosaic.header), "")]
+    return [Source(label, at, card_of_band(mosaic.header))]
 
 
 def _starts(columns, size: int, shape: tuple[int, int], label: str) -> np.ndarray:
@@ -195,24 +201,16 @@ def _starts(columns, size: int, shape: tuple[int, int], label: str) -> np.ndarra
     return starts
 
 
-def _distances(columns, place: Place, label: str) -> np.ndarray:
+def _away(columns, place: Place, label: str) -> np.ndarray:
+    """Return how far stamps lie from a place, ``[2, N]``: in degrees, or in pixels."""
     if place.sky is not None and set(_SKY) <= set(columns):
         ra, dec = columns["RA"].astype(float), columns["DEC"].astype(float)
         east = (ra - place.sky[0] + 180) % 360 - 180
-        return np.hypot(east * np.cos(np.deg2rad(place.sky[1])), dec - place.sky[1])
+        return np.stack([east * np.cos(np.deg2rad(place.sky[1])), dec - place.sky[1]])
     if place.row is not None and place.column is not None and set(_PIXELS) <= set(columns):
-        return np.hypot(columns["X"] - place.column, columns["Y"] - place.row)
+        x, y = columns["X"].astype(float), columns["Y"].astype(float)
+        return np.stack([x - place.column, y - place.row])
     raise InputError(
         f"{label} varies with position, and the scene's is not known; give the image a WCS, or "
         "cut out the stamp nearest to it."
     )
-
-
-def _spacing(columns) -> float:
-    """Return a typical distance of neighboring stamps: that of a square grid of as many."""
-    if set(_SKY) <= set(columns):
-        ra, dec = columns["RA"].astype(float), columns["DEC"].astype(float)
-        sides = np.ptp(ra) * np.cos(np.deg2rad(dec.mean())), np.ptp(dec)
-    else:
-        sides = np.ptp(columns["X"].astype(float)), np.ptp(columns["Y"].astype(float))
-    return max(max(sides) / np.sqrt(len(columns["X_CENTER"])), 1e-12)

@@ -110,7 +110,7 @@ def _neighbors(grid: np.ndarray, value: float) -> list[tuple[float, float]]:
 
 
 def _pair(text, label: str) -> tuple[float, float]:
-    numbers = re.findall(r"[-+\d.eE]+", str(text))
+    numbers = re.findall(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?", str(text))
     if len(numbers) != 2:
         raise InputError(f"a card DET_YX of {label} holds {text!r}; give '(y, x)'.")
     row, column = map(float, numbers)

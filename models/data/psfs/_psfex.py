@@ -37,16 +37,16 @@ def _source(hdu: HDU, label: str) -> Source:
         raise InputError(f"{label} has no column PSF_MASK; write the file with PSFEx again.")
     images = np.asarray(hdu.data["PSF_MASK"][0], float)
     images = images[None] if images.ndim == 2 else images
-    step = float(hdu.header.get("PSF_SAMP", 1))
+    step = _number(hdu.header, "PSF_SAMP", 1, label)
     if not step > 0:
         raise InputError(f"{label} has PSF_SAMP = {step:g}; it must be positive.")
-    axes = int(hdu.header.get("POLNAXIS", 0))
-    if axes and int(hdu.header.get("POLNGRP", 1)) > 1:
+    axes = int(_number(hdu.header, "POLNAXIS", 0, label))
+    if axes and _number(hdu.header, "POLNGRP", 1, label) > 1:
         raise InputError(
             f"{label} varies by several groups of variables; run PSFEx with one group "
             "(PSFVAR_GROUPS 1,1)."
         )
-    degree = int(hdu.header.get("POLDEG1", 0)) if axes else 0
+    degree = int(_number(hdu.header, "POLDEG1", 0, label)) if axes else 0
     powers = exponents(axes, degree)
     if len(powers) != len(images):
         raise InputError(
@@ -78,8 +78,8 @@ def exponents(num_variables: int, degree: int) -> list[tuple[int, ...]]:
 def _variable(header: fits.Header, axis: int, place: Place, label: str) -> float:
     """Return a variable of the polynomial at a place, scaled."""
     name = str(header.get(f"POLNAME{axis}", "")).strip().upper()
-    zero = float(header.get(f"POLZERO{axis}", 0))
-    scale = float(header.get(f"POLSCAL{axis}", 1)) or 1.0
+    zero = _number(header, f"POLZERO{axis}", 0, label)
+    scale = _number(header, f"POLSCAL{axis}", 1, label) or 1.0
     value = None
     sky = place.sky or (None, None)
     if name.endswith("_IMAGE") and name[0] in "XY":
@@ -95,3 +95,13 @@ def _variable(header: fits.Header, axis: int, place: Place, label: str) -> float
         )
         return 0.0
     return (value - zero) / scale
+
+
+def _number(header: fits.Header, card: str, default: float, label: str) -> float:
+    try:
+        value = float(header.get(card, default))
+    except (TypeError, ValueError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise InputError(f"{label}: the card {card} holds {header[card]!r}; give a number.")
+    return value

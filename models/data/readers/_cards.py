@@ -261,12 +261,24 @@ def header_zero_point(
             "unit of a pixel; say zero_point= (--zero-point) if it is another."
         )
         return (value,) * num_bands
-    if isinstance(unit, units.UnrecognizedUnit):
-        note(
-            f"the unit {str(unit)!r} is not known, so fluxes stay in the unit of a pixel; say "
-            "zero_point= (--zero-point) for nanojanskys and magnitudes."
-        )
+    _say_no_zero_point(header, unit)
     return None
+
+
+def _say_no_zero_point(header: fits.Header, unit: units.UnitBase | None) -> None:
+    """Say why there are no magnitudes, where a card or a unit would make one expect them."""
+    mend = "say zero_point= (--zero-point) for nanojanskys and magnitudes."
+    if "MAGZERO" in header:
+        note(f"the card MAGZERO is {str(header['MAGZERO']).strip()!r}, no number; {mend}")
+    if isinstance(unit, units.UnrecognizedUnit):
+        note(f"the unit {str(unit)!r} is not known, so fluxes stay in the unit of a pixel; {mend}")
+    elif unit is not None and units.kg in unit.decompose().bases:  # unlike counts and electrons
+        lacks = "the pivot wavelength (PHOTPLAM)"
+        if unit.is_equivalent(units.Jy / units.sr):
+            lacks = "the area of a pixel (PIXAR_SR)"
+        elif units.beam in unit.bases:
+            lacks = "the area of the beam"
+        note(f"the unit {unit} is no flux of a pixel without {lacks}; {mend}")
 
 
 def _numbered_zero_points(header: fits.Header, num_bands: int) -> tuple[float, ...] | None:
@@ -385,6 +397,7 @@ def _wcs(header: fits.Header, hdus) -> WCS:
     for card in ("CUNIT1", "CUNIT2"):
         if re.match(r"^deg(ree)?s?$", str(header.get(card, "")).strip(), re.IGNORECASE):
             header[card] = "deg"
+    _check_wcs_cards(header)
     tables = hdus if any(f"{kind}DIS1" in header for kind in ("CP", "CQ", "D2IM")) else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # non-standard cards, which astropy corrects
@@ -402,11 +415,28 @@ def _wcs(header: fits.Header, hdus) -> WCS:
     return wcs
 
 
+def _check_wcs_cards(header: fits.Header) -> None:
+    """Refuse cards that are missing or no numbers, which wcslib takes as zero or one."""
+    if "CTYPE1" not in header or "CTYPE2" not in header:
+        return
+    for card in header:
+        if re.match(r"^(CRVAL|CRPIX|CDELT|CROTA)[12]$|^(CD|PC)[12]_[12]$|^PV[12]_\d+$", card):
+            number(header, card)
+    missing = [card for card in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2") if card not in header]
+    if not any(re.match(r"^(CD|PC)[12]_[12]$", card) for card in header):
+        missing += [card for card in ("CDELT1", "CDELT2") if card not in header]
+    if missing and "-" in str(header["CTYPE1"]):
+        raise InputError(f"the card {missing[0]} is missing")
+
+
 def pixel_area(header: fits.Header, wcs: WCS | None) -> float | None:
     """Return the area of a pixel in steradians: from ``PIXAR_SR``, ``PIXAR_A2`` or the WCS."""
     area = number(header, "PIXAR_SR")
     if area is None and number(header, "PIXAR_A2") is not None:
         area = number(header, "PIXAR_A2") * float((1 * units.arcsec**2).to(units.sr).value)
+    scale = number(header, "PIXSCALE") if area is None and wcs is None else None
+    if scale is not None:
+        area = float((scale * units.arcsec).to_value(units.rad) ** 2)
     if area is None and wcs is not None:
         area = float(proj_plane_pixel_area(wcs) * np.radians(1) ** 2)
     if area is not None and not area > 0:

@@ -140,8 +140,7 @@ def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS):
                 # astropy accepts a truncated archive.
                 unpack = bz2.decompress if start == b"BZh" else gzip.decompress
                 source = io.BytesIO(unpack(path.read_bytes()))
-            # Mapped, so that sections of compressed images read no more than their tiles.
-            opened = fits.open(source, memmap=not packed)
+            opened = fits.open(source, memmap=False)
             extensions = [
                 Extension(hdu, number, path.name, opened) for number, hdu in enumerate(opened)
             ]

@@ -159,7 +159,7 @@ def _read_file(
             part, cut, seen = own.part(group)
             parts.append(part)
             used += seen
-        if product is None:
+        if product is None and options.hdu is None:
             rest = passed_over(extensions, used)
             if rest:
                 note(
@@ -400,7 +400,7 @@ class _File:
             partner = find_partner(self.extensions, names, group, several)
             if partner is not None:
                 mask, _ = partner
-                masked = masked | self._excluded(mask, shape, cut, mask.label)
+                masked = masked | self._excluded(mask, shape, cut, f"{self.path.name} [{mask.label}]")
                 return masked, [mask]
             given = _beside(self.path, product.mask_file if product else None)
         if given is None:

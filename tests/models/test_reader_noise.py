@@ -1,0 +1,369 @@
+"""Noise and masks: in files of their own, pixels without data, and exposure times."""
+
+import numpy as np
+import pytest
+from fits_files import SHAPE, SIGMA, field, hdu, noise, psf, write
+
+from scorepriors._errors import InputError
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._warnings import FileWarning
+
+VALUES = {"variance": SIGMA**2, "deviation": SIGMA, "ivar": SIGMA**-2}
+
+
+def image_file(path, cards=None):
+    return write(path, hdu(noise(), "SCI", cards))
+
+
+# --- files of their own --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_noise_of_each_kind(tmp_path, kind):
+    path = image_file(tmp_path / "a.fits")
+    extra = write(tmp_path / "n.fits", primary=np.full(SHAPE, VALUES[kind]))
+    obs = Observation.read(path, psf(), noise=extra, noise_kind=kind)
+    np.testing.assert_allclose(obs.weights, SIGMA**-2, rtol=1e-6)
+    obs = Observation.read([path], psf(), noise=[str(extra)], noise_kind=kind)
+    np.testing.assert_allclose(obs.weights, SIGMA**-2, rtol=1e-6)
+
+
+def test_noise_of_exposure_times_is_scaled_to_the_scatter(tmp_path):
+    seconds = np.full(SHAPE, 100.0)
+    seconds[:, 14:] = 400.0
+    sigma = SIGMA * 10 / np.sqrt(seconds)
+    pixels = np.random.default_rng(1).normal(0, sigma)
+    path = write(tmp_path / "a.fits", hdu(pixels, "SCI"))
+    extra = write(tmp_path / "n.fits", primary=seconds)
+    obs = Observation.read(path, psf(), noise=extra, noise_kind="exposure")
+    # The median absolute deviation of 672 Gaussian pixels is good to 5 %; 4 sigma.
+    np.testing.assert_allclose(obs.weights[0] ** -0.5, sigma, rtol=0.2)
+    assert obs.weights[0, 0, 20] / obs.weights[0, 0, 0] == pytest.approx(4, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a_rms.fits", "deviation"),
+        ("tile-RMS-1.fits", "deviation"),
+        ("a.var.fits", "variance"),
+        ("legacy-invvar-g.fits", "ivar"),
+        ("a_wht.fits.gz", "ivar"),
+        ("a.weight.fits", "ivar"),
+    ],
+)
+def test_kind_by_the_name_of_the_file(tmp_path, name, kind):
+    path = image_file(tmp_path / "x.fits")
+    extra = write(tmp_path / name, primary=np.full(SHAPE, VALUES[kind]))
+    np.testing.assert_allclose(Observation.read(path, psf(), noise=extra).weights, SIGMA**-2, 1e-5)
+
+
+def test_an_hdu_of_a_noise_file(tmp_path):
+    path = image_file(tmp_path / "a.fits")
+    write(tmp_path / "n.fits", hdu(np.ones(SHAPE), "A"), hdu(np.full(SHAPE, 0.5), "B"))
+    for name in ("n.fits[B]", "n.fits[2]"):
+        obs = Observation.read(path, psf(), noise=f"{tmp_path / name}", noise_kind="deviation")
+        np.testing.assert_allclose(obs.weights, 4)
+    with pytest.raises(InputError, match=r"n.fits holds 2 images .*say which, as n.fits\[1\]"):
+        Observation.read(path, psf(), noise=tmp_path / "n.fits", noise_kind="deviation")
+
+
+def test_noise_of_several_files(tmp_path):
+    paths, extras, masks = [], [], []
+    for order, band in enumerate("gr"):
+        paths.append(image_file(tmp_path / f"{band}.fits", {"FILTER": band}))
+        extras.append(write(tmp_path / f"{band}_rms.fits", primary=np.full(SHAPE, 1.0 + order)))
+        mask = np.zeros(SHAPE, np.uint8)
+        mask[order] = 1
+        masks.append(write(tmp_path / f"{band}_flag.fits", primary=mask))
+    obs = Observation.read(paths, psf(), noise=extras, mask=masks)
+    np.testing.assert_allclose(obs.weights[:, 5, 0], [1, 1 / 4])
+    assert np.argwhere((obs.weights == 0).all(2)).tolist() == [[0, 0], [1, 1]]
+    with pytest.raises(InputError, match=r"1 file\(s\) with the noise for 2 image file\(s\)"):
+        Observation.read(paths, psf(), noise=extras[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": "n.fits"}, "n.fits does not say what kind of noise it holds; say noise_kind="),
+        ({"noise": "n.fits", "noise_kind": "rms"}, "noise_kind is 'rms'; choose from variance"),
+        ({"noise": "small_rms.fits"}, r"small_rms.fits \[PRIMARY\] has the shape \(1, 3, 3\)"),
+        ({"noise": "no.fits"}, "no FITS file at"),
+        ({"noise_kind": "ivar"}, "no noise extension"),
+        ({"noise": "a_rms.fits", "good": 1}, "there is no mask for good= or bad_planes="),
+        ({"noise": "a_rms.fits", "good": 1, "bad_planes": "SAT"}, "give good= or bad_planes="),
+        ({"noise": "a_rms.fits", "mask": "small_rms.fits"}, r"mask has the shape \(3, 3\)"),
+    ],
+)
+def test_errors_of_options(tmp_path, options, message):
+    path = image_file(tmp_path / "a.fits")
+    write(tmp_path / "n.fits", primary=np.ones(SHAPE))
+    write(tmp_path / "a_rms.fits", primary=np.ones(SHAPE))
+    write(tmp_path / "small_rms.fits", primary=np.ones((3, 3)))
+    given = {k: tmp_path / v if k in ("noise", "mask") else v for k, v in options.items()}
+    with pytest.raises(InputError, match=message):
+        Observation.read(path, psf(), **given)
+
+
+def test_options_are_for_fits(tmp_path):
+    np.savez(tmp_path / "a.npz", images=noise()[None])
+    with pytest.raises(InputError, match="zero_point: options of FITS files"):
+        Observation.read(tmp_path / "a.npz", zero_point=27.0)
+
+
+# --- no data --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value", "reason"),
+    [
+        ("image", "VARIANCE", np.nan, "NaN or infinite in the image"),
+        ("image", "VARIANCE", np.inf, "NaN or infinite in the image"),
+        ("image", "VARIANCE", -1e31, "NaN or infinite in the image"),
+        ("noise", "VARIANCE", np.nan, "NaN in VARIANCE"),
+        ("noise", "VARIANCE", 0, "zero in VARIANCE"),
+        ("noise", "VARIANCE", np.inf, "infinite or 1e30 in VARIANCE"),
+        ("noise", "VARIANCE", 1e30, "infinite or 1e30 in VARIANCE"),
+        ("noise", "VARIANCE", -1, "negative in VARIANCE"),
+        ("noise", "ERR", 0, "zero in ERR"),
+        ("noise", "ERR", 1e30, "infinite or 1e30 in ERR"),
+        ("noise", "ERR", 1e20, "a million times the usual noise"),
+        ("noise", "IVAR", np.nan, "NaN in IVAR"),
+        ("noise", "WHT", np.nan, "NaN in WHT"),
+        ("noise", "IVAR", np.inf, "infinite in IVAR"),
+    ],
+)
+def test_no_data_is_masked_and_counted(tmp_path, where, name, value, reason):
+    values = {"image": noise(), "noise": np.ones(SHAPE)}
+    values[where][:2] = value
+    path = write(tmp_path / "a.fits", hdu(values["image"], "SCI"), hdu(values["noise"], name))
+    sentence = rf"a.fits: 56 of 672 pixels have no data \({reason} 56\) and were masked"
+    with pytest.warns(FileWarning, match=sentence) as caught:
+        obs = Observation.read(path, psf())
+    assert len(caught) == 1
+    assert (obs.weights[0, :2] == 0).all()
+    assert (obs.weights[0, 2:] > 0).all()
+
+
+def test_zero_weights_are_masked_without_a_word(tmp_path):
+    weights = np.ones(SHAPE)
+    weights[0] = 0
+    image = noise()
+    image[0] = np.nan
+    path = write(tmp_path / "a.fits", hdu(image, "SCI"), hdu(weights, "IVAR"))
+    with pytest.warns(FileWarning, match=r"28 of 672 .*NaN or infinite in the image 28"):
+        assert (Observation.read(path, psf()).weights[0, 0] == 0).all()
+    path = write(tmp_path / "b.fits", hdu(noise(), "SCI"), hdu(weights, "IVAR"))
+    assert (Observation.read(path, psf()).weights[0, 0] == 0).all()
+
+
+def test_blank_integers_are_no_data(tmp_path):
+    image = np.round(10 * noise()).astype(np.int16)
+    image[0, 0] = -32768
+    path = write(
+        tmp_path / "a.fits", hdu(image, "SCI", {"BLANK": -32768}), hdu(np.full(SHAPE, 20.0), "ERR")
+    )
+    with pytest.warns(FileWarning, match="1 of 672 pixels have no data"):
+        obs = Observation.read(path, psf())
+    assert obs.weights[0, 0, 0] == 0
+
+
+def test_both_nan_outside_of_the_footprint(tmp_path):
+    image, error = noise(), np.ones(SHAPE)
+    image[:5], error[:5] = np.nan, np.nan
+    path = write(tmp_path / "a.fits", hdu(image, "SCI"), hdu(error, "ERR"))
+    with pytest.warns(FileWarning, match=r"140 of 672 .*\(NaN or infinite in the image 140\)"):
+        Observation.read(path, psf())
+
+
+def test_many_negative_variances_are_refused(tmp_path):
+    with pytest.raises(InputError, match="VARIANCE is negative at 672"):
+        Observation.read(field(tmp_path / "a.fits", variance=-np.ones(SHAPE)))
+
+
+def test_one_band_may_be_empty(tmp_path):
+    paths = []
+    for band in "gr":
+        image = noise() if band == "g" else np.full(SHAPE, np.nan)
+        paths.append(field(tmp_path / f"{band}.fits", image=image))
+    with pytest.warns(FileWarning, match="r.fits: 672 of 672 pixels"):
+        obs = Observation.read(paths)
+    assert (obs.weights[1] == 0).all()
+
+
+# --- exposure times -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sigma", "cards"),
+    [
+        (2000.0, 0.002, {"EXPTIME": 2000.0}),
+        (1800.0, 0.002, {"EXPTIME": 4000.0}),
+        # By chance of the right size for an inverse variance.
+        (2000.0, 0.03, {"EXPTIME": 2000.0}),
+    ],
+)
+def test_weights_that_are_exposure_times(tmp_path, seconds, sigma, cards):
+    path = write(
+        tmp_path / "a.fits",
+        hdu(noise(sigma=sigma), "SCI"),
+        hdu(np.full(SHAPE, seconds), "WHT"),
+        cards=cards,
+    )
+    with pytest.warns(FileWarning, match=r"a.fits: WHT \(median .*\) is exposure time and no inv"):
+        obs = Observation.read(path, psf())
+    np.testing.assert_allclose(obs.weights**-0.5, sigma, rtol=0.2)
+    obs = Observation.read(path, psf(), noise_kind="ivar")
+    np.testing.assert_allclose(obs.weights, seconds)
+
+
+def test_weights_that_can_not_be_inverse_variances_are_refused(tmp_path):
+    path = write(
+        tmp_path / "a.fits", hdu(noise(sigma=0.002), "SCI"), hdu(np.full(SHAPE, 2000.0), "WHT")
+    )
+    with pytest.raises(InputError, match="WHT can be no inverse variance, since it means a deviat"):
+        Observation.read(path, psf())
+    obs = Observation.read(path, psf(), noise_kind="exposure")
+    np.testing.assert_allclose(obs.weights**-0.5, 0.002, rtol=0.2)
+
+
+def test_errors_come_before_weights(tmp_path):
+    path = write(
+        tmp_path / "a.fits",
+        hdu(noise(), "SCI"),
+        hdu(np.full(SHAPE, 2000.0), "WHT"),
+        hdu(np.full(SHAPE, SIGMA), "ERR"),
+    )
+    np.testing.assert_allclose(Observation.read(path, psf()).weights, SIGMA**-2)
+
+
+# --- masks ----------------------------------------------------------------------------------
+
+
+def bits():
+    mask = np.zeros(SHAPE, np.int32)
+    mask[:, :4] |= 1 << 5
+    mask[0] |= 1 << 1
+    mask[1, 1] |= 1 << 12
+    return mask
+
+
+NAMES = {"MP_SAT": 1, "HIERARCH MP_DETECTED": 5, "MP_ODD": 12}
+NUMBERED = {"MSKN0000": "SATURATED", "MSKM0000": 2, "MSKN0001": "DETECTED", "MSKM0001": 32}
+
+
+@pytest.mark.parametrize(
+    ("cards", "options", "count"),
+    [
+        ({}, {"bad_planes": "1"}, 28),
+        ({}, {"bad_planes": [1, 12]}, 29),
+        ({}, {"bad_planes": 12}, 1),
+        ({}, {"good": 0}, 28 + 23 * 4),
+        (NAMES, {"bad_planes": "SAT"}, 28),
+        (NAMES, {"bad_planes": "sat, odd"}, 29),
+        (NAMES, {"bad_planes": ["DETECTED"]}, 96),
+        (NUMBERED, {}, 28),
+        (NUMBERED, {"bad_planes": "DETECTED"}, 96),
+    ],
+)
+def test_planes_of_masks(tmp_path, cards, options, count):
+    path = field(tmp_path / "a.fits", hdu(bits(), "MASK", cards))
+    assert np.count_nonzero(Observation.read(path, **options).weights == 0) == count
+
+
+def test_planes_of_unknown_meaning_are_said(tmp_path):
+    path = field(tmp_path / "a.fits", hdu(bits(), "MASK", NAMES))
+    sentence = (
+        r"MASK\] these were masked: SAT \(28 pixels\); these were not: DETECTED \(96\), ODD \(1\)"
+    )
+    with pytest.warns(FileWarning, match=sentence):
+        obs = Observation.read(path)
+    assert np.count_nonzero(obs.weights == 0) == 28
+
+
+def test_bits_without_names_are_masked_and_said(tmp_path):
+    path = field(tmp_path / "a.fits", hdu(bits(), "DQ"))
+    sentence = (
+        r"all its 120 nonzero pixels were masked \(bit 1 in 28 pixels, bit 5 in 96 .*bad_plan"
+    )
+    with pytest.warns(FileWarning, match=sentence):
+        obs = Observation.read(path)
+    assert np.count_nonzero(obs.weights == 0) == 120
+
+
+def test_bits_without_names_over_most_pixels_are_refused(tmp_path):
+    mask = np.full(SHAPE, 32)
+    path = field(tmp_path / "a.fits", hdu(mask, "DQ"))
+    with pytest.raises(
+        InputError, match=r"100% of its pixels are not zero \(bit 5 in 672 pixels\)"
+    ):
+        Observation.read(path)
+
+
+@pytest.mark.parametrize(
+    ("cards", "options", "message"),
+    [
+        (NAMES, {"bad_planes": "CR"}, r"has no plane 'CR'; it has SAT, DETECTED, ODD"),
+        ({}, {"bad_planes": "CR"}, r"no plane 'CR'; it has none by name, so give numbers of bits"),
+        ({}, {"bad_planes": 64}, "bad_planes has the bit 64; bits go from 0 to 63"),
+        ({"MP_SAT": "one"}, {}, "card MP_SAT holds 'one'; give the number of a bit"),
+        ({"MSKN0000": "SAT"}, {}, "card MSKM0000 holds None; give the value of one bit"),
+        ({"MSKN0000": "SAT", "MSKM0000": 3}, {}, "card MSKM0000 holds 3"),
+    ],
+)
+def test_errors_of_planes(tmp_path, cards, options, message):
+    path = field(tmp_path / "a.fits", hdu(bits(), "MASK", cards))
+    with pytest.raises(InputError, match=message):
+        Observation.read(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("planes", "count"),
+    [
+        ({"HIERARCH MP_INTRP": 1, "HIERARCH MP_DETECTED": 5}, 28),
+        ({"HIERARCH MP_INTRP": 1, "HIERARCH MP_DETECTED": 5, "HIERARCH MP_CLIPPED": 9}, 0),
+    ],
+)
+def test_interpolated_pixels_count_on_single_visits_alone(tmp_path, planes, count):
+    mask = bits() & ~(1 << 12)
+    obs = Observation.read(field(tmp_path / "a.fits", hdu(mask, "MASK", planes)))
+    assert np.count_nonzero(obs.weights == 0) == count
+
+
+def test_inverted_masks_are_said(tmp_path):
+    good = np.ones(SHAPE, np.uint8)
+    good[0] = 0
+    path = field(tmp_path / "a.fits", hdu(good, "MASK"))
+    with pytest.warns(FileWarning, match=r"96% of the pixels are masked; if the mask is 1 where"):
+        assert Observation.read(path).num_pixels == 28
+    assert Observation.read(path, good=1).num_pixels == 672 - 28
+
+
+def test_masks_of_floats_and_blank_pixels(tmp_path):
+    mask = np.zeros(SHAPE, np.float32)
+    mask[0, 0], mask[0, 1] = np.nan, 1
+    obs = Observation.read(field(tmp_path / "a.fits", hdu(mask, "MASK")))
+    assert np.argwhere(obs.weights[0] == 0).tolist() == [[0, 0], [0, 1]]
+
+
+def test_highest_bits(tmp_path):
+    mask = np.zeros(SHAPE, np.uint32)
+    mask[0] = 1 << 31
+    path = field(tmp_path / "a.fits", hdu(mask, "MASK"))
+    assert Observation.read(path, bad_planes=31).num_pixels == 672 - 28
+    assert Observation.read(path, bad_planes=30).num_pixels == 672
+
+
+def test_command_line_options_of_files(tmp_path):
+    from scorepriors.inference.cli._common import take_file_options
+
+    empty = dict.fromkeys(
+        ("noise_kind", "good", "bad_planes", "zero_point", "band_names", "hdu", "position", "size")
+    )
+    options = empty | {"noise_files": ("a", "b"), "masks": (), "zero_point": "27,27.5", "other": 1}
+    assert take_file_options(options) == {"noise": ["a", "b"], "zero_point": [27.0, 27.5]}
+    assert options == {"other": 1}
+    wrong = empty | {"noise_files": (), "masks": (), "zero_point": "high"}
+    with pytest.raises(InputError, match="--zero-point is 'high'; give numbers"):
+        take_file_options(wrong)
