@@ -54,6 +54,7 @@ def field(path, *more, cards=None, image=None, variance=None):
     """Write IMAGE, VARIANCE and PSF, and further HDUs."""
     image = noise() if image is None else image
     variance = np.full(image.shape, SIGMA**2, np.float32) if variance is None else variance
+    psfs = np.stack([psf()] * len(image)) if image.ndim == 3 else psf()
     return write(
-        path, hdu(image, "IMAGE", cards), hdu(variance, "VARIANCE"), hdu(psf(), "PSF"), *more
+        path, hdu(image, "IMAGE", cards), hdu(variance, "VARIANCE"), hdu(psfs, "PSF"), *more
     )

@@ -356,11 +356,9 @@ def test_highest_bits(tmp_path):
 
 
 def test_command_line_options_of_files(tmp_path):
-    from scorepriors.inference.cli._common import take_file_options
+    from scorepriors.inference.cli._common import _FILE_OPTIONS, take_file_options
 
-    empty = dict.fromkeys(
-        ("noise_kind", "good", "bad_planes", "zero_point", "band_names", "hdu", "position", "size")
-    )
+    empty = dict.fromkeys(_FILE_OPTIONS)
     options = empty | {"noise_files": ("a", "b"), "masks": (), "zero_point": "27,27.5", "other": 1}
     assert take_file_options(options) == {"noise": ["a", "b"], "zero_point": [27.0, 27.5]}
     assert options == {"other": 1}

@@ -176,9 +176,25 @@ def _read_file(
             None,
         )
         parts = _named(parts, groups, extensions[0].header, path)
-        version = groups[0].image.version if len(groups) == 1 else None
-        psfs = sources_in_image(extensions, path.name, product.psf if product else (), version)
+        # An image with axes of length one is no grid of PSFs.
+        others = [one for one in extensions if one not in used or len(one.shape or ()) < 4]
+        psfs = _psfs(others, groups, product.psf if product else (), path.name)
     return [part._replace(catalog=catalog, psfs=psfs or None) for part in parts], cut.corner
+
+
+def _psfs(
+    extensions: Sequence[Extension], groups: Sequence[Group], names: Sequence[str], where: str
+) -> list[Any]:
+    """Return the PSFs in a file: of several images those of the same versions, in their order."""
+    versions = [group.image.version for group in groups]
+    if len(groups) == 1:
+        return sources_in_image(extensions, where, names, versions[0])
+    own = [one.version for one in extensions if one.name in {"PSF", *names}]
+    if len(set(versions)) == len(versions) and sorted(own) == sorted(versions):
+        found = [sources_in_image(extensions, where, names, version) for version in versions]
+        if all(len(one) == 1 for one in found):
+            return [one[0]._replace(band=None, name="", ordered=True) for one in found]
+    return sources_in_image(extensions, where, names)
 
 
 def _named(
@@ -400,7 +416,9 @@ class _File:
             partner = find_partner(self.extensions, names, group, several)
             if partner is not None:
                 mask, _ = partner
-                masked = masked | self._excluded(mask, shape, cut, f"{self.path.name} [{mask.label}]")
+                masked = masked | self._excluded(
+                    mask, shape, cut, f"{self.path.name} [{mask.label}]"
+                )
                 return masked, [mask]
             given = _beside(self.path, product.mask_file if product else None)
         if given is None:
