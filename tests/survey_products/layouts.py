@@ -444,7 +444,7 @@ def des_coadd(folder):
     return Made([path], ("r",), (622,), flux, sigma, masked, pixel_scale=0.263)
 
 
-def des_meds(folder, second=True):
+def des_meds(folder, band="i", order=(987000001, 987000002), center=scene.POSITIONS[1]):
     """Two objects with a coadd and an epoch each; the object of number 1 is the scene."""
     images, sigma, flux = draw(sigma=10.0, seed=17)
     masked = scene.bad_pixels()
@@ -457,6 +457,8 @@ def des_meds(folder, second=True):
     weight[2, : SHAPE[0], : SHAPE[1]] = (unit / sigma[0]) ** 2
     bits[2, : SHAPE[0], : SHAPE[1]] = flags(b1=BAD)
     padded[[0, 1, 3]] = 7.0
+    segments = np.zeros((4, size, size), np.int32)
+    segments[2, 24:38, 30:46], segments[2, 9:21, 9:22] = 2, 1
     weight[[0, 1, 3]] = 1.0
     psf = scene.psf_image()
     objects = np.zeros(
@@ -483,34 +485,34 @@ def des_meds(folder, second=True):
             ("psf_start_row", "i8", 2),
         ],
     )
-    objects["id"], objects["number"] = (987000001, 987000002), (1, 2)
+    objects["id"], objects["number"] = order, (1, 2)
     objects["ra"], objects["dec"], objects["box_size"] = scene.RA, scene.DEC, size
     objects["ncutout"] = 2
     objects["start_row"] = np.arange(4).reshape(2, 2) * size**2
-    objects["cutout_row"], objects["cutout_col"] = scene.POSITIONS[1][::-1]
+    objects["cutout_row"], objects["cutout_col"] = center[1], center[0]
     objects["dudcol"], objects["dvdrow"] = 0.263, 0.263
     objects["psf_row_size"] = objects["psf_col_size"] = len(psf)
     objects["psf_start_row"] = np.arange(4).reshape(2, 2) * psf.size
     info = np.zeros(2, dtype=[("image_path", "S60"), ("magzp", "f4"), ("scale", "f4")])
-    info["image_path"] = b"DES1000+0209_r2585p01_i.fits.fz"
+    info["image_path"] = f"DES1000+0209_r2585p01_{band}.fits.fz".encode()
     info["magzp"], info["scale"] = 30.0, 1.0
     metadata = np.zeros(1, dtype=[("magzp_ref", "f8"), ("band", "S1")])
-    metadata["magzp_ref"], metadata["band"] = 30.0, b"i"
+    metadata["magzp_ref"], metadata["band"] = 30.0, band.encode()
     path = write(
-        folder / "DES1000+0209_r2585p01_i_meds-Y3v02.fits.fz",
+        folder / f"DES1000+0209_r2585p01_{band}_meds-Y3v02.fits.fz",
         fits.PrimaryHDU(),
         fits.BinTableHDU(objects, name="object_data"),
         fits.BinTableHDU(info, name="image_info"),
         fits.BinTableHDU(metadata, name="metadata"),
         compressed(padded.ravel(), name="image_cutouts"),
         compressed(weight.ravel(), name="weight_cutouts"),
-        compressed(np.zeros(padded.size, np.int32), name="seg_cutouts"),
+        compressed(segments.ravel(), name="seg_cutouts"),
         compressed(bits.ravel(), name="bmask_cutouts"),
         fits.ImageHDU(np.repeat(psf[None], 4, 0).ravel(), name="psf"),
     )
     return Made(
         [path],
-        ("i",),
+        (band,),
         (755,),
         flux,
         _pad(sigma, size, 0),

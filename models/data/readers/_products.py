@@ -16,6 +16,7 @@ from astropy.io import fits
 from scorepriors._surveys import NANOJANSKY_ZERO_POINT
 
 from . import _product_rules as rules
+from ._bands import BandPart
 from ._meds import open_meds
 
 #: In `Product.bad_planes`: every plane of the mask.
@@ -79,8 +80,7 @@ class Product:
         header is that of the HDU (with the primary's).  `noise_scaling` comes before the noise
         is understood by its kind.
     open
-        Function ``(path, index)`` that returns arguments of ``Observation.from_arrays``, for
-        files that hold no plain images.
+        Function ``(path, index)`` that returns a `BandPart`, for files that hold no plain images.
     note
         A sentence that the user should read when such a file is opened; "" for none.
     """
@@ -109,7 +109,7 @@ class Product:
     bad_planes: tuple[str | int, ...] = ()
     scaling: Callable[[np.ndarray, fits.Header], np.ndarray] | None = None
     noise_scaling: Callable[[np.ndarray, fits.Header], np.ndarray] | None = None
-    open: Callable[[Path, int | None], dict[str, Any]] | None = None
+    open: Callable[[Path, int | None], BandPart] | None = None
     note: str = ""
 
 
