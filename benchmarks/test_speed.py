@@ -10,7 +10,7 @@ import pytest
 from scorepriors import load_prior
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference.deblending._deblend import deblend_many
-from scorepriors.models.data._positions import read_positions
+from scorepriors.models.data.positions._reading import read_positions
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.scene._start import start_values

@@ -60,3 +60,4 @@ from .sampling._rhat import rank_rhat as rank_rhat
 from .sampling._sample import sample as sample
 from .sampling._tree import load_tree as load_tree
 from .sampling._tree import save_tree as save_tree
+from .sampling._until import Until as Until

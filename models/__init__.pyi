@@ -4,9 +4,9 @@ from .data._joint import join_observations as join_observations
 from .data._model_noise import noise_from_model as noise_from_model
 from .data._observation import Observation as Observation
 from .data._own_noise import NoiseWarning as NoiseWarning
-from .data._positions import Positions as Positions
-from .data._positions import read_positions as read_positions
 from .data._views import View as View
+from .data.positions._positions import Positions as Positions
+from .data.positions._reading import read_positions as read_positions
 from .data.psfs._checks import PSFWarning as PSFWarning
 from .data.psfs._read import read_psf as read_psf
 from .noise._abstract import AbstractNoise as AbstractNoise

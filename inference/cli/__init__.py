@@ -9,6 +9,7 @@ import click
 
 from scorepriors import __version__
 from scorepriors._errors import InputError
+from scorepriors.models.data._warnings import FileWarning
 
 from ._common import BAD_INPUT, INTERRUPTED
 from ._deblending import deblend
@@ -19,13 +20,16 @@ from ._training import priors, train, validate
 
 
 class _Group(click.Group):
-    """Group that reports every expected error in one line, with an exit code."""
+    """Group that reports every expected error, and what files say, in one line."""
 
     def invoke(self, ctx):
         usual = warnings.formatwarning
         warnings.formatwarning = _format_warning
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _say(warnings.showwarning)
+                warnings.simplefilter("always", FileWarning)
+                return super().invoke(ctx)
         except InputError as error:
             click.echo(f"scorepriors: {error}", err=True)
             ctx.exit(BAD_INPUT)
@@ -49,6 +53,18 @@ def _format_warning(message, category, filename, lineno, line=None):
     if issubclass(category, FileWarning):
         return f"scorepriors: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
+def _say(show):
+    """Return a function that prints warnings about files in one line, and others as `show` does."""
+
+    def say(message, category, *rest, **named):
+        if issubclass(category, FileWarning):
+            click.echo(f"scorepriors: {message}", err=True)
+        else:
+            show(message, category, *rest, **named)
+
+    return say
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

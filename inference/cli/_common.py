@@ -209,7 +209,17 @@ def scene_options(folder: str):
     options = (
         click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]..."),
         click.option("--example", is_flag=True, help="Use the embedded blend instead of a file."),
-        click.option("--catalog", type=click.Path(), help="Positions: x, y (0-based) or ra, dec."),
+        click.option(
+            "--catalog",
+            type=click.Path(),
+            help="Positions: x, y (0-based) or ra, dec; a table of any usual kind, or ds9 regions.",
+        ),
+        click.option(
+            "--margin",
+            type=click.FloatRange(0),
+            metavar="PIXELS",
+            help="Keep sources up to this far outside of the image.  [default: by their brightness]",
+        ),
         click.option(
             "--psf",
             type=click.Path(),
@@ -258,19 +268,23 @@ def scene_options(folder: str):
     return decorate
 
 
-def read_scenes(files, example, each, catalog, psf, index, others, reading=None):
+def read_scenes(files, example, each, catalog, psf, index, others, reading=None, *, margin=None):
     """Return observations, their positions, and the truth of the example."""
     from scorepriors.models.data._own_noise import NoiseWarning
+    from scorepriors.models.data.positions._light import PositionsWarning
 
     with warnings.catch_warnings():
-        # `noise_sentence` says it, with what was done about it.
+        # `noise_sentence` says it, with what was done about it; and `doubts` the other.
         warnings.simplefilter("ignore", NoiseWarning)
-        return _read_scenes(files, example, each, catalog, psf, index, others, reading or {})
+        warnings.simplefilter("ignore", PositionsWarning)
+        return _read_scenes(
+            files, example, each, catalog, psf, index, others, reading or {}, margin
+        )
 
 
-def _read_scenes(files, example, each, catalog, psf, index, others, reading):
+def _read_scenes(files, example, each, catalog, psf, index, others, reading, margin):
     from scorepriors.models.data._observation import Observation
-    from scorepriors.models.data._positions import read_positions
+    from scorepriors.models.data.positions._reading import read_positions
     from scorepriors.models.simulation._example import load_example
 
     observations: list[Any]
@@ -295,7 +309,7 @@ def _read_scenes(files, example, each, catalog, psf, index, others, reading):
         observations = [join_observations(observations[0], *map(Observation.read, others))]
     sources = [obs.catalog if catalog is None else catalog for obs in observations]
     positions = [
-        None if source is None else read_positions(source, obs)
+        None if source is None else read_positions(source, obs, margin=margin)
         for source, obs in zip(sources, observations, strict=True)
     ]
     return observations, positions, truth

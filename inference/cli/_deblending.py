@@ -36,6 +36,7 @@ def deblend(
     example,
     each,
     catalog,
+    margin,
     psf,
     index,
     others,
@@ -77,7 +78,7 @@ def deblend(
     from scorepriors.inference.deblending._priors import load_priors
 
     observations, positions, truth = read_scenes(
-        files, example, each, catalog, psf, index, others, reading
+        files, example, each, catalog, psf, index, others, reading, margin=margin
     )
     pixel_scale = observations[0].pixel_scale
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=pixel_scale)

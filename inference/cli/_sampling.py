@@ -28,7 +28,7 @@ from ._diagnosis import diagnose_scene
     "--num-samples",
     "--draws",
     type=int,
-    help="Draws kept per chain.  [default: 500; of flow up to 2,000, until fluxes agree]",
+    help="Draws kept per chain.  [default: until the chains agree, up to 2,000]",
 )
 @click.option("--thinning", type=int, help="Moves per draw kept.  [default: 1]")
 @click.option(
@@ -40,6 +40,7 @@ def sample(
     files,
     example,
     catalog,
+    margin,
     psf,
     index,
     others,
@@ -93,6 +94,7 @@ def sample(
     )
     from scorepriors.inference.reports._samples import SAMPLE_NAMES, write_samples
     from scorepriors.inference.sampling._diagnostics import SamplingWarning, findings
+    from scorepriors.models.data.positions._light import displacement
 
     if algorithm is not None and algorithm not in SCENE_ALGORITHMS:
         known = ", ".join(sorted(SCENE_ALGORITHMS))
@@ -103,6 +105,7 @@ def sample(
         files,
         example,
         catalog,
+        margin,
         psf,
         index,
         others,
@@ -143,6 +146,8 @@ def sample(
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
         click.echo(str(path))
+    displaced = displacement(result.positions, result.observation)
+    reasons += [displaced] if displaced else []
     noise = noise_sentence(result)
     for sentence in [*([noise] if noise else []), *reasons]:
         click.echo(f"scorepriors: {sentence}", err=True)
@@ -176,7 +181,7 @@ def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
 
 
 def _deblend_one(
-    files, example, catalog, psf, index, others, reading, prior_names, sigma, seed, progress
+    files, example, catalog, margin, psf, index, others, reading, prior_names, sigma, seed, progress
 ):
     """Return the scene to sample: one blend, without padding."""
     import jax
@@ -184,7 +189,7 @@ def _deblend_one(
     from scorepriors.inference.deblending._deblend import deblend, load_priors
 
     (obs,), (positions,), _ = read_scenes(
-        files, example, False, catalog, psf, index, others, reading
+        files, example, False, catalog, psf, index, others, reading, margin=margin
     )
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=obs.pixel_scale)
     result = deblend(

@@ -21,7 +21,8 @@ from scorepriors.inference.fitting._map import MAPResult, fit_map
 from scorepriors.models.data._detection import detect
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._positions import Positions
+from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.data.positions._reading import read_positions
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene, stack_scenes
 
@@ -56,7 +57,7 @@ LARGE_SIDE_BY_SIDE = 2
 
 def deblend(
     obs: Observation | JointObservation,
-    positions: Positions | None = None,
+    positions: Positions | Any | None = None,
     *,
     prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
     key=None,
@@ -70,7 +71,8 @@ def deblend(
     obs
         Observation with pixels, weights and PSFs.
     positions
-        Positions of the sources; detected on the sum of the bands if not given.
+        Positions of the sources, or whatever `read_positions` takes: a file, a table, ...; detected
+        on the sum of the bands if not given.
     prior
         Prior or its name, or two of them with boxes of different size: a galaxy gets the
         larger one if the smaller would cut off more than a hundredth of its light, by its
@@ -115,7 +117,7 @@ def deblend(
 
 def deblend_many(
     observations: Sequence[Observation | JointObservation],
-    positions: Sequence[Positions | None] | None = None,
+    positions: Sequence[Positions | Any | None] | None = None,
     *,
     prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
     key=None,
@@ -190,8 +192,12 @@ def _settings(options: dict, prior, pixel_scale) -> Settings:
     return Settings(Options.of(options), load_priors(prior, pixel_scale=pixel_scale))
 
 
-def _prepare(obs, positions: Positions | None, settings: Settings) -> Blend:
-    return prepare(obs, detect(obs) if positions is None else positions, settings)
+def _prepare(obs, positions: Any, settings: Settings) -> Blend:
+    if positions is None:
+        found = detect(obs)
+    else:
+        found = positions if isinstance(positions, Positions) else read_positions(positions, obs)
+    return prepare(obs, found, settings)
 
 
 def _stopped(result: Deblended | None) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scorepriors.models.data.positions._light import displacement
 from scorepriors.models.sources._parametric import AbstractParametric
 
 from ._result import Deblended, FittedScene
@@ -41,7 +42,7 @@ def doubts(result: Deblended) -> dict[str, str]:
     Returns
     -------
     dict
-        ``cancels``: sources far too bright and far below zero make up for each other.
+        ``displaced``: positions that are not those of the image, or off by one vector.  ``cancels``: sources far too bright and far below zero make up for each other.
         ``below_zero``: a source has a significantly negative flux.  ``misplaced``: sources left the
         prior of their positions.  ``misfit``: much of the light is not explained where sources are
         seen.  The command line then exits with code 3.
@@ -53,6 +54,9 @@ def doubts(result: Deblended) -> dict[str, str]:
     """
     found, names = only_seen(result.free_form, result.observation), result.positions.ids
     out = {}
+    displaced = displacement(result.positions, result.observation)
+    if displaced:
+        out["displaced"] = displaced
     undone, light = (part.sum() for part in canceled_light(found.convolved))
     if undone > CANCELS * light:
         out["cancels"] = (

@@ -20,7 +20,7 @@ from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.sources._kinds import group_from
 from scorepriors.models.sources._placement import Placement
 
-from ._hdus import fits_text, image_header, source_hdu
+from ._hdus import fits_text, image_header, source_hdu, source_names
 from ._seen import has_data, total_seen
 
 #: Percentiles in tables: the median, and those of one standard deviation of a Gaussian.
@@ -419,9 +419,11 @@ def source_images(tree: Any) -> fits.HDUList:
     bands = found["band"].values
     header = image_header(wcs, bands, attrs["image_unit"])
     hdus = [primary]
-    for k, identity in enumerate(found["source"].values):
+    ids = [str(one) for one in found["source"].values]
+    for k, (identity, name) in enumerate(zip(ids, source_names(ids), strict=True)):
         for kind in ("mean", "sd"):
-            hdus.append(source_hdu(found[kind].values[k], header, kind.upper(), identity))
+            named = f"{kind.upper()}_{name}"
+            hdus.append(source_hdu(found[kind].values[k], header, named, identity))
     covariance = flux_covariance(tree)
     size = covariance.sizes["source"] * covariance.sizes["band"]
     matrix = image_header(None, bands, covariance.attrs["unit"])

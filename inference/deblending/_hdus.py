@@ -1,10 +1,15 @@
 """Images of sources as FITS extensions."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from astropy import units as u
 from astropy.io import fits
 
 from ._result import Deblended
+
+#: Longest name of a source in that of an extension, which has 68 characters.
+_LONGEST = 48
 
 
 def model_images(result: Deblended) -> fits.HDUList:
@@ -23,10 +28,11 @@ def model_images(result: Deblended) -> fits.HDUList:
         None if obs.wcs is None else obs.wcs.to_header(relax=True), obs.bands, obs.unit
     )
     hdus = [primary]
-    for k, identity in enumerate(result.positions.ids):
+    names = source_names(result.positions.ids)
+    for k, (identity, name) in enumerate(zip(result.positions.ids, names, strict=True)):
         model = found.morphology[k] * found.flux[k][:, None, None]
-        hdus.append(source_hdu(model, header, "MODEL", identity))
-        hdus += observed_hdus(obs, [cube[k] for cube in found.convolved], identity)
+        hdus.append(source_hdu(model, header, f"MODEL_{name}", identity))
+        hdus += observed_hdus(obs, [cube[k] for cube in found.convolved], identity, name)
     hdus += residual_hdus(obs, found.convolved)
     return fits.HDUList(hdus)
 
@@ -40,18 +46,40 @@ def image_header(wcs: fits.Header | None, bands, unit) -> fits.Header:
     return header
 
 
-def source_hdu(cube, header: fits.Header, label: str, identity) -> fits.ImageHDU:
-    """Return the extension ``LABEL_id`` of one source."""
+def source_names(ids: Sequence[str]) -> list[str]:
+    """Return what names of extensions call sources: all different, as names in FITS compare.
+
+    Capitals count for nothing there, other letters than ASCII become question marks, and long names
+    are cut; of names that are equal then, all but the first get a number.
+
+    Examples
+    --------
+    >>> source_names(["a", "A", "b"])
+    ['a', 'A_2', 'b']
+    """
+    out: list[str] = []
+    taken: set[str] = set()
+    for one in ids:
+        plain = fits_text(one)[:_LONGEST]
+        name, number = plain, 2
+        while name.upper() in taken:
+            name, number = f"{plain}_{number}", number + 1
+        taken.add(name.upper())
+        out.append(name)
+    return out
+
+
+def source_hdu(cube, header: fits.Header, name: str, identity) -> fits.ImageHDU:
+    """Return an extension of one source."""
     named = header.copy()
     named["SOURCEID"] = fits_text(identity)
-    name = f"{label}_{fits_text(identity)}"[:60]
     return fits.ImageHDU(np.asarray(cube, np.float32), named, name=name)
 
 
-def observed_hdus(obs, cubes, identity) -> list[fits.ImageHDU]:
-    """Return extensions ``SOURCE_id`` of a source as observed, one per observation."""
+def observed_hdus(obs, cubes, identity, name: str) -> list[fits.ImageHDU]:
+    """Return extensions ``SOURCE_name`` of a source as observed, one per observation."""
     return [
-        source_hdu(cube, header, f"SOURCE{number}", identity)
+        source_hdu(cube, header, f"SOURCE{number}_{name}", identity)
         for cube, (_, number, header) in zip(cubes, _views(obs), strict=True)
     ]
 

@@ -10,7 +10,7 @@ from scorepriors._surveys import nearest_survey
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._positions import Positions
+from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import Column
@@ -134,7 +134,7 @@ class Deblended:
     ) -> "Deblended":
         """Return the result of two fits, with the photometry that follows from them."""
         weights = [view.observation.weights for view in observation.views]
-        seen = has_data(seen_share(free_form.convolved, weights))
+        seen = has_data(seen_share(free_form.convolved, weights, free_form.flux))
         errors = nearest_survey(observation.pixel_scale).errors
         return cls(
             observation,

@@ -27,6 +27,7 @@ from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._kinds import group_facts
 
 from ._draws import source_draws
+from ._quantities import until_measured
 from ._result import Deblended
 from ._seen import seen_share
 from .flow import Flow
@@ -94,8 +95,9 @@ def sample_deblended(
         Content of the result, as for `sample`; dimensions and coordinates of scenes are set.
     **options
         Further arguments of `sample`, except `model` and `init`.  If `num_samples` is not given,
-        ``"flow"`` goes on from 500 draws per chain until brightnesses and lights of all sources
-        have R-hat below 1.01 and 400 effective draws, or up to 2,000.
+        runs go on until the brightnesses and lights of all sources, their centroids and sizes have
+        R-hat below 1.01 and 400 effective draws, or up to 2,000 draws per chain: of ``"flow"`` from
+        500 on, and by brightnesses and lights alone.
 
     Returns
     -------
@@ -121,12 +123,16 @@ def sample_deblended(
     """
     chosen = default_algorithm(result) if algorithm is None else algorithm
     sampler = sampler_of(chosen, SCENE_ALGORITHMS)
+    given = dict(options)
+    if given.get("num_samples") is None:
+        scene, _ = unpadded(result.scene, result.free_form.fit)
+        given["num_samples"] = until_measured(scene, sampler)
 
     def draw(bound, best, keep):
         with warnings.catch_warnings():
             # Judged below, by what is taken from the draws.
             warnings.simplefilter("ignore", SamplingWarning)
-            return sample(bound, key=key, algorithm=sampler, init=best, keep=keep, **options)
+            return sample(bound, key=key, algorithm=sampler, init=best, keep=keep, **given)
 
     tree = _draws(result, keep, draw)
     judge(tree, sampler, measured(tree), cut=bool(tree.attrs["interrupted"]))
@@ -213,7 +219,9 @@ def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
         "center": np.concatenate([np.asarray(at.center) for at in places]),
         "corner": np.concatenate([np.asarray(at.corner) for at in places]),
         "is_point": np.asarray(result.is_point)[scene.index],
-        "data_share": seen_share(result.free_form.convolved, weights)[scene.index],
+        "data_share": seen_share(result.free_form.convolved, weights, result.free_form.flux)[
+            scene.index
+        ],
         "flux_factor": np.asarray(obs.flux_unit[1], float),
         **keep.constant_data,
     }

@@ -21,8 +21,8 @@ from scorepriors.inference._status import FitStatus
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._positions import Positions
 from scorepriors.models.data._views import View
+from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._exposures import exposures, galaxy_spectra
 from scorepriors.models.scene._scene import Scene

@@ -12,8 +12,10 @@ import numpy as np
 SEEN = 0.1
 
 
-def seen_share(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the share of each source's light on the image that falls on unmasked pixels.
+def seen_share(
+    images: Sequence[np.ndarray], weights: Sequence[np.ndarray], flux: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the share of each source's light that falls on unmasked pixels.
 
     Parameters
     ----------
@@ -21,6 +23,9 @@ def seen_share(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> n
         Sources as observed, ``[N, B, H, W]`` of every exposure.
     weights
         Inverse variances ``[B, H, W]`` of every exposure; zero where masked.
+    flux
+        Fluxes ``[N, B]`` of all exposures' bands, with the light beyond the image; if not given, the
+        shares are of the light on the image.
 
     Returns
     -------
@@ -35,7 +40,14 @@ def seen_share(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> n
         seen = (light * good).sum((2, 3), dtype=float)
         usual = np.broadcast_to(good.mean((1, 2)), total.shape)
         each.append(np.where(total > 0, seen / np.where(total > 0, total, 1.0), usual))
-    return np.concatenate(each, axis=1)
+    share = np.concatenate(each, axis=1)
+    if flux is None:
+        return share
+    light = np.abs(np.concatenate([image.sum((2, 3), dtype=float) for image in images], axis=1))
+    whole = np.abs(np.asarray(flux, float))
+    return share * np.where(
+        whole > 0, np.minimum(light / np.where(whole > 0, whole, 1.0), 1.0), 1.0
+    )
 
 
 def has_data(share: np.ndarray) -> np.ndarray:
@@ -53,7 +65,8 @@ def only_seen(found: Any, obs) -> Any:
     obs
         Its observation, or joined observations.
     """
-    seen = has_data(seen_share(found.convolved, [v.observation.weights for v in obs.views]))
+    weights = [view.observation.weights for view in obs.views]
+    seen = has_data(seen_share(found.convolved, weights, found.flux))
     flux, error = (np.where(seen, a, np.nan) for a in (found.flux, found.flux_error))
     return replace(found, flux=flux, flux_error=error)
 

@@ -11,7 +11,7 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._model_noise import bands_with_own_noise, noise_from_model
-from scorepriors.models.data._positions import Positions
+from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.scene._exposures import exposures, galaxy_spectra

@@ -10,7 +10,7 @@ from astropy.table import QTable
 from scorepriors._errors import InputError
 from scorepriors.inference.deblending._draws import seen_flux_draws
 from scorepriors.inference.deblending._flags import DIAGNOSED, bands_of, bits_of, write_flags
-from scorepriors.inference.deblending._hdus import fits_text
+from scorepriors.inference.deblending._hdus import fits_text, source_names
 from scorepriors.inference.reports._outputs import check_target, existing_file, write_whole
 
 from ._diagnose import SceneDiagnosis, source_flags
@@ -94,7 +94,8 @@ def hallucination_images(diagnosis: SceneDiagnosis) -> fits.HDUList:
     primary.header["SIGMA0"] = (maps.attrs["sigma0"], "noise level of the prior")
     primary.header["DRAWS"] = (maps.attrs["draws"], "what the averages are over")
     hdus = [primary]
-    for k, identity in enumerate(maps["source"].values):
+    ids = [str(one) for one in maps["source"].values]
+    for k, (identity, named) in enumerate(zip(ids, source_names(ids), strict=True)):
         cube = np.stack([pixels(maps, name, k) for name in planes]).astype(np.float32)
         margin = (maps.sizes["box_y"] - cube.shape[-1]) // 2
         header = fits.Header()
@@ -106,7 +107,7 @@ def hallucination_images(diagnosis: SceneDiagnosis) -> fits.HDUList:
             header[f"PLANE{i + 1}"] = name
         header["GAMMA"] = float(maps["gamma"][k])
         header["SHARE"] = (float(maps["flux_share"][k]), "of the light that the data hold")
-        hdus.append(fits.ImageHDU(cube, header, name=f"DIAGNOSIS_{fits_text(identity)}"[:60]))
+        hdus.append(fits.ImageHDU(cube, header, name=f"DIAGNOSIS_{named}"))
     return fits.HDUList(hdus)
 
 

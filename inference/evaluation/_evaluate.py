@@ -31,7 +31,8 @@ from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.reports._observed import observed_mean
 from scorepriors.models.data._detection import detect
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._positions import Positions, read_positions
+from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.data.positions._reading import read_positions
 from scorepriors.models.simulation._blend_sets import BlendSet, BlendTruth
 
 from ._metrics import central_interval, match_positions, mean_chi2, source_metrics, summarize

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scorepriors.inference.deblending._draws import flux_catalog, source_images
-from scorepriors.inference.deblending._hdus import observed_hdus, residual_hdus
+from scorepriors.inference.deblending._hdus import observed_hdus, residual_hdus, source_names
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
@@ -76,8 +76,9 @@ def _as_observed(result: Deblended, tree: Any) -> list:
     obs = result.observation
     convolved = mean_as_observed(result, tree)
     hdus = []
-    for k, identity in enumerate(result.positions.ids):
-        hdus += observed_hdus(obs, [cube[k] for cube in convolved], identity)
+    ids = result.positions.ids
+    for k, (identity, name) in enumerate(zip(ids, source_names(ids), strict=True)):
+        hdus += observed_hdus(obs, [cube[k] for cube in convolved], identity, name)
     return [*hdus, *residual_hdus(obs, convolved)]
 
 

@@ -116,13 +116,9 @@ class AbstractSampler(eqx.Module):
         Acceptance rate for which steps are tuned.
     checked_draws
         Largest number of draws that are compared with the density, at a gradient each.
-    longest
-        Largest number of draws per chain where no number is given: then a run goes on beyond the
-        `usual` one until it has `settled`.  None if it does not.
     """
 
     checked_draws: ClassVar[int] = 300
-    longest: ClassVar[int | None] = None
     name: eqx.AbstractClassVar[str]
     note: eqx.AbstractClassVar[str]
     exact: eqx.AbstractClassVar[bool]
@@ -191,10 +187,6 @@ class AbstractSampler(eqx.Module):
     @abc.abstractmethod
     def keep(self, state, positions) -> Any:
         """Return positions ``[n, C, d]`` of draws after the warm-up, for `Coordinates`."""
-
-    def settled(self, problem, draws: list) -> bool:
-        """Return whether blocks ``[n, C, d]`` of kept positions are enough: see `longest`."""
-        return True
 
     def snapshot(self, state) -> np.ndarray | None:
         """Return points ``[C, d]`` of the chains for the check against the density.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._abstract import AbstractSampler, Counts, Move, Window, traced
+from ._until import Until, quantities_of
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Run:
         Kept `Move`, ``[n, C]``.
     snapshots
         Points ``[C, d]`` of `AbstractSampler.snapshot`, of this process alone.
+    quantities
+        Quantities ``[n, C, m]`` of `Until`, of the blocks of `draws` at the last look.
     """
 
     learned: Any
@@ -45,6 +48,7 @@ class Run:
     draws: list = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     snapshots: list = field(default_factory=list)
+    quantities: list = field(default_factory=list)
 
     @property
     def kept(self) -> int:
@@ -52,11 +56,13 @@ class Run:
         return sum(len(draws) for draws in self.draws)
 
 
-def enough(sampler: AbstractSampler, problem, run: Run, usual: int) -> bool:
-    """Return whether a run without a given length can end: asked at multiples of half the usual."""
-    every = max(usual // 2, 1)
-    asked = run.kept >= usual and run.kept % every < sampler.block
-    return asked and sampler.settled(problem, run.draws)
+def enough(until: Until, problem, run: Run) -> bool:
+    """Return whether a run without a given length can end, after a block of draws."""
+    if not run.draws or not until.looks(run.kept, run.kept - len(run.draws[-1])):
+        return False
+    for block in run.draws[len(run.quantities) :]:
+        run.quantities.append(quantities_of(until, problem.coordinates, block))
+    return until.met(np.swapaxes(np.concatenate(run.quantities), 0, 1))
 
 
 def blocks(sampler: AbstractSampler, problem, run: Run, counts: Counts, key) -> Iterator[Move]:

@@ -31,6 +31,7 @@ from ._gradient import BY_DIFFERENCES
 from ._labels import lay_out
 from ._run import Run, blocks, enough
 from ._stein import stein_check, stein_facts, stein_findings
+from ._until import Until
 
 #: Seconds between checkpoints.
 CHECKPOINT_INTERVAL = 20.0
@@ -50,7 +51,7 @@ def sample(
     model_kwargs: dict | None = None,
     algorithm: str | AbstractSampler = "nuts",
     num_warmup: int | None = None,
-    num_samples: int | None = None,
+    num_samples: int | Until | None = None,
     num_chains: int | None = None,
     init: str | dict | MAPResult = "map",
     keep: Keep = Keep(),  # noqa: B008 (a value)
@@ -79,8 +80,8 @@ def sample(
         `scorepriors.inference.ALGORITHMS` and `scorepriors.inference.AbstractGradientSampler`.
     num_warmup, num_samples, num_chains
         Numbers of draws per chain for tuning and to keep, and of chains; the algorithm's
-        defaults (500, 500 and 4) if not given.  Some algorithms (`Flow`) then go on beyond their
-        usual number of draws, up to their `longest`, until the chains agree.
+        defaults (500, 500 and 4) if not given.  `num_samples` may be an `Until`: draws until the
+        chains agree.
     init
         Start of the chains.  ``"map"``: spread by the curvature about the mode; where no mode is
         found, or the density about it is not that of its Gaussian, as in a funnel, as under
@@ -144,11 +145,9 @@ def sample(
     """
     started = time.monotonic()
     sampler = sampler_of(algorithm)
-    counts = _counts(sampler, num_warmup, num_samples, num_chains)
-    usual = counts.num_samples
-    open_ended = num_samples is None and sampler.longest is not None
-    if open_ended:
-        counts = counts._replace(num_samples=max(usual, sampler.longest or 0))
+    until = num_samples if isinstance(num_samples, Until) else None
+    most = num_samples if until is None else until.at_most
+    counts = _counts(sampler, num_warmup, most, num_chains)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     if not bound.sites():
         raise InputError(
@@ -183,7 +182,7 @@ def sample(
                 saved = time.monotonic()
             if interrupt:
                 break
-            if open_ended and enough(sampler, problem, run, usual):
+            if until is not None and enough(until, problem, run):
                 counts = counts._replace(num_samples=run.kept)
                 break
         if run.kept < 4:

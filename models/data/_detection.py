@@ -16,7 +16,7 @@ from scorepriors._errors import InputError
 
 from ._joint import JointObservation
 from ._observation import Observation
-from ._positions import Positions
+from .positions._positions import Positions
 
 #: Sizes of the blobs in standard deviations of the sharpest PSF: for barely resolved
 #: galaxies, and larger ones.

@@ -18,7 +18,8 @@ from scorepriors._surveys import SURVEYS
 from scorepriors._zoo import list_priors, priors_for
 from scorepriors.inference.deblending._deblend import deblend, deblend_many
 from scorepriors.inference.deblending._priors import PriorWarning
-from scorepriors.models.data._positions import Positions, read_positions
+from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.data.positions._reading import read_positions
 from scorepriors.models.simulation._example import load_example
 
 

@@ -26,7 +26,7 @@ from scorepriors.inference.evaluation._metrics import (
     source_metrics,
     summarize,
 )
-from scorepriors.models.data._positions import Positions
+from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.rendering._psf import gaussian_psf
 from scorepriors.models.scene._blend import TREATMENTS
 from scorepriors.models.simulation._blend_sets import BlendSet, blendedness, write_set

@@ -23,7 +23,8 @@ from scorepriors.inference.diagnosis._information import positive_part, source_i
 from scorepriors.inference.diagnosis._pairs import Pairs, source_blocks
 from scorepriors.inference.sampling._tree import group
 from scorepriors.models import exposures, galaxy_spectra
-from scorepriors.models.data._positions import Positions, read_positions
+from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.data.positions._reading import read_positions
 from scorepriors.models.rendering._information import by_exposure
 from scorepriors.models.rendering._psf import difference_kernels
 from scorepriors.models.simulation._simulation import simulate_blend

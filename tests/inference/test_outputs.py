@@ -29,7 +29,7 @@ from scorepriors.inference.reports import _outputs as outputs
 from scorepriors.inference.reports._figure import report_figure
 from scorepriors.inference.reports._outputs import NAMES, summary, write_outputs
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._positions import Positions
+from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.scene._exposures import exposures, galaxy_spectra
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._bulge_disk import BulgeDisk

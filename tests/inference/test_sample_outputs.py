@@ -27,6 +27,7 @@ from conftest import gaussian_prior, small_observation
 from scorepriors import InputError
 from scorepriors.inference import (
     MAPResult,
+    Until,
     cli,
     deblend,
     flux_catalog,
@@ -39,6 +40,7 @@ from scorepriors.inference import (
 )
 from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
+from scorepriors.inference.deblending._quantities import FLOW_LOOKS
 from scorepriors.inference.deblending._sampling import (
     BRIGHT_ALGORITHM,
     FAINT,
@@ -504,9 +506,8 @@ def test_python_and_the_command_line_have_the_same_defaults():
     for name in ("num_chains", "num_warmup"):
         number, other = getattr(bright.usual, name), getattr(faint.usual, name)
         assert f"[default: {number}; of flow {other}]" in helps[name]
-    assert faint.usual.num_samples == bright.usual.num_samples
-    wanted = f"[default: {bright.usual.num_samples}; of flow up to {faint.longest:,}, until"
-    assert wanted in helps["num_samples"]
+    assert {Until().at_most, FLOW_LOOKS.at_most} == {2000}
+    assert "[default: until the chains agree, up to 2,000]" in helps["num_samples"]
 
 
 def test_what_is_judged_is_what_is_measured():

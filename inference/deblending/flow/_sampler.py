@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray
 from jax.flatten_util import ravel_pytree
 
 from scorepriors._errors import InputError
@@ -21,9 +20,6 @@ from scorepriors.inference.sampling._abstract import (
     Start,
     Window,
 )
-from scorepriors.inference.sampling._diagnostics import MAX_RHAT, MIN_ESS
-from scorepriors.inference.sampling._rhat import rank_rhat
-from scorepriors.inference.sampling._tree import effective_sizes
 
 from . import _scene
 from ._moves import CYCLE, Recent, kinds_of_sources, sweep, tuned
@@ -64,7 +60,6 @@ class Flow(AbstractSampler):
     usual: ClassVar[Counts] = Counts(300, 500, 8)
     block: ClassVar[int] = 10
     checked_draws: ClassVar[int] = 100
-    longest: ClassVar[int] = 2000
 
     def init(self, key, bound: Posterior, start: Start):
         scene = scene_of(bound)
@@ -115,15 +110,6 @@ class Flow(AbstractSampler):
 
     def keep(self, state: Chains, positions):
         return positions
-
-    def settled(self, problem: Problem, draws: list) -> bool:
-        """Return whether brightnesses and lights have converged: fluxes are functions of them."""
-        every = [np.asarray(_lights(problem, jnp.asarray(block))) for block in draws]
-        found = np.swapaxes(np.concatenate(every), 0, 1).astype(float)
-        if not rank_rhat(found).max() < MAX_RHAT:
-            return False
-        dataset = xarray.Dataset({"x": (("chain", "draw", "element"), found)})
-        return bool(np.min(effective_sizes(dataset)["x"]) >= MIN_ESS)
 
     def snapshot(self, state: Chains):
         """Return noise, offsets of stars and brightnesses of all chains, ``[C, d]``."""
@@ -190,19 +176,6 @@ class Flow(AbstractSampler):
             "step_size": float(sizes.mean()),
             "source_steps": json.dumps(sizes.tolist()),
         }
-
-
-@eqx.filter_jit
-def _lights(problem: Problem, positions):
-    """Return brightnesses and logarithms of the light of galaxies, of draws ``[n, C, d]``."""
-    scene, coordinates = problem.scene, problem.coordinates
-
-    def one(position):
-        values = coordinates.bound.constrain(coordinates.params(position), deterministics=False)
-        light = [values[f"{name}/morphology"].sum((-2, -1)) for name in scene.groups]
-        return jnp.concatenate([values["brightness"], *map(jnp.log, light)])
-
-    return jax.vmap(jax.vmap(one))(positions)
 
 
 def _mode(bound: Posterior, init: Any, key) -> tuple[dict, str]:
