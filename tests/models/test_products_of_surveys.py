@@ -117,6 +117,8 @@ SENTENCES = {
     "ZTF reference": ["12 of 2688 pixels have no data"],
     "SDSS frame": ["its noise was calculated from the gain"],
     "AllWISE atlas image": ["12 of 2688 pixels have no data"],
+    "CFHT stack": ["the zero point 30 of the card MAGZP was taken as the AB magnitude"],
+    "VISTA or UKIDSS image": ["its zero point of Vega", "12 of 2688 pixels have no data"],
 }
 
 
@@ -135,7 +137,7 @@ def test_a_cut_is_the_same_part(name, tmp_path):
     made = MAKERS[name](tmp_path)
     whole, _ = opened(made)
     sky = scene.wcs(made.pixel_scale).pixel_to_world(*scene.POSITIONS[1])
-    made.arguments = {"position": sky, "size": 17 * made.pixel_scale}
+    made.arguments |= {"position": sky, "size": 17 * made.pixel_scale}
     part, _ = opened(made)
     row, column = part.corner
     height, width = part.shape

@@ -167,8 +167,19 @@ def _is_coadd(hdus: Sequence[Any], path: Path) -> bool:
 
 
 def _is_legacy_cutout(hdus: Sequence[Any], path: Path) -> bool:
+    """Whether a file with BANDS is of the viewer, which counts bands from 0."""
+    if _has_card(hdus, "BAND0", ""):
+        return True
     kinds = {str(hdu.header.get("IMAGETYP", "")).strip().upper() for hdu in hdus}
     return not kinds.isdisjoint(("INVVAR", "MASKBITS"))
+
+
+def _is_des_coadd(hdus: Sequence[Any], path: Path) -> bool:
+    return _has_card(hdus, "TILENAME", "^DES") or re.search(r"^DES\d{4}[+-]", path.name) is not None
+
+
+def _is_infrared(hdus: Sequence[Any], path: Path) -> bool:
+    return _has_card(hdus, "INSTRUME", "VIRCAM|WFCAM") and _has_card(hdus, "MAGZPT", "")
 
 
 def _has_flux_unit(hdus: Sequence[Any], path: Path) -> bool:
@@ -230,6 +241,7 @@ PRODUCTS: tuple[Product, ...] = (
         image=("IMAGE",),
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
+        bands_in=rules.rubin_band,
         bad_planes=rules.RUBIN_COADD_BAD,
     ),
     Product(
@@ -239,6 +251,7 @@ PRODUCTS: tuple[Product, ...] = (
         image=("IMAGE",),
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
+        bands_in=rules.rubin_band,
         bad_planes=rules.RUBIN_VISIT_BAD,
     ),
     # --- Legacy Surveys, DES.
@@ -267,8 +280,8 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="DES coadd",
-        cards={"TILENAME": "^DES"},
         hdus=("SCI", "MSK", "WGT"),
+        matches=_is_des_coadd,
         image=("SCI",),
         noise={"WGT": "ivar"},
         mask=("MSK",),
@@ -405,6 +418,29 @@ PRODUCTS: tuple[Product, ...] = (
         bad_planes=rules.KIDS_BAD,
         scaling=rules.kids_linear,
         noise_scaling=rules.kids_weights,
+    ),
+    Product(
+        name="DECam image",
+        file_name=r"^(c4d|k4m|ksb)_.*_o[opsk][ij]_.*\.fits",
+        noise_file=(r"_(o[opsk])[ij]_", r"_\1w_"),
+        noise_file_kind="ivar",
+        mask_file=(r"_(o[opsk])[ij]_", r"_\1d_"),
+        # The community pipeline's masks hold one code each, none of them of a good pixel.
+        bad_planes=(ALL_PLANES,),
+    ),
+    Product(
+        name="CFHT stack",
+        file_name=r"^(MegaPipe|CFIS|UNIONS|CFHTLS)[._-](?!.*weight).*\.fits",
+        noise_file=(r"\.fits.*$", ".weight.fits*"),
+        noise_file_kind="ivar",
+    ),
+    Product(
+        name="VISTA or UKIDSS image",
+        matches=_is_infrared,
+        bands=rules.infrared_band,
+        zero_point=rules.infrared_zero_point,
+        note="its zero point of Vega was converted to AB magnitudes, without extinction by the "
+        "atmosphere.",
     ),
     Product(
         name="2MASS image",
