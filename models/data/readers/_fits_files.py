@@ -27,7 +27,7 @@ from ._cards import (
     pixel_area,
 )
 from ._cutouts import Cut, cut_box
-from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits
+from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits, reason
 from ._masks import masked_pixels
 from ._meds import check_same_object
 from ._names import (
@@ -42,7 +42,7 @@ from ._names import (
 )
 from ._noise import file_weights, kind_of, kind_of_file, noise_factor
 from ._options import FileOptions
-from ._products import Product, recognize
+from ._products import Product, by_row, recognize
 
 
 def read_fits(
@@ -85,6 +85,11 @@ def read_fits(
             message = str(error)
             named = message.startswith(path.name)
             raise InputError(message if named else f"{path.name}: {message}") from error
+        except Warning:
+            raise  # asked for by a filter of warnings
+        except Exception as error:
+            # Damaged headers make astropy raise errors of many kinds.
+            raise InputError(f"{path.name} cannot be read: {reason(error)}.") from error
         own, corner = read
         if len(own) == 1 and own[0].bands is None and own[0].images.shape[0] == 1:
             own = [own[0]._replace(bands=(_stem(path),))]
@@ -155,7 +160,7 @@ def _read_file(
                         f"a {product.name} has its own noise, mask and cutouts; leave out "
                         f"{', '.join(f'{name}=' for name in sorted(useless))}."
                     )
-                return [product.open(path, index)], (0, 0)
+                return [by_row(product, product.open, path, index)], (0, 0)
         if index is not None:
             raise InputError(f"FITS files hold one blend, not a set; leave out index={index}.")
         groups = find_images(extensions, product, options.hdu, path.name)
@@ -259,6 +264,15 @@ class _File:
         """Return the bands of one image HDU, the cut, and the HDUs that were used."""
         image, product = group.image, self.product
         primary = self.extensions[0].header
+        unreadable = {
+            **dict.fromkeys(image.unreadable),
+            **dict.fromkeys(self.extensions[0].unreadable),
+        }
+        if unreadable:
+            note(
+                f"{self.path.name}: the card(s) {', '.join(unreadable)} cannot be read and were left "
+                "out."
+            )
         header = merged(primary, image.header)
         shape = image.shape or ()
         while len(shape) > 2 and shape[0] == 1:
@@ -276,7 +290,7 @@ class _File:
         if images.dtype.kind not in "fiub":
             raise InputError(f"the HDU {image.label} holds {images.dtype}; give real numbers.")
         if product is not None and product.scaling is not None:
-            images = product.scaling(images, header)
+            images = by_row(product, product.scaling, images, header)
         num_bands = len(images)
         masked, used = self._mask(group, images.shape, cut)
         masked = masked | self._uncovered(group, masked, cut)
@@ -312,11 +326,11 @@ class _File:
     def _bands(self, group: Group, header: fits.Header, num_bands: int):
         product = self.product
         if product is not None and product.bands is not None:
-            names = product.bands(header)
+            names = by_row(product, product.bands, header)
             if names is not None:
                 return tuple(names)
         if product is not None and product.bands_in is not None:
-            names = product.bands_in(self.extensions)
+            names = by_row(product, product.bands_in, self.extensions)
             if names is not None:
                 return tuple(names)
         if self.several or group.suffix:
@@ -333,7 +347,7 @@ class _File:
             return None
         product = self.product
         if product is not None and product.zero_point is not None:
-            zero = product.zero_point(header)
+            zero = by_row(product, product.zero_point, header)
             return None if zero is None else (float(zero),) * num_bands
         return header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
 
@@ -356,7 +370,7 @@ class _File:
         if given is None and product is not None and product.variance is not None:
             weights = file_weights(
                 images,
-                product.variance(images, header, self.extensions, cut.box),
+                by_row(product, product.variance, images, header, self.extensions, cut.box),
                 "variance",
                 masked,
                 what="the noise",
@@ -395,7 +409,7 @@ class _File:
         product = self.product
         if product is not None and product.noise_scaling is not None:
             primary = noise.file_hdus[0].header
-            pixels = product.noise_scaling(pixels, merged(primary, noise.header))
+            pixels = by_row(product, product.noise_scaling, pixels, merged(primary, noise.header))
         instead = product.unit if product else ""
         pixels = pixels * noise_factor(noise.header, header_unit(header, instead), kind, what)
         return file_weights(
