@@ -25,14 +25,22 @@ _FAR = 2.0
 _PIXELS, _SKY = ("X", "Y"), ("RA", "DEC")
 
 
-def cell_sources(hdus: Sequence[HDU], label: str) -> list[Source]:
+def cell_sources(hdus: Sequence[HDU], label: str, *, named_only: bool = False) -> list[Source]:
     """Return the PSF of an HDU ``[cells_y, cells_x, P, P]``; none if there is no such one.
 
     The grid comes from the file's JSON (``bounds`` of the PSF, in pixels of the patch, whose
-    corner the image's ``LTV`` cards or its WCS ``A`` tell).  Cells without PSF are NaN.
+    corner the image's ``LTV`` cards or its WCS ``A`` tell).  Cells without PSF are NaN.  In a file
+    of an image, `named_only`, it is one with PSF in its name: others can be cubes of sources.
     """
     found = next(
-        (hdu for hdu in hdus if isinstance(hdu.data, np.ndarray) and hdu.data.ndim == 4), None
+        (
+            hdu
+            for hdu in hdus
+            if isinstance(hdu.data, np.ndarray)
+            and hdu.data.ndim == 4
+            and ("PSF" in hdu.name or not named_only)
+        ),
+        None,
     )
     if found is None:
         return []

@@ -160,7 +160,7 @@ def sources_in_image(
         _loaded(one, known) for one in extensions if one.name not in known or not own or one in own
     ]
     return (
-        cell_sources(hdus, label)
+        cell_sources(hdus, label, named_only=True)
         or psfex_sources(hdus, label)
         or image_sources(hdus, label, named_only=True)
         or _unusable_table(hdus, label)
@@ -174,7 +174,7 @@ def _loaded(one: Extension, known: set[str]) -> HDU:
         return HDU(one.name, one.header, one.table() if of_psf or one.name == "JSON" else None)
     if one.shape is None:
         return HDU(one.name, one.header, None)
-    if of_psf or len(one.shape) == 4:
+    if of_psf:
         return HDU("PSF" if one.name in known else one.name, one.header, one.pixels())
     return HDU(one.name, one.header, np.broadcast_to(np.float32(0), one.shape))
 
@@ -196,7 +196,7 @@ def _choose(psf, bands: tuple[str, ...]) -> list[Source]:
             return sources * len(bands)  # one array or object for all was asked for
         return match(sources, bands, in_order=False)
     if psf and all(isinstance(one, Source) for one in psf):
-        return match(psf, bands, in_order=False)  # of one file
+        return match(sources_of(psf), bands, in_order=False)  # of one file
     groups = [sources_of(one) for one in psf]
     if not groups:
         raise InputError("no PSF is given: the list is empty.")
@@ -241,12 +241,15 @@ def _is_array(psf) -> bool:
 
 
 def sources_of(psf) -> list[Source]:
-    """Return the PSFs of one file, array, object, or of one that was read already."""
-    if isinstance(psf, list | tuple) and psf and all(isinstance(one, Source) for one in psf):
-        return list(psf)
+    """Return the PSFs of one file, array, object, or of one file that was read already."""
     if isinstance(psf, str | os.PathLike):
         path = Path(psf)
-        return [source._replace(hint=source.hint or _stem(path)) for source in _file_sources(path)]
+        psf = [source._replace(hint=path.name) for source in _file_sources(path)]
+    if isinstance(psf, list | tuple) and psf and all(isinstance(one, Source) for one in psf):
+        for source in psf:
+            if source.refusal:
+                raise InputError(source.refusal)
+        return list(psf)
     if hasattr(psf, "draw") and hasattr(psf, "wcs"):
         return [piff_source(psf, "the PSF of Piff")]
     if hasattr(psf, "oversampling") and hasattr(psf, "data"):
@@ -310,18 +313,15 @@ def npz_sources(archive: Mapping[str, np.ndarray], label: str) -> list[Source]:
 
 
 def _unusable_table(hdus: Sequence[HDU], label: str) -> list[Source]:
-    """Return a source that says that a table named PSF can't be used, when it is asked for."""
+    """Return a source that is refused, for a table named PSF: it may not be asked for."""
     named = [hdu for hdu in hdus if "PSF" in hdu.name and hasattr(hdu.data, "colnames")]
     if not named:
         return []
-
-    def at(place: Place) -> Stamp:
-        raise InputError(
-            f"the HDU {named[0].name} of {label} is a table ({', '.join(named[0].data.colnames[:4])}"
-            "), of no known kind of PSF; give an image of the PSF at the scene."
-        )
-
-    return [Source(label, at)]
+    refusal = (
+        f"the HDU {named[0].name} of {label} is a table ({', '.join(named[0].data.colnames[:4])}"
+        "), of no known kind of PSF; give an image of the PSF at the scene."
+    )
+    return [Source(label, lambda place: Stamp(np.zeros((0, 0))), refusal=refusal)]
 
 
 def _on_image(source: Source, place: Place, oversampling: float | None) -> np.ndarray:
@@ -383,7 +383,3 @@ def _check_oversampling(value) -> float:
     if not (np.isfinite(number) and number > 0):
         raise InputError(f"psf_oversampling is {value!r}; give the samples per pixel, such as 4.")
     return number
-
-
-def _stem(path: Path) -> str:
-    return path.name.split(".")[0]

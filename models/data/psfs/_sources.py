@@ -64,6 +64,8 @@ class Source(NamedTuple):
         Words that may name the band by chance: those of the file's name.
     ordered
         Whether it is one of a cube, which has the order of the bands.
+    refusal
+        Why it can't be used, as a sentence; "" if it can.
     """
 
     label: str
@@ -72,6 +74,7 @@ class Source(NamedTuple):
     name: str = ""
     hint: str = ""
     ordered: bool = False
+    refusal: str = ""
 
 
 def constant(label: str, stamp: Stamp, band: str | None = None, name: str = "") -> Source:
