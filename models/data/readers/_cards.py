@@ -419,9 +419,10 @@ def _check_wcs_cards(header: fits.Header) -> None:
     """Refuse cards that are missing or no numbers, which wcslib takes as zero or one."""
     if "CTYPE1" not in header or "CTYPE2" not in header:
         return
-    for card in header:
-        if re.match(r"^(CRVAL|CRPIX|CDELT|CROTA)[12]$|^(CD|PC)[12]_[12]$|^PV[12]_\d+$", card):
-            number(header, card)
+    numbers = re.compile(r"^(CRVAL|CRPIX|CDELT|CROTA)[12]$|^(CD|PC)[12]_[12]$|^PV[12]_\d+$")
+    for card in filter(numbers.match, header):
+        if number(header, card) is None:
+            raise InputError(f"the card {card} holds {header[card]!r}; give a number")
     missing = [card for card in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2") if card not in header]
     if not any(re.match(r"^(CD|PC)[12]_[12]$", card) for card in header):
         missing += [card for card in ("CDELT1", "CDELT2") if card not in header]

@@ -27,7 +27,7 @@ from ._cards import (
     pixel_area,
 )
 from ._cutouts import Cut, cut_box
-from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits
+from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits, reason
 from ._masks import masked_pixels
 from ._names import (
     MASK_NAMES,
@@ -41,7 +41,7 @@ from ._names import (
 )
 from ._noise import file_weights, kind_of, kind_of_file, noise_factor
 from ._options import FileOptions
-from ._products import Product, recognize
+from ._products import Product, by_row, recognize
 
 
 def read_fits(
@@ -84,6 +84,11 @@ def read_fits(
             message = str(error)
             named = message.startswith(path.name)
             raise InputError(message if named else f"{path.name}: {message}") from error
+        except Warning:
+            raise  # asked for by a filter of warnings
+        except Exception as error:
+            # Damaged headers make astropy raise errors of many kinds.
+            raise InputError(f"{path.name} cannot be read: {reason(error)}.") from error
         if isinstance(read, dict):
             if len(paths) > 1:
                 raise InputError(f"{path.name} holds all bands; give this one file alone.")
@@ -149,7 +154,7 @@ def _read_file(
             if product.note:
                 note(f"{path.name} is a {product.name}: {product.note}")
             if product.open is not None:
-                return product.open(path, index)
+                return by_row(product, product.open, path, index)
         if index is not None:
             raise InputError(f"FITS files hold one blend, not a set; leave out index={index}.")
         groups = find_images(extensions, product, options.hdu, path.name)
@@ -253,6 +258,15 @@ class _File:
         """Return the bands of one image HDU, the cut, and the HDUs that were used."""
         image, product = group.image, self.product
         primary = self.extensions[0].header
+        unreadable = {
+            **dict.fromkeys(image.unreadable),
+            **dict.fromkeys(self.extensions[0].unreadable),
+        }
+        if unreadable:
+            note(
+                f"{self.path.name}: the card(s) {', '.join(unreadable)} cannot be read and were left "
+                "out."
+            )
         header = merged(primary, image.header)
         shape = image.shape or ()
         while len(shape) > 2 and shape[0] == 1:
@@ -270,7 +284,7 @@ class _File:
         if images.dtype.kind not in "fiub":
             raise InputError(f"the HDU {image.label} holds {images.dtype}; give real numbers.")
         if product is not None and product.scaling is not None:
-            images = product.scaling(images, header)
+            images = by_row(product, product.scaling, images, header)
         num_bands = len(images)
         masked, used = self._mask(group, images.shape, cut)
         masked = masked | self._uncovered(group, masked, cut)
@@ -306,11 +320,11 @@ class _File:
     def _bands(self, group: Group, header: fits.Header, num_bands: int):
         product = self.product
         if product is not None and product.bands is not None:
-            names = product.bands(header)
+            names = by_row(product, product.bands, header)
             if names is not None:
                 return tuple(names)
         if product is not None and product.bands_in is not None:
-            names = product.bands_in(self.extensions)
+            names = by_row(product, product.bands_in, self.extensions)
             if names is not None:
                 return tuple(names)
         if self.several or group.suffix:
@@ -327,7 +341,7 @@ class _File:
             return None
         product = self.product
         if product is not None and product.zero_point is not None:
-            zero = product.zero_point(header)
+            zero = by_row(product, product.zero_point, header)
             return None if zero is None else (float(zero),) * num_bands
         return header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
 
@@ -350,7 +364,7 @@ class _File:
         if given is None and product is not None and product.variance is not None:
             weights = file_weights(
                 images,
-                product.variance(images, header, self.extensions, cut.box),
+                by_row(product, product.variance, images, header, self.extensions, cut.box),
                 "variance",
                 masked,
                 what="the noise",
@@ -389,7 +403,7 @@ class _File:
         product = self.product
         if product is not None and product.noise_scaling is not None:
             primary = noise.file_hdus[0].header
-            pixels = product.noise_scaling(pixels, merged(primary, noise.header))
+            pixels = by_row(product, product.noise_scaling, pixels, merged(primary, noise.header))
         instead = product.unit if product else ""
         pixels = pixels * noise_factor(noise.header, header_unit(header, instead), kind, what)
         return file_weights(

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from scorepriors._errors import InputError
 from scorepriors._surveys import NANOJANSKY_ZERO_POINT
 
 from . import _product_rules as rules
+from ._files import reason
 from ._meds import open_meds
 
 #: In `Product.bad_planes`: every plane of the mask.
@@ -125,6 +127,25 @@ def recognize(hdus: Sequence[Any], path: Path) -> Product | None:
         Path of the file.
     """
     return next((row for row in PRODUCTS if _is(row, hdus, Path(path))), None)
+
+
+def by_row(row: Product, rule: Callable[..., Any], *arguments) -> Any:
+    """Call a function of a row, whose cards may be missing or no numbers.
+
+    Raises
+    ------
+    InputError
+        If they are.
+    """
+    try:
+        return rule(*arguments)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        raise InputError(
+            f"a card of this {row.name} is missing or no number ({reason(error)}); correct it, or "
+            "say what it holds (zero_point=, bands=, noise=)."
+        ) from error
 
 
 def _is(row: Product, hdus: Sequence[Any], path: Path) -> bool:
