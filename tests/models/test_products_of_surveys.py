@@ -106,7 +106,7 @@ SENTENCES = {
     "Euclid MER mosaic": ["its FLAG file is not read", "12 of 2688 pixels have no data"],
     "JWST i2d": ["156 of 2688 pixels have no data (zero in WHT)"],
     "grizli mosaic": [],
-    "HST drizzle (HAP)": ["is exposure time and no inverse variance"],
+    "HST drizzle (HAP)": ["WHT was taken as exposure time, and the noise scaled"],
     "DES MEDS": [
         "12 of 4096 pixels have flags",
         "the object's 2 cutouts the first",
@@ -188,6 +188,12 @@ def rewritten(path, **cards):
         ("SDSS frame", {"CAMCOL": 8}, "an SDSS frame needs its cards FILTER, RUN and CAMCOL"),
         ("SDSS frame", {"FILTER": None}, "an SDSS frame needs its cards FILTER, RUN and CAMCOL"),
         ("grizli mosaic", {"BUNIT": "Jy/beam"}, "the card BUNIT is 'Jy/beam'"),
+        ("ZTF reference", {"MAGZP": 0.0}, "one unit of a pixel has the AB magnitude 0, which is"),
+        ("AllWISE atlas image", {"MAGZP": 1e30}, "has the AB magnitude 1e+30, which is not likely"),
+        ("HSC cutout", {"FLUXMAG0": True}, "the card FLUXMAG0 is True, but what a count is worth"),
+        ("DES coadd", {"MAGZERO": 1e30}, "by the card MAGZERO one unit of a pixel has"),
+        ("JWST i2d", {"PIXAR_SR": 1e-10}, "the card PIXAR_SR means pixels of 4.73e+03 times"),
+        ("HST drizzle (HAP)", {"BUNIT": "lumps"}, "but the unit 'lumps' is not known"),
     ],
 )
 def test_damaged_cards_are_named(name, cards, message, tmp_path):
@@ -196,6 +202,22 @@ def test_damaged_cards_are_named(name, cards, message, tmp_path):
         rewritten(path, **cards)
     with pytest.raises(InputError, match=re.escape(message)):
         opened(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "message"),
+    [
+        ("Rubin DP1 coadd", {"MP_SAT": None}, "bit 1 without a name (12)"),
+        ("HSC PDR2 calexp", {"MP_SAT": 0}, "bit 1 without a name (12)"),
+        ("Rubin DP2 visit image", {"MSKN0001": "WELL_FULL"}, "WELL_FULL (12)"),
+    ],
+)
+def test_planes_of_unknown_meaning_are_said(name, cards, message, tmp_path):
+    made = MAKERS[name](tmp_path)
+    rewritten(made.files[0], **cards)
+    _, said = opened(made)
+    (sentence,) = [str(one.message) for one in said]
+    assert message in sentence.partition("these were not: ")[2]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from scorepriors.models.data.psfs._read import sources_in_image
 from ._bands import BandPart, combine
 from ._cards import (
     celestial_wcs,
+    check_plausible,
     given_zero_point,
     header_bands,
     header_unit,
@@ -364,6 +365,9 @@ class _File:
         product = self.product
         if product is not None and product.zero_point is not None:
             zero = by_row(product, product.zero_point, header)
+            if zero is not None:
+                # A card that was never set holds 0: one count as bright as Vega.
+                check_plausible(zero, f"the rule of a {product.name}", 5.0)
             return None if zero is None else (float(zero),) * num_bands
         return header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
 

@@ -138,13 +138,14 @@ def number(header: Mapping[str, Any], card: str) -> float:
     """Return the number of a card, or raise InputError."""
     value = header.get(card)
     try:
-        found = float(value)  # type: ignore[arg-type]
+        found = np.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         found = np.nan
     if not np.isfinite(found):
         raise InputError(
-            f"the card {card} is {'missing' if value is None else repr(value)}, which says how "
-            "bright a count is; give zero_point= (--zero-point), the AB magnitude of one unit."
+            f"the card {card} is {'missing' if value is None else repr(value)}, but what a count "
+            "is worth follows from it; correct it, or give zero_point= and noise= (--zero-point, "
+            "--noise)."
         )
     return found
 
@@ -154,8 +155,8 @@ def positive(header: Mapping[str, Any], card: str) -> float:
     found = number(header, card)
     if found <= 0:
         raise InputError(
-            f"the card {card} is {found:g}, not positive; give zero_point= (--zero-point), the "
-            "AB magnitude of one unit."
+            f"the card {card} is {found:g}, not positive, but what a count is worth follows from "
+            "it; correct it, or give zero_point= and noise= (--zero-point, --noise)."
         )
     return found
 
@@ -319,7 +320,7 @@ def ztf_variance(
     follows the noise of its own pixel would bias fluxes.
     """
     gain = positive(header, "GAIN")
-    return _smooth(pixels) / gain + (number(header, "READNOI") / gain) ** 2
+    return _smooth(pixels) / gain + (positive(header, "READNOI") / gain) ** 2
 
 
 #: Electrons per count by camera column, and variance of dark and readout, counts squared:

@@ -324,8 +324,7 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="JWST mosaic",
-        cards={"TELESCOP": "JWST"},
-        hdus=("SCI", "ERR", "WHT"),
+        hdus=("SCI", "ERR", "CON", "WHT"),
         image=("SCI",),
         noise={"ERR": "deviation"},
         coverage=("WHT",),
@@ -345,7 +344,9 @@ PRODUCTS: tuple[Product, ...] = (
         cards={"TELESCOP": "HST"},
         hdus=("SCI", "WHT"),
         image=("SCI",),
-        noise={"WHT": "weight"},
+        noise={"WHT": "exposure"},
+        note="WHT was taken as exposure time, and the noise scaled to the scatter of the pixels; "
+        "noise_kind='ivar' (--noise-kind ivar) takes it as inverse variance.",
     ),
     Product(
         name="grizli mosaic",
