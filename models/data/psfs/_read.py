@@ -172,7 +172,7 @@ def _loaded(one: Extension, known: set[str]) -> HDU:
     of_psf = one.name in known or band_of_name(one.name) is not None
     if one.is_table:
         return HDU(one.name, one.header, one.table() if of_psf or one.name == "JSON" else None)
-    if one.shape is None:
+    if one.shape is None or (len(one.shape) > 3 and not of_psf):
         return HDU(one.name, one.header, None)
     if of_psf:
         return HDU("PSF" if one.name in known else one.name, one.header, one.pixels())

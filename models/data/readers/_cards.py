@@ -9,7 +9,7 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_area
+from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import check_zero_point, meant_zero_point, parse_unit
@@ -421,6 +421,9 @@ def _wcs(header: fits.Header, hdus) -> WCS:
     for card in ("CUNIT1", "CUNIT2"):
         if re.match(r"^deg(ree)?s?$", str(header.get(card, "")).strip(), re.IGNORECASE):
             header[card] = "deg"
+    for card in ("RADESYS", "RADECSYS"):
+        if card in header and not text(header, card):
+            del header[card]
     _check_wcs_cards(header)
     tables = hdus if any(f"{kind}DIS1" in header for kind in ("CP", "CQ", "D2IM")) else None
     with warnings.catch_warnings():
@@ -430,6 +433,7 @@ def _wcs(header: fits.Header, hdus) -> WCS:
         if wcs.pixel_shape is not None:
             wcs.pixel_shape = wcs.pixel_shape[:2]  # that of a cube would mix up slices
         if wcs.has_celestial:
+            wcs_to_celestial_frame(wcs)  # raises for those that astropy does not know
             area = proj_plane_pixel_area(wcs)
             middle = [max(float(header.get(f"NAXIS{axis}") or 1), 1) / 2 for axis in (1, 2)]
             if not (np.isfinite(area) and area > 0):
