@@ -178,8 +178,10 @@ def _bands_of_axis(header: fits.Header, num_bands: int) -> tuple[str, ...] | Non
         return None
     if not (np.isfinite(waves) & (waves > 0)).all():
         return None
-    for digits in range(4, 12):
-        names = tuple(f"{wave:.{digits}g}nm" for wave in waves)
+    # Micrometers beyond what is usually given in nanometers; no exponents.
+    factor, unit = (1, "nm") if waves.max() < 5000 else (1000, "um")
+    for digits in range(8):
+        names = tuple(f"{wave / factor:.{digits}f}{unit}" for wave in waves)
         if len(set(names)) == num_bands:
             return names
     return None
