@@ -356,7 +356,7 @@ def _hubble_zero_point(header: fits.Header, unit: units.UnitBase | None) -> floa
     zero = -2.5 * np.log10(flam) - 5 * np.log10(pivot) - 2.408
     if unit is None or _is_rate(unit):
         return float(zero)
-    if isinstance(unit, units.UnrecognizedUnit):
+    if isinstance(unit, units.UnrecognizedUnit) or not unit.bases:
         raise InputError(
             f"PHOTFLAM is for counts per second, but the unit {str(unit)!r} is not known; say "
             "zero_point= (--zero-point)."

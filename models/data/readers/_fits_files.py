@@ -365,11 +365,14 @@ class _File:
         product = self.product
         if product is not None and product.zero_point is not None:
             zero = by_row(product, product.zero_point, header)
-            if zero is not None:
+            found = None if zero is None else (float(zero),) * num_bands
+        else:
+            found = header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
+        if product is not None:
+            for zero in found or ():
                 # A card that was never set holds 0: one count as bright as Vega.
-                check_plausible(zero, f"the rule of a {product.name}", 5.0)
-            return None if zero is None else (float(zero),) * num_bands
-        return header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
+                check_plausible(zero, f"the cards of a {product.name}", 5.0)
+        return found
 
     # --- noise ---
 
