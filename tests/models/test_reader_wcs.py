@@ -37,6 +37,7 @@ def test_wcs_of_another_primary_image_is_not_taken(tmp_path):
         {"CUNIT1": "furlong"},
         {"CDELT1": 0.0},
         {"CRVAL1": "here"},
+        {"RADESYS": "MARS"},
         {"CRVAL2": None},
         {"CRPIX1": None},
         {"CDELT2": None},

@@ -9,7 +9,7 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_area
+from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import check_zero_point, meant_zero_point, parse_unit
@@ -40,6 +40,13 @@ _FILTER_CARDS += ("INSFLNAM", "INSFILTE", "ESO INS FILT1 NAME", "FILTERID", "FIL
 
 #: Filters between two glass plates of one instrument: that of the pupil wheel counts.
 _NARROW = re.compile(r"^F\d+[NM]$")
+
+#: AB magnitudes of one unit of a pixel that cards may mean: from the MJy on.
+_PLAUSIBLE = (-10.0, 60.0)
+
+#: Largest disagreement of `PIXAR_SR` and the WCS on the area of a pixel, as a factor; distortion
+#: makes some per cent.
+_AREA_TOLERANCE = 1.2
 
 #: Largest disagreement in magnitudes between cards.
 _TOLERANCE = 0.01
@@ -218,6 +225,8 @@ def header_zero_point(
     meant = meant_zero_point(unit, area=area, wavelength=number(header, "PHOTPLAM"))
     found = _numbered_zero_points(header, num_bands)
     if found is not None:
+        for value in found:
+            check_plausible(value, "the card MAGZERO1 or one that follows it")
         _agree("MAGZERO1", found, str(unit), meant)
         return found
     known: dict[str, float] = {}
@@ -235,6 +244,7 @@ def header_zero_point(
         known["PHOTFLAM"] = rate
     loose = _loose_zero_points(header)
     for card, value in (known | loose).items():
+        check_plausible(value, f"the card {card}")
         _agree(card, (value,), str(unit), meant)
     first = next(iter(known.items()), None)
     for card, value in (known | loose).items():
@@ -310,6 +320,15 @@ def _loose_zero_points(header: fits.Header) -> dict[str, float]:
     return found
 
 
+def check_plausible(value: float, what: str, least: float = _PLAUSIBLE[0]) -> None:
+    """Refuse a zero point that no image has; `least` is the smallest one it may have."""
+    if not least <= value <= _PLAUSIBLE[1]:
+        raise InputError(
+            f"by {what} one unit of a pixel has the AB magnitude {value:.4g}, which is not likely; "
+            "give zero_point= (--zero-point), that one if it is right."
+        )
+
+
 def _hubble_zero_point(header: fits.Header, unit: units.UnitBase | None) -> float | None:
     """Return the AB magnitude of one unit from the sensitivities in headers of HST."""
     flam, pivot = number(header, "PHOTFLAM"), number(header, "PHOTPLAM")
@@ -318,6 +337,11 @@ def _hubble_zero_point(header: fits.Header, unit: units.UnitBase | None) -> floa
     zero = -2.5 * np.log10(flam) - 5 * np.log10(pivot) - 2.408
     if unit is None or _is_rate(unit):
         return float(zero)
+    if isinstance(unit, units.UnrecognizedUnit):
+        raise InputError(
+            f"PHOTFLAM is for counts per second, but the unit {str(unit)!r} is not known; say "
+            "zero_point= (--zero-point)."
+        )
     seconds = number(header, "EXPTIME")
     if not seconds or seconds < 0:
         raise InputError(
@@ -397,6 +421,9 @@ def _wcs(header: fits.Header, hdus) -> WCS:
     for card in ("CUNIT1", "CUNIT2"):
         if re.match(r"^deg(ree)?s?$", str(header.get(card, "")).strip(), re.IGNORECASE):
             header[card] = "deg"
+    for card in ("RADESYS", "RADECSYS"):
+        if card in header and not text(header, card):
+            del header[card]
     _check_wcs_cards(header)
     tables = hdus if any(f"{kind}DIS1" in header for kind in ("CP", "CQ", "D2IM")) else None
     with warnings.catch_warnings():
@@ -406,6 +433,7 @@ def _wcs(header: fits.Header, hdus) -> WCS:
         if wcs.pixel_shape is not None:
             wcs.pixel_shape = wcs.pixel_shape[:2]  # that of a cube would mix up slices
         if wcs.has_celestial:
+            wcs_to_celestial_frame(wcs)  # raises for those that astropy does not know
             area = proj_plane_pixel_area(wcs)
             middle = [max(float(header.get(f"NAXIS{axis}") or 1), 1) / 2 for axis in (1, 2)]
             if not (np.isfinite(area) and area > 0):
@@ -442,4 +470,11 @@ def pixel_area(header: fits.Header, wcs: WCS | None) -> float | None:
         area = float(proj_plane_pixel_area(wcs) * np.radians(1) ** 2)
     if area is not None and not area > 0:
         raise InputError(f"the card PIXAR_SR holds {area:g}; give the area of a pixel.")
+    if area is not None and wcs is not None:
+        factor = area / float(proj_plane_pixel_area(wcs) * np.radians(1) ** 2)
+        if not 1 / _AREA_TOLERANCE < factor < _AREA_TOLERANCE:
+            raise InputError(
+                f"the card PIXAR_SR means pixels of {factor:.3g} times the area that they have by "
+                "the WCS; correct one of them, or give zero_point= (--zero-point)."
+            )
     return area

@@ -18,6 +18,7 @@ from scorepriors.models.data.psfs._read import sources_in_image
 from ._bands import BandPart, combine
 from ._cards import (
     celestial_wcs,
+    check_plausible,
     given_zero_point,
     header_bands,
     header_unit,
@@ -29,6 +30,7 @@ from ._cards import (
 from ._cutouts import Cut, cut_box
 from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits, reason
 from ._masks import masked_pixels
+from ._meds import check_same_object
 from ._names import (
     MASK_NAMES,
     NOISE_NAMES,
@@ -89,10 +91,6 @@ def read_fits(
         except Exception as error:
             # Damaged headers make astropy raise errors of many kinds.
             raise InputError(f"{path.name} cannot be read: {reason(error)}.") from error
-        if isinstance(read, dict):
-            if len(paths) > 1:
-                raise InputError(f"{path.name} holds all bands; give this one file alone.")
-            return read if psf is None else {**read, "psfs": psf}
         own, corner = read
         if len(own) == 1 and own[0].bands is None and own[0].images.shape[0] == 1:
             own = [own[0]._replace(bands=(_stem(path),))]
@@ -115,6 +113,9 @@ def read_fits(
         # The common prefix of characters, not of folders.
         common = os.path.commonprefix([_stem(path) for path in paths])  # noqa: RUF071
         stem = common.rstrip("-_. ") or stem
+    if index is not None:
+        check_same_object(parts)
+        stem = f"{stem}-{index}"
     if psf is None:
         psf = psfs[0] if len(paths) == 1 else psfs
     arguments = combine(parts, psf, name=stem)
@@ -146,15 +147,21 @@ def _say_masked(weights: np.ndarray, options: FileOptions) -> None:
 
 def _read_file(
     path: Path, options: FileOptions, order: int, count: int, index: int | None
-) -> tuple[list[BandPart], tuple[int, int]] | dict[str, Any]:
-    """Return the bands of one file and the corner of the cut, or what a product's `open` returns."""
+) -> tuple[list[BandPart], tuple[int, int]]:
+    """Return the bands of one file and the corner of the cut."""
     with open_fits(path) as extensions:
         product = None if options.hdu is not None else recognize(extensions, path)
         if product is not None:
             if product.note:
                 note(f"{path.name} is a {product.name}: {product.note}")
             if product.open is not None:
-                return by_row(product, product.open, path, index)
+                useless = {*options.given} - {"zero_point", "bands"}
+                if useless:
+                    raise InputError(
+                        f"a {product.name} has its own noise, mask and cutouts; leave out "
+                        f"{', '.join(f'{name}=' for name in sorted(useless))}."
+                    )
+                return [by_row(product, product.open, path, index)], (0, 0)
         if index is not None:
             raise InputError(f"FITS files hold one blend, not a set; leave out index={index}.")
         groups = find_images(extensions, product, options.hdu, path.name)
@@ -342,6 +349,9 @@ class _File:
         product = self.product
         if product is not None and product.zero_point is not None:
             zero = by_row(product, product.zero_point, header)
+            if zero is not None:
+                # A card that was never set holds 0: one count as bright as Vega.
+                check_plausible(zero, f"the rule of a {product.name}", 5.0)
             return None if zero is None else (float(zero),) * num_bands
         return header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
 

@@ -24,6 +24,7 @@ _COADD_PLANES = ("CLIPPED", "REJECTED", "INEXACT_PSF", "SENSOR_EDGE")
 #: Planes that say nothing against a pixel.
 _FINE_PLANES = ("DETECTED", "DETECTED_NEGATIVE", "BRIGHT_OBJECT", "CROSSTALK", "NOT_DEBLENDED")
 _FINE_PLANES += ("UNMASKEDNAN", "VIGNETTED", "STREAK", "INJECTED", "INJECTED_CORE")
+_FINE_PLANES += ("PARTLY_VIGNETTED", "ITL_DIP", "SPIKE", "HIGH_VARIANCE", "SAT_TEMPLATE")
 
 
 def mask_planes(header: fits.Header) -> dict[str, int]:
@@ -105,11 +106,14 @@ def masked_pixels(
         return blank | (mask != 0)
     named = {} if header is None else mask_planes(header)
     if bad_planes is None and product is not None and product.bad_planes:
+        by_cards = bool(named)
         planes, named = product.bad_planes, named or dict(product.planes)
         # A release may lack a plane that the row names.
         planes = [plane for plane in planes if isinstance(plane, int) or plane in named] + [
             plane for plane in planes if plane == ALL_PLANES
         ]
+        if by_cards:
+            _say_unknown(mask, _with_unnamed(mask, named), planes, what)
     elif bad_planes is not None:
         planes = list(bad_planes)
         named = named or dict(product.planes if product is not None else {})
@@ -145,6 +149,13 @@ def _usual(named: Mapping[str, int]) -> list[str]:
     coadd = any(plane in named for plane in _COADD_PLANES)
     bad = BAD_PLANES if coadd else (*BAD_PLANES, *_VISIT_PLANES)
     return [plane for plane in named if plane in bad]
+
+
+def _with_unnamed(mask, named: Mapping[str, int]) -> dict[str, int]:
+    """Add bits that are set, between those that cards name: their cards were lost."""
+    holes = set(range(max(named.values()))) - set(named.values())
+    rest = [bit for bit in sorted(holes) if _any_bit(mask, [bit]).any()]
+    return {**named, **{f"bit {bit} without a name": bit for bit in rest}}
 
 
 def _say_unknown(mask, named: Mapping[str, int], planes: Sequence[str], what: str) -> None:
