@@ -1,5 +1,6 @@
 """Every product of a survey opens with right fluxes, bands, positions, noise and masks."""
 
+import dataclasses
 import re
 import warnings
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from survey_products import scene
-from survey_products.layouts import MAKERS, rubin_image_only
+from survey_products.layouts import MAKERS, des_meds, rubin_image_only
 from survey_products.measure import measure, nanojanskys
 
 from scorepriors._errors import InputError
@@ -105,13 +106,19 @@ SENTENCES = {
     "Euclid MER mosaic": ["its FLAG file is not read", "12 of 2688 pixels have no data"],
     "JWST i2d": ["156 of 2688 pixels have no data (zero in WHT)"],
     "grizli mosaic": [],
-    "HST drizzle (HAP)": ["is exposure time and no inverse variance"],
-    "DES MEDS": ["12 of 4096 pixels have flags", "of the object's 2 cutouts the first"],
+    "HST drizzle (HAP)": ["WHT was taken as exposure time, and the noise scaled"],
+    "DES MEDS": [
+        "12 of 4096 pixels have flags",
+        "the object's 2 cutouts the first",
+        "by seg_cutouts 1 other",
+    ],
     "Pan-STARRS stack": ["4 of 2688 pixels have no data"],
     "ZTF exposure": ["its pixels hold the sky, and its noise was calculated"],
     "ZTF reference": ["12 of 2688 pixels have no data"],
     "SDSS frame": ["its noise was calculated from the gain"],
     "AllWISE atlas image": ["12 of 2688 pixels have no data"],
+    "CFHT stack": ["the zero point 30 of the card MAGZP was taken as the AB magnitude"],
+    "VISTA or UKIDSS image": ["its zero point of Vega", "12 of 2688 pixels have no data"],
 }
 
 
@@ -130,7 +137,7 @@ def test_a_cut_is_the_same_part(name, tmp_path):
     made = MAKERS[name](tmp_path)
     whole, _ = opened(made)
     sky = scene.wcs(made.pixel_scale).pixel_to_world(*scene.POSITIONS[1])
-    made.arguments = {"position": sky, "size": 17 * made.pixel_scale}
+    made.arguments |= {"position": sky, "size": 17 * made.pixel_scale}
     part, _ = opened(made)
     row, column = part.corner
     height, width = part.shape
@@ -181,6 +188,15 @@ def rewritten(path, **cards):
         ("SDSS frame", {"CAMCOL": 8}, "an SDSS frame needs its cards FILTER, RUN and CAMCOL"),
         ("SDSS frame", {"FILTER": None}, "an SDSS frame needs its cards FILTER, RUN and CAMCOL"),
         ("grizli mosaic", {"BUNIT": "Jy/beam"}, "the card BUNIT is 'Jy/beam'"),
+        ("ZTF reference", {"MAGZP": 0.0}, "one unit of a pixel has the AB magnitude 0, which is"),
+        ("AllWISE atlas image", {"MAGZP": 1e30}, "has the AB magnitude 1e+30, which is not likely"),
+        ("HSC cutout", {"FLUXMAG0": True}, "the card FLUXMAG0 is True, but what a count is worth"),
+        ("DES coadd", {"MAGZERO": 1e30}, "by the card MAGZERO one unit of a pixel has"),
+        ("DES coadd", {"MAGZERO": 0.0}, "by the cards of a DES coadd one unit of a pixel has"),
+        ("VISTA or UKIDSS image", {"MAGZPT": 0.0}, "by the card MAGZPT one unit of a pixel has"),
+        ("JWST i2d", {"PIXAR_SR": 1e-10}, "the card PIXAR_SR means pixels of 4.73e+03 times"),
+        ("HST drizzle (HAP)", {"BUNIT": "lumps"}, "but the unit 'lumps' is not known"),
+        ("HST drizzle (HAP)", {"BUNIT": "-1"}, "but the unit '-1' is not known"),
     ],
 )
 def test_damaged_cards_are_named(name, cards, message, tmp_path):
@@ -189,6 +205,22 @@ def test_damaged_cards_are_named(name, cards, message, tmp_path):
         rewritten(path, **cards)
     with pytest.raises(InputError, match=re.escape(message)):
         opened(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "message"),
+    [
+        ("Rubin DP1 coadd", {"MP_SAT": None}, "bit 1 without a name (12)"),
+        ("HSC PDR2 calexp", {"MP_SAT": 0}, "bit 1 without a name (12)"),
+        ("Rubin DP2 visit image", {"MSKN0001": "WELL_FULL"}, "WELL_FULL (12)"),
+    ],
+)
+def test_planes_of_unknown_meaning_are_said(name, cards, message, tmp_path):
+    made = MAKERS[name](tmp_path)
+    rewritten(made.files[0], **cards)
+    _, said = opened(made)
+    (sentence,) = [str(one.message) for one in said]
+    assert message in sentence.partition("these were not: ")[2]
 
 
 @pytest.mark.parametrize(
@@ -248,6 +280,31 @@ def test_an_object_of_a_meds_file_by_id(tmp_path):
     np.testing.assert_array_equal(same.images, first.images)
     np.testing.assert_allclose((same.catalog["x"][0], same.catalog["y"][0]), scene.POSITIONS[1])
     assert same.catalog["id"][0] == 987000002
+
+
+def test_an_object_of_several_meds_files(tmp_path):
+    made = [des_meds(tmp_path, band) for band in "gi"]
+    both = dataclasses.replace(made[0], files=[one.files[0] for one in made])
+    obs, _ = opened(both)
+    assert (obs.bands, obs.name) == (("g", "i"), "DES1000+0209_r2585p01-1")
+    assert obs.zero_point == (30.0, 30.0)
+    other = des_meds(tmp_path, "r", order=(987000002, 987000001))
+    both.files[1] = other.files[0]
+    with pytest.raises(InputError, match=r"is 987000001 but that in .* is 987000002; choose it by"):
+        opened(both)
+    both.files[1] = des_meds(tmp_path, "z", center=(38.6, 33.0)).files[0]
+    with pytest.raises(InputError, match=r"is 1\.6 pixels off that of DES1000"):
+        opened(both)
+
+
+def test_options_that_a_meds_file_has_no_use_for(tmp_path):
+    made = MAKERS["DES MEDS"](tmp_path)
+    made.arguments |= {"zero_point": 27.5, "bands": "DES_i"}
+    obs, _ = opened(made)
+    assert (obs.bands, obs.zero_point) == (("DES_i",), (27.5,))
+    made.arguments |= {"good": 1, "mask": "other.fits"}
+    with pytest.raises(InputError, match=r"MEDS file has its own .*; leave out good=, mask="):
+        opened(made)
 
 
 def test_planes_of_visits_do_not_spoil_coadds():

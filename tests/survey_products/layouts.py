@@ -90,9 +90,9 @@ def rubin_hdus(image, mask, variance, planes, scale=0.2, unit="nJy", image_cards
     return found
 
 
-def archive_tables():
+def archive_tables(band="r"):
     """Binary tables after the images, of which only the stack makes sense."""
-    columns = [fits.Column("id", "J", array=[1]), fits.Column("name", "16A", array=["SkyWcs"])]
+    columns = [fits.Column("id", "J", array=[1]), fits.Column("band", "16A", array=[band])]
     return [
         fits.BinTableHDU.from_columns(columns, name=name)
         for name in ("ARCHIVE_INDEX", "FilterLabel", "SkyWcs", "CoaddPsf")
@@ -127,9 +127,9 @@ def rubin_dp1_visit(folder):
         folder / "visit_image_LSSTComCam_i_i_06_2024110800250_R22_S11.fits",
         fits.PrimaryHDU(header=primary),
         *rubin_hdus(images[0], mask, sigma[0] ** 2, VISIT_PLANES),
-        *archive_tables()[:3],
+        *archive_tables("i")[:3],
     )
-    return Made([path], ("i_06",), (755,), flux, sigma, masked)
+    return Made([path], ("i",), (755,), flux, sigma, masked)
 
 
 def rubin_maskedimage(folder):
@@ -444,7 +444,7 @@ def des_coadd(folder):
     return Made([path], ("r",), (622,), flux, sigma, masked, pixel_scale=0.263)
 
 
-def des_meds(folder, second=True):
+def des_meds(folder, band="i", order=(987000001, 987000002), center=scene.POSITIONS[1]):
     """Two objects with a coadd and an epoch each; the object of number 1 is the scene."""
     images, sigma, flux = draw(sigma=10.0, seed=17)
     masked = scene.bad_pixels()
@@ -457,6 +457,8 @@ def des_meds(folder, second=True):
     weight[2, : SHAPE[0], : SHAPE[1]] = (unit / sigma[0]) ** 2
     bits[2, : SHAPE[0], : SHAPE[1]] = flags(b1=BAD)
     padded[[0, 1, 3]] = 7.0
+    segments = np.zeros((4, size, size), np.int32)
+    segments[2, 24:38, 30:46], segments[2, 9:21, 9:22] = 2, 1
     weight[[0, 1, 3]] = 1.0
     psf = scene.psf_image()
     objects = np.zeros(
@@ -483,34 +485,34 @@ def des_meds(folder, second=True):
             ("psf_start_row", "i8", 2),
         ],
     )
-    objects["id"], objects["number"] = (987000001, 987000002), (1, 2)
+    objects["id"], objects["number"] = order, (1, 2)
     objects["ra"], objects["dec"], objects["box_size"] = scene.RA, scene.DEC, size
     objects["ncutout"] = 2
     objects["start_row"] = np.arange(4).reshape(2, 2) * size**2
-    objects["cutout_row"], objects["cutout_col"] = scene.POSITIONS[1][::-1]
+    objects["cutout_row"], objects["cutout_col"] = center[1], center[0]
     objects["dudcol"], objects["dvdrow"] = 0.263, 0.263
     objects["psf_row_size"] = objects["psf_col_size"] = len(psf)
     objects["psf_start_row"] = np.arange(4).reshape(2, 2) * psf.size
     info = np.zeros(2, dtype=[("image_path", "S60"), ("magzp", "f4"), ("scale", "f4")])
-    info["image_path"] = b"DES1000+0209_r2585p01_i.fits.fz"
+    info["image_path"] = f"DES1000+0209_r2585p01_{band}.fits.fz".encode()
     info["magzp"], info["scale"] = 30.0, 1.0
     metadata = np.zeros(1, dtype=[("magzp_ref", "f8"), ("band", "S1")])
-    metadata["magzp_ref"], metadata["band"] = 30.0, b"i"
+    metadata["magzp_ref"], metadata["band"] = 30.0, band.encode()
     path = write(
-        folder / "DES1000+0209_r2585p01_i_meds-Y3v02.fits.fz",
+        folder / f"DES1000+0209_r2585p01_{band}_meds-Y3v02.fits.fz",
         fits.PrimaryHDU(),
         fits.BinTableHDU(objects, name="object_data"),
         fits.BinTableHDU(info, name="image_info"),
         fits.BinTableHDU(metadata, name="metadata"),
         compressed(padded.ravel(), name="image_cutouts"),
         compressed(weight.ravel(), name="weight_cutouts"),
-        compressed(np.zeros(padded.size, np.int32), name="seg_cutouts"),
+        compressed(segments.ravel(), name="seg_cutouts"),
         compressed(bits.ravel(), name="bmask_cutouts"),
         fits.ImageHDU(np.repeat(psf[None], 4, 0).ravel(), name="psf"),
     )
     return Made(
         [path],
-        ("i",),
+        (band,),
         (755,),
         flux,
         _pad(sigma, size, 0),
@@ -752,6 +754,74 @@ def allwise_atlas(folder):
     return Made([path], ("W2",), (4618,), flux, sigma, masked, pixel_scale=1.375)
 
 
+# --- other cameras on the ground ------------------------------------------------------------
+
+
+def decam_stack(folder):
+    images, sigma, flux = draw(sigma=20.0, seed=27)
+    masked = scene.bad_pixels()
+    unit = flux_of(29.9)
+    header = wcs_cards(0.27)
+    header.update({"FILTER": "g DECam SDSS c0001 4720.0 1520.0", "MAGZERO": 29.9})
+    header.update({"INSTRUME": "DECam", "PROCTYPE": "Stacked", "EXPTIME": 900.0})
+    stem = "c4d_200611_031021_os{}_g_v1.fits.fz"
+    weight = np.where(masked, 0, (unit / sigma) ** 2)[0].astype(np.float32)
+    path = folder / stem.format("i")
+    write(
+        path,
+        fits.PrimaryHDU(),
+        compressed((images[0] / unit).astype(np.float32), header, lossy=True),
+    )
+    write(folder / stem.format("w"), fits.PrimaryHDU(), compressed(weight, header))
+    codes = np.zeros(SHAPE, np.int16)
+    codes[BAD] = 3
+    codes[40:42, 3:6] = 5
+    masked[0, 40:42, 3:6] = True
+    write(folder / stem.format("d"), fits.PrimaryHDU(), compressed(codes, header))
+    return Made([path], ("g",), (483,), flux, sigma, masked, pixel_scale=0.27)
+
+
+def cfht_stack(folder):
+    images, sigma, flux = draw(sigma=20.0, seed=28)
+    masked = scene.bad_pixels()
+    unit = flux_of(30.0)
+    header = wcs_cards(0.186)
+    header.update({"FILTER": "r.MP9602", "MAGZP": 30.0, "INSTRUME": "MegaPrime"})
+    path = write(
+        folder / "CFIS.205.272.r.fits", fits.PrimaryHDU((images[0] / unit).astype("f4"), header)
+    )
+    weight = np.where(masked, 0, (unit / sigma) ** 2)[0].astype(np.float32)
+    write(folder / "CFIS.205.272.r.weight.fits.fz", fits.PrimaryHDU(), compressed(weight, header))
+    return Made([path], ("r",), (622,), flux, sigma, masked, pixel_scale=0.186)
+
+
+def vista(folder):
+    """A tile of VISTA: its zero point is of Vega and of one second; the noise is given."""
+    images, sigma, flux = draw(sigma=200.0, seed=29)
+    unit = flux_of(23.1 + 2.5 * np.log10(50.0) + 0.916)
+    header = wcs_cards(0.34)
+    header.update({"INSTRUME": "VIRCAM", "MAGZPT": 23.1, "EXPTIME": 50.0})
+    header["HIERARCH ESO INS FILT1 NAME"] = "J"
+    path = write(
+        folder / "v20100410_00617_st_tl.fits",
+        fits.PrimaryHDU(),
+        compressed((images[0] / unit).astype(np.float32), header, lossy=True),
+    )
+    noise = sigma[0] / unit
+    noise[BAD] = np.inf
+    rms = write(folder / "rms.fits", fits.PrimaryHDU(noise.astype(np.float32)))
+    return Made(
+        [path],
+        ("VISTA_J",),
+        (1253,),
+        flux,
+        sigma,
+        scene.bad_pixels(),
+        {"noise": rms},
+        pixel_scale=0.34,
+    )
+
+
 #: All products, by the name of their row.
 MAKERS = {
     "Rubin DP1 coadd": rubin_dp1_coadd,
@@ -781,4 +851,7 @@ MAKERS = {
     "KiDS coadd": kids,
     "unWISE coadd": unwise,
     "AllWISE atlas image": allwise_atlas,
+    "DECam image": decam_stack,
+    "CFHT stack": cfht_stack,
+    "VISTA or UKIDSS image": vista,
 }

@@ -9,7 +9,7 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_area
+from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import check_zero_point, meant_zero_point, parse_unit
@@ -21,7 +21,16 @@ from ._files import reason
 _ZERO_POINT_CARDS = ("MAGZERO", "ABZP", "ZPAB", "ABMAGZP", "MAGZP_AB")
 
 #: Cards that usually mean the same, but may be Vega's, or for one second of an exposure.
-_LOOSE_CARDS = ("MAGZP", "MAGZPT", "MAG_ZP", "MAG_ZERO", "MAG0", "PHOTZP", "PHOT_ZP", "ZP")
+_LOOSE_CARDS: tuple[str, ...] = (
+    "MAGZP",
+    "MAGZPT",
+    "MAG_ZP",
+    "MAG_ZERO",
+    "MAG0",
+    "PHOTZP",
+    "PHOT_ZP",
+    "ZP",
+)
 _LOOSE_CARDS += ("ZEROPT", "ZEROPNT", "ZEROPOIN", "ZPTMAG", "SEXMGZPT", "REFZP", "MAGZPREF")
 
 #: What stands in headers for a value that is not known.
@@ -34,12 +43,27 @@ _CLEAR = re.compile(
 )
 
 #: Cards with the name of the filter, in the order in which they are looked at.
-_FILTER_CARDS = ("FILTER", "BAND", "FILTER1", "FILTER2", "FILTER3", "PUPIL", "FILTNAM1")
+_FILTER_CARDS: tuple[str, ...] = (
+    "FILTER",
+    "BAND",
+    "FILTER1",
+    "FILTER2",
+    "FILTER3",
+    "PUPIL",
+    "FILTNAM1",
+)
 _FILTER_CARDS += ("FILTNAM2", "FILTNAM", "FILTNAME", "FILTER01", "FILTER02", "FILTERS")
 _FILTER_CARDS += ("INSFLNAM", "INSFILTE", "ESO INS FILT1 NAME", "FILTERID", "FILTER_ID", "FILT")
 
 #: Filters between two glass plates of one instrument: that of the pupil wheel counts.
 _NARROW = re.compile(r"^F\d+[NM]$")
+
+#: AB magnitudes of one unit of a pixel that cards may mean: from the MJy on.
+_PLAUSIBLE = (-10.0, 60.0)
+
+#: Largest disagreement of `PIXAR_SR` and the WCS on the area of a pixel, as a factor; distortion
+#: makes some per cent.
+_AREA_TOLERANCE = 1.2
 
 #: Largest disagreement in magnitudes between cards.
 _TOLERANCE = 0.01
@@ -90,7 +114,7 @@ def number(header: fits.Header, card: str) -> float | None:
 def _numbered(header: fits.Header, card: str) -> list[str]:
     """Return the cards ``card0`` or ``card1`` and those that follow, as far as they go."""
     first = 0 if f"{card}0" in header else 1
-    found = []
+    found: list[str] = []
     while f"{card}{first + len(found)}" in header:
         found.append(f"{card}{first + len(found)}")
     return found
@@ -171,8 +195,10 @@ def _bands_of_axis(header: fits.Header, num_bands: int) -> tuple[str, ...] | Non
         return None
     if not (np.isfinite(waves) & (waves > 0)).all():
         return None
-    for digits in range(4, 12):
-        names = tuple(f"{wave:.{digits}g}nm" for wave in waves)
+    # Micrometers beyond what is usually given in nanometers; no exponents.
+    factor, unit = (1, "nm") if waves.max() < 5000 else (1000, "um")
+    for digits in range(8):
+        names = tuple(f"{wave / factor:.{digits}f}{unit}" for wave in waves)
         if len(set(names)) == num_bands:
             return names
     return None
@@ -218,13 +244,15 @@ def header_zero_point(
     meant = meant_zero_point(unit, area=area, wavelength=number(header, "PHOTPLAM"))
     found = _numbered_zero_points(header, num_bands)
     if found is not None:
+        for value in found:
+            check_plausible(value, "the card MAGZERO1 or one that follows it")
         _agree("MAGZERO1", found, str(unit), meant)
         return found
     known: dict[str, float] = {}
     for card in _ZERO_POINT_CARDS:
-        value = number(header, card)
-        if value is not None:
-            known[card] = value
+        written = number(header, card)
+        if written is not None:
+            known[card] = written
     flux = number(header, "FLUXMAG0")
     if flux is not None:
         if flux <= 0:
@@ -235,6 +263,7 @@ def header_zero_point(
         known["PHOTFLAM"] = rate
     loose = _loose_zero_points(header)
     for card, value in (known | loose).items():
+        check_plausible(value, f"the card {card}")
         _agree(card, (value,), str(unit), meant)
     first = next(iter(known.items()), None)
     for card, value in (known | loose).items():
@@ -245,7 +274,7 @@ def header_zero_point(
             )
     if first is not None:
         return (first[1],) * num_bands
-    if meant is not None:
+    if meant is not None and unit is not None:
         # A unit of flux density says it itself.
         return None if unit.is_equivalent(units.nJy) else (meant,) * num_bands
     if loose:
@@ -310,6 +339,15 @@ def _loose_zero_points(header: fits.Header) -> dict[str, float]:
     return found
 
 
+def check_plausible(value: float, what: str, least: float = _PLAUSIBLE[0]) -> None:
+    """Refuse a zero point that no image has; `least` is the smallest one it may have."""
+    if not least <= value <= _PLAUSIBLE[1]:
+        raise InputError(
+            f"by {what} one unit of a pixel has the AB magnitude {value:.4g}, which is not likely; "
+            "give zero_point= (--zero-point), that one if it is right."
+        )
+
+
 def _hubble_zero_point(header: fits.Header, unit: units.UnitBase | None) -> float | None:
     """Return the AB magnitude of one unit from the sensitivities in headers of HST."""
     flam, pivot = number(header, "PHOTFLAM"), number(header, "PHOTPLAM")
@@ -318,6 +356,11 @@ def _hubble_zero_point(header: fits.Header, unit: units.UnitBase | None) -> floa
     zero = -2.5 * np.log10(flam) - 5 * np.log10(pivot) - 2.408
     if unit is None or _is_rate(unit):
         return float(zero)
+    if isinstance(unit, units.UnrecognizedUnit) or not unit.bases:
+        raise InputError(
+            f"PHOTFLAM is for counts per second, but the unit {str(unit)!r} is not known; say "
+            "zero_point= (--zero-point)."
+        )
     seconds = number(header, "EXPTIME")
     if not seconds or seconds < 0:
         raise InputError(
@@ -397,6 +440,9 @@ def _wcs(header: fits.Header, hdus) -> WCS:
     for card in ("CUNIT1", "CUNIT2"):
         if re.match(r"^deg(ree)?s?$", str(header.get(card, "")).strip(), re.IGNORECASE):
             header[card] = "deg"
+    for card in ("RADESYS", "RADECSYS"):
+        if card in header and not text(header, card):
+            del header[card]
     _check_wcs_cards(header)
     tables = hdus if any(f"{kind}DIS1" in header for kind in ("CP", "CQ", "D2IM")) else None
     with warnings.catch_warnings():
@@ -406,6 +452,7 @@ def _wcs(header: fits.Header, hdus) -> WCS:
         if wcs.pixel_shape is not None:
             wcs.pixel_shape = wcs.pixel_shape[:2]  # that of a cube would mix up slices
         if wcs.has_celestial:
+            wcs_to_celestial_frame(wcs)  # raises for those that astropy does not know
             area = proj_plane_pixel_area(wcs)
             middle = [max(float(header.get(f"NAXIS{axis}") or 1), 1) / 2 for axis in (1, 2)]
             if not (np.isfinite(area) and area > 0):
@@ -419,9 +466,10 @@ def _check_wcs_cards(header: fits.Header) -> None:
     """Refuse cards that are missing or no numbers, which wcslib takes as zero or one."""
     if "CTYPE1" not in header or "CTYPE2" not in header:
         return
-    for card in header:
-        if re.match(r"^(CRVAL|CRPIX|CDELT|CROTA)[12]$|^(CD|PC)[12]_[12]$|^PV[12]_\d+$", card):
-            number(header, card)
+    numbers = re.compile(r"^(CRVAL|CRPIX|CDELT|CROTA)[12]$|^(CD|PC)[12]_[12]$|^PV[12]_\d+$")
+    for card in filter(numbers.match, header):
+        if number(header, card) is None:
+            raise InputError(f"the card {card} holds {header[card]!r}; give a number")
     missing = [card for card in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2") if card not in header]
     if not any(re.match(r"^(CD|PC)[12]_[12]$", card) for card in header):
         missing += [card for card in ("CDELT1", "CDELT2") if card not in header]
@@ -432,8 +480,9 @@ def _check_wcs_cards(header: fits.Header) -> None:
 def pixel_area(header: fits.Header, wcs: WCS | None) -> float | None:
     """Return the area of a pixel in steradians: from ``PIXAR_SR``, ``PIXAR_A2`` or the WCS."""
     area = number(header, "PIXAR_SR")
-    if area is None and number(header, "PIXAR_A2") is not None:
-        area = number(header, "PIXAR_A2") * float((1 * units.arcsec**2).to(units.sr).value)
+    squared = number(header, "PIXAR_A2") if area is None else None
+    if squared is not None:
+        area = float((squared * units.arcsec**2).to_value(units.sr))
     scale = number(header, "PIXSCALE") if area is None and wcs is None else None
     if scale is not None:
         area = float((scale * units.arcsec).to_value(units.rad) ** 2)
@@ -441,4 +490,11 @@ def pixel_area(header: fits.Header, wcs: WCS | None) -> float | None:
         area = float(proj_plane_pixel_area(wcs) * np.radians(1) ** 2)
     if area is not None and not area > 0:
         raise InputError(f"the card PIXAR_SR holds {area:g}; give the area of a pixel.")
+    if area is not None and wcs is not None:
+        factor = area / float(proj_plane_pixel_area(wcs) * np.radians(1) ** 2)
+        if not 1 / _AREA_TOLERANCE < factor < _AREA_TOLERANCE:
+            raise InputError(
+                f"the card PIXAR_SR means pixels of {factor:.3g} times the area that they have by "
+                "the WCS; correct one of them, or give zero_point= (--zero-point)."
+            )
     return area

@@ -4,10 +4,12 @@ import bz2
 import gzip
 import io
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,8 +69,8 @@ class Extension:
         EXTNAME in capitals, and EXTVER.
     number
         Its place in the file, from 0.
-    header
-        Header.
+    header, unreadable
+        Header, without the cards that no program can read, and the names of those.
     shape
         Shape of the image; None for tables and HDUs without data.
     is_table
@@ -80,10 +82,39 @@ class Extension:
     def __init__(self, hdu, number: int, file: str, file_hdus=None):
         self.name, self.number, self._hdu, self._file = hdu.name.upper(), number, hdu, file
         self.file_hdus = file_hdus
-        self.version, self.header = hdu.ver, hdu.header
+        self.version = hdu.ver
         self.is_table = isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
         shape = () if self.is_table else tuple(getattr(hdu, "shape", ()) or ())
         self.shape = shape or None
+
+    @cached_property
+    def header(self) -> fits.Header:
+        return self._cards[0]
+
+    @cached_property
+    def unreadable(self) -> tuple[str, ...]:
+        return self._cards[1]
+
+    @cached_property
+    def _cards(self) -> tuple[fits.Header, tuple[str, ...]]:
+        bad = []
+        for index, card in enumerate(self._hdu.header.cards):
+            try:
+                value = card.value
+            except (ValueError, VerifyError):
+                bad.append(index)
+                continue
+            # Beyond the range of numbers; or no name, which astropy would take for a pattern.
+            infinite = isinstance(value, float) and not np.isfinite(value)
+            if infinite or re.search(r"[^ -~]|[*?\[\]()\\]", card.keyword):
+                bad.append(index)
+        if not bad:
+            return self._hdu.header, ()
+        header = self._hdu.header.copy()
+        names = tuple(ascii(header.cards[index].keyword).strip("'") for index in bad)
+        for index in reversed(bad):
+            del header[index]
+        return header, names
 
     @property
     def label(self) -> str:

@@ -18,6 +18,7 @@ from scorepriors.models.data.psfs._read import sources_in_image
 from ._bands import BandPart, combine
 from ._cards import (
     celestial_wcs,
+    check_plausible,
     given_zero_point,
     header_bands,
     header_unit,
@@ -27,8 +28,9 @@ from ._cards import (
     pixel_area,
 )
 from ._cutouts import Cut, cut_box
-from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits
+from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits, reason
 from ._masks import masked_pixels
+from ._meds import check_same_object
 from ._names import (
     MASK_NAMES,
     NOISE_NAMES,
@@ -41,7 +43,7 @@ from ._names import (
 )
 from ._noise import file_weights, kind_of, kind_of_file, noise_factor
 from ._options import FileOptions
-from ._products import Product, recognize
+from ._products import Product, by_row, recognize
 
 
 def read_fits(
@@ -84,10 +86,11 @@ def read_fits(
             message = str(error)
             named = message.startswith(path.name)
             raise InputError(message if named else f"{path.name}: {message}") from error
-        if isinstance(read, dict):
-            if len(paths) > 1:
-                raise InputError(f"{path.name} holds all bands; give this one file alone.")
-            return read if psf is None else {**read, "psfs": psf}
+        except Warning:
+            raise  # asked for by a filter of warnings
+        except Exception as error:
+            # Damaged headers make astropy raise errors of many kinds.
+            raise InputError(f"{path.name} cannot be read: {reason(error)}.") from error
         own, corner = read
         if len(own) == 1 and own[0].bands is None and own[0].images.shape[0] == 1:
             own = [own[0]._replace(bands=(_stem(path),))]
@@ -110,6 +113,9 @@ def read_fits(
         # The common prefix of characters, not of folders.
         common = os.path.commonprefix([_stem(path) for path in paths])  # noqa: RUF071
         stem = common.rstrip("-_. ") or stem
+    if index is not None:
+        check_same_object(parts)
+        stem = f"{stem}-{index}"
     if psf is None:
         psf = psfs[0] if len(paths) == 1 else psfs
     arguments = combine(parts, psf, name=stem)
@@ -120,7 +126,8 @@ def read_fits(
             options.zero_point, arguments["unit"], len(arguments["images"])
         )
     arguments["corner"] = corners[0]
-    _say_masked(arguments["weights"], options)
+    where = f"{paths[0].name}{'' if len(paths) == 1 else ' ...'}"
+    _say_masked(arguments["weights"], options, where)
     return arguments
 
 
@@ -130,26 +137,35 @@ def _given_bands(bands: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(bands)
 
 
-def _say_masked(weights: np.ndarray, options: FileOptions) -> None:
-    """Say that most pixels are masked, in any band that isn't empty altogether."""
+def _say_masked(weights: np.ndarray, options: FileOptions, where: str) -> None:
+    """Say that most pixels are masked; refuse that all are."""
     share = (weights == 0).mean()
-    if 0.5 < share < 1:
-        inverted = "" if options.good is not None else "; if the mask is 1 where pixels are good, "
-        say = "" if not inverted else "say good=1 (--good 1)"
-        note(f"{share:.0%} of the pixels are masked{inverted}{say}.")
+    mend = "" if options.good is not None else " (--good 1 if the mask is 1 where pixels are good)"
+    if share == 1:
+        raise InputError(
+            f"{where}: all pixels of all bands are masked; give a mask that leaves some{mend}."
+        )
+    if share > 0.5:
+        note(f"{where}: {share:.0%} of the pixels are masked{mend}.")
 
 
 def _read_file(
     path: Path, options: FileOptions, order: int, count: int, index: int | None
-) -> tuple[list[BandPart], tuple[int, int]] | dict[str, Any]:
-    """Return the bands of one file and the corner of the cut, or what a product's `open` returns."""
+) -> tuple[list[BandPart], tuple[int, int]]:
+    """Return the bands of one file and the corner of the cut."""
     with open_fits(path) as extensions:
         product = None if options.hdu is not None else recognize(extensions, path)
         if product is not None:
             if product.note:
                 note(f"{path.name} is a {product.name}: {product.note}")
             if product.open is not None:
-                return product.open(path, index)
+                useless = {*options.given} - {"zero_point", "bands"}
+                if useless:
+                    raise InputError(
+                        f"a {product.name} has its own noise, mask and cutouts; leave out "
+                        f"{', '.join(f'{name}=' for name in sorted(useless))}."
+                    )
+                return [by_row(product, product.open, path, index)], (0, 0)
         if index is not None:
             raise InputError(f"FITS files hold one blend, not a set; leave out index={index}.")
         groups = find_images(extensions, product, options.hdu, path.name)
@@ -216,7 +232,7 @@ def _named(
         return parts
     if any(known) or _other_sky(parts):
         image = groups[0].image
-        first = f"{image.name},{image.version}"
+        first = _exact(image)
         said = "show different parts of the sky" if _other_sky(parts) else "have one band's name"
         raise InputError(
             f"{path.name} holds {len(parts)} images {image.name} that {said}, as those of chips "
@@ -249,10 +265,25 @@ class _File:
         self.options: FileOptions = options
         self.order, self.count, self.several = order, count, several
 
+    def _partner(self, group: Group, names: Sequence[str], shared: bool = True):
+        """Return the HDU that belongs to an image, also where one of several was chosen."""
+        alike = [one for one in self.extensions if one.name and one.name == group.image.name]
+        several = self.several or len(alike) > 1
+        return find_partner(self.extensions, names, group, several, shared)
+
     def part(self, group: Group) -> tuple[BandPart, Cut, list[Extension]]:
         """Return the bands of one image HDU, the cut, and the HDUs that were used."""
         image, product = group.image, self.product
         primary = self.extensions[0].header
+        unreadable = {
+            **dict.fromkeys(image.unreadable),
+            **dict.fromkeys(self.extensions[0].unreadable),
+        }
+        if unreadable:
+            note(
+                f"{self.path.name}: the card(s) {', '.join(unreadable)} cannot be read and were left "
+                "out."
+            )
         header = merged(primary, image.header)
         shape = image.shape or ()
         while len(shape) > 2 and shape[0] == 1:
@@ -260,6 +291,12 @@ class _File:
         if len(shape) not in (2, 3):
             raise InputError(
                 f"the HDU {image.label} holds {image.shape}; give an image [H, W] or [B, H, W]."
+            )
+        if 0 in shape:
+            raise InputError(f"the HDU {image.label} holds no pixels, but {image.shape} of them.")
+        if len(shape) == 3 and shape[2] < 8 < min(shape[:2]):
+            raise InputError(
+                f"the HDU {image.label} is {shape}, with the bands last; give [B, H, W]."
             )
         where = f"{self.path.name}: "
         wcs = celestial_wcs(self._wcs_headers(image), image.file_hdus, where)
@@ -270,7 +307,7 @@ class _File:
         if images.dtype.kind not in "fiub":
             raise InputError(f"the HDU {image.label} holds {images.dtype}; give real numbers.")
         if product is not None and product.scaling is not None:
-            images = product.scaling(images, header)
+            images = by_row(product, product.scaling, images, header)
         num_bands = len(images)
         masked, used = self._mask(group, images.shape, cut)
         masked = masked | self._uncovered(group, masked, cut)
@@ -282,7 +319,7 @@ class _File:
             raise InputError(f"the card PIXSCALE holds {scale:g}; give arcseconds per pixel.")
         return (
             BandPart(
-                label=self.path.name,
+                label=f"{self.path.name} [{_exact(image)}]" if self.several else self.path.name,
                 images=images,
                 weights=weights,
                 psfs=None,
@@ -306,11 +343,11 @@ class _File:
     def _bands(self, group: Group, header: fits.Header, num_bands: int):
         product = self.product
         if product is not None and product.bands is not None:
-            names = product.bands(header)
+            names = by_row(product, product.bands, header)
             if names is not None:
                 return tuple(names)
         if product is not None and product.bands_in is not None:
-            names = product.bands_in(self.extensions)
+            names = by_row(product, product.bands_in, self.extensions)
             if names is not None:
                 return tuple(names)
         if self.several or group.suffix:
@@ -327,9 +364,15 @@ class _File:
             return None
         product = self.product
         if product is not None and product.zero_point is not None:
-            zero = product.zero_point(header)
-            return None if zero is None else (float(zero),) * num_bands
-        return header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
+            zero = by_row(product, product.zero_point, header)
+            found = None if zero is None else (float(zero),) * num_bands
+        else:
+            found = header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
+        if product is not None:
+            for zero in found or ():
+                # A card that was never set holds 0: one count as bright as Vega.
+                check_plausible(zero, f"the cards of a {product.name}", 5.0)
+        return found
 
     # --- noise ---
 
@@ -340,7 +383,7 @@ class _File:
         if given is None:
             own = dict(product.noise) if product else {}
             names = {name: "" for name in NOISE_NAMES if name not in own}
-            partner = find_partner(self.extensions, (*own, *names), group, self.several)
+            partner = self._partner(group, (*own, *names), shared=False)
             if partner is not None:
                 noise, name = partner
                 kind = self.options.noise_kind or own.get(name, "")
@@ -350,7 +393,7 @@ class _File:
         if given is None and product is not None and product.variance is not None:
             weights = file_weights(
                 images,
-                product.variance(images, header, self.extensions, cut.box),
+                by_row(product, product.variance, images, header, self.extensions, cut.box),
                 "variance",
                 masked,
                 what="the noise",
@@ -360,9 +403,9 @@ class _File:
             )
             return weights, None
         if given is None:
-            if self.several:
+            if sum(one.name == group.image.name for one in self.extensions) > 1:
                 raise InputError(
-                    f"{group.image.label} has no noise extension of its own; found "
+                    f"{_exact(group.image)} has no noise extension of its own; found "
                     f"{found(self.extensions)}."
                 )
             raise InputError(
@@ -381,7 +424,8 @@ class _File:
                     "(--noise-kind variance, deviation, ivar or exposure)."
                 )
             what = f"{path.name} [{noise.label}]"
-            return self._understand(noise, kind, header, images, masked, cut, what), None
+            weights = self._understand(noise, kind, header, images, masked, cut, what)
+            return weights, self._same(path, noise)
 
     def _understand(self, noise: Extension, kind, header, images, masked, cut: Cut, what=""):
         what = what or noise.label
@@ -389,7 +433,7 @@ class _File:
         product = self.product
         if product is not None and product.noise_scaling is not None:
             primary = noise.file_hdus[0].header
-            pixels = product.noise_scaling(pixels, merged(primary, noise.header))
+            pixels = by_row(product, product.noise_scaling, pixels, merged(primary, noise.header))
         instead = product.unit if product else ""
         pixels = pixels * noise_factor(noise.header, header_unit(header, instead), kind, what)
         return file_weights(
@@ -412,8 +456,7 @@ class _File:
         masked = np.zeros(shape, bool)
         if given is None:
             names = (*(product.mask if product else ()), *MASK_NAMES)
-            several = self.several
-            partner = find_partner(self.extensions, names, group, several)
+            partner = self._partner(group, names)
             if partner is not None:
                 mask, _ = partner
                 masked = masked | self._excluded(
@@ -431,12 +474,19 @@ class _File:
         path, hdu = split_hdu(given)
         with open_fits(path) as extensions:
             mask = _only_image(extensions, hdu, MASK_NAMES, path.name)
-            return masked | self._excluded(mask, shape, cut, f"{path.name} [{mask.label}]"), []
+            excluded = self._excluded(mask, shape, cut, f"{path.name} [{mask.label}]")
+            same = self._same(path, mask)
+            return masked | excluded, [] if same is None else [same]
+
+    def _same(self, path: Path, extension: Extension) -> Extension | None:
+        """Return this file's own HDU, if that is what was opened by a path."""
+        own = path.resolve() == self.path.resolve()
+        return self.extensions[extension.number] if own else None
 
     def _uncovered(self, group: Group, masked: np.ndarray, cut: Cut) -> np.ndarray:
         """Return the pixels where a product's map of its coverage is zero."""
         names = self.product.coverage if self.product else ()
-        partner = find_partner(self.extensions, names, group, self.several)
+        partner = self._partner(group, names)
         if partner is None:
             return np.zeros(masked.shape, bool)
         empty = np.broadcast_to(cut.of(partner[0], partner[0].label) == 0, masked.shape)
@@ -461,6 +511,11 @@ class _File:
             bad_planes=self.options.planes,
         )
         return broadcast_mask(excluded, shape)
+
+
+def _exact(extension: Extension) -> str:
+    """Return the name of an HDU with its version, which is needed where there are several."""
+    return f"{extension.name},{extension.version}" if extension.name else extension.label
 
 
 def _only_image(

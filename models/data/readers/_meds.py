@@ -7,8 +7,8 @@ after the other in one dimension, and a table that says where each begins.
 import operator
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -17,11 +17,15 @@ from astropy.table import Table
 from scorepriors._errors import InputError
 from scorepriors.models.data._warnings import note
 
+from ._bands import BandPart
 from ._files import READ_ERRORS, reason
 
+#: Largest distance of one object in the cutouts of two bands, pixels.
+_SAME_PLACE = 0.1
 
-def open_meds(path: Path, index: int | None) -> dict[str, Any]:
-    """Return arguments of ``Observation.from_arrays`` for the coadd of one object.
+
+def open_meds(path: Path, index: int | None) -> BandPart:
+    """Return the coadd of one object of a MEDS file.
 
     Parameters
     ----------
@@ -39,17 +43,41 @@ def open_meds(path: Path, index: int | None) -> dict[str, Any]:
         warnings.simplefilter("ignore")  # non-standard cards, which astropy corrects
         try:
             with fits.open(path, memmap=True) as hdus:
-                parts, said = _object(hdus, path, index)
+                part, said = _object(hdus, path, index)
         except READ_ERRORS as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path.name} is no readable MEDS file: {reason(error)}.") from error
     for sentence in said:
         note(sentence)
-    return parts
+    return part
 
 
-def _object(hdus, path: Path, index: int | None) -> tuple[dict[str, Any], list[str]]:
+def check_same_object(parts: Sequence[BandPart]) -> None:
+    """Refuse cutouts of several bands that are not of one object on the same pixels.
+
+    Files of several bands may have their objects in different orders.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        if part.catalog is None or first.catalog is None:
+            continue
+        one, other = first.catalog[0], part.catalog[0]
+        known = "id" in first.catalog.colnames and "id" in part.catalog.colnames
+        if known and one["id"] != other["id"]:
+            raise InputError(
+                f"the object in {part.label} is {other['id']} but that in {first.label} is "
+                f"{one['id']}; choose it by its id (--index)."
+            )
+        distance = np.hypot(one["x"] - other["x"], one["y"] - other["y"])
+        if not distance <= _SAME_PLACE:
+            raise InputError(
+                f"the cutout of {part.label} is {distance:.3g} pixels off that of {first.label}; "
+                "make MEDS files of one pixel grid, or fit the bands jointly (--with)."
+            )
+
+
+def _object(hdus, path: Path, index: int | None) -> tuple[BandPart, list[str]]:
     names = {hdu.name.upper(): hdu for hdu in hdus}
     objects = names["OBJECT_DATA"].data
     row = _chosen(objects, path, index)
@@ -70,6 +98,12 @@ def _object(hdus, path: Path, index: int | None) -> tuple[dict[str, Any], list[s
                 "masked."
             )
         unusable |= flagged
+    others = _others(names, one, start, size, path)
+    if others:
+        said.append(
+            f"{path.name}: by seg_cutouts {others} other object(s) shine in this cutout, whose "
+            "catalog is of the chosen one alone; give the positions of all (--catalog)."
+        )
     if int(one["ncutout"]) > 1:
         said.append(
             f"{path.name}: of the object's {int(one['ncutout'])} cutouts the first, its coadd, was "
@@ -81,17 +115,20 @@ def _object(hdus, path: Path, index: int | None) -> tuple[dict[str, Any], list[s
     catalog = Table({"x": [place[0]], "y": [place[1]]})
     if "id" in objects.columns.names:
         catalog["id"] = [int(one["id"])]
-    parts = {
-        "images": image[None],
-        "weights": np.where(unusable, 0.0, weights)[None],
-        "psfs": _psf(names, one, path),
-        "bands": (_band(names, path),),
-        "zero_point": _zero_point(names, one, path),
-        "name": f"{path.name.split('.')[0]}-{index}",
-        "catalog": catalog,
-        "scale": float(np.sqrt(area)) if area > 0 else None,
-    }
-    return parts, said
+    zero_point = _zero_point(names, one, path)
+    part = BandPart(
+        label=path.name,
+        images=image[None],
+        weights=np.where(unusable, 0.0, weights)[None],
+        psfs=_psf(names, one, path),
+        bands=(_band(names, path),),
+        wcs=None,
+        unit=None,
+        zero_point=None if zero_point is None else (zero_point,),
+        catalog=catalog,
+        scale=float(np.sqrt(area)) if area > 0 else None,
+    )
+    return part, said
 
 
 def _chosen(objects, path: Path, index: int | None) -> int:
@@ -128,6 +165,15 @@ def _cutout(names, name: str, start: int, shape: tuple[int, int], path: Path) ->
             "again."
         )
     return np.array(names[name].section[start:stop]).reshape(shape)
+
+
+def _others(names, one, start: int, size: int, path: Path) -> int:
+    """Number of other objects with pixels of the segmentation in a cutout."""
+    if "SEG_CUTOUTS" not in names:
+        return 0
+    found = set(np.unique(_cutout(names, "SEG_CUTOUTS", start, (size, size), path))) - {0}
+    own = int(one["number"]) if "number" in one.array.columns.names else None
+    return len(found - {own}) if own in found else max(len(found) - 1, 0)
 
 
 def _psf(names, one, path: Path) -> np.ndarray | None:

@@ -16,6 +16,8 @@ from scorepriors._errors import InputError
 from scorepriors._surveys import NANOJANSKY_ZERO_POINT
 from scorepriors.models.data._checks import parse_unit
 
+from ._cards import check_plausible
+
 #: Rows and columns of a part of an image.
 Box = tuple[slice, slice]
 
@@ -125,23 +127,27 @@ JWST_PLANES = {"DO_NOT_USE": 0, "SATURATED": 1, "JUMP_DET": 2}
 
 # --- zero points ----------------------------------------------------------------------------
 
-#: AB less Vega magnitude of WISE's four bands (Cutri et al. 2012) and of 2MASS's three
-#: (Blanton et al. 2005).
+#: AB less Vega magnitude of bands: WISE (Cutri et al. 2012), 2MASS (Blanton et al. 2005),
+#: VISTA (Gonzalez-Fernandez et al. 2018) and UKIDSS (Hewett et al. 2006).
 VEGA = {"W1": 2.699, "W2": 3.339, "W3": 5.174, "W4": 6.620}
-VEGA |= {"2MASS_J": 0.91, "2MASS_H": 1.39, "2MASS_KS": 1.85}
+VEGA |= {"2MASS_J": 0.91, "2MASS_H": 1.39, "2MASS_Ks": 1.85}
+VEGA |= {"VISTA_Z": 0.502, "VISTA_Y": 0.600, "VISTA_J": 0.916, "VISTA_H": 1.366}
+VEGA |= {"VISTA_Ks": 1.827, "UKIDSS_Z": 0.528, "UKIDSS_Y": 0.634, "UKIDSS_J": 0.938}
+VEGA |= {"UKIDSS_H": 1.379, "UKIDSS_K": 1.900}
 
 
 def number(header: Mapping[str, Any], card: str) -> float:
     """Return the number of a card, or raise InputError."""
     value = header.get(card)
     try:
-        found = float(value)  # type: ignore[arg-type]
+        found = np.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         found = np.nan
     if not np.isfinite(found):
         raise InputError(
-            f"the card {card} is {'missing' if value is None else repr(value)}, which says how "
-            "bright a count is; give zero_point= (--zero-point), the AB magnitude of one unit."
+            f"the card {card} is {'missing' if value is None else repr(value)}, but what a count "
+            "is worth follows from it; correct it, or give zero_point= and noise= (--zero-point, "
+            "--noise)."
         )
     return found
 
@@ -151,9 +157,16 @@ def positive(header: Mapping[str, Any], card: str) -> float:
     found = number(header, card)
     if found <= 0:
         raise InputError(
-            f"the card {card} is {found:g}, not positive; give zero_point= (--zero-point), the "
-            "AB magnitude of one unit."
+            f"the card {card} is {found:g}, not positive, but what a count is worth follows from "
+            "it; correct it, or give zero_point= and noise= (--zero-point, --noise)."
         )
+    return found
+
+
+def magnitude(header: Mapping[str, Any], card: str) -> float:
+    """Return the magnitude of one count by a card, or raise InputError for what is none."""
+    found = number(header, card)
+    check_plausible(found, f"the card {card}", 5.0)
     return found
 
 
@@ -182,7 +195,7 @@ def panstarrs_zero_point(header: fits.Header) -> float:
 
 def magzp(header: fits.Header) -> float:
     """AB magnitude of one count by the card `MAGZP`."""
-    return number(header, "MAGZP")
+    return magnitude(header, "MAGZP")
 
 
 def unwise_zero_point(header: fits.Header) -> float:
@@ -192,12 +205,18 @@ def unwise_zero_point(header: fits.Header) -> float:
 
 def wise_zero_point(header: fits.Header) -> float:
     """AB magnitude of one count, whose Vega magnitude is `MAGZP`."""
-    return number(header, "MAGZP") + VEGA[wise_band(header)[0]]
+    return magnitude(header, "MAGZP") + VEGA[wise_band(header)[0]]
 
 
 def twomass_zero_point(header: fits.Header) -> float:
     """AB magnitude of one count, whose Vega magnitude is `MAGZP`."""
-    return number(header, "MAGZP") + VEGA[twomass_band(header)[0].upper()]
+    return magnitude(header, "MAGZP") + VEGA[twomass_band(header)[0]]
+
+
+def infrared_zero_point(header: fits.Header) -> float:
+    """AB magnitude of one count of VISTA or UKIDSS; `MAGZPT` is Vega's, of one a second."""
+    seconds = 2.5 * float(np.log10(positive(header, "EXPTIME")))
+    return magnitude(header, "MAGZPT") + seconds + VEGA[infrared_band(header)[0]]
 
 
 # --- bands ----------------------------------------------------------------------------------
@@ -205,7 +224,8 @@ def twomass_zero_point(header: fits.Header) -> float:
 
 def panstarrs_band(header: fits.Header) -> tuple[str] | None:
     """The letter of ``FPA.FILTERID`` ("i.00000"), with the survey's name for its wavelength."""
-    letter = str(header.get("FPA.FILTERID", header.get("FILTER", ""))).strip()[:1].lower()
+    cards = ("FPA.FILTERID", "FPA.FILTER", "FILTER")
+    letter = next((str(header[card]) for card in cards if card in header), "").strip()[:1].lower()
     return (f"PS1_{letter}",) if letter in set("grizyw") else None
 
 
@@ -221,13 +241,41 @@ def wise_band(header: fits.Header) -> tuple[str]:
 
 def twomass_band(header: fits.Header) -> tuple[str]:
     """``2MASS_J``, ``2MASS_H`` or ``2MASS_Ks`` by the card `FILTER`."""
-    letter = str(header.get("FILTER", "")).strip().lower()[:1]
-    name = {"j": "2MASS_J", "h": "2MASS_H", "k": "2MASS_Ks"}.get(letter)
-    if name is None:
-        raise InputError(
-            f"the card FILTER is {header.get('FILTER')!r}, but 2MASS has j, h and k; mend it."
-        )
-    return (name,)
+    return _lettered("2MASS", header, ("FILTER",))
+
+
+def infrared_band(header: fits.Header) -> tuple[str]:
+    """``VISTA_J`` and the like, or ``UKIDSS_K``, by the card of the filter."""
+    survey = "UKIDSS" if "WFCAM" in str(header.get("INSTRUME", "")).upper() else "VISTA"
+    return _lettered(survey, header, ("HIERARCH ESO INS FILT1 NAME", "FILTER", "FILTNAME"))
+
+
+def _lettered(survey: str, header: fits.Header, cards: Sequence[str]) -> tuple[str]:
+    """Name of the band of a survey that begins as the filter's card does."""
+    said = next((str(header[card]).strip() for card in cards if card in header), "")
+    known = [name for name in VEGA if name.startswith(f"{survey}_")]
+    for name in known:
+        if said[:1].upper() == name.removeprefix(f"{survey}_")[:1]:
+            return (name,)
+    letters = ", ".join(name.removeprefix(f"{survey}_") for name in known)
+    raise InputError(f"the card FILTER is {said!r}, but {survey} has {letters}; mend it.")
+
+
+def rubin_band(hdus: Sequence[Any]) -> tuple[str] | None:
+    """The band in the table of the filter, whose card says the piece of glass: ``i_06``."""
+    for hdu in hdus:
+        if hdu.is_table and hdu.name == "FILTERLABEL":
+            try:
+                table = hdu.table()
+            except InputError:
+                return None  # the name of the band is no reason to refuse an image
+            if "band" in table.colnames and len(table):
+                value = table["band"][0]
+                if isinstance(value, np.ndarray):  # of bytes
+                    value = bytes(value.astype(np.uint8)).decode("ascii", "replace")
+                band = str(value).strip().strip("\0")
+                return (band,) if band else None
+    return None
 
 
 def dp2_band(hdus: Sequence[Any]) -> tuple[str] | None:
@@ -281,7 +329,7 @@ def ztf_variance(
     follows the noise of its own pixel would bias fluxes.
     """
     gain = positive(header, "GAIN")
-    return _smooth(pixels) / gain + (number(header, "READNOI") / gain) ** 2
+    return _smooth(pixels) / gain + (positive(header, "READNOI") / gain) ** 2
 
 
 #: Electrons per count by camera column, and variance of dark and readout, counts squared:

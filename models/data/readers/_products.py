@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from scorepriors._errors import InputError
 from scorepriors._surveys import NANOJANSKY_ZERO_POINT
 
 from . import _product_rules as rules
+from ._bands import BandPart
+from ._files import reason
 from ._meds import open_meds
 
 #: In `Product.bad_planes`: every plane of the mask.
@@ -79,8 +82,7 @@ class Product:
         header is that of the HDU (with the primary's).  `noise_scaling` comes before the noise
         is understood by its kind.
     open
-        Function ``(path, index)`` that returns arguments of ``Observation.from_arrays``, for
-        files that hold no plain images.
+        Function ``(path, index)`` that returns a `BandPart`, for files that hold no plain images.
     note
         A sentence that the user should read when such a file is opened; "" for none.
     """
@@ -109,7 +111,7 @@ class Product:
     bad_planes: tuple[str | int, ...] = ()
     scaling: Callable[[np.ndarray, fits.Header], np.ndarray] | None = None
     noise_scaling: Callable[[np.ndarray, fits.Header], np.ndarray] | None = None
-    open: Callable[[Path, int | None], dict[str, Any]] | None = None
+    open: Callable[[Path, int | None], BandPart] | None = None
     note: str = ""
 
 
@@ -125,6 +127,25 @@ def recognize(hdus: Sequence[Any], path: Path) -> Product | None:
         Path of the file.
     """
     return next((row for row in PRODUCTS if _is(row, hdus, Path(path))), None)
+
+
+def by_row(row: Product, rule: Callable[..., Any], *arguments) -> Any:
+    """Call a function of a row, whose cards may be missing or no numbers.
+
+    Raises
+    ------
+    InputError
+        If they are.
+    """
+    try:
+        return rule(*arguments)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        raise InputError(
+            f"a card of this {row.name} is missing or no number ({reason(error)}); correct it, or "
+            "say what it holds (zero_point=, bands=, noise=)."
+        ) from error
 
 
 def _is(row: Product, hdus: Sequence[Any], path: Path) -> bool:
@@ -167,8 +188,19 @@ def _is_coadd(hdus: Sequence[Any], path: Path) -> bool:
 
 
 def _is_legacy_cutout(hdus: Sequence[Any], path: Path) -> bool:
+    """Whether a file with BANDS is of the viewer, which counts bands from 0."""
+    if _has_card(hdus, "BAND0", ""):
+        return True
     kinds = {str(hdu.header.get("IMAGETYP", "")).strip().upper() for hdu in hdus}
     return not kinds.isdisjoint(("INVVAR", "MASKBITS"))
+
+
+def _is_des_coadd(hdus: Sequence[Any], path: Path) -> bool:
+    return _has_card(hdus, "TILENAME", "^DES") or re.search(r"^DES\d{4}[+-]", path.name) is not None
+
+
+def _is_infrared(hdus: Sequence[Any], path: Path) -> bool:
+    return _has_card(hdus, "INSTRUME", "VIRCAM|WFCAM") and _has_card(hdus, "MAGZPT", "")
 
 
 def _has_flux_unit(hdus: Sequence[Any], path: Path) -> bool:
@@ -230,6 +262,7 @@ PRODUCTS: tuple[Product, ...] = (
         image=("IMAGE",),
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
+        bands_in=rules.rubin_band,
         bad_planes=rules.RUBIN_COADD_BAD,
     ),
     Product(
@@ -239,6 +272,7 @@ PRODUCTS: tuple[Product, ...] = (
         image=("IMAGE",),
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
+        bands_in=rules.rubin_band,
         bad_planes=rules.RUBIN_VISIT_BAD,
     ),
     # --- Legacy Surveys, DES.
@@ -267,8 +301,8 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="DES coadd",
-        cards={"TILENAME": "^DES"},
         hdus=("SCI", "MSK", "WGT"),
+        matches=_is_des_coadd,
         image=("SCI",),
         noise={"WGT": "ivar"},
         mask=("MSK",),
@@ -290,8 +324,7 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="JWST mosaic",
-        cards={"TELESCOP": "JWST"},
-        hdus=("SCI", "ERR", "WHT"),
+        hdus=("SCI", "ERR", "CON", "WHT"),
         image=("SCI",),
         noise={"ERR": "deviation"},
         coverage=("WHT",),
@@ -311,7 +344,9 @@ PRODUCTS: tuple[Product, ...] = (
         cards={"TELESCOP": "HST"},
         hdus=("SCI", "WHT"),
         image=("SCI",),
-        noise={"WHT": "weight"},
+        noise={"WHT": "exposure"},
+        note="WHT was taken as exposure time, and the noise scaled to the scatter of the pixels; "
+        "noise_kind='ivar' (--noise-kind ivar) takes it as inverse variance.",
     ),
     Product(
         name="grizli mosaic",
@@ -405,6 +440,29 @@ PRODUCTS: tuple[Product, ...] = (
         bad_planes=rules.KIDS_BAD,
         scaling=rules.kids_linear,
         noise_scaling=rules.kids_weights,
+    ),
+    Product(
+        name="DECam image",
+        file_name=r"^(c4d|k4m|ksb)_.*_o[opsk][ij]_.*\.fits",
+        noise_file=(r"_(o[opsk])[ij]_", r"_\1w_"),
+        noise_file_kind="ivar",
+        mask_file=(r"_(o[opsk])[ij]_", r"_\1d_"),
+        # The community pipeline's masks hold one code each, none of them of a good pixel.
+        bad_planes=(ALL_PLANES,),
+    ),
+    Product(
+        name="CFHT stack",
+        file_name=r"^(MegaPipe|CFIS|UNIONS|CFHTLS)[._-](?!.*weight).*\.fits",
+        noise_file=(r"\.fits.*$", ".weight.fits*"),
+        noise_file_kind="ivar",
+    ),
+    Product(
+        name="VISTA or UKIDSS image",
+        matches=_is_infrared,
+        bands=rules.infrared_band,
+        zero_point=rules.infrared_zero_point,
+        note="its zero point of Vega was converted to AB magnitudes, without extinction by the "
+        "atmosphere.",
     ),
     Product(
         name="2MASS image",
