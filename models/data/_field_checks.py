@@ -30,8 +30,8 @@ USUAL = (0.7, 1.4)
 #: Sky in units of the noise of a pixel, and of the error of the flux of a galaxy, that matters.
 SKY, SKY_OF_FLUX = 0.15, 1.0
 
-#: Sky in units of the noise of a pixel with which a fit is refused, and change across the image that
-#: matters.
+#: Sky in units of the noise of a pixel with which a fit is refused, and depth of a slope below zero
+#: that matters.
 HOPELESS, TILT = 20.0, 0.4
 
 #: Sky in units of its own error that is no accident.
@@ -89,8 +89,8 @@ class Field(NamedTuple):
     noise
         Scatter of empty pixels, ``[B]``, in the unit of the image.
     tilt
-        Largest deviation of a plane through the empty pixels from its mean in the image, ``[B]``, in
-        units of `noise`; zero where it is no more than an accident.
+        How far a plane through the empty pixels falls below zero, ``[B]``, in units of `noise`; zero
+        where its slope is no more than an accident.
     area
         Pixels over which a point source is measured, ``[B]``: the sum of one over its squares.
     """
@@ -305,8 +305,8 @@ def _sentences(field: Field, obs: Observation | JointObservation) -> dict[str, s
     tilted = field.tilt > TILT * field.correlation**2
     if tilted.any():
         said["gradient"] = (
-            "the sky changes across the image, in units of the noise of a pixel by up to "
-            f"{_by_band(obs.bands, field.tilt, tilted)}: subtract a model of it, for example with "
+            "the sky changes across the image, and is below zero on one side, in units of the noise of "
+            f"a pixel by up to {_by_band(obs.bands, field.tilt, tilted)}: subtract a model of it, for example with "
             "sep.Background; --subtract-sky takes a constant off."
         )
     return said
@@ -361,7 +361,9 @@ def _band(image, weights, psf, empty, far) -> tuple[float, ...]:
     scatter, noise = scatter * own, noise * own
     # The errors of slopes are those of independent pixels.
     real = np.abs(slopes) > SIGNIFICANT * slope_errors * correlation
-    tilt = float(np.abs(slopes).sum() / 2) if real.any() else 0.0
+    # Light of sources makes one side brighter, but no side darker than nothing.
+    darkest = float(np.percentile(plane[good], 2)) + middle / noise
+    tilt = max(-darkest, 0.0) if real.any() else 0.0
     return (scatter, correlation, flat, error, noise, tilt, area)
 
 
