@@ -89,8 +89,8 @@ class Field(NamedTuple):
     noise
         Scatter of empty pixels, ``[B]``, in the unit of the image.
     tilt
-        How far a plane through the empty pixels falls below zero, ``[B]``, in units of `noise`; zero
-        where its slope is no more than an accident.
+        How far below zero the darkest quarter of the empty pixels lies by a plane through them, ``[B]``,
+        in units of `noise`; zero where its slope is no more than an accident.
     area
         Pixels over which a point source is measured, ``[B]``: the sum of one over its squares.
     """
@@ -362,8 +362,8 @@ def _band(image, weights, psf, empty, far) -> tuple[float, ...]:
     # The errors of slopes are those of independent pixels.
     real = np.abs(slopes) > SIGNIFICANT * slope_errors * correlation
     # Light of sources makes one side brighter, but no side darker than nothing.
-    darkest = float(np.percentile(plane[good], 2)) + middle / noise
-    tilt = max(-darkest, 0.0) if real.any() else 0.0
+    quarter = good & (plane <= np.percentile(plane[good], 25))
+    tilt = max(-_level(image[quarter]) / noise, 0.0) if real.any() else 0.0
     return (scatter, correlation, flat, error, noise, tilt, area)
 
 
