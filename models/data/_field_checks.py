@@ -426,17 +426,17 @@ def _plane(values: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _scatter_apart(values: np.ndarray, good: np.ndarray) -> float:
-    """Return the scatter by differences of pixels some way apart: blind to smooth light."""
+    """Return the scatter by second differences of pixels some way apart: blind to smooth light."""
     each = []
     for axis in (0, 1):
-        first = np.moveaxis(values, axis, 0)[_APART:] - np.moveaxis(values, axis, 0)[:-_APART]
-        both = np.moveaxis(good, axis, 0)[_APART:] & np.moveaxis(good, axis, 0)[:-_APART]
-        each.append(first[both])
-    apart = np.concatenate(each)
+        one, use = np.moveaxis(values, axis, 0), np.moveaxis(good, axis, 0)
+        bend = one[: -2 * _APART] - 2 * one[_APART:-_APART] + one[2 * _APART :]
+        each.append(bend[use[: -2 * _APART] & use[_APART:-_APART] & use[2 * _APART :]])
+    apart = np.concatenate([one.ravel() for one in each])
     if apart.size < _FEWEST:
         return np.inf
     low, high = np.percentile(apart, [_LOW, 100 - _LOW])
-    return float(high - low) / 2 / np.sqrt(2)
+    return float(high - low) / 2 / np.sqrt(6)
 
 
 def _correlation(values: np.ndarray, good: np.ndarray) -> float:
