@@ -310,7 +310,8 @@ def _read_scenes(files, example, each, catalog, psf, index, others, reading, mar
     from scorepriors.models.simulation._example import load_example
 
     observations: list[Any]
-    psf = list(psf) if len(psf) > 1 else next(iter(psf), None)
+    given_psfs = list(psf or ())
+    psf = given_psfs if len(given_psfs) > 1 else next(iter(given_psfs), None)
     truth = None
     if example:
         given = [*reading, *(["psf"] if psf else [])]
