@@ -22,7 +22,6 @@ NOISES = {
         "RMS",
         "UNC",
         "UNCERTAINTY",
-        "UNCERT",
     ),
     "ivar": ("IVAR", "INVVAR", "IVM", "WEIGHT", "WGT", "WHT"),
 }
@@ -60,6 +59,14 @@ def test_uncertainty_by_its_type(tmp_path, utype, kind):
         InputError, match="type 'UnknownUncertainty'; say what it is with noise_kin"
     ):
         Observation.read(path, psf())
+
+
+def test_uncertainty_of_a_type_that_is_not_said(tmp_path):
+    uncertainty = hdu(np.full(SHAPE, SIGMA), "UNCERT")
+    path = write(tmp_path / "a.fits", uncertainty, primary=noise())
+    with pytest.warns(FileWarning, match=r"UNCERT does not say what kind .* standard deviations"):
+        obs = Observation.read(path, psf())
+    np.testing.assert_allclose(obs.weights, SIGMA**-2, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

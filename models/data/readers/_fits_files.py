@@ -26,6 +26,7 @@ from ._cards import (
     merged,
     number,
     pixel_area,
+    says_nothing,
 )
 from ._cutouts import Cut, cut_box
 from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits, reason
@@ -320,6 +321,7 @@ class _File:
         weights, noise_hdu = self._weights(group, header, images, masked, cut)
         used += [image, *([noise_hdu] if noise_hdu is not None else [])]
         unit = header_unit(header, product.unit if product else "")
+        zero_point = self._zero_point(header, num_bands, unit, wcs)
         scale = number(header, "PIXSCALE") if wcs is None else None
         if scale is not None and not scale > 0:
             raise InputError(f"the card PIXSCALE holds {scale:g}; give arcseconds per pixel.")
@@ -332,7 +334,7 @@ class _File:
                 bands=self._bands(group, header, num_bands),
                 wcs=wcs,
                 unit=unit,
-                zero_point=self._zero_point(header, num_bands, unit, wcs),
+                zero_point=zero_point,
                 catalog=None,
                 scale=scale,
             ),
@@ -350,7 +352,7 @@ class _File:
         product = self.product
         if product is not None and product.bands is not None:
             names = by_row(product, product.bands, header)
-            if names is not None:
+            if names is not None and not any(says_nothing(name) for name in names):
                 return tuple(names)
         if product is not None and product.bands_in is not None:
             names = by_row(product, product.bands_in, self.extensions)
