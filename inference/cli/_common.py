@@ -250,7 +250,7 @@ def scene_options(folder: str):
             help="PSF, instead of the file's own: images, PSFEx, Piff or a grid; once for all "
             "bands, or once for each.",
         ),
-        click.option("--index", type=int, help="Which blend of a stacked npz set."),
+        click.option("--index", type=int, help="Which blend of a set, or object of a MEDS file."),
         click.option(
             "--with",
             "others",

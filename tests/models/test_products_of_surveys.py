@@ -101,6 +101,51 @@ def test_files_are_recognized(name, tmp_path):
             assert recognize(hdus, path).name == ROWS.get(name, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "noise", "kind", "mask"),
+    [
+        ("Rubin DP1 coadd", None, None, None),
+        ("Rubin DP2 visit image", None, None, None),
+        ("HSC PDR2 calexp", None, None, None),
+        ("Legacy Surveys viewer cutout", None, None, None),
+        ("Euclid MER mosaic", "*RMS*", "deviation", None),
+        ("JWST i2d", None, None, None),
+        ("HST drizzle (HAP)", None, None, None),
+        ("HST drizzle (CANDELS)", "*_wht*", "ivar", None),
+        ("DES coadd", None, None, None),
+        ("Pan-STARRS stack", "*.wt.*", "variance", "*.mask.*"),
+        ("ZTF exposure", None, None, "*msk*"),
+        ("ZTF reference", "*unc*", "deviation", None),
+        ("SDSS frame", None, None, None),
+        ("KiDS coadd", "*_wei*", "ivar", "*_msk*"),
+        ("unWISE coadd", "*invvar*", "ivar", None),
+        ("AllWISE atlas image", "*-unc-*", "deviation", None),
+    ],
+)
+def test_renamed_files_keep_their_fluxes(name, noise, kind, mask, tmp_path):
+    """Files beside a renamed one must be given, but what a count is worth is in its cards."""
+    made = MAKERS[name](tmp_path)
+    if noise is not None:
+        made.arguments |= {"noise": next(tmp_path.glob(noise)), "noise_kind": kind}
+    if mask is not None:
+        made.arguments |= {"mask": next(tmp_path.glob(mask))}
+    (path,) = made.files
+    made.files = [path.rename(tmp_path / f"field{path.name[path.name.index('.fits') :]}")]
+    obs, _ = opened(made)
+    found = measure(made, obs)
+    assert nanojanskys(obs) is not None
+    assert np.abs(found.ratio - 1).max() < 0.01
+    assert found.noise == pytest.approx(1, abs=0.02)
+    assert (found.wrongly_masked, found.wrongly_used) == (0, 0)
+
+
+def test_pointing_at_the_image_leaves_its_scaling(tmp_path):
+    made = MAKERS["Pan-STARRS stack"](tmp_path)
+    made.arguments = {"hdu": 1}
+    obs, _ = opened(made)
+    assert np.abs(measure(made, obs).ratio - 1).max() < 0.01
+
+
 #: What the reader says of a file that bears on the result; of all others nothing.
 SENTENCES = {
     "Euclid MER mosaic": ["its FLAG file is not read", "12 of 2688 pixels have no data"],

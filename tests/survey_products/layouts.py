@@ -606,6 +606,7 @@ def ztf_reference(folder):
     unit = flux_of(zero_point)
     stem = "ztf_000716_zr_c08_q1_ref"
     header = ztf_cards("ZTF_r", zero_point)
+    header["NFRAMES"] = 15
     path = write(
         folder / f"{stem}img.fits", fits.PrimaryHDU((images[0] / unit).astype(np.float32), header)
     )

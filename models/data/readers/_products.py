@@ -199,6 +199,33 @@ def _is_des_coadd(hdus: Sequence[Any], path: Path) -> bool:
     return _has_card(hdus, "TILENAME", "^DES") or re.search(r"^DES\d{4}[+-]", path.name) is not None
 
 
+def _is_wise(hdus: Sequence[Any], path: Path) -> bool:
+    by_name = re.search(r"-w[1-4]-int-\d\w?\.fits", path.name, re.IGNORECASE) is not None
+    by_cards = _has_card(hdus, "TELESCOP", "^WISE") and _has_card(hdus, "BAND", "^W?[1-4]$")
+    return by_name or by_cards
+
+
+def _is_ztf(hdus: Sequence[Any], path: Path, name: str) -> bool:
+    """Whether a file is one of ZTF's by its name, or by cards; references count their frames."""
+    by_cards = _has_card(hdus, "INSTRUME", "^ZTF") or _has_card(hdus, "FILTER", "^ZTF[_ ]")
+    reference = _has_card(hdus, "NFRAMES", "") or not _has_card(hdus, "READNOI", "")
+    return re.search(rf"^ztf_.*_{name}img", path.name) is not None or (
+        by_cards and reference == (name == "ref")
+    )
+
+
+def _is_sdss_frame(hdus: Sequence[Any], path: Path) -> bool:
+    by_cards = all(_has_card(hdus, card, "") for card in ("RUN", "CAMCOL", "FILTER"))
+    return re.search(r"^frame-[ugriz]-\d{6}-[1-6]-\d{4}\.fits", path.name) is not None or (
+        by_cards and len(hdus) > 2 and len(hdus[1].shape or ()) == 1
+    )
+
+
+def _is_kids(hdus: Sequence[Any], path: Path) -> bool:
+    by_name = re.search(r"^KiDS_DR[\d.]+_.*_sci\.fits", path.name) is not None
+    return by_name or _has_card(hdus, "OBJECT", "^KIDS_")
+
+
 def _is_infrared(hdus: Sequence[Any], path: Path) -> bool:
     return _has_card(hdus, "INSTRUME", "VIRCAM|WFCAM") and _has_card(hdus, "MAGZPT", "")
 
@@ -372,7 +399,7 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="AllWISE atlas image",
-        file_name=r"-w[1-4]-int-\d\w?\.fits",
+        matches=_is_wise,
         noise_file=("-int-", "-unc-"),
         noise_file_kind="deviation",
         bands=rules.wise_band,
@@ -394,8 +421,8 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="ZTF exposure",
-        file_name=r"^ztf_.*_sciimg.*\.fits",
         cards={"MAGZP": ""},
+        matches=lambda hdus, path: _is_ztf(hdus, path, "sci"),
         variance=rules.ztf_variance,
         mask_file=("_sciimg", "_mskimg"),
         zero_point=rules.magzp,
@@ -405,8 +432,8 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="ZTF reference",
-        file_name=r"^ztf_.*_refimg.*\.fits",
         cards={"MAGZP": ""},
+        matches=lambda hdus, path: _is_ztf(hdus, path, "ref"),
         noise_file=("_refimg", "_refunc"),
         noise_file_kind="deviation",
         zero_point=rules.magzp,
@@ -423,7 +450,7 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="SDSS frame",
-        file_name=r"^frame-[ugriz]-\d{6}-[1-6]-\d{4}\.fits",
+        matches=_is_sdss_frame,
         image=("#0",),
         variance=rules.sdss_variance,
         unit="nanomaggy",
@@ -431,7 +458,7 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="KiDS coadd",
-        file_name=r"^KiDS_DR[\d.]+_.*_sci\.fits",
+        matches=_is_kids,
         noise_file=(r"_sci\.", "_wei."),
         noise_file_kind="ivar",
         mask_file=(r"_sci\.", "_msk."),
