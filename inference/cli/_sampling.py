@@ -30,9 +30,7 @@ from ._diagnosis import diagnose_scene
     "[default: flow if a source is faint (S/N below 40), else dynamic_hmc]",
 )
 @click.option("--num-chains", "--chains", type=int, help="Side by side.  [default: 4; of flow 8]")
-@click.option(
-    "--num-warmup", "--warmup", type=int, help="Draws to tune with.  [default: 500; of flow 300]"
-)
+@click.option("--num-warmup", "--warmup", type=int, help="Draws to tune with.  [default: 300]")
 @click.option(
     "--num-samples",
     "--draws",

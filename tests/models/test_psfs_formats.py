@@ -474,3 +474,78 @@ def test_mosaics_of_elsewhere_and_without_a_stamp(tmp_path):
         read_psf(path, bands=("VIS",))
     with pytest.raises(InputError, match=r"of 25 pixels \(STMPSIZE\) that reach beyond"):
         read_psf(write_mosaic(tmp_path / "n.fits", STMPSIZE=25), bands=("VIS",), place=(1, 1))
+
+
+# --- cards that are missing, wrong or contradict each other ------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cards", "message"),
+    [
+        (
+            {"PIXELSCL": None, "OVERSAMP": None},
+            r"OVERDIST\] is oversampled and does not say how much",
+        ),
+        ({"PIXELSCL": SCALE}, "the same, but names an oversampling of 4; say which holds"),
+        (
+            {"PIXELSCL": 5e-5},
+            "samples of 5e-05 arcsec and the image pixels of 0.2, which can't both",
+        ),
+        ({"PIXELSCL": 50.0}, "samples of 50 arcsec and the image pixels of 0.2, which can't both"),
+        ({"PIXELSCL": "x"}, "the card PIXELSCL of the PSF holds 'x'; give a positive number"),
+    ],
+)
+def test_scales_that_contradict_are_refused(tmp_path, cards, message):
+    path = write_stpsf(tmp_path / "p.fits", names=("OVERDIST", "DET_DIST"))
+    with fits.open(path, mode="update") as hdus:
+        for card, value in cards.items():
+            if value is None:
+                del hdus["OVERDIST"].header[card]
+            else:
+                hdus["OVERDIST"].header[card] = value
+    with pytest.raises(InputError, match=message):
+        read_psf(path, bands=("f444w",), pixel_scale=SCALE)
+    if "holds 'x'" not in message:
+        found = read_psf(path, bands=("f444w",), pixel_scale=SCALE, oversampling=4)
+        close_to(found[0], on_pixels(moffat(4.0)))
+
+
+def test_a_wcs_of_another_image_is_ignored(tmp_path):
+    header = tan_wcs(scale=3600.0).to_header()
+    fits.PrimaryHDU(on_pixels(moffat(3.0)), header).writeto(tmp_path / "p.fits")
+    with pytest.warns(FileWarning, match="the WCS of p.fits has pixels of 3600 arcsec"):
+        found = read_psf(tmp_path / "p.fits", bands=("r",), pixel_scale=SCALE)
+    close_to(found[0], on_pixels(moffat(3.0)))
+    header = tan_wcs(scale=SCALE / 2).to_header()
+    image = moffat(6.0).drawImage(nx=51, ny=51, scale=1, dtype=float).array
+    fits.PrimaryHDU(image, header).writeto(tmp_path / "q.fits")
+    with pytest.warns(FileWarning, match="samples of 0.1 arcsec and the image pixels of 0.2"):
+        found = read_psf(tmp_path / "q.fits", bands=("r",), pixel_scale=SCALE)
+    close_to(found[0], on_pixels(moffat(3.0)))
+
+
+def test_a_grid_for_other_pixels_is_said_to_be(tmp_path):
+    path = write_stpsf_grid(tmp_path / "p.fits", PIXELSCL=0.0307)
+    for scale in (0.0307, 0.031):
+        read_psf(path, bands=("f200w",), place=(3, 3), pixel_scale=scale)
+    with pytest.warns(
+        FileWarning, match="a grid of PSFs for pixels of 0.0307 or 0.1228 arcsec, but"
+    ):
+        read_psf(path, bands=("f200w",), place=(3, 3), pixel_scale=0.02)
+
+
+@pytest.mark.parametrize(
+    "card", ["PSF_SAMP", "POLZERO1", "POLSCAL2", "POLNAME1", "POLNAXIS", "POLDEG1"]
+)
+def test_psfex_without_a_card(tmp_path, card):
+    path = write_psfex(tmp_path / "p.psf")
+    with fits.open(path, mode="update") as hdus:
+        del hdus[1].header[card]
+    if card == "POLNAME1":
+        with pytest.warns(FileWarning, match="a variable without name, which is not known"):
+            read_psf(path, bands=("r",), place=(1, 1))
+        return
+    with pytest.raises(
+        InputError, match=rf"has no card {card}|6 images for a polynomial of 1 terms"
+    ):
+        read_psf(path, bands=("r",), place=(1, 1))

@@ -13,6 +13,9 @@ from scorepriors.models.data.readers._files import HDU
 from ._images import card_of_band, sampling
 from ._sources import Place, Source, Stamp
 
+#: Difference of pixels of a detector and of its undistorted image, relative.
+_DISTORTION = 0.05
+
 #: Oversampling of all STDPSF files.
 _STDPSF = 4.0
 
@@ -45,13 +48,25 @@ def grid_sources(hdus: Sequence[HDU], label: str) -> list[Source]:
         if len(points) != len(cube):
             raise InputError(f"{label} is a grid of {len(cube)} PSFs at {len(points)} positions.")
         found.append(
-            grid_source(cube, np.array(points), oversampling, label, card_of_band(hdu.header))
+            grid_source(
+                cube,
+                np.array(points),
+                oversampling,
+                label,
+                card_of_band(hdu.header),
+                sampling(hdu.header)["scale"],
+            )
         )
     return found
 
 
 def grid_source(
-    cube: np.ndarray, points: np.ndarray, oversampling: float, label: str, band: str | None = None
+    cube: np.ndarray,
+    points: np.ndarray,
+    oversampling: float,
+    label: str,
+    band: str | None = None,
+    scale: float | None = None,
 ) -> Source:
     """Return the source of effective PSFs on a rectangular grid.
 
@@ -67,6 +82,8 @@ def grid_source(
         Name of the file.
     band
         Name of the band, or None.
+    scale
+        Arcseconds per sample, or per pixel of the detector; None if unknown.
     """
     rows, columns = (np.unique(points[:, axis]) for axis in (0, 1))
     where = {tuple(point): number for number, point in enumerate(points)}
@@ -77,6 +94,7 @@ def grid_source(
         )
 
     def at(place: Place) -> Stamp:
+        _compare_scale(label, scale, oversampling, place.scale)
         if len(points) == 1:
             return Stamp(cube[0], oversampling=oversampling, effective=True)
         if place.row is None or place.column is None:
@@ -96,6 +114,20 @@ def grid_source(
         return Stamp(image, oversampling=oversampling, effective=True)
 
     return Source(label, at, band)
+
+
+def _compare_scale(
+    label: str, scale: float | None, oversampling: float, image: float | None
+) -> None:
+    """Say that a grid is for pixels of another side, as those of a mosaic."""
+    if scale is None or image is None:
+        return
+    if min(abs(scale / image - 1), abs(scale * oversampling / image - 1)) > _DISTORTION:
+        note(
+            f"{label} is a grid of PSFs for pixels of {scale:.4g} or {scale * oversampling:.4g} "
+            f"arcsec, but the image has {image:.4g}; its PSF was taken for those of the image all "
+            "the same, so give an image of the PSF on them instead."
+        )
 
 
 def _neighbors(grid: np.ndarray, value: float) -> list[tuple[float, float]]:

@@ -75,11 +75,13 @@ def _sources_of_image(hdu: HDU, label: str, several: bool) -> list[Source]:
 
 
 def _stpsf_source(hdu: HDU, label: str) -> Source:
-    about = sampling(hdu.header, hdu.name)
+    about = sampling(hdu.header)
+    where = f"{label} [{hdu.name}]"
     if hdu.name.startswith("DET_"):
-        about["oversampling"] = 1.0  # OVERSAMP is that of the calculation
+        about["oversampling"] = 1.0  # the card is that of the calculation
     image = hdu.data if hdu.data.ndim == 2 else hdu.data[0]
-    return constant(f"{label} [{hdu.name}]", Stamp(image, **about), card_of_band(hdu.header))
+    stamp = Stamp(image, **about, finer=hdu.name.startswith("OVER"))
+    return constant(where, stamp, card_of_band(hdu.header))
 
 
 def card_of_band(header: fits.Header) -> str | None:
@@ -101,12 +103,11 @@ def _bands_of_cube(header: fits.Header, count: int) -> list[str] | None:
 def sampling(header: fits.Header, name: str = "") -> dict:
     """Return what a header says on the samples: arcseconds, and samples per pixel."""
     scale = next((_positive(header, card) for card in _SCALES if card in header), None)
-    if scale is None:
-        scale = _scale_of_wcs(header)
+    wcs_scale = _scale_of_wcs(header) if scale is None else None
     oversampling = next(
         (_positive(header, card) for card in ("OVERSAMP", "OVERSAMPL") if card in header), None
     )
-    return {"scale": scale, "oversampling": oversampling}
+    return {"scale": scale, "wcs_scale": wcs_scale, "oversampling": oversampling}
 
 
 def _positive(header: fits.Header, card: str) -> float:

@@ -37,7 +37,7 @@ def _source(hdu: HDU, label: str) -> Source:
         raise InputError(f"{label} has no column PSF_MASK; write the file with PSFEx again.")
     images = np.asarray(hdu.data["PSF_MASK"][0], float)
     images = images[None] if images.ndim == 2 else images
-    step = _number(hdu.header, "PSF_SAMP", 1, label)
+    step = _number(hdu.header, "PSF_SAMP", None, label)
     if not step > 0:
         raise InputError(f"{label} has PSF_SAMP = {step:g}; it must be positive.")
     axes = int(_number(hdu.header, "POLNAXIS", 0, label))
@@ -78,8 +78,8 @@ def exponents(num_variables: int, degree: int) -> list[tuple[int, ...]]:
 def _variable(header: fits.Header, axis: int, place: Place, label: str) -> float:
     """Return a variable of the polynomial at a place, scaled."""
     name = str(header.get(f"POLNAME{axis}", "")).strip().upper()
-    zero = _number(header, f"POLZERO{axis}", 0, label)
-    scale = _number(header, f"POLSCAL{axis}", 1, label) or 1.0
+    zero = _number(header, f"POLZERO{axis}", None, label)
+    scale = _number(header, f"POLSCAL{axis}", None, label) or 1.0
     value = None
     sky = place.sky or (None, None)
     if name.endswith("_IMAGE") and name[0] in "XY":
@@ -97,11 +97,15 @@ def _variable(header: fits.Header, axis: int, place: Place, label: str) -> float
     return (value - zero) / scale
 
 
-def _number(header: fits.Header, card: str, default: float, label: str) -> float:
+def _number(header: fits.Header, card: str, default: float | None, label: str) -> float:
+    """Return the number of a card; without default it must be there."""
+    found = header.get(card, default)
+    if found is None:
+        raise InputError(f"{label} has no card {card}; write the file with PSFEx again.")
     try:
-        value = float(header.get(card, default))
+        value = float(found)
     except (TypeError, ValueError):
         value = np.nan
     if not np.isfinite(value):
-        raise InputError(f"{label}: the card {card} holds {header[card]!r}; give a number.")
+        raise InputError(f"{label}: the card {card} holds {found!r}; give a number.")
     return value

@@ -37,6 +37,9 @@ from ._sources import Place, Source, Stamp, constant
 #: Endings of files of PSFs that are FITS inside.
 PSF_ENDINGS = (*FITS_ENDINGS, ".psf", ".piff")
 
+#: Distances of samples, in pixels, beyond which a scale can't be that of a PSF.
+_FINEST, _COARSEST = 1 / 40, 4.0
+
 #: Scales that differ by less are the same, relative.
 _SAME_SCALE = 0.01
 
@@ -353,26 +356,52 @@ def _step(label: str, stamp: Stamp, scale: float | None, oversampling: float | N
             )
         return 1 / oversampling
     if stamp.scale is not None and scale is not None:
-        step = stamp.scale / scale
-        if abs(step - 1) < _SAME_SCALE:
-            return 1.0
-        whole = round(1 / step)
-        if whole and abs(step * whole - 1) < _SAME_SCALE:
-            step = 1 / whole
-        how = "summed over" if step < 1 and not stamp.effective else "interpolated to"
-        note(
-            f"{label} has samples of {stamp.scale:.4g} arcsec and the image pixels of {scale:.4g}: "
-            f"they were {how} the image's pixels."
-        )
-        return step
+        return _step_by_scale(label, stamp, scale)
     if stamp.oversampling is not None:
         return 1 / stamp.oversampling
-    if stamp.scale is not None:
+    if stamp.finer:
+        raise InputError(
+            f"{label} is oversampled and does not say how much; add a card PIXELSCL or OVERSAMP, "
+            "or say the samples per pixel: psf_oversampling= (--psf-oversampling)."
+        )
+    if stamp.wcs_scale is not None and scale is not None:
+        step = stamp.wcs_scale / scale
+        if _FINEST < step < _COARSEST:
+            return _step_by_scale(label, stamp._replace(scale=stamp.wcs_scale), scale)
+        note(
+            f"the WCS of {label} has pixels of {stamp.wcs_scale:.4g} arcsec, which can't be those "
+            f"of a PSF beside pixels of {scale:.4g}; it was ignored."
+        )
+    elif stamp.scale is not None:
         note(
             f"{label} has samples of {stamp.scale:.4g} arcsec, but the image has no pixel scale "
             "to compare with; they were taken to be the same."
         )
     return 1.0
+
+
+def _step_by_scale(label: str, stamp: Stamp, scale: float) -> float:
+    """Return the distance of samples in pixels, from both sides in arcseconds."""
+    step = stamp.scale / scale
+    said = f"{label} has samples of {stamp.scale:.4g} arcsec and the image pixels of {scale:.4g}"
+    if not _FINEST < step < _COARSEST:
+        raise InputError(
+            f"{said}, which can't both be; correct the card, or say the samples per pixel: "
+            "psf_oversampling= (--psf-oversampling)."
+        )
+    if abs(step - 1) < _SAME_SCALE:
+        if stamp.oversampling is not None and abs(stamp.oversampling - 1) > _SAME_SCALE:
+            raise InputError(
+                f"{said}, the same, but names an oversampling of {stamp.oversampling:g}; say which "
+                f"holds: psf_oversampling=1 or {stamp.oversampling:g} (--psf-oversampling)."
+            )
+        return 1.0
+    whole = round(1 / step)
+    if whole and abs(step * whole - 1) < _SAME_SCALE:
+        step = 1 / whole
+    how = "summed over" if step < 1 and not stamp.effective else "interpolated to"
+    note(f"{said}: they were {how} the image's pixels.")
+    return step
 
 
 def _check_oversampling(value) -> float:

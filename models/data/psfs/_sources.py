@@ -32,8 +32,12 @@ class Stamp(NamedTuple):
     ----------
     image
         Samples ``[H, W]``.
+    finer
+        Whether samples are known to be finer than pixels, though maybe not how much.
     scale
-        Arcseconds per sample; None if unknown.
+        Arcseconds per sample by a card; None if unknown.
+    wcs_scale
+        The same by a WCS, which PSFs inherit from other images; None if there is none.
     oversampling
         Samples per pixel of the image, along one axis; None if unknown.
     effective
@@ -42,7 +46,9 @@ class Stamp(NamedTuple):
     """
 
     image: np.ndarray
+    finer: bool = False
     scale: float | None = None
+    wcs_scale: float | None = None
     oversampling: float | None = None
     effective: bool = False
 

@@ -52,7 +52,17 @@ UNCERTAINTY_TYPES = {
 }
 
 #: Names of the mask's HDU.
-MASK_NAMES = ("MASK", "DQ", "MSK", "FLAGS", "FLAG", "MASKBITS", "BPM", "BADPIX", "QUALITY")
+MASK_NAMES: tuple[str, ...] = (
+    "MASK",
+    "DQ",
+    "MSK",
+    "FLAGS",
+    "FLAG",
+    "MASKBITS",
+    "BPM",
+    "BADPIX",
+    "QUALITY",
+)
 MASK_NAMES += ("BITMASK", "DQUALITY", "DATAQUALITY", "IMAFLAGS_ISO", "BADMASK")
 
 #: HDUs that belong to a known image and do not bear on the fit.
