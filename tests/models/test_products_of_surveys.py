@@ -74,6 +74,15 @@ def test_a_coadd_of_cells_gives_the_psf_of_the_cell(source, width, tmp_path):
     np.testing.assert_allclose(obs.psfs[0], expected, atol=2e-4)
 
 
+def test_a_coadd_of_cells_without_its_psf_stays_one(tmp_path):
+    made = MAKERS["Rubin DP2 cell coadd"](tmp_path)
+    with fits.open(made.files[0]) as hdus:
+        fits.HDUList([hdu for hdu in hdus if hdu.name != "PSF"]).writeto(tmp_path / "a.fits")
+    made.files, made.has_psf = [tmp_path / "a.fits"], False
+    obs, _ = opened(made)
+    assert measure(made, obs).wrongly_masked == 0
+
+
 #: Row of the table of products for each file; that of general rules has none.
 ROWS = {
     "Rubin DP1 coadd": "Rubin coadd",

@@ -187,6 +187,16 @@ def _is_coadd(hdus: Sequence[Any], path: Path) -> bool:
     )
 
 
+def _is_dp2_coadd(hdus: Sequence[Any], path: Path) -> bool:
+    """Whether a file of lsst-images is a coadd, whose planes hold the flags of any visit."""
+    planes = {str(v).strip() for hdu in hdus for c, v in hdu.header.items() if c[:4] == "MSKN"}
+    return (
+        any(hdu.name == "PSF" and len(hdu.shape or ()) == 4 for hdu in hdus)
+        or _has_card(hdus, "DATAMODL", "coadd")
+        or not planes.isdisjoint(("CLIPPED", "REJECTED", "INEXACT_PSF"))
+    )
+
+
 def _is_legacy_cutout(hdus: Sequence[Any], path: Path) -> bool:
     """Whether a file with BANDS is of the viewer, which counts bands from 0."""
     if _has_card(hdus, "BAND0", ""):
@@ -240,10 +250,8 @@ PRODUCTS: tuple[Product, ...] = (
     Product(
         name="Rubin DP2 cell coadd",
         cards={"MSKN0000": ""},
-        hdus=("IMAGE", "MASK", "VARIANCE", "PSF"),
-        matches=lambda hdus, path: any(
-            hdu.name == "PSF" and len(hdu.shape or ()) == 4 for hdu in hdus
-        ),
+        hdus=("IMAGE", "MASK", "VARIANCE"),
+        matches=_is_dp2_coadd,
         image=("IMAGE",),
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
