@@ -117,7 +117,7 @@ def test_files_are_recognized(name, tmp_path):
         ("Rubin DP2 visit image", None, None, None),
         ("HSC PDR2 calexp", None, None, None),
         ("Legacy Surveys viewer cutout", None, None, None),
-        ("Euclid MER mosaic", "*RMS*", "deviation", None),
+        ("Euclid MER mosaic", "*RMS*", "deviation", "*FLAG*"),
         ("JWST i2d", None, None, None),
         ("HST drizzle (HAP)", None, None, None),
         ("HST drizzle (CANDELS)", "*_wht*", "ivar", None),
@@ -157,7 +157,7 @@ def test_pointing_at_the_image_leaves_its_scaling(tmp_path):
 
 #: What the reader says of a file that bears on the result; of all others nothing.
 SENTENCES = {
-    "Euclid MER mosaic": ["its FLAG file is not read", "12 of 2688 pixels have no data"],
+    "Euclid MER mosaic": ["all its 20 nonzero pixels were masked (bit 2 in 12 pixels, bit 5 in 8"],
     "JWST i2d": ["156 of 2688 pixels have no data (zero in WHT)"],
     "grizli mosaic": [],
     "HST drizzle (HAP)": ["WHT was taken as exposure time, and the noise scaled"],
@@ -301,6 +301,19 @@ def test_a_missing_noise_file_is_refused_with_the_mend(name, ending, tmp_path):
 def test_a_cutout_without_noise_is_refused_with_the_mend(tmp_path):
     with pytest.raises(InputError, match=r"no noise extension .*found PRIMARY, IMAGE; give it"):
         opened(rubin_image_only(tmp_path))
+
+
+def test_older_names_of_kids(tmp_path):
+    made = MAKERS["KiDS coadd"](tmp_path)
+    names = {"_sci": "", "_wei": ".weight", "_msk": ".flag"}
+    for kind, name in names.items():
+        path = next(tmp_path.glob(f"*{kind}.fits"))
+        path.rename(tmp_path / f"KIDS_150.1_2.2_r{name}.fits")
+    (tmp_path / "KIDS_151.1_2.2_r.flag.fits").write_bytes(b"of another tile")
+    made.files = [tmp_path / "KIDS_150.1_2.2_r.fits"]
+    found = measure(made, opened(made)[0])
+    assert np.abs(found.ratio - 1).max() < 0.01
+    assert (found.wrongly_masked, found.wrongly_used) == (0, 0)
 
 
 def test_two_noise_files_are_not_chosen_from(tmp_path):

@@ -52,12 +52,10 @@ class Product:
         in the order of preference.
     mask, psf, catalog
         Names of the HDUs of the mask, the PSF and a table of positions.
-    cells
-        Whether the PSF's HDU holds one PSF per cell of the image.
     noise_file, mask_file, noise_file_kind
         Noise and mask in files of their own, beside the image's: pairs of a regular expression
-        in the image's file name and its replacement, in which ``*`` stands for anything; and the
-        kind of the noise.
+        in the image's file name and its replacement, in which ``*`` stands for anything and ``|``
+        divides several names; and the kind of the noise.
     variance
         Function ``(pixels, header, hdus, box)`` that returns the variance of pixels, for files
         that hold none; `box` is the part that was cut out, or None.
@@ -68,6 +66,8 @@ class Product:
     zero_point
         Function of the image's header (with the primary's) that returns the AB magnitude of one
         unit of a pixel; None follows the general rules, a result of None means unknown.
+    zero_point_in
+        The same of the HDUs, which comes first where it is not None.
     bands
         Function of the same header that returns the names of the bands, or None.
     bands_in
@@ -97,7 +97,6 @@ class Product:
     mask: tuple[str, ...] = ()
     psf: tuple[str, ...] = ()
     catalog: tuple[str, ...] = ()
-    cells: bool = False
     noise_file: tuple[str, str] | None = None
     mask_file: tuple[str, str] | None = None
     noise_file_kind: str = ""
@@ -105,6 +104,7 @@ class Product:
     coverage: tuple[str, ...] = ()
     unit: str = ""
     zero_point: Callable[[fits.Header], float | None] | None = None
+    zero_point_in: Callable[[Sequence[Any]], float | None] | None = None
     bands: Callable[[fits.Header], Sequence[str] | None] | None = None
     bands_in: Callable[[Sequence[Any]], Sequence[str] | None] | None = None
     planes: Mapping[str, int] = field(default_factory=dict)
@@ -171,6 +171,7 @@ def _is_hsc(hdus: Sequence[Any], path: Path) -> bool:
         return False
     return (
         _has_card(hdus, "FLUXMAG0", "")
+        or any(hdu.name == "PHOTOCALIB" for hdu in hdus)
         or _has_card(hdus, "FILTER", "^(HSC|NB|IB)")
         or _has_card(hdus, "INSTRUME", "HSC|Hyper")
         or re.search(r"HSC|[-_](NB|IB)\d+", path.name) is not None
@@ -232,8 +233,8 @@ def _is_sdss_frame(hdus: Sequence[Any], path: Path) -> bool:
 
 
 def _is_kids(hdus: Sequence[Any], path: Path) -> bool:
-    by_name = re.search(r"^KiDS_DR[\d.]+_.*_sci\.fits", path.name) is not None
-    return by_name or _has_card(hdus, "OBJECT", "^KIDS_")
+    by_name = re.search(r"^KiDS_DR[\d.]+_.*_sci\.fits|^KIDS_[-\d._]+[ugri]\.fits", path.name)
+    return by_name is not None or _has_card(hdus, "OBJECT", "^KIDS_")
 
 
 def _is_infrared(hdus: Sequence[Any], path: Path) -> bool:
@@ -256,7 +257,6 @@ PRODUCTS: tuple[Product, ...] = (
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
         psf=("PSF",),
-        cells=True,
         bands_in=rules.dp2_band,
         bad_planes=rules.DP2_COADD_BAD,
     ),
@@ -278,6 +278,7 @@ PRODUCTS: tuple[Product, ...] = (
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
         zero_point=rules.hsc_zero_point,
+        zero_point_in=rules.photocalib_zero_point,
         bad_planes=rules.RUBIN_COADD_BAD,
     ),
     Product(
@@ -287,6 +288,7 @@ PRODUCTS: tuple[Product, ...] = (
         image=("IMAGE",),
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
+        zero_point_in=rules.photocalib_zero_point,
         bad_planes=rules.RUBIN_VISIT_BAD,
     ),
     Product(
@@ -351,11 +353,14 @@ PRODUCTS: tuple[Product, ...] = (
         file_name=r"^EUC_MER_(BGSUB-)?MOSAIC-(?!.*-(RMS|FLAG|BKG)_)",
         noise_file=(
             r"^EUC_MER_(?:BGSUB-)?MOSAIC-(.+)_TILE(\d+).*$",
-            r"EUC_MER_MOSAIC-\1-RMS_TILE\2*.fits*",
+            r"EUC_MER_MOSAIC-\1-RMS_TILE\2-*.fits*|EUC_MER_MOSAIC-\1-RMS_TILE\2.fits*",
         ),
         noise_file_kind="deviation",
-        note="its FLAG file is not read, for RMS tells the pixels without data; give mask= and "
-        "bad_planes= (--mask, --bad-planes) to leave out pixels by their flags.",
+        # What its bits mean is not published: the general rule for such masks leaves out all.
+        mask_file=(
+            r"^EUC_MER_(?:BGSUB-)?MOSAIC-(.+)_TILE(\d+).*$",
+            r"EUC_MER_MOSAIC-\1-FLAG_TILE\2-*.fits*|EUC_MER_MOSAIC-\1-FLAG_TILE\2.fits*",
+        ),
     ),
     Product(
         name="JWST mosaic",
@@ -467,9 +472,9 @@ PRODUCTS: tuple[Product, ...] = (
     Product(
         name="KiDS coadd",
         matches=_is_kids,
-        noise_file=(r"_sci\.", "_wei."),
+        noise_file=(r"(_sci)?\.fits.*$", "*wei*.fits*"),
         noise_file_kind="ivar",
-        mask_file=(r"_sci\.", "_msk."),
+        mask_file=(r"(_sci)?\.fits.*$", "*msk.fits*|*mask.fits*|*flag.fits*"),
         zero_point=lambda header: NANOJANSKY_ZERO_POINT,
         planes=rules.KIDS_PLANES,
         bad_planes=rules.KIDS_BAD,
