@@ -176,7 +176,7 @@ def file_options(command):
         ),
         click.option("--bands", "band_names", metavar="NAMES", help="Names of the bands: g,r,i."),
         click.option("--hdu", metavar="HDU", help="HDU of the image: number, name or SCI,2."),
-        click.option("--position", nargs=2, type=float, metavar="RA DEC", help="Cut about it."),
+        click.option("--position", nargs=2, metavar="RA DEC", help="Cut about it."),
         click.option("--size", type=float, metavar="ARCSEC", help="Side of the cut."),
         click.option(
             "--psf-oversampling", type=float, metavar="N", help="Samples of the PSF per pixel."
@@ -310,7 +310,8 @@ def _read_scenes(files, example, each, catalog, psf, index, others, reading, mar
     from scorepriors.models.simulation._example import load_example
 
     observations: list[Any]
-    psf = list(psf) if len(psf) > 1 else next(iter(psf), None)
+    given_psfs = list(psf or ())
+    psf = given_psfs if len(given_psfs) > 1 else next(iter(given_psfs), None)
     truth = None
     if example:
         given = [*reading, *(["psf"] if psf else [])]

@@ -127,7 +127,7 @@ def read_fits(
         )
     arguments["corner"] = corners[0]
     where = f"{paths[0].name}{'' if len(paths) == 1 else ' ...'}"
-    _say_masked(arguments["weights"], options, where)
+    _say_masked(arguments["weights"], arguments["bands"], options, where)
     return arguments
 
 
@@ -137,16 +137,22 @@ def _given_bands(bands: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(bands)
 
 
-def _say_masked(weights: np.ndarray, options: FileOptions, where: str) -> None:
-    """Say that most pixels are masked; refuse that all are."""
-    share = (weights == 0).mean()
+def _say_masked(
+    weights: np.ndarray, bands: Sequence[str] | None, options: FileOptions, where: str
+) -> None:
+    """Say that most pixels of a band are masked; refuse that all of all bands are."""
+    shares = (weights == 0).mean(axis=(1, 2))
+    most = np.flatnonzero(shares > 0.5)
     mend = "" if options.good is not None else " (--good 1 if the mask is 1 where pixels are good)"
-    if share == 1:
+    if (shares == 1).all():
         raise InputError(
             f"{where}: all pixels of all bands are masked; give a mask that leaves some{mend}."
         )
-    if share > 0.5:
-        note(f"{where}: {share:.0%} of the pixels are masked{mend}.")
+    if most.size == len(weights):
+        note(f"{where}: {shares.mean():.0%} of the pixels are masked{mend}.")
+    elif most.size:
+        said = [f"{shares[one]:.0%} of band {bands[one] if bands else one}" for one in most]
+        note(f"{where}: {', '.join(said)} are masked{mend}.")
 
 
 def _read_file(
