@@ -52,6 +52,8 @@ def cell_sources(hdus: Sequence[HDU], label: str, *, named_only: bool = False) -
     bounds = _bounds(hdus)
 
     def at(place: Place) -> Stamp:
+        if good.size == 1:
+            return Stamp(cells[0, 0], **sampling(found.header))
         row, column = _cell_of(place, cells.shape[:2], image, bounds, label)
         rows, columns = np.nonzero(good)
         distance = np.hypot(rows + 0.5 - row, columns + 0.5 - column)
