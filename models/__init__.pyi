@@ -1,10 +1,15 @@
 from .data._detection import detect as detect
+from .data._field_checks import FieldWarning as FieldWarning
+from .data._field_checks import rescale_noise as rescale_noise
+from .data._field_checks import subtract_sky as subtract_sky
 from .data._joint import JointObservation as JointObservation
 from .data._joint import join_observations as join_observations
 from .data._model_noise import noise_from_model as noise_from_model
 from .data._observation import Observation as Observation
 from .data._own_noise import NoiseWarning as NoiseWarning
 from .data._views import View as View
+from .data._warnings import FileWarning as FileWarning
+from .data.positions._light import PositionsWarning as PositionsWarning
 from .data.positions._positions import Positions as Positions
 from .data.positions._reading import read_positions as read_positions
 from .data.psfs._checks import PSFWarning as PSFWarning

@@ -149,14 +149,20 @@ def wavelength(band: str) -> float | None:
     --------
     >>> wavelength("LSST_r"), wavelength("HSC-Y"), wavelength("F814W"), wavelength("F444W")
     (622.0, 976.0, 806.0, 4402.0)
-    >>> wavelength("NB0921"), wavelength("narrow")
-    (921.0, None)
+    >>> wavelength("NB0921"), wavelength("475.5nm"), wavelength("narrow")
+    (921.0, 475.5, None)
     """
-    for find in (_space, _narrow, _broad):
+    for find in (_number, _space, _narrow, _broad):
         found = find(str(band))
         if found is not None:
             return float(found)
     return None
+
+
+def _number(band: str) -> float | None:
+    """Planes of cubes, which are named by their wavelength with its unit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(nm|um)", band)
+    return None if found is None else float(found[1]) * {"nm": 1, "um": 1000}[found[2]]
 
 
 def _space(band: str) -> float | None:

@@ -204,6 +204,28 @@ def take_file_options(options: dict[str, Any]) -> dict[str, Any]:
     return {keyword: value for keyword, value in taken.items() if value is not None}
 
 
+def field_options():
+    """Return the options that mend the noise and the sky of a file."""
+    noise = click.option(
+        "--rescale-noise",
+        is_flag=True,
+        help="Rescale errors of bands whose empty pixels scatter by far more or less.",
+    )
+    sky = click.option(
+        "--subtract-sky",
+        is_flag=True,
+        help="Subtract the median of the empty pixels from each band.",
+    )
+    return lambda command: noise(sky(command))
+
+
+def displacement_sentence(result) -> str:
+    """Return a sentence on positions that are not those of the image; empty if they can be."""
+    from scorepriors.models.data.positions._light import displacement
+
+    return displacement(result.positions, result.observation)
+
+
 def scene_options(folder: str):
     """Return the options of commands that deblend a scene; results go to `folder`."""
     options = (

@@ -14,6 +14,7 @@ from ._common import (
     INTERRUPTED,
     NOT_CONVERGED,
     NOT_TRUSTED,
+    field_options,
     fit_option,
     noise_option,
     noise_sentence,
@@ -30,6 +31,7 @@ from ._diagnosis import diagnose_scene
 @profile_option()
 @fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
 @noise_option()
+@field_options()
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 def deblend(
     files,

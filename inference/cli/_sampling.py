@@ -9,7 +9,16 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, NOT_TRUSTED, REMEDIES, noise_sentence, read_scenes, scene_options
+from ._common import (
+    INTERRUPTED,
+    NOT_TRUSTED,
+    REMEDIES,
+    displacement_sentence,
+    field_options,
+    noise_sentence,
+    read_scenes,
+    scene_options,
+)
 from ._diagnosis import diagnose_scene
 
 
@@ -21,9 +30,7 @@ from ._diagnosis import diagnose_scene
     "[default: flow if a source is faint (S/N below 40), else dynamic_hmc]",
 )
 @click.option("--num-chains", "--chains", type=int, help="Side by side.  [default: 4; of flow 8]")
-@click.option(
-    "--num-warmup", "--warmup", type=int, help="Draws to tune with.  [default: 500; of flow 300]"
-)
+@click.option("--num-warmup", "--warmup", type=int, help="Draws to tune with.  [default: 300]")
 @click.option(
     "--num-samples",
     "--draws",
@@ -34,6 +41,7 @@ from ._diagnosis import diagnose_scene
 @click.option(
     "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
 )
+@field_options()
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 def sample(
@@ -49,6 +57,8 @@ def sample(
     algorithm,
     thinning,
     target_acceptance_rate,
+    rescale_noise,
+    subtract_sky,
     resume,
     diagnosed,
     output,
@@ -94,7 +104,6 @@ def sample(
     )
     from scorepriors.inference.reports._samples import SAMPLE_NAMES, write_samples
     from scorepriors.inference.sampling._diagnostics import SamplingWarning, findings
-    from scorepriors.models.data.positions._light import displacement
 
     if algorithm is not None and algorithm not in SCENE_ALGORITHMS:
         known = ", ".join(sorted(SCENE_ALGORITHMS))
@@ -114,6 +123,8 @@ def sample(
         sigma,
         seed,
         on_terminal(True, quiet),
+        rescale_noise,
+        subtract_sky,
     )
     algorithm = default_algorithm(result) if algorithm is None else algorithm
     # Settings that are not given are the sampler's defaults.
@@ -146,7 +157,7 @@ def sample(
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
         click.echo(str(path))
-    displaced = displacement(result.positions, result.observation)
+    displaced = displacement_sentence(result)
     reasons += [displaced] if displaced else []
     noise = noise_sentence(result)
     for sentence in [*([noise] if noise else []), *reasons]:
@@ -181,7 +192,20 @@ def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
 
 
 def _deblend_one(
-    files, example, catalog, margin, psf, index, others, reading, prior_names, sigma, seed, progress
+    files,
+    example,
+    catalog,
+    margin,
+    psf,
+    index,
+    others,
+    reading,
+    prior_names,
+    sigma,
+    seed,
+    progress,
+    rescale_noise,
+    subtract_sky,
 ):
     """Return the scene to sample: one blend, without padding."""
     import jax
@@ -193,7 +217,14 @@ def _deblend_one(
     )
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=obs.pixel_scale)
     result = deblend(
-        obs, positions, prior=prior, key=jax.random.key(seed), padding=1, progress=progress
+        obs,
+        positions,
+        prior=prior,
+        key=jax.random.key(seed),
+        padding=1,
+        progress=progress,
+        rescale_noise=rescale_noise,
+        subtract_sky=subtract_sky,
     )
     if result.free_form.fit.interrupted:
         raise KeyboardInterrupt

@@ -19,6 +19,7 @@ from scorepriors._progress import Progress
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 from scorepriors.models.data._detection import detect
+from scorepriors.models.data._field_checks import rescale_noise, subtract_sky, warn_of_field
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.positions._positions import Positions
@@ -84,7 +85,7 @@ def deblend(
         True for bars; or a function called as ``progress(done, total, text)``.
     **options
         Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `free_form`,
-        `max_iterations`, `tolerance`, `noise`, `padding`.
+        `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `padding`.
 
     Returns
     -------
@@ -102,6 +103,8 @@ def deblend(
     -----
     PriorWarning
         If the prior's training images have pixels of another size.
+    FieldWarning
+        If empty pixels scatter by far more or less than the noise of the file, or a sky is left in.
 
     See Also
     --------
@@ -197,6 +200,11 @@ def _prepare(obs, positions: Any, settings: Settings) -> Blend:
         found = detect(obs)
     else:
         found = positions if isinstance(positions, Positions) else read_positions(positions, obs)
+    if settings.options.subtract_sky:
+        obs = subtract_sky(obs, found)
+    if settings.options.rescale_noise:
+        obs = rescale_noise(obs, found)
+    warn_of_field(obs, found)
     return prepare(obs, found, settings)
 
 

@@ -24,6 +24,10 @@ FAR = 5.0
 #: Smallest distance that counts, pixels: the one of the flag ``moved``.
 MOVED = 1.0
 
+#: Chi2 per pixel beyond which the weights are wrong.  Correlated noise of resampled images lowers it
+#: where the weights mean that of independent pixels, to .25 at worst.
+CHI2 = (0.2, 5.0)
+
 #: Share of the squared signal that may be left over: a fifth in amplitude.
 LEFT_OVER = 0.05
 
@@ -44,7 +48,7 @@ def doubts(result: Deblended) -> dict[str, str]:
     dict
         ``displaced``: positions that are not those of the image, or off by one vector.  ``cancels``: sources far too bright and far below zero make up for each other.
         ``below_zero``: a source has a significantly negative flux.  ``misplaced``: sources left the
-        prior of their positions.  ``misfit``: much of the light is not explained where sources are
+        prior of their positions.  ``chi2``: chi2 per pixel is far from one.  ``misfit``: much of the light is not explained where sources are
         seen.  The command line then exits with code 3.
 
     Notes
@@ -78,6 +82,18 @@ def doubts(result: Deblended) -> dict[str, str]:
             f"{_listed(names, np.flatnonzero(moved))} moved by up to {distance[moved].max():.1f} px "
             f"from the position given, {widths[moved].max():.0f} widths of its prior: check the "
             "catalog and the WCS, or raise `center_error`."
+        )
+    low, high = CHI2
+    chi2 = max(result.free_form.chi2, 1e-12)
+    if chi2 < low:
+        out["chi2"] = (
+            f"chi2 per pixel is {chi2:.2g}, so the errors in the file are too large, by a factor of about "
+            f"{chi2**-0.5:.2g}: check the weights; rescale_noise=True (--rescale-noise) mends it."
+        )
+    elif chi2 > high:
+        out["chi2"] = (
+            f"chi2 per pixel is {chi2:.2g}: the errors in the file are too small, by a factor of about "
+            f"{chi2**0.5:.2g}, or the model does not fit; check the weights, the PSF and the positions."
         )
     _, share, excess = left_over(found, result.observation)
     if share > LEFT_OVER and excess > EXCESS:

@@ -63,6 +63,12 @@ class Options:
         Variances of the pixels.  ``"auto"``: where those of the file follow the noise of their own
         pixels, which biases fluxes low, the noise of sources is taken from the fitted profiles
         (`scorepriors.models.noise_from_model`).  ``"file"``: always those of the file.
+    rescale_noise
+        Whether errors of bands whose empty pixels scatter by far more or less are rescaled
+        (`scorepriors.models.rescale_noise`); otherwise a warning says so.
+    subtract_sky
+        Whether the median of empty pixels is subtracted (`scorepriors.models.subtract_sky`);
+        otherwise a warning says where there is one that matters.
     padding
         Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
         always to a multiple of two); blends of one padded size (and image and PSF shape) share
@@ -78,6 +84,8 @@ class Options:
     max_iterations: int = 300
     tolerance: float = 0.5
     noise: str = "auto"
+    rescale_noise: bool = False
+    subtract_sky: bool = False
     padding: int = 4
 
     @classmethod

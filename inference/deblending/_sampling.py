@@ -4,6 +4,7 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,19 @@ from ._seen import seen_share
 from .flow import Flow
 from .flow._scene import refusal
 
+#: Warm-up of scenes.
+SCENE_WARMUP = 300
+
+#: Largest width for which trajectories in scenes are made longer.  The widest directions are pixels
+#: that no flux depends on: of the embedded example a run until the chains agree took 83,000
+#: gradients with 3, 53,000 with 1.6, 37,000 with 1.25.
+SCENE_WIDTH = 1.25
+
 #: Samplers of scenes, by their names in `sample_deblended` and the command line.
-SCENE_ALGORITHMS: dict[str, type[AbstractSampler]] = {**ALGORITHMS, Flow.name: Flow}
+SCENE_ALGORITHMS: dict[str, Callable[..., AbstractSampler]] = {
+    **{name: partial(kind, longest_width=SCENE_WIDTH) for name, kind in ALGORITHMS.items()},
+    Flow.name: Flow,
+}
 
 #: Default samplers of scenes: with faint sources, and without.
 FAINT_ALGORITHM, BRIGHT_ALGORITHM = Flow.name, DynamicHMC.name
@@ -94,7 +106,8 @@ def sample_deblended(
     keep
         Content of the result, as for `sample`; dimensions and coordinates of scenes are set.
     **options
-        Further arguments of `sample`, except `model` and `init`.  If `num_samples` is not given,
+        Further arguments of `sample`, except `model` and `init`.  If `num_warmup` is not given, it is
+        300.  If `num_samples` is not given,
         runs go on until the brightnesses and lights of all sources, their centroids and sizes have
         R-hat below 1.01 and 400 effective draws, or up to 2,000 draws per chain: of ``"flow"`` from
         500 on, and by brightnesses and lights alone.
@@ -124,6 +137,8 @@ def sample_deblended(
     chosen = default_algorithm(result) if algorithm is None else algorithm
     sampler = sampler_of(chosen, SCENE_ALGORITHMS)
     given = dict(options)
+    if given.get("num_warmup") is None:
+        given["num_warmup"] = SCENE_WARMUP
     if given.get("num_samples") is None:
         scene, _ = unpadded(result.scene, result.free_form.fit)
         given["num_samples"] = until_measured(scene, sampler)

@@ -26,7 +26,7 @@ class NUTS(AbstractGradientSampler):
 
     Attributes
     ----------
-    target_acceptance_rate, thinning, preconditioner, rank
+    target_acceptance_rate, thinning, preconditioner, rank, longest_width
         Settings of `AbstractGradientSampler`.
     max_num_doublings
         Base-2 logarithm of the largest number of steps of a trajectory.
@@ -59,7 +59,7 @@ class HMC(AbstractGradientSampler):
 
     Attributes
     ----------
-    target_acceptance_rate, thinning, preconditioner, rank
+    target_acceptance_rate, thinning, preconditioner, rank, longest_width
         Settings of `AbstractGradientSampler`.
     """
 
@@ -88,7 +88,7 @@ class DynamicHMC(AbstractGradientSampler):
 
     Attributes
     ----------
-    target_acceptance_rate, thinning, preconditioner, rank
+    target_acceptance_rate, thinning, preconditioner, rank, longest_width
         Settings of `AbstractGradientSampler`.
     """
 
@@ -116,7 +116,7 @@ class AdjustedMCLMC(AbstractGradientSampler):
 
     Attributes
     ----------
-    target_acceptance_rate, thinning, preconditioner, rank
+    target_acceptance_rate, thinning, preconditioner, rank, longest_width
         Settings of `AbstractGradientSampler`.
     """
 
@@ -152,7 +152,7 @@ class MCLMC(AbstractGradientSampler):
     ----------
     target_acceptance_rate
         Substitute for the energy error: 1/2 where that is `MCLMC_ENERGY_VARIANCE` per dimension.
-    thinning, preconditioner, rank
+    thinning, preconditioner, rank, longest_width
         Settings of `AbstractGradientSampler`.
     """
 

@@ -129,8 +129,8 @@ def parse_unit(unit) -> units.UnitBase | None:
                 found = found if isinstance(usual, units.UnrecognizedUnit) else usual
     except (TypeError, ValueError) as error:
         raise InputError(f"{unit!r} is not a unit; give an astropy unit such as 'nJy'.") from error
-    plain = isinstance(found, units.UnitBase) and not isinstance(found, units.UnrecognizedUnit)
-    if plain and (found * units.pix).is_equivalent(units.nJy):
+    known = isinstance(found, units.UnitBase) and not isinstance(found, units.UnrecognizedUnit)
+    if known and (found * units.pix).is_equivalent(units.nJy):
         found = found * units.pix
     return found
 

@@ -46,6 +46,7 @@ from scorepriors.inference.deblending._sampling import (
     FAINT,
     FAINT_ALGORITHM,
     SCENE_ALGORITHMS,
+    SCENE_WARMUP,
     default_algorithm,
     measured,
     unpadded,
@@ -502,10 +503,10 @@ def test_python_and_the_command_line_have_the_same_defaults():
     assert f"[default: {rule}]" in helps["algorithm"]
     for name in SCENE_ALGORITHMS:
         assert name in helps["algorithm"]
-    faint, bright = (SCENE_ALGORITHMS[name] for name in (FAINT_ALGORITHM, BRIGHT_ALGORITHM))
-    for name in ("num_chains", "num_warmup"):
-        number, other = getattr(bright.usual, name), getattr(faint.usual, name)
-        assert f"[default: {number}; of flow {other}]" in helps[name]
+    faint, bright = (SCENE_ALGORITHMS[name]() for name in (FAINT_ALGORITHM, BRIGHT_ALGORITHM))
+    number, other = bright.usual.num_chains, faint.usual.num_chains
+    assert f"[default: {number}; of flow {other}]" in helps["num_chains"]
+    assert f"[default: {SCENE_WARMUP}]" in helps["num_warmup"]
     assert {Until().at_most, FLOW_LOOKS.at_most} == {2000}
     assert "[default: until the chains agree, up to 2,000]" in helps["num_samples"]
 
@@ -645,7 +646,8 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
         return [folder / "posterior.nc"]
 
     monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_: None)
-    monkeypatch.setattr("scorepriors.inference.cli._sampling.noise_sentence", lambda _: "")
+    for name in ("noise_sentence", "displacement_sentence"):
+        monkeypatch.setattr(f"scorepriors.inference.cli._sampling.{name}", lambda _: "")
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
     options = "--algorithm", "hmc", "--output", tmp_path / "out"

@@ -192,8 +192,11 @@ def rewritten(path, **cards):
         ("AllWISE atlas image", {"MAGZP": 1e30}, "has the AB magnitude 1e+30, which is not likely"),
         ("HSC cutout", {"FLUXMAG0": True}, "the card FLUXMAG0 is True, but what a count is worth"),
         ("DES coadd", {"MAGZERO": 1e30}, "by the card MAGZERO one unit of a pixel has"),
+        ("DES coadd", {"MAGZERO": 0.0}, "by the cards of a DES coadd one unit of a pixel has"),
+        ("VISTA or UKIDSS image", {"MAGZPT": 0.0}, "by the card MAGZPT one unit of a pixel has"),
         ("JWST i2d", {"PIXAR_SR": 1e-10}, "the card PIXAR_SR means pixels of 4.73e+03 times"),
         ("HST drizzle (HAP)", {"BUNIT": "lumps"}, "but the unit 'lumps' is not known"),
+        ("HST drizzle (HAP)", {"BUNIT": "-1"}, "but the unit '-1' is not known"),
     ],
 )
 def test_damaged_cards_are_named(name, cards, message, tmp_path):

@@ -164,9 +164,11 @@ def test_chips_are_no_bands(tmp_path):
     ("cards", "expected"),
     [
         ({"CTYPE3": "WAVE", "CUNIT3": "um"}, ("500nm", "750nm")),
+        ({"CTYPE3": "WAVE", "CUNIT3": "um", "CRVAL3": 20.0}, ("20.0um", "20.2um")),
+        ({"CTYPE3": "FREQ", "CRVAL3": 6e14, "CDELT3": -1e14}, ("500nm", "600nm")),
         (
             {"CTYPE3": "AWAV", "CUNIT3": "Angstrom", "CRVAL3": 5000.0, "CDELT3": 1.0},
-            ("500nm", "500.1nm"),
+            ("500.0nm", "500.1nm"),
         ),
         ({"CTYPE3": "VELO"}, ("band0", "band1")),
     ],
@@ -200,6 +202,40 @@ def test_hdu_points_at_the_image(tmp_path, pointed):
     )
     obs = Observation.read(path, psf(), hdu=pointed)
     np.testing.assert_array_equal(obs.images[0], noise(2))
+
+
+def test_each_image_needs_its_own_noise(tmp_path):
+    hdus = [hdu(noise(v), "SCI", {"FILTER": "gr"[v - 1]}, v) for v in (1, 2)]
+    path = write(tmp_path / "a.fits", *hdus, hdu(np.ones(SHAPE), "ERR"))
+    for pointed in (None, "SCI,2"):
+        with pytest.raises(InputError, match=r"a\.fits: SCI,2 has no noise extension of its own"):
+            Observation.read(path, psf(), hdu=pointed)
+    assert Observation.read(path, psf(), hdu="SCI,1").bands == ("g",)
+
+
+def test_images_of_other_sizes(tmp_path):
+    hdus = []
+    for version, shape in ((1, SHAPE), (2, (5, 5))):
+        hdus.append(hdu(noise(shape=shape), "SCI", {"FILTER": "gr"[version - 1]}, version))
+        hdus.append(hdu(np.ones(shape), "ERR", ver=version))
+    path = write(tmp_path / "a.fits", *hdus)
+    sentence = r"a.fits \[SCI,2\] has \(5, 5\) pixels but a.fits \[SCI,1\] has \(24, 28\)"
+    with pytest.raises(InputError, match=sentence):
+        Observation.read(path, psf())
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((24, 28, 3), r"the HDU IMAGE is \(24, 28, 3\), with the bands last"),
+        ((0, 5), "the HDU IMAGE holds no pixels"),
+        ((2, 2, 24, 28), r"the HDU IMAGE holds \(2, 2, 24, 28\)"),
+    ],
+)
+def test_shapes_of_images(tmp_path, shape, message):
+    path = write(tmp_path / "a.fits", hdu(np.ones(shape), "IMAGE"), hdu(np.ones(shape), "ERR"))
+    with pytest.raises(InputError, match=message):
+        Observation.read(path, psf())
 
 
 def test_hdu_errors(tmp_path):

@@ -228,6 +228,31 @@ def test_weights_that_can_not_be_inverse_variances_are_refused(tmp_path):
     np.testing.assert_allclose(obs.weights**-0.5, 0.002, rtol=0.2)
 
 
+def test_weights_in_a_file_of_their_own_are_compared_too(tmp_path):
+    path = image_file(tmp_path / "a.fits")
+    for name, match in (("n_wht.fits", "can be no inverse variance"), ("n_weight.fits", None)):
+        extra = write(tmp_path / name, primary=np.full(SHAPE, 1e4))
+        if match is None:
+            np.testing.assert_allclose(Observation.read(path, psf(), noise=extra).weights, 1e4)
+        else:
+            with pytest.raises(InputError, match=match):
+                Observation.read(path, psf(), noise=extra)
+
+
+def test_all_pixels_masked(tmp_path):
+    path = field(tmp_path / "a.fits", hdu(np.ones(SHAPE, np.uint8), "MASK"))
+    with pytest.raises(
+        InputError, match=r"^a.fits: all pixels of all bands are masked; .*--good 1"
+    ):
+        Observation.read(path)
+
+
+def test_noise_in_another_hdu_of_the_same_file(tmp_path):
+    path = write(tmp_path / "a.fits", hdu(np.full(SHAPE, 4.0)), primary=noise())
+    obs = Observation.read(path, psf(), noise=f"{path}[1]", noise_kind="variance")
+    np.testing.assert_allclose(obs.weights, 1 / 4)
+
+
 def test_errors_come_before_weights(tmp_path):
     path = write(
         tmp_path / "a.fits",
@@ -335,7 +360,9 @@ def test_inverted_masks_are_said(tmp_path):
     good = np.ones(SHAPE, np.uint8)
     good[0] = 0
     path = field(tmp_path / "a.fits", hdu(good, "MASK"))
-    with pytest.warns(FileWarning, match=r"96% of the pixels are masked; if the mask is 1 where"):
+    with pytest.warns(
+        FileWarning, match=r"96% of the pixels are masked \(--good 1 if the mask is 1"
+    ):
         assert Observation.read(path).num_pixels == 28
     assert Observation.read(path, good=1).num_pixels == 672 - 28
 

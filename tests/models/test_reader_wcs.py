@@ -192,6 +192,7 @@ def test_cut_at_the_border_is_said(tmp_path):
         ({"position": (np.nan, 2.0), "size": 3.0}, "give finite degrees"),
         ({"position": (150.0, 200.0), "size": 3.0}, "position is"),
         ({"position": (150.0, 2.0), "size": -3.0}, "size is -3 arcsec"),
+        ({"position": (150.0, 2.0), "size": 0.01}, r"size is 0.01 arcsec, less than a pixel of a"),
         ({"position": (150.0, 2.0), "size": "big"}, "size is 'big'; give arcseconds"),
         ({"position": (150.0, 2.0), "size": 3 * units.m}, "size is .* m.*; give arcseconds"),
         ({"position": SkyCoord([1, 2], [1, 2], unit="deg"), "size": 3.0}, "several places"),

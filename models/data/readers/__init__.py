@@ -1,17 +1,23 @@
 """Readers of observations: FITS files, npz archives and astropy's NDData.
 
-**FITS, one file for all bands.**  HDUs are found by name (EXTNAME), in any order:
+**FITS, products of surveys.**  `_products.PRODUCTS` has one row each: how a file is recognized,
+and what differs from the general rules, which follow.
+
+**FITS, one file for all bands.**  HDUs are found by name (EXTNAME), in any order; ``hdu`` points at
+the image where names don't tell:
 
 - ``IMAGE`` (or ``SCI``, or the primary HDU): pixels ``[B, H, W]``, or ``[H, W]`` for
-  one band.  Cards, looked for here and then in the primary header: ``BANDS = 'u,g,r,i'``
-  or ``BAND1`` to ``BANDn``; ``BUNIT``; ``MAGZERO`` (AB magnitude of one image unit, all
-  bands) or ``MAGZERO1`` to ``MAGZEROn``; a celestial WCS on the first two axes, or
+  one band; or ``SCI,1``, ``SCI,2`` ..., ``SCI_G``, ``SCI_R`` ... for several.  Cards, looked for
+  here and then in the primary header: ``BANDS = 'u,g,r,i'`` or ``BAND1`` to ``BANDn``, or those of a
+  filter; ``BUNIT``; ``MAGZERO`` (AB magnitude of one image unit, all bands) or ``MAGZERO1`` to
+  ``MAGZEROn``, and what others write for it (`_cards`); a celestial WCS on the first two axes, or
   ``PIXSCALE`` (arcsec per pixel).
-- one of ``VARIANCE``, ``STD`` (or ``ERR``; standard deviations), ``IVAR`` or ``WEIGHT``
-  (or ``WHT``; inverse variances), shaped like the image.  Of several the first in this
-  order is taken.  Weight zero and infinite variance mean masked.
-- optional ``MASK``, ``[B, H, W]`` or ``[H, W]``: nonzero means masked.  A mask with
-  values other than 0 and 1 is a bit mask, see `scorepriors.models.data.readers._masks.masked_pixels`.
+- a noise, shaped like the image, by the first of the names in `_names.NOISE_NAMES`:
+  ``VARIANCE``, ``ERR`` ..., ``IVAR``, ``WHT``.  Or in a file of its own.  Pixels without data
+  are masked and counted; weights that are exposure times are scaled to the scatter of the pixels.
+- optional mask by the first of `_names.MASK_NAMES`, ``[B, H, W]`` or ``[H, W]``: nonzero means
+  masked.  A mask with values other than 0 and 1 is a bit mask, see `_masks.masked_pixels`.
+  Or in a file of its own.
 - ``PSF``: ``[B, P, P]``, or ``[P, P]`` for all bands; or ``PSF_<band>`` for each; or in files
   of their own, see `scorepriors.models.data.psfs`.
 - optional table ``CATALOG`` with positions of sources.

@@ -21,7 +21,16 @@ from ._files import reason
 _ZERO_POINT_CARDS = ("MAGZERO", "ABZP", "ZPAB", "ABMAGZP", "MAGZP_AB")
 
 #: Cards that usually mean the same, but may be Vega's, or for one second of an exposure.
-_LOOSE_CARDS = ("MAGZP", "MAGZPT", "MAG_ZP", "MAG_ZERO", "MAG0", "PHOTZP", "PHOT_ZP", "ZP")
+_LOOSE_CARDS: tuple[str, ...] = (
+    "MAGZP",
+    "MAGZPT",
+    "MAG_ZP",
+    "MAG_ZERO",
+    "MAG0",
+    "PHOTZP",
+    "PHOT_ZP",
+    "ZP",
+)
 _LOOSE_CARDS += ("ZEROPT", "ZEROPNT", "ZEROPOIN", "ZPTMAG", "SEXMGZPT", "REFZP", "MAGZPREF")
 
 #: What stands in headers for a value that is not known.
@@ -34,7 +43,15 @@ _CLEAR = re.compile(
 )
 
 #: Cards with the name of the filter, in the order in which they are looked at.
-_FILTER_CARDS = ("FILTER", "BAND", "FILTER1", "FILTER2", "FILTER3", "PUPIL", "FILTNAM1")
+_FILTER_CARDS: tuple[str, ...] = (
+    "FILTER",
+    "BAND",
+    "FILTER1",
+    "FILTER2",
+    "FILTER3",
+    "PUPIL",
+    "FILTNAM1",
+)
 _FILTER_CARDS += ("FILTNAM2", "FILTNAM", "FILTNAME", "FILTER01", "FILTER02", "FILTERS")
 _FILTER_CARDS += ("INSFLNAM", "INSFILTE", "ESO INS FILT1 NAME", "FILTERID", "FILTER_ID", "FILT")
 
@@ -97,7 +114,7 @@ def number(header: fits.Header, card: str) -> float | None:
 def _numbered(header: fits.Header, card: str) -> list[str]:
     """Return the cards ``card0`` or ``card1`` and those that follow, as far as they go."""
     first = 0 if f"{card}0" in header else 1
-    found = []
+    found: list[str] = []
     while f"{card}{first + len(found)}" in header:
         found.append(f"{card}{first + len(found)}")
     return found
@@ -178,8 +195,10 @@ def _bands_of_axis(header: fits.Header, num_bands: int) -> tuple[str, ...] | Non
         return None
     if not (np.isfinite(waves) & (waves > 0)).all():
         return None
-    for digits in range(4, 12):
-        names = tuple(f"{wave:.{digits}g}nm" for wave in waves)
+    # Micrometers beyond what is usually given in nanometers; no exponents.
+    factor, unit = (1, "nm") if waves.max() < 5000 else (1000, "um")
+    for digits in range(8):
+        names = tuple(f"{wave / factor:.{digits}f}{unit}" for wave in waves)
         if len(set(names)) == num_bands:
             return names
     return None
@@ -231,9 +250,9 @@ def header_zero_point(
         return found
     known: dict[str, float] = {}
     for card in _ZERO_POINT_CARDS:
-        value = number(header, card)
-        if value is not None:
-            known[card] = value
+        written = number(header, card)
+        if written is not None:
+            known[card] = written
     flux = number(header, "FLUXMAG0")
     if flux is not None:
         if flux <= 0:
@@ -255,7 +274,7 @@ def header_zero_point(
             )
     if first is not None:
         return (first[1],) * num_bands
-    if meant is not None:
+    if meant is not None and unit is not None:
         # A unit of flux density says it itself.
         return None if unit.is_equivalent(units.nJy) else (meant,) * num_bands
     if loose:
@@ -337,7 +356,7 @@ def _hubble_zero_point(header: fits.Header, unit: units.UnitBase | None) -> floa
     zero = -2.5 * np.log10(flam) - 5 * np.log10(pivot) - 2.408
     if unit is None or _is_rate(unit):
         return float(zero)
-    if isinstance(unit, units.UnrecognizedUnit):
+    if isinstance(unit, units.UnrecognizedUnit) or not unit.bases:
         raise InputError(
             f"PHOTFLAM is for counts per second, but the unit {str(unit)!r} is not known; say "
             "zero_point= (--zero-point)."
@@ -461,8 +480,9 @@ def _check_wcs_cards(header: fits.Header) -> None:
 def pixel_area(header: fits.Header, wcs: WCS | None) -> float | None:
     """Return the area of a pixel in steradians: from ``PIXAR_SR``, ``PIXAR_A2`` or the WCS."""
     area = number(header, "PIXAR_SR")
-    if area is None and number(header, "PIXAR_A2") is not None:
-        area = number(header, "PIXAR_A2") * float((1 * units.arcsec**2).to(units.sr).value)
+    squared = number(header, "PIXAR_A2") if area is None else None
+    if squared is not None:
+        area = float((squared * units.arcsec**2).to_value(units.sr))
     scale = number(header, "PIXSCALE") if area is None and wcs is None else None
     if scale is not None:
         area = float((scale * units.arcsec).to_value(units.rad) ** 2)

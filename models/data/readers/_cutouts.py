@@ -69,7 +69,9 @@ def cut_box(options: FileOptions, wcs: WCS | None, shape: tuple[int, ...], where
             f"the position {center.icrs.ra.deg:.6g}, {center.icrs.dec.deg:.6g} is outside {where}"
             f"{place}; choose one within it."
         )
-    side = max(round(options.side / 3600 / np.sqrt(proj_plane_pixel_area(wcs))), 1)
+    side = round(options.side / 3600 / np.sqrt(proj_plane_pixel_area(wcs)))
+    if side < 1:
+        raise InputError(f"size is {options.side:g} arcsec, less than a pixel of {where}.")
     starts = [int(np.floor(at - side / 2 + 1)) for at in (row, column)]
     first = [max(start, 0) for start in starts]
     last = [min(start + side, size) for start, size in zip(starts, (height, width))]

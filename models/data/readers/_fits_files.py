@@ -126,7 +126,8 @@ def read_fits(
             options.zero_point, arguments["unit"], len(arguments["images"])
         )
     arguments["corner"] = corners[0]
-    _say_masked(arguments["weights"], options)
+    where = f"{paths[0].name}{'' if len(paths) == 1 else ' ...'}"
+    _say_masked(arguments["weights"], options, where)
     return arguments
 
 
@@ -136,13 +137,16 @@ def _given_bands(bands: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(bands)
 
 
-def _say_masked(weights: np.ndarray, options: FileOptions) -> None:
-    """Say that most pixels are masked, in any band that isn't empty altogether."""
+def _say_masked(weights: np.ndarray, options: FileOptions, where: str) -> None:
+    """Say that most pixels are masked; refuse that all are."""
     share = (weights == 0).mean()
-    if 0.5 < share < 1:
-        inverted = "" if options.good is not None else "; if the mask is 1 where pixels are good, "
-        say = "" if not inverted else "say good=1 (--good 1)"
-        note(f"{share:.0%} of the pixels are masked{inverted}{say}.")
+    mend = "" if options.good is not None else " (--good 1 if the mask is 1 where pixels are good)"
+    if share == 1:
+        raise InputError(
+            f"{where}: all pixels of all bands are masked; give a mask that leaves some{mend}."
+        )
+    if share > 0.5:
+        note(f"{where}: {share:.0%} of the pixels are masked{mend}.")
 
 
 def _read_file(
@@ -228,7 +232,7 @@ def _named(
         return parts
     if any(known) or _other_sky(parts):
         image = groups[0].image
-        first = f"{image.name},{image.version}"
+        first = _exact(image)
         said = "show different parts of the sky" if _other_sky(parts) else "have one band's name"
         raise InputError(
             f"{path.name} holds {len(parts)} images {image.name} that {said}, as those of chips "
@@ -261,6 +265,12 @@ class _File:
         self.options: FileOptions = options
         self.order, self.count, self.several = order, count, several
 
+    def _partner(self, group: Group, names: Sequence[str], shared: bool = True):
+        """Return the HDU that belongs to an image, also where one of several was chosen."""
+        alike = [one for one in self.extensions if one.name and one.name == group.image.name]
+        several = self.several or len(alike) > 1
+        return find_partner(self.extensions, names, group, several, shared)
+
     def part(self, group: Group) -> tuple[BandPart, Cut, list[Extension]]:
         """Return the bands of one image HDU, the cut, and the HDUs that were used."""
         image, product = group.image, self.product
@@ -281,6 +291,12 @@ class _File:
         if len(shape) not in (2, 3):
             raise InputError(
                 f"the HDU {image.label} holds {image.shape}; give an image [H, W] or [B, H, W]."
+            )
+        if 0 in shape:
+            raise InputError(f"the HDU {image.label} holds no pixels, but {image.shape} of them.")
+        if len(shape) == 3 and shape[2] < 8 < min(shape[:2]):
+            raise InputError(
+                f"the HDU {image.label} is {shape}, with the bands last; give [B, H, W]."
             )
         where = f"{self.path.name}: "
         wcs = celestial_wcs(self._wcs_headers(image), image.file_hdus, where)
@@ -303,7 +319,7 @@ class _File:
             raise InputError(f"the card PIXSCALE holds {scale:g}; give arcseconds per pixel.")
         return (
             BandPart(
-                label=self.path.name,
+                label=f"{self.path.name} [{_exact(image)}]" if self.several else self.path.name,
                 images=images,
                 weights=weights,
                 psfs=None,
@@ -349,11 +365,14 @@ class _File:
         product = self.product
         if product is not None and product.zero_point is not None:
             zero = by_row(product, product.zero_point, header)
-            if zero is not None:
+            found = None if zero is None else (float(zero),) * num_bands
+        else:
+            found = header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
+        if product is not None:
+            for zero in found or ():
                 # A card that was never set holds 0: one count as bright as Vega.
-                check_plausible(zero, f"the rule of a {product.name}", 5.0)
-            return None if zero is None else (float(zero),) * num_bands
-        return header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
+                check_plausible(zero, f"the cards of a {product.name}", 5.0)
+        return found
 
     # --- noise ---
 
@@ -364,7 +383,7 @@ class _File:
         if given is None:
             own = dict(product.noise) if product else {}
             names = {name: "" for name in NOISE_NAMES if name not in own}
-            partner = find_partner(self.extensions, (*own, *names), group, self.several)
+            partner = self._partner(group, (*own, *names), shared=False)
             if partner is not None:
                 noise, name = partner
                 kind = self.options.noise_kind or own.get(name, "")
@@ -384,9 +403,9 @@ class _File:
             )
             return weights, None
         if given is None:
-            if self.several:
+            if sum(one.name == group.image.name for one in self.extensions) > 1:
                 raise InputError(
-                    f"{group.image.label} has no noise extension of its own; found "
+                    f"{_exact(group.image)} has no noise extension of its own; found "
                     f"{found(self.extensions)}."
                 )
             raise InputError(
@@ -405,7 +424,8 @@ class _File:
                     "(--noise-kind variance, deviation, ivar or exposure)."
                 )
             what = f"{path.name} [{noise.label}]"
-            return self._understand(noise, kind, header, images, masked, cut, what), None
+            weights = self._understand(noise, kind, header, images, masked, cut, what)
+            return weights, self._same(path, noise)
 
     def _understand(self, noise: Extension, kind, header, images, masked, cut: Cut, what=""):
         what = what or noise.label
@@ -436,8 +456,7 @@ class _File:
         masked = np.zeros(shape, bool)
         if given is None:
             names = (*(product.mask if product else ()), *MASK_NAMES)
-            several = self.several
-            partner = find_partner(self.extensions, names, group, several)
+            partner = self._partner(group, names)
             if partner is not None:
                 mask, _ = partner
                 masked = masked | self._excluded(
@@ -455,12 +474,19 @@ class _File:
         path, hdu = split_hdu(given)
         with open_fits(path) as extensions:
             mask = _only_image(extensions, hdu, MASK_NAMES, path.name)
-            return masked | self._excluded(mask, shape, cut, f"{path.name} [{mask.label}]"), []
+            excluded = self._excluded(mask, shape, cut, f"{path.name} [{mask.label}]")
+            same = self._same(path, mask)
+            return masked | excluded, [] if same is None else [same]
+
+    def _same(self, path: Path, extension: Extension) -> Extension | None:
+        """Return this file's own HDU, if that is what was opened by a path."""
+        own = path.resolve() == self.path.resolve()
+        return self.extensions[extension.number] if own else None
 
     def _uncovered(self, group: Group, masked: np.ndarray, cut: Cut) -> np.ndarray:
         """Return the pixels where a product's map of its coverage is zero."""
         names = self.product.coverage if self.product else ()
-        partner = find_partner(self.extensions, names, group, self.several)
+        partner = self._partner(group, names)
         if partner is None:
             return np.zeros(masked.shape, bool)
         empty = np.broadcast_to(cut.of(partner[0], partner[0].label) == 0, masked.shape)
@@ -485,6 +511,11 @@ class _File:
             bad_planes=self.options.planes,
         )
         return broadcast_mask(excluded, shape)
+
+
+def _exact(extension: Extension) -> str:
+    """Return the name of an HDU with its version, which is needed where there are several."""
+    return f"{extension.name},{extension.version}" if extension.name else extension.label
 
 
 def _only_image(

@@ -12,8 +12,19 @@ from scorepriors.models.data._warnings import note
 
 from ._products import ALL_PLANES, Product
 
+#: Numbers of bits that a mask can have.
+_BITS = range(64)
+
 #: Planes that make a pixel unusable, by the names that pipelines of Rubin and HSC give them.
-BAD_PLANES = ("BAD", "SAT", "SATURATED", "EDGE", "DETECTION_EDGE", "SUSPECT", "NO_DATA")
+BAD_PLANES: tuple[str, ...] = (
+    "BAD",
+    "SAT",
+    "SATURATED",
+    "EDGE",
+    "DETECTION_EDGE",
+    "SUSPECT",
+    "NO_DATA",
+)
 
 #: Planes that do so on single visits; on coadds one of many visits sets them.
 _VISIT_PLANES = ("INTRP", "INTERPOLATED", "CR", "COSMIC_RAY")
@@ -22,7 +33,13 @@ _VISIT_PLANES = ("INTRP", "INTERPOLATED", "CR", "COSMIC_RAY")
 _COADD_PLANES = ("CLIPPED", "REJECTED", "INEXACT_PSF", "SENSOR_EDGE")
 
 #: Planes that say nothing against a pixel.
-_FINE_PLANES = ("DETECTED", "DETECTED_NEGATIVE", "BRIGHT_OBJECT", "CROSSTALK", "NOT_DEBLENDED")
+_FINE_PLANES: tuple[str, ...] = (
+    "DETECTED",
+    "DETECTED_NEGATIVE",
+    "BRIGHT_OBJECT",
+    "CROSSTALK",
+    "NOT_DEBLENDED",
+)
 _FINE_PLANES += ("UNMASKEDNAN", "VIGNETTED", "STREAK", "INJECTED", "INJECTED_CORE")
 _FINE_PLANES += ("PARTLY_VIGNETTED", "ITL_DIP", "SPIKE", "HIGH_VARIANCE", "SAT_TEMPLATE")
 
@@ -51,7 +68,7 @@ def mask_planes(header: fits.Header) -> dict[str, int]:
 
 
 def _bit(card: str, value) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 64:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in _BITS:
         raise InputError(f"the card {card} holds {value!r}; give the number of a bit, 0 to 63.")
     return value
 
@@ -105,13 +122,12 @@ def masked_pixels(
     if mask.dtype.kind not in "iu":
         return blank | (mask != 0)
     named = {} if header is None else mask_planes(header)
+    planes: Sequence[str | int]
     if bad_planes is None and product is not None and product.bad_planes:
         by_cards = bool(named)
-        planes, named = product.bad_planes, named or dict(product.planes)
+        named = named or dict(product.planes)
         # A release may lack a plane that the row names.
-        planes = [plane for plane in planes if isinstance(plane, int) or plane in named] + [
-            plane for plane in planes if plane == ALL_PLANES
-        ]
+        planes = [p for p in product.bad_planes if p == ALL_PLANES or p in named or p in _BITS]
         if by_cards:
             _say_unknown(mask, _with_unnamed(mask, named), planes, what)
     elif bad_planes is not None:
@@ -131,7 +147,7 @@ def masked_pixels(
 
 def _number(plane: str | int, named: Mapping[str, int], what: str) -> int:
     if isinstance(plane, int):
-        if not 0 <= plane < 64:
+        if plane not in _BITS:
             raise InputError(f"bad_planes has the bit {plane}; bits go from 0 to 63.")
         return plane
     if plane not in named:
@@ -158,13 +174,13 @@ def _with_unnamed(mask, named: Mapping[str, int]) -> dict[str, int]:
     return {**named, **{f"bit {bit} without a name": bit for bit in rest}}
 
 
-def _say_unknown(mask, named: Mapping[str, int], planes: Sequence[str], what: str) -> None:
+def _say_unknown(mask, named: Mapping[str, int], planes: Sequence[str | int], what: str) -> None:
     """Say which planes were masked, if some that are set are of unknown meaning."""
     known = (*BAD_PLANES, *_VISIT_PLANES, *_COADD_PLANES, *_FINE_PLANES)
     count = {plane: np.count_nonzero(_any_bit(mask, [bit])) for plane, bit in named.items()}
     if not any(number and plane not in known for plane, number in count.items()):
         return
-    masked = ", ".join(f"{plane} ({count[plane]} pixels)" for plane in planes) or "none"
+    masked = ", ".join(f"{p} ({n} pixels)" for p, n in count.items() if p in planes) or "none"
     left = ", ".join(f"{p} ({n})" for p, n in count.items() if n and p not in planes)
     note(
         f"of the planes of {what} these were masked: {masked}; these were not: {left}; "

@@ -14,7 +14,8 @@ from ._products import Product
 IMAGE_NAMES = ("IMAGE", "SCI", "SCIENCE", "DATA", "COADD", "SIGNAL", "FLUX")
 
 #: Names of the noise's HDU, in the order of preference, and their content.  Names of weights
-#: come last, since drizzled images have exposure times in WHT beside a true ERR.
+#: come last, since drizzled images have exposure times in WHT beside a true ERR: ``"weight"`` and
+#: ``"wht"`` are inverse variances unless they turn out to be exposure times.
 NOISE_NAMES = {
     "VARIANCE": "variance",
     "VAR": "variance",
@@ -34,7 +35,7 @@ NOISE_NAMES = {
     "IVM": "ivar",
     "WEIGHT": "weight",
     "WGT": "weight",
-    "WHT": "weight",
+    "WHT": "wht",
     "EXPTIME": "exposure",
     "EXPOSURE": "exposure",
     "EXP": "exposure",
@@ -51,7 +52,17 @@ UNCERTAINTY_TYPES = {
 }
 
 #: Names of the mask's HDU.
-MASK_NAMES = ("MASK", "DQ", "MSK", "FLAGS", "FLAG", "MASKBITS", "BPM", "BADPIX", "QUALITY")
+MASK_NAMES: tuple[str, ...] = (
+    "MASK",
+    "DQ",
+    "MSK",
+    "FLAGS",
+    "FLAG",
+    "MASKBITS",
+    "BPM",
+    "BADPIX",
+    "QUALITY",
+)
 MASK_NAMES += ("BITMASK", "DQUALITY", "DATAQUALITY", "IMAFLAGS_ISO", "BADMASK")
 
 #: HDUs that belong to a known image and do not bear on the fit.
@@ -180,7 +191,11 @@ def find_images(
 
 
 def find_partner(
-    extensions: Sequence[Extension], names: Iterable[str], group: Group, several: bool
+    extensions: Sequence[Extension],
+    names: Iterable[str],
+    group: Group,
+    several: bool,
+    shared: bool = True,
 ) -> tuple[Extension, str] | None:
     """Return the HDU that belongs to an image, and the one of `names` that it goes by.
 
@@ -194,6 +209,8 @@ def find_partner(
         The image.
     several
         Whether the file has several images: then the version or the band must be the image's.
+    shared
+        Whether a single one may be that of several images.
     """
     others = [one for one in extensions if one.shape is not None and one is not group.image]
     for name in names:
@@ -206,7 +223,8 @@ def find_partner(
             for one in same:
                 if one.version == group.image.version:
                     return one, name
-        if same and (not several or (len(same) == 1 and len(same[0].shape or ()) == 2)):
+        alone = shared and len(same) == 1 and len(same[0].shape or ()) == 2
+        if same and (not several or alone):
             return same[0], name
     return None
 

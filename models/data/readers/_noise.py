@@ -29,7 +29,8 @@ _FILE_KINDS = (
     (r"(^|[-_.])(inv-?var|ivar|ivm|invvar)([-_.]|$)", "ivar"),
     (r"(^|[-_.])(rms|sigma|std|err|error|unc|uncert)([-_.]|$)", "deviation"),
     (r"(^|[-_.])(var|variance)([-_.]|$)", "variance"),
-    (r"(^|[-_.])(wht|weight|wgt|weights)([-_.]|$)", "weight"),
+    (r"(^|[-_.])wht([-_.]|$)", "wht"),
+    (r"(^|[-_.])(weight|wgt|weights)([-_.]|$)", "weight"),
     (r"(^|[-_.])(exp|exptime|exposure)([-_.]|$)", "exposure"),
 )
 
@@ -124,8 +125,8 @@ def file_weights(
     noise
         Noise ``[B, H, W]``, or ``[H, W]`` of one band.
     kind
-        One of `NOISE_KINDS`; or ``"weight"``, an inverse variance by its name, which is compared
-        with the exposure time and with the scatter of the pixels.
+        One of `NOISE_KINDS`; or ``"weight"`` or ``"wht"``, an inverse variance by its name, which
+        is compared with the exposure time, and with the scatter of the pixels.
     masked
         Mask ``[B, H, W]``.
     what, where
@@ -155,7 +156,7 @@ def file_weights(
     if out.all() and alone and said:
         raise InputError(f"no pixel has data that is not masked ({', '.join(said)}).")
     noise = np.where(out, 0.0 if kind not in ("variance", "deviation") else np.inf, noise)
-    if kind in ("weight", "exposure"):
+    if kind in ("weight", "wht", "exposure"):
         noise = _understood(images, noise, kind, what, where, header, noise_header)
         kind = "weight"
     weights = weights_from_noise(noise, "weight" if kind == "ivar" else kind, out, what)
@@ -212,7 +213,7 @@ def _understood(images, noise, kind, what, where, header, noise_header) -> np.nd
                 "ivar, takes it as inverse variance)."
             )
         return noise / np.where(ratios > 0, ratios, ratio)[:, None, None] ** 2
-    if off and what.rpartition(" ")[2].split(",")[0].upper().startswith("WHT"):
+    if off and kind == "wht":
         raise InputError(
             f"{what} can be no inverse variance, since it means a deviation of "
             f"{1 / np.sqrt(middle):.3g} where pixels scatter by {ratio / np.sqrt(middle):.3g}; say "

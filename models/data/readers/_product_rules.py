@@ -16,6 +16,8 @@ from scorepriors._errors import InputError
 from scorepriors._surveys import NANOJANSKY_ZERO_POINT
 from scorepriors.models.data._checks import parse_unit
 
+from ._cards import check_plausible
+
 #: Rows and columns of a part of an image.
 Box = tuple[slice, slice]
 
@@ -161,6 +163,13 @@ def positive(header: Mapping[str, Any], card: str) -> float:
     return found
 
 
+def magnitude(header: Mapping[str, Any], card: str) -> float:
+    """Return the magnitude of one count by a card, or raise InputError for what is none."""
+    found = number(header, card)
+    check_plausible(found, f"the card {card}", 5.0)
+    return found
+
+
 def hsc_zero_point(header: fits.Header) -> float:
     """AB magnitude of one count: `FLUXMAG0` counts are magnitude 0; else that of coadds, 27."""
     if "FLUXMAG0" in header:
@@ -186,7 +195,7 @@ def panstarrs_zero_point(header: fits.Header) -> float:
 
 def magzp(header: fits.Header) -> float:
     """AB magnitude of one count by the card `MAGZP`."""
-    return number(header, "MAGZP")
+    return magnitude(header, "MAGZP")
 
 
 def unwise_zero_point(header: fits.Header) -> float:
@@ -196,18 +205,18 @@ def unwise_zero_point(header: fits.Header) -> float:
 
 def wise_zero_point(header: fits.Header) -> float:
     """AB magnitude of one count, whose Vega magnitude is `MAGZP`."""
-    return number(header, "MAGZP") + VEGA[wise_band(header)[0]]
+    return magnitude(header, "MAGZP") + VEGA[wise_band(header)[0]]
 
 
 def twomass_zero_point(header: fits.Header) -> float:
     """AB magnitude of one count, whose Vega magnitude is `MAGZP`."""
-    return number(header, "MAGZP") + VEGA[twomass_band(header)[0]]
+    return magnitude(header, "MAGZP") + VEGA[twomass_band(header)[0]]
 
 
 def infrared_zero_point(header: fits.Header) -> float:
     """AB magnitude of one count of VISTA or UKIDSS; `MAGZPT` is Vega's, of one a second."""
     seconds = 2.5 * float(np.log10(positive(header, "EXPTIME")))
-    return number(header, "MAGZPT") + seconds + VEGA[infrared_band(header)[0]]
+    return magnitude(header, "MAGZPT") + seconds + VEGA[infrared_band(header)[0]]
 
 
 # --- bands ----------------------------------------------------------------------------------

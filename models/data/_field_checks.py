@@ -1,0 +1,365 @@
+r"""Checks of a field's empty pixels: their scatter against the noise of the file, and their median.
+
+Both are measured where no source is: away from the given positions and from whatever stands out of
+the smoothed image.  The scatter is the distance from the median to the 16th percentile, and so
+blind to faint light.  Resampled pixels scatter less than their sum: with correlations
+:math:`\rho` of neighbors, noise over an area is :math:`R = \sqrt{1 + \sum \rho}` times that of
+independent pixels, and weights of drizzled images often mean the latter.  So errors count as too
+large only if they are so with that factor as well.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
+
+from ._detection import detection_image
+from ._joint import JointObservation
+from ._observation import Observation
+from ._warnings import FileWarning, note
+from .positions._margins import psf_fwhm
+from .positions._positions import Positions
+
+#: Scatter over noise of the file that is usual.
+USUAL = (0.7, 1.4)
+
+#: Sky in units of the noise of a pixel, and of the error of the flux of a galaxy, that matters.
+SKY, SKY_OF_FLUX = 0.15, 1.0
+
+#: Sky in units of its own error that is no accident.
+SIGNIFICANT = 5.0
+
+#: Distance from a position in FWHM of the PSF within which there is light of its source.
+_REACH = 2.5
+
+#: Signal to noise of the smoothed image above which there is a source, and its scales in widths of
+#: the PSF.
+_SOURCE, _SCALES = 3.0, (1.0, 2.5)
+
+#: Scatter in units of the noise of the file below which an image has no noise, on purpose.
+_NOISELESS = 1e-3
+
+#: Fewest empty pixels for a judgment: the scatter is then known to a tenth.
+_FEWEST = 100
+
+#: Largest distance of pixels that are compared for correlations, and smallest R that is one.
+_LAGS, _CORRELATED = 2, 1.15
+
+#: Distance of pixels whose noise is independent also where it is resampled.
+_APART = 4
+
+#: Fall of the light away from sources, in units of its error, that is no accident.
+_FALLS = 2.0
+
+#: Percentile of a normal distribution one standard deviation below its mean.
+_LOW = 15.866
+
+
+class FieldWarning(FileWarning):
+    """Warning about noise or sky that are not what the file says."""
+
+
+class Field(NamedTuple):
+    """What the empty pixels of a field tell, by band; NaN where there are too few of them.
+
+    Attributes
+    ----------
+    scatter
+        Their scatter in units of the noise of the file, ``[B]``.
+    correlation
+        Noise over an area in units of that of independent pixels, ``[B]``, one or more.
+    sky, sky_error
+        Median of the empty pixels and its standard deviation, ``[B]``, in the unit of the image; less
+        where they are the brighter the closer they are to sources, whose light reaches there.
+    noise
+        Scatter of empty pixels, ``[B]``, in the unit of the image.
+    area
+        Pixels over which a point source is measured, ``[B]``: the sum of one over its squares.
+    """
+
+    scatter: np.ndarray
+    correlation: np.ndarray
+    sky: np.ndarray
+    sky_error: np.ndarray
+    noise: np.ndarray
+    area: np.ndarray
+
+    @property
+    def noise_factor(self) -> np.ndarray:
+        """Factor ``[B]`` by which the errors must be multiplied; one where they are usual."""
+        whole = self.scatter * self.correlation
+        with np.errstate(invalid="ignore"):
+            low, high = whole < USUAL[0], self.scatter > USUAL[1]
+        return np.where(low, whole, np.where(high, self.scatter, 1.0))
+
+    @property
+    def has_sky(self) -> np.ndarray:
+        """Mask ``[B]`` of bands with a sky that is significant and large enough to matter."""
+        # Where neighbors scatter together, much of what is there is light of faint sources.
+        least = np.maximum(SKY * self.correlation**2, SKY_OF_FLUX / np.sqrt(2 * self.area))
+        with np.errstate(invalid="ignore"):
+            return self.sky_is_significant & (np.abs(self.sky) > least * self.noise)
+
+    @property
+    def sky_is_significant(self) -> np.ndarray:
+        """Mask ``[B]`` of bands with a sky that is no accident."""
+        with np.errstate(invalid="ignore"):
+            return np.abs(self.sky) > SIGNIFICANT * self.sky_error
+
+
+def measure_field(obs: Observation, positions: Positions | None = None) -> Field:
+    """Measure noise and sky in the empty pixels of an observation.
+
+    Parameters
+    ----------
+    obs
+        The observation.
+    positions
+        Positions of sources, beside those that stand out by themselves.
+    """
+    places = np.zeros((0, 2)) if positions is None else positions.row_column
+    empty, far = _empty(obs, places)
+    bands = [
+        _band(*band, empty, far) for band in zip(obs.images, obs.weights, obs.psfs, strict=True)
+    ]
+    return Field(*np.array(bands, float).T)
+
+
+def check_field(
+    obs: Observation | JointObservation, positions: Positions | None = None
+) -> list[str]:
+    """Return sentences on noise and sky that are not what the file says; none if all is well."""
+    said = []
+    for view in obs.views:
+        one = view.observation
+        field = measure_field(one, positions if one is obs.views[0].observation else None)
+        said += [*_noise_sentences(field, view.bands), *_sky_sentences(field, one, view.bands)]
+    return said
+
+
+def warn_of_field(obs: Observation | JointObservation, positions: Positions | None = None) -> None:
+    """Warn with the sentences of `check_field`."""
+    for sentence in check_field(obs, positions):
+        note(sentence, FieldWarning)
+
+
+def rescale_noise(
+    obs: Observation | JointObservation, positions: Positions | None = None
+) -> Observation | JointObservation:
+    """Rescale the noise of bands in which empty pixels scatter by far more or less than it says.
+
+    Parameters
+    ----------
+    obs
+        The observation.
+    positions
+        Positions of its sources; those that stand out are found by themselves.
+
+    Returns
+    -------
+    Observation or JointObservation
+        The observation with other weights in such bands; itself where there are none.
+
+    Warns
+    -----
+    FileWarning
+        With the factors.
+    """
+
+    def mended(one: Observation, bands: Sequence[str], at) -> Observation:
+        factor = measure_field(one, at).noise_factor
+        if (factor == 1).all():
+            return one
+        note(f"errors were multiplied by {_by_band(bands, factor, factor != 1)}.")
+        return dataclasses.replace(one, weights=one.weights / factor[:, None, None] ** 2)
+
+    return _each(obs, positions, mended)
+
+
+def subtract_sky(
+    obs: Observation | JointObservation, positions: Positions | None = None
+) -> Observation | JointObservation:
+    """Subtract the median of the empty pixels from every band in which it is significant.
+
+    Parameters
+    ----------
+    obs
+        The observation.
+    positions
+        Positions of its sources; those that stand out are found by themselves.
+
+    Returns
+    -------
+    Observation or JointObservation
+        The observation with other pixels in such bands; itself where there are none.
+
+    Warns
+    -----
+    FileWarning
+        With what was subtracted.
+    """
+
+    def mended(one: Observation, bands: Sequence[str], at) -> Observation:
+        field = measure_field(one, at)
+        found = field.sky_is_significant
+        if not found.any():
+            return one
+        note(f"a sky per pixel was subtracted: {_by_band(bands, field.sky, found)}.")
+        sky = np.where(found, field.sky, 0.0)[:, None, None]
+        return dataclasses.replace(one, images=one.images - sky * (one.weights > 0))
+
+    return _each(obs, positions, mended)
+
+
+def _each(obs, positions, mend):
+    """Apply a function to every observation of a joint one, or to one alone."""
+    if not isinstance(obs, JointObservation):
+        return mend(obs, obs.bands, positions)
+    views = tuple(
+        dataclasses.replace(
+            view, observation=mend(view.observation, view.bands, None if number else positions)
+        )
+        for number, view in enumerate(obs.views)
+    )
+    return dataclasses.replace(obs, views=views)
+
+
+def _by_band(bands: Sequence[str], values: np.ndarray, which: np.ndarray) -> str:
+    chosen = [f"{v:.3g} (band {b})" for b, v, w in zip(bands, values, which, strict=True) if w]
+    return ", ".join(chosen)
+
+
+def _noise_sentences(field: Field, bands: Sequence[str]) -> list[str]:
+    factor = field.noise_factor
+    said = []
+    for small, word in ((True, "large"), (False, "small")):
+        which = factor < 1 if small else factor > 1
+        if which.any():
+            times = [
+                f"{max(f, 1 / f):.2g} ({b})" for b, f in zip(bands, factor) if (f < 1) == small
+            ]
+            times = [one for one, w in zip(times, which[(factor < 1) == small], strict=True) if w]
+            said.append(
+                f"empty pixels scatter by far {'less' if small else 'more'} than the noise in the file "
+                f"says, so errors are too {word}, by a factor of {', '.join(times)}: are the weights "
+                "inverse variances?  rescale_noise=True (--rescale-noise in the shell) mends it."
+            )
+    return said
+
+
+def _sky_sentences(field: Field, obs: Observation, bands: Sequence[str]) -> list[str]:
+    said = []
+    unit, factor = obs.flux_unit
+    for band, here in enumerate(field.has_sky):
+        if not here:
+            continue
+        in_noise = field.sky[band] / field.noise[band]
+        bias = field.sky[band] * field.area[band] * factor[band]
+        said.append(
+            f"sky is left in band {bands[band]}, {field.sky[band]:.3g} ± {field.sky_error[band]:.1g} per "
+            f"pixel ({in_noise:+.2f} times its noise), which adds about "
+            f"{bias:.3g}{f' {unit}' if str(unit) else ''} to the flux of a point source, "
+            f"{abs(in_noise) * np.sqrt(field.area[band]):.1f} times its error, and more to galaxies: subtract_sky=True (--subtract-sky in "
+            "the shell) mends it."
+        )
+    return said
+
+
+def _empty(obs: Observation, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return masks ``[H, W]`` of empty pixels, and of those of them that are far from sources."""
+    image, _, mask = detection_image(obs)
+    width = psf_fwhm(obs.psfs)
+    source = np.zeros(obs.shape, bool)
+    for scale in _SCALES:
+        smooth = gaussian_filter(
+            np.where(mask, np.median(image[~mask]), image), scale * width / 2.355
+        )
+        middle, low = np.percentile(smooth[~mask], [50, _LOW])
+        source |= (smooth - middle > _SOURCE * max(middle - low, 1e-30)) & ~mask
+    radius = int(np.ceil(width))
+    rows, columns = np.indices((2 * radius + 1,) * 2) - radius
+    source = binary_dilation(source, rows**2 + columns**2 <= radius**2)
+    rows, columns = np.indices(obs.shape)
+    for row, column in places:
+        source |= (rows - row) ** 2 + (columns - column) ** 2 < (_REACH * width) ** 2
+    empty = ~source & ~mask
+    if not source.any() or not empty.any():
+        return empty, empty
+    distance = distance_transform_edt(~source)
+    return empty, empty & (distance >= np.median(distance[empty]))
+
+
+def _band(image, weights, psf, empty, far) -> tuple[float, ...]:
+    """Return the fields of `Field` for one band."""
+    area = 1 / float((np.asarray(psf, float) ** 2).sum())
+    good = empty & (weights > 0)
+    count = int(good.sum())
+    if count < _FEWEST:
+        return (np.nan, 1.0, np.nan, np.nan, np.nan, area)
+    values = image[good].astype(float)
+    sky, low = (float(one) for one in np.percentile(values, [50, _LOW]))
+    in_noise = (image - sky) * np.sqrt(weights)
+    scatter = min(-float(np.percentile(in_noise[good], _LOW)), _scatter_apart(in_noise, good))
+    if not (scatter > _NOISELESS and sky > low):
+        # Pixels without noise, as of a simulation on purpose.
+        return (np.nan, 1.0, np.nan, np.nan, np.nan, area)
+    correlation = _correlation(np.clip(in_noise / scatter, -3, 3), good)
+    # The median of n normal deviates scatters by 1.25 / sqrt(n).
+    noise = float(sky - low)
+    error = 1.25 * noise * correlation / np.sqrt(count)
+    return (
+        scatter,
+        correlation,
+        _flat(image, good, far, sky, noise, correlation),
+        error,
+        noise,
+        area,
+    )
+
+
+def _flat(image, good, far, sky: float, noise: float, correlation: float) -> float:
+    """Return the part of a positive sky that does not fall off away from sources."""
+    outer, inner = good & far, good & ~far
+    if sky <= 0 or outer.sum() < _FEWEST or inner.sum() < _FEWEST:
+        return sky
+    here = float(np.median(image[outer]))
+    falls = float(np.median(image[inner])) - here
+    error = 1.25 * noise * correlation * np.sqrt(1 / outer.sum() + 1 / inner.sum())
+    return sky if falls < _FALLS * error else max(here - falls, 0.0)
+
+
+def _scatter_apart(values: np.ndarray, good: np.ndarray) -> float:
+    """Return the scatter by differences of pixels some way apart: blind to smooth light."""
+    each = []
+    for axis in (0, 1):
+        first = np.moveaxis(values, axis, 0)[_APART:] - np.moveaxis(values, axis, 0)[:-_APART]
+        both = np.moveaxis(good, axis, 0)[_APART:] & np.moveaxis(good, axis, 0)[:-_APART]
+        each.append(first[both])
+    apart = np.concatenate(each)
+    if apart.size < _FEWEST:
+        return np.inf
+    low, high = np.percentile(apart, [_LOW, 100 - _LOW])
+    return float(high - low) / 2 / np.sqrt(2)
+
+
+def _correlation(values: np.ndarray, good: np.ndarray) -> float:
+    """Return the noise over an area in units of that of independent pixels; one if it is close."""
+    values = np.where(good, values, 0.0)
+    power = (values**2).sum() / good.sum()
+    total = 1.0
+    for down in range(_LAGS + 1):
+        for right in range(-_LAGS, _LAGS + 1):
+            if (down, right) <= (0, 0):
+                continue
+            first = (slice(down, None), slice(max(right, 0), values.shape[1] + min(right, 0)))
+            second = (
+                slice(None, values.shape[0] - down),
+                slice(max(-right, 0), values.shape[1] + min(-right, 0)),
+            )
+            pairs = (good[first] & good[second]).sum()
+            if pairs:
+                total += 2 * (values[first] * values[second]).sum() / pairs / power
+    root = float(np.sqrt(max(total, 1.0)))
+    return root if root > _CORRELATED else 1.0
