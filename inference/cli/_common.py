@@ -176,7 +176,7 @@ def file_options(command):
         ),
         click.option("--bands", "band_names", metavar="NAMES", help="Names of the bands: g,r,i."),
         click.option("--hdu", metavar="HDU", help="HDU of the image: number, name or SCI,2."),
-        click.option("--position", nargs=2, type=float, metavar="RA DEC", help="Cut about it."),
+        click.option("--position", nargs=2, metavar="RA DEC", help="Cut about it."),
         click.option("--size", type=float, metavar="ARCSEC", help="Side of the cut."),
         click.option(
             "--psf-oversampling", type=float, metavar="N", help="Samples of the PSF per pixel."

@@ -12,7 +12,18 @@ from scorepriors.models.data.readers._cards import clean_band, header_bands
 
 NOISES = {
     "variance": ("VARIANCE", "VAR", "STAT"),
-    "deviation": ("STD", "ERR", "ERROR", "SIGMA", "RMS", "UNC", "UNCERTAINTY", "UNCERT"),
+    "deviation": (
+        "STD",
+        "RMS_MAP",
+        "ERROR MAP",
+        "ERR",
+        "ERROR",
+        "SIGMA",
+        "RMS",
+        "UNC",
+        "UNCERTAINTY",
+        "UNCERT",
+    ),
     "ivar": ("IVAR", "INVVAR", "IVM", "WEIGHT", "WGT", "WHT"),
 }
 VALUES = {"variance": SIGMA**2, "deviation": SIGMA, "ivar": SIGMA**-2}

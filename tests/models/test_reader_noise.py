@@ -91,6 +91,8 @@ def test_noise_of_several_files(tmp_path):
         ({"noise": "small_rms.fits"}, r"small_rms.fits \[PRIMARY\] has the shape \(1, 3, 3\)"),
         ({"noise": "no.fits"}, "no FITS file at"),
         ({"noise_kind": "ivar"}, "no noise extension"),
+        ({"noise": np.ones(SHAPE)}, "noise is of the type ndarray; give a FITS file, or arrays to"),
+        ({"noise": "a_rms.fits", "mask": [3]}, "mask is of the type int; give a FITS file"),
         ({"noise": "a_rms.fits", "good": 1}, "there is no mask for good= or bad_planes="),
         ({"noise": "a_rms.fits", "good": 1, "bad_planes": "SAT"}, "give good= or bad_planes="),
         ({"noise": "a_rms.fits", "mask": "small_rms.fits"}, r"mask has the shape \(3, 3\)"),
@@ -101,7 +103,7 @@ def test_errors_of_options(tmp_path, options, message):
     write(tmp_path / "n.fits", primary=np.ones(SHAPE))
     write(tmp_path / "a_rms.fits", primary=np.ones(SHAPE))
     write(tmp_path / "small_rms.fits", primary=np.ones((3, 3)))
-    given = {k: tmp_path / v if k in ("noise", "mask") else v for k, v in options.items()}
+    given = {k: tmp_path / v if str(v).endswith("fits") else v for k, v in options.items()}
     with pytest.raises(InputError, match=message):
         Observation.read(path, psf(), **given)
 

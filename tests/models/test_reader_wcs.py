@@ -145,6 +145,8 @@ def test_cut(tmp_path, name):
         x, y = obs.wcs.world_to_pixel(position)
         assert (x, y) == (pytest.approx(10, abs=1e-6), pytest.approx(10, abs=1e-6))
     assert Observation.read(path, position=position, size=4.2 * units.arcsec).shape == (21, 21)
+    for at in (("150.0", "2.0"), ("10:00:00", "+02:00:00"), ("10h00m00s", "2d00m00s")):
+        assert Observation.read(path, position=at, size=4.0).corner == (90, 110)
 
 
 def test_cut_takes_noise_and_mask_of_their_own_files(tmp_path):
@@ -187,6 +189,7 @@ def test_cut_at_the_border_is_said(tmp_path):
         ({"size": 3.0}, "give both"),
         ({"position": (150.0, 3.0), "size": 3.0}, "position 150, 3 is outside a.fits"),
         ({"position": (330.0, -2.0), "size": 3.0}, "position 330, -2 is outside a.fits"),
+        ({"position": ("10:00:00", "x"), "size": 3.0}, "position is .*; give"),
         ({"position": 150.0, "size": 3.0}, r"position is 150.0; give \(RA, Dec\)"),
         ({"position": ("a", "b"), "size": 3.0}, "position is .*; give"),
         ({"position": (np.nan, 2.0), "size": 3.0}, "give finite degrees"),

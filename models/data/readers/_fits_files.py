@@ -154,7 +154,7 @@ def _read_file(
 ) -> tuple[list[BandPart], tuple[int, int]]:
     """Return the bands of one file and the corner of the cut."""
     with open_fits(path) as extensions:
-        product = None if options.hdu is not None else recognize(extensions, path)
+        product = recognize(extensions, path)
         if product is not None:
             if product.note:
                 note(f"{path.name} is a {product.name}: {product.note}")
