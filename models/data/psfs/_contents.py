@@ -1,7 +1,7 @@
 """What files, arrays and objects hold: the PSFs in them, before they are evaluated."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,21 +61,17 @@ def sources_of(psf) -> list[Source]:
     return _array_sources(numeric(psf, "psfs"), "psfs")
 
 
-def _array_sources(
-    array: np.ndarray, label: str, names: Sequence[str] | None = None
-) -> list[Source]:
+def _array_sources(array: np.ndarray, label: str, names: Sequence[str] = ()) -> list[Source]:
     if array.ndim == 2:
         return [constant(label, Stamp(array))]
     if array.ndim != 3 or array.size == 0:
         raise InputError(
             f"{label} have the shape {array.shape}; give [B, P, P], or [P, P] for all."
         )
-    names = names if names is not None and len(names) == len(array) else [None] * len(array)
+    named = names if len(names) == len(array) else [""] * len(array)
     return [
-        constant(f"{label} [{number}]", Stamp(image), None if name is None else str(name))._replace(
-            ordered=True
-        )
-        for number, (image, name) in enumerate(zip(array, names, strict=True))
+        constant(f"{label} [{number}]", Stamp(image), name or None)._replace(ordered=True)
+        for number, (image, name) in enumerate(zip(array, named, strict=True))
     ]
 
 
@@ -124,14 +120,14 @@ def _found(hdus: Sequence[HDU], label: str) -> list[Source]:
     return found
 
 
-def npz_sources(archive: Mapping[str, np.ndarray], label: str) -> list[Source]:
+def npz_sources(archive: dict[str, np.ndarray], label: str) -> list[Source]:
     """Return the PSFs of an npz archive, under ``psfs`` or ``psf``."""
     name = next((name for name in ("psfs", "psf") if name in archive), None)
     if name is None:
         raise InputError(f"{label} holds neither psfs nor psf; found {array_names(archive)}.")
-    names = archive.get("bands", archive.get("filters"))
+    names = archive.get("bands", archive.get("filters", ()))
     array = numeric(archive[name], f"{label} [{name}]")
-    return _array_sources(array, f"{label} [{name}]", None if names is None else np.ravel(names))
+    return _array_sources(array, f"{label} [{name}]", [str(band) for band in np.ravel(names)])
 
 
 def _unusable_table(hdus: Sequence[HDU], label: str) -> list[Source]:

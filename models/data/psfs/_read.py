@@ -112,22 +112,32 @@ def place_of(
     sky = None
     if wcs is not None:
         scale = float(np.sqrt(proj_plane_pixel_area(wcs)) * 3600)
-        found = np.ravel(wcs.celestial.all_pix2world(column, row, 0))
-        sky = tuple(map(float, found)) if np.isfinite(found).all() else None
+        sky = _sky(wcs, row, column)
     return Place(row + corner[0], column + corner[1], sky, scale)
+
+
+def _sky(wcs: WCS, row: float, column: float) -> tuple[float, float] | None:
+    """Return (RA, Dec) of a pixel in degrees; None where the WCS has none."""
+    try:
+        there = wcs.pixel_to_world(column, row).icrs
+        ra, dec = float(there.ra.deg), float(there.dec.deg)
+    except Exception:  # points beyond a projection, frames without a way to RA and Dec
+        return None
+    return (ra, dec) if np.isfinite([ra, dec]).all() else None
 
 
 def _choose(psf, bands: tuple[str, ...]) -> list[Source]:
     """Return the source of each band."""
     if isinstance(psf, Mapping):
         given = {str(band): one for band, one in psf.items()}
-        missing = [band for band in bands if named_band_key(band, given) is None]
+        keys = [_key(band, given) for band in bands]
+        missing = [band for band, key in zip(bands, keys, strict=True) if key is None]
         if missing:
             raise InputError(
                 f"there is no PSF for the band(s) {', '.join(missing)}; the dictionary has "
                 f"{', '.join(given) or 'nothing'}."
             )
-        return [_choose(given[named_band_key(band, given)], (band,))[0] for band in bands]
+        return [_choose(given[str(key)], (band,))[0] for band, key in zip(bands, keys, strict=True)]
     if not _is_list(psf):
         sources = sources_of(psf)
         if len(sources) == 1 and not isinstance(psf, str | os.PathLike):
@@ -151,7 +161,7 @@ def _choose(psf, bands: tuple[str, ...]) -> list[Source]:
     ]
 
 
-def named_band_key(band: str, given: Mapping) -> str | None:
+def _key(band: str, given: Mapping) -> str | None:
     """Return the key of a dictionary that means a band."""
     return band if band in given else named_band(band, tuple(given))
 

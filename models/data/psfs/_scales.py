@@ -27,7 +27,7 @@ def step_of(label: str, stamp: Stamp, scale: float | None, oversampling: float |
             )
         return 1 / oversampling
     if stamp.scale is not None and scale is not None:
-        return _step_by_scale(label, stamp, scale)
+        return _step_by_scale(label, stamp, stamp.scale, scale)
     if stamp.oversampling is not None:
         return 1 / stamp.oversampling
     if stamp.finer:
@@ -38,7 +38,7 @@ def step_of(label: str, stamp: Stamp, scale: float | None, oversampling: float |
     if stamp.wcs_scale is not None and scale is not None:
         step = stamp.wcs_scale / scale
         if _FINEST < step < _COARSEST:
-            return _step_by_scale(label, stamp._replace(scale=stamp.wcs_scale), scale)
+            return _step_by_scale(label, stamp, stamp.wcs_scale, scale)
         note(
             f"the WCS of {label} has pixels of {stamp.wcs_scale:.4g} arcsec, which can't be those "
             f"of a PSF beside pixels of {scale:.4g}; it was ignored."
@@ -51,10 +51,10 @@ def step_of(label: str, stamp: Stamp, scale: float | None, oversampling: float |
     return 1.0
 
 
-def _step_by_scale(label: str, stamp: Stamp, scale: float) -> float:
-    """Return the distance of samples in pixels, from both sides in arcseconds."""
-    step = stamp.scale / scale
-    said = f"{label} has samples of {stamp.scale:.4g} arcsec and the image pixels of {scale:.4g}"
+def _step_by_scale(label: str, stamp: Stamp, sample: float, pixel: float) -> float:
+    """Return the distance of samples in pixels, from the sides of both in arcseconds."""
+    step = sample / pixel
+    said = f"{label} has samples of {sample:.4g} arcsec and the image pixels of {pixel:.4g}"
     if not _FINEST < step < _COARSEST:
         raise InputError(
             f"{said}, which can't both be; correct the card, or say the samples per pixel: "
