@@ -159,6 +159,13 @@ def test_oversampling_is_taken_from_the_user():
         observe(samples, bands=("r",), psf_oversampling=40)
 
 
+def test_effective_psfs_are_known_by_their_sum():
+    samples = drawn(PROFILES["moffat"], 101, 0.25, effective=True)
+    with pytest.warns(FileWarning, match=r"psfs sums to 16, as an effective PSF of 4 samples per"):
+        obs = observe(samples / samples.sum() * 16, bands=("r",), psf_oversampling=4)
+    close_to(obs.psfs[0], PROFILES["moffat"])
+
+
 def test_a_psf_too_wide_for_its_pixels_is_said_to_be():
     samples = drawn(PROFILES["moffat"], 101, 0.25)
     with pytest.warns(

@@ -11,6 +11,7 @@ from astropy.wcs.utils import proj_plane_pixel_area
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import numeric
+from scorepriors.models.data._warnings import note
 
 from ._checks import check_psfs
 from ._contents import sources_of
@@ -18,6 +19,9 @@ from ._matching import match, named_band
 from ._resampling import on_pixels
 from ._scales import check_oversampling, step_of
 from ._sources import Place, Source
+
+#: Largest relative error of the sum by which an effective PSF is known: one in each pixel.
+_SUM_OF_EFFECTIVE = 0.1
 
 #: Least side of a resampled PSF, pixels.
 _SMALLEST = 3.0
@@ -205,5 +209,12 @@ def _on_image(source: Source, place: Place, oversampling: float | None) -> np.nd
         return image  # the checks name what is wrong with it
     # Samples wider than pixels can't be summed over them.
     effective = stamp.effective or step > 1
+    if not effective and step < 0.75 and abs(image.sum() * step**2 - 1) < _SUM_OF_EFFECTIVE:
+        note(
+            f"{source.label} sums to {image.sum():.4g}, as an effective PSF of {1 / step:.4g} "
+            "samples per pixel does (photutils), so it was taken for one: its samples were "
+            "interpolated, not summed over pixels."
+        )
+        effective = True
     sampled = on_pixels(image, step, effective)
     return sampled / sampled.sum() if effective else sampled
