@@ -105,6 +105,25 @@ def test_stpsf_of_another_filter_is_said_to_be(tmp_path):
     close_to(found[0], on_pixels(moffat(4.0)))
 
 
+def test_stpsf_in_memory(tmp_path):
+    with fits.open(write_stpsf(tmp_path / "p.fits"), memmap=False) as hdus:
+        found = read_psf(hdus, bands=("f444w",))
+        one = read_psf([hdus["OVERDIST"]], bands=("f444w",))
+    close_to(found[0], on_pixels(moffat(4.0)))
+    np.testing.assert_allclose(one, found, atol=1e-6)
+
+
+# --- objects of GalSim ----------------------------------------------------------------------
+
+
+def test_profiles_of_galsim_are_drawn():
+    profile = moffat(4.0).dilate(SCALE)
+    found = read_psf({"r": profile}, bands=("r",), pixel_scale=SCALE)
+    close_to(found[0], on_pixels(moffat(4.0)))
+    with pytest.raises(InputError, match="the Transformation has lengths in arcseconds, but the"):
+        read_psf(profile, bands=("r",))
+
+
 # --- PSFEx ----------------------------------------------------------------------------------
 
 
@@ -417,6 +436,12 @@ def test_a_missing_cell_is_replaced_by_the_nearest(tmp_path):
     ):
         obs = Observation.read(path)
     close_to(obs.psfs[0], on_pixels(moffat(cell_width(0, 1)), 21))
+
+
+def test_a_single_cell_needs_no_place(tmp_path):
+    cell = fits.ImageHDU(on_pixels(moffat(3.0), 21)[None, None], name="PSF")
+    fits.HDUList([fits.PrimaryHDU(), cell]).writeto(tmp_path / "c.fits")
+    close_to(read_psf(tmp_path / "c.fits", bands=("r",))[0], on_pixels(moffat(3.0), 21))
 
 
 def test_cells_without_json(tmp_path):
