@@ -95,6 +95,10 @@ def test_names_of_masks(tmp_path, name):
         ({"FILTER": "r_SDSS"}, 1, ("r",)),
         ({"FILTER": "none"}, 1, None),
         ({"FILTER": "r"}, 2, None),
+        ({"FILTER": "gri"}, 3, ("g", "r", "i")),
+        ({"FILTERS": "F606W,F814W"}, 2, ("F606W", "F814W")),
+        ({"CTYPE3": "FILTER", "FILTER1": "g", "FILTER2": "r"}, 2, ("g", "r")),
+        ({"FILTER1": "CLEAR1L", "FILTER2": "F814W"}, 2, None),
     ],
 )
 def test_names_of_bands(cards, count, expected):

@@ -189,7 +189,10 @@ def test_one_band_may_be_empty(tmp_path):
     for band in "gr":
         image = noise() if band == "g" else np.full(SHAPE, np.nan)
         paths.append(field(tmp_path / f"{band}.fits", image=image))
-    with pytest.warns(FileWarning, match="r.fits: 672 of 672 pixels"):
+    with (
+        pytest.warns(FileWarning, match=r"r\.fits: 672 of 672 pixels"),
+        pytest.warns(FileWarning, match=r"g\.fits \.\.\.: 100% of band r are masked"),
+    ):
         obs = Observation.read(paths)
     assert (obs.weights[1] == 0).all()
 

@@ -148,12 +148,7 @@ def header_bands(header: fits.Header, num_bands: int) -> tuple[str, ...] | None:
     """Return names of bands from ``BANDS``, ``BAND1`` ..., or a filter's cards; None if unknown."""
     listed = text(header, "BANDS")
     if listed:
-        names = [name.strip() for name in re.split(r"[,;]", listed)]
-        if len(names) == 1 and len(names[0].split()) == num_bands:
-            names = names[0].split()
-        if len(names) == 1 < num_bands == len(names[0]):
-            names = list(names[0])
-        return tuple(names)
+        return _names_in(listed, num_bands)
     numbered = _numbered(header, "BAND")
     if numbered:
         return tuple(str(header[card]).strip() for card in numbered)
@@ -161,6 +156,16 @@ def header_bands(header: fits.Header, num_bands: int) -> tuple[str, ...] | None:
         return _bands_of_axis(header, num_bands)
     name = _filter(header)
     return None if not name else (name,)
+
+
+def _names_in(listed: str, num_bands: int) -> tuple[str, ...]:
+    """Return the names in one text: between commas, blanks, or each letter."""
+    names = [name.strip() for name in re.split(r"[,;]", listed)]
+    if len(names) == 1 and len(names[0].split()) == num_bands:
+        names = names[0].split()
+    if len(names) == 1 < num_bands == len(names[0]):
+        names = list(names[0])
+    return tuple(names)
 
 
 def _filter(header: fits.Header) -> str:
@@ -176,7 +181,16 @@ def _filter(header: fits.Header) -> str:
 
 
 def _bands_of_axis(header: fits.Header, num_bands: int) -> tuple[str, ...] | None:
-    """Return wavelengths in nm as names, for a cube whose third axis has them."""
+    """Return names of planes: from cards of filters, or wavelengths of the third axis."""
+    for card in ("FILTERS", "FILTER", "BAND"):
+        names = _names_in(text(header, card), num_bands)
+        if len(names) == num_bands and all(names):
+            return names
+    numbered = _numbered(header, "FILTER")
+    if len(numbered) == num_bands:
+        names = tuple(clean_band(text(header, card)) for card in numbered)
+        if all(names):
+            return names
     kind = text(header, "CTYPE3").upper()
     if header.get("NAXIS3") != num_bands and "ZNAXIS3" not in header:
         return None
@@ -244,8 +258,8 @@ def header_zero_point(
     meant = meant_zero_point(unit, area=area, wavelength=number(header, "PHOTPLAM"))
     found = _numbered_zero_points(header, num_bands)
     if found is not None:
-        for value in found:
-            check_plausible(value, "the card MAGZERO1 or one that follows it")
+        for zero in found:
+            check_plausible(zero, "the card MAGZERO1 or one that follows it")
         _agree("MAGZERO1", found, str(unit), meant)
         return found
     known: dict[str, float] = {}

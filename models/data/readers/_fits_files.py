@@ -127,7 +127,7 @@ def read_fits(
         )
     arguments["corner"] = corners[0]
     where = f"{paths[0].name}{'' if len(paths) == 1 else ' ...'}"
-    _say_masked(arguments["weights"], options, where)
+    _say_masked(arguments["weights"], arguments["bands"], options, where)
     return arguments
 
 
@@ -137,16 +137,22 @@ def _given_bands(bands: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(bands)
 
 
-def _say_masked(weights: np.ndarray, options: FileOptions, where: str) -> None:
-    """Say that most pixels are masked; refuse that all are."""
-    share = (weights == 0).mean()
+def _say_masked(
+    weights: np.ndarray, bands: Sequence[str] | None, options: FileOptions, where: str
+) -> None:
+    """Say that most pixels of a band are masked; refuse that all of all bands are."""
+    shares = (weights == 0).mean(axis=(1, 2))
+    most = np.flatnonzero(shares > 0.5)
     mend = "" if options.good is not None else " (--good 1 if the mask is 1 where pixels are good)"
-    if share == 1:
+    if (shares == 1).all():
         raise InputError(
             f"{where}: all pixels of all bands are masked; give a mask that leaves some{mend}."
         )
-    if share > 0.5:
-        note(f"{where}: {share:.0%} of the pixels are masked{mend}.")
+    if most.size == len(weights):
+        note(f"{where}: {shares.mean():.0%} of the pixels are masked{mend}.")
+    elif most.size:
+        said = [f"{shares[one]:.0%} of band {bands[one] if bands else one}" for one in most]
+        note(f"{where}: {', '.join(said)} are masked{mend}.")
 
 
 def _read_file(
@@ -363,7 +369,12 @@ class _File:
         if self.options.zero_point is not None:
             return None
         product = self.product
-        if product is not None and product.zero_point is not None:
+        zero = None
+        if product is not None and product.zero_point_in is not None:
+            zero = by_row(product, product.zero_point_in, self.extensions)
+        if zero is not None:
+            found: tuple[float, ...] | None = (float(zero),) * num_bands
+        elif product is not None and product.zero_point is not None:
             zero = by_row(product, product.zero_point, header)
             found = None if zero is None else (float(zero),) * num_bands
         else:
@@ -552,18 +563,21 @@ def _beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
     """
     if rule is None:
         return None
-    name = re.sub(rule[0], rule[1], path.name, count=1)
-    if name == path.name:
-        return None
-    for one in (name, f"{name}.gz", f"{name}.fz", name.removesuffix(".gz").removesuffix(".fz")):
-        found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
-        if len(found) > 1:
-            raise InputError(
-                f"{found[0].name} and {found[1].name} both go with {path.name}; say which with "
-                "noise= and mask= (--noise, --mask)."
-            )
-        if found:
-            return found[0]
+    for replacement in rule[1].split("|"):
+        name = re.sub(rule[0], replacement, path.name, count=1)
+        if name == path.name:
+            return None
+        bare = name.removesuffix(".gz").removesuffix(".fz")
+        for one in (name, f"{name}.gz", f"{name}.fz", bare):
+            found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
+            found = [other for other in found if other != path]
+            if len(found) > 1:
+                raise InputError(
+                    f"{found[0].name} and {found[1].name} both go with {path.name}; say which "
+                    "with noise= and mask= (--noise, --mask)."
+                )
+            if found:
+                return found[0]
     return None
 
 
