@@ -117,7 +117,8 @@ def place_of(
     if wcs is not None:
         scale = float(np.sqrt(proj_plane_pixel_area(wcs)) * 3600)
         sky = _sky(wcs, row, column)
-    return Place(row + corner[0], column + corner[1], sky, scale)
+    whole = (shape[0], shape[1]) if tuple(corner) == (0, 0) else None
+    return Place(row + corner[0], column + corner[1], sky, scale, whole)
 
 
 def _sky(wcs: WCS, row: float, column: float) -> tuple[float, float] | None:
