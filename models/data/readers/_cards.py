@@ -264,8 +264,8 @@ def header_zero_point(
     meant = meant_zero_point(unit, area=area, wavelength=number(header, "PHOTPLAM"))
     found = _numbered_zero_points(header, num_bands)
     if found is not None:
-        for value in found:
-            check_plausible(value, "the card MAGZERO1 or one that follows it")
+        for zero in found:
+            check_plausible(zero, "the card MAGZERO1 or one that follows it")
         _agree("MAGZERO1", found, str(unit), meant)
         return found
     known: dict[str, float] = {}

@@ -13,7 +13,7 @@ from astropy.io import fits
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import broadcast_mask
 from scorepriors.models.data._warnings import note
-from scorepriors.models.data.psfs._read import sources_in_image
+from scorepriors.models.data.psfs._contents import sources_in_image
 
 from ._bands import BandPart, combine
 from ._cards import (
@@ -371,7 +371,12 @@ class _File:
         if self.options.zero_point is not None:
             return None
         product = self.product
-        if product is not None and product.zero_point is not None:
+        zero = None
+        if product is not None and product.zero_point_in is not None:
+            zero = by_row(product, product.zero_point_in, self.extensions)
+        if zero is not None:
+            found: tuple[float, ...] | None = (float(zero),) * num_bands
+        elif product is not None and product.zero_point is not None:
             zero = by_row(product, product.zero_point, header)
             found = None if zero is None else (float(zero),) * num_bands
         else:
@@ -560,18 +565,21 @@ def _beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
     """
     if rule is None:
         return None
-    name = re.sub(rule[0], rule[1], path.name, count=1)
-    if name == path.name:
-        return None
-    for one in (name, f"{name}.gz", f"{name}.fz", name.removesuffix(".gz").removesuffix(".fz")):
-        found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
-        if len(found) > 1:
-            raise InputError(
-                f"{found[0].name} and {found[1].name} both go with {path.name}; say which with "
-                "noise= and mask= (--noise, --mask)."
-            )
-        if found:
-            return found[0]
+    for replacement in rule[1].split("|"):
+        name = re.sub(rule[0], replacement, path.name, count=1)
+        if name == path.name:
+            return None
+        bare = name.removesuffix(".gz").removesuffix(".fz")
+        for one in (name, f"{name}.gz", f"{name}.fz", bare):
+            found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
+            found = [other for other in found if other != path]
+            if len(found) > 1:
+                raise InputError(
+                    f"{found[0].name} and {found[1].name} both go with {path.name}; say which "
+                    "with noise= and mask= (--noise, --mask)."
+                )
+            if found:
+                return found[0]
     return None
 
 
