@@ -201,7 +201,8 @@ def _on_image(source: Source, place: Place, oversampling: float | None) -> np.nd
         raise InputError(f"{source.label} has the shape {image.shape}; give an image [P, P].")
     step = step_of(source.label, stamp, place.scale, oversampling)
     image = image.astype(np.float64)
-    if max(image.shape) * step < _SMALLEST:
+    # One pixel is a PSF without width, as some give it where there is none.
+    if step != 1 and max(image.shape) * step < _SMALLEST:
         raise InputError(
             f"{source.label} covers {max(image.shape) * step:.2g} pixels of the image, with "
             f"{1 / step:.4g} samples per pixel; a PSF needs its wings, so correct that number."

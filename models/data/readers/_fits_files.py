@@ -198,7 +198,7 @@ def _read_file(
             ),
             None,
         )
-        parts = _named(parts, groups, extensions[0].header, path)
+        parts = _named(parts, groups, extensions[0].header, path, options)
         # An image with axes of length one is no grid of PSFs.
         others = [one for one in extensions if one not in used or len(one.shape or ()) < 4]
         psfs = _psfs(others, groups, product.psf if product else (), path.name)
@@ -221,7 +221,11 @@ def _psfs(
 
 
 def _named(
-    parts: list[BandPart], groups: list[Group], primary: fits.Header, path: Path
+    parts: list[BandPart],
+    groups: list[Group],
+    primary: fits.Header,
+    path: Path,
+    options: FileOptions,
 ) -> list[BandPart]:
     """Name bands of several HDUs: by their own cards, the names of HDUs, or numbers."""
     if len(parts) == 1:
@@ -237,7 +241,7 @@ def _named(
     known = [part.bands for part in parts]
     if all(known) and len({band for bands in known for band in bands or ()}) == count:
         return parts
-    if any(known) or _other_sky(parts):
+    if (any(known) and options.bands is None) or _other_sky(parts):
         image = groups[0].image
         first = _exact(image)
         said = "show different parts of the sky" if _other_sky(parts) else "have one band's name"
@@ -246,10 +250,11 @@ def _named(
             f"do; choose one with hdu={first!r} (--hdu {first})."
         )
     names = tuple(f"band{order}" for order in range(count))
-    note(
-        f"{path.name} holds {len(parts)} images {groups[0].image.name}, which were taken as bands "
-        f"{', '.join(names)}; bands= (--bands) names them, hdu= (--hdu) chooses one."
-    )
+    if options.bands is None:
+        note(
+            f"{path.name} holds {len(parts)} images {groups[0].image.name}, which were taken as "
+            f"bands {', '.join(names)}; bands= (--bands) names them, hdu= (--hdu) chooses one."
+        )
     return [part._replace(bands=(name,)) for part, name in zip(parts, names)]
 
 
