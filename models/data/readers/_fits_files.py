@@ -152,7 +152,9 @@ def _say_masked(
     if most.size == len(weights):
         note(f"{where}: {shares.mean():.0%} of the pixels are masked{mend}.")
     elif most.size:
-        said = [f"{shares[one]:.0%} of band {bands[one] if bands else one}" for one in most]
+        said = [
+            f"{shares[one]:.0%} of band {bands[one] if bands else one}" for one in map(int, most)
+        ]
         note(f"{where}: {', '.join(said)} are masked{mend}.")
 
 
