@@ -132,6 +132,36 @@ def noise_sentence(result) -> str:
     return ""
 
 
+def field_options():
+    """Return the options that mend the noise and the sky of a file."""
+    noise = click.option(
+        "--rescale-noise",
+        is_flag=True,
+        help="Rescale errors of bands whose empty pixels scatter by far more or less.",
+    )
+    sky = click.option(
+        "--subtract-sky",
+        is_flag=True,
+        help="Subtract the median of the empty pixels from each band.",
+    )
+    return lambda command: noise(sky(command))
+
+
+def input_sentences(result) -> list[str]:
+    """Return sentences on positions, noise and sky that speak against a result."""
+    from scorepriors.inference.deblending._doubts import doubts_of_input
+
+    return list(doubts_of_input(result.observation, result.positions).values())
+
+
+def leave_to_doubts() -> None:
+    """Do not show warnings while a command runs that it repeats at its end, as doubts."""
+    from scorepriors.models.data._field_checks import FieldWarning
+
+    # The group of commands restores the filters.
+    warnings.simplefilter("ignore", FieldWarning)
+
+
 #: Kinds of noise, as in `scorepriors.models.data.readers._options`.
 NOISE_KINDS = ("variance", "deviation", "ivar", "exposure")
 
@@ -202,28 +232,6 @@ def take_file_options(options: dict[str, Any]) -> dict[str, Any]:
     for name in ("noise", "mask"):
         taken[name] = list(taken[name]) or None
     return {keyword: value for keyword, value in taken.items() if value is not None}
-
-
-def field_options():
-    """Return the options that mend the noise and the sky of a file."""
-    noise = click.option(
-        "--rescale-noise",
-        is_flag=True,
-        help="Rescale errors of bands whose empty pixels scatter by far more or less.",
-    )
-    sky = click.option(
-        "--subtract-sky",
-        is_flag=True,
-        help="Subtract the median of the empty pixels from each band.",
-    )
-    return lambda command: noise(sky(command))
-
-
-def displacement_sentence(result) -> str:
-    """Return a sentence on positions that are not those of the image; empty if they can be."""
-    from scorepriors.models.data.positions._light import displacement
-
-    return displacement(result.positions, result.observation)
 
 
 def scene_options(folder: str):

@@ -69,6 +69,7 @@ def deblend(
         )
     targets = _folders(files, output) if each else [output]
     common.prepare_jax()
+    common.leave_to_doubts()
     from scorepriors.inference.reports._outputs import check_target, write_outputs
 
     for target in targets:

@@ -13,8 +13,8 @@ from ._common import (
     INTERRUPTED,
     NOT_TRUSTED,
     REMEDIES,
-    displacement_sentence,
     field_options,
+    input_sentences,
     noise_sentence,
     read_scenes,
     scene_options,
@@ -93,6 +93,7 @@ def sample(
     if rate is not None and not 0 < rate < 1:
         raise InputError(f"--target-acceptance-rate must be between 0 and 1, got {rate:g}.")
     common.prepare_jax()
+    common.leave_to_doubts()
     import jax
 
     from scorepriors._progress import on_terminal
@@ -157,8 +158,7 @@ def sample(
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
         click.echo(str(path))
-    displaced = displacement_sentence(result)
-    reasons += [displaced] if displaced else []
+    reasons += input_sentences(result)
     noise = noise_sentence(result)
     for sentence in [*([noise] if noise else []), *reasons]:
         click.echo(f"scorepriors: {sentence}", err=True)

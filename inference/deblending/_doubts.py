@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scorepriors.models.data._field_checks import check_field
 from scorepriors.models.data.positions._light import displacement
+from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.sources._parametric import AbstractParametric
 
 from ._result import Deblended, FittedScene
@@ -46,7 +48,9 @@ def doubts(result: Deblended) -> dict[str, str]:
     Returns
     -------
     dict
-        ``displaced``: positions that are not those of the image, or off by one vector.  ``cancels``: sources far too bright and far below zero make up for each other.
+        ``displaced``: positions that are not those of the image, or off by one vector.  ``noise``,
+        ``sky``, ``gradient``: empty pixels scatter by far more or less than the file says, or their
+        median is not zero, or they change across the image.  ``cancels``: sources far too bright and far below zero make up for each other.
         ``below_zero``: a source has a significantly negative flux.  ``misplaced``: sources left the
         prior of their positions.  ``chi2``: chi2 per pixel is far from one.  ``misfit``: much of the light is not explained where sources are
         seen.  The command line then exits with code 3.
@@ -58,9 +62,7 @@ def doubts(result: Deblended) -> dict[str, str]:
     """
     found, names = only_seen(result.free_form, result.observation), result.positions.ids
     out = {}
-    displaced = displacement(result.positions, result.observation)
-    if displaced:
-        out["displaced"] = displaced
+    out |= doubts_of_input(result.observation, result.positions)
     undone, light = (part.sum() for part in canceled_light(found.convolved))
     if undone > CANCELS * light:
         out["cancels"] = (
@@ -85,12 +87,12 @@ def doubts(result: Deblended) -> dict[str, str]:
         )
     low, high = CHI2
     chi2 = max(result.free_form.chi2, 1e-12)
-    if chi2 < low:
+    if chi2 < low and "noise" not in out:
         out["chi2"] = (
             f"chi2 per pixel is {chi2:.2g}, so the errors in the file are too large, by a factor of about "
             f"{chi2**-0.5:.2g}: check the weights; rescale_noise=True (--rescale-noise) mends it."
         )
-    elif chi2 > high:
+    elif chi2 > high and "noise" not in out:
         out["chi2"] = (
             f"chi2 per pixel is {chi2:.2g}: the errors in the file are too small, by a factor of about "
             f"{chi2**0.5:.2g}, or the model does not fit; check the weights, the PSF and the positions."
@@ -102,6 +104,20 @@ def doubts(result: Deblended) -> dict[str, str]:
             "the positions and the weights."
         )
     return out
+
+
+def doubts_of_input(obs, positions: Positions) -> dict[str, str]:
+    """Return what speaks against positions, noise and sky before any fit, in sentences by code.
+
+    Parameters
+    ----------
+    obs
+        Observation, or joined observations.
+    positions
+        Positions of the sources.
+    """
+    displaced = displacement(positions, obs)
+    return ({"displaced": displaced} if displaced else {}) | check_field(obs, positions)
 
 
 def canceled_light(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

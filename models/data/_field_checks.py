@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
 
+from scorepriors._errors import InputError
+
 from ._detection import detection_image
 from ._joint import JointObservation
 from ._observation import Observation
@@ -27,6 +29,10 @@ USUAL = (0.7, 1.4)
 
 #: Sky in units of the noise of a pixel, and of the error of the flux of a galaxy, that matters.
 SKY, SKY_OF_FLUX = 0.15, 1.0
+
+#: Sky in units of the noise of a pixel with which a fit is refused, and change across the image that
+#: matters.
+HOPELESS, TILT = 20.0, 0.4
 
 #: Sky in units of its own error that is no accident.
 SIGNIFICANT = 5.0
@@ -53,6 +59,9 @@ _APART = 4
 #: Fall of the light away from sources, in units of its error, that is no accident.
 _FALLS = 2.0
 
+#: Rounds of fits of a plane, and the deviation in units of the noise of pixels that are left out.
+_ROUNDS, _CLIP = 4, 2.5
+
 #: Percentile of a normal distribution one standard deviation below its mean.
 _LOW = 15.866
 
@@ -75,6 +84,9 @@ class Field(NamedTuple):
         where they are the brighter the closer they are to sources, whose light reaches there.
     noise
         Scatter of empty pixels, ``[B]``, in the unit of the image.
+    tilt
+        Largest deviation of a plane through the empty pixels from its mean in the image, ``[B]``, in
+        units of `noise`; zero where it is no more than an accident.
     area
         Pixels over which a point source is measured, ``[B]``: the sum of one over its squares.
     """
@@ -84,6 +96,7 @@ class Field(NamedTuple):
     sky: np.ndarray
     sky_error: np.ndarray
     noise: np.ndarray
+    tilt: np.ndarray
     area: np.ndarray
 
     @property
@@ -129,20 +142,46 @@ def measure_field(obs: Observation, positions: Positions | None = None) -> Field
 
 def check_field(
     obs: Observation | JointObservation, positions: Positions | None = None
-) -> list[str]:
-    """Return sentences on noise and sky that are not what the file says; none if all is well."""
-    said = []
-    for view in obs.views:
-        one = view.observation
-        field = measure_field(one, positions if one is obs.views[0].observation else None)
-        said += [*_noise_sentences(field, view.bands), *_sky_sentences(field, one, view.bands)]
-    return said
+) -> dict[str, str]:
+    """Return what noise and sky are that the file does not say; empty if all is well.
+
+    Returns
+    -------
+    dict
+        Sentences by code.  ``noise``: empty pixels scatter by far more or less.  ``sky``: their median
+        is not zero.  ``gradient``: they change across the image.
+    """
+    return _sentences(_measure_all(obs, positions), obs)
 
 
 def warn_of_field(obs: Observation | JointObservation, positions: Positions | None = None) -> None:
-    """Warn with the sentences of `check_field`."""
-    for sentence in check_field(obs, positions):
+    """Warn with the sentences of `check_field`.
+
+    Raises
+    ------
+    InputError
+        If there is so much sky that fluxes would mean nothing.
+    """
+    field = _measure_all(obs, positions)
+    with np.errstate(invalid="ignore"):
+        hopeless = field.sky_is_significant & (np.abs(field.sky) > HOPELESS * field.noise)
+    if hopeless.any():
+        raise InputError(
+            f"the sky is left in: {_by_band(obs.bands, field.sky, hopeless)} per pixel, more than "
+            f"{HOPELESS:g} times the noise; subtract it, or use subtract_sky=True (--subtract-sky in the "
+            "shell)."
+        )
+    for sentence in _sentences(field, obs).values():
         note(sentence, FieldWarning)
+
+
+def _measure_all(obs: Observation | JointObservation, positions: Positions | None) -> Field:
+    """Measure the bands of all views; the positions are in pixels of the first."""
+    each = [
+        measure_field(view.observation, None if number else positions)
+        for number, view in enumerate(obs.views)
+    ]
+    return Field(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
 
 
 def rescale_noise(
@@ -231,38 +270,40 @@ def _by_band(bands: Sequence[str], values: np.ndarray, which: np.ndarray) -> str
     return ", ".join(chosen)
 
 
-def _noise_sentences(field: Field, bands: Sequence[str]) -> list[str]:
-    factor = field.noise_factor
-    said = []
-    for small, word in ((True, "large"), (False, "small")):
-        which = factor < 1 if small else factor > 1
-        if which.any():
-            times = [
-                f"{max(f, 1 / f):.2g} ({b})" for b, f in zip(bands, factor) if (f < 1) == small
-            ]
-            times = [one for one, w in zip(times, which[(factor < 1) == small], strict=True) if w]
-            said.append(
-                f"empty pixels scatter by far {'less' if small else 'more'} than the noise in the file "
-                f"says, so errors are too {word}, by a factor of {', '.join(times)}: are the weights "
-                "inverse variances?  rescale_noise=True (--rescale-noise in the shell) mends it."
-            )
-    return said
-
-
-def _sky_sentences(field: Field, obs: Observation, bands: Sequence[str]) -> list[str]:
-    said = []
-    unit, factor = obs.flux_unit
-    for band, here in enumerate(field.has_sky):
-        if not here:
-            continue
-        in_noise = field.sky[band] / field.noise[band]
-        bias = field.sky[band] * field.area[band] * factor[band]
-        said.append(
-            f"sky is left in band {bands[band]}, {field.sky[band]:.3g} ± {field.sky_error[band]:.1g} per "
-            f"pixel ({in_noise:+.2f} times its noise), which adds about "
-            f"{bias:.3g}{f' {unit}' if str(unit) else ''} to the flux of a point source, "
-            f"{abs(in_noise) * np.sqrt(field.area[band]):.1f} times its error, and more to galaxies: subtract_sky=True (--subtract-sky in "
-            "the shell) mends it."
+def _sentences(field: Field, obs: Observation | JointObservation) -> dict[str, str]:
+    said, factor = {}, field.noise_factor
+    if (factor != 1).any():
+        each = [
+            f"{max(f, 1 / f):.2g} times too {'large' if f < 1 else 'small'} in band {b}"
+            for f, b in zip(factor, obs.bands, strict=True)
+            if f != 1
+        ]
+        said["noise"] = (
+            "empty pixels do not scatter by the noise in the file, whose errors are "
+            f"{', '.join(each)}: are the weights inverse variances?  rescale_noise=True "
+            "(--rescale-noise in the shell) mends it."
+        )
+    if field.has_sky.any():
+        unit, to_unit = obs.flux_unit
+        name = f" {unit}" if str(unit) else ""
+        bias, in_noise = field.sky * field.area * to_unit, field.sky / field.noise
+        each = [
+            f"{field.sky[b]:.3g} ± {field.sky_error[b]:.1g} per pixel in band {band} "
+            f"({in_noise[b]:+.2f} times its noise; {bias[b]:+.3g}{name} of flux for a point source, "
+            f"{abs(in_noise[b]) * np.sqrt(field.area[b]):.1f} errors)"
+            for b, band in enumerate(obs.bands)
+            if field.has_sky[b]
+        ]
+        said["sky"] = (
+            f"a sky is left in that biases fluxes, of galaxies the most: {', '.join(each)}; "
+            "subtract_sky=True (--subtract-sky in the shell) mends it."
+        )
+    tilted = field.tilt > TILT * field.correlation**2
+    if tilted.any():
+        said["gradient"] = (
+            "the sky changes across the image, in units of the noise of a pixel by up to "
+            f"{_by_band(obs.bands, field.tilt, tilted)}: subtract a model of it, for example with "
+            "sep.Background; --subtract-sky takes a constant off."
         )
     return said
 
@@ -297,26 +338,24 @@ def _band(image, weights, psf, empty, far) -> tuple[float, ...]:
     good = empty & (weights > 0)
     count = int(good.sum())
     if count < _FEWEST:
-        return (np.nan, 1.0, np.nan, np.nan, np.nan, area)
+        return (np.nan, 1.0, np.nan, np.nan, np.nan, 0.0, area)
     values = image[good].astype(float)
     sky, low = (float(one) for one in np.percentile(values, [50, _LOW]))
     in_noise = (image - sky) * np.sqrt(weights)
     scatter = min(-float(np.percentile(in_noise[good], _LOW)), _scatter_apart(in_noise, good))
     if not (scatter > _NOISELESS and sky > low):
         # Pixels without noise, as of a simulation on purpose.
-        return (np.nan, 1.0, np.nan, np.nan, np.nan, area)
-    correlation = _correlation(np.clip(in_noise / scatter, -3, 3), good)
+        return (np.nan, 1.0, np.nan, np.nan, np.nan, 0.0, area)
+    plane, slopes, slope_errors = _plane(in_noise / scatter, good)
+    correlation = _correlation(np.clip(in_noise / scatter - plane, -3, 3), good)
     # The median of n normal deviates scatters by 1.25 / sqrt(n).
     noise = float(sky - low)
     error = 1.25 * noise * correlation / np.sqrt(count)
-    return (
-        scatter,
-        correlation,
-        _flat(image, good, far, sky, noise, correlation),
-        error,
-        noise,
-        area,
-    )
+    flat = _flat(image, good, far, sky, noise, correlation)
+    # The errors of slopes are those of independent pixels.
+    real = np.abs(slopes) > SIGNIFICANT * slope_errors * correlation
+    tilt = float(np.abs(slopes).sum() / 2) if real.any() else 0.0
+    return (scatter, correlation, flat, error, noise, tilt, area)
 
 
 def _flat(image, good, far, sky: float, noise: float, correlation: float) -> float:
@@ -328,6 +367,23 @@ def _flat(image, good, far, sky: float, noise: float, correlation: float) -> flo
     falls = float(np.median(image[inner])) - here
     error = 1.25 * noise * correlation * np.sqrt(1 / outer.sum() + 1 / inner.sum())
     return sky if falls < _FALLS * error else max(here - falls, 0.0)
+
+
+def _plane(values: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a plane through good pixels, its change across the image along both axes, and errors."""
+    height, width = values.shape
+    rows, columns = np.indices(values.shape, float)
+    design = np.stack([np.ones(values.shape), rows / height - 0.5, columns / width - 0.5], -1)
+    plane, found, inverse = np.zeros(values.shape), np.zeros(3), np.zeros((3, 3))
+    for _ in range(_ROUNDS):
+        # Faint light is above the sky, not below.
+        used = good & (np.abs(values - plane) < _CLIP)
+        if used.sum() < _FEWEST:
+            return np.zeros(values.shape), np.zeros(2), np.zeros(2)
+        inverse = np.linalg.pinv(design[used].T @ design[used])
+        found = inverse @ (design[used].T @ values[used])
+        plane = design @ found
+    return plane, found[1:], np.sqrt(np.diag(inverse))[1:]
 
 
 def _scatter_apart(values: np.ndarray, good: np.ndarray) -> float:

@@ -646,8 +646,8 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
         return [folder / "posterior.nc"]
 
     monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_: None)
-    for name in ("noise_sentence", "displacement_sentence"):
-        monkeypatch.setattr(f"scorepriors.inference.cli._sampling.{name}", lambda _: "")
+    for name in ("noise_sentence", "input_sentences"):
+        monkeypatch.setattr(f"scorepriors.inference.cli._sampling.{name}", lambda _: [])
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
     options = "--algorithm", "hmc", "--output", tmp_path / "out"

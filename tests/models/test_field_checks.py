@@ -7,6 +7,7 @@ import pytest
 from astropy.wcs import WCS
 from scipy.ndimage import gaussian_filter
 
+from scorepriors._errors import InputError
 from scorepriors.models import join_observations, load_example, rescale_noise, subtract_sky
 from scorepriors.models.data._field_checks import (
     FieldWarning,
@@ -52,7 +53,7 @@ def test_what_is_right_is_measured_as_such():
     np.testing.assert_allclose(found.scatter, 1, atol=0.08)
     np.testing.assert_allclose(found.noise, NOISE, atol=0.16)
     assert (np.abs(found.sky) < 4 * found.sky_error).all()
-    assert check_field(field(), AT) == []
+    assert check_field(field(), AT) == {}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -63,14 +64,14 @@ def test_no_false_alarm(seed):
     noise = light(places, 10 ** rng.uniform(1.8, 3.5, 12)) + rng.normal(0, NOISE, (2, 64, 64))
     obs = field(noise=noise)
     names = tuple(map(str, range(15)))
-    assert check_field(obs, Positions(names, np.vstack([PLACES, places]), np.zeros(15, bool))) == []
-    assert check_field(obs) == []
+    assert check_field(obs, Positions(names, np.vstack([PLACES, places]), np.zeros(15, bool))) == {}
+    assert check_field(obs) == {}
 
 
 def test_the_example_raises_no_alarm():
     obs, truth = load_example()
     names = tuple(map(str, range(len(truth.center))))
-    assert check_field(obs, Positions(names, truth.center, np.zeros(len(names), bool))) == []
+    assert check_field(obs, Positions(names, truth.center, np.zeros(len(names), bool))) == {}
 
 
 @pytest.mark.parametrize(
@@ -78,31 +79,32 @@ def test_the_example_raises_no_alarm():
 )
 def test_noise_that_is_not_what_the_file_says(claimed, word):
     obs = field(claimed=claimed)
-    (sentence,) = check_field(obs, AT)
-    assert f"errors are too {word}, by a factor of " in sentence
+    said = check_field(obs, AT)
+    assert list(said) == ["noise"]
+    assert said["noise"].count(f"times too {word} in band") == 2
     found = measure_field(obs, AT)
     np.testing.assert_allclose(found.noise_factor, 1 / claimed, rtol=0.08)
-    with pytest.warns(FieldWarning, match="scatter by far"):
+    with pytest.warns(FieldWarning, match="do not scatter by the noise in the file"):
         warn_of_field(obs, AT)
     with pytest.warns(FileWarning, match=r"errors were multiplied by .* \(band g\), .* \(band r\)"):
         mended = rescale_noise(obs, AT)
     np.testing.assert_allclose(mended.weights, NOISE**-2, rtol=0.16)
-    assert check_field(mended, AT) == []
+    assert check_field(mended, AT) == {}
 
 
 @pytest.mark.parametrize("claimed", [0.8, 1.0, 1.25])
 def test_noise_that_is_usual_is_left_alone(claimed):
     obs = field(claimed=claimed)
-    assert check_field(obs, AT) == []
+    assert check_field(obs, AT) == {}
     assert rescale_noise(obs, AT) is obs
 
 
 def test_one_band_of_two():
     obs = field()
     obs = dataclasses.replace(obs, weights=obs.weights * np.reshape([1, 0.01], (2, 1, 1)))
-    (sentence,) = check_field(obs, AT)
-    assert "(r)" in sentence
-    assert "(g)" not in sentence
+    sentence = check_field(obs, AT)["noise"]
+    assert "in band r:" in sentence
+    assert "band g" not in sentence
     with pytest.warns(FileWarning, match=r"multiplied by 0\.\d+ \(band r\)\.$"):
         mended = rescale_noise(obs, AT)
     np.testing.assert_array_equal(mended.weights[0], obs.weights[0])
@@ -115,29 +117,45 @@ def test_resampled_pixels_scatter_less_and_that_is_no_error(length, seed):
     independent = np.random.default_rng(seed).normal(0, NOISE, (2, 64, 64))
     noise = np.stack([gaussian_filter(one, length, mode="wrap") for one in independent])
     assert noise.std() < 0.6 * NOISE
-    assert check_field(field(noise=noise), AT) == []
+    assert check_field(field(noise=noise), AT) == {}
 
 
 @pytest.mark.parametrize("sky", [-1.0, 1.0, 4.0, 1000.0])
 def test_sky_that_is_left_in(sky):
     obs = field(sky=sky)
     said = check_field(obs, AT)
-    assert len(said) == 2
-    assert said[0].startswith("sky is left in band g, ")
+    assert list(said) == ["sky"]
+    assert said["sky"].count("per pixel in band") == 2
     found = measure_field(obs, AT)
     np.testing.assert_allclose(found.sky, sky, atol=0.25)
     with pytest.warns(FileWarning, match=r"a sky per pixel was subtracted: .* \(band g\), "):
         mended = subtract_sky(obs, AT)
     np.testing.assert_allclose(mended.images, field().images, atol=0.3)
-    assert check_field(mended, AT) == []
+    assert check_field(mended, AT) == {}
+
+
+def test_a_sky_that_no_fit_survives_is_refused():
+    with pytest.raises(
+        InputError, match=r"1e\+03 \(band g\).* per pixel, more than 20 times the noise"
+    ):
+        warn_of_field(field(sky=1000.0), AT)
+
+
+def test_a_gradient_is_said():
+    obs = field()
+    images = obs.images + np.linspace(-3, 3, 64)
+    said = check_field(dataclasses.replace(obs, images=images), AT)
+    assert list(said) == ["gradient"]
+    assert "sky changes across the image" in said["gradient"]
 
 
 def test_the_bias_that_a_sky_makes():
     obs = field(sky=[1.0, 0.0], zero_point=31.4 - 2.5 * np.log10(2))
-    (sentence,) = check_field(obs, AT)
+    sentence = check_field(obs, AT)["sky"]
     # Fitting a point source to a constant c gives c over the sum of the squares of the PSF.
     sky = measure_field(obs, AT).sky[0]
-    assert f"adds about {sky * 2 / (PSF**2).sum():.3g} nJy to the flux" in sentence
+    assert f"{sky * 2 / (PSF**2).sum():+.3g} nJy of flux for a point source" in sentence
+    assert "band r" not in sentence
 
 
 def test_light_of_a_large_galaxy_is_no_sky():
@@ -147,8 +165,8 @@ def test_light_of_a_large_galaxy_is_no_sky():
         pixels = 60 * profile + np.random.default_rng(0).normal(0, NOISE, (1, 100, 100))
         obs = Observation.from_arrays(pixels, variance=np.full(pixels.shape, NOISE**2), psfs=PSF)
         at = Positions(("a",), np.array([[50.0, 49.0]]), np.zeros(1, bool))
-        assert check_field(obs, at) == []
-        assert check_field(obs) == []
+        assert check_field(obs, at) == {}
+        assert check_field(obs) == {}
 
 
 def test_masked_pixels_and_empty_bands_say_nothing():
@@ -158,14 +176,14 @@ def test_masked_pixels_and_empty_bands_say_nothing():
     obs = Observation.from_arrays(images, weights=weights, psfs=obs.psfs, bands=obs.bands)
     found = measure_field(obs, AT)
     assert np.isnan(found.scatter[1])
-    assert check_field(obs, AT) == []
+    assert check_field(obs, AT) == {}
     assert rescale_noise(obs, AT) is obs
     assert subtract_sky(obs, AT) is obs
 
 
 def test_pixels_without_noise_say_nothing():
     obs = field(noise=np.zeros((2, 64, 64)))
-    assert check_field(obs, AT) == []
+    assert check_field(obs, AT) == {}
 
 
 def test_masked_pixels_stay_zero():
@@ -185,11 +203,12 @@ def test_joined_observations_are_mended_one_by_one():
     first, second = field(wcs=wcs), field(sky=3.0, claimed=4.0, wcs=wcs, bands="iz", seed=1)
     joint = join_observations(first, second)
     said = check_field(joint, AT)
-    assert len(said) == 3
-    assert "(i)" in said[0]
+    assert set(said) == {"noise", "sky"}
+    assert "too large in band i, " in said["noise"]
+    assert "band g" not in said["noise"] + said["sky"]
     with pytest.warns(FileWarning, match=r"subtracted: .*\(band i\), .*\(band z\)"):
         joint = subtract_sky(joint, AT)
     with pytest.warns(FileWarning, match=r"multiplied by .*\(band i\), .*\(band z\)"):
         joint = rescale_noise(joint, AT)
-    assert check_field(joint, AT) == []
+    assert check_field(joint, AT) == {}
     assert joint.views[0].observation is first

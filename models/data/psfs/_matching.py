@@ -103,7 +103,7 @@ def _hinted_band(source: Source, bands: Sequence[str]) -> str | None:
     words = _words(source.hint)
     for fold in (str, str.casefold):
         folded = [fold(word) for word in words]
-        same = [band for band in bands if fold(band) in folded]
+        same = [band for band in bands if {fold(band), fold(_last_word(band))} & set(folded)]
         if len(same) == 1:
             return same[0]
     return None

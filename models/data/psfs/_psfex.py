@@ -9,7 +9,10 @@ from scorepriors._errors import InputError
 from scorepriors.models.data._warnings import note
 from scorepriors.models.data.readers._files import HDU
 
-from ._sources import Place, Source, Stamp
+from ._sources import Place, Source, Stamp, tell_if_a_part
+
+#: Largest scaled variable: stars lie within half of the scale, a scene may a little beyond.
+_REACH = 0.75
 
 
 def psfex_sources(hdus: Sequence[HDU], label: str) -> list[Source]:
@@ -80,13 +83,16 @@ def _variable(header: fits.Header, axis: int, place: Place, label: str) -> float
     name = str(header.get(f"POLNAME{axis}", "")).strip().upper()
     zero = _number(header, f"POLZERO{axis}", None, label)
     scale = _number(header, f"POLSCAL{axis}", None, label) or 1.0
-    value = None
+    value: float | None = None
     sky = place.sky or (None, None)
     if name.endswith("_IMAGE") and name[0] in "XY":
         along = place.column if name[0] == "X" else place.row
         value = None if along is None else along + 1  # counted from 1
+        if axis == 1:
+            tell_if_a_part(label, place, abs(scale))
     elif name.startswith(("X_WORLD", "XWIN_WORLD", "ALPHA")):
-        value = sky[0]
+        # On the side of 0 or 360 degrees where the field is.
+        value = None if sky[0] is None else (sky[0] - zero + 180) % 360 - 180 + zero
     elif name.startswith(("Y_WORLD", "YWIN_WORLD", "DELTA")):
         value = sky[1]
     if value is None:
@@ -94,7 +100,13 @@ def _variable(header: fits.Header, axis: int, place: Place, label: str) -> float
             f"the PSF of {label} varies with {name or 'a variable without name'}, which is not known here; its mean {zero:.6g} was taken."
         )
         return 0.0
-    return (value - zero) / scale
+    scaled = (value - zero) / scale
+    if abs(scaled) > _REACH:
+        note(
+            f"{label} was made for {name} from {zero - scale / 2:.6g} to {zero + scale / 2:.6g}, "
+            f"but the scene lies at {value:.6g}; its polynomial was extrapolated."
+        )
+    return scaled
 
 
 def _number(header: fits.Header, card: str, default: float | None, label: str) -> float:

@@ -13,7 +13,7 @@ from astropy.io import fits
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import broadcast_mask
 from scorepriors.models.data._warnings import note
-from scorepriors.models.data.psfs._read import sources_in_image
+from scorepriors.models.data.psfs._contents import sources_in_image
 
 from ._bands import BandPart, combine
 from ._cards import (
