@@ -142,6 +142,14 @@ def test_one_file_with_several_for_each_band(tmp_path):
     assert_right(read_psf(path, bands=("r",)), ("r",))
 
 
+@pytest.mark.parametrize("hdu", ["PSF_R", "psf_r", "2", "PSF_R,1"])
+def test_an_hdu_that_is_pointed_at(tmp_path, hdu):
+    path = write(tmp_path / "p.fits", ("g", "PSF_G", {}), ("r", "PSF_R", {}))
+    assert_right(read_psf(f"{path}[{hdu}]", bands=("band0",)), "r")
+    with pytest.raises(InputError, match=r"there is no HDU 'X'; found PRIMARY, PSF_G, PSF_R"):
+        read_psf(f"{path}[X]", bands=("r",))
+
+
 def test_one_for_all_is_said(tmp_path):
     fits.PrimaryHDU(psf("g"), fits.Header({"FILTER": "g"})).writeto(tmp_path / "p.fits")
     for given in (tmp_path / "p.fits", [str(tmp_path / "p.fits")]):

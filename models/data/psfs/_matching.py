@@ -54,7 +54,8 @@ def match(sources: Sequence[Source], bands: tuple[str, ...], in_order: bool) -> 
     raise InputError(
         f"there are {len(sources)} PSFs for {len(bands)} band(s), and it can't be told which "
         f"belongs to which: {_where(sources)} has {names}, the bands are {', '.join(bands)}; "
-        "name each HDU's band by a card BAND, or give one file for each band."
+        "name each HDU's band by a card BAND, or give one for each band, as file.fits or "
+        "file.fits[HDU]."
     )
 
 
