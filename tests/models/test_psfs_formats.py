@@ -226,6 +226,8 @@ def test_psfex_that_varies_with_something_else(tmp_path):
         ({"PSF_SAMP": 0.0}, "PSF_SAMP = 0; it must be positive"),
         ({"PSF_SAMP": "half"}, "the card PSF_SAMP holds 'half'; give a number"),
         ({"POLDEG1": "two"}, "the card POLDEG1 holds 'two'; give a number"),
+        ({"POLDEG1": 1e30}, r"the card POLDEG1 holds 1e\+30; give 0 to 12"),
+        ({"POLNAXIS": -1}, "the card POLNAXIS holds -1; give 0 to 12"),
     ],
 )
 def test_psfex_errors(tmp_path, cards, message):
