@@ -1,5 +1,7 @@
 """One test per convention of columns: surveys, programs, and objects of Python."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from astropy import units
@@ -229,20 +231,14 @@ def test_columns_of_pixels_that_differ_are_said():
         check(table)
 
 
-class Cut:
-    """An image that was cut from a file, from row 100 and column 200."""
-
-    corner = (100, 200)
-
-    def __getattr__(self, name):
-        return getattr(OBS, name)
-
-
 def test_pixels_of_the_whole_file_are_moved_to_a_cut():
+    cut = dataclasses.replace(OBS, corner=(100, 200))
     with pytest.warns(FileWarning, match=r"pixels of the whole file, .* \(x, y\) = \(200, 100\)"):
-        check(XY + np.array([200, 100]), Cut())
+        check(XY + np.array([200, 100]), cut)
     with pytest.warns(FileWarning, match="taken as pixels of the cut"):
-        check(XY, Cut())
+        check(XY, cut)
+    both = Table({"x": XY[:, 0] + 200, "y": XY[:, 1] + 100, "ra": RA, "dec": DEC})
+    check(both, cut)
 
 
 WORDS = {

@@ -261,6 +261,46 @@ def test_damaged_cards_are_named(name, cards, message, tmp_path):
         opened(made)
 
 
+#: Cards on which fluxes, noise or masks depend.
+CARDS = (
+    "BUNIT",
+    "MAGZERO",
+    "MAGZP",
+    "MAGZPT",
+    "EXPTIME",
+    "PHOTFLAM",
+    "PHOTPLAM",
+    "GAIN",
+    "READNOI",
+)
+CARDS += ("FLUXMAG0", "PIXAR_SR", "BSOFTEN", "BOFFSET", "CAMCOL", "FILTER", "BAND", "MP_SAT")
+CARDS += ("MSKM0001", "MSKN0001", "ZP", "INSTRUME", "TELESCOP")
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "DES MEDS"])
+def test_damaged_cards_give_no_other_number_without_a_word(name, tmp_path):
+    made = MAKERS[name](tmp_path)
+    _, usual = opened(made)
+    path, whole = made.files[0], made.files[0].read_bytes()
+    with fits.open(path) as hdus:
+        present = [card for card in CARDS if any(card in hdu.header for hdu in hdus)]
+    damages = [(card, value) for card in present for value in (None, "x", "", True, 1e30, 0)]
+    rng = np.random.default_rng(len(name))
+    for choice in rng.choice(len(damages), min(6, len(damages)), replace=False):
+        card, value = damages[choice]
+        path.write_bytes(whole)
+        rewritten(path, **{card: value})
+        try:
+            obs, said = opened(made)
+        except InputError:
+            continue
+        found = measure(made, obs)
+        right = np.abs(found.ratio - 1).max() < 0.01 and abs(found.noise - 1) < 0.02
+        right = right and found.wrongly_masked == found.wrongly_used == 0
+        more = {str(one.message) for one in said} - {str(one.message) for one in usual}
+        assert right or more or nanojanskys(obs) is None, (card, value)
+
+
 @pytest.mark.parametrize(
     ("name", "cards", "message"),
     [

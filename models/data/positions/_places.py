@@ -68,7 +68,7 @@ def find_places(table: Table, columns: dict[str, str], obs) -> Places:
     columns
         Its names of columns by their lower case.
     obs
-        Observation with `shape` and `wcs`; its `corner`, if it has one, is that of a cut.
+        The observation; its corner is that of a cut.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def _pixel_places(table: Table, columns: dict[str, str], obs) -> list[Places]:
 
 def _from_whole(places: Places, obs) -> Places:
     """Move places in a file's image to those in the cut that was read from it."""
-    corner = np.array(getattr(obs, "corner", (0, 0)))
+    corner = np.array(obs.views[0].observation.corner)
     if not corner.any():
         return places
     moved = places._replace(

@@ -338,6 +338,10 @@ def kids_weights(weights: np.ndarray, header: fits.Header) -> np.ndarray:
 # --- noise that the files leave to be calculated --------------------------------------------
 
 
+#: Electrons per count that no camera reaches.
+_LARGEST_GAIN = 1e3
+
+
 def ztf_variance(
     pixels: np.ndarray, header: fits.Header, hdus: Sequence[Any], box: Box | None
 ) -> np.ndarray:
@@ -347,6 +351,8 @@ def ztf_variance(
     follows the noise of its own pixel would bias fluxes.
     """
     gain = positive(header, "GAIN")
+    if not gain < _LARGEST_GAIN:
+        raise InputError(f"the card GAIN is {gain:g} electrons per count; give noise= (--noise).")
     return _smooth(pixels) / gain + (positive(header, "READNOI") / gain) ** 2
 
 
