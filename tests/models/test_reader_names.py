@@ -22,7 +22,6 @@ NOISES = {
         "RMS",
         "UNC",
         "UNCERTAINTY",
-        "UNCERT",
     ),
     "ivar": ("IVAR", "INVVAR", "IVM", "WEIGHT", "WGT", "WHT"),
 }
@@ -60,6 +59,14 @@ def test_uncertainty_by_its_type(tmp_path, utype, kind):
         InputError, match="type 'UnknownUncertainty'; say what it is with noise_kin"
     ):
         Observation.read(path, psf())
+
+
+def test_uncertainty_of_a_type_that_is_not_said(tmp_path):
+    uncertainty = hdu(np.full(SHAPE, SIGMA), "UNCERT")
+    path = write(tmp_path / "a.fits", uncertainty, primary=noise())
+    with pytest.warns(FileWarning, match=r"UNCERT does not say what kind .* standard deviations"):
+        obs = Observation.read(path, psf())
+    np.testing.assert_allclose(obs.weights, SIGMA**-2, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +165,8 @@ def test_unnamed_bands_are_said(tmp_path):
     path = write(tmp_path / "a.fits", *hdus)
     with pytest.warns(FileWarning, match="2 images SCI, which were taken as bands band0, band1"):
         assert Observation.read(path, psf()).bands == ("band0", "band1")
-    with pytest.warns(FileWarning, match="taken as bands"):
-        assert Observation.read(path, psf(), bands="g,r").bands == ("g", "r")
+    psfs = np.stack([psf()] * 2)
+    assert Observation.read(path, psfs, bands="g,r").bands == ("g", "r")
 
 
 def test_chips_are_no_bands(tmp_path):

@@ -206,7 +206,8 @@ def _on_image(source: Source, place: Place, oversampling: float | None) -> np.nd
             f"{source.label} would have one sample in {step:.4g} pixels of the image, which is no "
             "PSF; correct its oversampling, or say it: psf_oversampling= (--psf-oversampling)."
         )
-    if max(image.shape) * step < _SMALLEST:
+    # One pixel is a PSF without width, as some give it where there is none.
+    if step != 1 and max(image.shape) * step < _SMALLEST:
         raise InputError(
             f"{source.label} covers {max(image.shape) * step:.2g} pixels of the image, with "
             f"{1 / step:.4g} samples per pixel; a PSF needs its wings, so correct that number."

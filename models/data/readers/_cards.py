@@ -84,13 +84,17 @@ def merged(primary: fits.Header, header: fits.Header) -> fits.Header:
     return both
 
 
+def says_nothing(value: str) -> bool:
+    """Return whether a text stands for a value that is not known."""
+    return str(value).strip().lower() in _NOTHING
+
+
 def text(header: fits.Header, card: str) -> str:
     """Return the text of a card; empty if it is missing or says that nothing is known."""
     value = header.get(card)
     if value is None or isinstance(value, bool | fits.card.Undefined):
         return ""
-    value = str(value).strip()
-    return "" if value.lower() in _NOTHING else value
+    return "" if says_nothing(value) else str(value).strip()
 
 
 def number(header: fits.Header, card: str) -> float | None:
@@ -98,7 +102,7 @@ def number(header: fits.Header, card: str) -> float | None:
     value = header.get(card)
     if value is None or isinstance(value, fits.card.Undefined):
         return None
-    if isinstance(value, str) and value.strip().lower() in _NOTHING:
+    if isinstance(value, str) and says_nothing(value):
         return None
     try:
         if isinstance(value, bool):
@@ -227,6 +231,8 @@ def header_unit(header: fits.Header, instead: str = "") -> units.UnitBase | None
     if not word:
         return None
     unit = parse_unit(word)
+    if isinstance(unit, units.UnitBase) and unit.is_equivalent(units.one) and unit.scale != 1:
+        return units.UnrecognizedUnit(word)  # a number
     if not isinstance(unit, units.UnitBase) or units.mag in getattr(unit, "bases", ()):
         raise InputError(
             f"the pixels are in {unit}, a logarithm; give an image that is linear in flux."
@@ -311,8 +317,12 @@ def header_zero_point(
 def _say_no_zero_point(header: fits.Header, unit: units.UnitBase | None) -> None:
     """Say why there are no magnitudes, where a card or a unit would make one expect them."""
     mend = "say zero_point= (--zero-point) for nanojanskys and magnitudes."
-    if "MAGZERO" in header:
-        note(f"the card MAGZERO is {str(header['MAGZERO']).strip()!r}, no number; {mend}")
+    for card in (*_ZERO_POINT_CARDS, *_LOOSE_CARDS, "FLUXMAG0", "PHOTFLAM", "PHOTPLAM"):
+        # Zero stands for sensitivities that are not known.
+        if card in header and header[card] != 0:
+            said = str(header[card]).strip()
+            note(f"no zero point comes from the card {card}, which is {said!r}; {mend}")
+            break
     if isinstance(unit, units.UnrecognizedUnit):
         note(f"the unit {str(unit)!r} is not known, so fluxes stay in the unit of a pixel; {mend}")
     elif unit is not None and units.kg in unit.decompose().bases:  # unlike counts and electrons

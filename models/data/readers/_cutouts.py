@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from astropy.wcs import WCS
+from astropy.wcs import WCS, DistortionLookupTable
 from astropy.wcs.utils import proj_plane_pixel_area
 
 from scorepriors._errors import InputError
@@ -81,4 +81,19 @@ def cut_box(options: FileOptions, wcs: WCS | None, shape: tuple[int, ...], where
             f"{last[0] - first[0]} x {last[1] - first[1]} instead of {side} x {side} pixels."
         )
     box = slice(first[0], last[0]), slice(first[1], last[1])
-    return Cut((height, width), box, wcs.slice(box))
+    return Cut((height, width), box, _cut_wcs(wcs, box))
+
+
+def _cut_wcs(wcs: WCS, box: tuple[slice, slice]) -> WCS:
+    """Return the WCS of a part; astropy's slices leave lookup tables of distortions in place."""
+    part = wcs.slice(box)
+    row, column = box[0].start, box[1].start
+    for name in ("cpdis1", "cpdis2", "det2im1", "det2im2"):
+        table = getattr(wcs, name)
+        if table is not None:
+            place = table.crval[0] - column, table.crval[1] - row
+            moved = DistortionLookupTable(
+                np.array(table.data), tuple(table.crpix), place, tuple(table.cdelt)
+            )
+            setattr(part, name, moved)
+    return part

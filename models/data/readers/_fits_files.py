@@ -26,6 +26,7 @@ from ._cards import (
     merged,
     number,
     pixel_area,
+    says_nothing,
 )
 from ._cutouts import Cut, cut_box
 from ._files import (
@@ -160,7 +161,9 @@ def _say_masked(
     if most.size == len(weights):
         note(f"{where}: {shares.mean():.0%} of the pixels are masked{mend}.")
     elif most.size:
-        said = [f"{shares[one]:.0%} of band {bands[one] if bands else one}" for one in most]
+        said = [
+            f"{shares[one]:.0%} of band {bands[one] if bands else one}" for one in map(int, most)
+        ]
         note(f"{where}: {', '.join(said)} are masked{mend}.")
 
 
@@ -206,7 +209,7 @@ def _read_file(
             ),
             None,
         )
-        parts = _named(parts, groups, extensions[0].header, path)
+        parts = _named(parts, groups, extensions[0].header, path, options)
         # An image with axes of length one is no grid of PSFs.
         others = [one for one in extensions if one not in used or len(one.shape or ()) < 4]
         psfs = _psfs(others, groups, product.psf if product else (), path.name)
@@ -229,7 +232,11 @@ def _psfs(
 
 
 def _named(
-    parts: list[BandPart], groups: list[Group], primary: fits.Header, path: Path
+    parts: list[BandPart],
+    groups: list[Group],
+    primary: fits.Header,
+    path: Path,
+    options: FileOptions,
 ) -> list[BandPart]:
     """Name bands of several HDUs: by their own cards, the names of HDUs, or numbers."""
     if len(parts) == 1:
@@ -245,7 +252,7 @@ def _named(
     known = [part.bands for part in parts]
     if all(known) and len({band for bands in known for band in bands or ()}) == count:
         return parts
-    if any(known) or _other_sky(parts):
+    if (any(known) and options.bands is None) or _other_sky(parts):
         image = groups[0].image
         first = _exact(image)
         said = "show different parts of the sky" if _other_sky(parts) else "have one band's name"
@@ -254,10 +261,11 @@ def _named(
             f"do; choose one with hdu={first!r} (--hdu {first})."
         )
     names = tuple(f"band{order}" for order in range(count))
-    note(
-        f"{path.name} holds {len(parts)} images {groups[0].image.name}, which were taken as bands "
-        f"{', '.join(names)}; bands= (--bands) names them, hdu= (--hdu) chooses one."
-    )
+    if options.bands is None:
+        note(
+            f"{path.name} holds {len(parts)} images {groups[0].image.name}, which were taken as "
+            f"bands {', '.join(names)}; bands= (--bands) names them, hdu= (--hdu) chooses one."
+        )
     return [part._replace(bands=(name,)) for part, name in zip(parts, names)]
 
 
@@ -329,6 +337,7 @@ class _File:
         weights, noise_hdu = self._weights(group, header, images, masked, cut)
         used += [image, *([noise_hdu] if noise_hdu is not None else [])]
         unit = header_unit(header, product.unit if product else "")
+        zero_point = self._zero_point(header, num_bands, unit, wcs)
         scale = number(header, "PIXSCALE") if wcs is None else None
         if scale is not None and not scale > 0:
             raise InputError(f"the card PIXSCALE holds {scale:g}; give arcseconds per pixel.")
@@ -341,7 +350,7 @@ class _File:
                 bands=self._bands(group, header, num_bands),
                 wcs=wcs,
                 unit=unit,
-                zero_point=self._zero_point(header, num_bands, unit, wcs),
+                zero_point=zero_point,
                 catalog=None,
                 scale=scale,
             ),
@@ -359,7 +368,7 @@ class _File:
         product = self.product
         if product is not None and product.bands is not None:
             names = by_row(product, product.bands, header)
-            if names is not None:
+            if names is not None and not any(says_nothing(name) for name in names):
                 return tuple(names)
         if product is not None and product.bands_in is not None:
             names = by_row(product, product.bands_in, self.extensions)
