@@ -17,13 +17,13 @@ _SAME_SCALE = 0.01
 def step_of(label: str, stamp: Stamp, scale: float | None, oversampling: float | None) -> float:
     """Return the distance of samples in pixels of the image."""
     if oversampling is not None:
-        if (
-            stamp.oversampling is not None
-            and abs(stamp.oversampling / oversampling - 1) > _SAME_SCALE
-        ):
+        said = stamp.oversampling
+        if stamp.scale is not None and scale is not None:
+            said = scale / stamp.scale
+        if said is not None and abs(said / oversampling - 1) > _SAME_SCALE:
             note(
-                f"{label} says that it has {stamp.oversampling:g} samples per pixel; it was taken "
-                f"to have {oversampling:g}, as asked for."
+                f"{label} says that it has {said:.4g} samples per pixel; it was taken to have "
+                f"{oversampling:g}, as asked for."
             )
         return 1 / oversampling
     if stamp.scale is not None and scale is not None:
