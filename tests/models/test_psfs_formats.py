@@ -226,6 +226,8 @@ def test_psfex_that_varies_with_something_else(tmp_path):
         ({"PSF_SAMP": 0.0}, "PSF_SAMP = 0; it must be positive"),
         ({"PSF_SAMP": "half"}, "the card PSF_SAMP holds 'half'; give a number"),
         ({"POLDEG1": "two"}, "the card POLDEG1 holds 'two'; give a number"),
+        ({"POLDEG1": 1e30}, r"the card POLDEG1 holds 1e\+30; give 0 to 12"),
+        ({"POLNAXIS": -1}, "the card POLNAXIS holds -1; give 0 to 12"),
     ],
 )
 def test_psfex_errors(tmp_path, cards, message):
@@ -541,9 +543,16 @@ def test_scales_that_contradict_are_refused(tmp_path, cards, message):
                 hdus["OVERDIST"].header[card] = value
     with pytest.raises(InputError, match=message):
         read_psf(path, bands=("f444w",), pixel_scale=SCALE)
-    if "holds 'x'" not in message:
+    if "holds 'x'" in message:
+        return
+    if cards["PIXELSCL"] is None:
         found = read_psf(path, bands=("f444w",), pixel_scale=SCALE, oversampling=4)
-        close_to(found[0], on_pixels(moffat(4.0)))
+    else:
+        with pytest.warns(
+            FileWarning, match=r"samples per pixel; it was taken to have 4, as asked"
+        ):
+            found = read_psf(path, bands=("f444w",), pixel_scale=SCALE, oversampling=4)
+    close_to(found[0], on_pixels(moffat(4.0)))
 
 
 def test_a_wcs_of_another_image_is_ignored(tmp_path):

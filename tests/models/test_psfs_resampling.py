@@ -155,6 +155,8 @@ def test_oversampling_is_taken_from_the_user():
     for bad in (0, -1, np.nan, "many"):
         with pytest.raises(InputError, match=r"psf_oversampling is .* give the samples per pixel"):
             observe(samples, bands=("r",), psf_oversampling=bad)
+    with pytest.raises(InputError, match=r"one sample in 10 pixels of the image, which is no PSF"):
+        observe(samples, bands=("r",), psf_oversampling=0.1)
     with pytest.raises(InputError, match=r"covers 2.5 pixels of the image, with 40 samples per"):
         observe(samples, bands=("r",), psf_oversampling=40)
 

@@ -19,6 +19,7 @@ from scorepriors.models.data.readers._files import (
     load_hdus,
     load_npz,
     reason,
+    split_hdu,
 )
 
 from ._cells import cell_sources, mosaic_sources
@@ -75,7 +76,8 @@ def _array_sources(array: np.ndarray, label: str, names: Sequence[str] = ()) -> 
     ]
 
 
-def _file_sources(path: Path) -> list[Source]:
+def _file_sources(given: Path) -> list[Source]:
+    path, hdu = split_hdu(given)
     path = check_file(path, (*PSF_ENDINGS, ".npz", ".npy"), "PSF file")
     if path.suffix.lower() == ".npz":
         return npz_sources(load_npz(path), path.name)
@@ -87,9 +89,26 @@ def _file_sources(path: Path) -> list[Source]:
                 raise
             raise InputError(f"{path.name} is not a readable npy file: {reason(error)}.") from error
     hdus = load_hdus(path, PSF_ENDINGS)
+    if hdu is not None:
+        return _found(_pointed(hdus, hdu, path.name), f"{path.name}[{hdu}]")
     if is_piff_file(hdus):
         return [piff_file_source(path)]
     return _found(hdus, path.name)
+
+
+def _pointed(hdus: Sequence[HDU], hdu: str, label: str) -> list[HDU]:
+    """Return the HDU of a number or a name, and the tables, which may belong to it."""
+    word = hdu.strip().upper()
+    chosen = [one for number, one in enumerate(hdus) if word == str(number) or word in _names(one)]
+    if not chosen:
+        names = ", ".join(one.name or "(unnamed)" for one in hdus)
+        raise InputError(f"{label}: there is no HDU {hdu!r}; found {names}.")
+    tables = [one for one in hdus if hasattr(one.data, "colnames") and one not in chosen]
+    return [*chosen, *tables]
+
+
+def _names(one: HDU) -> set[str]:
+    return {one.name, f"{one.name},{one.header.get('EXTVER', 1)}"} - {""}
 
 
 def _in_memory(hdus: Sequence) -> list[HDU]:

@@ -11,6 +11,9 @@ from scorepriors.models.data.readers._files import HDU
 
 from ._sources import Place, Source, Stamp, tell_if_a_part
 
+#: Most variables, and the highest degree, of a polynomial that can be meant.
+_MOST = 12
+
 #: Largest scaled variable: stars lie within half of the scale, a scene may a little beyond.
 _REACH = 0.75
 
@@ -43,13 +46,13 @@ def _source(hdu: HDU, label: str) -> Source:
     step = _number(hdu.header, "PSF_SAMP", None, label)
     if not step > 0:
         raise InputError(f"{label} has PSF_SAMP = {step:g}; it must be positive.")
-    axes = int(_number(hdu.header, "POLNAXIS", 0, label))
+    axes = _count(hdu.header, "POLNAXIS", label)
     if axes and _number(hdu.header, "POLNGRP", 1, label) > 1:
         raise InputError(
             f"{label} varies by several groups of variables; run PSFEx with one group "
             "(PSFVAR_GROUPS 1,1)."
         )
-    degree = int(_number(hdu.header, "POLDEG1", 0, label)) if axes else 0
+    degree = _count(hdu.header, "POLDEG1", label) if axes else 0
     powers = exponents(axes, degree)
     if len(powers) != len(images):
         raise InputError(
@@ -107,6 +110,14 @@ def _variable(header: fits.Header, axis: int, place: Place, label: str) -> float
             f"but the scene lies at {value:.6g}; its polynomial was extrapolated."
         )
     return scaled
+
+
+def _count(header: fits.Header, card: str, label: str) -> int:
+    """Return a number of variables or a degree."""
+    value = _number(header, card, 0, label)
+    if value not in range(_MOST + 1):
+        raise InputError(f"{label}: the card {card} holds {value:g}; give 0 to {_MOST}.")
+    return int(value)
 
 
 def _number(header: fits.Header, card: str, default: float | None, label: str) -> float:

@@ -17,7 +17,7 @@ from ._checks import check_psfs
 from ._contents import sources_of
 from ._matching import match, named_band
 from ._resampling import on_pixels
-from ._scales import check_oversampling, step_of
+from ._scales import COARSEST, check_oversampling, step_of
 from ._sources import Place, Source
 
 #: Largest relative error of the sum by which an effective PSF is known: one in each pixel.
@@ -201,6 +201,11 @@ def _on_image(source: Source, place: Place, oversampling: float | None) -> np.nd
         raise InputError(f"{source.label} has the shape {image.shape}; give an image [P, P].")
     step = step_of(source.label, stamp, place.scale, oversampling)
     image = image.astype(np.float64)
+    if step > COARSEST:
+        raise InputError(
+            f"{source.label} would have one sample in {step:.4g} pixels of the image, which is no "
+            "PSF; correct its oversampling, or say it: psf_oversampling= (--psf-oversampling)."
+        )
     # One pixel is a PSF without width, as some give it where there is none.
     if step != 1 and max(image.shape) * step < _SMALLEST:
         raise InputError(

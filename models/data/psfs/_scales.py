@@ -8,7 +8,7 @@ from scorepriors.models.data._warnings import note
 from ._sources import Stamp
 
 #: Distances of samples, in pixels, beyond which a scale can't be that of a PSF.
-_FINEST, _COARSEST = 1 / 40, 4.0
+_FINEST, COARSEST = 1 / 40, 4.0
 
 #: Scales that differ by less are the same, relative.
 _SAME_SCALE = 0.01
@@ -17,13 +17,13 @@ _SAME_SCALE = 0.01
 def step_of(label: str, stamp: Stamp, scale: float | None, oversampling: float | None) -> float:
     """Return the distance of samples in pixels of the image."""
     if oversampling is not None:
-        if (
-            stamp.oversampling is not None
-            and abs(stamp.oversampling / oversampling - 1) > _SAME_SCALE
-        ):
+        said = stamp.oversampling
+        if stamp.scale is not None and scale is not None:
+            said = scale / stamp.scale
+        if said is not None and abs(said / oversampling - 1) > _SAME_SCALE:
             note(
-                f"{label} says that it has {stamp.oversampling:g} samples per pixel; it was taken "
-                f"to have {oversampling:g}, as asked for."
+                f"{label} says that it has {said:.4g} samples per pixel; it was taken to have "
+                f"{oversampling:g}, as asked for."
             )
         return 1 / oversampling
     if stamp.scale is not None and scale is not None:
@@ -37,7 +37,7 @@ def step_of(label: str, stamp: Stamp, scale: float | None, oversampling: float |
         )
     if stamp.wcs_scale is not None and scale is not None:
         step = stamp.wcs_scale / scale
-        if _FINEST < step < _COARSEST:
+        if _FINEST < step < COARSEST:
             return _step_by_scale(label, stamp, stamp.wcs_scale, scale)
         note(
             f"the WCS of {label} has pixels of {stamp.wcs_scale:.4g} arcsec, which can't be those "
@@ -55,7 +55,7 @@ def _step_by_scale(label: str, stamp: Stamp, sample: float, pixel: float) -> flo
     """Return the distance of samples in pixels, from the sides of both in arcseconds."""
     step = sample / pixel
     said = f"{label} has samples of {sample:.4g} arcsec and the image pixels of {pixel:.4g}"
-    if not _FINEST < step < _COARSEST:
+    if not _FINEST < step < COARSEST:
         raise InputError(
             f"{said}, which can't both be; correct the card, or say the samples per pixel: "
             "psf_oversampling= (--psf-oversampling)."

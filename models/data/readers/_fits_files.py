@@ -29,7 +29,16 @@ from ._cards import (
     says_nothing,
 )
 from ._cutouts import Cut, cut_box
-from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits, reason
+from ._files import (
+    FITS_ENDINGS,
+    NPZ_ENDINGS,
+    Extension,
+    Source,
+    check_file,
+    open_fits,
+    reason,
+    split_hdu,
+)
 from ._masks import masked_pixels
 from ._meds import check_same_object
 from ._names import (
@@ -555,14 +564,6 @@ def _only_image(
             f"{where}[1] or {where}[NAME]."
         )
     return images[0]
-
-
-def split_hdu(source: Source) -> tuple[Path, str | None]:
-    """Split ``file.fits[HDU]`` into the path and the HDU."""
-    match = re.match(r"^(.*)\[([^\[\]]+)\]$", str(source))
-    if match and not Path(source).exists():
-        return Path(match.group(1)), match.group(2)
-    return Path(source), None
 
 
 def _beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
