@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, uniform_filter
 
 from scorepriors._errors import InputError
 
@@ -30,8 +30,8 @@ USUAL = (0.7, 1.4)
 #: Sky in units of the noise of a pixel, and of the error of the flux of a galaxy, that matters.
 SKY, SKY_OF_FLUX = 0.15, 1.0
 
-#: Sky in units of the noise of a pixel with which a fit is refused, and change across the image that
-#: matters.
+#: Sky in units of the noise of a pixel with which a fit is refused, and depth of a slope below zero
+#: that matters.
 HOPELESS, TILT = 20.0, 0.4
 
 #: Sky in units of its own error that is no accident.
@@ -52,6 +52,10 @@ _FEWEST = 100
 
 #: Largest distance of pixels that are compared for correlations, and smallest R that is one.
 _LAGS, _CORRELATED = 2, 1.15
+
+#: Pixels for each different value below which an image is one of whole numbers, and side of the
+#: square over which variances are averaged.
+_STEPS, _AROUND = 10, 5
 
 #: Distance of pixels whose noise is independent also where it is resampled.
 _APART = 4
@@ -85,8 +89,8 @@ class Field(NamedTuple):
     noise
         Scatter of empty pixels, ``[B]``, in the unit of the image.
     tilt
-        Largest deviation of a plane through the empty pixels from its mean in the image, ``[B]``, in
-        units of `noise`; zero where it is no more than an accident.
+        How far below zero the darkest quarter of the empty pixels lies by a plane through them, ``[B]``,
+        in units of `noise`; zero where its slope is no more than an accident.
     area
         Pixels over which a point source is measured, ``[B]``: the sum of one over its squares.
     """
@@ -301,8 +305,8 @@ def _sentences(field: Field, obs: Observation | JointObservation) -> dict[str, s
     tilted = field.tilt > TILT * field.correlation**2
     if tilted.any():
         said["gradient"] = (
-            "the sky changes across the image, in units of the noise of a pixel by up to "
-            f"{_by_band(obs.bands, field.tilt, tilted)}: subtract a model of it, for example with "
+            "the sky changes across the image, and is below zero on one side, in units of the noise of "
+            f"a pixel by up to {_by_band(obs.bands, field.tilt, tilted)}: subtract a model of it, for example with "
             "sep.Background; --subtract-sky takes a constant off."
         )
     return said
@@ -339,32 +343,67 @@ def _band(image, weights, psf, empty, far) -> tuple[float, ...]:
     count = int(good.sum())
     if count < _FEWEST:
         return (np.nan, 1.0, np.nan, np.nan, np.nan, 0.0, area)
-    values = image[good].astype(float)
-    sky, low = (float(one) for one in np.percentile(values, [50, _LOW]))
-    in_noise = (image - sky) * np.sqrt(weights)
+    image, step = _without_steps(np.asarray(image, float), good)
+    middle, low = (float(one) for one in np.percentile(image[good], [50, _LOW]))
+    in_noise = (image - middle) / _smooth_noise(weights)
     scatter = min(-float(np.percentile(in_noise[good], _LOW)), _scatter_apart(in_noise, good))
-    if not (scatter > _NOISELESS and sky > low):
+    if not (scatter > _NOISELESS and middle > low):
         # Pixels without noise, as of a simulation on purpose.
         return (np.nan, 1.0, np.nan, np.nan, np.nan, 0.0, area)
     plane, slopes, slope_errors = _plane(in_noise / scatter, good)
     correlation = _correlation(np.clip(in_noise / scatter - plane, -3, 3), good)
     # The median of n normal deviates scatters by 1.25 / sqrt(n).
-    noise = float(sky - low)
+    noise = middle - low
     error = 1.25 * noise * correlation / np.sqrt(count)
-    flat = _flat(image, good, far, sky, noise, correlation)
+    flat = _flat(image, good, far, noise, correlation)
+    # Steps of whole numbers were filled with noise of their own.
+    own = np.sqrt(max(1 - step**2 / 12 / noise**2, 0.0))
+    scatter, noise = scatter * own, noise * own
     # The errors of slopes are those of independent pixels.
     real = np.abs(slopes) > SIGNIFICANT * slope_errors * correlation
-    tilt = float(np.abs(slopes).sum() / 2) if real.any() else 0.0
+    # Light of sources makes one side brighter, but no side darker than nothing.
+    quarter = good & (plane <= np.percentile(plane[good], 25))
+    tilt = max(-_level(image[quarter]) / noise, 0.0) if real.any() else 0.0
     return (scatter, correlation, flat, error, noise, tilt, area)
 
 
-def _flat(image, good, far, sky: float, noise: float, correlation: float) -> float:
-    """Return the part of a positive sky that does not fall off away from sources."""
+def _without_steps(image: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return an image of few different values with noise of one step added, and the step; else 0."""
+    different = np.unique(image[good])
+    if len(different) * _STEPS > good.sum() or len(different) < 2:
+        return image, 0.0
+    step = float(np.diff(different).min())
+    return image + np.random.default_rng(0).uniform(-step / 2, step / 2, image.shape), step
+
+
+def _smooth_noise(weights: np.ndarray) -> np.ndarray:
+    """Return the noise of pixels by the mean variance about them: variances may follow the pixels."""
+    good = (weights > 0).astype(float)
+    variance = good / np.where(weights > 0, weights, 1.0)
+    total, count = (uniform_filter(a, _AROUND, mode="constant") for a in (variance, good))
+    return np.sqrt(np.where(good > 0, total / np.maximum(count, 1e-6), 1.0))
+
+
+def _level(values: np.ndarray) -> float:
+    """Return the median or the clipped mean, whichever is closer to zero; zero between them.
+
+    Faint light raises the mean above the median, and a few counts lower the median below the mean.
+    """
+    middle, low = np.percentile(values, [50, _LOW])
+    mean = float(values[np.abs(values - middle) < 3 * (middle - low)].mean())
+    if middle * mean <= 0:
+        return 0.0
+    return float(min(middle, mean, key=abs))
+
+
+def _flat(image, good, far, noise: float, correlation: float) -> float:
+    """Return the sky; of a positive one the part that does not fall off away from sources."""
+    sky = _level(image[good])
     outer, inner = good & far, good & ~far
     if sky <= 0 or outer.sum() < _FEWEST or inner.sum() < _FEWEST:
         return sky
-    here = float(np.median(image[outer]))
-    falls = float(np.median(image[inner])) - here
+    here = _level(image[outer])
+    falls = _level(image[inner]) - here
     error = 1.25 * noise * correlation * np.sqrt(1 / outer.sum() + 1 / inner.sum())
     return sky if falls < _FALLS * error else max(here - falls, 0.0)
 

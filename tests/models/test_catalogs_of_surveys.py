@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 from astropy import units
-from astropy.table import MaskedColumn, QTable, Table
+from astropy.coordinates import SkyCoord
+from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
@@ -116,6 +117,22 @@ def test_objects_of_python(name):
     check(SOURCES[name]())
 
 
+@pytest.mark.parametrize(("name", "unit"), [("ra", "Degrees"), ("x", "pixels")])
+def test_words_for_units(name, unit):
+    other, values = ("dec", (RA, DEC)) if name == "ra" else ("y", XY.T)
+    unit = units.Unit(unit, parse_strict="silent")
+    check(Table({n: Column(v, unit=unit) for n, v in zip((name, other), values, strict=True)}))
+
+
+def test_frames_with_wrong_columns():
+    with pytest.raises(InputError, match=r"no columns of positions; .* found 0, 1\."):
+        read_positions(frame_of("pandas", XY), OBS)
+    doubled = frame_of("pandas", {"x": XY[:, 0], "y": XY[:, 1], "z": XY[:, 0]})
+    doubled.columns = ["x", "y", "x"]
+    with pytest.raises(InputError, match="the DataFrame of positions is no table"):
+        read_positions(doubled, OBS)
+
+
 def test_names_of_an_index():
     assert check(named_frame()).ids == ("a", "b", "c")
 
@@ -144,6 +161,18 @@ def test_one_source():
         ({"ra": ["10:00:00"], "dec": ["abc"]}, "column 'dec' holds 'abc', which is no angle"),
         ({"x": [None, 3.0], "y": [2.0, 3.0]}, r"1 position\(s\) are not finite"),
         ({"ra": np.array([1.0]) * units.m, "dec": [2.0]}, "column 'ra' is in m"),
+        (None, "array of positions has the type object"),
+        ([SkyCoord(1, 2, unit="deg"), 3], "the list of positions is no table"),
+        (
+            Table({"x": [1.0], "y": [2.0], "deblend_nChild": ["a"]}),
+            "column 'deblend_nChild' does not hold numbers",
+        ),
+        (
+            Table(
+                {"ra": Column([1.0], unit=units.Unit("cubit", parse_strict="silent")), "dec": [2]}
+            ),
+            "column 'ra' is in cubit; give it in deg",
+        ),
     ],
 )
 def test_wrong_objects(source, message):

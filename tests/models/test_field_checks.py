@@ -1,6 +1,7 @@
 """Noise and sky of empty pixels: what is said, what is mended, and what raises no alarm."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +9,13 @@ from astropy.wcs import WCS
 from scipy.ndimage import gaussian_filter
 
 from scorepriors._errors import InputError
-from scorepriors.models import join_observations, load_example, rescale_noise, subtract_sky
+from scorepriors.models import (
+    NoiseWarning,
+    join_observations,
+    load_example,
+    rescale_noise,
+    subtract_sky,
+)
 from scorepriors.models.data._field_checks import (
     FieldWarning,
     check_field,
@@ -179,6 +186,20 @@ def test_masked_pixels_and_empty_bands_say_nothing():
     assert check_field(obs, AT) == {}
     assert rescale_noise(obs, AT) is obs
     assert subtract_sky(obs, AT) is obs
+
+
+@pytest.mark.parametrize("counts", [1.0, 4.0, 30.0])
+@pytest.mark.parametrize("own", [False, True])
+def test_whole_numbers_of_few_counts_raise_no_alarm(counts, own):
+    """The median of a Poisson distribution is not its mean; variances may follow the pixels."""
+    rng = np.random.default_rng(0)
+    mean = light(PLACES, [150 * counts, 90 * counts, 300 * counts]) + counts
+    counted = rng.poisson(mean, (2, 64, 64))
+    variance = np.maximum(counted, 1) if own else np.broadcast_to(mean, counted.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoiseWarning)
+        obs = Observation.from_arrays(counted - counts, variance=variance, psfs=PSF)
+    assert check_field(obs, AT) == {}
 
 
 def test_pixels_without_noise_say_nothing():

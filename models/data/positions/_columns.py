@@ -117,13 +117,19 @@ def numbers(table: Table, name: str, unit: units.UnitBase | None = None) -> np.n
         raise InputError(f"the column {name!r} does not hold numbers; give one number per row.")
     values = values.astype(np.float64)
     given = getattr(column, "unit", None)
-    # Catalogs write "pixel" as they like, and units that astropy does not know.
-    if given is not None and unit is not None and not isinstance(given, units.UnrecognizedUnit):
+    if given is not None and unit is not None and not _means(given, unit):
         try:
             values = values * given.to(unit)
-        except units.UnitConversionError as error:
+        except (units.UnitConversionError, ValueError) as error:
             raise InputError(f"the column {name!r} is in {given}; give it in {unit}.") from error
     return np.where(missing, np.nan, values)
+
+
+def _means(given, unit: units.UnitBase) -> bool:
+    """Return whether a word that astropy does not know is this unit, as in "pixels", "Degrees"."""
+    known = {units.pix: ("pix", "px"), units.deg: ("deg", "°"), units.arcsec: ("arcsec", '"')}
+    word = str(given).strip().lower()
+    return isinstance(given, units.UnrecognizedUnit) and word.startswith(known[unit])
 
 
 def _from_text(values: np.ndarray, missing: np.ndarray) -> np.ndarray:

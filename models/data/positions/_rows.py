@@ -5,7 +5,7 @@ from astropy.table import Table
 
 from scorepriors.models.data._warnings import note
 
-from ._columns import first_of, plain, words
+from ._columns import first_of, numbers, words
 
 #: Columns that are true for one of several entries of a source: in overlaps of patches, tracts or
 #: bricks, and for the pieces of a blend against the blend itself.
@@ -31,8 +31,7 @@ def real_rows(table: Table, columns: dict[str, str]) -> np.ndarray:
     else:
         children = first_of(columns, _CHILDREN_COLUMNS)
         if children is not None:
-            values, missing = plain(table[children])
-            pieces = (values.astype(float) > 0) & ~missing
+            pieces = numbers(table, children) > 0  # not where it is missing
             _say(pieces, children, "blends, whose pieces are rows of their own")
             kept &= ~pieces
     if "type" in columns:

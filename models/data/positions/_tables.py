@@ -47,7 +47,7 @@ def as_table(source) -> Table:
         return _from_quantity(source)
     try:
         table = _from_columns(source)
-    except (TypeError, ValueError, KeyError) as error:
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise InputError(
             f"the {type(source).__name__} of positions is no table: {reason(error)}; give columns of "
             "one length."
@@ -63,7 +63,8 @@ def _from_columns(source) -> Table | None:
         return source.to_table()  # photutils' SourceCatalog
     if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
         named = source.index.name is not None or source.index.nlevels > 1
-        return Table.from_pandas(source.reset_index() if named else source)
+        frame = source.reset_index() if named else source
+        return Table.from_pandas(frame.rename(columns=str))
     if hasattr(source, "to_pydict"):  # pyarrow
         return Table(source.to_pydict())
     if hasattr(source, "columns") and hasattr(source, "to_dict"):  # polars
