@@ -6,7 +6,8 @@ from astropy.io import fits
 from click.testing import CliRunner
 
 from scorepriors.inference.cli import main
-from scorepriors.inference.cli._common import BAD_INPUT, read_scenes
+from scorepriors.inference.cli._common import BAD_INPUT
+from scorepriors.inference.cli._input import Input
 from scorepriors.models.data._warnings import FileWarning
 from scorepriors.models.rendering._psf import gaussian_psf
 
@@ -29,7 +30,7 @@ def files(tmp_path):
 
 
 def read(images, psf, **reading):
-    (obs,), _, _ = read_scenes(images, False, False, None, psf, None, (), reading)
+    (obs,), _, _ = Input(images, psf=psf, reading=reading).read()
     return obs
 
 

@@ -388,12 +388,12 @@ def test_highest_bits(tmp_path):
 
 
 def test_command_line_options_of_files(tmp_path):
-    from scorepriors.inference.cli._common import _FILE_OPTIONS, take_file_options
+    from scorepriors.inference.cli._input import READING, take_reading
 
-    empty = dict.fromkeys(_FILE_OPTIONS)
+    empty = dict.fromkeys(READING)
     options = empty | {"noise_files": ("a", "b"), "masks": (), "zero_point": "27,27.5", "other": 1}
-    assert take_file_options(options) == {"noise": ["a", "b"], "zero_point": [27.0, 27.5]}
+    assert take_reading(options) == {"noise": ["a", "b"], "zero_point": [27.0, 27.5]}
     assert options == {"other": 1}
     wrong = empty | {"noise_files": (), "masks": (), "zero_point": "high"}
     with pytest.raises(InputError, match="--zero-point is 'high'; give numbers"):
-        take_file_options(wrong)
+        take_reading(wrong)
