@@ -45,12 +45,13 @@ _CAMERAS = {
     ("2mass", "twomass"): {"j": 1235, "h": 1646, "k": 2160, "ks": 2160},
     ("ukidss", "wfcam", "uhs"): {"z": 883, "y": 1031, "j": 1250, "h": 1636, "k": 2206},
     ("euclid", "nisp", "nir", "vis"): {"vis": 715, "y": 1081, "j": 1367, "h": 1771},
+    ("skymapper",): {"u": 350, "v": 384, "g": 510, "r": 617, "i": 779, "z": 916},
     ("galex",): {"fuv": 153, "nuv": 230, "f": 153, "n": 230},
     ("irac", "spitzer"): {"1": 3551, "2": 4496, "3": 5725, "4": 7884},
 }  # fmt: skip
 
-#: Words that are filters in themselves: WISE, IRAC, GALEX, and the letters of Johnson and
-#: Cousins that no survey uses otherwise.
+#: Words that are filters in themselves: WISE, IRAC, GALEX, primed ones (LCO), and the letters of
+#: Johnson and Cousins that no survey uses otherwise.
 _WORDS = {
     "w1": 3368,
     "w2": 4618,
@@ -66,6 +67,11 @@ _WORDS = {
     "ch4": 7884,
     "fuv": 153,
     "nuv": 230,
+    "up": 355,
+    "gp": 477,
+    "rp": 622,
+    "ip": 755,
+    "zs": 870,
     "b": 437,
     "v": 548,
 }

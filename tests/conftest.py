@@ -19,8 +19,9 @@ from scorepriors.models import AbstractNoise
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.rendering._psf import gaussian_psf
 
-#: Not collected for doctests: that would define its classes a second time.
-collect_ignore = ["own_source.py"]
+#: Not collected for doctests: that would define classes a second time, and one file is for the
+#: library of another survey alone.
+collect_ignore = ["own_source.py", "survey_products"]
 
 
 def pytest_configure(config):

@@ -45,6 +45,9 @@ from scorepriors._filters import WAVELENGTHS, wavelength
         ("IRAC1", 3551),
         ("IRAC 3", 5725),
         ("ch2", 4496),
+        ("rp", 622),
+        ("SkyMapper v", 384),
+        ("ACS_WFC_F814W", 806),
         # Johnson and Cousins.
         ("V", 548),
         ("Bessell B", 437),

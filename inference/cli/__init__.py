@@ -47,10 +47,8 @@ class _Group(click.Group):
 
 
 def _format_warning(message, category, filename, lineno, line=None):
-    """Return what a file says or lacks as one line, other warnings with their place in the code."""
-    from scorepriors.models.data._warnings import FileWarning
-
-    if issubclass(category, FileWarning):
+    """Return our own sentences as one line, other warnings with their place in the code."""
+    if category.__module__.startswith("scorepriors."):
         return f"scorepriors: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from scorepriors._errors import InputError
 from scorepriors.inference._status import Check, FitStatus
+
+from ._input import input_options
 
 #: Exit codes: bad input, an unconverged or unreliable result, Ctrl-C.
 BAD_INPUT, NOT_CONVERGED, NOT_TRUSTED, INTERRUPTED = 2, 3, 3, 130
@@ -132,21 +133,6 @@ def noise_sentence(result) -> str:
     return ""
 
 
-def field_options():
-    """Return the options that mend the noise and the sky of a file."""
-    noise = click.option(
-        "--rescale-noise",
-        is_flag=True,
-        help="Rescale errors of bands whose empty pixels scatter by far more or less.",
-    )
-    sky = click.option(
-        "--subtract-sky",
-        is_flag=True,
-        help="Subtract the median of the empty pixels from each band.",
-    )
-    return lambda command: noise(sky(command))
-
-
 def input_sentences(result) -> list[str]:
     """Return sentences on positions, noise and sky that speak against a result."""
     from scorepriors.inference.deblending._doubts import doubts_of_input
@@ -162,112 +148,9 @@ def leave_to_doubts() -> None:
     warnings.simplefilter("ignore", FieldWarning)
 
 
-#: Kinds of noise, as in `scorepriors.models.data.readers._options`.
-NOISE_KINDS = ("variance", "deviation", "ivar", "exposure")
-
-#: Options of `Observation.from_fits`, by the names of their parameters in commands.
-_FILE_OPTIONS = {
-    "noise_files": "noise",
-    "noise_kind": "noise_kind",
-    "masks": "mask",
-    "good": "good",
-    "bad_planes": "bad_planes",
-    "zero_point": "zero_point",
-    "band_names": "bands",
-    "hdu": "hdu",
-    "position": "position",
-    "size": "size",
-    "psf_oversampling": "psf_oversampling",
-}
-
-
-def file_options(command):
-    """Add the options that say what a FITS file does not tell; see `take_file_options`."""
-    options = (
-        click.option(
-            "--noise",
-            "noise_files",
-            multiple=True,
-            metavar="FILE",
-            help="Noise in a file of its own, or file.fits[HDU]; once for each FILE.",
-        ),
-        click.option("--noise-kind", type=click.Choice(NOISE_KINDS), help="What the noise is."),
-        click.option(
-            "--mask",
-            "masks",
-            multiple=True,
-            metavar="FILE",
-            help="Mask in a file of its own, or file.fits[HDU]; once for each FILE.",
-        ),
-        click.option("--good", type=int, help="Value of the mask where pixels are good."),
-        click.option("--bad-planes", metavar="NAMES", help="Planes or bits to mask: SAT,CR,11."),
-        click.option(
-            "--zero-point", metavar="MAG", help="AB magnitude of one unit, or one a band."
-        ),
-        click.option("--bands", "band_names", metavar="NAMES", help="Names of the bands: g,r,i."),
-        click.option("--hdu", metavar="HDU", help="HDU of the image: number, name or SCI,2."),
-        click.option("--position", nargs=2, type=float, metavar="RA DEC", help="Cut about it."),
-        click.option("--size", type=float, metavar="ARCSEC", help="Side of the cut."),
-        click.option(
-            "--psf-oversampling", type=float, metavar="N", help="Samples of the PSF per pixel."
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def take_file_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of files out of those of a command, as keywords of `Observation.read`."""
-    taken = {keyword: options.pop(name) for name, keyword in _FILE_OPTIONS.items()}
-    zero = taken["zero_point"]
-    if zero is not None:
-        try:
-            values = [float(word) for word in zero.split(",")]
-        except ValueError as error:
-            raise InputError(
-                f"--zero-point is {zero!r}; give numbers, as 27 or 27,27.1."
-            ) from error
-        taken["zero_point"] = values if len(values) > 1 else values[0]
-    for name in ("noise", "mask"):
-        taken[name] = list(taken[name]) or None
-    return {keyword: value for keyword, value in taken.items() if value is not None}
-
-
 def scene_options(folder: str):
     """Return the options of commands that deblend a scene; results go to `folder`."""
     options = (
-        click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]..."),
-        click.option("--example", is_flag=True, help="Use the embedded blend instead of a file."),
-        click.option(
-            "--catalog",
-            type=click.Path(),
-            help="Positions: x, y (0-based) or ra, dec; a table of any usual kind, or ds9 regions.",
-        ),
-        click.option(
-            "--margin",
-            type=click.FloatRange(0),
-            metavar="PIXELS",
-            help="Keep sources up to this far outside of the image.  [default: by their brightness]",
-        ),
-        click.option(
-            "--psf",
-            type=click.Path(),
-            multiple=True,
-            metavar="FILE",
-            help="PSF, instead of the file's own: images, PSFEx, Piff or a grid; once for all "
-            "bands, or once for each.",
-        ),
-        click.option("--index", type=int, help="Which blend of a stacked npz set."),
-        click.option(
-            "--with",
-            "others",
-            type=click.Path(),
-            multiple=True,
-            metavar="FILE",
-            help="Another observation of the same sky (other pixels, PSFs, bands), fitted "
-            "jointly; may be given again.",
-        ),
         click.option(
             "--prior",
             "prior_names",
@@ -290,70 +173,8 @@ def scene_options(folder: str):
     )
 
     def decorate(command):
-        command = file_options(command)
         for option in reversed(options):
             command = option(command)
-        return command
+        return input_options(command)
 
     return decorate
-
-
-def read_scenes(files, example, each, catalog, psf, index, others, reading=None, *, margin=None):
-    """Return observations, their positions, and the truth of the example."""
-    from scorepriors.models.data._own_noise import NoiseWarning
-    from scorepriors.models.data.positions._light import PositionsWarning
-
-    with warnings.catch_warnings():
-        # `noise_sentence` says it, with what was done about it; and `doubts` the other.
-        warnings.simplefilter("ignore", NoiseWarning)
-        warnings.simplefilter("ignore", PositionsWarning)
-        return _read_scenes(
-            files, example, each, catalog, psf, index, others, reading or {}, margin
-        )
-
-
-def _read_scenes(files, example, each, catalog, psf, index, others, reading, margin):
-    from scorepriors.models.data._observation import Observation
-    from scorepriors.models.data.positions._reading import read_positions
-    from scorepriors.models.simulation._example import load_example
-
-    observations: list[Any]
-    psf = list(psf) if len(psf) > 1 else next(iter(psf), None)
-    truth = None
-    if example:
-        given = [*reading, *(["psf"] if psf else [])]
-        if given:
-            raise InputError(f"{', '.join(given)}: options of files; the example needs none.")
-        obs, truth = load_example()
-        observations = [obs]
-    else:
-        # Without --each several files are the bands of one blend.
-        scenes = files if each else [files[0] if len(files) == 1 else list(files)]
-        observations = [
-            Observation.read(scene, psf=psf, index=index, **own)
-            for scene, own in zip(scenes, _own_files(reading, scenes, each), strict=True)
-        ]
-    if others:
-        from scorepriors.models.data._joint import join_observations
-
-        observations = [join_observations(observations[0], *map(Observation.read, others))]
-    sources = [obs.catalog if catalog is None else catalog for obs in observations]
-    positions = [
-        None if source is None else read_positions(source, obs, margin=margin)
-        for source, obs in zip(sources, observations, strict=True)
-    ]
-    return observations, positions, truth
-
-
-def _own_files(reading: dict[str, Any], scenes, each: bool) -> list[dict[str, Any]]:
-    """Return the options of each scene: with --each, the noise and the mask of its own file."""
-    if not each:
-        return [reading] * len(scenes)
-    given = {name: reading[name] for name in ("noise", "mask") if name in reading}
-    for name, files in given.items():
-        if len(files) != len(scenes):
-            raise InputError(f"{len(files)} --{name} for {len(scenes)} files; give one for each.")
-    return [
-        reading | {name: files[number] for name, files in given.items()}
-        for number in range(len(scenes))
-    ]

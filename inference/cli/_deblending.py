@@ -14,15 +14,14 @@ from ._common import (
     INTERRUPTED,
     NOT_CONVERGED,
     NOT_TRUSTED,
-    field_options,
     fit_option,
     noise_option,
     noise_sentence,
     profile_option,
-    read_scenes,
     scene_options,
 )
 from ._diagnosis import diagnose_scene
+from ._input import Input, field_options
 
 
 @click.command()
@@ -33,24 +32,7 @@ from ._diagnosis import diagnose_scene
 @noise_option()
 @field_options()
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
-def deblend(
-    files,
-    example,
-    each,
-    catalog,
-    margin,
-    psf,
-    index,
-    others,
-    prior_names,
-    sigma,
-    output,
-    force,
-    diagnosed,
-    seed,
-    quiet,
-    **options,
-):
+def deblend(each, prior_names, sigma, output, force, diagnosed, seed, quiet, **options):
     """Deblend the galaxies in FILE (FITS or npz; or one FITS file per band).
 
     Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
@@ -60,14 +42,12 @@ def deblend(
     written).
     """
     started = time.monotonic()
-    reading = common.take_file_options(options)
-    if example == bool(files):
-        raise InputError("give either FILE or --example.")
-    if each and (example or others):
+    given = Input.take(options)
+    if each and (given.example or given.others):
         raise InputError(
-            f"--each goes with files, not with {'--example' if example else '--with'}."
+            f"--each goes with files, not with {'--example' if given.example else '--with'}."
         )
-    targets = _folders(files, output) if each else [output]
+    targets = _folders(given.files, output) if each else [output]
     common.prepare_jax()
     common.leave_to_doubts()
     from scorepriors.inference.reports._outputs import check_target, write_outputs
@@ -80,9 +60,7 @@ def deblend(
     from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
     from scorepriors.inference.deblending._priors import load_priors
 
-    observations, positions, truth = read_scenes(
-        files, example, each, catalog, psf, index, others, reading, margin=margin
-    )
+    observations, positions, truth = given.read(each=each)
     pixel_scale = observations[0].pixel_scale
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=pixel_scale)
     results = deblend_many(

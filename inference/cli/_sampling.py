@@ -13,13 +13,12 @@ from ._common import (
     INTERRUPTED,
     NOT_TRUSTED,
     REMEDIES,
-    field_options,
     input_sentences,
     noise_sentence,
-    read_scenes,
     scene_options,
 )
 from ._diagnosis import diagnose_scene
+from ._input import Input, field_options
 
 
 @click.command()
@@ -45,13 +44,6 @@ from ._diagnosis import diagnose_scene
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 def sample(
-    files,
-    example,
-    catalog,
-    margin,
-    psf,
-    index,
-    others,
     prior_names,
     sigma,
     algorithm,
@@ -75,9 +67,7 @@ def sample(
     trusted, 2 bad input, 3 not to be trusted (results are written, with the reasons), 130
     interrupted (draws made so far are written).
     """
-    reading = common.take_file_options(counts)
-    if example == bool(files):
-        raise InputError("give either FILE or --example.")
+    given = Input.take(counts)
     if force and resume:
         raise InputError("give either --force, to start again, or --resume, to go on.")
     for name, number, least in (
@@ -112,20 +102,13 @@ def sample(
     folder = Path(output)
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     result = _deblend_one(
-        files,
-        example,
-        catalog,
-        margin,
-        psf,
-        index,
-        others,
-        reading,
+        given,
         prior_names,
-        sigma,
-        seed,
-        on_terminal(True, quiet),
-        rescale_noise,
-        subtract_sky,
+        sigma=sigma,
+        key=jax.random.key(seed),
+        progress=on_terminal(True, quiet),
+        rescale_noise=rescale_noise,
+        subtract_sky=subtract_sky,
     )
     algorithm = default_algorithm(result) if algorithm is None else algorithm
     # Settings that are not given are the sampler's defaults.
@@ -191,41 +174,13 @@ def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
     return path
 
 
-def _deblend_one(
-    files,
-    example,
-    catalog,
-    margin,
-    psf,
-    index,
-    others,
-    reading,
-    prior_names,
-    sigma,
-    seed,
-    progress,
-    rescale_noise,
-    subtract_sky,
-):
+def _deblend_one(given: Input, prior_names, *, sigma, **options):
     """Return the scene to sample: one blend, without padding."""
-    import jax
-
     from scorepriors.inference.deblending._deblend import deblend, load_priors
 
-    (obs,), (positions,), _ = read_scenes(
-        files, example, False, catalog, psf, index, others, reading, margin=margin
-    )
+    (obs,), (positions,), _ = given.read()
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=obs.pixel_scale)
-    result = deblend(
-        obs,
-        positions,
-        prior=prior,
-        key=jax.random.key(seed),
-        padding=1,
-        progress=progress,
-        rescale_noise=rescale_noise,
-        subtract_sky=subtract_sky,
-    )
+    result = deblend(obs, positions, prior=prior, padding=1, **options)
     if result.free_form.fit.interrupted:
         raise KeyboardInterrupt
     return result

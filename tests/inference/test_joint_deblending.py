@@ -14,7 +14,7 @@ from conftest import gaussian_prior
 
 from scorepriors.inference import SamplingWarning, deblend, laplace_deblended, report_figure
 from scorepriors.inference.cli import main
-from scorepriors.inference.cli._common import read_scenes
+from scorepriors.inference.cli._input import Input
 from scorepriors.inference.deblending._draws import flux_draws
 from scorepriors.inference.deblending._scene_file import load_scene
 from scorepriors.inference.diagnosis._hallucination import hallucination_map
@@ -192,7 +192,7 @@ def test_the_command(views, tmp_path):
     refused = run(main, ["deblend", "--each", *paths, "--with", paths[1]])
     assert refused.exit_code == 2
     assert "--each" in refused.output
-    (joined,), (places,), _ = read_scenes(paths[:1], False, False, None, None, None, paths[1:])
+    (joined,), (places,), _ = Input(paths[:1], others=paths[1:]).read()
     assert joined.bands == ("r", "i", "J")
     assert places is None
     with fits.open(paths[1], mode="update") as hdus:

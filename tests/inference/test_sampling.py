@@ -606,8 +606,8 @@ def test_chains_spread_over_devices():
         "import numpyro, numpyro.distributions as dist\n"
         "from scorepriors.inference import sample\n"
         "def model(): numpyro.sample('x', dist.Normal(0, 2).expand([3]).to_event(1))\n"
-        "tree = sample(model, key=jax.random.key(0), algorithm='hmc', num_warmup=40,"
-        " num_samples=40)\n"
+        "tree = sample(model, key=jax.random.key(0), algorithm='hmc', num_warmup=20,"
+        " num_samples=20)\n"
         "print(len(jax.devices()), repr(float(tree['posterior']['x'].mean())))\n"
     )
     said = []

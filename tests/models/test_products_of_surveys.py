@@ -74,6 +74,15 @@ def test_a_coadd_of_cells_gives_the_psf_of_the_cell(source, width, tmp_path):
     np.testing.assert_allclose(obs.psfs[0], expected, atol=2e-4)
 
 
+def test_a_coadd_of_cells_without_its_psf_stays_one(tmp_path):
+    made = MAKERS["Rubin DP2 cell coadd"](tmp_path)
+    with fits.open(made.files[0]) as hdus:
+        fits.HDUList([hdu for hdu in hdus if hdu.name != "PSF"]).writeto(tmp_path / "a.fits")
+    made.files, made.has_psf = [tmp_path / "a.fits"], False
+    obs, _ = opened(made)
+    assert measure(made, obs).wrongly_masked == 0
+
+
 #: Row of the table of products for each file; that of general rules has none.
 ROWS = {
     "Rubin DP1 coadd": "Rubin coadd",
@@ -101,9 +110,54 @@ def test_files_are_recognized(name, tmp_path):
             assert recognize(hdus, path).name == ROWS.get(name, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "noise", "kind", "mask"),
+    [
+        ("Rubin DP1 coadd", None, None, None),
+        ("Rubin DP2 visit image", None, None, None),
+        ("HSC PDR2 calexp", None, None, None),
+        ("Legacy Surveys viewer cutout", None, None, None),
+        ("Euclid MER mosaic", "*RMS*", "deviation", "*FLAG*"),
+        ("JWST i2d", None, None, None),
+        ("HST drizzle (HAP)", None, None, None),
+        ("HST drizzle (CANDELS)", "*_wht*", "ivar", None),
+        ("DES coadd", None, None, None),
+        ("Pan-STARRS stack", "*.wt.*", "variance", "*.mask.*"),
+        ("ZTF exposure", None, None, "*msk*"),
+        ("ZTF reference", "*unc*", "deviation", None),
+        ("SDSS frame", None, None, None),
+        ("KiDS coadd", "*_wei*", "ivar", "*_msk*"),
+        ("unWISE coadd", "*invvar*", "ivar", None),
+        ("AllWISE atlas image", "*-unc-*", "deviation", None),
+    ],
+)
+def test_renamed_files_keep_their_fluxes(name, noise, kind, mask, tmp_path):
+    """Files beside a renamed one must be given, but what a count is worth is in its cards."""
+    made = MAKERS[name](tmp_path)
+    if noise is not None:
+        made.arguments |= {"noise": next(tmp_path.glob(noise)), "noise_kind": kind}
+    if mask is not None:
+        made.arguments |= {"mask": next(tmp_path.glob(mask))}
+    (path,) = made.files
+    made.files = [path.rename(tmp_path / f"field{path.name[path.name.index('.fits') :]}")]
+    obs, _ = opened(made)
+    found = measure(made, obs)
+    assert nanojanskys(obs) is not None
+    assert np.abs(found.ratio - 1).max() < 0.01
+    assert found.noise == pytest.approx(1, abs=0.02)
+    assert (found.wrongly_masked, found.wrongly_used) == (0, 0)
+
+
+def test_pointing_at_the_image_leaves_its_scaling(tmp_path):
+    made = MAKERS["Pan-STARRS stack"](tmp_path)
+    made.arguments = {"hdu": 1}
+    obs, _ = opened(made)
+    assert np.abs(measure(made, obs).ratio - 1).max() < 0.01
+
+
 #: What the reader says of a file that bears on the result; of all others nothing.
 SENTENCES = {
-    "Euclid MER mosaic": ["its FLAG file is not read", "12 of 2688 pixels have no data"],
+    "Euclid MER mosaic": ["all its 20 nonzero pixels were masked (bit 2 in 12 pixels, bit 5 in 8"],
     "JWST i2d": ["156 of 2688 pixels have no data (zero in WHT)"],
     "grizli mosaic": [],
     "HST drizzle (HAP)": ["WHT was taken as exposure time, and the noise scaled"],
@@ -207,6 +261,46 @@ def test_damaged_cards_are_named(name, cards, message, tmp_path):
         opened(made)
 
 
+#: Cards on which fluxes, noise or masks depend.
+CARDS = (
+    "BUNIT",
+    "MAGZERO",
+    "MAGZP",
+    "MAGZPT",
+    "EXPTIME",
+    "PHOTFLAM",
+    "PHOTPLAM",
+    "GAIN",
+    "READNOI",
+)
+CARDS += ("FLUXMAG0", "PIXAR_SR", "BSOFTEN", "BOFFSET", "CAMCOL", "FILTER", "BAND", "MP_SAT")
+CARDS += ("MSKM0001", "MSKN0001", "ZP", "INSTRUME", "TELESCOP")
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "DES MEDS"])
+def test_damaged_cards_give_no_other_number_without_a_word(name, tmp_path):
+    made = MAKERS[name](tmp_path)
+    _, usual = opened(made)
+    path, whole = made.files[0], made.files[0].read_bytes()
+    with fits.open(path) as hdus:
+        present = [card for card in CARDS if any(card in hdu.header for hdu in hdus)]
+    damages = [(card, value) for card in present for value in (None, "x", "", True, 1e30, 0)]
+    rng = np.random.default_rng(len(name))
+    for choice in rng.choice(len(damages), min(6, len(damages)), replace=False):
+        card, value = damages[choice]
+        path.write_bytes(whole)
+        rewritten(path, **{card: value})
+        try:
+            obs, said = opened(made)
+        except InputError:
+            continue
+        found = measure(made, obs)
+        right = np.abs(found.ratio - 1).max() < 0.01 and abs(found.noise - 1) < 0.02
+        right = right and found.wrongly_masked == found.wrongly_used == 0
+        more = {str(one.message) for one in said} - {str(one.message) for one in usual}
+        assert right or more or nanojanskys(obs) is None, (card, value)
+
+
 @pytest.mark.parametrize(
     ("name", "cards", "message"),
     [
@@ -247,6 +341,19 @@ def test_a_missing_noise_file_is_refused_with_the_mend(name, ending, tmp_path):
 def test_a_cutout_without_noise_is_refused_with_the_mend(tmp_path):
     with pytest.raises(InputError, match=r"no noise extension .*found PRIMARY, IMAGE; give it"):
         opened(rubin_image_only(tmp_path))
+
+
+def test_older_names_of_kids(tmp_path):
+    made = MAKERS["KiDS coadd"](tmp_path)
+    names = {"_sci": "", "_wei": ".weight", "_msk": ".flag"}
+    for kind, name in names.items():
+        path = next(tmp_path.glob(f"*{kind}.fits"))
+        path.rename(tmp_path / f"KIDS_150.1_2.2_r{name}.fits")
+    (tmp_path / "KIDS_151.1_2.2_r.flag.fits").write_bytes(b"of another tile")
+    made.files = [tmp_path / "KIDS_150.1_2.2_r.fits"]
+    found = measure(made, opened(made)[0])
+    assert np.abs(found.ratio - 1).max() < 0.01
+    assert (found.wrongly_masked, found.wrongly_used) == (0, 0)
 
 
 def test_two_noise_files_are_not_chosen_from(tmp_path):

@@ -119,6 +119,15 @@ def test_files_are_matched_by_their_cards_before_their_names(tmp_path):
     assert_right(read_psf(paths, bands=BANDS))
 
 
+def test_cards_of_other_bands_are_said(tmp_path):
+    paths = []
+    for band, card in zip(BANDS, "zyw", strict=True):
+        paths.append(tmp_path / f"star_{card}.fits")
+        fits.PrimaryHDU(psf(band), fits.Header({"FILTER": card})).writeto(paths[-1])
+    with pytest.warns(FileWarning, match=r"\(z, y, w\) do not name the bands; .* order g, r, i"):
+        assert_right(read_psf(paths, bands=BANDS))
+
+
 def test_files_without_names_are_in_the_order_given(tmp_path):
     paths = []
     for number, band in enumerate(BANDS):
@@ -140,6 +149,14 @@ def test_one_file_with_several_for_each_band(tmp_path):
     assert_right(read_psf([path], bands=BANDS))
     assert_right(read_psf([path] * 3, bands=BANDS))
     assert_right(read_psf(path, bands=("r",)), ("r",))
+
+
+@pytest.mark.parametrize("hdu", ["PSF_R", "psf_r", "2", "PSF_R,1"])
+def test_an_hdu_that_is_pointed_at(tmp_path, hdu):
+    path = write(tmp_path / "p.fits", ("g", "PSF_G", {}), ("r", "PSF_R", {}))
+    assert_right(read_psf(f"{path}[{hdu}]", bands=("band0",)), "r")
+    with pytest.raises(InputError, match=r"there is no HDU 'X'; found PRIMARY, PSF_G, PSF_R"):
+        read_psf(f"{path}[X]", bands=("r",))
 
 
 def test_one_for_all_is_said(tmp_path):
@@ -172,10 +189,11 @@ def test_one_for_all_is_said(tmp_path):
         (None, None),
         ("LSST_z", "LSST_z"),
         ("z", "LSST_z"),
+        ("F200W", "f200w-clear"),
     ],
 )
 def test_names_of_bands(name, band):
-    assert named_band(name, ("g", "r", "y", "Y", "F444W", "LSST_z")) == band
+    assert named_band(name, ("g", "r", "y", "Y", "F444W", "LSST_z", "f200w-clear")) == band
 
 
 # --- with their images ----------------------------------------------------------------------
@@ -243,7 +261,9 @@ def test_tables_are_refused_in_one_sentence(tmp_path):
         ("psf.txt", "no PSF file at"),
         (np.array("a"), "psfs has the type"),
         (3.0, r"psfs have the shape \(\)"),
-        (None, "psfs has the type object"),
+        (object(), "the PSF is of the type object; give an image"),
+        ([None, None, None], "the PSF is None"),
+        (None, "the PSF is None; give an image, a file, or an object"),
         ({"g": np.ones((3, 3))}, r"no PSF for the band\(s\) r, i"),
         ([np.ones((3, 3)), np.ones((3, 5)), np.ones((3, 3))], "must be square; that of band 'r'"),
         ([np.ones((3, 3)), "no.fits", np.ones((3, 3))], "no PSF file at"),

@@ -105,6 +105,25 @@ def test_stpsf_of_another_filter_is_said_to_be(tmp_path):
     close_to(found[0], on_pixels(moffat(4.0)))
 
 
+def test_stpsf_in_memory(tmp_path):
+    with fits.open(write_stpsf(tmp_path / "p.fits"), memmap=False) as hdus:
+        found = read_psf(hdus, bands=("f444w",))
+        one = read_psf([hdus["OVERDIST"]], bands=("f444w",))
+    close_to(found[0], on_pixels(moffat(4.0)))
+    np.testing.assert_allclose(one, found, atol=1e-6)
+
+
+# --- objects of GalSim ----------------------------------------------------------------------
+
+
+def test_profiles_of_galsim_are_drawn():
+    profile = moffat(4.0).dilate(SCALE)
+    found = read_psf({"r": profile}, bands=("r",), pixel_scale=SCALE)
+    close_to(found[0], on_pixels(moffat(4.0)))
+    with pytest.raises(InputError, match="the Transformation has lengths in arcseconds, but the"):
+        read_psf(profile, bands=("r",))
+
+
 # --- PSFEx ----------------------------------------------------------------------------------
 
 
@@ -114,7 +133,7 @@ def write_psfex(path, step=0.5, size=61, **cards):
     long = effective(moffat(3.0).shear(g1=0.1), size, step)
     zero = np.zeros_like(base)
     # 1, x, x^2, y, x y, y^2
-    masks = np.stack([base, wide - base, zero, long - base, zero, zero])
+    masks = np.stack([base, wide - base, zero, 2 * (long - base), zero, zero])
     column = fits.Column("PSF_MASK", f"{masks.size}E", dim=f"({size},{size},6)", array=masks[None])
     hdu = fits.BinTableHDU.from_columns([column], name="PSF_DATA")
     values = {
@@ -126,7 +145,7 @@ def write_psfex(path, step=0.5, size=61, **cards):
         "POLGRP2": 1,
         "POLNAME2": "Y_IMAGE",
         "POLZERO2": 501.0,
-        "POLSCAL2": 500.0,
+        "POLSCAL2": 1000.0,
         "POLNGRP": 1,
         "POLDEG1": 2,
         "PSF_SAMP": step,
@@ -172,6 +191,17 @@ def test_psfex_counts_from_the_corner_of_a_cut(tmp_path):
     close_to(obs.psfs[0], on_pixels(moffat(3.0).shear(g1=0.1)))
 
 
+def test_psfex_of_a_field_that_an_image_is_a_part_of(tmp_path):
+    path = write_psfex(tmp_path / "p.psf")
+    images = np.ones((1, 11, 13))
+    with pytest.warns(FileWarning, match=r"over a field of 1000 pixels, but the image has 13 x 11"):
+        Observation.from_arrays(images, variance=images, psfs=path, bands=("r",))
+    with pytest.warns(
+        FileWarning, match=r"made for X_IMAGE from 1 to 1001, but the scene lies at 1400"
+    ):
+        read_psf(path, bands=("r",), place=(500, 1399))
+
+
 def test_powers_are_in_the_order_of_psfex():
     assert exponents(2, 2) == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (0, 2)]
     assert exponents(1, 3) == [(0,), (1,), (2,), (3,)]
@@ -196,6 +226,8 @@ def test_psfex_that_varies_with_something_else(tmp_path):
         ({"PSF_SAMP": 0.0}, "PSF_SAMP = 0; it must be positive"),
         ({"PSF_SAMP": "half"}, "the card PSF_SAMP holds 'half'; give a number"),
         ({"POLDEG1": "two"}, "the card POLDEG1 holds 'two'; give a number"),
+        ({"POLDEG1": 1e30}, r"the card POLDEG1 holds 1e\+30; give 0 to 12"),
+        ({"POLNAXIS": -1}, "the card POLNAXIS holds -1; give 0 to 12"),
     ],
 )
 def test_psfex_errors(tmp_path, cards, message):
@@ -419,6 +451,12 @@ def test_a_missing_cell_is_replaced_by_the_nearest(tmp_path):
     close_to(obs.psfs[0], on_pixels(moffat(cell_width(0, 1)), 21))
 
 
+def test_a_single_cell_needs_no_place(tmp_path):
+    cell = fits.ImageHDU(on_pixels(moffat(3.0), 21)[None, None], name="PSF")
+    fits.HDUList([fits.PrimaryHDU(), cell]).writeto(tmp_path / "c.fits")
+    close_to(read_psf(tmp_path / "c.fits", bands=("r",))[0], on_pixels(moffat(3.0), 21))
+
+
 def test_cells_without_json(tmp_path):
     path = write_cells(tmp_path / "a.fits", tree=None, shape=(60, 100))
     close_to(Observation.read(path).psfs[0], on_pixels(moffat(cell_width(1, 2)), 21))
@@ -505,9 +543,16 @@ def test_scales_that_contradict_are_refused(tmp_path, cards, message):
                 hdus["OVERDIST"].header[card] = value
     with pytest.raises(InputError, match=message):
         read_psf(path, bands=("f444w",), pixel_scale=SCALE)
-    if "holds 'x'" not in message:
+    if "holds 'x'" in message:
+        return
+    if cards["PIXELSCL"] is None:
         found = read_psf(path, bands=("f444w",), pixel_scale=SCALE, oversampling=4)
-        close_to(found[0], on_pixels(moffat(4.0)))
+    else:
+        with pytest.warns(
+            FileWarning, match=r"samples per pixel; it was taken to have 4, as asked"
+        ):
+            found = read_psf(path, bands=("f444w",), pixel_scale=SCALE, oversampling=4)
+    close_to(found[0], on_pixels(moffat(4.0)))
 
 
 def test_a_wcs_of_another_image_is_ignored(tmp_path):

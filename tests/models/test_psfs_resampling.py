@@ -155,6 +155,17 @@ def test_oversampling_is_taken_from_the_user():
     for bad in (0, -1, np.nan, "many"):
         with pytest.raises(InputError, match=r"psf_oversampling is .* give the samples per pixel"):
             observe(samples, bands=("r",), psf_oversampling=bad)
+    with pytest.raises(InputError, match=r"one sample in 10 pixels of the image, which is no PSF"):
+        observe(samples, bands=("r",), psf_oversampling=0.1)
+    with pytest.raises(InputError, match=r"covers 2.5 pixels of the image, with 40 samples per"):
+        observe(samples, bands=("r",), psf_oversampling=40)
+
+
+def test_effective_psfs_are_known_by_their_sum():
+    samples = drawn(PROFILES["moffat"], 101, 0.25, effective=True)
+    with pytest.warns(FileWarning, match=r"psfs sums to 16, as an effective PSF of 4 samples per"):
+        obs = observe(samples / samples.sum() * 16, bands=("r",), psf_oversampling=4)
+    close_to(obs.psfs[0], PROFILES["moffat"])
 
 
 def test_a_psf_too_wide_for_its_pixels_is_said_to_be():

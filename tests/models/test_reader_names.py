@@ -12,7 +12,17 @@ from scorepriors.models.data.readers._cards import clean_band, header_bands
 
 NOISES = {
     "variance": ("VARIANCE", "VAR", "STAT"),
-    "deviation": ("STD", "ERR", "ERROR", "SIGMA", "RMS", "UNC", "UNCERTAINTY", "UNCERT"),
+    "deviation": (
+        "STD",
+        "RMS_MAP",
+        "ERROR MAP",
+        "ERR",
+        "ERROR",
+        "SIGMA",
+        "RMS",
+        "UNC",
+        "UNCERTAINTY",
+    ),
     "ivar": ("IVAR", "INVVAR", "IVM", "WEIGHT", "WGT", "WHT"),
 }
 VALUES = {"variance": SIGMA**2, "deviation": SIGMA, "ivar": SIGMA**-2}
@@ -51,6 +61,14 @@ def test_uncertainty_by_its_type(tmp_path, utype, kind):
         Observation.read(path, psf())
 
 
+def test_uncertainty_of_a_type_that_is_not_said(tmp_path):
+    uncertainty = hdu(np.full(SHAPE, SIGMA), "UNCERT")
+    path = write(tmp_path / "a.fits", uncertainty, primary=noise())
+    with pytest.warns(FileWarning, match=r"UNCERT does not say what kind .* standard deviations"):
+        obs = Observation.read(path, psf())
+    np.testing.assert_allclose(obs.weights, SIGMA**-2, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "name", ["MASK", "DQ", "MSK", "FLAGS", "FLAG", "MASKBITS", "BPM", "BADPIX", "QUALITY"]
 )
@@ -84,6 +102,10 @@ def test_names_of_masks(tmp_path, name):
         ({"FILTER": "r_SDSS"}, 1, ("r",)),
         ({"FILTER": "none"}, 1, None),
         ({"FILTER": "r"}, 2, None),
+        ({"FILTER": "gri"}, 3, ("g", "r", "i")),
+        ({"FILTERS": "F606W,F814W"}, 2, ("F606W", "F814W")),
+        ({"CTYPE3": "FILTER", "FILTER1": "g", "FILTER2": "r"}, 2, ("g", "r")),
+        ({"FILTER1": "CLEAR1L", "FILTER2": "F814W"}, 2, None),
     ],
 )
 def test_names_of_bands(cards, count, expected):
@@ -143,8 +165,8 @@ def test_unnamed_bands_are_said(tmp_path):
     path = write(tmp_path / "a.fits", *hdus)
     with pytest.warns(FileWarning, match="2 images SCI, which were taken as bands band0, band1"):
         assert Observation.read(path, psf()).bands == ("band0", "band1")
-    with pytest.warns(FileWarning, match="taken as bands"):
-        assert Observation.read(path, psf(), bands="g,r").bands == ("g", "r")
+    psfs = np.stack([psf()] * 2)
+    assert Observation.read(path, psfs, bands="g,r").bands == ("g", "r")
 
 
 def test_chips_are_no_bands(tmp_path):

@@ -91,6 +91,8 @@ def test_noise_of_several_files(tmp_path):
         ({"noise": "small_rms.fits"}, r"small_rms.fits \[PRIMARY\] has the shape \(1, 3, 3\)"),
         ({"noise": "no.fits"}, "no FITS file at"),
         ({"noise_kind": "ivar"}, "no noise extension"),
+        ({"noise": np.ones(SHAPE)}, "noise is of the type ndarray; give a FITS file, or arrays to"),
+        ({"noise": "a_rms.fits", "mask": [3]}, "mask is of the type int; give a FITS file"),
         ({"noise": "a_rms.fits", "good": 1}, "there is no mask for good= or bad_planes="),
         ({"noise": "a_rms.fits", "good": 1, "bad_planes": "SAT"}, "give good= or bad_planes="),
         ({"noise": "a_rms.fits", "mask": "small_rms.fits"}, r"mask has the shape \(3, 3\)"),
@@ -101,7 +103,7 @@ def test_errors_of_options(tmp_path, options, message):
     write(tmp_path / "n.fits", primary=np.ones(SHAPE))
     write(tmp_path / "a_rms.fits", primary=np.ones(SHAPE))
     write(tmp_path / "small_rms.fits", primary=np.ones((3, 3)))
-    given = {k: tmp_path / v if k in ("noise", "mask") else v for k, v in options.items()}
+    given = {k: tmp_path / v if str(v).endswith("fits") else v for k, v in options.items()}
     with pytest.raises(InputError, match=message):
         Observation.read(path, psf(), **given)
 
@@ -187,7 +189,10 @@ def test_one_band_may_be_empty(tmp_path):
     for band in "gr":
         image = noise() if band == "g" else np.full(SHAPE, np.nan)
         paths.append(field(tmp_path / f"{band}.fits", image=image))
-    with pytest.warns(FileWarning, match="r.fits: 672 of 672 pixels"):
+    with (
+        pytest.warns(FileWarning, match=r"r\.fits: 672 of 672 pixels"),
+        pytest.warns(FileWarning, match=r"g\.fits \.\.\.: 100% of band r are masked"),
+    ):
         obs = Observation.read(paths)
     assert (obs.weights[1] == 0).all()
 
@@ -383,12 +388,12 @@ def test_highest_bits(tmp_path):
 
 
 def test_command_line_options_of_files(tmp_path):
-    from scorepriors.inference.cli._common import _FILE_OPTIONS, take_file_options
+    from scorepriors.inference.cli._input import READING, take_reading
 
-    empty = dict.fromkeys(_FILE_OPTIONS)
+    empty = dict.fromkeys(READING)
     options = empty | {"noise_files": ("a", "b"), "masks": (), "zero_point": "27,27.5", "other": 1}
-    assert take_file_options(options) == {"noise": ["a", "b"], "zero_point": [27.0, 27.5]}
+    assert take_reading(options) == {"noise": ["a", "b"], "zero_point": [27.0, 27.5]}
     assert options == {"other": 1}
     wrong = empty | {"noise_files": (), "masks": (), "zero_point": "high"}
     with pytest.raises(InputError, match="--zero-point is 'high'; give numbers"):
-        take_file_options(wrong)
+        take_reading(wrong)

@@ -155,8 +155,11 @@ def test_a_given_zero_point_overrules_the_unit_and_says_so(tmp_path):
         ({"BUNIT": "MJy/sr"}, "MJy / sr is no flux of a pixel without the area of a pixel"),
         ({"BUNIT": "Jy/beam"}, "Jy / beam is no flux of a pixel without the area of the beam"),
         ({"BUNIT": "erg/s/cm2/Angstrom"}, "without the pivot wavelength"),
-        ({"MAGZERO": "INDEF"}, "card MAGZERO is 'INDEF', no number"),
-        ({"ZP": "see paper"}, "card ZP holds 'see paper', which is no zero point"),
+        ({"MAGZERO": "INDEF"}, "no zero point comes from the card MAGZERO, which is 'INDEF'"),
+        ({"MAGZP": "none"}, "no zero point comes from the card MAGZP, which is 'none'"),
+        ({"PHOTFLAM": -1.0, "PHOTPLAM": 8000.0}, "no zero point comes from the card PHOTFLAM"),
+        ({"PHOTFLAM": 1e-20}, "no zero point comes from the card PHOTFLAM"),
+        ({"BUNIT": "-1"}, "unit '-1' is not known"),
     ],
 )
 def test_what_lacks_for_magnitudes_is_said(tmp_path, cards, message):
@@ -204,3 +207,12 @@ def test_bands_of_other_units(tmp_path):
     mixed = Observation.read(paths)
     assert mixed.unit is None
     np.testing.assert_allclose(mixed.flux_unit[1], [1, 1000, 57.544], rtol=1e-3)
+
+
+def test_texts_of_loose_cards_are_said(tmp_path):
+    path = field(tmp_path / "a.fits", cards={"ZP": "see paper"})
+    with (
+        pytest.warns(FileWarning, match="card ZP holds 'see paper', which is no zero point"),
+        pytest.warns(FileWarning, match="no zero point comes from the card ZP"),
+    ):
+        assert Observation.read(path).zero_point is None

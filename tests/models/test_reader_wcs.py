@@ -62,9 +62,9 @@ def test_spellings_of_degrees(tmp_path, unit):
     )
 
 
-def test_lookup_tables_of_distortions(tmp_path):
+def with_lookup_tables(path, values):
+    """Write a field whose pixels are moved by tables of 3 x 3 values along both axes."""
     header = wcs().to_header()
-    shape = (3, 3)
     header.update({"CPDIS1": "LOOKUP", "CPDIS2": "LOOKUP"})
     tables = []
     for axis in (1, 2):
@@ -74,17 +74,30 @@ def test_lookup_tables_of_distortions(tmp_path):
         header[f"DP{axis}.AXIS.1"], header[f"DP{axis}.AXIS.2"] = 1.0, 2.0
         cards = {"CRPIX1": 1.0, "CRPIX2": 1.0, "CRVAL1": 1.0, "CRVAL2": 1.0}
         cards |= {"CDELT1": 14.0, "CDELT2": 12.0}
-        tables.append(hdu(np.full(shape, 0.5, np.float32), "WCSDVARR", cards, axis))
-    path = field(tmp_path / "a.fits", *tables, cards=header)
-    obs = Observation.read(path)
+        tables.append(hdu(values.astype(np.float32), "WCSDVARR", cards, axis))
+    return field(path, *tables, cards=header)
+
+
+def test_lookup_tables_of_distortions(tmp_path):
+    path = with_lookup_tables(tmp_path / "a.fits", np.full((3, 3), 0.5))
     # All pixels are moved by half a pixel along both axes.
     moved = wcs().pixel_to_world(10.5, 10.5)
-    assert obs.wcs.pixel_to_world(10, 10).separation(moved).arcsec < 1e-3
+    assert Observation.read(path).wcs.pixel_to_world(10, 10).separation(moved).arcsec < 1e-3
     with fits.open(path) as hdus:
         del hdus[4:]
         hdus.writeto(tmp_path / "b.fits")
     with pytest.warns(FileWarning, match="WCS cannot be read"):
         assert Observation.read(tmp_path / "b.fits").wcs is None
+
+
+def test_cuts_take_lookup_tables_along(tmp_path):
+    path = with_lookup_tables(tmp_path / "a.fits", np.arange(9.0).reshape(3, 3))
+    whole = Observation.read(path).wcs
+    cut = Observation.read(path, position=whole.pixel_to_world(17, 14), size=1.6)
+    row, column = cut.corner
+    assert (row, column) != (0, 0)
+    there = cut.wcs.pixel_to_world(5, 6)
+    assert there.separation(whole.pixel_to_world(5 + column, 6 + row)).arcsec < 1e-4
 
 
 def test_files_are_compared_where_both_have_a_wcs(tmp_path):
@@ -145,6 +158,8 @@ def test_cut(tmp_path, name):
         x, y = obs.wcs.world_to_pixel(position)
         assert (x, y) == (pytest.approx(10, abs=1e-6), pytest.approx(10, abs=1e-6))
     assert Observation.read(path, position=position, size=4.2 * units.arcsec).shape == (21, 21)
+    for at in (("150.0", "2.0"), ("10:00:00", "+02:00:00"), ("10h00m00s", "2d00m00s")):
+        assert Observation.read(path, position=at, size=4.0).corner == (90, 110)
 
 
 def test_cut_takes_noise_and_mask_of_their_own_files(tmp_path):
@@ -187,6 +202,7 @@ def test_cut_at_the_border_is_said(tmp_path):
         ({"size": 3.0}, "give both"),
         ({"position": (150.0, 3.0), "size": 3.0}, "position 150, 3 is outside a.fits"),
         ({"position": (330.0, -2.0), "size": 3.0}, "position 330, -2 is outside a.fits"),
+        ({"position": ("10:00:00", "x"), "size": 3.0}, "position is .*; give"),
         ({"position": 150.0, "size": 3.0}, r"position is 150.0; give \(RA, Dec\)"),
         ({"position": ("a", "b"), "size": 3.0}, "position is .*; give"),
         ({"position": (np.nan, 2.0), "size": 3.0}, "give finite degrees"),

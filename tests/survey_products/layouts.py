@@ -208,35 +208,53 @@ HSC_PLANES = RUBIN_PLANES | {
 }
 
 
-def hsc(folder, name, primary, seed, band, wave, zero_point=27.0, tables=True):
+def photocalib(mean):
+    """Table of the calibration, nJy of one count."""
+    columns = [fits.Column("calibrationMean", "D", array=[mean])]
+    return fits.BinTableHDU.from_columns(columns, name="PhotoCalib")
+
+
+def hsc(folder, name, primary, seed, band, wave, zero_point=27.0, tables=()):
     images, sigma, flux = draw(sigma=3.0, seed=seed)
     unit = flux_of(zero_point)
-    mask = flags(b1=BAD, b5=HARMLESS, b2=HARMLESS, b9=HARMLESS, b13=HARMLESS)
+    coadd = "EXPTIME" not in primary
+    planes = HSC_PLANES if coadd else VISIT_PLANES
+    mask = flags(b1=BAD, b5=HARMLESS)
+    if coadd:
+        mask |= flags(b2=HARMLESS, b9=HARMLESS, b13=HARMLESS)
     path = write(
         folder / name,
         fits.PrimaryHDU(header=fits.Header(primary)),
-        *rubin_hdus(
-            images[0] / unit, mask, (sigma[0] / unit) ** 2, HSC_PLANES, scale=0.168, unit=""
-        ),
-        *(archive_tables() if tables else ()),
+        *rubin_hdus(images[0] / unit, mask, (sigma[0] / unit) ** 2, planes, scale=0.168, unit=""),
+        *tables,
     )
     return Made([path], (band,), (wave,), flux, sigma, scene.bad_pixels(), pixel_scale=0.168)
 
 
 def hsc_pdr2_calexp(folder):
     primary = {"FLUXMAG0": 6.3095734448e10, "FILTER": "HSC-I", "AR_HDU": 5}
-    return hsc(folder, "calexp-HSC-I-9813-4,4.fits", primary, 5, "HSC-I", 770)
+    name = "calexp-HSC-I-9813-4,4.fits"
+    return hsc(folder, name, primary, 5, "HSC-I", 770, tables=archive_tables())
 
 
 def hsc_pdr3_calexp(folder):
     primary = {"FILTER": "HSC-R2", "AR_HDU": 5}
-    return hsc(folder, "calexp-HSC-R2-9813-4,4.fits", primary, 6, "HSC-R2", 621)
+    tables = [*archive_tables(), photocalib(57.5439937)]
+    return hsc(folder, "calexp-HSC-R2-9813-4,4.fits", primary, 6, "HSC-R2", 621, tables=tables)
+
+
+def hsc_exposure(folder):
+    """A calibrated exposure, whose zero point is in a table alone."""
+    primary = {"FILTER": "HSC-Z", "INSTRUME": "Hyper Suprime-Cam", "EXPTIME": 200.0}
+    zero_point = 31.1
+    tables = [*archive_tables()[:3], photocalib(flux_of(zero_point))]
+    return hsc(folder, "CORR-0011704-050.fits", primary, 30, "HSC-Z", 890, zero_point, tables)
 
 
 def hsc_cutout(folder):
     primary = {"FLUXMAG0": 6.3095734448e10, "FILTER": "NB0921"}
     name = "cutout-NB0921-9813-pdr2_dud.fits"
-    return hsc(folder, name, primary, 7, "NB0921", 921, tables=False)
+    return hsc(folder, name, primary, 7, "NB0921", 921)
 
 
 # --- DESI Legacy Surveys --------------------------------------------------------------------
@@ -309,13 +327,16 @@ def euclid_mer(folder):
     }
     rms = sigma[0] / unit
     rms[BAD] = 1e20
-    mask = flags(b0=BAD)
+    spots = (slice(30, 32), slice(5, 9))
+    mask = flags(b2=BAD, b5=spots)
     data = ((images[0] / unit).astype(np.float32), rms.astype(np.float32), mask)
     files = [
         write(folder / f"EUC_MER_{kind}_TILE102158889-{rest}.fits", fits.PrimaryHDU(one, header))
         for (kind, rest), one in zip(names.items(), data)
     ]
-    return Made(files[:1], ("VIS",), (715,), flux, sigma, scene.bad_pixels(), pixel_scale=0.1)
+    masked = scene.bad_pixels()
+    masked[0][spots] = True
+    return Made(files[:1], ("VIS",), (715,), flux, sigma, masked, pixel_scale=0.1)
 
 
 def jwst_i2d(folder):
@@ -606,6 +627,7 @@ def ztf_reference(folder):
     unit = flux_of(zero_point)
     stem = "ztf_000716_zr_c08_q1_ref"
     header = ztf_cards("ZTF_r", zero_point)
+    header["NFRAMES"] = 15
     path = write(
         folder / f"{stem}img.fits", fits.PrimaryHDU((images[0] / unit).astype(np.float32), header)
     )
@@ -832,6 +854,7 @@ MAKERS = {
     "HSC PDR2 calexp": hsc_pdr2_calexp,
     "HSC PDR3 calexp": hsc_pdr3_calexp,
     "HSC cutout": hsc_cutout,
+    "HSC exposure": hsc_exposure,
     "Legacy Surveys viewer cutout": legacy_viewer,
     "Legacy Surveys brick": legacy_brick,
     "Euclid MER mosaic": euclid_mer,

@@ -52,13 +52,16 @@ def cell_sources(hdus: Sequence[HDU], label: str, *, named_only: bool = False) -
     bounds = _bounds(hdus)
 
     def at(place: Place) -> Stamp:
+        if good.size == 1:
+            return Stamp(cells[0, 0], **sampling(found.header))
         row, column = _cell_of(place, cells.shape[:2], image, bounds, label)
         rows, columns = np.nonzero(good)
         distance = np.hypot(rows + 0.5 - row, columns + 0.5 - column)
         nearest = int(np.argmin(distance))
-        chosen = rows[nearest], columns[nearest]
-        own = tuple(
-            int(np.clip(at, 0, n - 1)) for at, n in zip((row, column), cells.shape[:2], strict=True)
+        chosen = int(rows[nearest]), int(columns[nearest])
+        own = (
+            int(np.clip(row, 0, cells.shape[0] - 1)),
+            int(np.clip(column, 0, cells.shape[1] - 1)),
         )
         if not good[own]:
             note(

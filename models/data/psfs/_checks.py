@@ -52,23 +52,31 @@ def sum_is_off(total: float) -> bool:
     return bool(abs(total - 1) > _MAX_SUM_ERROR)
 
 
-def _one_per_band(psfs, bands: tuple[str, ...]) -> Sequence[np.ndarray]:
-    if isinstance(psfs, list | tuple) and all(np.ndim(image) == 2 for image in psfs):
-        images = [numeric(image, "psfs") for image in psfs]
-    else:
-        images = numeric(psfs, "psfs")
-        if images.ndim == 2:
-            images = np.broadcast_to(images, (len(bands), *images.shape))
-        if images.ndim != 3 or images.size == 0:
+def _one_per_band(psfs, bands: tuple[str, ...]) -> list[np.ndarray]:
+    images = _list_of_images(psfs)
+    if images is None:
+        stack = numeric(psfs, "psfs")
+        if stack.ndim == 2:
+            stack = np.broadcast_to(stack, (len(bands), *stack.shape))
+        if stack.ndim != 3 or stack.size == 0:
             raise InputError(
-                f"psfs have the shape {images.shape}; give [B, P, P], or [P, P] for all."
+                f"psfs have the shape {stack.shape}; give [B, P, P], or [P, P] for all."
             )
+        images = list(stack)
     if len(images) != len(bands):
         raise InputError(
             f"there are {len(images)} PSFs for {len(bands)} band(s); give one for each, or one "
             "[P, P] for all."
         )
     return images
+
+
+def _list_of_images(psfs) -> list[np.ndarray] | None:
+    """Return the images of a list, which may be of different sizes; None if it is none."""
+    if not isinstance(psfs, list | tuple):
+        return None
+    images = [numeric(image, "psfs") for image in psfs]
+    return images if all(image.ndim == 2 for image in images) else None
 
 
 def _check_image(image: np.ndarray, band: str) -> None:

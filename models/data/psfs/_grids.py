@@ -11,7 +11,7 @@ from scorepriors.models.data._warnings import note
 from scorepriors.models.data.readers._files import HDU
 
 from ._images import card_of_band, sampling
-from ._sources import Place, Source, Stamp
+from ._sources import Place, Source, Stamp, tell_if_a_part
 
 #: Difference of pixels of a detector and of its undistorted image, relative.
 _DISTORTION = 0.05
@@ -99,6 +99,7 @@ def grid_source(
             return Stamp(cube[0], oversampling=oversampling, effective=True)
         if place.row is None or place.column is None:
             raise InputError(f"{label} varies with position, and none is known; give place=.")
+        tell_if_a_part(label, place, float(np.ptp(points, axis=0).max()))
         inside = rows[0] <= place.row <= rows[-1] and columns[0] <= place.column <= columns[-1]
         if not inside:
             note(

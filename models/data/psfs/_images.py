@@ -67,7 +67,8 @@ def _sources_of_image(hdu: HDU, label: str, several: bool) -> list[Source]:
     band = card_of_band(hdu.header)
     if hdu.data.ndim == 2:
         return [constant(where, Stamp(hdu.data, **about), band, name)]
-    bands = _bands_of_cube(hdu.header, len(hdu.data)) or [band] * len(hdu.data)
+    bands: Sequence[str | None] = _bands_of_cube(hdu.header, len(hdu.data)) or ()
+    bands = bands or [band] * len(hdu.data)
     return [
         constant(f"{where} [{number}]", Stamp(image, **about), band)._replace(ordered=True)
         for number, (image, band) in enumerate(zip(hdu.data, bands, strict=True))

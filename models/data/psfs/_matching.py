@@ -43,7 +43,8 @@ def match(sources: Sequence[Source], bands: tuple[str, ...], in_order: bool) -> 
     if len(chosen) == len(bands) == len(stated):
         return [chosen[band] for band in bands]
     if not stated and len(sources) == len(bands):
-        if not in_order and not all(source.ordered for source in sources):
+        ordered = in_order or all(source.ordered for source in sources)
+        if not ordered or any(source.band for source in sources):
             names = ", ".join(source.band or source.name or source.label for source in sources)
             note(
                 f"the {len(sources)} PSFs of {_where(sources)} ({names}) do not name the bands; "
@@ -54,7 +55,8 @@ def match(sources: Sequence[Source], bands: tuple[str, ...], in_order: bool) -> 
     raise InputError(
         f"there are {len(sources)} PSFs for {len(bands)} band(s), and it can't be told which "
         f"belongs to which: {_where(sources)} has {names}, the bands are {', '.join(bands)}; "
-        "name each HDU's band by a card BAND, or give one file for each band."
+        "name each HDU's band by a card BAND, or give one for each band, as file.fits or "
+        "file.fits[HDU]."
     )
 
 
@@ -73,15 +75,20 @@ def _one_for_all(source: Source, bands: tuple[str, ...]) -> list[Source]:
 def named_band(name: str | None, bands: Sequence[str]) -> str | None:
     """Return the band that a card or the name of an HDU means; None if that is not clear.
 
-    A name means a band if they are equal, or if its last or first word is (``HSC-R`` means r,
-    ``r`` means ``LSST_r``), capitals first as they are, then without regard to them.
+    A name means a band if they are equal, or one is the last or first word of the other
+    (``HSC-R`` means r, ``r`` means ``LSST_r``), capitals first as they are, then without regard
+    to them.
     """
     if not name:
         return None
     for fold in (str, str.casefold):
         for shorten in (str, _last_word, _first_word):
             wanted = fold(shorten(name.strip()))
-            same = [band for band in bands if wanted in (fold(band), fold(_last_word(band)))]
+            same = [
+                band
+                for band in bands
+                if wanted in (fold(band), fold(_last_word(band)), fold(_first_word(band)))
+            ]
             if len(same) == 1:
                 return same[0]
     return None
@@ -103,7 +110,7 @@ def _hinted_band(source: Source, bands: Sequence[str]) -> str | None:
     words = _words(source.hint)
     for fold in (str, str.casefold):
         folded = [fold(word) for word in words]
-        same = [band for band in bands if fold(band) in folded]
+        same = [band for band in bands if {fold(band), fold(_last_word(band))} & set(folded)]
         if len(same) == 1:
             return same[0]
     return None

@@ -1,4 +1,4 @@
-"""Piff: files and objects of the package `piff`, drawn at the place of the scene."""
+"""Files and objects of the packages `piff` and `galsim`, drawn at the place of the scene."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,3 +85,21 @@ def _scale(psf, chip, x: float, y: float) -> float:
 
     area = psf.wcs[chip].local(image_pos=galsim.PositionD(x, y)).pixelArea()
     return float(np.sqrt(area))
+
+
+def galsim_source(profile, label: str) -> Source:
+    """Return the source of a ``galsim.GSObject``, whose lengths are arcseconds."""
+
+    def at(place: Place) -> Stamp:
+        if place.scale is None:
+            raise InputError(
+                f"{label} has lengths in arcseconds, but the image has no pixel scale; give it a "
+                "WCS or scale=."
+            )
+        try:
+            image = profile.drawImage(nx=_SIZE, ny=_SIZE, scale=place.scale).array
+        except Exception as error:  # whatever GalSim raises
+            raise InputError(f"GalSim cannot draw {label}: {reason(error)}.") from error
+        return Stamp(np.asarray(image, float))
+
+    return Source(label, at)

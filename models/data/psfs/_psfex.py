@@ -9,7 +9,13 @@ from scorepriors._errors import InputError
 from scorepriors.models.data._warnings import note
 from scorepriors.models.data.readers._files import HDU
 
-from ._sources import Place, Source, Stamp
+from ._sources import Place, Source, Stamp, tell_if_a_part
+
+#: Most variables, and the highest degree, of a polynomial that can be meant.
+_MOST = 12
+
+#: Largest scaled variable: stars lie within half of the scale, a scene may a little beyond.
+_REACH = 0.75
 
 
 def psfex_sources(hdus: Sequence[HDU], label: str) -> list[Source]:
@@ -40,13 +46,13 @@ def _source(hdu: HDU, label: str) -> Source:
     step = _number(hdu.header, "PSF_SAMP", None, label)
     if not step > 0:
         raise InputError(f"{label} has PSF_SAMP = {step:g}; it must be positive.")
-    axes = int(_number(hdu.header, "POLNAXIS", 0, label))
+    axes = _count(hdu.header, "POLNAXIS", label)
     if axes and _number(hdu.header, "POLNGRP", 1, label) > 1:
         raise InputError(
             f"{label} varies by several groups of variables; run PSFEx with one group "
             "(PSFVAR_GROUPS 1,1)."
         )
-    degree = int(_number(hdu.header, "POLDEG1", 0, label)) if axes else 0
+    degree = _count(hdu.header, "POLDEG1", label) if axes else 0
     powers = exponents(axes, degree)
     if len(powers) != len(images):
         raise InputError(
@@ -80,13 +86,16 @@ def _variable(header: fits.Header, axis: int, place: Place, label: str) -> float
     name = str(header.get(f"POLNAME{axis}", "")).strip().upper()
     zero = _number(header, f"POLZERO{axis}", None, label)
     scale = _number(header, f"POLSCAL{axis}", None, label) or 1.0
-    value = None
+    value: float | None = None
     sky = place.sky or (None, None)
     if name.endswith("_IMAGE") and name[0] in "XY":
         along = place.column if name[0] == "X" else place.row
         value = None if along is None else along + 1  # counted from 1
+        if axis == 1:
+            tell_if_a_part(label, place, abs(scale))
     elif name.startswith(("X_WORLD", "XWIN_WORLD", "ALPHA")):
-        value = sky[0]
+        # On the side of 0 or 360 degrees where the field is.
+        value = None if sky[0] is None else (sky[0] - zero + 180) % 360 - 180 + zero
     elif name.startswith(("Y_WORLD", "YWIN_WORLD", "DELTA")):
         value = sky[1]
     if value is None:
@@ -94,7 +103,21 @@ def _variable(header: fits.Header, axis: int, place: Place, label: str) -> float
             f"the PSF of {label} varies with {name or 'a variable without name'}, which is not known here; its mean {zero:.6g} was taken."
         )
         return 0.0
-    return (value - zero) / scale
+    scaled = (value - zero) / scale
+    if abs(scaled) > _REACH:
+        note(
+            f"{label} was made for {name} from {zero - scale / 2:.6g} to {zero + scale / 2:.6g}, "
+            f"but the scene lies at {value:.6g}; its polynomial was extrapolated."
+        )
+    return scaled
+
+
+def _count(header: fits.Header, card: str, label: str) -> int:
+    """Return a number of variables or a degree."""
+    value = _number(header, card, 0, label)
+    if value not in range(_MOST + 1):
+        raise InputError(f"{label}: the card {card} holds {value:g}; give 0 to {_MOST}.")
+    return int(value)
 
 
 def _number(header: fits.Header, card: str, default: float | None, label: str) -> float:

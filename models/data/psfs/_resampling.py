@@ -109,11 +109,13 @@ def centered(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     moved = padded
     if np.abs(rest).max() > CENTERED:
         total = np.zeros(2)
-        for _ in range(4):
+        for _ in range(20):
             # The threshold of the centroid moves with the image, hence a few rounds.
             total = total + rest
             moved = _shifted(padded, -total)
             rest = center_of(_middle(moved, size, half)) - half
+            if np.abs(rest).max() < CENTERED / 10:
+                break
     offset = center - around
     return _middle(moved, size, half), offset
 

@@ -5,6 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scorepriors.models.data._warnings import note
+
+#: Side of an image, over that of a PSF's field, below which it may be a cutout of that field.
+_PART = 0.5
+
 
 class Place(NamedTuple):
     """Place of a scene, at which its PSFs are evaluated.
@@ -17,12 +22,15 @@ class Place(NamedTuple):
         The same as (RA, Dec) in degrees; None without WCS.
     scale
         Arcseconds per pixel of the image; None if unknown.
+    shape
+        Height and width of the file's image; None if unknown, as where a part was cut out.
     """
 
     row: float | None = None
     column: float | None = None
     sky: tuple[float, float] | None = None
     scale: float | None = None
+    shape: tuple[int, int] | None = None
 
 
 class Stamp(NamedTuple):
@@ -86,3 +94,23 @@ class Source(NamedTuple):
 def constant(label: str, stamp: Stamp, band: str | None = None, name: str = "") -> Source:
     """Return the source of a stamp that is the same everywhere."""
     return Source(label, lambda place: stamp, band, name)
+
+
+def tell_if_a_part(label: str, place: Place, field: float) -> None:
+    """Say that an image is much smaller than the field of a PSF, whose pixels it may not count.
+
+    Parameters
+    ----------
+    label
+        Name of the PSF.
+    place
+        Place of the scene.
+    field
+        Side of the field over which the PSF varies, pixels.
+    """
+    if place.shape is not None and max(place.shape) < _PART * field:
+        note(
+            f"{label} varies over a field of {field:.0f} pixels, but the image has {place.shape[1]} "
+            f"x {place.shape[0]}: its pixels were counted as those of the field; if it was cut out "
+            "of it, cut it here instead (position= and size=, --position RA DEC --size ARCSEC)."
+        )

@@ -84,13 +84,17 @@ def merged(primary: fits.Header, header: fits.Header) -> fits.Header:
     return both
 
 
+def says_nothing(value: str) -> bool:
+    """Return whether a text stands for a value that is not known."""
+    return str(value).strip().lower() in _NOTHING
+
+
 def text(header: fits.Header, card: str) -> str:
     """Return the text of a card; empty if it is missing or says that nothing is known."""
     value = header.get(card)
     if value is None or isinstance(value, bool | fits.card.Undefined):
         return ""
-    value = str(value).strip()
-    return "" if value.lower() in _NOTHING else value
+    return "" if says_nothing(value) else str(value).strip()
 
 
 def number(header: fits.Header, card: str) -> float | None:
@@ -98,7 +102,7 @@ def number(header: fits.Header, card: str) -> float | None:
     value = header.get(card)
     if value is None or isinstance(value, fits.card.Undefined):
         return None
-    if isinstance(value, str) and value.strip().lower() in _NOTHING:
+    if isinstance(value, str) and says_nothing(value):
         return None
     try:
         if isinstance(value, bool):
@@ -148,12 +152,7 @@ def header_bands(header: fits.Header, num_bands: int) -> tuple[str, ...] | None:
     """Return names of bands from ``BANDS``, ``BAND1`` ..., or a filter's cards; None if unknown."""
     listed = text(header, "BANDS")
     if listed:
-        names = [name.strip() for name in re.split(r"[,;]", listed)]
-        if len(names) == 1 and len(names[0].split()) == num_bands:
-            names = names[0].split()
-        if len(names) == 1 < num_bands == len(names[0]):
-            names = list(names[0])
-        return tuple(names)
+        return _names_in(listed, num_bands)
     numbered = _numbered(header, "BAND")
     if numbered:
         return tuple(str(header[card]).strip() for card in numbered)
@@ -161,6 +160,16 @@ def header_bands(header: fits.Header, num_bands: int) -> tuple[str, ...] | None:
         return _bands_of_axis(header, num_bands)
     name = _filter(header)
     return None if not name else (name,)
+
+
+def _names_in(listed: str, num_bands: int) -> tuple[str, ...]:
+    """Return the names in one text: between commas, blanks, or each letter."""
+    names = [name.strip() for name in re.split(r"[,;]", listed)]
+    if len(names) == 1 and len(names[0].split()) == num_bands:
+        names = names[0].split()
+    if len(names) == 1 < num_bands == len(names[0]):
+        names = list(names[0])
+    return tuple(names)
 
 
 def _filter(header: fits.Header) -> str:
@@ -176,7 +185,16 @@ def _filter(header: fits.Header) -> str:
 
 
 def _bands_of_axis(header: fits.Header, num_bands: int) -> tuple[str, ...] | None:
-    """Return wavelengths in nm as names, for a cube whose third axis has them."""
+    """Return names of planes: from cards of filters, or wavelengths of the third axis."""
+    for card in ("FILTERS", "FILTER", "BAND"):
+        names = _names_in(text(header, card), num_bands)
+        if len(names) == num_bands and all(names):
+            return names
+    numbered = _numbered(header, "FILTER")
+    if len(numbered) == num_bands:
+        names = tuple(clean_band(text(header, card)) for card in numbered)
+        if all(names):
+            return names
     kind = text(header, "CTYPE3").upper()
     if header.get("NAXIS3") != num_bands and "ZNAXIS3" not in header:
         return None
@@ -213,6 +231,8 @@ def header_unit(header: fits.Header, instead: str = "") -> units.UnitBase | None
     if not word:
         return None
     unit = parse_unit(word)
+    if isinstance(unit, units.UnitBase) and unit.is_equivalent(units.one) and unit.scale != 1:
+        return units.UnrecognizedUnit(word)  # a number
     if not isinstance(unit, units.UnitBase) or units.mag in getattr(unit, "bases", ()):
         raise InputError(
             f"the pixels are in {unit}, a logarithm; give an image that is linear in flux."
@@ -244,8 +264,8 @@ def header_zero_point(
     meant = meant_zero_point(unit, area=area, wavelength=number(header, "PHOTPLAM"))
     found = _numbered_zero_points(header, num_bands)
     if found is not None:
-        for value in found:
-            check_plausible(value, "the card MAGZERO1 or one that follows it")
+        for zero in found:
+            check_plausible(zero, "the card MAGZERO1 or one that follows it")
         _agree("MAGZERO1", found, str(unit), meant)
         return found
     known: dict[str, float] = {}
@@ -297,8 +317,12 @@ def header_zero_point(
 def _say_no_zero_point(header: fits.Header, unit: units.UnitBase | None) -> None:
     """Say why there are no magnitudes, where a card or a unit would make one expect them."""
     mend = "say zero_point= (--zero-point) for nanojanskys and magnitudes."
-    if "MAGZERO" in header:
-        note(f"the card MAGZERO is {str(header['MAGZERO']).strip()!r}, no number; {mend}")
+    for card in (*_ZERO_POINT_CARDS, *_LOOSE_CARDS, "FLUXMAG0", "PHOTFLAM", "PHOTPLAM"):
+        # Zero stands for sensitivities that are not known.
+        if card in header and header[card] != 0:
+            said = str(header[card]).strip()
+            note(f"no zero point comes from the card {card}, which is {said!r}; {mend}")
+            break
     if isinstance(unit, units.UnrecognizedUnit):
         note(f"the unit {str(unit)!r} is not known, so fluxes stay in the unit of a pixel; {mend}")
     elif unit is not None and units.kg in unit.decompose().bases:  # unlike counts and electrons

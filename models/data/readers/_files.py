@@ -53,6 +53,14 @@ def check_file(path: Source, endings: Sequence[str], what: str) -> Path:
     return path
 
 
+def split_hdu(source: Source) -> tuple[Path, str | None]:
+    """Split ``file.fits[HDU]`` into the path and the HDU."""
+    match = re.match(r"^(.*)\[([^\[\]]+)\]$", str(source))
+    if match and not Path(source).exists():
+        return Path(match.group(1)), match.group(2)
+    return Path(source), None
+
+
 def reason(error: Exception) -> str:
     """Return the telling line of an error's message, to quote in another message."""
     lines = (str(error).strip() or type(error).__name__).splitlines()

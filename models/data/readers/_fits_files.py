@@ -13,7 +13,7 @@ from astropy.io import fits
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import broadcast_mask
 from scorepriors.models.data._warnings import note
-from scorepriors.models.data.psfs._read import sources_in_image
+from scorepriors.models.data.psfs._contents import sources_in_image
 
 from ._bands import BandPart, combine
 from ._cards import (
@@ -26,9 +26,19 @@ from ._cards import (
     merged,
     number,
     pixel_area,
+    says_nothing,
 )
 from ._cutouts import Cut, cut_box
-from ._files import FITS_ENDINGS, NPZ_ENDINGS, Extension, Source, check_file, open_fits, reason
+from ._files import (
+    FITS_ENDINGS,
+    NPZ_ENDINGS,
+    Extension,
+    Source,
+    check_file,
+    open_fits,
+    reason,
+    split_hdu,
+)
 from ._masks import masked_pixels
 from ._meds import check_same_object
 from ._names import (
@@ -127,7 +137,7 @@ def read_fits(
         )
     arguments["corner"] = corners[0]
     where = f"{paths[0].name}{'' if len(paths) == 1 else ' ...'}"
-    _say_masked(arguments["weights"], options, where)
+    _say_masked(arguments["weights"], arguments["bands"], options, where)
     return arguments
 
 
@@ -137,16 +147,24 @@ def _given_bands(bands: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(bands)
 
 
-def _say_masked(weights: np.ndarray, options: FileOptions, where: str) -> None:
-    """Say that most pixels are masked; refuse that all are."""
-    share = (weights == 0).mean()
+def _say_masked(
+    weights: np.ndarray, bands: Sequence[str] | None, options: FileOptions, where: str
+) -> None:
+    """Say that most pixels of a band are masked; refuse that all of all bands are."""
+    shares = (weights == 0).mean(axis=(1, 2))
+    most = np.flatnonzero(shares > 0.5)
     mend = "" if options.good is not None else " (--good 1 if the mask is 1 where pixels are good)"
-    if share == 1:
+    if (shares == 1).all():
         raise InputError(
             f"{where}: all pixels of all bands are masked; give a mask that leaves some{mend}."
         )
-    if share > 0.5:
-        note(f"{where}: {share:.0%} of the pixels are masked{mend}.")
+    if most.size == len(weights):
+        note(f"{where}: {shares.mean():.0%} of the pixels are masked{mend}.")
+    elif most.size:
+        said = [
+            f"{shares[one]:.0%} of band {bands[one] if bands else one}" for one in map(int, most)
+        ]
+        note(f"{where}: {', '.join(said)} are masked{mend}.")
 
 
 def _read_file(
@@ -154,7 +172,7 @@ def _read_file(
 ) -> tuple[list[BandPart], tuple[int, int]]:
     """Return the bands of one file and the corner of the cut."""
     with open_fits(path) as extensions:
-        product = None if options.hdu is not None else recognize(extensions, path)
+        product = recognize(extensions, path)
         if product is not None:
             if product.note:
                 note(f"{path.name} is a {product.name}: {product.note}")
@@ -191,7 +209,7 @@ def _read_file(
             ),
             None,
         )
-        parts = _named(parts, groups, extensions[0].header, path)
+        parts = _named(parts, groups, extensions[0].header, path, options)
         # An image with axes of length one is no grid of PSFs.
         others = [one for one in extensions if one not in used or len(one.shape or ()) < 4]
         psfs = _psfs(others, groups, product.psf if product else (), path.name)
@@ -214,7 +232,11 @@ def _psfs(
 
 
 def _named(
-    parts: list[BandPart], groups: list[Group], primary: fits.Header, path: Path
+    parts: list[BandPart],
+    groups: list[Group],
+    primary: fits.Header,
+    path: Path,
+    options: FileOptions,
 ) -> list[BandPart]:
     """Name bands of several HDUs: by their own cards, the names of HDUs, or numbers."""
     if len(parts) == 1:
@@ -230,7 +252,7 @@ def _named(
     known = [part.bands for part in parts]
     if all(known) and len({band for bands in known for band in bands or ()}) == count:
         return parts
-    if any(known) or _other_sky(parts):
+    if (any(known) and options.bands is None) or _other_sky(parts):
         image = groups[0].image
         first = _exact(image)
         said = "show different parts of the sky" if _other_sky(parts) else "have one band's name"
@@ -239,10 +261,11 @@ def _named(
             f"do; choose one with hdu={first!r} (--hdu {first})."
         )
     names = tuple(f"band{order}" for order in range(count))
-    note(
-        f"{path.name} holds {len(parts)} images {groups[0].image.name}, which were taken as bands "
-        f"{', '.join(names)}; bands= (--bands) names them, hdu= (--hdu) chooses one."
-    )
+    if options.bands is None:
+        note(
+            f"{path.name} holds {len(parts)} images {groups[0].image.name}, which were taken as "
+            f"bands {', '.join(names)}; bands= (--bands) names them, hdu= (--hdu) chooses one."
+        )
     return [part._replace(bands=(name,)) for part, name in zip(parts, names)]
 
 
@@ -314,6 +337,7 @@ class _File:
         weights, noise_hdu = self._weights(group, header, images, masked, cut)
         used += [image, *([noise_hdu] if noise_hdu is not None else [])]
         unit = header_unit(header, product.unit if product else "")
+        zero_point = self._zero_point(header, num_bands, unit, wcs)
         scale = number(header, "PIXSCALE") if wcs is None else None
         if scale is not None and not scale > 0:
             raise InputError(f"the card PIXSCALE holds {scale:g}; give arcseconds per pixel.")
@@ -326,7 +350,7 @@ class _File:
                 bands=self._bands(group, header, num_bands),
                 wcs=wcs,
                 unit=unit,
-                zero_point=self._zero_point(header, num_bands, unit, wcs),
+                zero_point=zero_point,
                 catalog=None,
                 scale=scale,
             ),
@@ -344,7 +368,7 @@ class _File:
         product = self.product
         if product is not None and product.bands is not None:
             names = by_row(product, product.bands, header)
-            if names is not None:
+            if names is not None and not any(says_nothing(name) for name in names):
                 return tuple(names)
         if product is not None and product.bands_in is not None:
             names = by_row(product, product.bands_in, self.extensions)
@@ -363,7 +387,12 @@ class _File:
         if self.options.zero_point is not None:
             return None
         product = self.product
-        if product is not None and product.zero_point is not None:
+        zero = None
+        if product is not None and product.zero_point_in is not None:
+            zero = by_row(product, product.zero_point_in, self.extensions)
+        if zero is not None:
+            found: tuple[float, ...] | None = (float(zero),) * num_bands
+        elif product is not None and product.zero_point is not None:
             zero = by_row(product, product.zero_point, header)
             found = None if zero is None else (float(zero),) * num_bands
         else:
@@ -537,14 +566,6 @@ def _only_image(
     return images[0]
 
 
-def split_hdu(source: Source) -> tuple[Path, str | None]:
-    """Split ``file.fits[HDU]`` into the path and the HDU."""
-    match = re.match(r"^(.*)\[([^\[\]]+)\]$", str(source))
-    if match and not Path(source).exists():
-        return Path(match.group(1)), match.group(2)
-    return Path(source), None
-
-
 def _beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
     """Return the file beside another one that a product's rule names, if it is there.
 
@@ -552,18 +573,21 @@ def _beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
     """
     if rule is None:
         return None
-    name = re.sub(rule[0], rule[1], path.name, count=1)
-    if name == path.name:
-        return None
-    for one in (name, f"{name}.gz", f"{name}.fz", name.removesuffix(".gz").removesuffix(".fz")):
-        found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
-        if len(found) > 1:
-            raise InputError(
-                f"{found[0].name} and {found[1].name} both go with {path.name}; say which with "
-                "noise= and mask= (--noise, --mask)."
-            )
-        if found:
-            return found[0]
+    for replacement in rule[1].split("|"):
+        name = re.sub(rule[0], replacement, path.name, count=1)
+        if name == path.name:
+            return None
+        bare = name.removesuffix(".gz").removesuffix(".fz")
+        for one in (name, f"{name}.gz", f"{name}.fz", bare):
+            found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
+            found = [other for other in found if other != path]
+            if len(found) > 1:
+                raise InputError(
+                    f"{found[0].name} and {found[1].name} both go with {path.name}; say which "
+                    "with noise= and mask= (--noise, --mask)."
+                )
+            if found:
+                return found[0]
     return None
 
 

@@ -22,8 +22,10 @@ NOISE_NAMES = {
     "STAT": "variance",
     "STD": "deviation",
     "STDDEV": "deviation",
+    "STDEV": "deviation",
     "ERR": "deviation",
     "ERROR": "deviation",
+    "ERRORS": "deviation",
     "SIGMA": "deviation",
     "RMS": "deviation",
     "NOISE": "deviation",
@@ -32,8 +34,10 @@ NOISE_NAMES = {
     "UNCERT": "deviation",
     "IVAR": "ivar",
     "INVVAR": "ivar",
+    "INVERSE_VARIANCE": "ivar",
     "IVM": "ivar",
     "WEIGHT": "weight",
+    "WEIGHTS": "weight",
     "WGT": "weight",
     "WHT": "wht",
     "EXPTIME": "exposure",
@@ -63,7 +67,7 @@ MASK_NAMES: tuple[str, ...] = (
     "BADPIX",
     "QUALITY",
 )
-MASK_NAMES += ("BITMASK", "DQUALITY", "DATAQUALITY", "IMAFLAGS_ISO", "BADMASK")
+MASK_NAMES += ("BITMASK", "DQUALITY", "DATAQUALITY", "DATA_QUALITY", "IMAFLAGS_ISO", "BADMASK")
 
 #: HDUs that belong to a known image and do not bear on the fit.
 _HARMLESS = re.compile(
@@ -90,6 +94,11 @@ class Group(NamedTuple):
     suffix: str = ""
 
 
+def plain(name: str) -> str:
+    """Return the name of an HDU without the word map: ``RMS_MAP`` is ``RMS``."""
+    return re.sub(r"[ _-]?MAP$", "", name)
+
+
 def select(extensions: Sequence[Extension], selector: str) -> list[Extension]:
     """Return HDUs of a name, of a number ``#1``, or with a card of a value ``CARD=VALUE``."""
     if selector.startswith("#"):
@@ -97,7 +106,7 @@ def select(extensions: Sequence[Extension], selector: str) -> list[Extension]:
     if "=" in selector:
         card, value = selector.split("=", 1)
         return [e for e in extensions if str(e.header.get(card, "")).strip().upper() == value]
-    return [one for one in extensions if one.name == selector]
+    return [one for one in extensions if selector in (one.name, plain(one.name))]
 
 
 def pointed(extensions: Sequence[Extension], hdu: str | int, where: str) -> Extension:
@@ -167,7 +176,7 @@ def find_images(
     by_band = []
     for one in images:
         parts = split_suffix(one.name, IMAGE_NAMES) or ("", one.name)
-        other = one.name in others or split_suffix(one.name, others) is not None
+        other = plain(one.name) in others or split_suffix(one.name, others) is not None
         if not other and is_band(parts[1]):
             by_band.append(Group(one, parts[1]))
     if by_band:
@@ -178,7 +187,7 @@ def find_images(
     rest = [
         one
         for one in images
-        if one.name not in others
+        if plain(one.name) not in others
         and not split_suffix(one.name, others)
         and not _HARMLESS.match(one.name)
     ]
@@ -239,7 +248,7 @@ def passed_over(extensions: Sequence[Extension], used: Sequence[Extension]) -> l
         if one.shape is not None
         and one not in used
         and one.shape[-2:] in shapes
-        and one.name not in known
+        and plain(one.name) not in known
         and not split_suffix(one.name, known)
         and not _HARMLESS.match(one.name)
     ]

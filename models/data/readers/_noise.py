@@ -45,6 +45,11 @@ def kind_of(name: str, header: fits.Header, what: str) -> str:
                 "with noise_kind= (--noise-kind)."
             )
         return UNCERTAINTY_TYPES[said]
+    if name == "UNCERT":
+        note(
+            f"{what} does not say what kind of uncertainty it holds (UTYPE), and was taken as "
+            "standard deviations; noise_kind= (--noise-kind) says otherwise."
+        )
     return NOISE_NAMES.get(name, "")
 
 

@@ -12,7 +12,7 @@ from scipy.ndimage import uniform_filter
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import broadcast_mask, numeric, weights_from_noise
-from scorepriors.models.data.psfs._read import npz_sources
+from scorepriors.models.data.psfs._contents import npz_sources
 
 from ._files import Source, array_names, load_npz
 from ._masks import masked_pixels

@@ -1,6 +1,7 @@
 """What a user says of a file that the file itself does not tell."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,13 +60,17 @@ class FileOptions:
                 return self.position
             raise InputError("position= holds several places; give one.")
         try:
-            ra, dec = (float(number) for number in self.position)
-            center = SkyCoord(ra, dec, unit="deg")
-        except (TypeError, ValueError) as error:
+            ra, dec = self.position
+            if isinstance(ra, str) and re.search("[:h]", ra):
+                center = SkyCoord(ra, dec, unit=("hourangle", "deg"))
+            else:
+                center = SkyCoord(float(ra), float(dec), unit="deg")
+        except (TypeError, ValueError, units.UnitsError) as error:
             raise InputError(
-                f"position is {self.position!r}; give (RA, Dec) in degrees or a SkyCoord."
+                f"position is {self.position!r}; give (RA, Dec) in degrees, as 10:00:24 +02:12:00, "
+                "or a SkyCoord."
             ) from error
-        if not (np.isfinite(ra) and np.isfinite(dec)):
+        if not (np.isfinite(center.ra.deg) and np.isfinite(center.dec.deg)):
             raise InputError(f"position is {self.position!r}; give finite degrees.")
         return center
 
@@ -100,6 +105,12 @@ class FileOptions:
             return None
         if isinstance(value, str | os.PathLike) or not isinstance(value, list | tuple):
             value = [value]
+        for one in value:
+            if not isinstance(one, str | os.PathLike):
+                raise InputError(
+                    f"{name} is of the type {type(one).__name__}; give a FITS file, or arrays to "
+                    "Observation.from_arrays."
+                )
         if len(value) not in (1, count) or (len(value) == 1 < count):
             raise InputError(
                 f"{len(value)} file(s) with the {name} for {count} image file(s); give one for "

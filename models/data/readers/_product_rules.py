@@ -177,6 +177,24 @@ def hsc_zero_point(header: fits.Header) -> float:
     return 27.0
 
 
+def photocalib_zero_point(hdus: Sequence[Any]) -> float | None:
+    """AB magnitude of one count by the table of the calibration, nJy of one count."""
+    for hdu in hdus:
+        if hdu.is_table and hdu.name == "PHOTOCALIB":
+            table = hdu.table()
+            name = next((n for n in table.colnames if n.lower() == "calibrationmean"), None)
+            if name is None or not len(table):
+                return None
+            mean = float(table[name][0])
+            if not (np.isfinite(mean) and mean > 0):
+                raise InputError(
+                    f"the table PhotoCalib has {mean:g} nJy for one count; give zero_point= "
+                    "(--zero-point)."
+                )
+            return NANOJANSKY_ZERO_POINT - 2.5 * float(np.log10(mean))
+    return None
+
+
 def unit_zero_point(header: fits.Header) -> float | None:
     """AB magnitude of one unit by `BUNIT`, a unit of flux, whatever other cards say."""
     unit = parse_unit(str(header.get("BUNIT", "")))
@@ -320,6 +338,10 @@ def kids_weights(weights: np.ndarray, header: fits.Header) -> np.ndarray:
 # --- noise that the files leave to be calculated --------------------------------------------
 
 
+#: Electrons per count that no camera reaches.
+_LARGEST_GAIN = 1e3
+
+
 def ztf_variance(
     pixels: np.ndarray, header: fits.Header, hdus: Sequence[Any], box: Box | None
 ) -> np.ndarray:
@@ -329,6 +351,8 @@ def ztf_variance(
     follows the noise of its own pixel would bias fluxes.
     """
     gain = positive(header, "GAIN")
+    if not gain < _LARGEST_GAIN:
+        raise InputError(f"the card GAIN is {gain:g} electrons per count; give noise= (--noise).")
     return _smooth(pixels) / gain + (positive(header, "READNOI") / gain) ** 2
 
 

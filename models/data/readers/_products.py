@@ -52,12 +52,10 @@ class Product:
         in the order of preference.
     mask, psf, catalog
         Names of the HDUs of the mask, the PSF and a table of positions.
-    cells
-        Whether the PSF's HDU holds one PSF per cell of the image.
     noise_file, mask_file, noise_file_kind
         Noise and mask in files of their own, beside the image's: pairs of a regular expression
-        in the image's file name and its replacement, in which ``*`` stands for anything; and the
-        kind of the noise.
+        in the image's file name and its replacement, in which ``*`` stands for anything and ``|``
+        divides several names; and the kind of the noise.
     variance
         Function ``(pixels, header, hdus, box)`` that returns the variance of pixels, for files
         that hold none; `box` is the part that was cut out, or None.
@@ -68,6 +66,8 @@ class Product:
     zero_point
         Function of the image's header (with the primary's) that returns the AB magnitude of one
         unit of a pixel; None follows the general rules, a result of None means unknown.
+    zero_point_in
+        The same of the HDUs, which comes first where it is not None.
     bands
         Function of the same header that returns the names of the bands, or None.
     bands_in
@@ -97,7 +97,6 @@ class Product:
     mask: tuple[str, ...] = ()
     psf: tuple[str, ...] = ()
     catalog: tuple[str, ...] = ()
-    cells: bool = False
     noise_file: tuple[str, str] | None = None
     mask_file: tuple[str, str] | None = None
     noise_file_kind: str = ""
@@ -105,6 +104,7 @@ class Product:
     coverage: tuple[str, ...] = ()
     unit: str = ""
     zero_point: Callable[[fits.Header], float | None] | None = None
+    zero_point_in: Callable[[Sequence[Any]], float | None] | None = None
     bands: Callable[[fits.Header], Sequence[str] | None] | None = None
     bands_in: Callable[[Sequence[Any]], Sequence[str] | None] | None = None
     planes: Mapping[str, int] = field(default_factory=dict)
@@ -171,6 +171,7 @@ def _is_hsc(hdus: Sequence[Any], path: Path) -> bool:
         return False
     return (
         _has_card(hdus, "FLUXMAG0", "")
+        or any(hdu.name == "PHOTOCALIB" for hdu in hdus)
         or _has_card(hdus, "FILTER", "^(HSC|NB|IB)")
         or _has_card(hdus, "INSTRUME", "HSC|Hyper")
         or re.search(r"HSC|[-_](NB|IB)\d+", path.name) is not None
@@ -187,6 +188,16 @@ def _is_coadd(hdus: Sequence[Any], path: Path) -> bool:
     )
 
 
+def _is_dp2_coadd(hdus: Sequence[Any], path: Path) -> bool:
+    """Whether a file of lsst-images is a coadd, whose planes hold the flags of any visit."""
+    planes = {str(v).strip() for hdu in hdus for c, v in hdu.header.items() if c[:4] == "MSKN"}
+    return (
+        any(hdu.name == "PSF" and len(hdu.shape or ()) == 4 for hdu in hdus)
+        or _has_card(hdus, "DATAMODL", "coadd")
+        or not planes.isdisjoint(("CLIPPED", "REJECTED", "INEXACT_PSF"))
+    )
+
+
 def _is_legacy_cutout(hdus: Sequence[Any], path: Path) -> bool:
     """Whether a file with BANDS is of the viewer, which counts bands from 0."""
     if _has_card(hdus, "BAND0", ""):
@@ -197,6 +208,33 @@ def _is_legacy_cutout(hdus: Sequence[Any], path: Path) -> bool:
 
 def _is_des_coadd(hdus: Sequence[Any], path: Path) -> bool:
     return _has_card(hdus, "TILENAME", "^DES") or re.search(r"^DES\d{4}[+-]", path.name) is not None
+
+
+def _is_wise(hdus: Sequence[Any], path: Path) -> bool:
+    by_name = re.search(r"-w[1-4]-int-\d\w?\.fits", path.name, re.IGNORECASE) is not None
+    by_cards = _has_card(hdus, "TELESCOP", "^WISE") and _has_card(hdus, "BAND", "^W?[1-4]$")
+    return by_name or by_cards
+
+
+def _is_ztf(hdus: Sequence[Any], path: Path, name: str) -> bool:
+    """Whether a file is one of ZTF's by its name, or by cards; references count their frames."""
+    by_cards = _has_card(hdus, "INSTRUME", "^ZTF") or _has_card(hdus, "FILTER", "^ZTF[_ ]")
+    reference = _has_card(hdus, "NFRAMES", "") or not _has_card(hdus, "READNOI", "")
+    return re.search(rf"^ztf_.*_{name}img", path.name) is not None or (
+        by_cards and reference == (name == "ref")
+    )
+
+
+def _is_sdss_frame(hdus: Sequence[Any], path: Path) -> bool:
+    by_cards = all(_has_card(hdus, card, "") for card in ("RUN", "CAMCOL", "FILTER"))
+    return re.search(r"^frame-[ugriz]-\d{6}-[1-6]-\d{4}\.fits", path.name) is not None or (
+        by_cards and len(hdus) > 2 and len(hdus[1].shape or ()) == 1
+    )
+
+
+def _is_kids(hdus: Sequence[Any], path: Path) -> bool:
+    by_name = re.search(r"^KiDS_DR[\d.]+_.*_sci\.fits|^KIDS_[-\d._]+[ugri]\.fits", path.name)
+    return by_name is not None or _has_card(hdus, "OBJECT", "^KIDS_")
 
 
 def _is_infrared(hdus: Sequence[Any], path: Path) -> bool:
@@ -213,15 +251,12 @@ PRODUCTS: tuple[Product, ...] = (
     Product(
         name="Rubin DP2 cell coadd",
         cards={"MSKN0000": ""},
-        hdus=("IMAGE", "MASK", "VARIANCE", "PSF"),
-        matches=lambda hdus, path: any(
-            hdu.name == "PSF" and len(hdu.shape or ()) == 4 for hdu in hdus
-        ),
+        hdus=("IMAGE", "MASK", "VARIANCE"),
+        matches=_is_dp2_coadd,
         image=("IMAGE",),
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
         psf=("PSF",),
-        cells=True,
         bands_in=rules.dp2_band,
         bad_planes=rules.DP2_COADD_BAD,
     ),
@@ -243,6 +278,7 @@ PRODUCTS: tuple[Product, ...] = (
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
         zero_point=rules.hsc_zero_point,
+        zero_point_in=rules.photocalib_zero_point,
         bad_planes=rules.RUBIN_COADD_BAD,
     ),
     Product(
@@ -252,6 +288,7 @@ PRODUCTS: tuple[Product, ...] = (
         image=("IMAGE",),
         noise={"VARIANCE": "variance"},
         mask=("MASK",),
+        zero_point_in=rules.photocalib_zero_point,
         bad_planes=rules.RUBIN_VISIT_BAD,
     ),
     Product(
@@ -316,11 +353,14 @@ PRODUCTS: tuple[Product, ...] = (
         file_name=r"^EUC_MER_(BGSUB-)?MOSAIC-(?!.*-(RMS|FLAG|BKG)_)",
         noise_file=(
             r"^EUC_MER_(?:BGSUB-)?MOSAIC-(.+)_TILE(\d+).*$",
-            r"EUC_MER_MOSAIC-\1-RMS_TILE\2*.fits*",
+            r"EUC_MER_MOSAIC-\1-RMS_TILE\2-*.fits*|EUC_MER_MOSAIC-\1-RMS_TILE\2.fits*",
         ),
         noise_file_kind="deviation",
-        note="its FLAG file is not read, for RMS tells the pixels without data; give mask= and "
-        "bad_planes= (--mask, --bad-planes) to leave out pixels by their flags.",
+        # What its bits mean is not published: the general rule for such masks leaves out all.
+        mask_file=(
+            r"^EUC_MER_(?:BGSUB-)?MOSAIC-(.+)_TILE(\d+).*$",
+            r"EUC_MER_MOSAIC-\1-FLAG_TILE\2-*.fits*|EUC_MER_MOSAIC-\1-FLAG_TILE\2.fits*",
+        ),
     ),
     Product(
         name="JWST mosaic",
@@ -372,7 +412,7 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="AllWISE atlas image",
-        file_name=r"-w[1-4]-int-\d\w?\.fits",
+        matches=_is_wise,
         noise_file=("-int-", "-unc-"),
         noise_file_kind="deviation",
         bands=rules.wise_band,
@@ -394,8 +434,8 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="ZTF exposure",
-        file_name=r"^ztf_.*_sciimg.*\.fits",
         cards={"MAGZP": ""},
+        matches=lambda hdus, path: _is_ztf(hdus, path, "sci"),
         variance=rules.ztf_variance,
         mask_file=("_sciimg", "_mskimg"),
         zero_point=rules.magzp,
@@ -405,8 +445,8 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="ZTF reference",
-        file_name=r"^ztf_.*_refimg.*\.fits",
         cards={"MAGZP": ""},
+        matches=lambda hdus, path: _is_ztf(hdus, path, "ref"),
         noise_file=("_refimg", "_refunc"),
         noise_file_kind="deviation",
         zero_point=rules.magzp,
@@ -423,7 +463,7 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="SDSS frame",
-        file_name=r"^frame-[ugriz]-\d{6}-[1-6]-\d{4}\.fits",
+        matches=_is_sdss_frame,
         image=("#0",),
         variance=rules.sdss_variance,
         unit="nanomaggy",
@@ -431,10 +471,10 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     Product(
         name="KiDS coadd",
-        file_name=r"^KiDS_DR[\d.]+_.*_sci\.fits",
-        noise_file=(r"_sci\.", "_wei."),
+        matches=_is_kids,
+        noise_file=(r"(_sci)?\.fits.*$", "*wei*.fits*"),
         noise_file_kind="ivar",
-        mask_file=(r"_sci\.", "_msk."),
+        mask_file=(r"(_sci)?\.fits.*$", "*msk.fits*|*mask.fits*|*flag.fits*"),
         zero_point=lambda header: NANOJANSKY_ZERO_POINT,
         planes=rules.KIDS_PLANES,
         bad_planes=rules.KIDS_BAD,
