@@ -645,7 +645,7 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
         (folder / "posterior.nc").write_text("x")
         return [folder / "posterior.nc"]
 
-    monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_: None)
+    monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_, **__: None)
     for name in ("noise_sentence", "input_sentences"):
         monkeypatch.setattr(f"scorepriors.inference.cli._sampling.{name}", lambda _: [])
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
