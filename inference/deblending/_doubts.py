@@ -61,7 +61,7 @@ def doubts(result: Deblended) -> dict[str, str]:
     bright sources that are missing in the catalog.  Single sources with such troubles have flags.
     """
     found, names = only_seen(result.free_form, result.observation), result.positions.ids
-    out = {}
+    out: dict[str, str] = {}
     out |= doubts_of_input(result.observation, result.positions)
     undone, light = (part.sum() for part in canceled_light(found.convolved))
     if undone > CANCELS * light:

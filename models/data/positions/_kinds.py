@@ -34,8 +34,10 @@ _NO = ("false", "f", "no", "n", "0", "0.0", "galaxy", "gal", "extended", "")
 _POINT_TYPES = ("star", "point", "psf", "stellar", "pointsource", "point source", "*", "s", "6")
 
 #: Words for galaxies: Tractor's profiles, NED's G, SDSS's 3.
-_EXTENDED_TYPES = ("galaxy", "extended", "rex", "exp", "dev", "ser", "comp", "simp")
-_EXTENDED_TYPES += ("gal", "g", "3", "sersic")
+_EXTENDED_TYPES = (
+    *("galaxy", "gal", "g", "extended", "sersic", "3"),
+    *("rex", "exp", "dev", "ser", "comp", "simp"),
+)
 
 
 def find_stars(table: Table, columns: dict[str, str], ids: Sequence[str]) -> np.ndarray:

@@ -52,7 +52,8 @@ def is_inside(row_column: np.ndarray, shape: tuple[int, int], margin: float = 0.
     # Pixel centers are integers, so the image ends half a pixel beyond the last center.
     low, high = -0.5 - margin, np.array(shape) - 0.5 + margin
     with np.errstate(invalid="ignore"):
-        return ((row_column >= low) & (row_column < high)).all(axis=1)
+        inside = (row_column >= low) & (row_column < high)
+    return np.all(np.asarray(inside), axis=1)
 
 
 def find_places(table: Table, columns: dict[str, str], obs) -> Places:
@@ -88,11 +89,11 @@ def find_places(table: Table, columns: dict[str, str], obs) -> Places:
             "the catalog gives positions on the sky but the observation has no WCS; give x "
             "and y in pixels."
         )
-    found = ", ".join(table.colnames[:20]) or "none"
+    listed = ", ".join(table.colnames[:20]) or "none"
     more = "" if len(table.colnames) <= 20 else f" and {len(table.colnames) - 20} more"
     raise InputError(
         f"the catalog has no columns of positions; give x and y (pixels) or ra and dec "
-        f"(degrees); found {found}{more}."
+        f"(degrees); found {listed}{more}."
     )
 
 
@@ -202,7 +203,7 @@ def _pair(frame: str, found: Sequence[Places]) -> Sequence[Places]:
 def _read_best(table: Table, names: tuple[str, str], frame: str, obs) -> Places:
     """Return places by the first way to read the numbers that puts a source into the image."""
     both = " and ".join(names)
-    ways = []
+    ways: list[tuple[str, Places]] = []
     for one in angles(table, *names):
         if np.nanmax(np.abs(np.append(one.lat, 0))) > 90:
             worst = int(np.nanargmax(np.abs(one.lat)))

@@ -76,13 +76,14 @@ def _delimited(written: str) -> Table:
     names = _split(body[0], delimiter)
     described: list[str] = []
     if any(_is_number(one) for one in names):
-        names = _names_in_comments(comments, len(names), delimiter)
-        if names is None:
+        told = _names_in_comments(comments, len(names), delimiter)
+        if told is None:
             found = body[0].strip()[:60]
             raise InputError(
                 f"the columns have no names (the first line is {found!r}); put names above them, "
                 "such as x and y (0-based pixels) or ra and dec (degrees)."
             )
+        names = told
     else:
         body = body[1:]
         if len(body) > 1 and _is_rule(body[1]):  # VizieR: units, and a rule below them
