@@ -326,9 +326,14 @@ def _empty(obs: Observation, places: np.ndarray) -> tuple[np.ndarray, np.ndarray
     radius = int(np.ceil(width))
     rows, columns = np.indices((2 * radius + 1,) * 2) - radius
     source = binary_dilation(source, rows**2 + columns**2 <= radius**2)
-    rows, columns = np.indices(obs.shape)
-    for row, column in places:
-        source |= (rows - row) ** 2 + (columns - column) ** 2 < (_REACH * width) ** 2
+    reach = _REACH * width
+    for place in places:
+        # Only the pixels about it: fields may be large.
+        low = np.clip(np.floor(place - reach), 0, obs.shape).astype(int)
+        high = np.clip(np.ceil(place + reach) + 1, 0, obs.shape).astype(int)
+        rows, columns = np.mgrid[low[0] : high[0], low[1] : high[1]]
+        near = (rows - place[0]) ** 2 + (columns - place[1]) ** 2 < reach**2
+        source[low[0] : high[0], low[1] : high[1]] |= near
     empty = ~source & ~mask
     if not source.any() or not empty.any():
         return empty, empty
