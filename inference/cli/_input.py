@@ -1,6 +1,7 @@
 """The input of commands: files, positions, and what files do not tell."""
 
 import warnings
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import click
@@ -116,7 +117,8 @@ class Scenes(NamedTuple):
     truth: Any
 
 
-class Input(NamedTuple):
+@dataclass(frozen=True)
+class Input:
     """What a command reads.
 
     Attributes
@@ -146,7 +148,7 @@ class Input(NamedTuple):
     psf: tuple = ()
     index: int | None = None
     others: tuple = ()
-    reading: dict[str, Any] = {}
+    reading: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> "Input":
@@ -158,7 +160,8 @@ class Input(NamedTuple):
             Unless there is either a file or the example.
         """
         reading = take_reading(options)
-        own = {name: options.pop(name) for name in cls._fields if name != "reading"}
+        names = [one.name for one in fields(cls) if one.name != "reading"]
+        own = {name: options.pop(name) for name in names}
         if own["example"] == bool(own["files"]):
             raise InputError("give either FILE or --example.")
         return cls(**own, reading=reading)

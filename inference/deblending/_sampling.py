@@ -16,7 +16,7 @@ from scorepriors._programs import make_room_for_programs
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.inference.sampling._abstract import AbstractSampler
-from scorepriors.inference.sampling._algorithms import ALGORITHMS, DynamicHMC, sampler_of
+from scorepriors.inference.sampling._algorithms import OWN, DynamicHMC, sampler_of
 from scorepriors.inference.sampling._collect import Keep
 from scorepriors.inference.sampling._diagnostics import SamplingWarning
 from scorepriors.inference.sampling._labels import lay_out
@@ -44,7 +44,7 @@ SCENE_WIDTH = 1.25
 
 #: Samplers of scenes, by their names in `sample_deblended` and the command line.
 SCENE_ALGORITHMS: dict[str, Callable[..., AbstractSampler]] = {
-    **{name: partial(kind, longest_width=SCENE_WIDTH) for name, kind in ALGORITHMS.items()},
+    **{kind.name: partial(kind, longest_width=SCENE_WIDTH) for kind in OWN},
     Flow.name: Flow,
 }
 

@@ -210,10 +210,11 @@ def _root_dimension(state):
     return jnp.sqrt(state.position.size * 1.0)
 
 
+#: Samplers of this package for any model.
+OWN: tuple[type[AbstractGradientSampler], ...] = (NUTS, HMC, DynamicHMC, AdjustedMCLMC, MCLMC)
+
 #: Samplers for any model, by their names in `sample` and the command line.
-ALGORITHMS: dict[str, type[AbstractSampler]] = {
-    kind.name: kind for kind in (NUTS, HMC, DynamicHMC, AdjustedMCLMC, MCLMC)
-}
+ALGORITHMS: dict[str, type[AbstractSampler]] = {kind.name: kind for kind in OWN}
 
 
 def sampler_of(

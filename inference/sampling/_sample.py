@@ -146,7 +146,7 @@ def sample(
     started = time.monotonic()
     sampler = sampler_of(algorithm)
     until = num_samples if isinstance(num_samples, Until) else None
-    most = num_samples if until is None else until.at_most
+    most = num_samples.at_most if isinstance(num_samples, Until) else num_samples
     counts = _counts(sampler, num_warmup, most, num_chains)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     if not bound.sites():
