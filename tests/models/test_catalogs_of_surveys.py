@@ -399,3 +399,26 @@ def test_survey_rows_far_from_the_image_do_not_trouble_its_wcs():
     dec = np.append(DEC, [-2.0, 80.0, -89.0])
     with pytest.warns(FileWarning, match="^3 of 6 sources of the catalog are outside"):
         check(Table({"ra": ra, "dec": dec}))
+
+
+class TestProperMotions:
+    """Positions of a catalog are those of its epoch."""
+
+    gaia = SURVEYS["Gaia"] | {"ref_epoch": [2016.0] * 3, "pmdec": [3.0, -4.0, 0.0]}
+
+    @pytest.mark.parametrize("unit", ["mas / yr", "mas.yr**-1", None])
+    def test_those_that_matter_are_said(self, unit):
+        table = Table(self.gaia | {"pmra": [0.0, 120.0, np.nan]})
+        table["pmra"].unit = unit
+        said = r"1 of 3 sources move .* up to 120 mas a year.*\(ref_epoch 2016.0\): take them"
+        with pytest.warns(FileWarning, match=said):
+            check(table)
+
+    def test_small_ones_are_not(self):
+        check(Table(self.gaia | {"pmra": [0.0, 4.0, np.nan]}))
+
+    def test_other_units_are_converted(self):
+        table = Table(self.gaia | {"pmra": np.array([0.0, 120.0, 0.0]) / 3.6e6})
+        table["pmra"].unit = "deg / yr"
+        with pytest.warns(FileWarning, match="up to 120 mas a year"):
+            check(table)

@@ -128,6 +128,7 @@ def numbers(table: Table, name: str, unit: units.UnitBase | None = None) -> np.n
 def _means(given, unit: units.UnitBase) -> bool:
     """Return whether a word that astropy does not know is this unit, as in "pixels", "Degrees"."""
     known = {units.pix: ("pix", "px"), units.deg: ("deg", "°"), units.arcsec: ("arcsec", '"')}
+    known[units.mas / units.yr] = ("mas",)
     word = str(given).strip().lower()
     return isinstance(given, units.UnrecognizedUnit) and word.startswith(known[unit])
 

@@ -19,6 +19,7 @@ from ._ids import find_ids
 from ._kinds import find_stars
 from ._light import PositionsWarning, displacement
 from ._margins import check_margin, in_reach, say_reach
+from ._motions import say_motion
 from ._places import Places, coordinates_missing, find_places
 from ._positions import Positions
 from ._rows import real_rows
@@ -107,6 +108,7 @@ def read_positions(
         raise InputError(_all_outside(places, _labels(table, columns, rows), obs.shape))
     say_reach(reach, margin)
     table, rows = table[reach.kept], rows[reach.kept]
+    say_motion(table, columns, obs.pixel_scale)
     row_column = places.row_column[reach.kept]
     ids = find_ids(table, columns, rows)
     _check_distances(row_column, ids)
