@@ -28,19 +28,38 @@ WAVELENGTHS = {
 _CAMERAS = {
     ("hsc", "wishes"): {"g": 479, "r": 621, "i": 770, "z": 890, "y": 976},
     ("des", "decam", "decals", "delve"): {
-        "u": 386, "g": 482, "r": 642, "i": 781, "z": 916, "y": 988,
+        "u": 386,
+        "g": 482,
+        "r": 642,
+        "i": 781,
+        "z": 916,
+        "y": 988,
     },
     # After DECam, whose headers have "r DECam SDSS c0002".
     ("sdss", "boss"): {"u": 359, "g": 470, "r": 618, "i": 750, "z": 890},
     ("panstarrs", "starrs", "ps1", "ps2", "gpc1"): {
-        "g": 485, "r": 620, "i": 754, "z": 867, "y": 963, "w": 608,
+        "g": 485,
+        "r": 620,
+        "i": 754,
+        "z": 867,
+        "y": 963,
+        "w": 608,
     },
     ("ztf",): {"g": 477, "r": 640, "i": 789, "zg": 477, "zr": 640, "zi": 789},
     ("megacam", "megaprime", "cfht", "cfis", "unions", "cfhtls"): {
-        "u": 368, "g": 476, "r": 638, "i": 768, "z": 898,
+        "u": 368,
+        "g": 476,
+        "r": 638,
+        "i": 768,
+        "z": 898,
     },
     ("vista", "vircam", "viking", "ultravista", "video", "vhs"): {
-        "z": 878, "y": 1021, "j": 1253, "h": 1643, "k": 2150, "ks": 2150,
+        "z": 878,
+        "y": 1021,
+        "j": 1253,
+        "h": 1643,
+        "k": 2150,
+        "ks": 2150,
     },
     ("2mass", "twomass"): {"j": 1235, "h": 1646, "k": 2160, "ks": 2160},
     ("ukidss", "wfcam", "uhs"): {"z": 883, "y": 1031, "j": 1250, "h": 1636, "k": 2206},
@@ -48,7 +67,7 @@ _CAMERAS = {
     ("skymapper",): {"u": 350, "v": 384, "g": 510, "r": 617, "i": 779, "z": 916},
     ("galex",): {"fuv": 153, "nuv": 230, "f": 153, "n": 230},
     ("irac", "spitzer"): {"1": 3551, "2": 4496, "3": 5725, "4": 7884},
-}  # fmt: skip
+}
 
 #: Words that are filters in themselves: WISE, IRAC, GALEX, primed ones (LCO), and the letters of
 #: Johnson and Cousins that no survey uses otherwise.

@@ -185,21 +185,32 @@ SURVEYS = {
     "Rubin Object": {"objectId": [11, 12, 13], "coord_ra": RA, "coord_dec": DEC, **ELSEWHERE},
     "Euclid MER": {"OBJECT_ID": [11, 12, 13], "RIGHT_ASCENSION": RA, "DECLINATION": DEC},
     "Tractor": {
-        "objid": [11, 12, 13], "brickid": [5, 5, 5], "ra": RA, "dec": DEC,
-        "bx": ELSEWHERE["x"], "by": ELSEWHERE["y"], "type": ["PSF", "REX", "SER"],
+        "objid": [11, 12, 13],
+        "brickid": [5, 5, 5],
+        "ra": RA,
+        "dec": DEC,
+        "bx": ELSEWHERE["x"],
+        "by": ELSEWHERE["y"],
+        "type": ["PSF", "REX", "SER"],
     },
     "Gaia": {"source_id": [11, 12, 13], "ra": RA, "dec": DEC, "phot_g_mean_mag": [20.0, 21, 22]},
     "DES": {"COADD_OBJECT_ID": [11, 12, 13], "RA": RA, "DEC": DEC},
     "SExtractor": {
-        "NUMBER": [11, 12, 13], "X_IMAGE": XY[:, 0] + 1, "Y_IMAGE": XY[:, 1] + 1,
-        "ALPHA_J2000": RA, "DELTA_J2000": DEC,
+        "NUMBER": [11, 12, 13],
+        "X_IMAGE": XY[:, 0] + 1,
+        "Y_IMAGE": XY[:, 1] + 1,
+        "ALPHA_J2000": RA,
+        "DELTA_J2000": DEC,
     },
     "SourceXtractor++": {
-        "source_id": [11, 12, 13], "pixel_centroid_x": XY[:, 0] + 1, "pixel_centroid_y": XY[:, 1] + 1,
-        "world_centroid_alpha": RA, "world_centroid_delta": DEC,
+        "source_id": [11, 12, 13],
+        "pixel_centroid_x": XY[:, 0] + 1,
+        "pixel_centroid_y": XY[:, 1] + 1,
+        "world_centroid_alpha": RA,
+        "world_centroid_delta": DEC,
     },
     "Pan-STARRS": {"objID": [11, 12, 13], "raMean": RA, "decMean": DEC},
-}  # fmt: skip
+}
 SAID = {"Rubin Object": "coord_ra and coord_dec were taken", "Tractor": "ra and dec were taken"}
 
 
