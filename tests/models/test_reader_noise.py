@@ -397,3 +397,19 @@ def test_command_line_options_of_files(tmp_path):
     wrong = empty | {"noise_files": (), "masks": (), "zero_point": "high"}
     with pytest.raises(InputError, match="--zero-point is 'high'; give numbers"):
         take_reading(wrong)
+
+
+# --- two kinds of noise --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "value"), [("ERR", SIGMA), ("RMS", SIGMA), ("IVAR", SIGMA**-2)])
+def test_another_noise_is_said_where_it_means_something_else(tmp_path, name, value):
+    same = field(tmp_path / "a.fits", hdu(np.full(SHAPE, value, np.float32), name))
+    np.testing.assert_allclose(Observation.read(same).weights, SIGMA**-2)
+    half = value / 2 if name != "IVAR" else value * 4
+    other = field(tmp_path / "b.fits", hdu(np.full(SHAPE, half, np.float32), name))
+    said = rf"noise is from VARIANCE; {name} beside it means 0.5 times as much"
+    with pytest.warns(FileWarning, match=said):
+        np.testing.assert_allclose(Observation.read(other).weights, SIGMA**-2)
+    chosen = Observation.read(other, noise=f"{other}[{name}]")
+    np.testing.assert_allclose(chosen.weights, 4 * SIGMA**-2)

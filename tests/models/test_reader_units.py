@@ -216,3 +216,19 @@ def test_texts_of_loose_cards_are_said(tmp_path):
         pytest.warns(FileWarning, match="no zero point comes from the card ZP"),
     ):
         assert Observation.read(path).zero_point is None
+
+
+@pytest.mark.parametrize("system", ["MAGSYS", "PHOTSYS", "ZPSYS"])
+@pytest.mark.parametrize("card", ["MAGZP", "MAGZERO"])
+def test_vega_magnitudes_are_no_zero_point(tmp_path, system, card):
+    path = field(tmp_path / "a.fits", cards={"BUNIT": "adu", card: 25.0, system: "VEGAMAG"})
+    with pytest.warns(FileWarning, match=rf"{system} says 'VEGAMAG', so {card} was not used"):
+        assert Observation.read(path).zero_point is None
+    assert Observation.read(path, zero_point=25.9).zero_point == (25.9,)
+
+
+def test_a_zero_point_in_ab_beside_one_of_vega(tmp_path):
+    cards = {"BUNIT": "adu", "MAGZERO": 25.0, "ABZP": 25.9, "MAGSYS": "Vega"}
+    path = field(tmp_path / "a.fits", cards=cards)
+    with pytest.warns(FileWarning, match="so MAGZERO was not used"):
+        assert Observation.read(path).zero_point == (25.9,)

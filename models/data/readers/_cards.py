@@ -33,6 +33,9 @@ _LOOSE_CARDS: tuple[str, ...] = (
 )
 _LOOSE_CARDS += ("ZEROPT", "ZEROPNT", "ZEROPOIN", "ZPTMAG", "SEXMGZPT", "REFZP", "MAGZPREF")
 
+#: Cards with the system of magnitudes.
+_SYSTEM_CARDS = ("MAGSYS", "PHOTSYS", "MAGSYST", "ZPSYS", "PHOTSYST", "MAGTYPE")
+
 #: What stands in headers for a value that is not known.
 _NOTHING = ("", "indef", "none", "n/a", "na", "null", "undefined", "unknown")
 
@@ -240,6 +243,12 @@ def header_unit(header: fits.Header, instead: str = "") -> units.UnitBase | None
     return unit
 
 
+def _vega_card(header: fits.Header) -> str:
+    """Return the card that says that magnitudes are Vega's; "" if none does."""
+    cards = (card for card in _SYSTEM_CARDS if "vega" in text(header, card).lower())
+    return next(cards, "")
+
+
 def header_zero_point(
     header: fits.Header, num_bands: int, unit: units.UnitBase | None, area: float | None
 ) -> tuple[float, ...] | None:
@@ -282,6 +291,14 @@ def header_zero_point(
     if rate is not None:
         known["PHOTFLAM"] = rate
     loose = _loose_zero_points(header)
+    vega = _vega_card(header)
+    if vega and ("MAGZERO" in known or loose):
+        names = [*(["MAGZERO"] if known.pop("MAGZERO", None) is not None else []), *loose]
+        loose = {}
+        note(
+            f"the card {vega} says {header[vega]!r}, so {', '.join(names)} was not used; say "
+            "zero_point= (--zero-point) in AB for nanojanskys and magnitudes."
+        )
     for card, value in (known | loose).items():
         check_plausible(value, f"the card {card}")
         _agree(card, (value,), str(unit), meant)
@@ -319,7 +336,7 @@ def _say_no_zero_point(header: fits.Header, unit: units.UnitBase | None) -> None
     mend = "say zero_point= (--zero-point) for nanojanskys and magnitudes."
     for card in (*_ZERO_POINT_CARDS, *_LOOSE_CARDS, "FLUXMAG0", "PHOTFLAM", "PHOTPLAM"):
         # Zero stands for sensitivities that are not known.
-        if card in header and header[card] != 0:
+        if card in header and header[card] != 0 and not _vega_card(header):
             said = str(header[card]).strip()
             note(f"no zero point comes from the card {card}, which is {said!r}; {mend}")
             break

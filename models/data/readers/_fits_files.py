@@ -55,6 +55,12 @@ from ._noise import file_weights, kind_of, kind_of_file, noise_factor
 from ._options import FileOptions
 from ._products import Product, by_row, recognize
 
+#: Powers of noise that give standard deviations.
+_POWERS = {"variance": 0.5, "deviation": 1.0, "ivar": -0.5}
+
+#: Ratio from which two noises in one file contradict each other.
+_OTHER_NOISE = 1.1
+
 
 def read_fits(
     source: Source | Sequence[Source],
@@ -417,7 +423,10 @@ class _File:
                 noise, name = partner
                 kind = self.options.noise_kind or own.get(name, "")
                 kind = kind or kind_of(name, noise.header, noise.label)
-                return self._understand(noise, kind, header, images, masked, cut), noise
+                weights = self._understand(noise, kind, header, images, masked, cut)
+                if product is None:
+                    self._say_other_noise(noise, weights, header, cut)
+                return weights, noise
             given = beside
         if given is None and product is not None and product.variance is not None:
             weights = file_weights(
@@ -455,6 +464,28 @@ class _File:
             what = f"{path.name} [{noise.label}]"
             weights = self._understand(noise, kind, header, images, masked, cut, what)
             return weights, self._same(path, noise)
+
+    def _say_other_noise(self, noise: Extension, weights, header, cut: Cut) -> None:
+        """Say that another noise in the file was passed over, where it means something else."""
+        good = weights[weights > 0]
+        if self.options.noise_kind or not good.size:
+            return
+        own = 1 / np.sqrt(np.median(good))
+        for other in self.extensions:
+            kind = NOISE_NAMES.get(other.name, "")
+            alike = other.version == noise.version and other.shape == noise.shape
+            if other is noise or not alike or kind not in _POWERS:
+                continue
+            factor = noise_factor(other.header, header_unit(header), kind, other.label)
+            pixels = np.asarray(cut.of(other, other.label), float) * factor
+            pixels = pixels[np.isfinite(pixels) & (pixels > 0)]
+            ratio = float(np.median(pixels)) ** _POWERS[kind] / own if pixels.size else 1.0
+            if abs(np.log(ratio)) > np.log(_OTHER_NOISE):
+                note(
+                    f"{self.path.name}: the noise is from {noise.label}; {other.label} beside it means "
+                    f"{ratio:.2g} times as much: noise= (--noise {self.path.name}[{other.label}]) takes "
+                    "that one."
+                )
 
     def _understand(self, noise: Extension, kind, header, images, masked, cut: Cut, what=""):
         what = what or noise.label
