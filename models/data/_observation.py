@@ -331,14 +331,20 @@ class Observation(Photometry):
 
     @classmethod
     def from_npz(
-        cls, path, index: int | None = None, psf=None, psf_oversampling: float | None = None
+        cls,
+        path,
+        index: int | None = None,
+        psf=None,
+        psf_oversampling: float | None = None,
+        **options,
     ) -> "Observation":
         """Read an npz archive; `index` selects one blend of a set.
 
-        The layouts are described in `scorepriors.models.data.readers`; `psf` and
-        `psf_oversampling` are as for `from_fits`.
+        The layouts are described in `scorepriors.models.data.readers`; `psf`,
+        `psf_oversampling` and further `options` (``good``, ``bad_planes``, ``zero_point``,
+        ``bands``) are as for `from_fits`.
         """
-        arguments = read_npz(path, index, psf)
+        arguments = read_npz(path, index, psf, FileOptions(**options))
         return cls._build({**arguments, "psf_oversampling": psf_oversampling}, path)
 
     @classmethod
@@ -355,13 +361,7 @@ class Observation(Photometry):
             endings = (*FITS_ENDINGS, *NPZ_ENDINGS)
             check_file(path, endings, "image file")
             if str(path).lower().endswith(NPZ_ENDINGS):
-                oversampling = options.pop("psf_oversampling", None)
-                given = FileOptions(**options).given
-                if given:
-                    raise InputError(
-                        f"{', '.join(given)}: options of FITS files; put it into the npz archive."
-                    )
-                return cls.from_npz(path, index, psf, oversampling)
+                return cls.from_npz(path, index, psf, **options)
         return cls.from_fits(path, psf, index, **options)
 
     @classmethod

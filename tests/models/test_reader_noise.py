@@ -108,12 +108,6 @@ def test_errors_of_options(tmp_path, options, message):
         Observation.read(path, psf(), **given)
 
 
-def test_options_are_for_fits(tmp_path):
-    np.savez(tmp_path / "a.npz", images=noise()[None])
-    with pytest.raises(InputError, match="zero_point: options of FITS files"):
-        Observation.read(tmp_path / "a.npz", zero_point=27.0)
-
-
 # --- no data --------------------------------------------------------------------------------
 
 
@@ -322,12 +316,17 @@ def test_bits_without_names_are_masked_and_said(tmp_path):
     assert np.count_nonzero(obs.weights == 0) == 120
 
 
-def test_bits_without_names_over_most_pixels_are_refused(tmp_path):
-    mask = np.full(SHAPE, 32)
-    path = field(tmp_path / "a.fits", hdu(mask, "DQ"))
-    with pytest.raises(
-        InputError, match=r"100% of its pixels are not zero \(bit 5 in 672 pixels\)"
-    ):
+@pytest.mark.parametrize(
+    ("name", "mask", "said"),
+    [
+        ("DQ", np.full(SHAPE, 32), r"100% of its pixels are not zero \(bit 5 in 672 pixels\)"),
+        ("DQ", np.arange(672).reshape(SHAPE) % 9 * 32, "of its pixels are not zero"),
+        ("MASK", np.full(SHAPE, 128), r"100% .* \(bit 7 in 672 pixels\)"),
+    ],
+)
+def test_bits_without_names_over_most_pixels_are_refused(tmp_path, name, mask, said):
+    path = field(tmp_path / "a.fits", hdu(mask, name))
+    with pytest.raises(InputError, match=said):
         Observation.read(path)
 
 
@@ -413,3 +412,60 @@ def test_another_noise_is_said_where_it_means_something_else(tmp_path, name, val
         np.testing.assert_allclose(Observation.read(other).weights, SIGMA**-2)
     chosen = Observation.read(other, noise=f"{other}[{name}]")
     np.testing.assert_allclose(chosen.weights, 4 * SIGMA**-2)
+
+
+# --- masks that look like those of a pipeline, and masks of npz files ------------------------
+
+
+def pipeline_mask(high=0):
+    """A mask in which most pixels are detected, some saturated, and some from a cosmic ray."""
+    mask = np.full(SHAPE, 1 << 5)
+    mask[:, 0] |= 1 << 1
+    mask[:, 1] |= 1 << 3
+    mask[:, 2] |= high
+    return mask
+
+
+@pytest.mark.parametrize(("high", "masked"), [(0, 48), (1 << 14, 24)], ids=["visit", "coadd"])
+def test_a_mask_in_which_most_is_detected(tmp_path, high, masked):
+    path = field(tmp_path / "a.fits", hdu(pipeline_mask(high), "MASK"))
+    with pytest.warns(FileWarning, match=rf"bit 5, .* is DETECTED .* \({masked} pixels\)"):
+        obs = Observation.read(path)
+    assert (obs.weights == 0).sum() == masked
+
+
+@pytest.fixture
+def archive(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(
+        path,
+        images=noise()[None],
+        variance=np.full((1, *SHAPE), SIGMA**2),
+        psfs=psf()[None],
+        mask=pipeline_mask(),
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "masked"),
+    [({"bad_planes": "3"}, 24), ({"bad_planes": [1, 3]}, 48), ({"good": 1 << 5}, 48)],
+)
+def test_options_of_masks_in_npz(archive, options, masked):
+    obs = Observation.read(archive, **options)
+    assert (obs.weights == 0).sum() == masked
+
+
+def test_bands_and_zero_point_of_npz(archive):
+    obs = Observation.read(archive, bands="r", zero_point=27.0, bad_planes=1)
+    assert (obs.bands, obs.zero_point) == (("r",), (27.0,))
+
+
+def test_options_that_npz_does_not_take(archive):
+    with pytest.raises(InputError, match="hdu: options of FITS files"):
+        Observation.read(archive, hdu=1)
+    arrays = dict(np.load(archive))
+    del arrays["mask"]
+    np.savez(archive, **arrays)
+    with pytest.raises(InputError, match="no array `mask` for good= or bad_planes="):
+        Observation.read(archive, good=0)

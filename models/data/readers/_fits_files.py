@@ -52,7 +52,7 @@ from ._names import (
     pointed,
 )
 from ._noise import file_weights, kind_of, kind_of_file, noise_factor
-from ._options import FileOptions
+from ._options import FileOptions, given_bands
 from ._products import Product, by_row, recognize
 
 #: Powers of noise that give standard deviations.
@@ -136,7 +136,7 @@ def read_fits(
         psf = psfs[0] if len(paths) == 1 else psfs
     arguments = combine(parts, psf, name=stem)
     if options.bands is not None:
-        arguments["bands"] = _given_bands(options.bands)
+        arguments["bands"] = given_bands(options.bands)
     if options.zero_point is not None:
         arguments["zero_point"], arguments["unit"] = given_zero_point(
             options.zero_point, arguments["unit"], len(arguments["images"])
@@ -145,12 +145,6 @@ def read_fits(
     where = f"{paths[0].name}{'' if len(paths) == 1 else ' ...'}"
     _say_masked(arguments["weights"], arguments["bands"], options, where)
     return arguments
-
-
-def _given_bands(bands: str | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(bands, str):
-        return tuple(band.strip() for band in bands.split(","))
-    return tuple(bands)
 
 
 def _say_masked(

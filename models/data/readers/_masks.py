@@ -26,6 +26,10 @@ BAD_PLANES: tuple[str, ...] = (
     "NO_DATA",
 )
 
+#: Bits of planes in masks of Rubin (DP1) and HSC, where names were lost.
+_PIPELINE_PLANES = {"BAD": 0, "SAT": 1, "INTRP": 2, "CR": 3, "EDGE": 4, "DETECTED": 5}
+_PIPELINE_PLANES |= {"DETECTED_NEGATIVE": 6, "SUSPECT": 7, "NO_DATA": 8}
+
 #: Planes that do so on single visits; on coadds one of many visits sets them.
 _VISIT_PLANES = ("INTRP", "INTERPOLATED", "CR", "COSMIC_RAY")
 
@@ -188,12 +192,32 @@ def _say_unknown(mask, named: Mapping[str, int], planes: Sequence[str | int], wh
     )
 
 
+def _as_of_the_pipelines(mask: np.ndarray, what: str) -> np.ndarray:
+    """Mask the planes of Rubin's and HSC's pipelines, in a mask that looks like theirs."""
+    highest = int(mask.max()).bit_length() - 1
+    # Planes of coadds alone have high numbers.
+    named = _PIPELINE_PLANES | ({"CLIPPED": highest} if highest > 12 else {})
+    planes = [plane for plane in _usual(named) if plane in _PIPELINE_PLANES]
+    masked = _any_bit(mask, [_PIPELINE_PLANES[plane] for plane in planes])
+    said = ", ".join(f"{plane} {_PIPELINE_PLANES[plane]}" for plane in planes)
+    note(
+        f"{what} is a bit mask without names of its planes; bit 5, which is set most often, is "
+        f"DETECTED in masks of Rubin and HSC, so their planes {said} were masked ({masked.sum()} "
+        "pixels); bad_planes= (--bad-planes) says otherwise."
+    )
+    return masked
+
+
 def _all_bits(mask: np.ndarray, what: str) -> np.ndarray:
     masked = mask != 0
     counts = [(bit, np.count_nonzero(_any_bit(mask, [bit]))) for bit in range(64)]
     bits = ", ".join(f"bit {bit} in {count} pixels" for bit, count in counts if count)
     share = masked.mean()
     if share > 0.5:
+        most, count = max(counts, key=lambda pair: pair[1])
+        # Bits of a DQ are those of space telescopes, where the same one is a defect.
+        if most == _PIPELINE_PLANES["DETECTED"] and count < mask.size and "[DQ]" not in what:
+            return _as_of_the_pipelines(mask, what)
         raise InputError(
             f"{what} is a bit mask without names of its planes, and {share:.0%} of its pixels are "
             f"not zero ({bits}); say which are bad with bad_planes= (--bad-planes), or which "

@@ -11,14 +11,21 @@ from astropy.table import Table
 from scipy.ndimage import uniform_filter
 
 from scorepriors._errors import InputError
-from scorepriors.models.data._checks import broadcast_mask, numeric, weights_from_noise
+from scorepriors.models.data._checks import broadcast_mask, numeric, parse_unit, weights_from_noise
 from scorepriors.models.data.psfs._contents import npz_sources
 
+from ._cards import given_zero_point
 from ._files import Source, array_names, load_npz
 from ._masks import masked_pixels
+from ._options import FileOptions, given_bands
+
+#: Options of `FileOptions` that npz archives take; the others are arrays of the archive.
+NPZ_OPTIONS = ("good", "bad_planes", "zero_point", "bands")
 
 
-def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]:
+def read_npz(
+    path: Source, index: int | None = None, psf=None, options: FileOptions | None = None
+) -> dict[str, Any]:
     """Read an npz archive; see `scorepriors.models.data.readers` for the layouts.
 
     Parameters
@@ -30,6 +37,8 @@ def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]
     psf
         PSF as for `scorepriors.models.data.psfs._read.read_psf`, which replaces the archive's
         own.
+    options
+        What the archive does not tell: those of `NPZ_OPTIONS`.
 
     Returns
     -------
@@ -43,6 +52,12 @@ def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]
         median absolute deviation of its pixels), or if a bit mask has no plane names.
     """
     path = Path(path)
+    options = FileOptions() if options is None else options
+    others = [name for name in options.given if name not in NPZ_OPTIONS]
+    if others:
+        raise InputError(
+            f"{', '.join(others)}: options of FITS files; put it into the npz archive."
+        )
     archive = load_npz(path)
     if "images" not in archive:
         raise InputError(f"{path.name} holds no array `images`; found {array_names(archive)}.")
@@ -57,11 +72,24 @@ def read_npz(path: Source, index: int | None = None, psf=None) -> dict[str, Any]
             "[N, B, H, W] for a set."
         )
     if images.ndim == 4:
-        return read_from_set(path, archive, index, psf)
+        if options.planes is not None or options.good is not None:
+            raise InputError(f"{path.name} is a set, which has no mask for good= or bad_planes=.")
+        return _said(read_from_set(path, archive, index, psf), options)
     if index is not None:
         raise InputError(f"{path.name} holds one blend, not a set; leave out index={index}.")
-    arguments = _read_single(path, archive, images)
-    return _complete(arguments, archive, psf)
+    arguments = _read_single(path, archive, images, options)
+    return _said(_complete(arguments, archive, psf), options)
+
+
+def _said(arguments: dict[str, Any], options: FileOptions) -> dict[str, Any]:
+    """Put what was said in the place of what the archive holds."""
+    if options.bands is not None:
+        arguments["bands"] = given_bands(options.bands)
+    if options.zero_point is not None:
+        arguments["zero_point"], arguments["unit"] = given_zero_point(
+            options.zero_point, parse_unit(arguments.get("unit")), len(arguments["images"])
+        )
+    return arguments
 
 
 def _complete(arguments: dict[str, Any], archive: dict[str, np.ndarray], psf) -> dict[str, Any]:
@@ -72,10 +100,19 @@ def _complete(arguments: dict[str, Any], archive: dict[str, np.ndarray], psf) ->
     return arguments
 
 
-def _read_single(path: Path, archive: dict[str, np.ndarray], images: np.ndarray) -> dict[str, Any]:
+def _read_single(
+    path: Path, archive: dict[str, np.ndarray], images: np.ndarray, options: FileOptions
+) -> dict[str, Any]:
     masked = np.zeros(images.shape, bool)
+    if "mask" not in archive and (options.planes is not None or options.good is not None):
+        raise InputError(f"{path.name} has no array `mask` for good= or bad_planes=.")
     if "mask" in archive:
-        mask = masked_pixels(archive["mask"], what=f"{path.name} [mask]")
+        mask = masked_pixels(
+            archive["mask"],
+            what=f"{path.name} [mask]",
+            good=options.good,
+            bad_planes=options.planes,
+        )
         masked |= broadcast_mask(mask, images.shape)
     kind = next((name for name in ("variance", "weights") if name in archive), None)
     if kind is None:

@@ -117,3 +117,10 @@ class FileOptions:
                 f"each, in their order (--{name} FILE, again for each)."
             )
         return value[number]
+
+
+def given_bands(bands: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names of bands that a user gave, as a list or between commas."""
+    if isinstance(bands, str):
+        return tuple(band.strip() for band in bands.split(","))
+    return tuple(bands)
