@@ -423,6 +423,7 @@ def pipeline_mask(high=0):
     mask[:, 0] |= 1 << 1
     mask[:, 1] |= 1 << 3
     mask[:, 2] |= high
+    mask[:, -1] = 0
     return mask
 
 
@@ -449,7 +450,7 @@ def archive(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "masked"),
-    [({"bad_planes": "3"}, 24), ({"bad_planes": [1, 3]}, 48), ({"good": 1 << 5}, 48)],
+    [({"bad_planes": "3"}, 24), ({"bad_planes": [1, 3]}, 48), ({"good": 1 << 5}, 72)],
 )
 def test_options_of_masks_in_npz(archive, options, masked):
     obs = Observation.read(archive, **options)
