@@ -5,6 +5,7 @@ import sys
 
 import galsim
 import galsim.des
+import jax
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -14,6 +15,7 @@ from astropy.wcs import WCS
 from scorepriors._errors import InputError
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._warnings import FileWarning
+from scorepriors.models.data.psfs._piff import import_piff
 from scorepriors.models.data.psfs._psfex import exponents
 from scorepriors.models.data.psfs._read import read_psf
 from scorepriors.models.data.psfs._resampling import center_of
@@ -239,9 +241,26 @@ def test_psfex_errors(tmp_path, cards, message):
 # --- Piff -----------------------------------------------------------------------------------
 
 
+def test_piff_does_not_change_the_precision(tmp_path, monkeypatch):
+    (tmp_path / "piff.py").write_text("import jax\njax.config.update('jax_enable_x64', True)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    real = sys.modules.pop("piff", None)
+    before = jax.config.jax_enable_x64
+    try:
+        assert import_piff().__file__ == str(tmp_path / "piff.py")
+        assert jax.config.jax_enable_x64 == before
+    finally:
+        del sys.modules["piff"]
+        if real is not None:
+            sys.modules["piff"] = real
+
+
 @pytest.fixture(scope="module")
 def piff_psf():
-    piff = pytest.importorskip("piff")
+    try:
+        piff = import_piff()
+    except ImportError:
+        pytest.skip("Piff is not installed")
     sky = galsim.CelestialCoord(150 * galsim.degrees, 2 * galsim.degrees)
     affine = galsim.AffineTransform(SCALE, 0, 0, SCALE, origin=galsim.PositionD(500.5, 500.5))
     wcs = galsim.TanWCS(affine, sky, units=galsim.arcsec)

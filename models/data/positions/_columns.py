@@ -14,6 +14,8 @@ PIXEL_COLUMNS = (
     ("xcentroid", "ycentroid", 0),  # photutils
     ("x_centroid", "y_centroid", 0),
     ("x_fit", "y_fit", 0),
+    ("x_0", "y_0", 0),
+    ("x_init", "y_init", 0),
     ("x_pixel", "y_pixel", 0),
     ("x_pix", "y_pix", 0),
     ("xpix", "ypix", 0),
@@ -128,7 +130,7 @@ def numbers(table: Table, name: str, unit: units.UnitBase | None = None) -> np.n
 def _means(given, unit: units.UnitBase) -> bool:
     """Return whether a word that astropy does not know is this unit, as in "pixels", "Degrees"."""
     known = {units.pix: ("pix", "px"), units.deg: ("deg", "°"), units.arcsec: ("arcsec", '"')}
-    known[units.mas / units.yr] = ("mas",)
+    known[units.mas / units.yr] = ("mas", "milliarcsec")
     word = str(given).strip().lower()
     return isinstance(given, units.UnrecognizedUnit) and word.startswith(known[unit])
 

@@ -1,7 +1,9 @@
 """Files and objects of the packages `piff` and `galsim`, drawn at the place of the scene."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -23,10 +25,21 @@ def is_piff_file(hdus: Sequence[HDU]) -> bool:
     return "PSF" in names and any(name.startswith("PSF_") and "WCS" in name for name in names)
 
 
+def import_piff() -> ModuleType:
+    """Import Piff, which turns JAX to double precision, and turn it back."""
+    import jax
+
+    double = jax.config.read("jax_enable_x64")
+    try:
+        return importlib.import_module("piff")
+    finally:
+        jax.config.update("jax_enable_x64", double)
+
+
 def piff_file_source(path: Path) -> Source:
     """Return the PSF of a file that Piff wrote."""
     try:
-        import piff
+        piff = import_piff()
     except ImportError as error:
         raise InputError(
             f"{path.name} is a PSF of Piff; install it (pip install piff), or give an image of "
