@@ -74,7 +74,7 @@ def test_image_prior_with_psf_in_closed_form(scene):
 def one_galaxy():
     """Runs on one source with each treatment of its spectrum."""
     return {
-        treatment: run(blend, scene_of(CENTERS[:1], treatment), num_samples=1200, num_warmup=300)
+        treatment: run(blend, scene_of(CENTERS[:1], treatment), num_samples=2400, num_warmup=300)
         for treatment in ("marginal", "sampled", "profiled")
     }
 
@@ -108,7 +108,7 @@ def test_forgotten_normalizer_of_marginalized_spectra_is_seen(one_galaxy):
         return abs(a.mean() - b.mean()) / np.hypot(error(a), error(b))
 
     assert off("marginal") < 3
-    assert off("profiled") > 4
+    assert off("profiled") > 6
 
 
 @pytest.fixture(scope="module")
