@@ -61,17 +61,21 @@ def weights_from_variance(
     return 1 / variance
 
 
+def noise_of_shape(noise, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Return noise ``[B, H, W]`` as float64; that of one band may lack its axis."""
+    noise = numeric(noise, what)
+    if noise.ndim == 2 and shape[0] == 1:
+        noise = noise[None]
+    if noise.shape != shape:
+        raise InputError(
+            f"{what} has the shape {noise.shape} but the images have {shape}; they must agree."
+        )
+    return noise.astype(np.float64)
+
+
 def weights_from_noise(noise, kind: str, masked: np.ndarray, what: str) -> np.ndarray:
     """Return inverse variances, zero where `masked`, from `noise` of a given `kind`."""
-    noise = numeric(noise, what)
-    if noise.ndim == 2 and masked.shape[0] == 1:
-        noise = noise[None]
-    if noise.shape != masked.shape:
-        raise InputError(
-            f"{what} has the shape {noise.shape} but the images have {masked.shape}; "
-            "they must agree."
-        )
-    noise = noise.astype(np.float64)
+    noise = noise_of_shape(noise, masked.shape, what)
     if kind == "weight":
         return np.where(masked, 0.0, noise)
     if kind == "deviation":

@@ -41,7 +41,6 @@ class Made:
     #: Arguments of ``Observation.read``.
     arguments: dict = field(default_factory=dict)
     #: Sentences that the reader says; regular expressions.
-    notes: tuple[str, ...] = ()
     #: Largest error of the noise of pixels; 1 % where the file says it, more where it is
     #: calculated from pixels with noise.
     noise_error: float = 0.01

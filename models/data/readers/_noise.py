@@ -8,7 +8,7 @@ from astropy import units
 from astropy.io import fits
 
 from scorepriors._errors import InputError
-from scorepriors.models.data._checks import numeric, weights_from_noise
+from scorepriors.models.data._checks import noise_of_shape, weights_from_noise
 from scorepriors.models.data._warnings import note
 
 from ._cards import header_unit, number, text
@@ -141,15 +141,7 @@ def file_weights(
     alone
         Whether there is no other band, which may have data where this one has none.
     """
-    noise = numeric(noise, what)
-    if noise.ndim == 2 and images.shape[0] == 1:
-        noise = noise[None]
-    if noise.shape != images.shape:
-        raise InputError(
-            f"{what} has the shape {noise.shape} but the images have {images.shape}; "
-            "they must agree."
-        )
-    noise = noise.astype(np.float64)
+    noise = noise_of_shape(noise, images.shape, what)
     empty = np.zeros(images.shape, bool)
     said = []
     for reason, bad in no_data(images, noise, kind, what).items():
