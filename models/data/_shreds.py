@@ -32,7 +32,7 @@ VALLEY = 0.9
 
 #: Smallest signal to noise of the parent's peak, and area of its isophote at a twentieth of it in
 #: units of a point source's.
-BRIGHT, RESOLVED = 100.0, 5.0
+BRIGHT, RESOLVED = 100.0, 4.5
 
 #: Largest light of a shred at its peak, as a share of its parent's.
 PART = 0.35
