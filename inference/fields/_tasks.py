@@ -121,7 +121,7 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
     """Fit the parametric scenes of a batch, halo included, and write its part."""
     started = time.monotonic()
     settings = replace(work.settings, options=replace(work.settings.options, free_form=False))
-    with _quiet():
+    with quiet():
         blends = [_blend(work, scene, None) for scene in batch.scenes]
         fitted = Run(settings, batch.numbers, key=work.key).profiles(blends)
     seconds = time.monotonic() - started
@@ -136,7 +136,7 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
 def fit_final(work: Work, batch: BatchTask) -> dict[str, Any]:
     """Deblend the scenes of a batch on the data without the light of others; write its part."""
     started = time.monotonic()
-    with _quiet():
+    with quiet():
         others = [others_of(scene, batch.light) for scene in batch.scenes]
         blends = [_blend(work, s, o) for s, o in zip(batch.scenes, others, strict=True)]
         results: Any = Run(work.settings, batch.numbers, key=work.key).all(blends)
@@ -248,7 +248,7 @@ def _plain(column) -> np.ndarray:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Leave out warnings about single scenes: the field as a whole has been checked."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
