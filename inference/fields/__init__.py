@@ -1,0 +1,1 @@
+"""Whole fields: images larger than a scene, from their scenes to one catalog."""
