@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.signal import fftconvolve
+from scipy.spatial import cKDTree
 
 from scorepriors.models.data._detection import detection_image, find_left_over, find_sources
 from scorepriors.models.data._field_checks import check_field, measure_field
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._tiles import Tile
 from scorepriors.models.data.positions._light import displacement
 from scorepriors.models.data.positions._margins import psf_fwhm
 from scorepriors.models.data.positions._positions import Positions
@@ -17,64 +19,16 @@ from ._light import Light
 from ._parts import Record, write_part
 from ._tasks import Sources, Work, quiet
 
-#: Side of the core of a tile, and what is read beyond it, pixels.
-CORE, BEYOND = 512, 48
-
 #: Detections of two tiles closer than this are one source, pixels.
 TWICE = 3.0
 
 
-class Tile(NamedTuple):
-    """Part of a field whose sources are looked for at once.
-
-    Attributes
-    ----------
-    row, column, height, width
-        Pixels that are read.
-    rows, columns
-        First and last (exclusive) row and column of the core: a source belongs to the tile in
-        whose core it is.
-    """
-
-    row: int
-    column: int
-    height: int
-    width: int
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-
-    def holds(self, places: np.ndarray) -> np.ndarray:
-        """Return which positions ``[N, 2]``, in pixels of the field, lie in the core.
-
-        Cores at the border of the field reach to infinity (`tiles`).
-        """
-        first = np.array([self.rows[0], self.columns[0]]) - 0.5
-        last = np.array([self.rows[1], self.columns[1]]) - 0.5
-        return ((places >= first) & (places < last)).all(1)
-
-
-def tiles(shape: tuple[int, int]) -> list[Tile]:
-    """Divide a field into tiles of about `CORE` pixels."""
-    each = []
-    for length in shape:
-        count = max(1, round(length / CORE))
-        ends = np.linspace(0, length, count + 1).round().astype(int)
-        each.append([(int(a), int(b)) for a, b in zip(ends, ends[1:])])
-    far = 10**6
-    found = []
-    for rows in each[0]:
-        for columns in each[1]:
-            read = [
-                (max(a - BEYOND, 0), min(b + BEYOND, n))
-                for (a, b), n in zip((rows, columns), shape, strict=True)
-            ]
-            core = [
-                (a if a else -far, b if b < n else n + far)
-                for (a, b), n in zip((rows, columns), shape, strict=True)
-            ]
-            (top, bottom), (left, right) = read
-            found.append(Tile(top, left, bottom - top, right - left, core[0], core[1]))
-    return found
+def owns(tile: Tile, places: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return which positions ``[N, 2]`` belong to a tile; those beyond the field to the nearest."""
+    at = np.clip(np.round(places), 0, np.array(shape) - 1)
+    first = np.array([tile.core_rows.start, tile.core_columns.start])
+    last = np.array([tile.core_rows.stop, tile.core_columns.stop])
+    return ((at >= first) & (at < last)).all(1)
 
 
 class TileTask(NamedTuple):
@@ -112,7 +66,7 @@ def survey_tile(work: Work, task: TileTask) -> dict[str, Any]:
             displaced = displacement(found, obs) if len(found) else ""
         said = check_field(obs, found) | ({"displaced": displaced} if displaced else {})
         empty = measure_field(obs, found)
-    core = tile.holds(found.row_column + first)
+    core = owns(tile, found.row_column + first, work.field.shape)
     sky = np.where(np.nan_to_num(empty.sky_is_significant), np.nan_to_num(empty.sky), 0.0)
     arrays = {
         "places": found.row_column[core] + first,
@@ -139,7 +93,7 @@ def look_again(work: Work, task: TileTask) -> dict[str, Any]:
         model = light.window(tile.row, tile.column, tile.height, tile.width)
         positions = Positions(known.ids, known.row_column - first, known.is_point)
         found = find_left_over(obs, model, positions)
-    core = tile.holds(found.row_column + first)
+    core = owns(tile, found.row_column + first, work.field.shape)
     arrays = {
         "places": found.row_column[core] + first,
         "significance": significance(obs, found.row_column[core], model),
@@ -171,8 +125,6 @@ def significance(
 
 def without_twins(places: np.ndarray, significance: np.ndarray) -> np.ndarray:
     """Return which of the detections of all tiles to keep, ``[N]``: of twins the brighter one."""
-    from scipy.spatial import cKDTree
-
     keep = np.ones(len(places), bool)
     pairs = cKDTree(places).query_pairs(TWICE, output_type="ndarray") if len(places) else []
     for one, other in np.asarray(pairs, int).reshape(-1, 2):
