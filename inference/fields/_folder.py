@@ -24,9 +24,9 @@ _FACTS = "run.json"
 _SAMPLE, _SAMPLES = 32, 3
 
 
-def fingerprint(field: Any, positions: Any, settings: Settings) -> str:
+def fingerprint(field: Any, positions: Any, settings: Settings, mend: tuple[bool, bool]) -> str:
     """Return a digest of what a run depends on: pixels (a sample of them), sources, options, priors."""
-    parts: list[Any] = [__version__, field.name, list(field.shape), list(field.bands)]
+    parts: list[Any] = [__version__, field.name, list(field.shape), list(field.bands), list(mend)]
     for row in np.linspace(0, max(field.shape[0] - _SAMPLE, 0), _SAMPLES).astype(int):
         for column in np.linspace(0, max(field.shape[1] - _SAMPLE, 0), _SAMPLES).astype(int):
             obs = field.window(int(row), int(column), _SAMPLE, _SAMPLE)

@@ -203,6 +203,7 @@ def _final_record(scene: SceneTask, result: Deblended, others, seconds: float) -
     arrays = {
         "light": found.convolved[0].sum(0),
         "others": others,
+        "deviation": _deviation(result.observation.weights),
         "center_covariance": result.photometry.center_covariance,
         "spectrum": found.flux,
         **columns,
@@ -240,6 +241,11 @@ def _boxes(found: FittedScene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     corners = [corner for box in boxes for corner in box.corner]
     for slot in found.scene.order:
         yield np.asarray(images[slot]), np.asarray(corners[slot])
+
+
+def _deviation(weights: np.ndarray) -> np.ndarray:
+    """Return the usual noise of a pixel in every band, ``[B]``; infinite where all are masked."""
+    return np.array([np.median(w[w > 0]) ** -0.5 if (w > 0).any() else np.inf for w in weights])
 
 
 def _plain(column) -> np.ndarray:
