@@ -6,7 +6,7 @@ killed run finds what it had done, and a scene that nothing has changed is not f
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,9 +68,13 @@ def write_part(path: Path, records: Sequence[Record]) -> None:
     write_archive(path, arrays, facts, kind=KIND, version=VERSION)
 
 
-def read_part(path: Path) -> list[Record]:
-    """Read the records of a batch."""
-    arrays, facts = read_archive(path, kind=KIND, version=VERSION, mend=_MEND)
+def read_part(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> list[Record]:
+    """Read the records of a batch, of their arrays those whose names are wanted."""
+
+    def chosen(name: str) -> bool:
+        return wanted(name.partition("/")[2])
+
+    arrays, facts = read_archive(path, kind=KIND, version=VERSION, mend=_MEND, only=chosen)
     each: list[dict[str, np.ndarray]] = [{} for _ in facts["records"]]
     for name, array in arrays.items():
         number, _, own = name.partition("/")

@@ -26,13 +26,13 @@ MARGIN = 18.0
 WIDE_MARGIN, WIDE = 34.0, 150.0
 
 #: Reach of the faintest sources in FWHM of the PSF, and what each doubling of the significance adds.
-REACH, PER_DOUBLING = 0.8, 0.35
+REACH, PER_DOUBLING = 1.0, 0.5
 
 #: Significance of the faintest sources.
 FAINTEST = 5.0
 
 #: Sides to which numbers of sources are padded.
-NUMBERS = (4, 8, 16, 32, 64, 128)
+NUMBERS = (2, 4, 8, 16, 32, 64, 128)
 
 
 class Window(NamedTuple):

@@ -149,7 +149,7 @@ def collect(
     catalog, scenes, facts, places
         See `FieldResult`; facts are ``doubts`` and ``noise_from_model``.
     """
-    records = [_record(scene) for scene in scenes]
+    records = _records(scenes)
     ids = [name for record in records for name in record.facts["ids"]]
     order = _order(ids, census.ids)
     table = QTable()
@@ -195,6 +195,9 @@ def collect(
     return table, rows, facts, tuple(_place(scene) for scene in scenes)
 
 
+#: Beginnings of the names of arrays that become columns.
+_COLUMNS = ("column/", "center_covariance")
+
 #: Facts of a record about its columns.
 _NOTES = ("units", "descriptions")
 
@@ -239,12 +242,16 @@ def _place(scene: SceneTask) -> Place:
     return scene.before
 
 
-def _record(scene: SceneTask) -> Record:
-    """Read the record of a scene, without its images."""
-    place = _place(scene)
-    whole = read_part(place.part)[place.number]
-    names = [n for n in whole.arrays if n.startswith("column/")] + ["center_covariance"]
-    return Record({name: whole.arrays[name] for name in names}, whole.facts)
+def _records(scenes: Sequence[SceneTask]) -> list[Record]:
+    """Read the records of scenes without their images, each part once."""
+    numbers: dict[Path, list[int]] = {}
+    for k, scene in enumerate(scenes):
+        numbers.setdefault(_place(scene).part, []).append(k)
+    found: dict[int, Record] = {}
+    for part, members in numbers.items():
+        whole = read_part(part, lambda name: name.startswith(_COLUMNS))
+        found |= {k: whole[_place(scenes[k]).number] for k in members}
+    return [found[k] for k in range(len(scenes))]
 
 
 def _doubts(records: Sequence[Record]) -> dict[str, str]:

@@ -163,10 +163,12 @@ def observed(work: Work, scene: SceneTask) -> Observation:
     """Read the pixels of a scene, sky and noise mended."""
     size = scene.window.size
     obs = work.field.window(scene.window.row, scene.window.column, size, size)
+    # Positions on the sky are those of the whole field, once at the end.
+    known: dict[str, Any] = {"wcs": None, "scale": obs.pixel_scale}
     if scene.sky.any() or (scene.noise != 1).any():
-        images = obs.images - scene.sky[:, None, None]
-        obs = replace(obs, images=images, weights=obs.weights / scene.noise[:, None, None] ** 2)
-    return obs
+        known["images"] = obs.images - scene.sky[:, None, None] * (obs.weights > 0)
+        known["weights"] = obs.weights / scene.noise[:, None, None] ** 2
+    return replace(obs, **known)
 
 
 def _blend(work: Work, scene: SceneTask, others: np.ndarray | None) -> Blend:
