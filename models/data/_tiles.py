@@ -51,7 +51,7 @@ def tiles(shape: tuple[int, int], core: int = 512, margin: int = 48) -> list[Til
     Examples
     --------
     >>> [tile[:4] for tile in tiles((100, 250), core=100, margin=10)]
-    [(0, 0, 100, 94), (0, 73, 100, 103), (0, 156, 100, 94)]
+    [(0, 0, 100, 93), (0, 73, 100, 103), (0, 156, 100, 94)]
     """
     if core < 1 or margin < 0:
         raise InputError(
