@@ -11,9 +11,12 @@ from astropy.table import QTable
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._moments import shapes
+from scorepriors.models.scene._exposures import exposures
 
+from ._choice import cut_off, seen_beyond
 from ._doubts import LEFT_OVER, MOVED, canceled_light, left_over
 from ._flags import bits_where, write_flags
+from ._options import WIDE_BOX
 from ._result import Deblended, chi2_spread
 from ._seen import only_seen, total_seen
 
@@ -25,6 +28,9 @@ BEYOND = 0.01
 
 #: Excess of a source's chi2, in standard deviations, above which it gets a flag.
 RESIDUAL = 5.0
+
+#: Share of a galaxy's light outside of its box above which it gets a flag.
+LOST = 1 / 30
 
 #: Relative difference of the two scenes' fluxes above which they depend on the model.
 DISPUTED = 0.3
@@ -253,8 +259,24 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
         "point": result.is_point,
         "not_converged": everywhere & (not result.converged),
         "no_data": ~seen.all(1),
+        "cut_off": _cut_off(result) > LOST,
         "misfit": residual & (left_over(found, obs)[0] > LEFT_OVER),
     }
+
+
+def _cut_off(result: Deblended) -> np.ndarray:
+    """Return the share of the light of each galaxy that is seen outside of its box, ``[N]``."""
+    scene, values = result.parametric.scene, result.parametric.fit.values
+    out = np.zeros(len(result.kinds))
+    for name in set(result.kinds):
+        box = result.scene[name].at.box
+        whole, mine = max(WIDE_BOX, 2 * box), result.kinds == name
+        if not (cut_off(scene, values, box, whole)[mine] > LOST).any():
+            continue
+        wide = exposures(result.observation, boxes=(whole,), psf_sigma=result.psf_sigma)[0]
+        share = seen_beyond(scene, values, result.parametric, box, (wide, whole))
+        out[mine] = share[mine]
+    return out
 
 
 def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def cut_off(scene: Scene, values: dict, box: int, within: int) -> np.ndarray:
         Sides of the box, and of one that holds all of the light, pixels.
     """
     out = np.zeros(len(scene.order))
-    index = np.concatenate([np.asarray(scene[n].at.index) for n in galaxies_of(scene)] or [[]])
+    index = _rows(scene)
     real = index >= 0
     inner, whole = (profiles(scene, values, side).sum((-2, -1)) for side in (box, within))
     out[index[real].astype(int)] = (1 - inner / np.maximum(whole, 1e-30))[real]
@@ -68,7 +68,7 @@ def seen_beyond(scene: Scene, values: dict, found: FittedScene, box: int, wide) 
     """
     exposure, whole = wide
     share = cut_off(scene, values, box, whole)
-    index = np.concatenate([np.asarray(scene[n].at.index) for n in galaxies_of(scene)] or [[]])
+    index = _rows(scene)
     slots = [s for s, row in enumerate(index) if row >= 0 and share[int(row)] > SMALLEST_SHARE]
     if not slots:
         return np.zeros(len(share))
@@ -80,18 +80,23 @@ def seen_beyond(scene: Scene, values: dict, found: FittedScene, box: int, wide) 
     own = np.concatenate(
         [scene[n].boxes(scene.values_of(n, values)).image.sum((1, 2)) for n in galaxies_of(scene)]
     )[slots]
+    # Images of the scene's profiles have this scale.
+    scale = (found.flux[rows][:, : exposure.num_bands] / own[:, None])[:, :, None, None]
+    full = scale * exposure.render_on_host(image, corner)
     for one, (row, column) in zip(image, inner, strict=True):
         one[row : row + box, column : column + box] = 0.0
-    drawn = exposure.render_on_host(image, corner)
-    # Images of the scene's profiles have this scale.
-    drawn *= (found.flux[rows][:, : exposure.num_bands] / own[:, None])[:, :, None, None]
+    drawn = scale * exposure.render_on_host(image, corner)
+    everything = found.convolved[0].sum(0) - found.convolved[0][rows].sum(0) + full.sum(0)
     residual = np.asarray(exposure.images) - found.convolved[0].sum(0)
     weights = np.asarray(exposure.noise.diagonal())
     sides = np.concatenate([np.full(len(scene[n].at), scene[n].at.box) for n in galaxies_of(scene)])
     out = np.zeros(len(share))
-    for row, outer, side in zip(rows, drawn, sides[slots], strict=True):
+    for row, outer, mine, side in zip(rows, drawn, full, sides[slots], strict=True):
         # In boxes as wide as that the outer part is in the model already.
         left = residual + outer if side >= whole else residual
+        # The outskirts of a bright galaxy are not those of its neighbors.
+        if outer[everything - mine < outer].sum() < 0.5 * outer.sum():
+            continue
         squared = float((weights * outer**2).sum())
         if squared > 0:
             part = float((weights * outer * left).sum()) / squared
@@ -102,6 +107,12 @@ def seen_beyond(scene: Scene, values: dict, found: FittedScene, box: int, wide) 
 def galaxies_of(scene: Scene) -> tuple[str, ...]:
     """Return the names of the groups of parametric galaxies."""
     return tuple(name for name in ("profiles", "wide") if name in scene.names)
+
+
+def _rows(scene: Scene) -> np.ndarray:
+    """Return the rows in the catalog of the slots of parametric galaxies; -1 for padding."""
+    each = [np.asarray(scene[name].at.index) for name in galaxies_of(scene)]
+    return np.concatenate([np.zeros(0, int), *each])
 
 
 def profiles(scene: Scene, values: dict, box: int) -> np.ndarray:

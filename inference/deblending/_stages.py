@@ -233,6 +233,15 @@ def restarted(before: Scene, values: dict, scene: Scene, init: dict) -> dict[str
     """
     out = {name: np.array(value) for name, value in init.items()}
     out |= carried(before, values, scene)
+    if "wide" in scene.names and "wide" not in before.names:
+        # What a profile in a box too small for it does outside means nothing.
+        box = before["profiles"].at.box
+        for name in init:
+            site = name.removeprefix("wide/")
+            if site != name and site not in ("offset", "ellipticity", "log_radius"):
+                out[name] = np.array(init[name])
+        if "wide/log_radius" in out:
+            out["wide/log_radius"] = np.minimum(out["wide/log_radius"], np.log(box / 4))
     first, second = before.order, scene.order
     for name in init:
         if "/" not in name:
