@@ -38,7 +38,7 @@ GAUSSIAN_WIDTH = 0.2 / 2.355
 CUT_OFF = 0.01
 
 #: The same of the largest box above which it keeps its profile, with its wings, in a wide box.
-CUT_OFF_WIDE = 0.05
+CUT_OFF_WIDE = 0.03
 
 #: Sources in large boxes, which are few and expensive, are padded to a multiple of this.
 LARGE_PADDING = 2
@@ -199,9 +199,9 @@ def wide_sources(blend: Blend, scene: Scene, found: FittedScene, settings: Setti
     """
     if settings.options.start == "blobs":
         return np.zeros(len(scene.order), bool)
-    if settings.options.models == "simplest":
-        return seen_outside(blend, scene, found, settings, settings.boxes[0]) > CUT_OFF
-    return seen_outside(blend, scene, found, settings, settings.boxes[-1]) > CUT_OFF_WIDE
+    box = settings.boxes[0 if settings.options.models == "simplest" else -1]
+    # A profile in a box too small for it is no measure: the fit in a wide one decides.
+    return seen_outside(blend, scene, found, settings, box) > CUT_OFF
 
 
 def seen_outside(blend: Blend, scene: Scene, found: FittedScene, settings: Settings, box: int):
