@@ -103,14 +103,14 @@ def shreds(
         able = (peak > BRIGHT * usual) & (strict | full)
         for k in np.flatnonzero((share < most) & colored & (peak > 0) & ~found):
             around = _window(places[k], seen.width, light.shape)
-            inside = _isophote(
-                light[around], valley * peak[k], _within(around, rows[k], columns[k])
-            )
+            first = around[0].start, around[1].start
+            here = int(rows[k]) - first[0], int(columns[k]) - first[1]
+            inside = _isophote(light[around], valley * peak[k], here)
             for parent in np.flatnonzero(able & ~found & (peak > peak[k])):
                 at = _within(around, rows[parent], columns[parent])
                 if at is None or not inside[at] or share[k] * peak[k] > PART * peak[parent]:
                     continue
-                if _smooth(light, places, parent, k, seen.width) > least * peak[k]:
+                if _smooth(light, places, int(parent), int(k), seen.width) > least * peak[k]:
                     found[k], parents[k] = True, parent
                     break
     return found
