@@ -8,15 +8,18 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
+from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
-from scorepriors._surveys import Camera, Survey, survey
+from scorepriors._surveys import Camera, Survey, flux_of, survey
 
 from ._blend_sets import MIN_SNR
-from ._fields_bodies import Body, draw_galaxy, draw_star
-from ._fields_places import draw_places
+from ._fields_bodies import SATURATED_STARS, Body
+from ._fields_pixels import PLANES, add_noise, add_sky, near_full, saturate
+from ._fields_pixels import gaps as gap_pixels
+from ._fields_places import draw_places, enroll
 from ._fields_psf import VaryingPsf
-from ._fields_stamps import Stamp, draw_stamp
+from ._fields_stamps import Stamp, draw_stamp, model_shape
 from ._fields_truth import truth_table
 from ._simulation import import_galsim
 
@@ -39,7 +42,7 @@ class SimulatedField:
     images, variance
         Pixels and their variance, ``[B, H, W]``, float32, nJy and its square.
     mask
-        Bits of the planes `PLANES`, ``[B, H, W]``, int16.
+        Bits of the planes SAT (1) and NO_DATA (8), ``[B, H, W]``, int16.
     psfs
         Tables of PSFs in the form of PSFEx, one for each band.
     bands
@@ -92,6 +95,10 @@ def simulate_field(
     *,
     density: float = 60.0,
     stars: float = 2.0,
+    clusters: int = 0,
+    structured: int = 0,
+    sky: float = 0.0,
+    gaps: bool = False,
     bands: str | None = None,
     seed: int = 0,
     progress: Progress = False,
@@ -107,11 +114,21 @@ def simulate_field(
     density
         Galaxies with a signal to noise of at least 5, per square arcminute.
     stars
-        The same of stars.
+        The same of stars, from points that fill the pixels of the camera, whose light runs
+        along columns, to faint ones.
+    clusters
+        Clusters of 25 to 60 red galaxies about a bright and large one, beside the others.
+    structured
+        Bright spirals with arms and lumps, beside the others.
+    sky
+        What is left of the sky: difference of its brightest and darkest pixel in standard
+        deviations of the sky's noise.
+    gaps
+        Whether an edge, a corner and holes of the field have no data.
     bands
         Some of the survey's bands; all if not given.
     seed
-        Any non-negative integer.
+        Any non-negative integer; the same arguments give the same field.
     progress
         True for a bar; or a function, called as ``progress(done, total, text)``.
 
@@ -122,43 +139,65 @@ def simulate_field(
     Raises
     ------
     InputError
-        For an unknown survey or band, invalid numbers, or if GalSim is not installed.
+        For an unknown survey or band, invalid numbers, sources that do not fit into the field,
+        or if GalSim is not installed.
+
+    Notes
+    -----
+    Columns of the truth: ``id``; ``x`` and ``y``, 0-based pixels; ``ra``, ``dec``;
+    ``flux_<band>``, of all the light, nJy; ``magnitude`` in i; ``is_star``; ``has_structure``;
+    ``cluster``, counted from 1, 0 for none; ``size``, ``e1`` and ``e2``, second moments at the
+    model's resolution as in catalogs; ``snr``, of all bands against the noise of the sky alone,
+    and ``blendedness``, both as in sets of blends; ``saturated``, whether the pixel of the
+    center, or one beside it, is full in a band.
+
+    Sources are drawn on stamps, one after the other: memory beside the images is that of one
+    stamp and the light of each source summed over bands.
     """
     facts = survey(name)
-    _check(size, density, stars, seed)
+    _check(size, {"density": density, "stars": stars, "sky": sky}, clusters, structured, seed)
     galsim = import_galsim()
     camera = _some_bands(facts, bands)
     shape = (size, size)
     area = (size * camera.scale / 60) ** 2
-    counts = {"galaxies": round(density * area), "stars": round(stars * area)}
-    count = sum(counts.values())
     rng = np.random.default_rng((seed, _STREAM))
     psf = VaryingPsf(galsim, rng, camera, size)
-    places = draw_places(
-        lambda which: rng.uniform(-0.5, size - 0.5, (len(which), 2)),
-        count,
-        # As in sets of blends: closer ones would be cataloged as one.
-        camera.seeing.min() / camera.scale / 1.5,
-        lambda drawn: np.ones(len(drawn), bool),
-    )
+    missing = gap_pixels(rng, shape) if gaps else np.zeros(shape, bool)
+    roll = enroll(rng, round(density * area), round(stars * area), clusters, structured)
+    # As in sets of blends: closer ones would be cataloged as one.
+    apart = float(camera.seeing.min()) / camera.scale / 1.5
+    places = draw_places(rng, roll, missing, apart)
     canvas = _Canvas(np.zeros((len(camera.bands), *shape), np.float32), [])
-    bodies, snr = [], []
-    with reporting(progress, f"simulating {name}", count) as report:
-        for index, center in enumerate(places):
+    bodies, snr, looks = [], [], []
+    with reporting(progress, f"simulating {name}", len(roll)) as report:
+        for index, (make, center) in enumerate(zip(roll.makers, places, strict=True)):
             own = np.random.default_rng((seed, index, _STREAM))
-            make = draw_galaxy if index < counts["galaxies"] else draw_star
             body, stamp, ratio = _bright_enough(galsim, own, make, facts, camera, psf, center)
             canvas.add(stamp)
             bodies.append(body)
             snr.append(ratio)
-            report(index + 1, count, "")
+            looks.append(model_shape(galsim, body, center, camera))
+            report(index + 1, len(roll), "")
+    blendedness = canvas.blendedness()
+    full = saturate(canvas.light, _full_pixels(facts, camera, psf))
     wcs = field_wcs(shape, camera.scale)
-    truth = truth_table(bodies, places, snr, canvas.blendedness(), camera.bands, wcs)
-    images, variance = _with_noise(rng, canvas.light, camera)
+    truth = truth_table(bodies, places, camera.bands, wcs)
+    truth["size"], truth["e1"], truth["e2"] = np.reshape(looks, (-1, 3)).T
+    truth["size"].unit = "pix"
+    truth["snr"], truth["blendedness"] = np.array(snr, float), blendedness
+    truth["cluster"] = roll.cluster
+    truth["saturated"] = near_full(full, places)
+    images, variance = add_noise(rng, canvas.light, camera)
+    if sky:
+        add_sky(rng, images, sky, camera)
+    images[:, missing] = variance[:, missing] = np.nan
+    mask = (full.astype(np.int16) << PLANES["SAT"]) | (
+        missing.astype(np.int16) << PLANES["NO_DATA"]
+    )
     return SimulatedField(
         images,
         variance,
-        np.zeros(images.shape, np.int16),
+        mask,
         psf.hdus(),
         tuple(camera.bands),
         wcs,
@@ -166,25 +205,34 @@ def simulate_field(
         {
             "survey": name,
             "size": size,
-            "seed": seed,
             "density": density,
             "stars": stars,
+            "clusters": clusters,
+            "structured": structured,
+            "sky": sky,
+            "gaps": gaps,
+            "seed": seed,
             "bands": camera.bands,
             "scale": camera.scale,
-            **{f"num_{what}": number for what, number in counts.items()},
+            "num_sources": len(roll),
+            "num_stars": sum(body.is_star for body in bodies),
+            "num_saturated": int(np.sum(truth["saturated"])),
+            "scorepriors": __version__,
+            "galsim": galsim.__version__,
         },
     )
 
 
-def _check(size: int, density: float, stars: float, seed: int) -> None:
+def _check(size: int, numbers: dict[str, float], clusters: int, structured: int, seed: int) -> None:
     low, high = SIDES
     if not low <= size <= high:
         raise InputError(f"a field has {low} to {high} pixels on a side, not {size}.")
-    for what, number in (("galaxies", density), ("stars", stars)):
+    for what, number in numbers.items():
         if not (np.isfinite(number) and number >= 0):
-            raise InputError(f"the density of {what} must be a number of at least 0, got {number}.")
-    if seed < 0:
-        raise InputError(f"the seed must not be negative, got {seed}.")
+            raise InputError(f"`{what}` must be a number of at least 0, got {number}.")
+    for what, count in (("clusters", clusters), ("structured", structured), ("seed", seed)):
+        if count < 0:
+            raise InputError(f"`{what}` must not be negative, got {count}.")
 
 
 def _some_bands(facts: Survey, bands: str | None) -> Camera:
@@ -217,16 +265,11 @@ def _bright_enough(
     raise InputError(f"no source of {facts.name} stands out of its noise in {camera.bands}.")
 
 
-def _with_noise(rng, light: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Add noise to the light, in place and row by row; return it and its variance."""
-    gain = camera.gain.astype(np.float32)[:, None]
-    sky = camera.sky_variance.astype(np.float32)[:, None]
-    variance = np.empty_like(light)
-    for row in range(light.shape[1]):
-        variance[:, row] = sky + gain * np.maximum(light[:, row], 0)
-        noise = rng.standard_normal(light[:, row].shape, np.float32)
-        light[:, row] += noise * np.sqrt(variance[:, row])
-    return light, variance
+def _full_pixels(facts: Survey, camera: Camera, psf: VaryingPsf) -> np.ndarray:
+    """Return the largest value of a pixel in each band: that of the faintest star that fills it."""
+    population: Any = facts.galaxies
+    flux = flux_of(population.magnitudes[0] - SATURATED_STARS)
+    return flux * psf.images(*psf.middle).max((1, 2))
 
 
 def field_wcs(shape: tuple[int, int], scale: float) -> WCS:

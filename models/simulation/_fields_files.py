@@ -1,6 +1,7 @@
 """Files of simulated fields: the image as a survey delivers it, and beside it the truth."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,10 @@ from scorepriors._files import atomic_path, atomic_write
 from scorepriors._surveys import ZERO_POINT
 
 from ._fields import SimulatedField
+from ._fields_pixels import PLANES
 
 #: Files in the folder of a field.
 FIELD, TRUTH, SUMMARY = "field.fits", "truth.fits", "summary.json"
-
-#: Bits of the planes of masks, as in those of Rubin and HSC.
-PLANES = {"BAD": 0, "SAT": 1, "EDGE": 4, "NO_DATA": 8}
 
 
 def write_field(field: SimulatedField, directory: str | Path, *, overwrite: bool = False) -> Path:
@@ -41,10 +40,7 @@ def write_field(field: SimulatedField, directory: str | Path, *, overwrite: bool
     InputError
         If a file exists and `overwrite` is false, or the folder cannot be made.
     """
-    directory = Path(directory)
-    there = [n for n in (FIELD, TRUTH, SUMMARY) if (directory / n).exists()]
-    if there and not overwrite:
-        raise InputError(f"{directory / there[0]} exists; choose another folder or overwrite it.")
+    directory = check_folder(directory, overwrite=overwrite)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,6 +50,22 @@ def write_field(field: SimulatedField, directory: str | Path, *, overwrite: bool
     with atomic_path(directory / TRUTH) as temporary:
         field.truth.write(temporary, format="fits", overwrite=True)
     atomic_write(directory / SUMMARY, json.dumps(field.facts, indent=1, allow_nan=False) + "\n")
+    return directory
+
+
+def check_folder(directory: str | Path, *, overwrite: bool) -> Path:
+    """Return the folder of a field that may be written; InputError for one that may not."""
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"the output {str(directory)!r} is a file; a field needs a folder.")
+    there = [name for name in (FIELD, TRUTH, SUMMARY) if (directory / name).exists()]
+    if there and not overwrite:
+        raise InputError(
+            f"{directory / there[0]} exists; use --force (overwrite=True) to replace it, or another "
+            "folder."
+        )
+    if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {str(directory)!r}: it is not a writable folder.")
     return directory
 
 

@@ -40,6 +40,8 @@ class VaryingPsf:
 
     def __init__(self, galsim: Any, rng: np.random.Generator, camera: Camera, side: int):
         self._galsim, self._side, self.scale = galsim, side, camera.scale
+        #: Row and column of the middle of the field.
+        self.middle = ((side - 1) / 2, (side - 1) / 2)
         count = len(camera.bands)
         self.bands = camera.bands
         seeing = camera.seeing * (1 + _SEEING * rng.standard_normal(count))

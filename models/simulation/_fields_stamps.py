@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scorepriors._moments import shapes
 from scorepriors._surveys import Camera
 
 from ._fields_bodies import Body
 from ._fields_psf import VaryingPsf
-from ._simulation import draw
+from ._simulation import draw, image_middle, model_psf
 
 #: Share of the light outside of the side that GalSim calls good, and how much less of it lies
 #: outside of twice that side: PSFs of the atmosphere fall as the power -11/3 of the radius.
@@ -16,6 +17,9 @@ _OUTSIDE, _FALL = 5e-3, 3.0
 
 #: Mean light in a pixel outside of a stamp, in standard deviations of the sky.
 _FAINT = 0.01
+
+#: Side on which shapes are measured, under a window of 6 pixels.
+_SHAPE_SIDE = 65
 
 #: Largest side of a stamp, pixels.
 _LARGEST = 1024
@@ -57,6 +61,19 @@ def draw_stamp(galsim, body: Body, center: np.ndarray, psf: VaryingPsf, camera: 
         for profile, flux in body.parts
     )
     return Stamp((int(corner[0]), int(corner[1])), np.asarray(light))
+
+
+def model_shape(galsim, body: Body, center: np.ndarray, camera: Camera) -> np.ndarray:
+    """Return size, e1 and e2 of a source at the model's resolution, as catalogs measure them."""
+    middle = image_middle((_SHAPE_SIDE, _SHAPE_SIDE))
+    sharp = [model_psf(galsim, camera.scale)]
+    offset = center - np.round(center)
+    image = sum(
+        flux.sum()
+        * draw(galsim, profile, middle + offset, sharp, (_SHAPE_SIDE, _SHAPE_SIDE), camera.scale)
+        for profile, flux in body.parts
+    )
+    return np.concatenate(shapes(np.asarray(image)))
 
 
 def _side(galsim, body: Body, psfs: list, camera: Camera) -> int:

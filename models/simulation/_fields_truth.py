@@ -10,15 +10,8 @@ from astropy.wcs import WCS
 from ._fields_bodies import Body
 
 
-def truth_table(
-    bodies: Sequence[Body],
-    places: np.ndarray,
-    snr: Sequence[float],
-    blendedness: np.ndarray,
-    bands: str,
-    wcs: WCS,
-) -> Table:
-    """Return one row per source, in the order in which they were drawn.
+def truth_table(bodies: Sequence[Body], places: np.ndarray, bands: str, wcs: WCS) -> Table:
+    """Return what sources are and where, one row each, in the order in which they were drawn.
 
     Parameters
     ----------
@@ -26,8 +19,6 @@ def truth_table(
         The sources.
     places
         Their centers (row, column), ``[K, 2]``.
-    snr, blendedness
-        Signal to noise of all bands, and blendedness, ``[K]``.
     bands
         One letter each.
     wcs
@@ -44,5 +35,4 @@ def truth_table(
     table["magnitude"] = [body.magnitude for body in bodies]
     table["is_star"] = [body.is_star for body in bodies]
     table["has_structure"] = [body.has_structure for body in bodies]
-    table["snr"], table["blendedness"] = np.asarray(snr, float), blendedness
     return table
