@@ -147,7 +147,8 @@ def simulate_field(
     Columns of the truth: ``id``; ``x`` and ``y``, 0-based pixels; ``ra``, ``dec``;
     ``flux_<band>``, of all the light, nJy; ``magnitude`` in i; ``is_star``; ``has_structure``;
     ``cluster``, counted from 1, 0 for none; ``size``, ``e1`` and ``e2``, second moments at the
-    model's resolution as in catalogs; ``snr``, of all bands against the noise of the sky alone,
+    model's resolution as in catalogs; ``extent``, the distance of the farthest pixel in which its
+    light exceeds the noise of the sky; ``snr``, of all bands against the noise of the sky alone,
     and ``blendedness``, both as in sets of blends; ``saturated``, whether the pixel of the
     center, or one beside it, is full in a band.
 
@@ -176,14 +177,14 @@ def simulate_field(
             canvas.add(stamp)
             bodies.append(body)
             snr.append(ratio)
-            looks.append(model_shape(galsim, body, center, camera))
+            looks.append([*model_shape(galsim, body, center, camera), stamp.extent(center, camera)])
             report(index + 1, len(roll), "")
     blendedness = canvas.blendedness()
     full = saturate(canvas.light, _full_pixels(facts, camera, psf))
     wcs = field_wcs(shape, camera.scale)
     truth = truth_table(bodies, places, camera.bands, wcs)
-    truth["size"], truth["e1"], truth["e2"] = np.reshape(looks, (-1, 3)).T
-    truth["size"].unit = "pix"
+    truth["size"], truth["e1"], truth["e2"], truth["extent"] = np.reshape(looks, (-1, 4)).T
+    truth["size"].unit = truth["extent"].unit = "pix"
     truth["snr"], truth["blendedness"] = np.array(snr, float), blendedness
     truth["cluster"] = roll.cluster
     truth["saturated"] = near_full(full, places)
@@ -257,9 +258,7 @@ def _bright_enough(
     for _ in range(_ATTEMPTS):
         body = make(galsim, rng, facts, camera.bands)
         stamp = draw_stamp(galsim, body, center, psf, camera)
-        ratio = float(
-            np.sqrt(np.sum(stamp.light**2 / camera.sky_variance[:, None, None], dtype=float))
-        )
+        ratio = float(np.linalg.norm(stamp.significance(camera)))
         if ratio >= MIN_SNR:
             return body, stamp, ratio
     raise InputError(f"no source of {facts.name} stands out of its noise in {camera.bands}.")

@@ -40,6 +40,15 @@ class Stamp:
     corner: tuple[int, int]
     light: np.ndarray
 
+    def significance(self, camera: Camera) -> np.ndarray:
+        """Return the signal to noise of each pixel, of all bands against the sky, ``[n, n]``."""
+        return np.sqrt(np.einsum("byx,b->yx", self.light**2, 1 / camera.sky_variance))
+
+    def extent(self, center: np.ndarray, camera: Camera) -> float:
+        """Return the distance, in pixels, of the farthest pixel above the noise of the sky."""
+        there = np.argwhere(self.significance(camera) > 1) + self.corner - center
+        return float(np.linalg.norm(there, axis=1).max(initial=0.0))
+
     def inside(self, shape: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
         """Return the slices of the field, of a shape, and of the stamp where they overlap."""
         field, own = [], []
