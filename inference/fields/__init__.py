@@ -1,1 +1,1 @@
-"""Whole fields: images larger than a scene, from their scenes to one catalog."""
+"""Whole fields: images too large for one scene, as many scenes whose seams are settled."""
