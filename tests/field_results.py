@@ -26,9 +26,14 @@ def field_wcs(shape):
 
 def window_of(cube, row, column, height, width):
     """A part of a cube, zero beyond it."""
-    wide = max(height, width)
-    padded = np.pad(cube, [(0, 0), (wide, wide), (wide, wide)])
-    return padded[:, row + wide : row + wide + height, column + wide : column + wide + width]
+    out = np.zeros((len(cube), height, width), cube.dtype)
+    inside, own = [], []
+    for first, size, whole in zip((row, column), (height, width), cube.shape[1:], strict=True):
+        start, stop = min(max(first, 0), whole), min(max(first + size, 0), whole)
+        inside.append(slice(start, stop))
+        own.append(slice(start - first, stop - first))
+    out[:, *own] = cube[:, *inside]
+    return out
 
 
 class StandInField:

@@ -29,7 +29,7 @@ TILE, COARSEST = 512, 512
 QUALITY = 72
 
 #: Residuals are shown between these, in units of the noise.
-RANGE = 5.0
+RANGE = 4.0
 
 #: Sky noise is this share of the linear range of brightness; Q of Lupton et al. (2004).
 _NOISE_SHARE, _SOFTENING = 1 / 12, 8.0
@@ -186,7 +186,18 @@ def _levels(image: np.ndarray, scale: int) -> list[Level]:
         levels.append(Level(scale, width, height, tiles))
         if max(height, width) <= COARSEST:
             return levels
-        # Blocks begin at the field's first row, so that all levels have the same lower edge.
-        upright = np.moveaxis(image[::-1], 2, 0)
-        halved = np.moveaxis(block_mean(upright, 2), 0, 2).round().astype(np.uint8)
-        image, scale = np.ascontiguousarray(halved[::-1]), 2 * scale
+        image, scale = _halved(image), 2 * scale
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    """Return the means of blocks of 2 x 2 pixels; an odd row is at the top, a column at the right.
+
+    So all levels have the same lower and left edge, those of the field's first row and column.
+    """
+    odd = [size % 2 for size in image.shape[:2]]
+    if any(odd):
+        image = np.pad(image, [(odd[0], 0), (0, odd[1]), (0, 0)], mode="edge")
+    total = image[::2, ::2].astype(np.uint16)
+    for part in (image[1::2, ::2], image[::2, 1::2], image[1::2, 1::2]):
+        total += part
+    return ((total + 2) // 4).astype(np.uint8)

@@ -13,7 +13,7 @@ from scorepriors import __version__
 from scorepriors.inference.deblending._flags import FLAGS
 
 from ._charts import bars, curves
-from ._layers import Mosaic
+from ._layers import RANGE, Mosaic
 from ._progress import duration
 from ._strips import strips
 from ._tables import flag_counts, model_counts
@@ -96,6 +96,7 @@ def field_page(
         num_shown=len(rows),
         shape=field.shape,
         bands=field.bands,
+        range=f"{RANGE:g}",
         doubts=dict(facts.get("doubts", {})),
         models=model_counts(catalog),
         flags=[(w, n, FLAGS[w].sentence, w in SERIOUS) for w, n in flag_counts(catalog).items()],
@@ -201,7 +202,8 @@ def _seconds(seconds: Mapping[str, float]) -> list[tuple[str, str, float]]:
     """Return steps, their times in words, and their shares of all."""
     steps = {name: float(value) for name, value in seconds.items() if name != "total"}
     total = sum(steps.values()) or 1.0
-    return [(name, duration(value), value / total) for name, value in steps.items()]
+    said = {n: f"{v:.1f} s" if v < 10 else duration(v) for n, v in steps.items()}
+    return [(name, said[name], value / total) for name, value in steps.items()]
 
 
 def _facts(facts: Mapping[str, Any], command: str | None) -> list[tuple[str, str]]:

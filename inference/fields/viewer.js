@@ -5,7 +5,6 @@
   const columns = field.columns, count = columns.id.length;
   const canvas = document.getElementById("canvas"), stage = canvas.parentElement;
   const context = canvas.getContext("2d");
-  const css = getComputedStyle(document.documentElement);
   const colors = { point: "#f0b040", profile: "#56b4e9", "free-form": "#e58fd0" };
   const SERIOUS = "#ff5b4f", OTHER = "#b08fcf";
   const view = { x: field.width / 2 - 0.5, y: field.height / 2 - 0.5, zoom: 1, fit: 1 };
@@ -75,18 +74,26 @@
   }
 
   function drawMarks() {
-    const size = Math.max(2, Math.min(9, 3 * Math.sqrt(view.zoom) + 1));
-    context.lineWidth = size > 4 ? 1.6 : 1;
+    const size = Math.max(2, Math.min(9, 3 * Math.sqrt(view.zoom) + 1)), places = [];
     for (let k = 0; k < count; k++) {
       const [left, top] = toScreen(columns.x[k], columns.y[k]);
-      if (left < -20 || top < -20 || left > width + 20 || top > height + 20) continue;
-      if (k === state.chosen) {
-        context.beginPath();
-        context.arc(left, top, size + 7, 0, 2 * Math.PI);
-        context.lineWidth = 2.5; context.strokeStyle = "#fff"; context.stroke();
-        context.lineWidth = size > 4 ? 1.6 : 1;
-      }
-      if (state.marks && isShown(k)) mark(k, left, top, size);
+      const inside = left > -20 && top > -20 && left < width + 20 && top < height + 20;
+      if (inside && state.marks && isShown(k)) places.push([k, left, top]);
+    }
+    context.lineWidth = size > 4 ? 1.6 : 1;
+    if (places.length * 900 > width * height) {
+      // Too many for rings: they would hide the image.
+      places.forEach(([k, left, top]) => {
+        context.fillStyle = columns.flag_bits[k] & field.serious ? SERIOUS : colors[columns.model[k]] || OTHER;
+        context.fillRect(left - 0.75, top - 0.75, 1.5, 1.5);
+      });
+    } else {
+      places.forEach(([k, left, top]) => mark(k, left, top, size));
+    }
+    if (state.chosen >= 0) {
+      context.beginPath();
+      context.arc(...toScreen(columns.x[state.chosen], columns.y[state.chosen]), size + 7, 0, 2 * Math.PI);
+      context.lineWidth = 2.5; context.strokeStyle = "#fff"; context.stroke();
     }
   }
 
