@@ -209,7 +209,30 @@ def check_bands(bands, num_bands: int) -> tuple[str, ...]:
 def check_pixels(
     images: np.ndarray, weights: np.ndarray, bands: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return checked float32 images and weights; images are zero under weight zero."""
+    """Return checked float32 images and weights; images are zero under weight zero.
+
+    Raises
+    ------
+    InputError
+        As `single_precision` does, and if there is no weight at all.
+    """
+    images, weights = single_precision(images, weights, bands)
+    if not weights.any():
+        raise InputError("all pixels of all bands are masked; there is nothing to fit.")
+    return images, weights
+
+
+def single_precision(
+    images: np.ndarray, weights: np.ndarray, bands: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 images and weights; images are zero under weight zero.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, for weights that are negative or no numbers, for pixels that are no
+        numbers under a positive weight, and for values that do not fit.
+    """
     if weights.shape != images.shape:
         raise InputError(
             f"weights have the shape {weights.shape} but the images have {images.shape}; "
@@ -223,8 +246,6 @@ def check_pixels(
                 "set them to 0 to mask those pixels."
             )
     used = weights > 0
-    if not used.any():
-        raise InputError("all pixels of all bands are masked; there is nothing to fit.")
     bad = used & ~np.isfinite(images)
     if bad.any():
         raise InputError(
@@ -234,7 +255,8 @@ def check_pixels(
     images = np.where(used, images, 0).astype(np.float64)
     limits = np.finfo(np.float32)
     # Below `tiny` single precision has denormals only, which accelerators flush to zero.
-    small, large = weights[used].min(), max(weights.max(), np.abs(images).max())
+    small = weights.min(initial=np.inf, where=used)
+    large = max(weights.max(), np.abs(images).max())
     if small < limits.tiny or large > limits.max:
         raise InputError(
             f"pixels or weights do not fit single precision (smallest weight {small:.3g}, "

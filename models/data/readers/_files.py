@@ -28,6 +28,9 @@ READ_ERRORS = (OSError, TypeError, ValueError, EOFError, KeyError, IndexError, z
 
 Source = str | os.PathLike
 
+#: Rows and columns of a part of an image.
+Box = tuple[slice, slice]
+
 
 class HDU(NamedTuple):
     """One HDU of a FITS file in memory."""
@@ -87,9 +90,9 @@ class Extension:
         All HDUs of the file, as astropy has them.
     """
 
-    def __init__(self, hdu, number: int, file: str, file_hdus=None):
+    def __init__(self, hdu, number: int, file: str, file_hdus=None, mapped: bool = False):
         self.name, self.number, self._hdu, self._file = hdu.name.upper(), number, hdu, file
-        self.file_hdus = file_hdus
+        self.file_hdus, self._mapped = file_hdus, mapped
         self.version = hdu.ver
         self.is_table = isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
         shape = () if self.is_table else tuple(getattr(hdu, "shape", ()) or ())
@@ -131,15 +134,38 @@ class Extension:
             return f"HDU {self.number}"
         return self.name if self.version == 1 else f"{self.name},{self.version}"
 
-    def pixels(self, box: tuple[slice, slice] | None = None) -> np.ndarray:
+    def pixels(self, box: Box | None = None) -> np.ndarray:
         """Read the image, or its part in a box of rows and columns, as a new array."""
+        with self._reading():
+            if box is None:
+                return np.array(self._hdu.data)
+            where = (..., *box) if len(self.shape or ()) > 2 else box
+            return np.array((self._hdu.data if self._is_plain else self._hdu.section)[where])
+
+    def pixels_of(self, boxes: Sequence[Box]) -> np.ndarray:
+        """Read the parts in boxes of the same height, one beside the other, as a new array."""
+        parts, rows, strip, start = [], None, np.zeros(0), 0
+        for box in boxes:
+            if box[0] != rows:
+                # Compressed tiles are often whole rows, which are unpacked once for all boxes.
+                rows, same = box[0], [columns for other, columns in boxes if other == box[0]]
+                start = min(columns.start for columns in same)
+                strip = self.pixels((rows, slice(start, max(columns.stop for columns in same))))
+            parts.append(strip[..., box[1].start - start : box[1].stop - start])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether pixels are stored as they are, so that a mapped file gives a part at once."""
+        scaled = any(card in self._hdu.header for card in ("BSCALE", "BZERO", "BLANK"))
+        return self._mapped and not scaled and not isinstance(self._hdu, fits.CompImageHDU)
+
+    @contextmanager
+    def _reading(self):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # cards of no meaning, which astropy corrects
-                if box is None:
-                    return np.array(self._hdu.data)
-                section = self._hdu.section
-                return np.array(section[(..., *box)] if len(self.shape or ()) > 2 else section[box])
+                yield
         except READ_ERRORS as error:
             raise InputError(
                 f"{self._file}: the pixels of {self.label} cannot be read: {reason(error)}."
@@ -158,8 +184,11 @@ class Extension:
 
 
 @contextmanager
-def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS):
+def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS, *, memmap: bool = False):
     """Open a FITS file, and yield its HDUs as a list of `Extension`; only headers are read.
+
+    With `memmap` parts of plain images are read through a map of the file, fast where there are
+    many of them.
 
     Raises
     ------
@@ -179,9 +208,10 @@ def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS):
                 # astropy accepts a truncated archive.
                 unpack = bz2.decompress if start == b"BZh" else gzip.decompress
                 source = io.BytesIO(unpack(path.read_bytes()))
-            opened = fits.open(source, memmap=False)
+            opened = fits.open(source, memmap=memmap)
             extensions = [
-                Extension(hdu, number, path.name, opened) for number, hdu in enumerate(opened)
+                Extension(hdu, number, path.name, opened, memmap and not packed)
+                for number, hdu in enumerate(opened)
             ]
         except (*READ_ERRORS, VerifyError) as error:
             failure = error
