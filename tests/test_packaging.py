@@ -108,7 +108,7 @@ def test_everything_imported_is_a_dependency():
     required = requirements(project["dependencies"])
     optional = requirements(
         line
-        for name in ("parquet", "piff", "simulation", "validation")
+        for name in ("parquet", "peers", "piff", "simulation", "validation")
         for line in project["optional-dependencies"][name]
     )
     distributions = importlib.metadata.packages_distributions()
