@@ -1,4 +1,7 @@
 from .data._detection import detect as detect
+from .data._detection import find_left_over as find_left_over
+from .data._detection import find_sources as find_sources
+from .data._field import Field as Field
 from .data._field_checks import FieldWarning as FieldWarning
 from .data._field_checks import rescale_noise as rescale_noise
 from .data._field_checks import subtract_sky as subtract_sky

@@ -13,7 +13,7 @@ which have no such description.
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,7 @@ def read_archive(
     mend: str,
     identity: str | None = None,
     other: str = "another run",
+    only: Callable[[str], bool] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `write_archive` wrote.
 
@@ -144,6 +145,8 @@ def read_archive(
     other
         Owner of a file of another identity, and advice for that case, in place of `mend`:
         "another recipe; use a new output directory".
+    only
+        Whether the array of a name is wanted; all if not given.
 
     Returns
     -------
@@ -161,7 +164,7 @@ def read_archive(
     if not path.exists():
         raise InputError(f"there is no {path}: {mend}.")
     try:
-        arrays = _load(path)
+        arrays = _load(path, only)
         facts = json.loads(str(arrays.pop("facts")))
         header = {name: facts.pop(name) for name in _HEADER}
     except (_Damaged, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -208,7 +211,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path, only: Callable[[str], bool] | None = None) -> dict[str, np.ndarray]:
     try:
         # Opened here, since NumPy leaves the files of broken archives open.
         with path.open("rb") as stream:
@@ -218,7 +221,8 @@ def _load(path: Path) -> dict[str, np.ndarray]:
                 raise _Damaged("it is empty" if not first else "whatever its name")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+                names = [n for n in archive.files if only is None or n == "facts" or only(n)]
+                return {name: archive[name] for name in names}
     except _UNREADABLE as error:
         said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         refused = "pickle" in said or "Object arrays" in said

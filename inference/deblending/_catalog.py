@@ -97,7 +97,7 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
         table[column.name] = column.values * (1 if column.unit is None else column.unit)
     for name in table.colnames:
         if table[name].info.description is None:  # flags have descriptions already
-            text = own[name].text if name in own else _description(name, obs.bands)
+            text = own[name].text if name in own else description(name, obs.bands)
             table[name].info.description = text
     table.meta.update(
         prior=result.prior_name,
@@ -120,18 +120,39 @@ def _add_positions(table: QTable, result: Deblended) -> None:
     table["x"], table["y"] = column, row
     spread = np.sqrt(np.einsum("kii->ki", covariance))
     table["x_err"], table["y_err"] = spread[:, 1] * u.pix, spread[:, 0] * u.pix
-    if wcs is None:
-        return
+    if wcs is not None:
+        for name, values in sky_columns(row, column, covariance, wcs).items():
+            table[name] = values
+
+
+def sky_columns(
+    row: np.ndarray, column: np.ndarray, covariance: np.ndarray, wcs
+) -> dict[str, u.Quantity]:
+    """Return positions on the sky and their errors as columns of a catalog.
+
+    Parameters
+    ----------
+    row, column
+        Positions in pixels, ``[N]``.
+    covariance
+        Covariance of (row, column), ``[N, 2, 2]``.
+    wcs
+        WCS of these pixels.
+    """
     sky = wcs.pixel_to_world(column, row).icrs
-    table["ra"], table["dec"] = sky.ra.to(u.deg), sky.dec.to(u.deg)
     # Arcseconds to the east and north per pixel along rows and columns.
     steps = []
     for up, right in ((1, 0), (0, 1)):
         ends = [wcs.pixel_to_world(column + s * right / 2, row + s * up / 2).icrs for s in (-1, 1)]
         steps.append([one.to_value(u.arcsec) for one in ends[0].spherical_offsets_to(ends[1])])
     turn = np.moveaxis(np.array(steps), 2, 0)
-    on_sky = np.sqrt(np.einsum("kis,kij,kjs->ks", turn, covariance, turn))
-    table["ra_err"], table["dec_err"] = on_sky.T * u.arcsec
+    on_sky = np.sqrt(np.einsum("kis,kij,kjs->ks", turn, covariance, turn)).T * u.arcsec
+    return {
+        "ra": sky.ra.to(u.deg),
+        "dec": sky.dec.to(u.deg),
+        "ra_err": on_sky[0],
+        "dec_err": on_sky[1],
+    }
 
 
 def _add_shapes(table: QTable, result: Deblended) -> None:
@@ -152,7 +173,8 @@ def _add_shapes(table: QTable, result: Deblended) -> None:
     table["ellipticity_err"] = np.divide(along, modulus, out=round_one, where=modulus > 0)
 
 
-def _description(name: str, bands) -> str:
+def description(name: str, bands) -> str:
+    """Return the description of a column of the catalog."""
     if name in _DESCRIPTIONS:
         return _DESCRIPTIONS[name]
     # The name of a band may contain an underscore, so it is not found by splitting.

@@ -29,7 +29,7 @@ from scorepriors.models.scene._scene import Scene, stack_scenes
 
 from ._options import Options, Settings
 from ._priors import load_priors
-from ._result import Deblended, collect_scene
+from ._result import Deblended, FittedScene, collect_scene
 from ._stages import (
     LARGE_PADDING,
     Blend,
@@ -110,9 +110,9 @@ def deblend(
     --------
     deblend_many : Many blends, which then share programs and network calls.
     """
-    settings = _settings(options, prior, obs.pixel_scale)
+    settings = settings_of(options, prior, obs.pixel_scale)
     one = _prepare(obs, positions, settings)
-    run = _Run(settings, padded_sizes([one], settings.options.padding), 1, 1, key, progress)
+    run = Run(settings, padded_sizes([one], settings.options.padding), 1, 1, key, progress)
     # Only of several blends may one be left out.
     result: Any = run.all([one])[0]
     return result
@@ -174,7 +174,7 @@ def deblend_many(
     for name, number in (("side_by_side", side_by_side), ("chunk", chunk)):
         if number < 1:
             raise InputError(f"`{name}` must be at least 1, got {number}.")
-    settings = _settings(options, prior, observations[0].pixel_scale if observations else None)
+    settings = settings_of(options, prior, observations[0].pixel_scale if observations else None)
     prepared = [_prepare(obs, at, settings) for obs, at in zip(observations, given, strict=True)]
     alike: dict = {}
     for index, one in enumerate(prepared):
@@ -183,7 +183,7 @@ def deblend_many(
     for members in alike.values():
         group = [prepared[i] for i in members]
         sizes = padded_sizes(group, settings.options.padding)
-        run = _Run(settings, sizes, side_by_side, chunk, key, progress)
+        run = Run(settings, sizes, side_by_side, chunk, key, progress)
         for index, result in zip(members, run.all(group), strict=True):
             results[index] = result
         if any(results[i] is None or _stopped(results[i]) for i in members):
@@ -191,7 +191,8 @@ def deblend_many(
     return results
 
 
-def _settings(options: dict, prior, pixel_scale) -> Settings:
+def settings_of(options: dict, prior, pixel_scale) -> Settings:
+    """Return options and priors from the keywords of `deblend`."""
     return Settings(Options.of(options), load_priors(prior, pixel_scale=pixel_scale))
 
 
@@ -213,7 +214,7 @@ def _stopped(result: Deblended | None) -> bool:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """Both fits of blends of one shape.
 
     Attributes
@@ -228,10 +229,15 @@ class _Run:
 
     settings: Settings
     sizes: tuple[int, int]
-    side_by_side: int
-    chunk: int
-    key: Any
-    progress: Any
+    side_by_side: int = SIDE_BY_SIDE
+    chunk: int = 32
+    key: Any = None
+    progress: Any = False
+
+    def profiles(self, blends: Sequence[Blend]) -> list[FittedScene]:
+        """Fit the parametric scenes alone."""
+        make_room_for_programs()
+        return [collect_scene(scene, fit) for _, scene, fit in self._parametric(blends)]
 
     def all(self, blends: Sequence[Blend]) -> list[Deblended | None]:
         """Fit all blends in chunks."""

@@ -10,6 +10,7 @@ import numpy as np
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors.inference.fitting._map import MAPResult
+from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._model_noise import bands_with_own_noise, noise_from_model
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.noise._diagonal import Diagonal
@@ -50,6 +51,8 @@ class Blend:
         Exposures for boxes of the first prior, and the prior on spectra.
     given
         Observation with the weights of the file, where those of `obs` come from a model; or None.
+    others
+        Light ``[B, H, W]`` in each image that is not of these sources, and is subtracted; or None.
     """
 
     obs: Any
@@ -57,6 +60,7 @@ class Blend:
     exposures: tuple[Exposure, ...]
     spectra: AbstractSpectra
     given: Any = None
+    others: tuple[np.ndarray, ...] | None = None
 
     @property
     def own_noise(self) -> tuple[str, ...]:
@@ -65,7 +69,9 @@ class Blend:
 
     def with_model(self, images: Sequence[np.ndarray]) -> "Blend":
         """Return the blend with the noise of sources from models ``[B, H, W]`` of its images."""
-        obs = noise_from_model(self.given, images)
+        if self.others is not None:
+            images = [image + other for image, other in zip(images, self.others, strict=True)]
+        obs = _without(noise_from_model(self.given, images), self.others)
         each = zip(self.exposures, obs.views, strict=True)
         seen = tuple(replace(e, noise=Diagonal(v.observation.weights)) for e, v in each)
         return replace(self, obs=obs, exposures=seen, spectra=galaxy_spectra(obs, seen))
@@ -83,16 +89,41 @@ class Blend:
         return tuple(np.shape(leaf) for leaf in leaves), structure, kinds
 
 
-def prepare(obs, positions: Positions, settings: Settings) -> Blend:
-    """Prepare a blend; `InputError` if there is no source."""
+def prepare(
+    obs, positions: Positions, settings: Settings, others: Sequence[np.ndarray] | None = None
+) -> Blend:
+    """Prepare a blend; `InputError` if there is no source.
+
+    Parameters
+    ----------
+    obs, positions
+        Observation, and positions of the sources.
+    settings
+        Options and priors.
+    others
+        Known light ``[B, H, W]`` of other sources in each image.  Their noise stays.
+    """
     compare_pixels(obs, settings.priors[0])
     if not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     file = settings.options.noise == "file"
     used = obs if file else noise_from_model(obs)
-    found = prepared_exposures(used, settings, settings.boxes[:1])
     given = None if used is obs else obs
-    return Blend(used, positions, found, galaxy_spectra(used, found), given)
+    light = None if others is None else tuple(others)
+    used = _without(used, light)
+    found = prepared_exposures(used, settings, settings.boxes[:1])
+    return Blend(used, positions, found, galaxy_spectra(used, found), given, light)
+
+
+def _without(obs, others: tuple[np.ndarray, ...] | None):
+    """Return an observation without the known light of others."""
+    if others is None:
+        return obs
+    if isinstance(obs, JointObservation):
+        each = zip(obs.views, others, strict=True)
+        views = tuple(replace(v, observation=_without(v.observation, (o,))) for v, o in each)
+        return replace(obs, views=views)
+    return replace(obs, images=obs.images - others[0])
 
 
 def prepared_exposures(obs, settings: Settings, boxes: Sequence[int]) -> tuple[Exposure, ...]:

@@ -193,6 +193,11 @@ def check_image_shape(images: np.ndarray) -> None:
         raise InputError(f"images have the shape {images.shape}: there is no pixel in them.")
 
 
+def default_bands(num_bands: int) -> tuple[str, ...]:
+    """Return names for bands that have none."""
+    return tuple(f"band{number}" for number in range(num_bands))
+
+
 def check_bands(bands, num_bands: int) -> tuple[str, ...]:
     """Return the names of the bands, one for each image and all different."""
     bands = (bands,) if isinstance(bands, str) else tuple(str(band) for band in bands)
@@ -209,13 +214,36 @@ def check_bands(bands, num_bands: int) -> tuple[str, ...]:
 def check_pixels(
     images: np.ndarray, weights: np.ndarray, bands: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return checked float32 images and weights; images are zero under weight zero."""
+    """Return checked float32 images and weights; images are zero under weight zero.
+
+    Raises
+    ------
+    InputError
+        As `single_precision` does, and if there is no weight at all.
+    """
+    images, weights = single_precision(images, weights, bands)
+    if not weights.any():
+        raise InputError("all pixels of all bands are masked; there is nothing to fit.")
+    return images, weights
+
+
+def single_precision(
+    images: np.ndarray, weights: np.ndarray, bands: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 images and weights; images are zero under weight zero.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, for weights that are negative or no numbers, for pixels that are no
+        numbers under a positive weight, and for values that do not fit.
+    """
     if weights.shape != images.shape:
         raise InputError(
             f"weights have the shape {weights.shape} but the images have {images.shape}; "
             "they must agree."
         )
-    weights = weights.astype(np.float64)
+    weights = weights.astype(np.float64, copy=False)
     for problem, bad in {"NaN or infinite": ~np.isfinite(weights), "negative": weights < 0}.items():
         if bad.any():
             raise InputError(
@@ -223,24 +251,24 @@ def check_pixels(
                 "set them to 0 to mask those pixels."
             )
     used = weights > 0
-    if not used.any():
-        raise InputError("all pixels of all bands are masked; there is nothing to fit.")
     bad = used & ~np.isfinite(images)
     if bad.any():
         raise InputError(
             f"{bad.sum()} pixel(s) are NaN or infinite under positive weight, "
             f"{where_first(bad, bands)}; set their weight to 0."
         )
-    images = np.where(used, images, 0).astype(np.float64)
+    images = np.where(used, images, 0)
+    images = images if images.dtype == np.float32 else images.astype(np.float64, copy=False)
     limits = np.finfo(np.float32)
     # Below `tiny` single precision has denormals only, which accelerators flush to zero.
-    small, large = weights[used].min(), max(weights.max(), np.abs(images).max())
+    small = weights.min(initial=np.inf, where=used)
+    large = max(weights.max(), np.abs(images).max())
     if small < limits.tiny or large > limits.max:
         raise InputError(
             f"pixels or weights do not fit single precision (smallest weight {small:.3g}, "
             f"largest value {large:.3g}); choose another unit for the images."
         )
-    return images.astype(np.float32), weights.astype(np.float32)
+    return images.astype(np.float32, copy=False), weights.astype(np.float32)
 
 
 def check_wcs(wcs) -> WCS | None:

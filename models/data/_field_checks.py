@@ -74,7 +74,7 @@ class FieldWarning(FileWarning):
     """Warning about noise or sky that are not what the file says."""
 
 
-class Field(NamedTuple):
+class EmptyPixels(NamedTuple):
     """What the empty pixels of a field tell, by band; NaN where there are too few of them.
 
     Attributes
@@ -126,7 +126,7 @@ class Field(NamedTuple):
             return np.abs(self.sky) > SIGNIFICANT * self.sky_error
 
 
-def measure_field(obs: Observation, positions: Positions | None = None) -> Field:
+def measure_field(obs: Observation, positions: Positions | None = None) -> EmptyPixels:
     """Measure noise and sky in the empty pixels of an observation.
 
     Parameters
@@ -141,7 +141,7 @@ def measure_field(obs: Observation, positions: Positions | None = None) -> Field
     bands = [
         _band(*band, empty, far) for band in zip(obs.images, obs.weights, obs.psfs, strict=True)
     ]
-    return Field(*np.array(bands, float).T)
+    return EmptyPixels(*np.array(bands, float).T)
 
 
 def check_field(
@@ -179,13 +179,13 @@ def warn_of_field(obs: Observation | JointObservation, positions: Positions | No
         note(sentence, FieldWarning)
 
 
-def _measure_all(obs: Observation | JointObservation, positions: Positions | None) -> Field:
+def _measure_all(obs: Observation | JointObservation, positions: Positions | None) -> EmptyPixels:
     """Measure the bands of all views; the positions are in pixels of the first."""
     each = [
         measure_field(view.observation, None if number else positions)
         for number, view in enumerate(obs.views)
     ]
-    return Field(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
+    return EmptyPixels(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
 
 
 def rescale_noise(
@@ -274,7 +274,7 @@ def _by_band(bands: Sequence[str], values: np.ndarray, which: np.ndarray) -> str
     return ", ".join(chosen)
 
 
-def _sentences(field: Field, obs: Observation | JointObservation) -> dict[str, str]:
+def _sentences(field: EmptyPixels, obs: Observation | JointObservation) -> dict[str, str]:
     said, factor = {}, field.noise_factor
     if (factor != 1).any():
         each = [
@@ -342,7 +342,7 @@ def _empty(obs: Observation, places: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _band(image, weights, psf, empty, far) -> tuple[float, ...]:
-    """Return the fields of `Field` for one band."""
+    """Return the fields of `EmptyPixels` for one band."""
     area = 1 / float((np.asarray(psf, float) ** 2).sum())
     good = empty & (weights > 0)
     count = int(good.sum())

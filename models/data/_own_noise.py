@@ -6,11 +6,12 @@ weight, and every flux is biased low, the more the fewer counts there are (Humph
 Buote 2009, ApJ 693, 822).  `noise_from_model` mends it.
 """
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import correlate1d
+
+from ._warnings import note
 
 #: Second differences along both axes: sees noise from pixel to pixel, and is blind to whatever is
 #: a polynomial of degree three over three pixels.
@@ -77,12 +78,11 @@ def check_own_noise(images: np.ndarray, weights: np.ndarray, bands: tuple[str, .
     found = own_noise(images, weights).found
     if found.any():
         names = ", ".join(band for band, one in zip(bands, found, strict=True) if one)
-        warnings.warn(
+        note(
             f"the variance in band {names} follows the noise of its own pixels, which biases fluxes "
             "low: `deblend` takes the noise of sources from its model instead, and for a model of "
             "your own `noise_from_model` does.",
             NoiseWarning,
-            stacklevel=4,
         )
 
 

@@ -2,6 +2,11 @@
 
 import sys
 import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+#: Whether sentences are left out, since they were said before.
+_SAID: ContextVar[bool] = ContextVar("said", default=False)
 
 
 class FileWarning(UserWarning):
@@ -10,11 +15,23 @@ class FileWarning(UserWarning):
 
 def note(sentence: str, category: type[Warning] = FileWarning) -> None:
     """Warn with one sentence, at the line of the user's own code that asked for the file."""
+    if _SAID.get():
+        return
     frame, level = sys._getframe(1), 2
     # As `skip_file_prefixes` of Python 3.12 does.
     while frame.f_back is not None and _is_ours(frame):
         frame, level = frame.f_back, level + 1
     warnings.warn(sentence, category, stacklevel=level)
+
+
+@contextmanager
+def said_before():
+    """Leave out sentences of `note`: a file is looked at again, of which they were said."""
+    token = _SAID.set(True)
+    try:
+        yield
+    finally:
+        _SAID.reset(token)
 
 
 def _is_ours(frame) -> bool:

@@ -68,7 +68,7 @@ def _source(hdu: HDU, label: str) -> Source:
         weights = np.prod(values ** np.array(powers).reshape(len(powers), axes), axis=1)
         return Stamp(np.tensordot(weights, images, 1), oversampling=1 / step, effective=True)
 
-    return Source(label, at, card_of_band(hdu.header))
+    return Source(label, at, card_of_band(hdu.header), varies=axes > 0)
 
 
 def exponents(num_variables: int, degree: int) -> list[tuple[int, ...]]:

@@ -29,6 +29,14 @@ class BandPart(NamedTuple):
     zero_point: tuple[float, ...] | None
     catalog: Table | None
     scale: float | None = None
+    #: Height and width of the image, where `images` hold a sample of its pixels.
+    whole: tuple[int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the image in pixels."""
+        height, width = self.images.shape[1:] if self.whole is None else self.whole
+        return height, width
 
 
 def combine(parts: Sequence[BandPart], psfs: Any, name: str) -> dict[str, Any]:
@@ -36,27 +44,20 @@ def combine(parts: Sequence[BandPart], psfs: Any, name: str) -> dict[str, Any]:
 
     PSFs are as for ``Observation.from_arrays``.
     """
-    first = parts[0]
-    parts = [_with_zero_point(part, parts) for part in parts]
-    known = [part.zero_point is not None for part in parts]
-    unit = first.unit
-    if all(known) and not all(_convertible(part, first) for part in parts):
-        # Zero points alone tell what a pixel of each band means.
-        parts, unit = [part._replace(unit=None) for part in parts], None
-        first = parts[0]
+    parts = with_common_units(parts)
+    first, known = parts[0], [part.zero_point is not None for part in parts]
     images, weights, wcs, with_wcs = [], [], None, first.label
     for part in parts:
-        if part.images.shape[1:] != first.images.shape[1:]:
+        if part.shape != first.shape:
             raise InputError(
-                f"{part.label} has {part.images.shape[1:]} pixels but {first.label} has "
-                f"{first.images.shape[1:]}; cut them to one size."
+                f"{part.label} has {part.shape} pixels but {first.label} has {first.shape}; cut them to one size."
             )
         if part.wcs is not None:
             if wcs is None:
                 wcs, with_wcs = part.wcs, part.label
             else:
                 _check_same_wcs(part, part.wcs, wcs, with_wcs)
-        factor = _unit_factor(part, first)
+        factor = unit_factor(part, first)
         images.append(part.images * factor)
         weights.append(part.weights / factor**2)
     if any(known) and not all(known):
@@ -69,7 +70,7 @@ def combine(parts: Sequence[BandPart], psfs: Any, name: str) -> dict[str, Any]:
     if all(known):
         # Zero points are converted as the images are, to the unit of the first.
         zero_point = tuple(
-            float(zero + 2.5 * np.log10(_unit_factor(part, first)))
+            float(zero + 2.5 * np.log10(unit_factor(part, first)))
             for part in parts
             for zero in part.zero_point or ()
         )
@@ -82,12 +83,22 @@ def combine(parts: Sequence[BandPart], psfs: Any, name: str) -> dict[str, Any]:
         "psfs": psfs,
         "bands": bands,
         "wcs": wcs,
-        "unit": unit,
+        "unit": first.unit,
         "zero_point": zero_point,
         "name": name,
         "catalog": next((part.catalog for part in parts if part.catalog is not None), None),
         "scale": first.scale,
     }
+
+
+def with_common_units(parts: Sequence[BandPart]) -> list[BandPart]:
+    """Return parts whose units go together, or that have none where zero points tell all."""
+    parts = [_with_zero_point(part, parts) for part in parts]
+    known = all(part.zero_point is not None for part in parts)
+    if known and not all(_convertible(part, parts[0]) for part in parts):
+        # Zero points alone tell what a pixel of each band means.
+        return [part._replace(unit=None) for part in parts]
+    return parts
 
 
 def _with_zero_point(part: BandPart, parts: Sequence[BandPart]) -> BandPart:
@@ -104,7 +115,8 @@ def _convertible(part: BandPart, first: BandPart) -> bool:
     return part.unit == first.unit or part.unit.is_equivalent(first.unit)
 
 
-def _unit_factor(part: BandPart, first: BandPart) -> float:
+def unit_factor(part: BandPart, first: BandPart) -> float:
+    """Return the factor that brings pixels of a part to the unit of the first."""
     if part.unit == first.unit:
         return 1.0
     if part.unit is not None and first.unit is not None and _convertible(part, first):
@@ -117,7 +129,7 @@ def _unit_factor(part: BandPart, first: BandPart) -> float:
 
 def _check_same_wcs(part: BandPart, own: WCS, wcs: WCS, label: str) -> None:
     """Refuse another place of the corners on the sky; those off the projection are left out."""
-    height, width = part.images.shape[1:]
+    height, width = part.shape
     x, y = np.array([0.0, width - 1, 0, width - 1]), np.array([0.0, 0, height - 1, height - 1])
     side = np.sqrt(proj_plane_pixel_area(wcs))
     distance = own.pixel_to_world(x, y).separation(wcs.pixel_to_world(x, y)).deg / side

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from astropy.io import fits
@@ -77,7 +78,38 @@ def _bit(card: str, value) -> int:
     return value
 
 
-def masked_pixels(
+class MaskRule(NamedTuple):
+    """Which pixels a mask excludes: those that are not zero, if nothing else is given.
+
+    Attributes
+    ----------
+    good
+        Value of good pixels; all others are excluded.
+    bits
+        Bits of which any excludes a pixel.
+    """
+
+    good: int | None = None
+    bits: tuple[int, ...] | None = None
+
+    def excluded(self, mask) -> np.ndarray:
+        """Return the pixels of a mask that are excluded."""
+        blank = np.zeros(mask.shape, bool)
+        if mask.dtype.kind == "f":
+            # Integers with BLANK pixels come as floats.
+            blank = ~np.isfinite(mask)
+            mask = np.where(blank, 0, mask)
+        if self.good is not None:
+            return blank | (mask != self.good)
+        return blank | ((mask != 0) if self.bits is None else _any_bit(mask, self.bits))
+
+
+def masked_pixels(mask, header: fits.Header | None = None, what: str = "MASK", **about):
+    """Return the pixels that a mask from a file excludes; parameters are those of `mask_rule`."""
+    return mask_rule(mask, header, what, **about).excluded(numeric(mask, what))
+
+
+def mask_rule(
     mask,
     header: fits.Header | None = None,
     what: str = "MASK",
@@ -85,8 +117,8 @@ def masked_pixels(
     product: Product | None = None,
     good: int | None = None,
     bad_planes: Sequence[str | int] | None = None,
-) -> np.ndarray:
-    """Return the pixels that a mask from a file excludes.
+) -> MaskRule:
+    """Return which pixels a mask from a file excludes.
 
     A mask of booleans or of 0 and 1 is used as it is.  Integers with other values are bit
     masks: pipelines also flag pixels on which a source was *detected*, and those must not be
@@ -96,7 +128,7 @@ def masked_pixels(
     Parameters
     ----------
     mask
-        Mask of any shape.
+        Mask of any shape, all of its pixels or a sample.
     header
         Its header.
     what
@@ -114,17 +146,14 @@ def masked_pixels(
         If a plane is not known, or if a bit mask without names would exclude most pixels.
     """
     mask = numeric(mask, what)
-    blank = np.zeros(mask.shape, bool)
     if mask.dtype.kind == "f":
-        # Integers with BLANK pixels come as floats.
-        blank = ~np.isfinite(mask)
-        filled = np.where(blank, 0, mask)
+        filled = np.where(np.isfinite(mask), mask, 0)
         if bad_planes is not None or (filled == np.round(filled)).all():
             mask = filled.astype(np.int64)
     if good is not None:
-        return blank | (mask != good)
+        return MaskRule(good=good)
     if mask.dtype.kind not in "iu":
-        return blank | (mask != 0)
+        return MaskRule()
     named = {} if header is None else mask_planes(header)
     planes: Sequence[str | int]
     if bad_planes is None and product is not None and product.bad_planes:
@@ -141,12 +170,12 @@ def masked_pixels(
         planes = _usual(named)
         _say_unknown(mask, named, planes, what)
     elif np.isin(mask, (0, 1)).all():
-        return blank | (mask != 0)
+        return MaskRule()
     else:
-        return blank | _all_bits(mask, what)
+        return MaskRule(bits=_unnamed_bits(mask, what))
     if ALL_PLANES in planes:
-        return blank | (mask != 0)
-    return blank | _any_bit(mask, [_number(plane, named, what) for plane in planes])
+        return MaskRule()
+    return MaskRule(bits=tuple(_number(plane, named, what) for plane in planes))
 
 
 def _number(plane: str | int, named: Mapping[str, int], what: str) -> int:
@@ -192,23 +221,24 @@ def _say_unknown(mask, named: Mapping[str, int], planes: Sequence[str | int], wh
     )
 
 
-def _as_of_the_pipelines(mask: np.ndarray, what: str) -> np.ndarray:
-    """Mask the planes of Rubin's and HSC's pipelines, in a mask that looks like theirs."""
+def _as_of_the_pipelines(mask: np.ndarray, what: str) -> tuple[int, ...]:
+    """Return the planes to mask of Rubin's and HSC's pipelines, in a mask that looks like theirs."""
     highest = int(mask.max()).bit_length() - 1
     # Planes of coadds alone have high numbers.
     named = _PIPELINE_PLANES | ({"CLIPPED": highest} if highest > 12 else {})
     planes = [plane for plane in _usual(named) if plane in _PIPELINE_PLANES]
-    masked = _any_bit(mask, [_PIPELINE_PLANES[plane] for plane in planes])
+    bits = tuple(_PIPELINE_PLANES[plane] for plane in planes)
     said = ", ".join(f"{plane} {_PIPELINE_PLANES[plane]}" for plane in planes)
     note(
         f"{what} is a bit mask without names of its planes; bit 5, which is set most often, is "
-        f"DETECTED in masks of Rubin and HSC, so their planes {said} were masked ({masked.sum()} "
-        "pixels); bad_planes= (--bad-planes) says otherwise."
+        f"DETECTED in masks of Rubin and HSC, so their planes {said} were masked "
+        f"({_any_bit(mask, bits).sum()} pixels); bad_planes= (--bad-planes) says otherwise."
     )
-    return masked
+    return bits
 
 
-def _all_bits(mask: np.ndarray, what: str) -> np.ndarray:
+def _unnamed_bits(mask: np.ndarray, what: str) -> tuple[int, ...] | None:
+    """Return the bits to mask of a mask without names; None for all."""
     masked = mask != 0
     counts = [(bit, np.count_nonzero(_any_bit(mask, [bit]))) for bit in range(64)]
     bits = ", ".join(f"bit {bit} in {count} pixels" for bit, count in counts if count)
@@ -227,4 +257,4 @@ def _all_bits(mask: np.ndarray, what: str) -> np.ndarray:
         f"{what} is a bit mask without names of its planes; all its {masked.sum()} nonzero pixels "
         f"were masked ({bits}); bad_planes= (--bad-planes) says otherwise."
     )
-    return masked
+    return None

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from astropy import units
@@ -90,7 +91,38 @@ def noise_factor(header: fits.Header, unit: units.UnitBase | None, kind: str, wh
     return 1.0
 
 
-def no_data(images: np.ndarray, noise: np.ndarray, kind: str, what: str) -> dict[str, np.ndarray]:
+class NoiseRule(NamedTuple):
+    """How the noise of a file is understood: what only all of its pixels together tell.
+
+    Attributes
+    ----------
+    kind
+        ``"variance"``, ``"deviation"`` or ``"weight"``, an inverse variance.
+    scales
+        What weights are divided by, ``[B]``, where they are relative; else None.
+    some_negative
+        Whether negative noise is that of a few damaged pixels, which are masked.
+    smallest
+        Weight below which there is no data.
+    """
+
+    kind: str
+    scales: np.ndarray | None
+    some_negative: bool
+    smallest: float
+
+    def weights(self, images: np.ndarray, noise, masked: np.ndarray, what: str) -> np.ndarray:
+        """Return inverse variances ``[B, H, W]``, zero where masked or without data."""
+        noise = noise_of_shape(noise, images.shape, what)
+        bad = no_data(images, noise, self.kind, what, self.some_negative)
+        out = masked | np.logical_or.reduce([*bad.values()])
+        weights = _weights(noise, self.kind, out, self.scales, what)
+        return np.where((weights > 0) & (weights < self.smallest), 0.0, weights)
+
+
+def no_data(
+    images: np.ndarray, noise: np.ndarray, kind: str, what: str, some_negative: bool
+) -> dict[str, np.ndarray]:
     """Return the pixels without data ``[B, H, W]``, by what tells it; zero weights excepted."""
     with np.errstate(invalid="ignore"):
         found = {
@@ -100,16 +132,23 @@ def no_data(images: np.ndarray, noise: np.ndarray, kind: str, what: str) -> dict
         if kind in ("variance", "deviation"):
             found[f"zero in {what}"] = noise == 0
             found[f"infinite or 1e30 in {what}"] = noise > _NO_DATA
-            negative = noise < 0
-            # A few are damaged pixels; many mean another kind of noise.
-            if 0 < negative.sum() < 0.5 * noise.size:
-                found[f"negative in {what}"] = negative
+            if some_negative:
+                found[f"negative in {what}"] = noise < 0
         else:
             found[f"infinite in {what}"] = np.isinf(noise) | (noise > _NO_DATA)
     return found
 
 
-def file_weights(
+def file_weights(images: np.ndarray, noise, kind: str, masked: np.ndarray, **about) -> np.ndarray:
+    """Return inverse variances from the noise of a file, zero where masked or without data.
+
+    Parameters are those of `noise_rule`.
+    """
+    rule = noise_rule(images, noise, kind, masked, **about)
+    return rule.weights(images, noise, masked, about["what"])
+
+
+def noise_rule(
     images: np.ndarray,
     noise,
     kind: str,
@@ -120,13 +159,13 @@ def file_weights(
     header: fits.Header,
     noise_header: fits.Header,
     alone: bool = True,
-) -> np.ndarray:
-    """Return inverse variances from the noise of a file, zero where masked or without data.
+) -> NoiseRule:
+    """Return how the noise of a file is to be understood, and say which pixels have no data.
 
     Parameters
     ----------
     images
-        Pixels ``[B, H, W]``.
+        Pixels ``[B, H, W]``, all of them or a sample.
     noise
         Noise ``[B, H, W]``, or ``[H, W]`` of one band.
     kind
@@ -142,9 +181,12 @@ def file_weights(
         Whether there is no other band, which may have data where this one has none.
     """
     noise = noise_of_shape(noise, images.shape, what)
+    # A few are damaged pixels; many mean another kind of noise.
+    with np.errstate(invalid="ignore"):
+        some_negative = bool((noise < 0).sum() < 0.5 * noise.size)
     empty = np.zeros(images.shape, bool)
     said = []
-    for reason, bad in no_data(images, noise, kind, what).items():
+    for reason, bad in no_data(images, noise, kind, what, some_negative).items():
         new = bad & ~empty & ~masked
         empty |= bad
         if new.any():
@@ -152,17 +194,19 @@ def file_weights(
     out = masked | empty
     if out.all() and alone and said:
         raise InputError(f"no pixel has data that is not masked ({', '.join(said)}).")
-    noise = np.where(out, 0.0 if kind not in ("variance", "deviation") else np.inf, noise)
+    scales = None
     if kind in ("weight", "wht", "exposure"):
-        noise = _understood(images, noise, kind, what, where, header, noise_header)
-        kind = "weight"
-    weights = weights_from_noise(noise, "weight" if kind == "ivar" else kind, out, what)
+        relative = np.where(out, 0.0, noise)
+        scales = _scales(images, relative, kind, what, where, header, noise_header)
+    kind = kind if kind in ("variance", "deviation") else "weight"
+    weights = _weights(noise, kind, out, scales, what)
     positive = weights[weights > 0]
+    smallest = 0.0
     if positive.size:
-        tiny = (weights > 0) & (weights < _SMALLEST_SHARE * np.median(positive))
+        smallest = float(_SMALLEST_SHARE * np.median(positive))
+        tiny = (weights > 0) & (weights < smallest)
         if tiny.any():
             said.append(f"a million times the usual noise {tiny.sum()}")
-            weights = np.where(tiny, 0.0, weights)
             empty |= tiny
     if said:
         count = np.count_nonzero(empty & ~masked)
@@ -170,11 +214,19 @@ def file_weights(
             f"{where}: {count} of {images.size} pixels have no data ({', '.join(said)}) and were "
             "masked."
         )
-    return weights
+    return NoiseRule(kind, scales, some_negative, smallest)
 
 
-def _understood(images, noise, kind, what, where, header, noise_header) -> np.ndarray:
-    """Return inverse variances from weights, scaled to the pixels where they are exposure times."""
+def _weights(noise, kind: str, out: np.ndarray, scales: np.ndarray | None, what: str):
+    """Return inverse variances, zero where `out`."""
+    noise = np.where(out, 0.0 if kind == "weight" else np.inf, noise)
+    if scales is not None:
+        noise = noise / scales[:, None, None]
+    return weights_from_noise(noise, kind, out, what)
+
+
+def _scales(images, noise, kind, what, where, header, noise_header) -> np.ndarray | None:
+    """Return what exposure times are divided by, ``[B]``, to be inverse variances; else None."""
     seconds = next(
         (
             value
@@ -185,7 +237,7 @@ def _understood(images, noise, kind, what, where, header, noise_header) -> np.nd
     )
     positive = noise[noise > 0]
     if not positive.size:
-        return noise
+        return None
     middle, most = float(np.median(positive)), float(positive.max())
     scaled = images * np.sqrt(np.maximum(noise, 0))
     ratios = np.array([_scatter(*band) for band in zip(scaled, noise > 0, strict=True)])
@@ -209,7 +261,7 @@ def _understood(images, noise, kind, what, where, header, noise_header) -> np.nd
                 f"{ratio / np.sqrt(middle):.3g} at the median (noise_kind='ivar', --noise-kind "
                 "ivar, takes it as inverse variance)."
             )
-        return noise / np.where(ratios > 0, ratios, ratio)[:, None, None] ** 2
+        return np.where(ratios > 0, ratios, ratio) ** 2
     if off and kind == "wht":
         raise InputError(
             f"{what} can be no inverse variance, since it means a deviation of "
@@ -217,7 +269,7 @@ def _understood(images, noise, kind, what, where, header, noise_header) -> np.nd
             "noise_kind='exposure' to scale it to that scatter, or 'ivar' if it is right "
             "(--noise-kind)."
         )
-    return noise
+    return None
 
 
 def _scatter(values: np.ndarray, good: np.ndarray) -> float:

@@ -1,0 +1,213 @@
+"""Deblending of whole fields."""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro
+
+from scorepriors import __version__
+from scorepriors._distribution import ScorePrior
+from scorepriors._errors import InputError
+from scorepriors._progress import Progress
+from scorepriors.inference.deblending._deblend import settings_of
+from scorepriors.inference.deblending._options import Settings
+from scorepriors.models.data._field import Field
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data.positions._positions import Positions
+
+from ._engine import LOOKS, PASSES, Engine
+from ._executors import executor
+from ._folder import fingerprint, finish, open_folder
+from ._plan import Cell
+from ._progress import FieldProgress
+from ._result import FieldResult, collect
+from ._tasks import Work
+
+
+def deblend_field(
+    field: Field | Observation | str | os.PathLike | Sequence,
+    positions: Positions | Any | None = None,
+    *,
+    prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
+    key=None,
+    output: str | os.PathLike | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = False,
+    **options: Any,
+) -> FieldResult:
+    """Deblend an image of any size.
+
+    Sources are found in tiles, grouped where their light overlaps, and fitted in scenes of a few
+    sizes, each on the data without the light of all others; scenes whose neighbors' light changes
+    are fitted again.
+
+    Parameters
+    ----------
+    field
+        The image: a `Field`, an `Observation`, or files that `Field.open` takes.
+    positions
+        Positions, or whatever `Field.positions` takes; those in the file, or else detected, if
+        not given.
+    prior, key
+        Arguments of `deblend`.
+    output
+        Folder of the run, in its subfolder ``run``; a temporary one if not given.
+    workers
+        Number of processes of this machine.
+    scheduler
+        Address of a Dask scheduler whose workers fit the scenes; they must see `output`.
+    resume
+        Whether to go on with a run in `output` that was interrupted.
+    force
+        Whether to replace a run in `output`.
+    progress
+        True for a bar; or a function called as ``progress(done, total, text)``.
+    **options
+        Options of `deblend`.
+
+    Returns
+    -------
+    FieldResult
+        Catalog, light of all sources, and each source on demand.
+
+    Raises
+    ------
+    InputError
+        As `deblend` does; if `output` holds a run already; if there is no source at all.
+
+    Notes
+    -----
+    Ctrl-C ends the run with a KeyboardInterrupt; what is done is in `output`, and ``resume=True``
+    goes on from there.  The result does not depend on the number of workers.
+    """
+    started = time.monotonic()
+    field = _as_field(field)
+    if positions is not None or field.catalog is not None:
+        if not isinstance(positions, Positions):
+            positions = field.positions(positions)
+    mend = bool(options.pop("subtract_sky", False)), bool(options.pop("rescale_noise", False))
+    settings = settings_of(options, prior, field.pixel_scale)
+    if positions is not None and not len(positions.ids):
+        raise InputError("there is no source to fit; give at least one position.")
+    temporary = None
+    if output is None:
+        if resume:
+            raise InputError("resume=True needs the folder of the run; give output=.")
+        temporary = tempfile.TemporaryDirectory(prefix="scorepriors-")
+    directory = Path(temporary.name if temporary else output)  # type: ignore[arg-type]
+    mark = fingerprint(field, positions, settings, mend)
+    folder = open_folder(directory, mark, resume=resume, force=force)
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(executor(workers=workers, scheduler=scheduler))
+        shown = stack.enter_context(FieldProgress(progress, dashboard=run.dashboard))
+        engine = Engine(Work(field, settings, key), folder, run, shown, mend)
+        return _run(engine, positions, started, temporary)
+
+
+def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
+    clock = [started]
+    seconds: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        now = time.monotonic()
+        seconds[name] = round(seconds.get(name, 0.0) + now - clock[0], 2)
+        clock[0] = now
+
+    field = engine.work.field
+    survey = engine.survey(positions)
+    census = survey.census
+    lap("survey")
+    cells, light = engine.profiles(survey, census, "profiles-0")
+    lap("profiles")
+    dropped = np.zeros((0, 2))
+    for number in range(1, PASSES + 1):
+        census = engine.weighed(survey, census, cells)
+        wanted = census.wanted()
+        gone = ~np.isin(census.ids, wanted.ids)
+        dropped = np.concatenate([dropped, census.places[gone]])
+        if number <= LOOKS:
+            wanted = engine.look_again(wanted, light, number, dropped)
+        lap("residual")
+        if wanted.ids == census.ids and (wanted.is_point == census.is_point).all():
+            break
+        census = wanted
+        if not len(census):
+            raise InputError("nothing in the field is a source by the evidence; give a catalog.")
+        cells, light = engine.profiles(survey, census, f"profiles-{number}")
+        lap("profiles")
+    else:
+        census = engine.weighed(survey, census, cells)
+    scenes, light, rounds = engine.finals(survey, census, cells, light)
+    lap("final")
+    groups = _groups(cells, len(census))
+    catalog, rows, found, places = collect(field, census, scenes, rounds, groups)
+    lap("catalog")
+    facts = {
+        "num_sources": len(catalog),
+        "num_added": int(census.added.sum()),
+        "num_scenes": len(rows),
+        "num_groups": int(groups.max()) + 1,
+        "converged": int(np.sum(rows["converged"])),
+        "shape": list(field.shape),
+        "bands": list(field.bands),
+        "doubts": survey.doubts | found["doubts"],
+        "noise_from_model": found["noise_from_model"],
+        "seconds": seconds | {"total": round(time.monotonic() - started, 2)},
+        "settings": _settings_facts(engine.work.settings, engine.mend),
+        "versions": {
+            "scorepriors": __version__,
+            "jax": jax.__version__,
+            "numpyro": numpyro.__version__,
+        },
+    }
+    finish(engine.folder, facts)
+    return FieldResult(field, catalog, rows, facts, light, places, temporary)
+
+
+def _as_field(field) -> Field:
+    if isinstance(field, Field):
+        return field
+    if isinstance(field, Observation):
+        return Field.of(field)
+    return Field.open(field)
+
+
+def _groups(cells: Sequence[Cell], count: int) -> np.ndarray:
+    """Return the number of the group of every source: scenes in whose halos it is are joined."""
+    parent = np.arange(len(cells))
+
+    def root(k: int) -> int:
+        while parent[k] != k:
+            parent[k] = parent[parent[k]]
+            k = parent[k]
+        return k
+
+    scene = np.zeros(count, int)
+    for k, cell in enumerate(cells):
+        scene[list(cell.own)] = k
+    for k, cell in enumerate(cells):
+        for source in cell.halo:
+            one, other = sorted((root(k), root(int(scene[source]))))
+            parent[other] = one
+    roots = np.array([root(k) for k in range(len(cells))])
+    return np.unique(roots, return_inverse=True)[1][scene]
+
+
+def _settings_facts(settings: Settings, mend: tuple[bool, bool]) -> dict[str, Any]:
+    options = {n: getattr(v, "__qualname__", v) for n, v in vars(settings.options).items()}
+    return options | {
+        "subtract_sky": mend[0],
+        "rescale_noise": mend[1],
+        "priors": [str(prior.name) for prior in settings.priors],
+        "sigma0": float(settings.priors[0].sigma),
+    }

@@ -1,0 +1,116 @@
+"""The folder of a run: what it belongs to, and whether it may go on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from scorepriors import __version__
+from scorepriors._errors import InputError
+from scorepriors._files import atomic_write
+from scorepriors.inference.deblending._options import Settings
+
+from ._parts import digest
+
+#: Name of the folder with the parts, within that of the results.
+NAME = "run"
+
+_FACTS = "run.json"
+
+#: Side of the samples of pixels by which a field is recognized, and their number along an axis.
+_SAMPLE, _SAMPLES = 32, 3
+
+
+def fingerprint(field: Any, positions: Any, settings: Settings, mend: tuple[bool, bool]) -> str:
+    """Return a digest of what a run depends on: pixels (a sample of them), sources, options, priors."""
+    parts: list[Any] = [__version__, field.name, list(field.shape), list(field.bands), list(mend)]
+    for row in np.linspace(0, max(field.shape[0] - _SAMPLE, 0), _SAMPLES).astype(int):
+        for column in np.linspace(0, max(field.shape[1] - _SAMPLE, 0), _SAMPLES).astype(int):
+            obs = field.window(int(row), int(column), _SAMPLE, _SAMPLE)
+            parts += [np.asarray(obs.images), np.asarray(obs.weights), np.asarray(obs.psfs)]
+    if positions is not None:
+        parts += [list(positions.ids), positions.row_column, np.asarray(positions.is_point)]
+    options = vars(settings.options)
+    parts.append({n: getattr(v, "__qualname__", v) for n, v in options.items()})
+    for prior in settings.priors:
+        parts += [np.asarray(leaf) for leaf in jax.tree.leaves(prior) if np.ndim(leaf)]
+        parts.append(float(prior.sigma))
+    return digest(*parts)
+
+
+def open_folder(directory: Path, mark: str, *, resume: bool, force: bool) -> Path:
+    """Return the folder for the parts of a run.
+
+    Parameters
+    ----------
+    directory
+        Folder of the results; made if missing.
+    mark
+        What the run depends on (`fingerprint`).
+    resume
+        Whether to go on with what is there; where there is nothing the run begins.
+    force
+        Whether to delete what is there.
+
+    Raises
+    ------
+    InputError
+        If there is a run already and neither is asked for, or if it was another's.
+    """
+    folder = directory / NAME
+    if folder.exists() and force and not resume:
+        shutil.rmtree(folder)
+    if folder.exists() and not resume:
+        state = "a finished" if _read(folder).get("finished") else "an unfinished"
+        raise InputError(
+            f"{directory} holds {state} run; --resume (resume=True) goes on with it, --force begins anew."
+        )
+    if folder.exists():
+        known = _read(folder)
+        if known.get("mark") != mark:
+            raise InputError(
+                f"{directory} holds a run of another image, catalog, prior or other options, which can't "
+                "be resumed; give what it had, or another --output, or --force to begin anew."
+            )
+        return folder
+    try:
+        folder.mkdir(parents=True)
+        atomic_write(folder / _FACTS, json.dumps({"mark": mark, "finished": False}))
+    except OSError as error:
+        raise InputError(f"cannot write to {str(directory)!r}: {error.strerror}.") from error
+    return folder
+
+
+def finish(folder: Path, facts: dict[str, Any]) -> None:
+    """Record that a run is finished, with facts about its result."""
+    atomic_write(folder / _FACTS, json.dumps(_read(folder) | facts | {"finished": True}))
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Return the facts of a finished run.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is not finished.
+    """
+    if not (folder / _FACTS).exists():
+        raise InputError(
+            f"{folder.parent} holds no results of a field: give a folder that `scorepriors deblend` "
+            "wrote for one."
+        )
+    facts = _read(folder)
+    if not facts.get("finished"):
+        raise InputError(f"the run in {folder.parent} is not finished; --resume goes on with it.")
+    return facts
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / _FACTS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

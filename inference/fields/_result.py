@@ -1,0 +1,280 @@
+"""The result of a field: one catalog, the light of all sources, and each source on demand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable, Table
+
+from scorepriors._errors import InputError
+from scorepriors.inference.deblending._catalog import EDGE, description, sky_columns
+from scorepriors.inference.deblending._flags import FLAGS
+from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.rendering._exposure import Exposure
+from scorepriors.models.rendering._kernels import kernels_of
+
+from ._census import Census
+from ._light import Light
+from ._parts import Place, Record, read_part
+from ._tasks import SceneTask
+
+
+#: Names of models by those of the groups of a scene.
+MODELS = {"stars": "point", "profiles": "profile", "galaxies": "free-form", "large": "free-form"}
+
+#: Distance from the border of the field, pixels, from which no box reaches beyond it.
+WINDOW = 40
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a field.
+
+    Attributes
+    ----------
+    id
+        Its name.
+    morphology
+        Image ``[n, n]`` at the model's resolution, sum of one.
+    corner
+        Row and column of its first pixel in the field.
+    flux
+        Fluxes ``[B]`` of the mode, in the unit of the image.
+    observed
+        The source as observed, ``[B, m, m]``.
+    observed_corner
+        Row and column of its first pixel in the field.
+    others
+        Light of all other sources there, ``[B, m, m]``.
+    """
+
+    id: str
+    morphology: np.ndarray
+    corner: tuple[int, int]
+    flux: np.ndarray
+    observed: np.ndarray
+    observed_corner: tuple[int, int]
+    others: np.ndarray
+
+
+@dataclass(frozen=True)
+class FieldResult:
+    """Result of `scorepriors.inference.deblend_field`.
+
+    Attributes
+    ----------
+    field
+        The field.
+    catalog
+        All sources: the columns of `scorepriors.inference.catalog`, and ``scene`` (number of its
+        scene), ``group`` (the same for all sources whose windows hold each other), ``added``
+        (found in what a first fit left), ``p_star``, ``evidence`` and ``model``.  x and y are pixels of the field.
+    scenes
+        A row for each scene: ``scene``, ``row``, ``column``, ``size`` (its window),
+        ``num_sources``, ``round`` (number of final fits), ``converged``, ``chi2``, ``seconds``.
+    facts
+        Facts for a summary, ready for JSON.
+    """
+
+    field: Any
+    catalog: QTable
+    scenes: Table
+    facts: dict[str, Any]
+    _light: Light
+    _places: tuple[Place, ...]
+    _kept: Any = None
+
+    def model(self, row: int, column: int, height: int, width: int) -> np.ndarray:
+        """Return the light of all sources in a window, ``[B, height, width]``."""
+        return self._light.window(row, column, height, width)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {str(name): k for k, name in enumerate(self.catalog["id"])}
+
+    def source(self, id: str) -> Source:
+        """Return one source.
+
+        Raises
+        ------
+        InputError
+            If there is no such source.
+        """
+        if str(id) not in self._rows:
+            raise InputError(
+                f"the field has no source {str(id)!r}; see the column id of the catalog."
+            )
+        row = self._rows[str(id)]
+        place = self._places[int(self.catalog["scene"][row])]
+        record = read_part(place.part)[place.number]
+        number = record.facts["ids"].index(str(id))
+        image, corner = (record.arrays[f"{name}/{number}"] for name in ("image", "corner"))
+        flux = record.arrays["spectrum"][number]
+        side, size = record.facts["window"][2], len(image)
+        middle = np.array(record.facts["window"][:2]) + (side - 1) / 2
+        psfs = self.field.psfs_at(*middle)
+        kernels = kernels_of(psfs, (max(size, 32),), record.facts["psf_sigma"], gain=1.0)
+        whole = size + 2 * (kernels.size // 2)
+        blank = np.zeros((len(psfs), whole, whole), np.float32)
+        exposure = Exposure(blank, Diagonal(blank), kernels)
+        at = np.array([[kernels.size // 2] * 2])
+        drawn = exposure.render_on_host(image[None], at)[0] * flux[:, None, None]
+        first = corner - kernels.size // 2
+        others = self.model(int(first[0]), int(first[1]), whole, whole) - drawn
+        corners = [(int(c[0]), int(c[1])) for c in (corner, first)]
+        return Source(str(id), image, corners[0], flux, drawn, corners[1], others)
+
+
+def collect(
+    field: Any,
+    census: Census,
+    scenes: Sequence[SceneTask],
+    rounds: Sequence[int],
+    groups: np.ndarray,
+) -> tuple[QTable, Table, dict[str, Any], tuple[Place, ...]]:
+    """Collect the records of scenes.
+
+    Parameters
+    ----------
+    field
+        The field.
+    census
+        Its sources, which set the order of rows.
+    scenes, rounds
+        Scenes with their last records, and how often each was fitted.
+    groups
+        Number of the group of every source, ``[N]``.
+
+    Returns
+    -------
+    catalog, scenes, facts, places
+        See `FieldResult`; facts are ``doubts`` and ``noise_from_model``.
+    """
+    records = _records(scenes)
+    ids = [name for record in records for name in record.facts["ids"]]
+    order = _order(ids, census.ids)
+    table = QTable()
+    units, texts = ({k: v for r in records for k, v in r.facts[n].items()} for n in _NOTES)
+    for key in _columns(records):
+        name = key.removeprefix("column/")
+        values = np.concatenate([_column(record, key) for record in records])[order]
+        table[name] = values * u.Unit(units[name]) if name in units else values
+        table[name].info.description = texts[name]
+    covariance = np.concatenate([r.arrays["center_covariance"] for r in records])[order]
+    _mark_edges(table, field.shape)
+    if field.wcs is not None:
+        found = sky_columns(np.asarray(table["y"]), np.asarray(table["x"]), covariance, field.wcs)
+        after = table.colnames.index("y_err") + 1
+        for number, (name, values) in enumerate(found.items()):
+            table.add_column(values, name=name, index=after + number)
+            table[name].info.description = description(name, field.bands)
+    kinds = np.array([MODELS[kind] for r in records for kind in r.facts["kinds"]])[order]
+    number = np.repeat(np.arange(len(records)), [len(r.facts["ids"]) for r in records])[order]
+    for name, values, text in (
+        ("scene", number, "number of the scene that it was fitted in"),
+        ("group", groups, "number of its group: sources whose scenes hold light of each other"),
+        ("added", census.added, "whether it was found in what a first fit left"),
+        ("p_star", census.p_star, "probability that it is a star, by the evidence of both models"),
+        (
+            "evidence",
+            census.evidence,
+            "log evidence for the source against none at its place, nats",
+        ),
+        ("model", kinds, "what it was fitted as: point, profile or free-form"),
+    ):
+        table[name] = values
+        table[name].info.description = text
+    rows = Table(
+        {
+            "scene": np.arange(len(records)),
+            "row": [r.facts["window"][0] for r in records],
+            "column": [r.facts["window"][1] for r in records],
+            "size": [r.facts["window"][2] for r in records],
+            "num_sources": [len(r.facts["ids"]) for r in records],
+            "round": list(rounds),
+            "converged": [r.facts["converged"] for r in records],
+            "chi2": [r.facts["chi2"] for r in records],
+            "seconds": [r.facts["seconds"] for r in records],
+        }
+    )
+    facts = {
+        "doubts": _doubts(records),
+        "noise_from_model": sorted({b for r in records for b in r.facts["noise_from_model"]}),
+    }
+    return table, rows, facts, tuple(_place(scene) for scene in scenes)
+
+
+#: Beginnings of the names of arrays that become columns.
+_COLUMNS = ("column/", "center_covariance")
+
+#: Facts of a record about its columns.
+_NOTES = ("units", "descriptions")
+
+
+def _columns(records: Sequence[Record]) -> list[str]:
+    """Return the names of the columns that any scene has, in the order of the longest list."""
+    each = [[n for n in record.arrays if n.startswith("column/")] for record in records]
+    names = dict.fromkeys(max(each, key=len))
+    return list(names | dict.fromkeys(name for some in each for name in some))
+
+
+def _column(record: Record, key: str) -> np.ndarray:
+    """Return the values of a column; NaN where the kinds of a scene's sources don't have it."""
+    return record.arrays.get(key, np.full(len(record.facts["ids"]), np.nan))
+
+
+def _mark_edges(table: QTable, shape: tuple[int, int]) -> None:
+    """Make the flag ``edge`` that of the field's border: windows of scenes end within it."""
+    place = np.stack([np.asarray(table["y"]), np.asarray(table["x"])], axis=1)
+    distance = np.minimum(place, np.array(shape) - 1 - place).min(1)
+    bits, words = np.asarray(table["flag_bits"]).copy(), [str(w) for w in table["flags"]]
+    edge = FLAGS["edge"]
+    for k, far in enumerate(distance):
+        has, should = bool(bits[k] & edge.value), bool(far < EDGE)
+        if has and far > WINDOW or should and not has:
+            rest = [w for w in words[k].split(",") if w not in ("ok", edge.word)]
+            words[k] = ",".join(([edge.word] if should else []) + rest) or "ok"
+            bits[k] = (bits[k] & ~edge.value) | (edge.value if should else 0)
+    for name, values in (("flags", words), ("flag_bits", bits)):
+        text = table[name].info.description
+        table[name] = values
+        table[name].info.description = text
+
+
+def _order(ids: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    rank = {name: k for k, name in enumerate(wanted)}
+    return np.argsort([rank[name] for name in ids], kind="stable")
+
+
+def _place(scene: SceneTask) -> Place:
+    assert scene.before is not None
+    return scene.before
+
+
+def _records(scenes: Sequence[SceneTask]) -> list[Record]:
+    """Read the records of scenes without their images, each part once."""
+    numbers: dict[Path, list[int]] = {}
+    for k, scene in enumerate(scenes):
+        numbers.setdefault(_place(scene).part, []).append(k)
+    found: dict[int, Record] = {}
+    for part, members in numbers.items():
+        whole = read_part(part, lambda name: name.startswith(_COLUMNS))
+        found |= {k: whole[_place(scenes[k]).number] for k in members}
+    return [found[k] for k in range(len(scenes))]
+
+
+def _doubts(records: Sequence[Record]) -> dict[str, str]:
+    """Return sentences by code: of all scenes that say the same the first, and how many they are."""
+    out = {}
+    for code in sorted({code for r in records for code in r.facts["doubts"]}):
+        said = [r for r in records if code in r.facts["doubts"]]
+        row, column, size = said[0].facts["window"]
+        out[code] = (
+            f"in {len(said)} of {len(records)} scenes, first that of {size} x {size} pixels from row "
+            f"{row}, column {column}: {said[0].facts['doubts'][code]}"
+        )
+    return out

@@ -1,0 +1,281 @@
+"""What workers do: look at tiles, and fit batches of scenes.
+
+A task is a function of the `Work`, which all of them share, and of a small description.  It writes
+its part and returns a few numbers.
+"""
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from scorepriors.inference.deblending._catalog import catalog
+from scorepriors.inference.deblending._deblend import Run
+from scorepriors.inference.deblending._doubts import doubts
+from scorepriors.inference.deblending._evidence import Weighed, weigh
+from scorepriors.inference.deblending._options import Settings
+from scorepriors.inference.deblending._result import Deblended, FittedScene
+from scorepriors.inference.deblending._stages import Blend, prepare
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data.positions._positions import Positions
+
+from ._light import Light
+from ._parts import Place, Record, digest, read_arrays_of, write_part
+from ._plan import Window
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all tasks of a run share.
+
+    Attributes
+    ----------
+    field
+        The field, a `scorepriors.models.Field`.
+    settings
+        Options and priors of the fits.
+    key
+        Random key, or None.
+    """
+
+    field: Any
+    settings: Settings
+    key: Any = None
+
+
+class Sources(NamedTuple):
+    """Sources of a scene, in pixels of the field.
+
+    Attributes
+    ----------
+    ids
+        Names.
+    row_column
+        Positions ``[N, 2]``.
+    is_point
+        Mask ``[N]`` of the stars.
+    """
+
+    ids: tuple[str, ...]
+    row_column: np.ndarray
+    is_point: np.ndarray
+
+
+class SceneTask(NamedTuple):
+    """Description of a scene for a task.
+
+    Attributes
+    ----------
+    window
+        Its pixels.
+    own, halo
+        Its sources, and others that are fitted with them but belong to other scenes.
+    before
+        Record that holds the light of the scene's own sources; None before there is one.
+    sky, noise
+        What is subtracted from each band, and what errors are multiplied by, ``[B]``.
+    """
+
+    window: Window
+    own: Sources
+    halo: Sources | None
+    before: Place | None
+    sky: np.ndarray
+    noise: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """A digest of the input, by which the record of the scene is found again."""
+        parts: list[Any] = [tuple(self.window), self.sky, self.noise]
+        for sources in (self.own, self.halo):
+            parts += ["none"] if sources is None else [sources.ids, *sources[1:]]
+        return digest(*parts)
+
+
+class BatchTask(NamedTuple):
+    """Description of a batch of scenes.
+
+    Attributes
+    ----------
+    part
+        File to write.
+    scenes
+        The scenes.
+    numbers
+        Slots for stars and for galaxies.
+    light
+        Image of all sources' light, of which that of others is subtracted; None for none.
+    """
+
+    part: Path
+    scenes: tuple[SceneTask, ...]
+    numbers: tuple[int, int]
+    light: Light | None
+
+
+def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
+    """Fit the parametric scenes of a batch, halo included, and write its part."""
+    started = time.monotonic()
+    settings = replace(work.settings, options=replace(work.settings.options, free_form=False))
+    with quiet():
+        blends = [_blend(work, scene, None) for scene in batch.scenes]
+        fitted = Run(settings, batch.numbers, key=work.key).profiles(blends)
+        if any(one.fit.interrupted for one in fitted):
+            raise KeyboardInterrupt
+        weighed = [
+            weigh(b.obs, b.positions, one, settings, rows=range(len(scene.own.ids)))
+            for scene, b, one in zip(batch.scenes, blends, fitted, strict=True)
+        ]
+    seconds = (time.monotonic() - started) / len(fitted)
+    records = [
+        _profile_record(scene, one, found, seconds)
+        for scene, one, found in zip(batch.scenes, fitted, weighed, strict=True)
+    ]
+    write_part(batch.part, records)
+    return {"scenes": len(records), "sources": sum(len(s.own.ids) for s in batch.scenes)}
+
+
+def fit_final(work: Work, batch: BatchTask) -> dict[str, Any]:
+    """Deblend the scenes of a batch on the data without the light of others; write its part."""
+    started = time.monotonic()
+    with quiet():
+        others = [others_of(scene, batch.light) for scene in batch.scenes]
+        blends = [_blend(work, s, o) for s, o in zip(batch.scenes, others, strict=True)]
+        results: Any = Run(work.settings, batch.numbers, key=work.key).all(blends)
+        if any(result is None or result.free_form.fit.interrupted for result in results):
+            raise KeyboardInterrupt
+        seconds = (time.monotonic() - started) / len(results)
+        records = [
+            _final_record(scene, result, other, seconds)
+            for scene, result, other in zip(batch.scenes, results, others, strict=True)
+        ]
+    write_part(batch.part, records)
+    return {"scenes": len(records), "sources": sum(len(s.own.ids) for s in batch.scenes)}
+
+
+def others_of(scene: SceneTask, light: Light | None) -> np.ndarray:
+    """Return the light of all other sources in the window of a scene, ``[B, S, S]``."""
+    if light is None or scene.before is None:
+        raise ValueError("the light of others is known after a first fit only.")
+    (own,) = read_arrays_of(scene.before, "light")
+    return light.of(scene.window) - own
+
+
+def observed(work: Work, scene: SceneTask) -> Observation:
+    """Read the pixels of a scene, sky and noise mended."""
+    size = scene.window.size
+    obs = work.field.window(scene.window.row, scene.window.column, size, size)
+    # Positions on the sky are those of the whole field, once at the end.
+    known: dict[str, Any] = {"wcs": None, "scale": obs.pixel_scale}
+    if scene.sky.any() or (scene.noise != 1).any():
+        known["images"] = obs.images - scene.sky[:, None, None] * (obs.weights > 0)
+        known["weights"] = obs.weights / scene.noise[:, None, None] ** 2
+    return replace(obs, **known)
+
+
+def _blend(work: Work, scene: SceneTask, others: np.ndarray | None) -> Blend:
+    obs = observed(work, scene)
+    each = [scene.own] if scene.halo is None else [scene.own, scene.halo]
+    first = np.array(scene.window[:2])
+    positions = Positions(
+        tuple(name for one in each for name in one.ids),
+        np.concatenate([one.row_column for one in each]) - first,
+        np.concatenate([one.is_point for one in each]),
+    )
+    return prepare(obs, positions, work.settings, None if others is None else [others])
+
+
+def _profile_record(
+    scene: SceneTask, fitted: FittedScene, weighed: Weighed, seconds: float
+) -> Record:
+    own = slice(len(scene.own.ids))
+    arrays = {
+        "light": fitted.convolved[0][own].sum(0),
+        "center": fitted.center[own] + np.array(scene.window[:2]),
+        "p_star": weighed.p_star,
+        "evidence": weighed.needed,
+    }
+    return Record(arrays, _facts(scene, fitted, seconds))
+
+
+def _final_record(scene: SceneTask, result: Deblended, others, seconds: float) -> Record:
+    found = result.free_form
+    first = np.array(scene.window[:2])
+    table = catalog(result)
+    columns = {f"column/{name}": _plain(table[name]) for name in table.colnames}
+    for axis, name in ((1, "x"), (0, "y")):
+        columns[f"column/{name}"] = columns[f"column/{name}"] + first[axis]
+    arrays = {
+        "light": found.convolved[0].sum(0),
+        "others": others,
+        "deviation": _deviation(result.observation.weights),
+        "center_covariance": result.photometry.center_covariance,
+        "spectrum": found.flux,
+        **columns,
+    }
+    for number, (image, corner) in enumerate(_boxes(found)):
+        arrays[f"image/{number}"] = np.asarray(image / image.sum(), np.float32)
+        arrays[f"corner/{number}"] = corner + first
+    facts = _facts(scene, found, seconds) | {
+        "units": {n: str(table[n].unit) for n in table.colnames if table[n].unit is not None},
+        "descriptions": {n: table[n].info.description for n in table.colnames},
+        "doubts": doubts(result),
+        "noise_from_model": list(result.noise_from_model),
+        "psf_sigma": result.psf_sigma,
+    }
+    return Record(arrays, facts)
+
+
+def _facts(scene: SceneTask, fitted: FittedScene, seconds: float) -> dict[str, Any]:
+    return {
+        "name": scene.name,
+        "window": list(scene.window),
+        "ids": list(scene.own.ids),
+        "kinds": [str(kind) for kind in fitted.kinds[: len(scene.own.ids)]],
+        "converged": bool(fitted.fit.converged),
+        "iterations": int(fitted.fit.num_iterations),
+        "chi2": float(fitted.chi2),
+        "seconds": float(seconds),
+    }
+
+
+def _boxes(found: FittedScene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield images and first pixels of the boxes of sources, in the order of the catalog."""
+    boxes = found.scene.morphologies(found.fit.values)
+    images = [image for box in boxes for image in box.image]
+    corners = [corner for box in boxes for corner in box.corner]
+    for slot in found.scene.order:
+        yield np.asarray(images[slot]), np.asarray(corners[slot])
+
+
+def _deviation(weights: np.ndarray) -> np.ndarray:
+    """Return the usual noise of a pixel in every band, ``[B]``; infinite where all are masked."""
+    return np.array([np.median(w[w > 0]) ** -0.5 if (w > 0).any() else np.inf for w in weights])
+
+
+def _plain(column) -> np.ndarray:
+    values = np.asarray(getattr(column, "value", column))
+    return values.astype(str) if values.dtype.kind == "O" else values
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out warnings about single scenes: the field as a whole has been checked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def slots(scenes: Sequence[SceneTask]) -> list[tuple[int, int]]:
+    """Return the numbers of stars and galaxies in each scene, halo included."""
+    found = []
+    for scene in scenes:
+        each = [scene.own] if scene.halo is None else [scene.own, scene.halo]
+        stars = sum(int(one.is_point.sum()) for one in each)
+        found.append((stars, sum(len(one.ids) for one in each) - stars))
+    return found

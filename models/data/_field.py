@@ -1,0 +1,251 @@
+"""A field: an image that is larger than a scene, read by windows."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from astropy import units
+from astropy.table import Table
+from astropy.wcs import WCS, Sip
+
+from scorepriors._errors import InputError
+
+from ._field_files import open_files
+from ._field_positions import field_positions
+from ._observation import Observation
+from ._views import Photometry
+from .positions._positions import Positions
+from .readers._files import FITS_ENDINGS, NPZ_ENDINGS, check_file
+from .readers._options import FileOptions
+
+
+@dataclass(frozen=True, eq=False)
+class Field(Photometry):
+    """Images of a field, one per band, that are read by windows.
+
+    A field is a small value: it can be pickled, and whoever gets it opens its files by himself.
+    Build one with `open` or `of`.
+
+    Attributes
+    ----------
+    shape
+        Height and width in pixels.
+    bands
+        Names of the bands, all different.
+    wcs
+        Celestial WCS of two axes; or None.
+    unit
+        Unit of a pixel's value; or None.
+    zero_point
+        AB magnitude of one image unit in each band; or None.
+    pixel_scale
+        Side of a pixel in arcseconds; or None.
+    name
+        Name for titles and files.
+    catalog
+        Table of positions that came with the images, unchanged; or None.
+    psf_size
+        Side of the PSFs in pixels, P; the same everywhere.
+    corner
+        Row and column of the first pixel in the image of the file, if the field was cut out of
+        it; (0, 0) otherwise.
+    """
+
+    shape: tuple[int, int]
+    bands: tuple[str, ...]
+    wcs: WCS | None
+    unit: units.UnitBase | None
+    zero_point: tuple[float, ...] | None
+    pixel_scale: float | None
+    name: str
+    catalog: Table | None
+    psf_size: int
+    corner: tuple[int, int]
+    _source: Any = field(repr=False)
+
+    @classmethod
+    def of(cls, obs: Observation) -> "Field":
+        """Return the field of an image in memory."""
+        if not isinstance(obs, Observation):
+            raise InputError(
+                f"a field is one observation, not a {type(obs).__name__}; give an Observation, or a "
+                "file to Field.open."
+            )
+        return cls._of(obs, obs.shape, _Memory(obs))
+
+    @classmethod
+    def _of(cls, obs: Observation, shape: tuple[int, int], source) -> "Field":
+        """Return the field of a source of windows, with what is the same for all of them."""
+        return cls(
+            shape=shape,
+            bands=obs.bands,
+            wcs=obs.wcs,
+            unit=obs.unit,
+            zero_point=obs.zero_point,
+            pixel_scale=obs.pixel_scale,
+            name=obs.name,
+            catalog=obs.catalog,
+            psf_size=obs.psfs.shape[-1],
+            corner=obs.corner,
+            _source=source,
+        )
+
+    @classmethod
+    def open(cls, path, psf=None, index: int | None = None, **options) -> "Field":
+        """Open FITS or npz files as a field; of FITS files only the windows asked for are read.
+
+        What only all pixels tell, as whether weights are exposure times, is told by a sample of
+        them where there are many, and holds for all windows.
+
+        Parameters
+        ----------
+        path, psf, index, options
+            As for `Observation.read`.
+
+        Raises
+        ------
+        InputError
+            As `Observation.read` does; for fields also if no pixel of the sample has data.
+
+        Warns
+        -----
+        FileWarning
+            If something in the file bears on the result, and how it was understood: once, not
+            for every window.
+        """
+        if isinstance(path, list | tuple) and len(path) == 1:
+            return cls.open(path[0], psf, index, **options)
+        paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+        packed = any(str(one).lower().endswith(NPZ_ENDINGS) for one in paths)
+        if packed or index is not None or not paths:
+            return cls.of(Observation.read(path, psf, index, **options))
+        if len(paths) == 1:
+            check_file(path, (*FITS_ENDINGS, *NPZ_ENDINGS), "image file")
+        oversampling = options.pop("psf_oversampling", None)
+        return cls._of(*open_files(path, psf, FileOptions(**options), oversampling))
+
+    def window(self, row: int, column: int, height: int, width: int) -> Observation:
+        """Read a part of the field.
+
+        Parameters
+        ----------
+        row, column
+            First pixel.
+        height, width
+            Size in pixels.  The window may reach beyond the field, where weights are zero.
+
+        Returns
+        -------
+        Observation
+            The window; its `corner` is (row, column), and its PSFs are those at its center.  It
+            may be without any data: then its `num_pixels` is zero.
+        """
+        row, column, height, width = (int(value) for value in (row, column, height, width))
+        if height < 1 or width < 1:
+            raise InputError(
+                f"a window of {height} x {width} pixels holds none; give a larger one."
+            )
+        shape = (self.num_bands, height, width)
+        images, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        last = (min(row + height, self.shape[0]), min(column + width, self.shape[1]))
+        box = slice(max(row, 0), last[0]), slice(max(column, 0), last[1])
+        if box[0].start < box[0].stop and box[1].start < box[1].stop:
+            inside = (
+                slice(None),
+                slice(box[0].start - row, box[0].stop - row),
+                slice(box[1].start - column, box[1].stop - column),
+            )
+            images[inside], weights[inside] = self._source.pixels(box)
+        return _unchecked(
+            images=images,
+            weights=weights,
+            psfs=self.psfs_at(row + (height - 1) / 2, column + (width - 1) / 2),
+            bands=self.bands,
+            wcs=None if self.wcs is None else shifted(self.wcs, row, column, (height, width)),
+            unit=self.unit,
+            zero_point=self.zero_point,
+            name=self.name,
+            catalog=None,
+            scale=self.pixel_scale if self.wcs is None else None,
+            corner=(row, column),
+        )
+
+    def psfs_at(self, row: float, column: float) -> np.ndarray:
+        """Return the PSFs ``[B, P, P]`` at a place, P the same everywhere.
+
+        Beyond the field they are those of the nearest place in it.
+        """
+        place = np.clip([row, column], 0, np.array(self.shape) - 1)
+        return self._source.psfs(*map(float, place))
+
+    def positions(self, catalog=None, *, margin: float | None = None) -> Positions | None:
+        """Read positions of sources of the whole field.
+
+        Parameters
+        ----------
+        catalog
+            Catalog as for `read_positions`; that of the file if None.
+        margin
+            Largest distance of a source beyond the edge, pixels.  If not given, that of
+            `read_positions` for a small field, and a FWHM of the PSF for a large one.
+
+        Returns
+        -------
+        Positions or None
+            Positions in pixels of the field; None if there is no catalog.
+
+        Raises
+        ------
+        InputError
+            As `read_positions` does.
+
+        Warns
+        -----
+        FileWarning, PositionsWarning
+            As `read_positions` does; a large field is compared with the catalog in some windows.
+        """
+        catalog = self.catalog if catalog is None else catalog
+        return None if catalog is None else field_positions(catalog, self, margin)
+
+    def whole(self) -> Observation:
+        """Read all of the field at once."""
+        obs = self.window(0, 0, *self.shape)
+        return _unchecked(**{**vars(obs), "corner": self.corner, "catalog": self.catalog})
+
+
+class _Memory:
+    """Windows of an image in memory."""
+
+    def __init__(self, obs: Observation):
+        self.obs = obs
+
+    def pixels(self, box: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+        return self.obs.images[:, *box], self.obs.weights[:, *box]
+
+    def psfs(self, row: float, column: float) -> np.ndarray:
+        return self.obs.psfs
+
+
+def shifted(wcs: WCS, row: int, column: int, shape: tuple[int, int]) -> WCS:
+    """Return the WCS of a window, which may begin before the first pixel."""
+    moved, by = wcs.deepcopy(), np.array([column, row], float)
+    moved.wcs.crpix = moved.wcs.crpix - by
+    if moved.sip is not None:
+        old = wcs.sip
+        moved.sip = Sip(old.a, old.b, old.ap, old.bp, old.crpix - by)
+    for table in (moved.cpdis1, moved.cpdis2, moved.det2im1, moved.det2im2):
+        if table is not None:
+            table.crval = [value - step for value, step in zip(table.crval, by)]
+    moved.array_shape = shape
+    return moved
+
+
+def _unchecked(**values) -> Observation:
+    """Return an observation of checked parts: all of its pixels may be masked."""
+    obs = object.__new__(Observation)
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+        object.__setattr__(obs, name, value)
+    return obs
