@@ -106,6 +106,47 @@ def evaluate_directory(
     }
 
 
+def truth_beside(path: str | Path, catalog: Table) -> dict[str, Any] | None:
+    """Return completeness by magnitude of a catalog, for the report of a simulated field.
+
+    Parameters
+    ----------
+    path
+        File of the field.
+    catalog
+        Its catalog.
+
+    Returns
+    -------
+    dict or None
+        ``by_magnitude``: lists ``magnitude`` (of the middle of a bin), ``completeness`` and
+        ``completeness_err``; None if there is no truth beside the file.
+    """
+    path = Path(path)
+    if path.name != FIELD or not (path.parent / TRUTH).is_file():
+        return None
+    with open_field(path.parent) as field:
+        measures = evaluate_field(
+            _truth(path.parent),
+            Table(catalog),
+            psf_fwhm=field.psf_fwhm,
+            mask=np.array(field.mask).any(0),
+        )
+    bins = [one for one in measures["by_magnitude"] if one["all"]["number"]]
+    cells = [one["all"] for one in bins]
+    share = np.array([one["completeness"] for one in cells], float)
+    number = np.array([one["number"] for one in cells], float)
+    # The deviation of a binomial share, with half a source to either side.
+    smooth = (share * number + 0.5) / (number + 1)
+    return {
+        "by_magnitude": {
+            "magnitude": [(one["low"] + one["high"]) / 2 for one in bins],
+            "completeness": share.tolist(),
+            "completeness_err": np.sqrt(smooth * (1 - smooth) / (number + 1)).tolist(),
+        }
+    }
+
+
 @contextmanager
 def open_field(directory: str | Path) -> Iterator[FieldImages]:
     """Open the image of a field, which stays on disk.

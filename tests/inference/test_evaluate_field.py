@@ -16,7 +16,7 @@ from scorepriors.inference.cli import main
 from scorepriors.inference.cli._common import BAD_INPUT
 from scorepriors.inference.evaluation._fields_figure import field_figure
 from scorepriors.inference.evaluation._fields_matching import match_sources, sort_detections
-from scorepriors.inference.evaluation._fields_run import open_field
+from scorepriors.inference.evaluation._fields_run import open_field, truth_beside
 from scorepriors.inference.evaluation._peers import FieldImages, photutils_catalog, sep_catalog
 
 pytest.importorskip("galsim")
@@ -352,6 +352,19 @@ def test_the_command_prints_tables_and_writes_json_and_a_figure(folder):
     assert "evaluation.json exists; use --force" in again.output
     assert evaluate(folder, "--force", "--no-peers").exit_code == 0
     assert list(json.loads((folder / "evaluation.json").read_text())["codes"]) == ["scorepriors"]
+
+
+def test_completeness_by_magnitude_for_the_report(folder, tmp_path):
+    catalog = Table.read(folder / "deblended" / "catalog.fits")
+    table = truth_beside(folder / "field.fits", catalog)["by_magnitude"]
+    assert len({len(values) for values in table.values()}) == 1
+    truth = Table.read(folder / "truth.fits")
+    low = np.array(table["magnitude"]) - 0.5
+    bright = truth[(truth["magnitude"] >= low[-1]) & ~truth["saturated"]]
+    listed = np.isin(bright["id"], truth["id"][: len(catalog)])
+    assert table["completeness"][-1] == pytest.approx(listed.mean())
+    assert all(0 < error < 0.5 for error in table["completeness_err"])
+    assert truth_beside(tmp_path / "field.fits", catalog) is None
 
 
 def test_parquet_is_read_and_scenes_of_the_run(folder, tmp_path):
