@@ -51,7 +51,8 @@ def field_figure(result: dict[str, Any], field: FieldImages) -> Figure:
         figsize=(15.5, 8.6), layout=ConstrainedLayoutEngine(w_pad=0.06), facecolor="white"
     )
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.0, 0.86))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.0, 0.86))
+    left, right = halves
     _draw_sky(left.subplots(), result["codes"][OURS], field)
     grid: Any = right.subplots(3, 2)
     codes = result["codes"]

@@ -76,7 +76,7 @@ def evaluate_directory(
         reporting(progress, "evaluating", 1 + len(PEERS) * peers) as report,
         open_field(directory) as field,
     ):
-        mask = np.array(field.mask).any(0)
+        mask = field.any_mask()
         codes[OURS] = evaluate_field(
             truth,
             Table(read_table(path)),
@@ -127,10 +127,7 @@ def truth_beside(path: str | Path, catalog: Table) -> dict[str, Any] | None:
         return None
     with open_field(path.parent) as field:
         measures = evaluate_field(
-            _truth(path.parent),
-            Table(catalog),
-            psf_fwhm=field.psf_fwhm,
-            mask=np.array(field.mask).any(0),
+            _truth(path.parent), Table(catalog), psf_fwhm=field.psf_fwhm, mask=field.any_mask()
         )
     bins = [one for one in measures["by_magnitude"] if one["all"]["number"]]
     cells = [one["all"] for one in bins]

@@ -57,6 +57,10 @@ class FieldImages:
     bands: Sequence[str]
     psf_fwhm: float
 
+    def any_mask(self) -> np.ndarray:
+        """Return the pixels that can't be used in some band, ``[H, W]``."""
+        return np.any(self.mask, axis=0)
+
     def band(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return a band without its sky, the standard deviation and the mask; no NaN."""
         mask = np.array(self.mask[order], bool)
