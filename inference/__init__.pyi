@@ -35,6 +35,8 @@ from .diagnosis._hallucination import hallucination_map as hallucination_map
 from .diagnosis._outputs import write_diagnosis as write_diagnosis
 from .diagnosis._typicality import typicality as typicality
 from .evaluation._evaluate import evaluate as evaluate
+from .evaluation._fields import evaluate_field as evaluate_field
+from .evaluation._fields_run import evaluate_directory as evaluate_directory
 from .fitting._lbfgs import flat_lbfgs as flat_lbfgs
 from .fitting._map import MAPResult as MAPResult
 from .fitting._map import fit_map as fit_map
