@@ -48,7 +48,7 @@ def write_field_outputs(
     force
         Whether to replace existing results.
     evaluation
-        What a comparison with the truth found, for the report; see `field_page`.
+        What `evaluate_field` found, for the report.
     extra
         Further entries of the summary.
 

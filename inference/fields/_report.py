@@ -16,7 +16,7 @@ from ._charts import bars, curves
 from ._layers import RANGE, Mosaic
 from ._progress import duration
 from ._strips import strips
-from ._tables import flag_counts, model_counts
+from ._tables import flag_counts, kinds_of, model_counts
 from ._worst import SERIOUS, SERIOUS_BITS, brightness_counts, worst_sources
 
 #: Most sources whose rows are in the page; the others are in the catalog.
@@ -49,9 +49,7 @@ def field_page(
     result
         Result of `deblend_field`.
     evaluation
-        What a comparison with the truth found: ``"by_magnitude"`` holds lists of the same length,
-        ``"magnitude"`` and shares such as ``"completeness"`` and ``"purity"``; lists such as
-        ``"completeness_err"`` are their standard deviations.
+        What `evaluate_field` found, if the truth is known.
     command
         The command of the run; that of `result.facts` if not given.
     folder
@@ -102,6 +100,7 @@ def field_page(
         flags=[(w, n, FLAGS[w].sentence, w in SERIOUS) for w, n in flag_counts(catalog).items()],
         counts=_counts_chart(result),
         truth=_truth_chart(evaluation),
+        truth_facts=_truth_facts(evaluation),
         worst=worst_sources(result, mosaic.compose),
         seconds=_seconds(facts.get("seconds", {})),
         facts=_facts(facts, command),
@@ -119,9 +118,9 @@ def page_columns(catalog: Any, bands: tuple[str, ...], rows: np.ndarray) -> dict
     """Return columns of the catalog as lists that JSON can hold; None for NaN."""
     names = [name for name in _COLUMNS if name in catalog.colnames]
     names += [f"{kind}_{band}" for band in bands for kind in _BY_BAND]
-    out = {}
+    out = {"model": kinds_of(catalog)[rows].tolist()}
     for name in names:
-        if name not in catalog.colnames:
+        if name == "model" or name not in catalog.colnames:
             continue
         column = catalog[name]
         values = np.asarray(getattr(column, "value", column))[rows]
@@ -160,7 +159,7 @@ def _counts_chart(result: Any) -> str:
         flux = np.asarray(getattr(column, "value", column), float)
         values = -2.5 * np.log10(np.where(flux > 0, flux, np.nan))
         axis = f"magnitude without zero point, band {band}"
-    edges, counts = brightness_counts(values, np.asarray(catalog["model"]))
+    edges, counts = brightness_counts(values, kinds_of(catalog))
     if not counts:
         return ""
     total = np.sum(list(counts.values()), axis=0)
@@ -173,29 +172,49 @@ def _counts_chart(result: Any) -> str:
 
 
 def _truth_chart(evaluation: Mapping[str, Any] | None) -> str:
-    """Return the chart of completeness and purity; empty without a truth."""
-    table = (evaluation or {}).get("by_magnitude")
-    if not table:
+    """Return the chart of completeness by magnitude; empty without a truth."""
+    bins = (evaluation or {}).get("by_magnitude") or []
+    if not bins:
         return ""
-    at = np.asarray(table["magnitude"], float)
-    shares = {
-        name: np.asarray([np.nan if v is None else v for v in values], float)
-        for name, values in table.items()
-        if name in ("completeness", "purity", "shreds")
-    }
-    errors = {
-        name: np.asarray([0.0 if v is None else v for v in table[f"{name}_err"]], float)
-        for name in shares
-        if f"{name}_err" in table
-    }
-    said = "; ".join(
-        f"{name} from {np.nanmax(values):.2f} down to {np.nanmin(values):.2f}"
-        for name, values in shares.items()
-        if np.isfinite(values).any()
+    at = np.array([(b["low"] + b["high"]) / 2 if b["high"] is not None else b["low"] for b in bins])
+    shares, errors = {}, {}
+    for name in ("all", "isolated", "blended"):
+        number = np.array([b[name]["number"] for b in bins], float)
+        found = np.array([b[name]["found"] for b in bins], float)
+        with np.errstate(invalid="ignore"):
+            shares[name] = found / np.where(number > 0, number, np.nan)
+            errors[name] = np.sqrt(shares[name] * (1 - shares[name]) / number)
+    whole = shares["all"]
+    label = (
+        f"Completeness by true magnitude, from {np.nanmax(whole):.2f} down to {np.nanmin(whole):.2f}, "
+        "of all, isolated and blended sources."
     )
-    return curves(
-        at, shares, errors=errors, x="true magnitude", y="share", label=f"By magnitude: {said}."
-    )
+    return curves(at, shares, errors=errors, x="true magnitude", y="completeness", label=label)
+
+
+#: What a comparison with the truth says in numbers, and its labels.
+_TRUTH_FACTS = (
+    ("num_true", "true sources"),
+    ("num_found", "of them found"),
+    ("completeness", "completeness"),
+    ("purity", "purity"),
+    ("num_shreds", "shreds of bright sources"),
+    ("shreds_per_bright", "shreds per bright source"),
+    ("num_spurious", "spurious detections"),
+)
+
+
+def _truth_facts(evaluation: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return measures against the truth as pairs of labels and texts."""
+    known = [(label, (evaluation or {}).get(name)) for name, label in _TRUTH_FACTS]
+    whole = (evaluation or {}).get("all") or {}
+    known += [
+        ("median flux error", whole.get("median_abs_flux_error")),
+        ("truth within the 68 % interval", whole.get("coverage_68")),
+    ]
+    return [
+        (n, f"{v:.3f}" if isinstance(v, float) else f"{v:,}") for n, v in known if v is not None
+    ]
 
 
 def _seconds(seconds: Mapping[str, float]) -> list[tuple[str, str, float]]:

@@ -19,13 +19,22 @@ from scorepriors.inference.fields._report import field_page
 from scorepriors.inference.fields._strips import Strip, strips
 from scorepriors.inference.fields._worst import brightness_counts, worst_rows
 
+
+def measures(found, number):
+    return {"number": number, "found": found, "median_abs_flux_error": 0.0321, "coverage_68": None}
+
+
+def a_bin(low, found, number):
+    whole, none = measures(found, number), measures(0, 0)
+    return {"low": low, "high": low + 1, "all": whole, "isolated": whole, "blended": none}
+
+
+#: As of `evaluate_field`.
 TRUTH = {
-    "by_magnitude": {
-        "magnitude": [20.5, 21.5, 22.5],
-        "completeness": [1.0, 0.9, 0.5],
-        "completeness_err": [0.0, 0.02, 0.05],
-        "purity": [1.0, 0.97, None],
-    }
+    "num_true": 1200,
+    "purity": 0.9912,
+    "all": measures(1100, 1200),
+    "by_magnitude": [a_bin(20.0, 40, 40), a_bin(21.0, 90, 100), a_bin(22.0, 30, 60)],
 }
 
 
@@ -90,7 +99,16 @@ def test_what_is_said(page):
     assert FLAGS["residual"].sentence in page
     assert "scorepriors deblend x" in page
     assert "1.5 s" in page
-    assert "completeness from 1.00 down to 0.50" in page
+    assert "from 1.00 down to 0.50" in page
+    assert "all at 21.5: 0.900" in page
+    facts = re.sub(r"\s+", " ", page[page.index("Compared with the truth") :])
+    assert "true sources</th><td>1,200" in facts
+    assert "median flux error</th><td>0.032" in facts
+    assert "68 % interval" not in facts  # it was not measured
+
+
+def test_without_truth_nothing_is_compared(result):
+    assert "Compared with the truth" not in field_page(result)
 
 
 def test_rows_of_the_page_are_those_of_the_catalog(page, result):
