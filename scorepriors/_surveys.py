@@ -136,6 +136,8 @@ class Survey:
         Galaxies in sets of simulated blends; None if there are no such sets.
     errors
         Model of the errors of fluxes for these pixels.
+    stars
+        Share of stars among detected sources, away from the plane of the Galaxy.
     """
 
     name: str
@@ -148,6 +150,7 @@ class Survey:
     named_priors: tuple[str, ...] = ()
     galaxies: Galaxies | None = None
     errors: ErrorModel = ErrorModel()
+    stars: float = 0.1
 
     @property
     def wavelengths(self) -> tuple[int, ...]:
@@ -289,6 +292,7 @@ ZTF = Survey(
     priors=("ztf-32",),
     galaxies=Galaxies("ztf", (14.0, 19.0), 17.0),
     errors=ErrorModel(scale=1.6, floor=0.02),
+    stars=0.5,
 )
 
 #: A near-infrared camera in space: the depth and the zodiacal light that Euclid's wide survey

@@ -90,10 +90,7 @@ class Blend:
 
 
 def prepare(
-    obs,
-    positions: Positions,
-    settings: Settings,
-    others: Sequence[np.ndarray] | None = None,
+    obs, positions: Positions, settings: Settings, others: Sequence[np.ndarray] | None = None
 ) -> Blend:
     """Prepare a blend; `InputError` if there is no source.
 

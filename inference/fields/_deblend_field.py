@@ -22,7 +22,7 @@ from scorepriors.models.data._field import Field
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.positions._positions import Positions
 
-from ._engine import LOOKS, Engine
+from ._engine import LOOKS, PASSES, Engine
 from ._executors import executor
 from ._folder import fingerprint, finish, open_folder
 from ._plan import Cell
@@ -129,14 +129,24 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
     lap("survey")
     cells, light = engine.profiles(survey, census, "profiles-0")
     lap("profiles")
-    for number in range(1, LOOKS + 1):
-        more = engine.look_again(census, light, number)
+    dropped = np.zeros((0, 2))
+    for number in range(1, PASSES + 1):
+        census = engine.weighed(survey, census, cells)
+        wanted = census.wanted()
+        gone = ~np.isin(census.ids, wanted.ids)
+        dropped = np.concatenate([dropped, census.places[gone]])
+        if number <= LOOKS:
+            wanted = engine.look_again(wanted, light, number, dropped)
         lap("residual")
-        if len(more) == len(census):
+        if wanted.ids == census.ids and (wanted.is_point == census.is_point).all():
             break
-        census = more
+        census = wanted
+        if not len(census):
+            raise InputError("nothing in the field is a source by the evidence; give a catalog.")
         cells, light = engine.profiles(survey, census, f"profiles-{number}")
         lap("profiles")
+    else:
+        census = engine.weighed(survey, census, cells)
     scenes, light, rounds = engine.finals(survey, census, cells, light)
     lap("final")
     groups = _groups(cells, len(census))

@@ -1,11 +1,12 @@
 """The steps of a run over a field: survey, profiles, second look, final fits until seams agree."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._tiles import tiles
@@ -17,14 +18,15 @@ from ._parts import Place, Record, digest, read_arrays_of, read_part
 from ._plan import Cell, batches, padded, plan_cells
 from ._progress import FieldProgress
 from ._seams import changed
-from ._survey import TileTask, look_again, survey_tile, without_twins
+from ._survey import TWICE, TileTask, look_again, survey_tile, without_twins
 from ._tasks import BatchTask, SceneTask, Work, fit_final, fit_profiles, slots
 
 #: Largest number of scenes in a batch, and of pixels of their renderings (sources x bands x pixels).
 SCENES, PIXELS = 32, 64e6
 
-#: Largest number of looks at what a first fit leaves, and of final fits of a scene.
-LOOKS, FINALS = 2, 3
+#: Largest numbers of looks at what a first fit leaves, of parametric fits after the first, and of
+#: final fits of a scene.
+LOOKS, PASSES, FINALS = 2, 4, 3
 
 #: Light of sources within this distance of a tile is known to it, pixels.
 AROUND = 16.0
@@ -92,17 +94,14 @@ class Engine:
             kept = without_twins(places, bright)
             places, bright = places[kept], bright[kept]
             order = np.lexsort((places[:, 1], places[:, 0], -bright))
-            ids = tuple(str(k + 1) for k in range(len(order)))
-            census = Census(
-                ids, places[order], np.zeros(len(ids), bool), bright[order], np.zeros(len(ids), bool)
+            ids = [str(k + 1) for k in range(len(order))]
+            census = Census.begin(
+                ids, places[order], np.zeros(len(ids)), bright[order], given=False
             )
         else:
             names = np.concatenate([r.arrays["ids"] for r in records])
             found = dict(zip(names.tolist(), bright.tolist(), strict=True))
-            measured = np.array([found[name] for name in known.ids])
-            census = Census(
-                known.ids, known.places, known.is_point, measured, np.zeros(len(known), bool)
-            )
+            census = replace(known, significance=np.array([found[name] for name in known.ids]))
         if not len(census):
             raise InputError("no source found in the whole field; give a catalog.")
         sky, noise = (np.stack([r.arrays[name] for r in records]) for name in ("sky", "noise"))
@@ -123,8 +122,18 @@ class Engine:
         self._fits("profiles", fit_profiles, scenes, None)
         return cells, self._light(name, cells, scenes)
 
-    def look_again(self, census: Census, light: Light, number: int) -> Census:
-        """Return the sources with those that are in the residual."""
+    def weighed(self, survey: Survey, census: Census, cells: Sequence[Cell]) -> Census:
+        """Return the sources with what the parametric fits say about them."""
+        p_star, evidence = np.full((2, len(census)), np.nan)
+        for cell in cells:
+            scene = self._scene(survey, census, cell, True, None)
+            own = list(cell.own)
+            found = read_arrays_of(self.places[scene.name], "p_star", "evidence")
+            p_star[own], evidence[own] = found
+        return replace(census, p_star=p_star, evidence=evidence)
+
+    def look_again(self, census: Census, light: Light, number: int, dropped: np.ndarray) -> Census:
+        """Return the sources with those that are in the residual, but none at a `dropped` place."""
         every = tiles(self.work.field.shape)
         step = f"residual-{number}"
         tasks = [self._tile_task(step, tile, census, light) for tile in every]
@@ -133,6 +142,8 @@ class Engine:
         places = np.concatenate([r.arrays["places"] for r in records]).reshape(-1, 2)
         bright = np.concatenate([r.arrays["significance"] for r in records])
         kept = without_twins(places, bright)
+        if len(dropped):
+            kept &= cKDTree(dropped).query(places)[0] > TWICE if len(places) else True
         return census.with_added(places[kept], bright[kept])
 
     def finals(
@@ -232,14 +243,8 @@ def _before(scene: SceneTask) -> Place:
 
 
 def _known(positions: Positions) -> Census:
-    count = len(positions.ids)
-    return Census(
-        tuple(positions.ids),
-        np.asarray(positions.row_column, float),
-        np.asarray(positions.is_point, bool),
-        np.zeros(count),
-        np.zeros(count, bool),
-    )
+    places, is_point = positions.row_column, positions.is_point
+    return Census.begin(positions.ids, places, is_point, np.zeros(len(places)), given=True)
 
 
 def _tile_of(place: np.ndarray, shape: tuple[int, int]) -> int:

@@ -23,6 +23,9 @@ from ._parts import Place, Record, read_part
 from ._tasks import SceneTask
 
 
+#: Names of models by those of the groups of a scene.
+MODELS = {"stars": "point", "profiles": "profile", "galaxies": "free-form", "large": "free-form"}
+
 #: Distance from the border of the field, pixels, from which no box reaches beyond it.
 WINDOW = 40
 
@@ -69,7 +72,7 @@ class FieldResult:
     catalog
         All sources: the columns of `scorepriors.inference.catalog`, and ``scene`` (number of its
         scene), ``group`` (the same for all sources whose windows hold each other), ``added``
-        (found in what a first fit left).  x and y are pixels of the field.
+        (found in what a first fit left), ``p_star``, ``evidence`` and ``model``.  x and y are pixels of the field.
     scenes
         A row for each scene: ``scene``, ``row``, ``column``, ``size`` (its window),
         ``num_sources``, ``round`` (number of final fits), ``converged``, ``chi2``, ``seconds``.
@@ -102,7 +105,9 @@ class FieldResult:
             If there is no such source.
         """
         if str(id) not in self._rows:
-            raise InputError(f"the field has no source {str(id)!r}; see the column id of the catalog.")
+            raise InputError(
+                f"the field has no source {str(id)!r}; see the column id of the catalog."
+            )
         row = self._rows[str(id)]
         place = self._places[int(self.catalog["scene"][row])]
         record = read_part(place.part)[place.number]
@@ -167,11 +172,19 @@ def collect(
         for number, (name, values) in enumerate(found.items()):
             table.add_column(values, name=name, index=after + number)
             table[name].info.description = description(name, field.bands)
+    kinds = np.array([MODELS[kind] for r in records for kind in r.facts["kinds"]])[order]
     number = np.repeat(np.arange(len(records)), [len(r.facts["ids"]) for r in records])[order]
     for name, values, text in (
         ("scene", number, "number of the scene that it was fitted in"),
         ("group", groups, "number of its group: sources whose scenes hold light of each other"),
         ("added", census.added, "whether it was found in what a first fit left"),
+        ("p_star", census.p_star, "probability that it is a star, by the evidence of both models"),
+        (
+            "evidence",
+            census.evidence,
+            "log evidence for the source against none at its place, nats",
+        ),
+        ("model", kinds, "what it was fitted as: point, profile or free-form"),
     ):
         table[name] = values
         table[name].info.description = text

@@ -1,4 +1,4 @@
-"""Detection of sources: peaks of the sharpened sum of the bands.
+"""Detection of sources: peaks of the sharpened sum of the bands that are no shreds.
 
 Where galaxies overlap the brighter one has the only maximum, and the neighbor is a
 shoulder on its flank.  Minus the Laplacian of the smoothed image turns shoulders into
@@ -19,6 +19,7 @@ from scorepriors._errors import InputError
 
 from ._joint import JointObservation
 from ._observation import Observation
+from ._shreds import filled, psf_sigma, shreds
 from .positions._positions import Positions
 
 #: Sizes of the blobs in standard deviations of the sharpest PSF: for barely resolved
@@ -204,9 +205,9 @@ def _found(obs, model, known: np.ndarray, ids: Sequence[str], threshold: float) 
         raise InputError(f"`threshold` must be positive, got {threshold}.")
     first = obs.views[0].observation
     image, variance, mask = detection_image(obs, model)
-    image = _filled(image, mask)
+    image = filled(image, mask)
     variance = np.where(mask, np.median(variance[~mask]), variance)
-    width = _psf_sigma(first.psfs)
+    width = min(map(psf_sigma, first.psfs))
     doubtful = None if model is None else MISFIT * _weighted(first, np.maximum(model, 0.0))
     places, num_known = known, len(known)
     for scale in SCALES:
@@ -214,7 +215,8 @@ def _found(obs, model, known: np.ndarray, ids: Sequence[str], threshold: float) 
         for place in _blobs(image, variance, doubtful, mask, sigma, threshold):
             if (np.hypot(*(places - place).T) > APART).all():
                 places = np.vstack([places, place])
-    places = places[num_known:]
+    part = shreds(first, places, model)[num_known:]
+    places = places[num_known:][~part]
     smooth = gaussian_filter(image, width)
     brightness = smooth[tuple(np.round(places).astype(int).T)]
     places = places[np.argsort(-brightness)]
@@ -254,21 +256,6 @@ def _blobs(image, variance, doubtful, mask, sigma: float, threshold: float) -> n
     )
     places = [_peak(sharp, int(y), int(x)) for y, x in zip(found["ypeak"], found["xpeak"])]
     return np.reshape(places, (-1, 2))
-
-
-def _filled(image: np.ndarray, mask: np.ndarray, sigma: float = 1.5) -> np.ndarray:
-    """Fill masked pixels from those around them, so that holes in bright sources have no edges."""
-    if not mask.any():
-        return image
-    near = gaussian_filter(np.where(mask, 0.0, 1.0), sigma)
-    around = gaussian_filter(np.where(mask, 0.0, image), sigma) / np.maximum(near, 1e-6)
-    return np.where(mask, around, image)
-
-
-def _psf_sigma(psfs: np.ndarray) -> float:
-    """Return the standard deviation of a Gaussian with the FWHM of the sharpest PSF, pixels."""
-    half = [(psf > psf.max() / 2).sum() for psf in psfs]
-    return float(2 * np.sqrt(min(half) / np.pi) / 2.355)
 
 
 def _peak(image: np.ndarray, row: int, column: int) -> tuple[float, float]:

@@ -114,14 +114,14 @@ class ImageFile:
         order: int,
         count: int,
         stack: ExitStack,
-        memmap: bool,
+        often: bool,
         decided: dict[str, Any],
     ):
         self.path, self.extensions, self.product, self.options = path, extensions, product, options
         self.groups, self.order, self.count = list(groups), order, count
         self.several = len(groups) > 1
         self.decided = decided
-        self._stack, self._memmap = stack, memmap
+        self._stack, self._often = stack, often
         self._images: dict[int, Image] = {}
         self._opened: dict[Path, list[Extension]] = {}
 
@@ -262,7 +262,7 @@ class ImageFile:
         if path.resolve() == self.path.resolve():
             return self.extensions
         if path not in self._opened:
-            context = open_fits(path, memmap=self._memmap)
+            context = open_fits(path, often=self._often)
             self._opened[path] = self._stack.enter_context(context)
         return self._opened[path]
 

@@ -1,0 +1,284 @@
+r"""Evidence for what a source is: a point, a bulge and disk, or nothing.
+
+After the parametric fit of a scene every source is fitted again on a small stamp, the light of
+all others held, once as a point and once as a galaxy.  Spectra are integrated out exactly
+(`blend`), positions, shapes and brightness :math:`\theta` in d dimensions by Laplace's method:
+
+.. math:: \log Z = \log p(\hat\theta) + \tfrac{d}{2} \log 2\pi - \tfrac12 \log \det H.
+
+MacKay (2003), Information Theory, Inference, and Learning Algorithms, chapters 27 and 28.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float
+from scipy.special import expit, logit
+
+from scorepriors._compat import quick_compilation
+from scorepriors._surveys import nearest_survey
+from scorepriors.inference.fitting._lbfgs import flat_lbfgs
+from scorepriors.inference.fitting._map import MAPResult, fit_map
+from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.rendering._exposure import Exposure
+from scorepriors.models.rendering._placing import overlap
+from scorepriors.models.scene._blend import blend
+from scorepriors.models.scene._scene import Scene, stack_scenes
+from scorepriors.models.scene._start import start_values
+from scorepriors.models.sources._parametric import AbstractParametric
+from scorepriors.models.sources._placement import place_sources
+from scorepriors.models.sources._point import STAR_BOX, PointSource
+
+from ._options import Settings
+from ._result import FittedScene
+from .photometry._equations import inverse
+
+#: Side of the stamps, pixels.
+SIDE = 32
+
+#: Half-light radius in pixels at which the galaxy starts where a star was fitted.
+SMALL = 0.5
+
+#: Smallest curvature in units of the prior's: a direction that the data do not constrain, and in
+#: which the mode is no maximum to rounding.
+FLATTEST = 0.5
+
+#: Tolerance of the fits, nats, and most iterations: they begin at the mode of the scene.
+TOLERANCE, ITERATIONS = 0.1, 100
+
+_OPTIMIZER = flat_lbfgs(memory_size=20, max_step=10.0, max_growth=40.0)
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Evidence about N sources.
+
+    Attributes
+    ----------
+    p_star
+        Probability that the source is a point, ``[N]``, given that it is one or a galaxy.
+    needed
+        Evidence for the source against none at its place, nats, ``[N]``; negative where the data
+        are better explained without it.
+    point, galaxy
+        Log evidence of either kind against none, the others' light held, nats, ``[N]``.
+    others
+        Nats of it that other sources would make up for without this one, ``[N]``.
+    """
+
+    p_star: Float[np.ndarray, " N"]
+    needed: Float[np.ndarray, " N"]
+    point: Float[np.ndarray, " N"]
+    galaxy: Float[np.ndarray, " N"]
+    others: Float[np.ndarray, " N"]
+
+
+def weigh(
+    obs: Any,
+    positions: Positions,
+    fitted: FittedScene,
+    settings: Settings,
+    *,
+    star_share: float | None = None,
+    rows: Sequence[int] | None = None,
+) -> Weighed:
+    """Weigh for every source of a parametric scene whether it is a star, and whether it is needed.
+
+    Parameters
+    ----------
+    obs
+        Observation, or joined observations.
+    positions
+        Positions of the sources, as they were fitted.
+    fitted
+        Fitted scene of stars and parametric galaxies.
+    settings
+        Settings of the fit.
+    star_share
+        Share of stars among all sources before any look at them; that of the nearest survey by
+        default (`scorepriors._surveys.Survey.stars`).
+    rows
+        Sources to weigh; all if not given.
+    """
+    chosen = np.arange(len(fitted.flux)) if rows is None else np.asarray(rows, int)
+    share = nearest_survey(obs.pixel_scale).stars if star_share is None else star_share
+    stamps = _stamps(positions, fitted, chosen)
+    nothing = np.array([-0.5 * _chi2(one) for one in stamps])
+    found = fitted.fit.values
+    values = [_values_of(fitted.scene, found, row) for row in chosen]
+    point, galaxy = (
+        _evidences([_scene(s, fitted.scene, settings, kind) for s in stamps], values, settings)
+        - nothing
+        for kind in ("stars", "profiles")
+    )
+    others = _made_up(fitted)[chosen]
+    either = np.logaddexp(math.log(share) + point, math.log1p(-share) + galaxy)
+    return Weighed(expit(point - galaxy + logit(share)), either - others, point, galaxy, others)
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """A stamp: exposures without the light of others, and the place given in it."""
+
+    exposures: tuple[Exposure, ...]
+    center: np.ndarray
+
+
+def _stamps(positions: Positions, fitted: FittedScene, rows: np.ndarray) -> list[_Stamp]:
+    """Cut stamps about the fitted centers."""
+    corners = np.round(fitted.center[rows] - (SIDE - 1) / 2).astype(int)
+    total = [image.sum(0) for image in fitted.convolved]
+    return [
+        _Stamp(
+            tuple(
+                _cut(one, np.asarray(one.images) - everything + own[row], corner)
+                for one, everything, own in zip(
+                    fitted.scene.exposures, total, fitted.convolved, strict=True
+                )
+            ),
+            np.asarray(positions.row_column[row]) - corner,
+        )
+        for row, corner in zip(rows, corners, strict=True)
+    ]
+
+
+def _cut(exposure: Exposure, images: np.ndarray, corner: np.ndarray) -> Exposure:
+    """Cut a stamp out of an exposure; beyond its border nothing is known."""
+    grid, side, first = exposure.grid, SIDE, corner
+    if grid is not None:
+        # Places of its pixels are in pixels of the first exposure.
+        start, step = np.asarray(grid[:2], float), float(grid[2])
+        side = math.ceil(SIDE / step) + 1
+        first = np.floor((corner - start) / step).astype(int)
+        grid = np.append(start + step * first - corner, step).astype(np.asarray(grid).dtype)
+    weights = np.asarray(exposure.noise.diagonal())
+    cut = np.zeros((2, len(images), side, side), np.float32)
+    inside = overlap(first, side, exposure.shape)
+    if inside is not None:
+        for target, image in zip(cut, (images, weights), strict=True):
+            target[:, *inside[1]] = image[:, *inside[0]]
+    return replace(exposure, images=cut[0], noise=Diagonal(cut[1]), grid=grid)
+
+
+def _chi2(stamp: _Stamp) -> float:
+    pixels = (
+        (np.asarray(e.images, float), np.asarray(e.noise.diagonal())) for e in stamp.exposures
+    )
+    return float(sum((image**2 * weight).sum() for image, weight in pixels))
+
+
+def _scene(stamp: _Stamp, scene: Scene, settings: Settings, kind: str) -> Scene:
+    """Return the scene of one source of a kind on its stamp."""
+    if kind == "stars":
+        at = place_sources([stamp.center], box=STAR_BOX)
+        error = settings.options.center_error
+        group: Any = PointSource(at, psf_sigma=settings.psf_sigma, center_error=error)
+    else:
+        group = settings.profiles(place_sources([stamp.center], box=settings.boxes[0]), kind)
+    return Scene(stamp.exposures, (group,), scene.spectra, "marginal")
+
+
+def _values_of(scene: Scene, values: dict, row: int) -> dict[str, np.ndarray]:
+    """Return the fitted site values of one source, by name without prefix, ``[1, ...]``."""
+    slot, first = scene.order[row], 0
+    found = {n: np.asarray(v)[[slot]] for n, v in values.items() if "/" not in n and np.ndim(v)}
+    for group in scene.sources:
+        if first <= slot < first + len(group.at):
+            own = scene.values_of(group.name, values)
+            found |= {n: np.asarray(v)[[slot - first]] for n, v in own.items()}
+        first += len(group.at)
+    return found
+
+
+def _evidences(scenes: Sequence[Scene], values: Sequence[dict], settings: Settings) -> np.ndarray:
+    """Return the log evidence of scenes of one source, from fitted values where they fit."""
+    starts = [_start(scene, known, settings) for scene, known in zip(scenes, values, strict=True)]
+    stacked, axes = stack_scenes(scenes)
+    init, scale = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
+    fits = fit_map(
+        blend,
+        stacked,
+        key=jax.random.key(0),
+        in_axes=(axes,),
+        init=init,
+        scale=scale,
+        side_by_side=1,
+        tolerance=TOLERANCE,
+        max_iterations=ITERATIONS,
+        optimizer=_OPTIMIZER,
+        verify=False,
+    )
+    return np.array([_laplace(scene, fits[i]) for i, scene in enumerate(scenes)])
+
+
+def _start(scene: Scene, known: dict, settings: Settings) -> tuple[dict, dict]:
+    init, scale = start_values(scene, psf_sigma=settings.psf_sigma)
+    if "log_radius" not in known and "profiles/log_radius" in init:
+        init["profiles/log_radius"] = np.full(1, math.log(SMALL), np.float32)
+    for name, value in init.items():
+        mine = known.get(name.rpartition("/")[2])
+        if mine is not None and np.shape(mine) == np.shape(value):
+            init[name] = np.asarray(mine, np.float32)
+    return init, scale
+
+
+def _laplace(scene: Scene, fit: MAPResult) -> float:
+    """Return Laplace's approximation of the log evidence at a mode."""
+    width, _ = ravel_pytree(_widths(scene, fit.params))
+    curvature = np.asarray(_compiled_hessian()(fit.posterior, fit.params), float)
+    own = np.asarray(width, float)
+    unit = own[:, None] * (curvature + curvature.T) / 2 * own
+    values = np.linalg.eigvalsh(unit) if np.isfinite(unit).all() else np.full(len(own), np.inf)
+    log_det = np.log(np.maximum(values, FLATTEST)).sum() - 2 * np.log(own).sum()
+    return float(-fit.potential + 0.5 * (len(own) * math.log(2 * math.pi) - log_det))
+
+
+def _widths(scene: Scene, params: dict) -> dict:
+    """Return widths of the priors of the sites, in the shape of the parameters."""
+    known = {
+        f"{group.name}/{name}": site.width
+        for group in scene.sources
+        if isinstance(group, AbstractParametric)
+        for name, site in group.sites.items()
+    }
+    known["brightness"] = getattr(scene.spectra, "brightness_width", 1.0)
+    return {n: np.full(np.shape(v), np.asarray(known.get(n, 1.0))) for n, v in params.items()}
+
+
+def _hessian(bound, params: dict):
+    flat, unravel = ravel_pytree(params)
+    return jax.hessian(lambda v: bound.potential_fn(unravel(v)))(flat)
+
+
+@cache
+def _compiled_hessian():
+    jit: Any = eqx.filter_jit
+    return jit(_hessian, compiler_options=quick_compilation())
+
+
+def _made_up(fitted: FittedScene) -> np.ndarray:
+    r"""Return by how many nats other sources would explain the light of each, shapes held.
+
+    Without a source, chi2 rises by :math:`F^2 / \sigma^2` with the variance of its flux among
+    free fluxes of all; with the others held it is that among fixed ones.
+    """
+    out = np.zeros(len(fitted.flux))
+    for one, drawn in zip(fitted.scene.exposures, fitted.convolved, strict=True):
+        weighed = np.asarray(one.noise.precision(drawn), float)
+        for band in range(drawn.shape[1]):
+            # Renderings of the fitted fluxes: amplitudes are one.
+            flat = drawn[:, band].reshape(len(drawn), -1).astype(float)
+            normal = flat @ weighed[:, band].reshape(len(drawn), -1).T
+            held = np.diag(normal)
+            spread = np.diag(inverse((normal + normal.T) / 2))
+            free = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+            out += 0.5 * np.maximum(held - free, 0.0)
+    return out
