@@ -1,6 +1,7 @@
 """The report of a field: one page of HTML without network, with an image that one can zoom."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -17,7 +18,7 @@ from ._layers import RANGE, Mosaic
 from ._progress import duration
 from ._strips import strips
 from ._tables import flag_counts, kinds_of, model_counts
-from ._worst import SERIOUS, SERIOUS_BITS, brightness_counts, worst_sources
+from ._worst import MOST_WORST, SERIOUS, SERIOUS_BITS, brightness_counts, worst_sources
 
 #: Most sources whose rows are in the page; the others are in the catalog.
 SHOWN = 20_000
@@ -78,7 +79,7 @@ def field_page(
         "bands": list(field.bands),
         "flags": {word: [flag.bit, flag.sentence] for word, flag in FLAGS.items()},
         "serious": SERIOUS_BITS,
-        "folder": folder,
+        "folder": shlex.quote(folder) if folder else "",
     }
     converged = np.asarray(result.scenes["converged"], bool)
     templates = _templates()
@@ -102,6 +103,7 @@ def field_page(
         truth=_truth_chart(evaluation),
         truth_facts=_truth_facts(evaluation),
         worst=worst_sources(result, mosaic.compose),
+        num_worst=MOST_WORST,
         seconds=_seconds(facts.get("seconds", {})),
         facts=_facts(facts, command),
         folder=folder,
@@ -241,6 +243,10 @@ def _text(name: str) -> str:
 
 @cache
 def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_text), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {
+        "sort_keys": False
+    }  # flags and columns have an order
+    return environment

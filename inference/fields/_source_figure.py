@@ -41,7 +41,9 @@ def source_figure(stamp: SourceStamp) -> Figure:
     panels = parts[1].subplots(count, 5, squeeze=False)
     for band, row in enumerate(panels):
         _band(row, stamp, band, noise[band], first=band == 0)
-    figure.suptitle(f"{stamp.id}   {stamp.row['flags'][0].replace(',', ', ')}", color=INK)
+    words = str(stamp.row["flags"][0])
+    flags = "" if words == "ok" else f": {words.replace(',', ', ')}"
+    figure.suptitle(f"source {stamp.id}{flags}", color=INK)
     return figure
 
 

@@ -57,22 +57,15 @@ def _flags(row: Any) -> list[str]:
 
 
 def _position(row: Any) -> list[str]:
-    def pair(names: tuple[str, str], errors: tuple[str, str], factor: float = 1.0) -> str:
-        texts = []
-        for name, error in zip(names, errors):
-            value, spread = _number(row, name), np.nan
-            if error in row.colnames:
-                spread = _number(row, error) * factor
-            known = np.isfinite(spread) and factor == 1.0
-            digits = in_digits(value, spread) if not known else value_and_error(value, spread)
-            texts.append(f"{name} {digits}")
-        return ", ".join(texts)
-
-    lines = [f"pixel     {pair(('x', 'y'), ('x_err', 'y_err'))}"]
+    places = []
+    for name in ("x", "y"):
+        error = _number(row, f"{name}_err") if f"{name}_err" in row.colnames else np.nan
+        known = value_and_error if np.isfinite(error) else in_digits
+        places.append(f"{name} {known(_number(row, name), error)}")
+    lines = [f"pixel     {', '.join(places)}"]
     if "ra" in row.colnames:
-        # Errors are in arcseconds, the position in degrees.
         text = f"sky       RA {_number(row, 'ra'):.7f}, Dec {_number(row, 'dec'):.7f} deg"
-        if "ra_err" in row.colnames:
+        if "ra_err" in row.colnames:  # in arcseconds, the position in degrees
             text += f" (± {_number(row, 'ra_err'):.2g}, {_number(row, 'dec_err'):.2g} arcsec)"
         lines.append(text)
     return lines
@@ -126,12 +119,16 @@ def _others(row: Any, bands: tuple[str, ...]) -> list[str]:
     said |= {f"{name}_err" for name in said}
     lines = []
     for name in row.colnames:
-        if name in said:
+        if name in said or name.removesuffix("_err") in row.colnames[: row.colnames.index(name)]:
             continue
         value = row[name][0]
         plain = getattr(value, "value", value)
-        is_number = np.issubdtype(np.asarray(plain).dtype, np.floating)
-        text = f"{float(plain):.5g}" if is_number else str(plain)
+        if not np.issubdtype(np.asarray(plain).dtype, np.floating):
+            text = str(plain)
+        elif f"{name}_err" in row.colnames:
+            text = value_and_error(_number(row, name), _number(row, f"{name}_err"))
+        else:
+            text = f"{float(plain):.5g}"
         lines.append(f"{name:<27} {text} {_unit(row, name)}".rstrip())
     return ["", *lines] if lines else []
 
