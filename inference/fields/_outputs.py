@@ -1,10 +1,12 @@
 """Result files of a field, all of them or none."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scorepriors._errors import InputError
 from scorepriors.inference.reports._outputs import check_target, write_whole
 from scorepriors.models.data._warnings import note
 
@@ -61,7 +63,7 @@ def write_field_outputs(
     Raises
     ------
     InputError
-        See `check_field_target`.
+        See `check_field_target`; or if writing fails, as on a full disk.  Files of before are kept.
 
     Warns
     -----
@@ -100,7 +102,15 @@ def write_field_outputs(
             "catalog.parquet is not written, since pyarrow is not installed (pip install "
             "'scorepriors[parquet]'); catalog.fits holds the same."
         )
-    paths = write_whole(directory, writers, force=force)
+    for left in directory.glob(".partial-*"):  # of a run that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        paths = write_whole(directory, writers, force=force)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {str(directory)!r}: {error.strerror or error}. What was there is as "
+            "before, and the run is kept: --resume (resume=True) writes its results."
+        ) from error
     if "catalog.parquet" not in writers:
         # One of an earlier run would not be that of the other files.
         (directory / "catalog.parquet").unlink(missing_ok=True)

@@ -186,16 +186,24 @@ def test_the_target_is_not_writable(result, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failure_leaves_the_files_of_before(result, tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device. What was there is as"),
+        (OSError("16 requested and 4 written"), "16 requested and 4 written. What was there is as"),
+        (KeyboardInterrupt(), None),
+    ],
+)
+def test_a_failure_leaves_the_files_of_before(result, tmp_path, monkeypatch, error, said):
     (tmp_path / "run").mkdir()
     (tmp_path / "catalog.fits").write_text("old")
+    (tmp_path / ".partial-of-a-killed-run").mkdir()
 
     def fail(*args, **named):
         raise error
 
     monkeypatch.setattr(_outputs, "field_page", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(InputError if said else KeyboardInterrupt, match=said):
         write_field_outputs(result, tmp_path, force=True)
     assert sorted(os.listdir(tmp_path)) == ["catalog.fits", "run"]
     assert (tmp_path / "catalog.fits").read_text() == "old"

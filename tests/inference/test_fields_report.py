@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,6 +19,7 @@ from scorepriors.inference.fields._layers import Mosaic, block_mean, significanc
 from scorepriors.inference.fields._report import field_page
 from scorepriors.inference.fields._strips import Strip, strips
 from scorepriors.inference.fields._worst import brightness_counts, worst_rows
+from scorepriors.models.data._field import Field
 
 
 def measures(found, number):
@@ -158,6 +160,18 @@ def test_fields_without_sky_or_zero_point(change):
     page = field_page(stand_in(**{change: None}))
     assert ("ra" in data_of(page)["columns"]) == (change != "wcs")
     assert ("magnitude without zero point" in page) == (change == "zero_point")
+
+
+def test_a_field_of_one_band():
+    whole = stand_in()
+    obs = whole.field.window(0, 0, 150, 140)
+    one = replace(
+        obs, images=obs.images[1:2], weights=obs.weights[1:2], psfs=obs.psfs[1:2], bands=("r",),
+        zero_point=obs.zero_point[:1],
+    )  # fmt: skip
+    page = field_page(replace(whole, field=Field.of(one), light=whole.light[1:2]))
+    image = picture_of(data_of(page)["layers"]["model"][0]["tiles"][0][0]).astype(int)
+    assert np.ptp(image, axis=2).max() < 12  # gray, up to the compression of colors
 
 
 def test_doubts_and_scenes_that_failed_are_said():
