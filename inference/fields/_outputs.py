@@ -1,5 +1,6 @@
 """Result files of a field, all of them or none."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scorepriors._errors import InputError
+from scorepriors._files import atomic_write
 from scorepriors.inference.reports._outputs import check_target, write_whole
 from scorepriors.models.data._warnings import note
 
@@ -37,6 +39,7 @@ def write_field_outputs(
     *,
     force: bool = False,
     evaluation: Mapping[str, Any] | None = None,
+    command: str | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write catalog, images, summary and report of a field; all of them or none.
@@ -51,6 +54,8 @@ def write_field_outputs(
         Whether to replace existing results.
     evaluation
         What `evaluate_field` found, for the report.
+    command
+        The command of the run, for summary and report.
     extra
         Further entries of the summary.
 
@@ -77,6 +82,7 @@ def write_field_outputs(
     rows, so that memory does not grow with the height of the field.
     """
     directory = check_field_target(directory, force=force)
+    extra = {"command": command, **(extra or {})} if command else extra
     summary = json.dumps(field_summary(result, extra=extra), indent=2, allow_nan=False)
     titles = {
         "model.fits": "Light of all sources as observed. It is given under masked pixels too.",
@@ -93,7 +99,8 @@ def write_field_outputs(
         ),
         "summary.json": lambda path: path.write_text(summary + "\n", encoding="utf-8"),
         "report.html": lambda path: path.write_text(
-            field_page(result, evaluation=evaluation, folder=str(directory)), encoding="utf-8"
+            field_page(result, evaluation=evaluation, command=command, folder=str(directory)),
+            encoding="utf-8",
         ),
     }
     if not can_write_parquet():
@@ -115,3 +122,32 @@ def write_field_outputs(
         # One of an earlier run would not be that of the other files.
         (directory / "catalog.parquet").unlink(missing_ok=True)
     return paths
+
+
+def write_field_report(
+    result: Any, directory: str | Path, *, evaluation: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the report of a field once more, with what a comparison with the truth found.
+
+    Parameters
+    ----------
+    result
+        Result of `deblend_field`.
+    directory
+        Folder of its results.
+    evaluation
+        What `evaluate_field` found.
+
+    Returns
+    -------
+    pathlib.Path
+        The file ``report.html``, which is replaced.
+    """
+    directory = Path(directory)
+    path = directory / "report.html"
+    command = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no summary, or another's
+        command = json.loads((directory / "summary.json").read_text()).get("command")
+    page = field_page(result, evaluation=evaluation, command=command, folder=str(directory))
+    atomic_write(path, page)
+    return path

@@ -23,6 +23,9 @@ from ._worst import MOST_WORST, SERIOUS, SERIOUS_BITS, brightness_counts, worst_
 #: Most sources whose rows are in the page; the others are in the catalog.
 SHOWN = 20_000
 
+#: Signal to noise from which a true source that was not found is marked.
+MISSED_SNR = 5.0
+
 #: Columns of the page's rows beside those of the bands, as far as the catalog has them.
 _COLUMNS = (
     "id", "x", "y", "ra", "dec", "model", "p_star", "snr", "size", "size_arcsec", "e1", "e2",
@@ -79,6 +82,7 @@ def field_page(
         "bands": list(field.bands),
         "flags": {word: [flag.bit, flag.sentence] for word, flag in FLAGS.items()},
         "serious": SERIOUS_BITS,
+        "truth": truth_marks(evaluation),
         "folder": shlex.quote(folder) if folder else "",
     }
     converged = np.asarray(result.scenes["converged"], bool)
@@ -96,6 +100,7 @@ def field_page(
         shape=field.shape,
         bands=field.bands,
         range=f"{RANGE:g}",
+        missed_snr=f"{MISSED_SNR:g}",
         doubts=dict(facts.get("doubts", {})),
         models=model_counts(catalog),
         flags=[(w, n, FLAGS[w].sentence, w in SERIOUS) for w, n in flag_counts(catalog).items()],
@@ -192,6 +197,24 @@ def _truth_chart(evaluation: Mapping[str, Any] | None) -> str:
         "of all, isolated and blended sources."
     )
     return curves(at, shares, errors=errors, x="true magnitude", y="completeness", label=label)
+
+
+def truth_marks(evaluation: Mapping[str, Any] | None) -> dict[str, list[list[float]]]:
+    """Return places (x, y) of sources that were missed, and of detections that are none.
+
+    Missed ones have a signal to noise of `MISSED_SNR` and more, and are not saturated.
+    """
+    if not evaluation or "sources" not in evaluation:
+        return {}
+    true, seen = evaluation["sources"], evaluation.get("detections", {"x": [], "y": [], "kind": []})
+    numbers = ("detection", "snr", "x", "y")
+    found, snr, x, y = (np.array([np.nan if v is None else v for v in true[n]]) for n in numbers)
+    missed = (found < 0) & (snr >= MISSED_SNR) & ~np.asarray(true["saturated"], bool)
+    places = {"missed": np.stack([x, y], -1)[missed].round(2).tolist()}
+    for name in ("shred", "spurious"):
+        kinds = zip(seen["x"], seen["y"], seen["kind"], strict=True)
+        places[name] = [[round(a, 2), round(b, 2)] for a, b, kind in kinds if kind == name]
+    return {name: pairs for name, pairs in places.items() if pairs}
 
 
 #: What a comparison with the truth says in numbers, and its labels.

@@ -36,6 +36,18 @@ TRUTH = {
     "num_true": 1200,
     "purity": 0.9912,
     "all": measures(1100, 1200),
+    "sources": {
+        "x": [10.0, 20.0, 30.0, None],
+        "y": [1.0, 2.0, 3.004, 4.0],
+        "snr": [50.0, 4.0, 50.0, 50.0],
+        "detection": [-1, -1, 3, -1],
+        "saturated": [False, False, False, True],
+    },
+    "detections": {
+        "x": [1.0, 2.0, 3.0],
+        "y": [4.0, 5.0, 6.0],
+        "kind": ["source", "shred", "ignored"],
+    },
     "by_magnitude": [a_bin(20.0, 40, 40), a_bin(21.0, 90, 100), a_bin(22.0, 30, 60)],
 }
 
@@ -109,8 +121,16 @@ def test_what_is_said(page):
     assert "68 % interval" not in facts  # it was not measured
 
 
+def test_missed_sources_and_wrong_detections_are_marked(page):
+    assert data_of(page)["truth"] == {"missed": [[10.0, 1.0]], "shred": [[2.0, 5.0]]}
+    boxes = [one["value"] for one in Page(page).each("input") if one.get("name") == "truth"]
+    assert boxes == ["missed", "shred"]
+
+
 def test_without_truth_nothing_is_compared(result):
-    assert "Compared with the truth" not in field_page(result)
+    page = field_page(result)
+    assert "Compared with the truth" not in page
+    assert data_of(page)["truth"] == {}
 
 
 def test_rows_of_the_page_are_those_of_the_catalog(page, result):
