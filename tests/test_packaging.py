@@ -112,7 +112,7 @@ def test_everything_imported_is_a_dependency():
     required = requirements(project["dependencies"])
     optional = requirements(
         line
-        for name in ("cluster", "parquet", "piff", "simulation", "validation")
+        for name in ("cluster", "parquet", "peers", "piff", "simulation", "validation")
         for line in project["optional-dependencies"][name]
     )
     distributions = importlib.metadata.packages_distributions()
