@@ -282,6 +282,10 @@ def test_seams_are_between_scenes_and_not_at_the_border_of_the_field():
         (lambda t, c: t.remove_column("snr"), "the truth has no column snr"),
         (lambda t, c: c.remove_columns(["flux_g", "flux_r"]), "no flux of a band of the truth"),
         (lambda t, c: setattr(c["flux_g"], "unit", "s"), "`flux_g` is in s in the catalog"),
+        (
+            lambda t, c: c["x"].__setitem__(3, np.nan),
+            "1 row\\(s\\) of the catalog have no position",
+        ),
         (lambda t, c: c.replace_column("x", c["x"] + 500), "none of 20 detections lies within"),
     ],
 )
