@@ -1,7 +1,6 @@
 """A finished field without a fit: round galaxies and stars with known light, and its catalog."""
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from astropy.wcs import WCS
 
 from scorepriors.inference.deblending._flags import write_flags
 from scorepriors.models import Observation
+from scorepriors.models.data._field import Field
 from scorepriors.models.rendering._psf import gaussian_psf
 
 BANDS = ("g", "r", "i")
@@ -34,23 +34,6 @@ def window_of(cube, row, column, height, width):
         own.append(slice(start - first, stop - first))
     out[:, *own] = cube[:, *inside]
     return out
-
-
-class StandInField:
-    """A field in memory, with the names of `Field`."""
-
-    def __init__(self, obs):
-        self.obs = obs
-
-    def __getattr__(self, name):
-        return getattr(self.__dict__["obs"], name)
-
-    def window(self, row, column, height, width):
-        box = row, column, height, width
-        images, weights = (window_of(a, *box) for a in (self.obs.images, self.obs.weights))
-        return SimpleNamespace(
-            images=images, weights=weights, psfs=self.obs.psfs, corner=(row, column)
-        )
 
 
 @dataclass(frozen=True)
@@ -147,7 +130,7 @@ def stand_in(*, shape=(150, 140), number=12, seed=0, wcs=True, zero_point=31.4):
         "settings": {"prior": "lsst-32", "workers": 1},
         "versions": {"scorepriors": "0.1.0"},
     }
-    return StandInResult(StandInField(obs), catalog, scenes, facts, light, sources)
+    return StandInResult(Field.of(obs), catalog, scenes, facts, light, sources)
 
 
 def _catalog(obs, ids, row, column, flux, rng):
@@ -171,7 +154,7 @@ def _catalog(obs, ids, row, column, flux, rng):
     table["chi2"] = rng.uniform(0.8, 1.2, number).astype(np.float32)
     table["chi2"].info.description = "mean squared residual over noise where the source is seen"
     bits = np.zeros(number, np.int64)
-    bits[:2] = 64 + 1, 2048
+    bits[:2] = (64 + 1, 2048)[:number]
     write_flags(table, bits, [["g"] if bit & 2048 else [] for bit in bits])
     table["group"], table["scene"] = np.arange(number) // 3, np.arange(number) % 2
     table["model"] = np.array(["point", "profile", "free-form"])[np.arange(number) % 3]

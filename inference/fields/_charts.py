@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 _WIDTH, _HEIGHT = 640, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 26, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 30, 48
 
 
 def bars(edges: np.ndarray, counts: Mapping[str, np.ndarray], *, x: str, y: str, label: str) -> str:
@@ -114,12 +114,12 @@ class _Axes:
         for value in _ticks(self.left, self.right, 10):
             at = self.x(value)
             parts.append(
-                f'<text x="{at:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{value:g}</text>'
+                f'<text x="{at:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{value:g}</text>'
             )
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         parts.append(
             f'<text x="{middle:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x)}</text>'
-            f'<text x="4" y="14">{escape(y)}</text>'
+            f'<text x="4" y="16">{escape(y)}</text>'
         )
         return "".join(parts)
 
@@ -135,11 +135,11 @@ def _ticks(low: float, high: float, number: int) -> Sequence[float]:
 def _legend(names: Sequence[str], *, prefix: str = "k-", numbered: bool = False) -> str:
     parts, at = [], float(_WIDTH - _RIGHT)
     for number, name in reversed(list(enumerate(names))):
-        at -= 8.0 * len(name) + 4
+        at -= 10.0 * len(name) + 4
         key = number if numbered else escape(name)
         parts.append(
-            f'<rect class="{prefix}{key}" x="{at - 14:.1f}" y="5" width="10" height="10"/>'
-            f'<text x="{at:.1f}" y="14">{escape(name)}</text>'
+            f'<rect class="{prefix}{key}" x="{at - 14:.1f}" y="6" width="10" height="10"/>'
+            f'<text x="{at:.1f}" y="16">{escape(name)}</text>'
         )
         at -= 24
     return "".join(parts)

@@ -1,10 +1,14 @@
 """Result files of a field, all of them or none."""
 
+import contextlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scorepriors._errors import InputError
+from scorepriors._files import atomic_write
 from scorepriors.inference.reports._outputs import check_target, write_whole
 from scorepriors.models.data._warnings import note
 
@@ -35,6 +39,7 @@ def write_field_outputs(
     *,
     force: bool = False,
     evaluation: Mapping[str, Any] | None = None,
+    command: str | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write catalog, images, summary and report of a field; all of them or none.
@@ -48,7 +53,9 @@ def write_field_outputs(
     force
         Whether to replace existing results.
     evaluation
-        What a comparison with the truth found, for the report; see `field_page`.
+        What `evaluate_field` found, for the report.
+    command
+        The command of the run, for summary and report.
     extra
         Further entries of the summary.
 
@@ -61,7 +68,7 @@ def write_field_outputs(
     Raises
     ------
     InputError
-        See `check_field_target`.
+        See `check_field_target`; or if writing fails, as on a full disk.  Files of before are kept.
 
     Warns
     -----
@@ -75,6 +82,7 @@ def write_field_outputs(
     rows, so that memory does not grow with the height of the field.
     """
     directory = check_field_target(directory, force=force)
+    extra = {"command": command, **(extra or {})} if command else extra
     summary = json.dumps(field_summary(result, extra=extra), indent=2, allow_nan=False)
     titles = {
         "model.fits": "Light of all sources as observed. It is given under masked pixels too.",
@@ -91,7 +99,8 @@ def write_field_outputs(
         ),
         "summary.json": lambda path: path.write_text(summary + "\n", encoding="utf-8"),
         "report.html": lambda path: path.write_text(
-            field_page(result, evaluation=evaluation, folder=str(directory)), encoding="utf-8"
+            field_page(result, evaluation=evaluation, command=command, folder=str(directory)),
+            encoding="utf-8",
         ),
     }
     if not can_write_parquet():
@@ -100,8 +109,45 @@ def write_field_outputs(
             "catalog.parquet is not written, since pyarrow is not installed (pip install "
             "'scorepriors[parquet]'); catalog.fits holds the same."
         )
-    paths = write_whole(directory, writers, force=force)
+    for left in directory.glob(".partial-*"):  # of a run that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        paths = write_whole(directory, writers, force=force)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {str(directory)!r}: {error.strerror or error}. What was there is as "
+            "before, and the run is kept: --resume (resume=True) writes its results."
+        ) from error
     if "catalog.parquet" not in writers:
         # One of an earlier run would not be that of the other files.
         (directory / "catalog.parquet").unlink(missing_ok=True)
     return paths
+
+
+def write_field_report(
+    result: Any, directory: str | Path, *, evaluation: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the report of a field once more, with what a comparison with the truth found.
+
+    Parameters
+    ----------
+    result
+        Result of `deblend_field`.
+    directory
+        Folder of its results.
+    evaluation
+        What `evaluate_field` found.
+
+    Returns
+    -------
+    pathlib.Path
+        The file ``report.html``, which is replaced.
+    """
+    directory = Path(directory)
+    path = directory / "report.html"
+    command = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no summary, or another's
+        command = json.loads((directory / "summary.json").read_text()).get("command")
+    page = field_page(result, evaluation=evaluation, command=command, folder=str(directory))
+    atomic_write(path, page)
+    return path

@@ -143,7 +143,8 @@ class FieldProgress:
             return
         found = f", {self._sources:,} sources" if self._sources else ""
         took = duration(self._clock() - self._started)
-        self._say(f"{self._name}: {self._scenes:,} {self._unit}{found} in {took}")
+        unit = self._unit.removesuffix("s") if self._scenes == 1 else self._unit
+        self._say(f"{self._name}: {self._scenes:,} {unit}{found} in {took}")
 
     def _say(self, line: str) -> None:
         if self._lines:

@@ -1,6 +1,7 @@
 """The report of a field: one page of HTML without network, with an image that one can zoom."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -16,11 +17,14 @@ from ._charts import bars, curves
 from ._layers import RANGE, Mosaic
 from ._progress import duration
 from ._strips import strips
-from ._tables import flag_counts, model_counts
-from ._worst import SERIOUS, SERIOUS_BITS, brightness_counts, worst_sources
+from ._tables import flag_counts, kinds_of, model_counts
+from ._worst import MOST_WORST, SERIOUS, SERIOUS_BITS, brightness_counts, worst_sources
 
 #: Most sources whose rows are in the page; the others are in the catalog.
 SHOWN = 20_000
+
+#: Signal to noise from which a true source that was not found is marked.
+MISSED_SNR = 5.0
 
 #: Columns of the page's rows beside those of the bands, as far as the catalog has them.
 _COLUMNS = (
@@ -49,9 +53,7 @@ def field_page(
     result
         Result of `deblend_field`.
     evaluation
-        What a comparison with the truth found: ``"by_magnitude"`` holds lists of the same length,
-        ``"magnitude"`` and shares such as ``"completeness"`` and ``"purity"``; lists such as
-        ``"completeness_err"`` are their standard deviations.
+        What `evaluate_field` found, if the truth is known.
     command
         The command of the run; that of `result.facts` if not given.
     folder
@@ -80,7 +82,8 @@ def field_page(
         "bands": list(field.bands),
         "flags": {word: [flag.bit, flag.sentence] for word, flag in FLAGS.items()},
         "serious": SERIOUS_BITS,
-        "folder": folder,
+        "truth": truth_marks(evaluation),
+        "folder": shlex.quote(folder) if folder else "",
     }
     converged = np.asarray(result.scenes["converged"], bool)
     templates = _templates()
@@ -97,12 +100,15 @@ def field_page(
         shape=field.shape,
         bands=field.bands,
         range=f"{RANGE:g}",
+        missed_snr=f"{MISSED_SNR:g}",
         doubts=dict(facts.get("doubts", {})),
         models=model_counts(catalog),
         flags=[(w, n, FLAGS[w].sentence, w in SERIOUS) for w, n in flag_counts(catalog).items()],
         counts=_counts_chart(result),
         truth=_truth_chart(evaluation),
+        truth_facts=_truth_facts(evaluation),
         worst=worst_sources(result, mosaic.compose),
+        num_worst=MOST_WORST,
         seconds=_seconds(facts.get("seconds", {})),
         facts=_facts(facts, command),
         folder=folder,
@@ -119,9 +125,9 @@ def page_columns(catalog: Any, bands: tuple[str, ...], rows: np.ndarray) -> dict
     """Return columns of the catalog as lists that JSON can hold; None for NaN."""
     names = [name for name in _COLUMNS if name in catalog.colnames]
     names += [f"{kind}_{band}" for band in bands for kind in _BY_BAND]
-    out = {}
+    out = {"model": kinds_of(catalog)[rows].tolist()}
     for name in names:
-        if name not in catalog.colnames:
+        if name == "model" or name not in catalog.colnames:
             continue
         column = catalog[name]
         values = np.asarray(getattr(column, "value", column))[rows]
@@ -160,7 +166,7 @@ def _counts_chart(result: Any) -> str:
         flux = np.asarray(getattr(column, "value", column), float)
         values = -2.5 * np.log10(np.where(flux > 0, flux, np.nan))
         axis = f"magnitude without zero point, band {band}"
-    edges, counts = brightness_counts(values, np.asarray(catalog["model"]))
+    edges, counts = brightness_counts(values, kinds_of(catalog))
     if not counts:
         return ""
     total = np.sum(list(counts.values()), axis=0)
@@ -173,29 +179,67 @@ def _counts_chart(result: Any) -> str:
 
 
 def _truth_chart(evaluation: Mapping[str, Any] | None) -> str:
-    """Return the chart of completeness and purity; empty without a truth."""
-    table = (evaluation or {}).get("by_magnitude")
-    if not table:
+    """Return the chart of completeness by magnitude; empty without a truth."""
+    bins = (evaluation or {}).get("by_magnitude") or []
+    if not bins:
         return ""
-    at = np.asarray(table["magnitude"], float)
-    shares = {
-        name: np.asarray([np.nan if v is None else v for v in values], float)
-        for name, values in table.items()
-        if name in ("completeness", "purity", "shreds")
-    }
-    errors = {
-        name: np.asarray([0.0 if v is None else v for v in table[f"{name}_err"]], float)
-        for name in shares
-        if f"{name}_err" in table
-    }
-    said = "; ".join(
-        f"{name} from {np.nanmax(values):.2f} down to {np.nanmin(values):.2f}"
-        for name, values in shares.items()
-        if np.isfinite(values).any()
+    at = np.array([(b["low"] + b["high"]) / 2 if b["high"] is not None else b["low"] for b in bins])
+    shares, errors = {}, {}
+    for name in ("all", "isolated", "blended"):
+        number = np.array([b[name]["number"] for b in bins], float)
+        found = np.array([b[name]["found"] for b in bins], float)
+        with np.errstate(invalid="ignore"):
+            shares[name] = found / np.where(number > 0, number, np.nan)
+            errors[name] = np.sqrt(shares[name] * (1 - shares[name]) / number)
+    whole = shares["all"]
+    label = (
+        f"Completeness by true magnitude, from {np.nanmax(whole):.2f} down to {np.nanmin(whole):.2f}, "
+        "of all, isolated and blended sources."
     )
-    return curves(
-        at, shares, errors=errors, x="true magnitude", y="share", label=f"By magnitude: {said}."
-    )
+    return curves(at, shares, errors=errors, x="true magnitude", y="completeness", label=label)
+
+
+def truth_marks(evaluation: Mapping[str, Any] | None) -> dict[str, list[list[float]]]:
+    """Return places (x, y) of sources that were missed, and of detections that are none.
+
+    Missed ones have a signal to noise of `MISSED_SNR` and more, and are not saturated.
+    """
+    if not evaluation or "sources" not in evaluation:
+        return {}
+    true, seen = evaluation["sources"], evaluation.get("detections", {"x": [], "y": [], "kind": []})
+    numbers = ("detection", "snr", "x", "y")
+    found, snr, x, y = (np.array([np.nan if v is None else v for v in true[n]]) for n in numbers)
+    missed = (found < 0) & (snr >= MISSED_SNR) & ~np.asarray(true["saturated"], bool)
+    places = {"missed": np.stack([x, y], -1)[missed].round(2).tolist()}
+    for name in ("shred", "spurious"):
+        kinds = zip(seen["x"], seen["y"], seen["kind"], strict=True)
+        places[name] = [[round(a, 2), round(b, 2)] for a, b, kind in kinds if kind == name]
+    return {name: pairs for name, pairs in places.items() if pairs}
+
+
+#: What a comparison with the truth says in numbers, and its labels.
+_TRUTH_FACTS = (
+    ("num_true", "true sources"),
+    ("num_found", "of them found"),
+    ("completeness", "completeness"),
+    ("purity", "purity"),
+    ("num_shreds", "shreds of bright sources"),
+    ("shreds_per_bright", "shreds per bright source"),
+    ("num_spurious", "spurious detections"),
+)
+
+
+def _truth_facts(evaluation: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return measures against the truth as pairs of labels and texts."""
+    known = [(label, (evaluation or {}).get(name)) for name, label in _TRUTH_FACTS]
+    whole = (evaluation or {}).get("all") or {}
+    known += [
+        ("median flux error", whole.get("median_abs_flux_error")),
+        ("truth within the 68 % interval", whole.get("coverage_68")),
+    ]
+    return [
+        (n, f"{v:.3f}" if isinstance(v, float) else f"{v:,}") for n, v in known if v is not None
+    ]
 
 
 def _seconds(seconds: Mapping[str, float]) -> list[tuple[str, str, float]]:
@@ -222,6 +266,10 @@ def _text(name: str) -> str:
 
 @cache
 def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_text), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {
+        "sort_keys": False
+    }  # flags and columns have an order
+    return environment

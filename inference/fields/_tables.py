@@ -41,7 +41,12 @@ def write_parquet(catalog: Table, path: Path) -> None:
 
 
 def write_fits_table(catalog: Table, path: Path) -> None:
-    """Write a FITS table with units, descriptions (``TCOMMn``) and the sentences of the flags.
+    """Write the catalog as the FITS table `fits_table`."""
+    fits.HDUList([fits.PrimaryHDU(), fits_table(catalog)]).writeto(path, overwrite=True)
+
+
+def fits_table(catalog: Table) -> fits.BinTableHDU:
+    """Return a FITS table with units, descriptions (``TCOMMn``) and the sentences of the flags.
 
     FITS holds ASCII alone: other letters of names become question marks.
     """
@@ -61,17 +66,17 @@ def write_fits_table(catalog: Table, path: Path) -> None:
     buffer = io.BytesIO()
     plain.write(buffer, format="fits")  # with descriptions as astropy reads them
     with fits.open(io.BytesIO(buffer.getvalue()), memmap=False) as hdus:
-        table = hdus[1]
-        table.name = "CATALOG"
-        for number, name in enumerate(plain.colnames, 1):
-            if plain[name].info.description is not None:
-                table.header[f"TCOMM{number}"] = plain[name].info.description
-        for flag in FLAGS.values():
-            table.header[f"FLAG{flag.bit}"] = f"{flag.word}: {_ascii(flag.sentence)}"
-        for key, value in meta.items():
-            if isinstance(value, str | bool | int | float) and value == value:
-                table.header[_keyword(key)] = fits_text(value) if isinstance(value, str) else value
-        hdus.writeto(path, overwrite=True)
+        table = hdus[1].copy()
+    table.name = "CATALOG"
+    for number, name in enumerate(plain.colnames, 1):
+        if plain[name].info.description is not None:
+            table.header[f"TCOMM{number}"] = plain[name].info.description
+    for flag in FLAGS.values():
+        table.header[f"FLAG{flag.bit}"] = f"{flag.word}: {_ascii(flag.sentence)}"
+    for key, value in meta.items():
+        if isinstance(value, str | bool | int | float) and value == value:
+            table.header[_keyword(key)] = fits_text(value) if isinstance(value, str) else value
+    return table
 
 
 def flag_counts(catalog: Table) -> dict[str, int]:
@@ -81,9 +86,17 @@ def flag_counts(catalog: Table) -> dict[str, int]:
     return {word: count for word, count in found.items() if count}
 
 
+def kinds_of(catalog: Table) -> np.ndarray:
+    """Return what each source is modeled as, ``[N]``: the column ``model``, or from the flags."""
+    if "model" in catalog.colnames:
+        return np.asarray(catalog["model"]).astype(str)
+    is_point = np.asarray(catalog["flag_bits"], np.int64) & FLAGS["point"].value
+    return np.where(is_point, "point", "free-form")
+
+
 def model_counts(catalog: Table) -> dict[str, int]:
     """Return the number of sources by kind of model, the most frequent first."""
-    return dict(Counter(str(kind) for kind in catalog["model"]).most_common())
+    return dict(Counter(map(str, kinds_of(catalog))).most_common())
 
 
 def field_summary(result: Any, *, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -18,6 +18,9 @@ SERIOUS = (
 #: Bits of `SERIOUS`.
 SERIOUS_BITS = sum(FLAGS[word].value for word in SERIOUS)
 
+#: Most sources that are shown.
+MOST_WORST = 24
+
 #: Side of the pictures in pixels of the field, and their quality.
 _SIDE, _QUALITY = 48, 85
 
@@ -57,7 +60,7 @@ def worst_rows(catalog: Any, number: int) -> np.ndarray:
     return order[count[order] > 0][:number]
 
 
-def worst_sources(result: Any, compose: Any, *, number: int = 24) -> list[Worst]:
+def worst_sources(result: Any, compose: Any, *, number: int = MOST_WORST) -> list[Worst]:
     """Return the sources of a field that most need a look, with pictures.
 
     Parameters

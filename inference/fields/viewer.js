@@ -8,7 +8,8 @@
   const colors = { point: "#f0b040", profile: "#56b4e9", "free-form": "#e58fd0" };
   const SERIOUS = "#ff5b4f", OTHER = "#b08fcf";
   const view = { x: field.width / 2 - 0.5, y: field.height / 2 - 0.5, zoom: 1, fit: 1 };
-  const state = { layer: "data", kinds: null, flag: "", marks: true, chosen: -1 };
+  const TRUTH = { missed: "#ffffff", shred: "#f0d000", spurious: "#ff9a57" };
+  const state = { layer: "data", kinds: null, truth: new Set(Object.keys(field.truth)), flag: "", marks: true, chosen: -1 };
   const pictures = new Map();
   let waiting = false, width = 0, height = 0, dense = 1;
 
@@ -97,6 +98,28 @@
     }
   }
 
+  // What a comparison with the truth found: crosses for missed sources, triangles for those that are none.
+  function drawTruth() {
+    const size = Math.max(3, Math.min(9, 4 * Math.sqrt(view.zoom) + 1));
+    context.lineWidth = 1.8;
+    Object.entries(field.truth).forEach(([name, places]) => {
+      if (!state.truth.has(name)) return;
+      context.beginPath();
+      places.forEach(([x, y]) => {
+        const [left, top] = toScreen(x, y);
+        if (name === "missed") {
+          context.moveTo(left - size, top - size); context.lineTo(left + size, top + size);
+          context.moveTo(left - size, top + size); context.lineTo(left + size, top - size);
+        } else {
+          context.moveTo(left, top - 1.3 * size - 2); context.lineTo(left + size + 2, top + size);
+          context.lineTo(left - size - 2, top + size); context.closePath();
+        }
+      });
+      context.strokeStyle = TRUTH[name];
+      context.stroke();
+    });
+  }
+
   function draw() {
     waiting = false;
     context.setTransform(dense, 0, 0, dense, 0, 0);
@@ -109,6 +132,7 @@
     levels.forEach((level, i) => { if (level.scale * view.zoom * dense <= 1.5) best = Math.max(best, i); });
     if (best < levels.length - 1) drawLevel(levels[best]);
     drawMarks();
+    if (state.marks) drawTruth();
   }
 
   function limits() {
@@ -293,6 +317,10 @@
   const boxes = [...document.querySelectorAll("input[name=kind]")];
   boxes.forEach((one) => one.addEventListener("change", () => {
     state.kinds = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
+    redraw();
+  }));
+  document.querySelectorAll("input[name=truth]").forEach((one) => one.addEventListener("change", () => {
+    if (one.checked) state.truth.add(one.value); else state.truth.delete(one.value);
     redraw();
   }));
   document.getElementById("flag").addEventListener("change", (event) => {

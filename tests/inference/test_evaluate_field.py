@@ -360,7 +360,7 @@ def test_the_command_prints_tables_and_writes_json_and_a_figure(folder):
 
 def test_completeness_by_magnitude_for_the_report(folder, tmp_path):
     catalog = Table.read(folder / "deblended" / "catalog.fits")
-    table = truth_beside(folder / "field.fits", catalog)["by_magnitude"]
+    table = truth_beside(folder / "field.fits", catalog, (192, 192))["by_magnitude"]
     assert len({len(values) for values in table.values()}) == 1
     truth = Table.read(folder / "truth.fits")
     low = np.array(table["magnitude"]) - 0.5
@@ -368,7 +368,8 @@ def test_completeness_by_magnitude_for_the_report(folder, tmp_path):
     listed = np.isin(bright["id"], truth["id"][: len(catalog)])
     assert table["completeness"][-1] == pytest.approx(listed.mean())
     assert all(0 < error < 0.5 for error in table["completeness_err"])
-    assert truth_beside(tmp_path / "field.fits", catalog) is None
+    assert truth_beside(tmp_path / "field.fits", catalog, (192, 192)) is None
+    assert truth_beside(folder / "field.fits", catalog, (96, 192)) is None
 
 
 def test_parquet_is_read_and_scenes_of_the_run(folder, tmp_path):

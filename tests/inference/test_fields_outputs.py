@@ -16,7 +16,11 @@ from field_results import stand_in, window_of
 from scorepriors import InputError
 from scorepriors.inference.deblending._flags import FLAGS
 from scorepriors.inference.fields import _outputs, _tables
-from scorepriors.inference.fields._outputs import FIELD_NAMES, write_field_outputs
+from scorepriors.inference.fields._outputs import (
+    FIELD_NAMES,
+    write_field_outputs,
+    write_field_report,
+)
 from scorepriors.inference.fields._strips import pixel_noise, write_images
 from scorepriors.models.data._warnings import FileWarning
 
@@ -29,7 +33,8 @@ def result():
 @pytest.fixture(scope="module")
 def folder(result, tmp_path_factory):
     directory = tmp_path_factory.mktemp("field") / "results"
-    paths = write_field_outputs(result, directory, extra={"seed": 3})
+    command = "scorepriors deblend x.fits"
+    paths = write_field_outputs(result, directory, command=command, extra={"seed": 3})
     assert [path.name for path in paths] == list(FIELD_NAMES)
     assert sorted(os.listdir(directory)) == sorted(FIELD_NAMES)
     return directory
@@ -161,7 +166,7 @@ def test_the_summary_counts(folder):
     assert found["flags"] == {"edge": 1, "residual": 1, "no_data": 1}
     assert found["models"] == {"point": 4, "profile": 4, "free-form": 4}
     assert found["shape"] == [150, 140]
-    assert found["seed"] == 3
+    assert (found["seed"], found["command"]) == (3, "scorepriors deblend x.fits")
     assert found["seconds"]["final"] == 3.1
 
 
@@ -186,16 +191,24 @@ def test_the_target_is_not_writable(result, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failure_leaves_the_files_of_before(result, tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device. What was there is as"),
+        (OSError("16 requested and 4 written"), "16 requested and 4 written. What was there is as"),
+        (KeyboardInterrupt(), None),
+    ],
+)
+def test_a_failure_leaves_the_files_of_before(result, tmp_path, monkeypatch, error, said):
     (tmp_path / "run").mkdir()
     (tmp_path / "catalog.fits").write_text("old")
+    (tmp_path / ".partial-of-a-killed-run").mkdir()
 
     def fail(*args, **named):
         raise error
 
     monkeypatch.setattr(_outputs, "field_page", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(InputError if said else KeyboardInterrupt, match=said):
         write_field_outputs(result, tmp_path, force=True)
     assert sorted(os.listdir(tmp_path)) == ["catalog.fits", "run"]
     assert (tmp_path / "catalog.fits").read_text() == "old"
@@ -219,3 +232,15 @@ def test_a_field_without_sources(result, tmp_path):
         assert table.colnames == result.catalog.colnames
     assert "No source was found" in (tmp_path / "report.html").read_text()
     assert not fits.getdata(tmp_path / "model.fits", 1).any()
+
+
+def test_the_report_is_written_again_with_the_truth(result, tmp_path):
+    write_field_outputs(result, tmp_path, command="scorepriors deblend x.fits")
+    others = {name: (tmp_path / name).stat().st_mtime_ns for name in FIELD_NAMES[:-1]}
+    path = write_field_report(result, tmp_path, evaluation={"purity": 0.93})
+    text = path.read_text()
+    assert "Compared with the truth" in text
+    assert "scorepriors deblend x.fits" in text
+    assert others == {name: (tmp_path / name).stat().st_mtime_ns for name in others}
+    (tmp_path / "summary.json").write_text("[]")
+    assert "scorepriors deblend" not in write_field_report(result, tmp_path).read_text()

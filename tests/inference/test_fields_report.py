@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,14 +19,36 @@ from scorepriors.inference.fields._layers import Mosaic, block_mean, significanc
 from scorepriors.inference.fields._report import field_page
 from scorepriors.inference.fields._strips import Strip, strips
 from scorepriors.inference.fields._worst import brightness_counts, worst_rows
+from scorepriors.models.data._field import Field
 
+
+def measures(found, number):
+    return {"number": number, "found": found, "median_abs_flux_error": 0.0321, "coverage_68": None}
+
+
+def a_bin(low, found, number):
+    whole, none = measures(found, number), measures(0, 0)
+    return {"low": low, "high": low + 1, "all": whole, "isolated": whole, "blended": none}
+
+
+#: As of `evaluate_field`.
 TRUTH = {
-    "by_magnitude": {
-        "magnitude": [20.5, 21.5, 22.5],
-        "completeness": [1.0, 0.9, 0.5],
-        "completeness_err": [0.0, 0.02, 0.05],
-        "purity": [1.0, 0.97, None],
-    }
+    "num_true": 1200,
+    "purity": 0.9912,
+    "all": measures(1100, 1200),
+    "sources": {
+        "x": [10.0, 20.0, 30.0, None],
+        "y": [1.0, 2.0, 3.004, 4.0],
+        "snr": [50.0, 4.0, 50.0, 50.0],
+        "detection": [-1, -1, 3, -1],
+        "saturated": [False, False, False, True],
+    },
+    "detections": {
+        "x": [1.0, 2.0, 3.0],
+        "y": [4.0, 5.0, 6.0],
+        "kind": ["source", "shred", "ignored"],
+    },
+    "by_magnitude": [a_bin(20.0, 40, 40), a_bin(21.0, 90, 100), a_bin(22.0, 30, 60)],
 }
 
 
@@ -90,7 +113,24 @@ def test_what_is_said(page):
     assert FLAGS["residual"].sentence in page
     assert "scorepriors deblend x" in page
     assert "1.5 s" in page
-    assert "completeness from 1.00 down to 0.50" in page
+    assert "from 1.00 down to 0.50" in page
+    assert "all at 21.5: 0.900" in page
+    facts = re.sub(r"\s+", " ", page[page.index("Compared with the truth") :])
+    assert "true sources</th><td>1,200" in facts
+    assert "median flux error</th><td>0.032" in facts
+    assert "68 % interval" not in facts  # it was not measured
+
+
+def test_missed_sources_and_wrong_detections_are_marked(page):
+    assert data_of(page)["truth"] == {"missed": [[10.0, 1.0]], "shred": [[2.0, 5.0]]}
+    boxes = [one["value"] for one in Page(page).each("input") if one.get("name") == "truth"]
+    assert boxes == ["missed", "shred"]
+
+
+def test_without_truth_nothing_is_compared(result):
+    page = field_page(result)
+    assert "Compared with the truth" not in page
+    assert data_of(page)["truth"] == {}
 
 
 def test_rows_of_the_page_are_those_of_the_catalog(page, result):
@@ -140,6 +180,18 @@ def test_fields_without_sky_or_zero_point(change):
     page = field_page(stand_in(**{change: None}))
     assert ("ra" in data_of(page)["columns"]) == (change != "wcs")
     assert ("magnitude without zero point" in page) == (change == "zero_point")
+
+
+def test_a_field_of_one_band():
+    whole = stand_in()
+    obs = whole.field.window(0, 0, 150, 140)
+    one = replace(
+        obs, images=obs.images[1:2], weights=obs.weights[1:2], psfs=obs.psfs[1:2], bands=("r",),
+        zero_point=obs.zero_point[:1],
+    )  # fmt: skip
+    page = field_page(replace(whole, field=Field.of(one), light=whole.light[1:2]))
+    image = picture_of(data_of(page)["layers"]["model"][0]["tiles"][0][0]).astype(int)
+    assert np.ptp(image, axis=2).max() < 12  # gray, up to the compression of colors
 
 
 def test_doubts_and_scenes_that_failed_are_said():
