@@ -164,9 +164,10 @@ def simulate_field(
     rng = np.random.default_rng((seed, _STREAM))
     psf = VaryingPsf(galsim, rng, camera, size)
     missing = gap_pixels(rng, shape) if gaps else np.zeros(shape, bool)
-    roll = enroll(rng, round(density * area), round(stars * area), clusters, structured)
     # As in sets of blends: closer ones would be cataloged as one.
     apart = float(camera.seeing.min()) / camera.scale / 1.5
+    counts = round(density * area), round(stars * area), clusters, structured
+    roll = enroll(rng, *counts, room=int(np.sum(~missing)), gap=apart)
     places = draw_places(rng, roll, missing, apart)
     canvas = _Canvas(np.zeros((len(camera.bands), *shape), np.float32), [])
     bodies, snr, looks = [], [], []
