@@ -135,11 +135,7 @@ def deblend_as_field(
     if len(given.files) == 1 and tuple(field.corner) == (0, 0):
         evaluation = truth_beside(given.files[0], result.catalog, field.shape)
     paths = write_field_outputs(
-        result,
-        target.output,
-        force=target.force or run.resume,
-        evaluation=evaluation,
-        extra=extra,
+        result, target.output, force=target.force or run.resume, evaluation=evaluation, extra=extra
     )
     _print_summary(result)
     for path in paths:
