@@ -106,7 +106,9 @@ def evaluate_directory(
     }
 
 
-def truth_beside(path: str | Path, catalog: Table) -> dict[str, Any] | None:
+def truth_beside(
+    path: str | Path, catalog: Table, shape: tuple[int, int]
+) -> dict[str, Any] | None:
     """Return completeness by magnitude of a catalog, for the report of a simulated field.
 
     Parameters
@@ -115,17 +117,22 @@ def truth_beside(path: str | Path, catalog: Table) -> dict[str, Any] | None:
         File of the field.
     catalog
         Its catalog.
+    shape
+        Height and width of what was deblended, which may be a part of the file's image.
 
     Returns
     -------
     dict or None
         ``by_magnitude``: lists ``magnitude`` (of the middle of a bin), ``completeness`` and
-        ``completeness_err``; None if there is no truth beside the file.
+        ``completeness_err``; None if there is no truth beside the file, or only a part of it was
+        deblended.
     """
     path = Path(path)
     if path.name != FIELD or not (path.parent / TRUTH).is_file():
         return None
     with open_field(path.parent) as field:
+        if field.images.shape[1:] != tuple(shape):
+            return None
         measures = evaluate_field(
             _truth(path.parent), Table(catalog), psf_fwhm=field.psf_fwhm, mask=field.any_mask()
         )
