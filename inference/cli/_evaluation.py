@@ -143,7 +143,11 @@ def _simulate_field(survey, seed, output, force, progress, given) -> Path:
 
 
 @click.command()
-@click.argument("file", type=click.Path())
+@click.argument("file", metavar="FILE_OR_FOLDER", type=click.Path())
+@click.option(
+    "--results", type=click.Path(), help="Of a field: folder of its catalog.  [default: deblended]"
+)
+@click.option("--no-peers", is_flag=True, help="Of a field: without sep and photutils.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many blends.")
 @click.option(
     "--start",
@@ -217,8 +221,12 @@ def _simulate_field(survey, seed, output, force, progress, given) -> Path:
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
 @click.option("--force", is_flag=True, help="Replace existing results; start again.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.pass_context
 def evaluate(
+    context,
     file,
+    results,
+    no_peers,
     json_path,
     figure_path,
     compare,
@@ -232,12 +240,21 @@ def evaluate(
     draws,
     **settings,
 ):
-    """Deblend the simulated blends of FILE and compare with their truth.
+    """Deblend simulated blends and compare with their truth; or compare a deblended field.
 
-    FILE is a set of `simulate`, or any npz of that layout.  Metrics are those of Sampson et
+    A folder is a field of `simulate --field`, deblended before: its catalog and those of sep and
+    photutils on the same image are compared with the truth, in tables, in evaluation.json and
+    in evaluation.png.  All options but --results, --no-peers, --force and --quiet are for files.
+
+    A file is a set of `simulate`, or any npz of that layout.  Metrics are those of Sampson et
     al. (2024), eqs. 14-16.  Finished blends are kept beside the JSON: after Ctrl-C, or a
     crash, --resume continues.  Exit codes: 0 done, 2 bad input, 130 interrupted.
     """
+    if Path(file).is_dir():
+        _refuse_given(context, ("file", "results", "no_peers", "force", "quiet"), "sets of blends")
+        _evaluate_folder(Path(file), results, not no_peers, force, quiet)
+        return
+    _refuse_given(context, set(context.params) - {"results", "no_peers"}, "folders of fields")
     if force and resume:
         raise InputError("give either --force, to start again, or --resume, to go on.")
     again = force or resume
@@ -281,6 +298,37 @@ def evaluate(
     _write(result, earlier, *outputs)
     if kept is not None:
         kept.unlink(missing_ok=True)
+
+
+def _refuse_given(context, allowed, what: str) -> None:
+    """Refuse options that were given and are only for something else."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name)
+        if parameter.name not in allowed and source is click.core.ParameterSource.COMMANDLINE:
+            raise InputError(f"{parameter.opts[0]} is for {what}; leave it out.")
+
+
+def _evaluate_folder(directory: Path, results, peers: bool, force: bool, quiet: bool) -> None:
+    """Evaluate a field, print the tables, write JSON and figure into its folder."""
+    outputs = [directory / name for name in ("evaluation.json", "evaluation.png")]
+    for path in outputs:
+        _target(path, force, path.suffix)
+    from scorepriors._files import atomic_path, atomic_write
+    from scorepriors._progress import on_terminal
+    from scorepriors.inference.evaluation._fields_figure import field_figure
+    from scorepriors.inference.evaluation._fields_run import evaluate_directory, open_field
+
+    from ._field_tables import print_field
+
+    result = evaluate_directory(
+        directory, results=results, peers=peers, progress=on_terminal("evaluating", quiet)
+    )
+    print_field(result)
+    atomic_write(outputs[0], json.dumps(result, allow_nan=False) + "\n")
+    with atomic_path(outputs[1]) as temporary, open_field(directory) as field:
+        field_figure(result, field).savefig(temporary, dpi=120, format="png")
+    for path in outputs:
+        click.echo(str(path))
 
 
 def _write(result, earlier, json_path, figure_path) -> None:

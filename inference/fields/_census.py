@@ -6,7 +6,6 @@ import numpy as np
 
 from ._tasks import Sources
 
-
 #: Probability above which a source is fitted as a star.
 STAR = 0.5
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from scorepriors.models.data.positions._positions import Positions
 
 from ._engine import LOOKS, PASSES, Engine
 from ._executors import executor
-from ._folder import fingerprint, finish, open_folder
+from ._folder import NAME as RUN
+from ._folder import facts_of, fingerprint, finish, open_folder
 from ._plan import Cell
 from ._progress import FieldProgress
-from ._result import FieldResult, collect
+from ._result import FieldResult, collect, load, save
 from ._tasks import Work
 
 
@@ -104,11 +106,11 @@ def deblend_field(
         if resume:
             raise InputError("resume=True needs the folder of the run; give output=.")
         temporary = tempfile.TemporaryDirectory(prefix="scorepriors-")
-    directory = Path(temporary.name if temporary else output)  # type: ignore[arg-type]
+    directory = Path(temporary.name if temporary else output).absolute()  # type: ignore[arg-type]
     mark = fingerprint(field, positions, settings, mend)
     folder = open_folder(directory, mark, resume=resume, force=force)
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(executor(workers=workers, scheduler=scheduler))
+        run = stack.enter_context(executor(workers=workers, scheduler=scheduler, folder=folder))
         shown = stack.enter_context(FieldProgress(progress, dashboard=run.dashboard))
         engine = Engine(Work(field, settings, key), folder, run, shown, mend)
         return _run(engine, positions, started, temporary)
@@ -161,6 +163,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         "shape": list(field.shape),
         "bands": list(field.bands),
         "doubts": survey.doubts | found["doubts"],
+        "scene_doubts": found["scene_doubts"],
         "noise_from_model": found["noise_from_model"],
         "seconds": seconds | {"total": round(time.monotonic() - started, 2)},
         "settings": _settings_facts(engine.work.settings, engine.mend),
@@ -170,8 +173,40 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
             "numpyro": numpyro.__version__,
         },
     }
-    finish(engine.folder, facts)
-    return FieldResult(field, catalog, rows, facts, light, places, temporary)
+    result = FieldResult(field, catalog, rows, facts, light, places, temporary)
+    save(engine.folder, result)
+    finish(engine.folder, {"facts": facts, "opened": field.opened})
+    return result
+
+
+def load_field_result(directory: str | os.PathLike, field: Field | None = None) -> FieldResult:
+    """Open the folder of a finished run.
+
+    Parameters
+    ----------
+    directory
+        Folder that was the `output` of `deblend_field`.
+    field
+        The field; its files are opened again if not given.
+
+    Raises
+    ------
+    InputError
+        If there is no finished run, its files are gone, or it was of an image in memory and
+        `field` is not given.
+    """
+    folder = Path(directory).absolute() / RUN
+    known = facts_of(folder)
+    if field is None:
+        if known.get("opened") is None:
+            raise InputError(
+                f"{directory} holds results of an image that was not read from files; give field=."
+            )
+        with warnings.catch_warnings():
+            # What its files say was said when the run began.
+            warnings.simplefilter("ignore", UserWarning)
+            field = Field.open(**known["opened"])
+    return load(folder, field, known["facts"])
 
 
 def _as_field(field) -> Field:

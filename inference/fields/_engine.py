@@ -15,7 +15,7 @@ from scorepriors.models.data.positions._positions import Positions
 from ._census import Census
 from ._light import Light
 from ._parts import Place, Record, digest, read_arrays_of, read_part
-from ._plan import Cell, batches, padded, plan_cells
+from ._plan import FREE_FORM, PROFILES, STARS, Cell, batches, padded, plan_cells
 from ._progress import FieldProgress
 from ._seams import changed
 from ._survey import TWICE, TileTask, look_again, survey_tile, without_twins
@@ -180,7 +180,7 @@ class Engine:
         final = light is not None
         label = {True: f"{step}/", False: ""}[final]
         new = [scene for scene in scenes if f"{label}{scene.name}" not in self.places]
-        numbers = [(padded(stars), padded(galaxies)) for stars, galaxies in slots(new)]
+        numbers = [_padded(*n, final=final) for n in slots(new)]
         bands = len(self.work.field.bands)
         keys = [(scene.window.size, *n) for scene, n in zip(new, numbers, strict=True)]
         most = [_fitting(size, sum(n), bands) for size, *n in keys]
@@ -255,6 +255,13 @@ def _tile_of(place: np.ndarray, shape: tuple[int, int]) -> int:
         if rows.start <= at[0] < rows.stop and columns.start <= at[1] < columns.stop:
             return number
     raise ValueError(f"no tile holds {place}.")
+
+
+def _padded(stars: int, galaxies: int, *, final: bool) -> tuple[int, int]:
+    """Return the slots for stars and galaxies; without galaxies there is no network to run."""
+    if final and not galaxies:
+        return padded(stars, STARS), 0
+    return padded(stars, STARS), padded(galaxies, FREE_FORM if final else PROFILES)
 
 
 def _fitting(size: int, sources: int, bands: int) -> int:

@@ -1,7 +1,7 @@
 """A field: an image that is larger than a scene, read by windows."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class Field(Photometry):
         Table of positions that came with the images, unchanged; or None.
     psf_size
         Side of the PSFs in pixels, P; the same everywhere.
+    opened
+        Arguments of `open` by which it can be opened again, ready for JSON; or None.
     corner
         Row and column of the first pixel in the image of the file, if the field was cut out of
         it; (0, 0) otherwise.
@@ -63,6 +65,7 @@ class Field(Photometry):
     psf_size: int
     corner: tuple[int, int]
     _source: Any = field(repr=False)
+    opened: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, obs: Observation) -> "Field":
@@ -118,12 +121,14 @@ class Field(Photometry):
             return cls.open(path[0], psf, index, **options)
         paths = [path] if isinstance(path, str | os.PathLike) else list(path)
         packed = any(str(one).lower().endswith(NPZ_ENDINGS) for one in paths)
+        given = _plain({"path": path, "psf": psf, "index": index, **options})
         if packed or index is not None or not paths:
-            return cls.of(Observation.read(path, psf, index, **options))
+            return replace(cls.of(Observation.read(path, psf, index, **options)), opened=given)
         if len(paths) == 1:
             check_file(path, (*FITS_ENDINGS, *NPZ_ENDINGS), "image file")
         oversampling = options.pop("psf_oversampling", None)
-        return cls._of(*open_files(path, psf, FileOptions(**options), oversampling))
+        found = cls._of(*open_files(path, psf, FileOptions(**options), oversampling))
+        return replace(found, opened=given)
 
     def window(self, row: int, column: int, height: int, width: int) -> Observation:
         """Read a part of the field.
@@ -212,6 +217,24 @@ class Field(Photometry):
         """Read all of the field at once."""
         obs = self.window(0, 0, *self.shape)
         return _unchecked(**{**vars(obs), "corner": self.corner, "catalog": self.catalog})
+
+
+def _plain(arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """Return arguments as JSON holds them, paths in full; None if there are arrays or objects."""
+
+    def plain(value):
+        if isinstance(value, os.PathLike) or (isinstance(value, str) and os.path.exists(value)):
+            return os.path.abspath(value)
+        if value is None or isinstance(value, str | int | float):
+            return value
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        raise TypeError
+
+    try:
+        return {name: plain(value) for name, value in arguments.items() if value is not None}
+    except TypeError:
+        return None
 
 
 class _Memory:

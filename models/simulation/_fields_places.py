@@ -117,7 +117,7 @@ def draw_places(
 def _unusable(places: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Return the indices of places beyond the border or without data."""
     pixel = np.round(places).astype(int)
-    inside = ((pixel >= 0) & (pixel < missing.shape)).all(1)
+    inside = np.all((pixel >= 0) & (pixel < missing.shape), axis=1)
     row, column = np.where(inside[:, None], pixel, 0).T
     return np.flatnonzero(~inside | missing[row, column])
 
