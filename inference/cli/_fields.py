@@ -1,5 +1,7 @@
 """Fields in the command `deblend`."""
 
+import shlex
+import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -131,7 +133,11 @@ def deblend_as_field(
         return INTERRUPTED
     extra = {"seed": target.seed}
     paths = write_field_outputs(
-        result, target.output, force=target.force or run.resume, extra=extra
+        result,
+        target.output,
+        force=target.force or run.resume,
+        command=shlex.join(["scorepriors", *sys.argv[1:]]),
+        extra=extra,
     )
     _print_summary(result)
     for path in paths:

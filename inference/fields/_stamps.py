@@ -194,7 +194,9 @@ def open_field(directory: str | os.PathLike) -> Any:
         raise InputError(
             f"there is no folder {str(path)!r}; give one that `deblend` wrote for a field."
         )
-    from ._deblend_field import load_field_result
+    from ._deblend_field import (
+        load_field_result,
+    )  # the engine, which what is said above can do without
 
     return load_field_result(path)
 
