@@ -104,6 +104,7 @@ def deblend_as_field(
     import jax
 
     from scorepriors.inference.deblending._priors import load_priors
+    from scorepriors.inference.evaluation._fields_run import truth_beside
     from scorepriors.inference.fields._deblend_field import deblend_field
     from scorepriors.inference.fields._outputs import check_field_target, write_field_outputs
     from scorepriors.models.data._own_noise import NoiseWarning
@@ -132,10 +133,14 @@ def deblend_as_field(
         click.echo("scorepriors: interrupted; --resume goes on from here.", err=True)
         return INTERRUPTED
     extra = {"seed": target.seed}
+    evaluation = None
+    if len(given.files) == 1 and tuple(field.corner) == (0, 0):
+        evaluation = truth_beside(given.files[0], result.catalog, field.shape)
     paths = write_field_outputs(
         result,
         target.output,
         force=target.force or run.resume,
+        evaluation=evaluation,
         command=shlex.join(["scorepriors", *sys.argv[1:]]),
         extra=extra,
     )
