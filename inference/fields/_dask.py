@@ -22,6 +22,7 @@ from distributed.scheduler import KilledWorker
 
 from scorepriors._errors import InputError
 from scorepriors._files import atomic_path
+from scorepriors.inference.cli._common import cache_folder, prepare_jax
 
 #: Tasks that are with the cluster for each of its threads: enough for none to wait, and few for the
 #: scheduler to hold.
@@ -95,11 +96,9 @@ class Prepare(WorkerPlugin):
             return
         for variable, value in self._environment.items():
             os.environ.setdefault(variable, value)
-        if "jax" in sys.modules:
-            from scorepriors.inference.cli._common import prepare_jax
-
-            if sys.modules["jax"].config.jax_compilation_cache_dir is None:
-                prepare_jax()
+        jax = sys.modules.get("jax")
+        if jax is not None and jax.config.jax_compilation_cache_dir is None:
+            prepare_jax()
 
 
 class Cluster:
@@ -159,13 +158,12 @@ class Cluster:
             return
         self.close()
         self._name, self._shared = f"scorepriors-{uuid.uuid4().hex}", shared
-        packed: bytes | Path = pickle.dumps(shared)
+        packed = pickle.dumps(shared)
         if self.folder is not None:
             self._file = self.folder / f"{self._name}.pickle"
             with atomic_path(self._file) as temporary:
                 Path(temporary).write_bytes(packed)
-            packed = self._file
-        self._client.register_plugin(Share(self._name, packed))
+        self._client.register_plugin(Share(self._name, self._file or packed))
 
 
 def _call(name: str, function: Callable[[Any, Any], Any], task: Any) -> Any:
@@ -246,12 +244,10 @@ def _cache() -> dict[str, str]:
     """Return the variables by which JAX is told of the cache of compiled programs."""
     import jax
 
-    folder = jax.config.jax_compilation_cache_dir
-    if folder is None:
-        default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        folder = os.environ.get("SCOREPRIORS_CACHE", default / "scorepriors" / "xla")
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    config: Any = jax.config
+    folder = config.jax_compilation_cache_dir or cache_folder()
+    least = min(config.jax_persistent_cache_min_compile_time_secs, 0.3)
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(min(least, 0.3)),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(least),
     }
