@@ -14,8 +14,9 @@ from scorepriors.models.data._warnings import FileWarning
 from ._common import BAD_INPUT, INTERRUPTED
 from ._deblending import deblend
 from ._diagnosis import diagnose
-from ._evaluation import evaluate, simulate
+from ._evaluation import evaluate
 from ._sampling import sample
+from ._simulation import simulate
 from ._source import source
 from ._training import priors, train, validate
 

@@ -49,7 +49,14 @@ def print_field(result: dict[str, Any]) -> None:
 
 
 def _table(title: str, first: str, columns: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column(first)
     for name in columns:
         table.add_column(name, justify="right")

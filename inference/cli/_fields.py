@@ -1,5 +1,7 @@
 """Fields in the command `deblend`."""
 
+import shlex
+import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -102,6 +104,7 @@ def deblend_as_field(
     import jax
 
     from scorepriors.inference.deblending._priors import load_priors
+    from scorepriors.inference.evaluation._fields_run import truth_beside
     from scorepriors.inference.fields._deblend_field import deblend_field
     from scorepriors.inference.fields._outputs import check_field_target, write_field_outputs
     from scorepriors.models.data._own_noise import NoiseWarning
@@ -130,8 +133,16 @@ def deblend_as_field(
         click.echo("scorepriors: interrupted; --resume goes on from here.", err=True)
         return INTERRUPTED
     extra = {"seed": target.seed}
+    evaluation = None
+    if len(given.files) == 1 and tuple(field.corner) == (0, 0):
+        evaluation = truth_beside(given.files[0], result.catalog, field.shape)
     paths = write_field_outputs(
-        result, target.output, force=target.force or run.resume, extra=extra
+        result,
+        target.output,
+        force=target.force or run.resume,
+        evaluation=evaluation,
+        command=shlex.join(["scorepriors", *sys.argv[1:]]),
+        extra=extra,
     )
     _print_summary(result)
     for path in paths:

@@ -3,12 +3,12 @@
 from typing import Any
 
 import numpy as np
-from astropy import units
 from astropy.table import Table
 from scipy.ndimage import binary_dilation
 
 from scorepriors._errors import InputError
 
+from ._fields_columns import fluxes, numbers, places, require
 from ._fields_matching import Matches, match_sources, sort_detections
 from ._fields_measures import BRIGHT, by_bins, cell, seam_measures, star_measures
 from ._metrics import BLENDED, central_interval
@@ -72,18 +72,18 @@ def evaluate_field(
     stands in `match_sources`.  Errors are those of the fluxes of all bands that truth and catalog
     share, the 68 % interval is that of a Gaussian.
     """
-    _require(truth, _TRUTH, "the truth")
-    _require(catalog, ("x", "y"), "the catalog")
-    true_places, places = _places(truth), _places(catalog)
-    true_flux, flux, error = _fluxes(truth, catalog)
-    snr, saturated = _numbers(truth, "snr"), np.asarray(truth["saturated"], bool)
-    extent = _numbers(truth, "extent")
-    radius = np.maximum(psf_fwhm, _numbers(truth, "size"))
-    found = match_sources(true_places, true_flux, places, flux, radius)
+    require(truth, _TRUTH, "the truth")
+    require(catalog, ("x", "y"), "the catalog")
+    true_places, own_places = places(truth, "the truth"), places(catalog, "the catalog")
+    true_flux, flux, error = fluxes(truth, catalog)
+    snr, saturated = numbers(truth, "snr"), np.asarray(truth["saturated"], bool)
+    extent = numbers(truth, "extent")
+    radius = np.maximum(psf_fwhm, numbers(truth, "size"))
+    found = match_sources(true_places, true_flux, own_places, flux, radius)
     bright = (snr >= BRIGHT) | saturated
-    matches = sort_detections(found, places, true_places, np.where(bright, extent, 0.0))
+    matches = sort_detections(found, own_places, true_places, np.where(bright, extent, 0.0))
     counts = ~saturated & ~_on_mask(true_places, mask, 0)
-    seen = ~_ignored(matches, places, saturated, counts, mask)
+    seen = ~_ignored(matches, own_places, saturated, counts, mask)
     if len(catalog) >= 10 and not (found >= 0).any() and len(truth):
         raise InputError(
             f"none of {len(catalog)} detections lies within {psf_fwhm:.2g} pixels of a true source; "
@@ -114,11 +114,11 @@ def evaluate_field(
         "by_snr": by_bins(rows, rows["snr"], np.array(SNR_EDGES)),
         "by_magnitude": by_bins(rows, magnitudes, _magnitude_edges(magnitudes)),
         "stars": star_measures(rows, _of(catalog, "p_star", sources["detection"][counts])),
-        "seams": _seams(catalog, rows, places, mask, scenes),
+        "seams": _seams(catalog, rows, own_places, mask, scenes),
         "sources": {name: _json(values) for name, values in sources.items()},
         "detections": {
-            "x": _json(places[:, 1]),
-            "y": _json(places[:, 0]),
+            "x": _json(own_places[:, 1]),
+            "y": _json(own_places[:, 0]),
             "kind": [
                 "ignored" if not one else "shred" if two else "spurious" if three else "source"
                 for one, two, three in zip(seen, shreds, spurious, strict=True)
@@ -127,75 +127,13 @@ def evaluate_field(
     }
 
 
-def _require(table: Table, names: tuple[str, ...], what: str) -> None:
-    missing = [name for name in names if name not in table.colnames]
-    if missing:
-        raise InputError(f"{what} has no column {', '.join(missing)}.")
-
-
-def _numbers(table: Table, name: str) -> np.ndarray:
-    """Return a column as numbers without unit, NaN where masked."""
-    column = np.ma.asarray(getattr(table[name], "value", table[name]))
-    return np.asarray(np.ma.filled(column.astype(float), np.nan))
-
-
-def _places(table: Table) -> np.ndarray:
-    return np.stack([_numbers(table, "y"), _numbers(table, "x")], -1)
-
-
 def _of(catalog: Table, name: str, detection: np.ndarray) -> np.ndarray | None:
     """Return a column for each true source, NaN where it was not found; None without it."""
     if name not in catalog.colnames:
         return None
     if not len(catalog):
         return np.full(len(detection), np.nan)
-    return np.where(detection >= 0, _numbers(catalog, name)[detection], np.nan)
-
-
-def _fluxes(truth: Table, catalog: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return true fluxes ``[K]``, and fluxes with errors ``[M]``, of all common bands."""
-    known = [
-        name
-        for name in truth.colnames
-        if name.startswith("flux_") and name != "flux_total" and not name.startswith("flux_err")
-    ]
-    common = [name for name in known if name in catalog.colnames]
-    if not common:
-        raise InputError(
-            f"the catalog has no flux of a band of the truth ({', '.join(known)}); it has "
-            f"{', '.join(catalog.colnames[:8])} ..."
-        )
-    factors = [_factor(truth, catalog, name) for name in common]
-    true = np.sum([_numbers(truth, name) for name in common], 0)
-    errors = [f"flux_err_{name.removeprefix('flux_')}" for name in common]
-    if len(common) == len(known) and {"flux_total", "flux_err_total"} <= set(catalog.colnames):
-        # Errors of bands are not independent.
-        factor = _factor(truth, catalog, "flux_total", common[0])
-        return true, *(_numbers(catalog, n) * factor for n in ("flux_total", "flux_err_total"))
-    flux = np.sum(
-        [_numbers(catalog, name) * factor for name, factor in zip(common, factors, strict=True)], 0
-    )
-    squares = [
-        (_numbers(catalog, name) * factor) ** 2
-        if name in catalog.colnames
-        else np.full(len(catalog), np.nan)
-        for name, factor in zip(errors, factors, strict=True)
-    ]
-    return true, flux, np.sqrt(np.sum(squares, 0))
-
-
-def _factor(truth: Table, catalog: Table, name: str, like: str | None = None) -> float:
-    """Return the factor from the unit of a flux in a catalog to that of the truth."""
-    own, wanted = catalog[name].unit, truth[like or name].unit
-    if own is None or wanted is None:
-        return 1.0
-    try:
-        return float(units.Unit(own).to(wanted))
-    except (units.UnitConversionError, ValueError, TypeError) as error:
-        raise InputError(
-            f"`{name}` is in {own} in the catalog and in {wanted} in the truth; bring the catalog "
-            f"to {wanted}."
-        ) from error
+    return np.where(detection >= 0, numbers(catalog, name)[detection], np.nan)
 
 
 def _on_mask(places: np.ndarray, mask: np.ndarray | None, beside: int) -> np.ndarray:
@@ -240,17 +178,17 @@ def _sources(
     known = np.isfinite(own) & np.isfinite(sigma) & (sigma > 0)
     covered = np.where(known, (low <= true_flux) & (true_flux <= high), np.nan)
     magnitude = (
-        _numbers(truth, "magnitude")
+        numbers(truth, "magnitude")
         if "magnitude" in truth.colnames
         else np.full(len(found), np.nan)
     )
     return {
         "id": np.asarray(truth["id"]),
-        "x": _numbers(truth, "x"),
-        "y": _numbers(truth, "y"),
-        "snr": _numbers(truth, "snr"),
+        "x": numbers(truth, "x"),
+        "y": numbers(truth, "y"),
+        "snr": numbers(truth, "snr"),
         "magnitude": magnitude,
-        "blendedness": _numbers(truth, "blendedness"),
+        "blendedness": numbers(truth, "blendedness"),
         "is_star": np.asarray(truth["is_star"], bool),
         "saturated": np.asarray(truth["saturated"], bool),
         "detection": found,

@@ -193,7 +193,9 @@ def _draw_completeness(axis, codes) -> None:
 def _draw_errors(axis, codes) -> None:
     sources = codes[OURS]["sources"]
     snr, error = (np.array(sources[name], float) for name in ("snr", "e_F"))
-    axis.plot(snr, error, ".", color=COLORS[0], alpha=0.25, markersize=4, zorder=1)
+    # So faint that the lines are seen among ten thousands.
+    alpha = float(np.clip(300 / max(len(snr), 1), 0.03, 0.3))
+    axis.plot(snr, error, ".", color=COLORS[0], alpha=alpha, markersize=4, zorder=1)
     _lines(axis, codes, "all", "median_flux_error", "num_measured", "-", False)
     axis.axhline(0, color=SOFT, linewidth=0.8)
     axis.set_ylim(-0.65, 0.65)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import sep
-from astropy.convolution import convolve_fft
 from astropy.table import Table
+from scipy.signal import oaconvolve
 
 from scorepriors._errors import InputError
 
@@ -171,7 +171,7 @@ def photutils_catalog(field: FieldImages) -> Table:
         ) from error
     image, nothing = field.detection()
     kernel = _kernel(field.psf_fwhm)
-    smooth = convolve_fft(image, kernel, allow_huge=True)
+    smooth = oaconvolve(image, kernel.astype(np.float32), mode="same")
     with warnings.catch_warnings():
         # That nothing was found, or that an object has too many peaks, is no news here.
         warnings.simplefilter("ignore")

@@ -94,9 +94,9 @@ def deblend_field(
     """
     started = time.monotonic()
     field = _as_field(field)
-    if positions is not None or field.catalog is not None:
-        if not isinstance(positions, Positions):
-            positions = field.positions(positions)
+    known = positions is not None or field.catalog is not None
+    if known and not isinstance(positions, Positions):
+        positions = field.positions(positions)
     mend = bool(options.pop("subtract_sky", False)), bool(options.pop("rescale_noise", False))
     settings = settings_of(options, prior, field.pixel_scale)
     if positions is not None and not len(positions.ids):

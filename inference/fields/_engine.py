@@ -71,6 +71,8 @@ class Engine:
         What is shown.
     mend
         Whether sky is subtracted and errors are rescaled.
+    places, profiled
+        Records of scenes by name; and of parametric fits by the scene's own sources.
     """
 
     work: Work
@@ -79,6 +81,7 @@ class Engine:
     progress: FieldProgress
     mend: tuple[bool, bool] = (False, False)
     places: dict[str, Place] = field(default_factory=dict)
+    profiled: dict[str, Place] = field(default_factory=dict)
 
     def survey(self, positions: Positions | None) -> Survey:
         """Find the sources, or look at the known ones."""
@@ -119,8 +122,11 @@ class Engine:
         field = self.work.field
         cells = plan_cells(census.places, census.significance, survey.fwhm, field.shape)
         scenes = [self._scene(survey, census, cell, True, None) for cell in cells]
-        self._fits("profiles", fit_profiles, scenes, None)
-        return cells, self._light(name, cells, scenes)
+        # Where only the halo has changed the fit stays: the final one knows the light of others.
+        new = [scene for scene in scenes if scene.own_name not in self.profiled]
+        self._fits("profiles", fit_profiles, new, None)
+        self.profiled |= {scene.own_name: self.places[scene.name] for scene in new}
+        return cells, self._light_of(name, cells, [self.profiled[s.own_name] for s in scenes])
 
     def weighed(self, survey: Survey, census: Census, cells: Sequence[Cell]) -> Census:
         """Return the sources with what the parametric fits say about them."""
@@ -128,7 +134,7 @@ class Engine:
         for cell in cells:
             scene = self._scene(survey, census, cell, True, None)
             own = list(cell.own)
-            found = read_arrays_of(self.places[scene.name], "p_star", "evidence")
+            found = read_arrays_of(self.profiled[scene.own_name], "p_star", "evidence")
             p_star[own], evidence[own] = found
         return replace(census, p_star=p_star, evidence=evidence)
 
@@ -150,11 +156,8 @@ class Engine:
         self, survey: Survey, census: Census, cells: Sequence[Cell], light: Light
     ) -> tuple[list[SceneTask], Light, list[int]]:
         """Deblend all scenes, and again those whose neighbors changed; return them and all light."""
-        profiles = [self._scene(survey, census, cell, True, None) for cell in cells]
-        scenes = [
-            self._scene(survey, census, cell, False, self.places[before.name])
-            for cell, before in zip(cells, profiles, strict=True)
-        ]
+        alone = [self._scene(survey, census, cell, False, None) for cell in cells]
+        scenes = [scene._replace(before=self.profiled[scene.own_name]) for scene in alone]
         rounds, todo = [0] * len(cells), list(range(len(cells)))
         for number in range(1, FINALS + 1):
             step = f"final-{number}"
@@ -214,9 +217,6 @@ class Engine:
         parts = [tuple(tile[:4])] + ([] if own is None else [own.ids, *own[1:]])
         mark = digest(step, *parts, "" if light is None else light.path.name)
         return TileTask(self.folder / step / f"{mark}.npz", tile, own, light)
-
-    def _light(self, name: str, cells, scenes: Sequence[SceneTask]) -> Light:
-        return self._light_of(name, cells, [self.places[scene.name] for scene in scenes])
 
     def _light_of(self, name: str, cells: Sequence[Cell], places: Sequence[Place]) -> Light:
         """Add up the light of scenes; the file is named after what went into it."""

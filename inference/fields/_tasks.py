@@ -91,8 +91,16 @@ class SceneTask(NamedTuple):
     @property
     def name(self) -> str:
         """A digest of the input, by which the record of the scene is found again."""
+        return self._digest(self.own, self.halo)
+
+    @property
+    def own_name(self) -> str:
+        """The same without the halo."""
+        return self._digest(self.own)
+
+    def _digest(self, *each: Sources | None) -> str:
         parts: list[Any] = [tuple(self.window), self.sky, self.noise]
-        for sources in (self.own, self.halo):
+        for sources in each:
             parts += ["none"] if sources is None else [sources.ids, *sources[1:]]
         return digest(*parts)
 
