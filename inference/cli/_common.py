@@ -37,12 +37,17 @@ FIT_REMEDIES = {
 }
 
 
+def cache_folder() -> Path:
+    """Return the folder in which compiled programs are kept."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors" / "xla"
+    return Path(os.environ.get("SCOREPRIORS_CACHE", default))
+
+
 def prepare_jax(devices: int = 1) -> None:
     """Enable the cache of compiled programs, and set the number of devices."""
     import jax
 
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors" / "xla"
-    cache = Path(os.environ.get("SCOREPRIORS_CACHE", default))
+    cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:

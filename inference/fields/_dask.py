@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import pickle
+import queue
 import signal
 import sys
 import threading
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, WorkerPlugin, as_completed
+from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.scheduler import KilledWorker
 
 from scorepriors._errors import InputError
 from scorepriors._files import atomic_path
+from scorepriors.inference.cli._common import cache_folder, prepare_jax
 
 #: Tasks that are with the cluster for each of its threads: enough for none to wait, and few for the
 #: scheduler to hold.
@@ -33,8 +35,11 @@ _FEWEST, _LOOK = 16, 5.0
 #: Times that the worker of a task may die before the task is given up.
 _DEATHS = 5
 
-#: Seconds to wait for a scheduler, and for workers to end.
-_PATIENCE, _END = 30, 5
+#: Seconds to wait for a scheduler, and without any worker.
+_PATIENCE, _GONE = 30, 300.0
+
+#: Times that what tasks share is sent, should a worker die meanwhile.
+_TRIES = 3
 
 #: Variables that limit the threads of XLA (NPROC) and of linear algebra.
 _THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -95,11 +100,9 @@ class Prepare(WorkerPlugin):
             return
         for variable, value in self._environment.items():
             os.environ.setdefault(variable, value)
-        if "jax" in sys.modules:
-            from scorepriors.inference.cli._common import prepare_jax
-
-            if sys.modules["jax"].config.jax_compilation_cache_dir is None:
-                prepare_jax()
+        jax = sys.modules.get("jax")
+        if jax is not None and jax.config.jax_compilation_cache_dir is None:
+            prepare_jax()
 
 
 class Cluster:
@@ -120,7 +123,7 @@ class Cluster:
             return
         self._share(shared)
         waiting = iter(enumerate(tasks))
-        ended: Any = as_completed(raise_errors=False)
+        ended: queue.SimpleQueue = queue.SimpleQueue()
         numbers: dict[Any, int] = {}
         looked, most = -_LOOK, _FEWEST
         try:
@@ -134,16 +137,31 @@ class Cluster:
                         _call, self._name, function, task, pure=False, retries=0
                     )
                     numbers[future] = number
-                    ended.add(future)
+                    future.add_done_callback(ended.put)
                 if not numbers:
                     return
-                future = next(ended)
+                future = self._next(ended)
                 value = _value(future)
                 yield numbers.pop(future), value
         finally:
             # After an error or Ctrl-C: what has not begun never does.
             with contextlib.suppress(Exception):
                 self._client.cancel(list(numbers), force=True)
+
+    def _next(self, ended: queue.SimpleQueue) -> Any:
+        """Wait for a task that ended, as long as there are workers."""
+        seen = time.monotonic()
+        while True:
+            try:
+                return ended.get(timeout=_LOOK)
+            except queue.Empty:
+                if self._client.nthreads():
+                    seen = time.monotonic()
+                if time.monotonic() - seen > _GONE:
+                    raise InputError(
+                        f"there has been no worker for {_GONE:.0f} s; start some, and go on from what "
+                        "is done with --resume (resume=True)."
+                    ) from None
 
     def close(self) -> None:
         """Let workers forget what tasks shared."""
@@ -159,13 +177,19 @@ class Cluster:
             return
         self.close()
         self._name, self._shared = f"scorepriors-{uuid.uuid4().hex}", shared
-        packed: bytes | Path = pickle.dumps(shared)
+        packed = pickle.dumps(shared)
         if self.folder is not None:
             self._file = self.folder / f"{self._name}.pickle"
             with atomic_path(self._file) as temporary:
                 Path(temporary).write_bytes(packed)
-            packed = self._file
-        self._client.register_plugin(Share(self._name, packed))
+        plugin = Share(self._name, self._file or packed)
+        for left in reversed(range(_TRIES)):
+            try:
+                self._client.register_plugin(plugin)
+                return
+            except OSError:  # a worker died while it was sent
+                if not left:
+                    raise
 
 
 def _call(name: str, function: Callable[[Any, Any], Any], task: Any) -> Any:
@@ -246,12 +270,10 @@ def _cache() -> dict[str, str]:
     """Return the variables by which JAX is told of the cache of compiled programs."""
     import jax
 
-    folder = jax.config.jax_compilation_cache_dir
-    if folder is None:
-        default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        folder = os.environ.get("SCOREPRIORS_CACHE", default / "scorepriors" / "xla")
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    config: Any = jax.config
+    folder = config.jax_compilation_cache_dir or cache_folder()
+    least = min(config.jax_persistent_cache_min_compile_time_secs, 0.3)
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(min(least, 0.3)),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(least),
     }

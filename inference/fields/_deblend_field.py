@@ -110,9 +110,10 @@ def deblend_field(
         temporary = _Temporary()
     directory = Path(temporary.path if temporary else output).absolute()  # type: ignore[arg-type]
     mark = fingerprint(field, positions, settings, mend)
-    folder = open_folder(directory, mark, resume=resume, force=force)
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(executor(workers=workers, scheduler=scheduler, folder=folder))
+        # First, so that a scheduler that does not answer leaves the folder as it is.
+        run = stack.enter_context(executor(workers=workers, scheduler=scheduler))
+        run.folder = folder = open_folder(directory, mark, resume=resume, force=force)
         shown = stack.enter_context(FieldProgress(progress, dashboard=run.dashboard))
         engine = Engine(Work(field, settings, key), folder, run, shown, mend)
         return _run(engine, positions, started, temporary)

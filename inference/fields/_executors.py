@@ -5,9 +5,8 @@ to each worker once.  Nothing depends on where tasks run, nor on their order.
 """
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,9 +23,13 @@ class Executor(Protocol):
     ----------
     dashboard
         Address of the page that shows them; None if there is none.
+    folder
+        Folder that all workers see, through which they get what all tasks need; if None, the
+        scheduler sends it to them.
     """
 
     dashboard: str | None
+    folder: Path | None
 
     def map(
         self, function: Callable[[Any, Any], Any], tasks: Sequence[Any], shared: Any = None
@@ -42,6 +45,7 @@ class Serial:
     """Runs tasks in this process, one after the other."""
 
     dashboard: str | None = None
+    folder: Path | None = None
 
     def map(
         self, function: Callable[[Any, Any], Any], tasks: Sequence[Any], shared: Any = None
@@ -52,9 +56,7 @@ class Serial:
 
 
 @contextmanager
-def executor(
-    *, workers: int = 1, scheduler: str | None = None, folder: str | os.PathLike | None = None
-) -> Iterator[Executor]:
+def executor(*, workers: int = 1, scheduler: str | None = None) -> Iterator[Executor]:
     """Yield an executor, whose workers end with the block.
 
     Parameters
@@ -65,9 +67,6 @@ def executor(
     scheduler
         Address of a Dask scheduler, as ``tcp://host:8786``, or a file that it wrote
         (``--scheduler-file``); its workers run the tasks, and go on when this is over.
-    folder
-        Folder that all workers see, through which they get what all tasks need; if not given, the
-        scheduler sends it to them.
 
     Raises
     ------
@@ -99,12 +98,7 @@ def executor(
             "a worker process was started by a script that it runs itself; put the call under "
             "if __name__ == '__main__': in the script."
         )
-    with ExitStack() as stack:
-        if scheduler is None:
-            run = stack.enter_context(cluster(workers))
-        else:
-            run = stack.enter_context(connected(scheduler))
-        run.folder = None if folder is None else Path(folder).absolute()
+    with cluster(workers) if scheduler is None else connected(scheduler) as run:
         yield run
 
 

@@ -49,12 +49,12 @@ def _places(positions: Positions, shape: tuple[int, int]) -> list[tuple[int, int
 def _compared(positions: Positions, field, row: int, column: int) -> str:
     """Return how positions in a window are not those of its light; empty if they can be."""
     there = positions.row_column - (row, column)
-    inside = ((there >= 0) & (there < _SIDE)).all(axis=1)
+    inside = np.all((there >= 0) & (there < _SIDE), axis=1)
     if inside.sum() < _FEWEST:
         return ""
     obs = field.window(row, column, *np.minimum(_SIDE, field.shape))
     if not obs.num_pixels:
         return ""
-    ids = tuple(name for name, one in zip(positions.ids, inside, strict=True) if one)
+    ids = tuple(positions.ids[number] for number in np.flatnonzero(inside))
     with said_before():
         return displacement(Positions(ids, there[inside], positions.is_point[inside]), obs)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from scorepriors import InputError
+from scorepriors.inference.fields._deblend_field import deblend_field
 from scorepriors.inference.fields._executors import executor
+from scorepriors.models import load_example
 
 
 def scaled(shared, task):
@@ -52,8 +54,11 @@ def begins(shared, task):
 
 @pytest.fixture(scope="module")
 def two():
-    with executor(workers=2) as run:
-        yield run
+    with pytest.MonkeyPatch.context() as patch:
+        # Each death takes the start of another worker.
+        patch.setattr("scorepriors.inference.fields._dask._DEATHS", 1)
+        with executor(workers=2) as run:
+            yield run
 
 
 def test_one_process_runs_tasks_in_order():
@@ -94,11 +99,6 @@ def test_tasks_of_a_dead_worker_run_again(two, tmp_path):
     assert (tmp_path / "died").exists()
 
 
-def test_a_task_that_kills_its_workers_is_given_up(two):
-    with pytest.raises(InputError, match="ended its worker"):
-        list(two.map(always_dies, [0]))
-
-
 def test_what_is_shared_may_go_through_a_folder(two, tmp_path):
     two.folder = tmp_path
     try:
@@ -119,6 +119,11 @@ def test_tasks_that_have_not_begun_are_cancelled(two, tmp_path):
     begun = len(list(tmp_path.iterdir()))
     time.sleep(1.0)
     assert len(list(tmp_path.iterdir())) == begun < 10
+
+
+def test_a_task_that_kills_its_workers_is_given_up(two):
+    with pytest.raises(InputError, match="ended its worker"):
+        list(two.map(always_dies, [0]))
 
 
 SCRIPT = """
@@ -179,6 +184,19 @@ def test_a_scheduler_of_others(tmp_path):
         assert cluster.scheduler_info["workers"]
 
 
+def test_a_scheduler_without_workers_is_not_waited_for(monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr("scorepriors.inference.fields._dask._LOOK", 0.2)
+    monkeypatch.setattr("scorepriors.inference.fields._dask._GONE", 0.5)
+    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        with (
+            executor(scheduler=cluster.scheduler_address) as run,
+            pytest.raises(InputError, match="no worker for"),
+        ):
+            list(run.map(scaled, [4], shared={"factor": 5}))
+
+
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "two"])
 def test_numbers_of_workers(workers):
     with pytest.raises(InputError, match="1 or more"), executor(workers=workers):
@@ -194,6 +212,16 @@ def test_mistakes_are_said_in_one_sentence(monkeypatch):
     message = "no Dask scheduler answers at 'tcp://127"
     with pytest.raises(InputError, match=message), executor(scheduler="tcp://127.0.0.1:1"):
         pass
+
+
+def test_a_scheduler_that_is_not_there_leaves_results_alone(tmp_path):
+    obs, _ = load_example()
+    kept = tmp_path / "run" / "run.json"
+    kept.parent.mkdir()
+    kept.write_text("{}")
+    with pytest.raises(InputError, match="no scheduler file"):
+        deblend_field(obs, output=tmp_path, scheduler="none.json", force=True)
+    assert kept.exists()
 
 
 def test_without_dask_the_extra_is_named(monkeypatch):

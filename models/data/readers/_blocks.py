@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -73,17 +74,17 @@ class Blocks:
         )
         blocks = [[self._block(row, column) for column in columns] for row in rows]
         whole = np.concatenate([np.concatenate(line, axis=-1) for line in blocks], axis=-2)
-        inside = (
+        inside = tuple(
             slice(along.start - first * side, along.stop - first * side)
             for along, first, side in zip(
                 box, (rows.start, columns.start), self._sides, strict=True
             )
         )
-        return np.array(whole[(..., *inside)])
+        return np.array(whole[..., inside[0], inside[1]])
 
     def _block(self, row: int, column: int) -> np.ndarray:
         height, width = self._sides
-        where = (
+        where: tuple[Any, ...] = (
             ...,
             slice(row * height, min((row + 1) * height, self._shape[-2])),
             slice(column * width, min((column + 1) * width, self._shape[-1])),

@@ -16,10 +16,11 @@ from scorepriors.models.data.psfs._contents import sources_in_image
 from ._bands import BandPart, combine, unit_factor, with_common_units
 from ._cards import given_zero_point, header_bands
 from ._files import FITS_ENDINGS, NPZ_ENDINGS, Box, Source, check_file, open_fits, reason
-from ._image_files import ImageFile, exact
+from ._image_files import ImageFile
 from ._meds import check_same_object
 from ._names import Group, find_images, passed_over
 from ._options import FileOptions, given_bands
+from ._partners import exact
 from ._products import by_row, recognize
 
 
@@ -75,8 +76,8 @@ class FitsFiles:
         often: bool = False,
         rules: "Rules | None" = None,
     ):
-        one = isinstance(source, str | os.PathLike)
-        self.paths = [Path(p) for p in ([source] if one else source)]
+        several = [source] if isinstance(source, str | os.PathLike) else source
+        self.paths = [Path(path) for path in several]
         if not self.paths:
             raise InputError("no files given; give one FITS file, or one per band.")
         self.options, self.index = options, index
@@ -218,8 +219,8 @@ class FitsFiles:
         """Return the bands of one file, and the corner of the cut."""
         file = self.file(order)
         with _naming(file.path):
-            if file.product is not None and file.product.open is not None:
-                row = file.product
+            row = file.product
+            if row is not None and row.open is not None:
                 own, corner = [by_row(row, row.open, file.path, self.index)], (0, 0)
             else:
                 own, corner = _read_images(file, boxes, self.shape)
