@@ -106,9 +106,7 @@ def evaluate_directory(
     }
 
 
-def truth_beside(
-    path: str | Path, catalog: Table, shape: tuple[int, int]
-) -> dict[str, Any] | None:
+def truth_beside(path: str | Path, catalog: Table, shape: tuple[int, int]) -> dict[str, Any] | None:
     """Return completeness by magnitude of a catalog, for the report of a simulated field.
 
     Parameters
