@@ -1,5 +1,7 @@
 """Fields in the command `deblend`."""
 
+import shlex
+import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -135,7 +137,12 @@ def deblend_as_field(
     if len(given.files) == 1 and tuple(field.corner) == (0, 0):
         evaluation = truth_beside(given.files[0], result.catalog, field.shape)
     paths = write_field_outputs(
-        result, target.output, force=target.force or run.resume, evaluation=evaluation, extra=extra
+        result,
+        target.output,
+        force=target.force or run.resume,
+        evaluation=evaluation,
+        command=shlex.join(["scorepriors", *sys.argv[1:]]),
+        extra=extra,
     )
     _print_summary(result)
     for path in paths:

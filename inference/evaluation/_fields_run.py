@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def evaluate_directory(
 
 
 def truth_beside(path: str | Path, catalog: Table, shape: tuple[int, int]) -> dict[str, Any] | None:
-    """Return completeness by magnitude of a catalog, for the report of a simulated field.
+    """Compare a catalog with the truth of a simulated field, for its report.
 
     Parameters
     ----------
@@ -121,32 +121,18 @@ def truth_beside(path: str | Path, catalog: Table, shape: tuple[int, int]) -> di
     Returns
     -------
     dict or None
-        ``by_magnitude``: lists ``magnitude`` (of the middle of a bin), ``completeness`` and
-        ``completeness_err``; None if there is no truth beside the file, or only a part of it was
-        deblended.
+        What `evaluate_field` returns; None if there is no truth beside the file, only a part of it
+        was deblended, or the catalog can't be compared with it: results are written all the same.
     """
     path = Path(path)
     if path.name != FIELD or not (path.parent / TRUTH).is_file():
         return None
-    with open_field(path.parent) as field:
-        if field.images.shape[1:] != tuple(shape):
-            return None
-        measures = evaluate_field(
-            _truth(path.parent), Table(catalog), psf_fwhm=field.psf_fwhm, mask=field.any_mask()
-        )
-    bins = [one for one in measures["by_magnitude"] if one["all"]["number"]]
-    cells = [one["all"] for one in bins]
-    share = np.array([one["completeness"] for one in cells], float)
-    number = np.array([one["number"] for one in cells], float)
-    # The deviation of a binomial share, with half a source to either side.
-    smooth = (share * number + 0.5) / (number + 1)
-    return {
-        "by_magnitude": {
-            "magnitude": [(one["low"] + one["high"]) / 2 for one in bins],
-            "completeness": share.tolist(),
-            "completeness_err": np.sqrt(smooth * (1 - smooth) / (number + 1)).tolist(),
-        }
-    }
+    with suppress(InputError), open_field(path.parent) as field:
+        if field.images.shape[1:] == tuple(shape):
+            return evaluate_field(
+                _truth(path.parent), Table(catalog), psf_fwhm=field.psf_fwhm, mask=field.any_mask()
+            )
+    return None
 
 
 @contextmanager

@@ -96,7 +96,9 @@ class Mosaic:
             block = self._blocks[name]
             colors = self.compose(block_mean(cube, block))
             if name == "data":
-                colors[block_mean((obs.weights > 0).any(0)[None], block)[0] == 0] = _NO_DATA
+                colors[
+                    block_mean(np.any(obs.weights > 0, axis=0, keepdims=True), block)[0] == 0
+                ] = _NO_DATA
             self._put(name, strip.row, colors)
         self._put("residual", strip.row, significance_colors(strip, self._blocks["residual"]))
 

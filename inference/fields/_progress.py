@@ -130,8 +130,13 @@ class FieldProgress:
         if self._report is not None:
             self._report(self._scenes, self._total, ", ".join([self._name, *facts]))
         elif self._bar is not None:
-            state = {"completed": self._scenes, "total": self._total, "text": ", ".join(facts)}
-            self._bar.update(self._task, description=self._name, **state)
+            self._bar.update(
+                self._task,
+                completed=self._scenes,
+                total=self._total,
+                description=self._name,
+                text=", ".join(facts),
+            )
         elif self._lines and self._clock() - self._told >= EVERY:
             self._told = self._clock()
             counts = f"{self._scenes:,} of {self._total:,} {self._unit}"

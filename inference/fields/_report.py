@@ -188,10 +188,13 @@ def _truth_chart(evaluation: Mapping[str, Any] | None) -> str:
     for name in ("all", "isolated", "blended"):
         number = np.array([b[name]["number"] for b in bins], float)
         found = np.array([b[name]["found"] for b in bins], float)
-        with np.errstate(invalid="ignore"):
-            shares[name] = found / np.where(number > 0, number, np.nan)
-            errors[name] = np.sqrt(shares[name] * (1 - shares[name]) / number)
+        shares[name] = found / np.where(number > 0, number, np.nan)
+        # The deviation of a binomial share, with half a source to either side.
+        smooth = (found + 0.5) / (number + 1)
+        errors[name] = np.sqrt(smooth * (1 - smooth) / (number + 1))
     whole = shares["all"]
+    if not np.isfinite(whole).any():
+        return ""
     label = (
         f"Completeness by true magnitude, from {np.nanmax(whole):.2f} down to {np.nanmin(whole):.2f}, "
         "of all, isolated and blended sources."

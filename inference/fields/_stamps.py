@@ -166,13 +166,13 @@ def source(
         bands=tuple(result.field.bands),
         unit=result.field.unit,
         model=model,
-        corner=tuple(map(int, found.corner)),
+        corner=(int(found.corner[0]), int(found.corner[1])),
         wcs=result.field.window(*found.corner, size, size).wcs,
         observed=found.observed,
         others=found.others,
         data=seen.images,
         weights=seen.weights,
-        observed_corner=tuple(map(int, found.observed_corner)),
+        observed_corner=(int(found.observed_corner[0]), int(found.observed_corner[1])),
         observed_wcs=seen.wcs,
     )
 
@@ -194,7 +194,9 @@ def open_field(directory: str | os.PathLike) -> Any:
         raise InputError(
             f"there is no folder {str(path)!r}; give one that `deblend` wrote for a field."
         )
-    from ._deblend_field import load_field_result
+    from ._deblend_field import (
+        load_field_result,
+    )  # the engine, which what is said above can do without
 
     return load_field_result(path)
 

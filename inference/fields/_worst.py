@@ -54,7 +54,7 @@ def worst_rows(catalog: Any, number: int) -> np.ndarray:
     without such a flag are none of them.
     """
     bits = np.asarray(catalog["flag_bits"], np.int64) & SERIOUS_BITS
-    count = sum((bits >> FLAGS[word].bit) & 1 for word in SERIOUS)
+    count = np.sum([(bits >> FLAGS[word].bit) & 1 for word in SERIOUS], axis=0)
     chi2 = np.nan_to_num(np.asarray(catalog["chi2"], float), nan=0.0)
     order = np.lexsort((-chi2, -count))
     return order[count[order] > 0][:number]

@@ -53,6 +53,14 @@
     return (columns.flag_bits[k] & mask) !== 0;
   }
 
+  // Lines with a dark rim are seen on white residuals too.
+  function stroke(color, width) {
+    if (state.layer === "residual" || color === "#ffffff") {
+      context.lineWidth = width + 2; context.strokeStyle = "rgb(0 0 0 / 70%)"; context.stroke();
+    }
+    context.lineWidth = width; context.strokeStyle = color; context.stroke();
+  }
+
   function mark(k, left, top, size) {
     const kind = columns.model[k];
     context.beginPath();
@@ -64,13 +72,12 @@
     } else {
       context.arc(left, top, size, 0, 2 * Math.PI);
     }
-    context.strokeStyle = colors[kind] || OTHER;
-    context.stroke();
+    const line = size > 4 ? 1.6 : 1;
+    stroke(colors[kind] || OTHER, line);
     if (columns.flag_bits[k] & field.serious) {
       context.beginPath();
       context.arc(left, top, size + 3, 0, 2 * Math.PI);
-      context.strokeStyle = SERIOUS;
-      context.stroke();
+      stroke(SERIOUS, line);
     }
   }
 
@@ -81,7 +88,6 @@
       const inside = left > -20 && top > -20 && left < width + 20 && top < height + 20;
       if (inside && state.marks && isShown(k)) places.push([k, left, top]);
     }
-    context.lineWidth = size > 4 ? 1.6 : 1;
     if (places.length * 900 > width * height) {
       // Too many for rings: they would hide the image.
       places.forEach(([k, left, top]) => {
@@ -94,14 +100,13 @@
     if (state.chosen >= 0) {
       context.beginPath();
       context.arc(...toScreen(columns.x[state.chosen], columns.y[state.chosen]), size + 7, 0, 2 * Math.PI);
-      context.lineWidth = 2.5; context.strokeStyle = "#fff"; context.stroke();
+      stroke("#ffffff", 2.5);
     }
   }
 
   // What a comparison with the truth found: crosses for missed sources, triangles for those that are none.
   function drawTruth() {
     const size = Math.max(3, Math.min(9, 4 * Math.sqrt(view.zoom) + 1));
-    context.lineWidth = 1.8;
     Object.entries(field.truth).forEach(([name, places]) => {
       if (!state.truth.has(name)) return;
       context.beginPath();
@@ -115,8 +120,7 @@
           context.lineTo(left - size - 2, top + size); context.closePath();
         }
       });
-      context.strokeStyle = TRUTH[name];
-      context.stroke();
+      stroke(TRUTH[name], 1.8);
     });
   }
 

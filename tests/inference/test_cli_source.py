@@ -1,8 +1,6 @@
 """`scorepriors source`: one source of a finished field, in text, FITS and a picture."""
 
 import os
-import sys
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from PIL import Image
 from scorepriors import InputError
 from scorepriors.inference.cli import main
 from scorepriors.inference.deblending._flags import FLAGS
+from scorepriors.inference.fields import _deblend_field
 from scorepriors.inference.fields._source_text import source_text
 from scorepriors.inference.fields._stamps import source
 
@@ -30,11 +29,9 @@ def result():
 @pytest.fixture
 def folder(result, tmp_path, monkeypatch):
     """A folder that is opened as the field of `result`."""
-    module = ModuleType("_deblend_field")
-    module.load_field_result = lambda directory: result
-    monkeypatch.setitem(sys.modules, "scorepriors.inference.fields._deblend_field", module)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deblended").mkdir()
+    monkeypatch.setattr(_deblend_field, "load_field_result", lambda directory: result)
     return "deblended"
 
 
@@ -152,10 +149,13 @@ def test_what_is_not_known_is_refused_in_one_sentence(folder):
     assert "as 10:00:24 +02:12:00" in refused(folder, "--position", "north", "2")
 
 
-def test_folders_that_are_none(folder, tmp_path):
+def test_folders_that_are_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert "there is no folder 'nowhere'" in refused("nowhere", "1")
     (tmp_path / "file").write_text("")
     assert "'file' is a file; give the folder" in refused("file", "1")
+    (tmp_path / "mine").mkdir()
+    assert "holds no results of a field" in refused("mine", "1")
 
 
 def test_files_are_kept_without_force(folder, tmp_path):
