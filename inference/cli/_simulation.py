@@ -37,7 +37,7 @@ _OF_FIELDS = {
 )
 @click.option("--field", is_flag=True, help="One large image in place of a set of blends.")
 @click.option("--size", type=int, metavar="PIXELS", help="Side of the field.  [required for it]")
-@click.option("--density", type=float, help="Galaxies per square arcminute.  [default: 60]")
+@click.option("--density", type=float, help="Galaxies per square arcminute.  [default: 60 of lsst]")
 @click.option("--stars", type=float, help="Stars per square arcminute.  [default: 2]")
 @click.option("--clusters", type=click.IntRange(0), help="Clusters of galaxies.  [default: 0]")
 @click.option("--structured", type=click.IntRange(0), help="Bright spirals.  [default: 0]")

@@ -243,7 +243,7 @@ def collect(
             "seconds": [r.facts["seconds"] for r in records],
         }
     )
-    said, counts = _doubts(records)
+    said, counts = _doubts(records, given=bool(census.given.any()))
     facts = {
         "doubts": said,
         "scene_doubts": counts,
@@ -311,13 +311,16 @@ def _records(scenes: Sequence[SceneTask]) -> list[Record]:
     return [found[k] for k in range(len(scenes))]
 
 
-def _doubts(records: Sequence[Record]) -> tuple[dict[str, str], dict[str, int]]:
-    """Return sentences by code on what many scenes say, the first of theirs; and all counts."""
+def _doubts(records: Sequence[Record], *, given: bool) -> tuple[dict[str, str], dict[str, int]]:
+    """Return sentences by code on what many scenes say, the first of theirs; and all counts.
+
+    Positions that nobody gave are no reason for a doubt.
+    """
     out, counts = {}, {}
     for code in sorted({code for r in records for code in r.facts["doubts"]}):
         said = [r for r in records if code in r.facts["doubts"]]
         counts[code] = len(said)
-        if len(said) < MANY * len(records):
+        if len(said) < MANY * len(records) or (code == "misplaced" and not given):
             continue
         row, column, size = said[0].facts["window"]
         where = f"first that of {size} x {size} pixels from row {row}, column {column}"

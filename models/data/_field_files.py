@@ -22,7 +22,7 @@ from ._warnings import note, said_before
 from .psfs._checks import check_psfs
 from .psfs._read import choose, evaluate, place_at, place_of
 from .psfs._sources import Source
-from .readers._files import Box
+from .readers._files import Box, find_address
 from .readers._fits_files import FitsFiles, Rules
 from .readers._options import FileOptions
 
@@ -141,7 +141,7 @@ def open_files(
         Where its windows come from.
     """
     paths = (path,) if isinstance(path, str | os.PathLike) else tuple(path)
-    paths = tuple(Path(one).absolute() for one in paths)
+    paths = tuple(_absolute(one) for one in paths)
     psf = _absolute(psf)
     options = replace(options, noise=_absolute(options.noise), mask=_absolute(options.mask))
     files = FitsFiles(paths, options, often=True)
@@ -249,7 +249,7 @@ def _state(path: Path) -> tuple[int, int]:
 def _absolute(source):
     """Return paths as absolute ones, for processes in other folders; all else as it is."""
     if isinstance(source, str | os.PathLike):
-        return Path(source).absolute()
+        return Path(source) if find_address(source) else Path(source).absolute()
     if isinstance(source, dict):
         return {name: _absolute(one) for name, one in source.items()}
     if isinstance(source, list | tuple) and any(

@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
-from scorepriors._surveys import Camera, Survey, flux_of, survey
+from scorepriors._surveys import LSST, Camera, Survey, flux_of, survey
 
 from ._blend_sets import MIN_SNR
 from ._fields_bodies import SATURATED_STARS, Body
@@ -28,6 +28,9 @@ SIDES = (64, 20_000)
 
 # Random streams other than those of blends and training images; the last one is of sources.
 _STREAM = 7
+
+#: Galaxies per square arcminute of the LSST, at the depth of its sets of blends.
+_DENSITY = 60.0
 
 #: Number of draws without a source that is bright enough after which an error is raised.
 _ATTEMPTS = 1000
@@ -93,7 +96,7 @@ def simulate_field(
     name: str,
     size: int,
     *,
-    density: float = 60.0,
+    density: float | None = None,
     stars: float = 2.0,
     clusters: int = 0,
     structured: int = 0,
@@ -112,7 +115,8 @@ def simulate_field(
     size
         Side of the field, pixels.
     density
-        Galaxies with a signal to noise of at least 5, per square arcminute.
+        Galaxies with a signal to noise of at least 5, per square arcminute.  If not given, 60 of
+        the LSST, and as many per pixel of others: 85 of HSC, 2.4 of ZTF.
     stars
         The same of stars, from points that fill the pixels of the camera, whose light runs
         along columns, to faint ones.
@@ -156,6 +160,8 @@ def simulate_field(
     stamp and the light of each source summed over bands.
     """
     facts = survey(name)
+    if density is None:
+        density = _DENSITY * (LSST.scale / facts.scale) ** 2
     _check(size, {"density": density, "stars": stars, "sky": sky}, clusters, structured, seed)
     galsim = import_galsim()
     camera = _some_bands(facts, bands)
@@ -164,9 +170,10 @@ def simulate_field(
     rng = np.random.default_rng((seed, _STREAM))
     psf = VaryingPsf(galsim, rng, camera, size)
     missing = gap_pixels(rng, shape) if gaps else np.zeros(shape, bool)
-    roll = enroll(rng, round(density * area), round(stars * area), clusters, structured)
     # As in sets of blends: closer ones would be cataloged as one.
     apart = float(camera.seeing.min()) / camera.scale / 1.5
+    counts = round(density * area), round(stars * area), clusters, structured
+    roll = enroll(rng, *counts, room=int(np.sum(~missing)), gap=apart)
     places = draw_places(rng, roll, missing, apart)
     canvas = _Canvas(np.zeros((len(camera.bands), *shape), np.float32), [])
     bodies, snr, looks = [], [], []

@@ -14,6 +14,9 @@ from ._fields_bodies import draw_central, draw_galaxy, draw_member, draw_star, d
 #: Number of times that places which are too close are drawn again.
 _ATTEMPTS = 200
 
+#: Largest share of a field that circles about its sources may fill: random ones hardly reach it.
+_FILLED = 0.5
+
 #: Smallest and largest number of members of a cluster besides its central galaxy.
 _RICHNESS = (25, 60)
 
@@ -41,9 +44,25 @@ class Roll:
 
 
 def enroll(
-    rng: np.random.Generator, galaxies: int, stars: int, clusters: int, structured: int
+    rng: np.random.Generator,
+    galaxies: int,
+    stars: int,
+    clusters: int,
+    structured: int,
+    *,
+    room: int,
+    gap: float,
 ) -> Roll:
-    """Return the sources of a field by the numbers of each kind."""
+    """Return the sources of a field by the numbers of each kind.
+
+    Raises
+    ------
+    InputError
+        If there is no room for them, in pixels, with a gap between them.
+    """
+    count = galaxies + stars + structured + clusters * (_RICHNESS[0] + 1)
+    if count * np.pi * (gap / 2) ** 2 > _FILLED * room:
+        raise _too_many(count, gap)
     makers: list[Callable[..., Any]] = [draw_galaxy] * galaxies
     cluster = [0] * galaxies
     for number in range(1, clusters + 1):
@@ -108,8 +127,12 @@ def draw_places(
         if not again.size:
             return places
         places[again] = propose(again)
-    raise InputError(
-        f"{len(roll)} sources do not fit into the field with {gap:.2g} pixels between them; lower "
+    raise _too_many(len(roll), gap)
+
+
+def _too_many(count: float, gap: float) -> InputError:
+    return InputError(
+        f"{count:.0f} sources do not fit into the field with {gap:.2g} pixels between them; lower "
         "the density or enlarge the field."
     )
 

@@ -337,6 +337,14 @@ def test_what_observations_refuse_fields_do(tmp_path):
         Field.open(other, psf_oversampling=-1)
 
 
+@pytest.mark.parametrize("address", ["https://a.org/b.fits", "s3://bucket/b.fits", "gs://b/c.npz"])
+def test_addresses_are_no_files(address):
+    for read in (Field.open, Observation.read):
+        for given in (address, [address, address]):
+            with pytest.raises(InputError, match=f"{address} is an address|one npz file"):
+                read(given)
+
+
 def test_negative_weights_are_refused_in_any_window(tmp_path):
     images, _, _ = bands_of((1000, 900), 1)
     weights = np.full(images.shape, 0.25, np.float32)

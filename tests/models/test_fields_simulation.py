@@ -270,7 +270,9 @@ def test_blendedness_is_that_of_blends():
         ({"bands": "gx"}, "'gx' are not some of lsst's ugrizy"),
         ({"bands": "gg"}, "each once"),
         ({"seed": -2}, "`seed` must not be negative"),
-        ({"density": 30_000.0}, "do not fit into the field"),
+        ({"density": 1e12}, "do not fit into the field"),
+        ({"density": 8_000.0}, "do not fit into the field"),
+        ({"clusters": 10**9}, "do not fit into the field"),
         ({"name": "sdss"}, "unknown survey 'sdss'"),
     ],
 )

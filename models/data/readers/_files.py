@@ -45,8 +45,21 @@ class HDU(NamedTuple):
     data: Any  # an array, a Table, or None
 
 
+def find_address(path: Source) -> str | None:
+    """Return the address on the network that a path is, as ``https://...``; None if it is none."""
+    found = re.match(r"^([a-z][a-z0-9+.-]+):/+(.+)$", str(path), re.IGNORECASE)
+    return None if found is None or Path(path).exists() else f"{found[1]}://{found[2]}"
+
+
 def check_file(path: Source, endings: Sequence[str], what: str) -> Path:
     """Return `path` if it is a file with one of the `endings` and not empty."""
+    address = find_address(path)
+    if address:
+        raise InputError(
+            f"{address} is an address, and files are read from disk: copy it there first (as "
+            f"fsspec.open_local('simplecache::{address}', simplecache={{'same_names': True}}) does), or "
+            "mount its store."
+        )
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; give the path of one {what}.")
