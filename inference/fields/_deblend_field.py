@@ -77,7 +77,8 @@ def deblend_field(
     progress
         True for a bar; or a function called as ``progress(done, total, text)``.
     **options
-        Options of `deblend`.
+        Options of `deblend`; `models` is ``"simplest"`` by default: faint galaxies, and those that
+        a bulge and disk explain, cost no network.
 
     Returns
     -------
@@ -100,7 +101,7 @@ def deblend_field(
     if known and not isinstance(positions, Positions):
         positions = field.positions(positions)
     mend = bool(options.pop("subtract_sky", False)), bool(options.pop("rescale_noise", False))
-    settings = settings_of(options, prior, field.pixel_scale)
+    settings = settings_of({"models": "simplest"} | options, prior, field.pixel_scale)
     if positions is not None and not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     temporary = None

@@ -24,9 +24,6 @@ from ._light import Light
 from ._parts import Place, Record, read_part
 from ._tasks import SceneTask
 
-#: Names of models by those of the groups of a scene.
-MODELS = {"stars": "point", "profiles": "profile", "galaxies": "free-form", "large": "free-form"}
-
 #: Share of the scenes from which on a doubt about them is one about the field; single ones have flags.
 MANY = 0.02
 
@@ -214,7 +211,6 @@ def collect(
         for number, (name, values) in enumerate(found.items()):
             table.add_column(values, name=name, index=after + number)
             table[name].info.description = description(name, field.bands)
-    kinds = np.array([MODELS[kind] for r in records for kind in r.facts["kinds"]])[order]
     number = np.repeat(np.arange(len(records)), [len(r.facts["ids"]) for r in records])[order]
     for name, values, text in (
         ("scene", number, "number of the scene that it was fitted in"),
@@ -226,7 +222,6 @@ def collect(
             census.evidence,
             "log evidence for the source against none at its place, nats",
         ),
-        ("model", kinds, "what it was fitted as: point, profile or free-form"),
     ):
         table[name] = values
         table[name].info.description = text

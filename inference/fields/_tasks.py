@@ -244,7 +244,6 @@ def _facts(scene: SceneTask, fitted: FittedScene, seconds: float) -> dict[str, A
         "name": scene.name,
         "window": list(scene.window),
         "ids": list(scene.own.ids),
-        "kinds": [str(kind) for kind in fitted.kinds[: len(scene.own.ids)]],
         "converged": bool(fitted.fit.converged),
         "iterations": int(fitted.fit.num_iterations),
         "chi2": float(fitted.chi2),
