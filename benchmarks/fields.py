@@ -68,9 +68,6 @@ def child(options, folder: Path) -> None:
         progress=True,
     )
     write_field_outputs(result, output, force=True)
-    run = output / "run"
-    run.mkdir(exist_ok=True)
-    result.scenes.write(run / "scenes.fits", overwrite=True)
     print(json.dumps(result.facts["seconds"] | {"all": time.monotonic() - started}))
 
 

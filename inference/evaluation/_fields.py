@@ -208,7 +208,7 @@ def _shreds(truth: Table, matches: Matches, bright: np.ndarray, seen: np.ndarray
         if "has_structure" in truth.colnames
         else np.zeros(len(truth), bool)
     )
-    out = {}
+    out: dict[str, Any] = {}
     for key, kind in (("", ~star), ("_structured", structured), ("_stars", star)):
         which = bright & kind
         out[f"num_bright{key}"] = int(which.sum())

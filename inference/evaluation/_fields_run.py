@@ -127,10 +127,8 @@ def truth_beside(path: str | Path, catalog: Table, shape: tuple[int, int]) -> di
     path = Path(path)
     if path.name != FIELD or not (path.parent / TRUTH).is_file():
         return None
-    with open_field(path.parent) as field:
-        if field.images.shape[1:] != tuple(shape):
-            return None
-        with suppress(InputError):
+    with suppress(InputError), open_field(path.parent) as field:
+        if field.images.shape[1:] == tuple(shape):
             return evaluate_field(
                 _truth(path.parent), Table(catalog), psf_fwhm=field.psf_fwhm, mask=field.any_mask()
             )

@@ -183,13 +183,13 @@ def photutils_catalog(field: FieldImages) -> Table:
         segments = deblend_sources(smooth, segments, PIXELS, contrast=CONTRAST, progress_bar=False)
         main = SourceCatalog(image, segments, convolved_data=smooth, mask=nothing)
         new = hasattr(SourceCatalog, "x_centroid")  # names of version 3
-        x, y, flux, error, first = _NAMES[new]
+        x, y, flux, flux_error, first = _NAMES[new]
         table = Table({"x": getattr(main, x), "y": getattr(main, y)})
         for order, band in enumerate(field.bands):
             pixels, deviation, mask = field.band(order)
             own = SourceCatalog(pixels, segments, error=deviation, mask=mask, **{first: main})
             table[f"flux_{band}"] = getattr(own, flux)
-            table[f"flux_err_{band}"] = getattr(own, error)
+            table[f"flux_err_{band}"] = getattr(own, flux_error)
     return table
 
 

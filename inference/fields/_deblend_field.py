@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,8 +107,8 @@ def deblend_field(
     if output is None:
         if resume:
             raise InputError("resume=True needs the folder of the run; give output=.")
-        temporary = tempfile.TemporaryDirectory(prefix="scorepriors-")
-    directory = Path(temporary.name if temporary else output).absolute()  # type: ignore[arg-type]
+        temporary = _Temporary()
+    directory = Path(temporary.path if temporary else output).absolute()  # type: ignore[arg-type]
     mark = fingerprint(field, positions, settings, mend)
     with contextlib.ExitStack() as stack:
         # First, so that a scheduler that does not answer leaves the folder as it is.
@@ -210,6 +212,14 @@ def load_field_result(directory: str | os.PathLike, field: Field | None = None) 
     return load(folder, field, known["facts"])
 
 
+class _Temporary:
+    """A folder that goes with the last result that needs it."""
+
+    def __init__(self):
+        self.path = tempfile.mkdtemp(prefix="scorepriors-")
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 def _as_field(field) -> Field:
     if isinstance(field, Field):
         return field
@@ -241,6 +251,7 @@ def _groups(cells: Sequence[Cell], count: int) -> np.ndarray:
 
 def _settings_facts(settings: Settings, mend: tuple[bool, bool]) -> dict[str, Any]:
     options = {n: getattr(v, "__qualname__", v) for n, v in vars(settings.options).items()}
+    options["anneal"] = list(settings.options.anneal)
     return options | {
         "subtract_sky": mend[0],
         "rescale_noise": mend[1],

@@ -73,7 +73,8 @@ def draw_galaxy(galsim, rng, facts: Survey, bands: str) -> Body:
 def draw_member(galsim, rng, facts: Survey, bands: str) -> Body:
     """Draw a galaxy of a cluster: of the same shapes, but red, and more often bright."""
     population: Any = facts.galaxies
-    magnitude = draw_magnitude(rng, *population.magnitudes, slope=_MEMBER_COUNTS)
+    bright, faint = population.magnitudes
+    magnitude = draw_magnitude(rng, bright, faint, _MEMBER_COUNTS)
     profile = bulge_and_disk(galsim, rng, population, magnitude)
     return Body(((profile, _flux(rng, magnitude, bands, _MEMBERS)),), magnitude)
 
