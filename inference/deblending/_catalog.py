@@ -11,10 +11,13 @@ from astropy.table import QTable
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._moments import shapes
+from scorepriors.models.scene._exposures import exposures
 
+from ._choice import cut_off, seen_beyond
 from ._doubts import LEFT_OVER, MOVED, canceled_light, left_over
 from ._flags import bits_where, write_flags
-from ._result import Deblended
+from ._options import WIDE_BOX
+from ._result import Deblended, chi2_spread
 from ._seen import only_seen, total_seen
 
 #: Distance from the border, in pixels, within which a source's light reaches beyond the image.
@@ -25,6 +28,9 @@ BEYOND = 0.01
 
 #: Excess of a source's chi2, in standard deviations, above which it gets a flag.
 RESIDUAL = 5.0
+
+#: Share of a galaxy's light outside of its box above which it gets a flag.
+LOST = 1 / 30
 
 #: Relative difference of the two scenes' fluxes above which they depend on the model.
 DISPUTED = 0.3
@@ -81,13 +87,20 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     table["snr"] = scaled.snr
     _add_shapes(table, result)
     table["chi2"] = scene.source_chi2
+    table["model"] = scene.models
     missing = [np.array(obs.bands)[np.isnan(flux)].tolist() for flux in scene.flux]
     write_flags(table, bits_where(_tests(result)), missing)
     profiles = only_seen(result.parametric, obs)
     for b, band in enumerate(obs.bands):
         table[f"profile_flux_{band}"] = profiles.flux[:, b] * factor[b] * unit
     # Columns of the kinds of sources; of a kind in both scenes, those of the result.
-    own = {column.name: column for column in (*result.parametric.columns, *scene.columns)}
+    own = {column.name: column for column in result.parametric.columns}
+    for column in scene.columns:
+        before = own.get(column.name, column)
+        missing_here = np.isnan(column.values)
+        own[column.name] = column._replace(
+            values=np.where(missing_here, before.values, column.values)
+        )
     for column in own.values():
         if column.name in table.colnames:
             raise InputError(
@@ -213,6 +226,7 @@ _DESCRIPTIONS = {
     "e2": "2 Ixy / (Ixx + Iyy), free-form shape at the model's resolution",
     "ellipticity": "modulus of (e1, e2)",
     "chi2": "mean squared residual over noise where the source is seen",
+    "model": "point, profile (a bulge and disk, as in the parametric scene) or free-form",
 }
 
 
@@ -227,7 +241,7 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
     seen = ~np.isnan(found.flux)
     # Without data in any band there is no flux, and nothing is said about it.
     flux, other = total_seen(found.flux), np.where(seen, result.parametric.flux, 0.0).sum(1)
-    spread = _chi2_spread(found.convolved, weights)
+    spread = chi2_spread(found.convolved, weights)
     moved = np.linalg.norm(center - result.positions.row_column, axis=1) > MOVED
     undone, light = canceled_light(found.convolved)
     residual = found.source_chi2 > 1 + RESIDUAL * spread
@@ -245,8 +259,24 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
         "point": result.is_point,
         "not_converged": everywhere & (not result.converged),
         "no_data": ~seen.all(1),
+        "cut_off": _cut_off(result) > LOST,
         "misfit": residual & (left_over(found, obs)[0] > LEFT_OVER),
     }
+
+
+def _cut_off(result: Deblended) -> np.ndarray:
+    """Return the share of the light of each galaxy that is seen outside of its box, ``[N]``."""
+    scene, values = result.parametric.scene, result.parametric.fit.values
+    out = np.zeros(len(result.kinds))
+    for name in set(result.kinds):
+        box = result.scene[name].at.box
+        whole, mine = max(WIDE_BOX, 2 * box), result.kinds == name
+        if not (cut_off(scene, values, box, whole)[mine] > LOST).any():
+            continue
+        wide = exposures(result.observation, boxes=(whole,), psf_sigma=result.psf_sigma)[0]
+        share = seen_beyond(scene, values, result.parametric, box, (wide, whole))
+        out[mine] = share[mine]
+    return out
 
 
 def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -258,16 +288,6 @@ def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np
         light = np.maximum(images[:, :, row, column], 0.0) @ weights[:, row, column]
         out[k] = light.sum() > 0 and light[k] < 0.5 * light.sum()
     return out
-
-
-def _chi2_spread(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the standard deviation of each source's chi2 for pure noise, ``[N]``."""
-    total, squares = 0.0, 0.0
-    for image, weight in zip(images, weights, strict=True):
-        share = np.maximum(image, 0.0) * (weight > 0)
-        total = total + share.sum((1, 2, 3))
-        squares = squares + (share**2).sum((1, 2, 3))
-    return np.sqrt(2 * squares) / np.maximum(total, 1e-30)
 
 
 def _masked_share(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:

@@ -38,6 +38,8 @@ from ._stages import (
     parametric_scene,
     parametric_start,
     prepare,
+    restarted,
+    wide_sources,
 )
 
 #: Optimizer for scenes of bulges and disks: up to nine parameters per source, which start dozens
@@ -264,12 +266,18 @@ class Run:
                 for (b, *_), one in zip(each, first, strict=True)
             ]
         clock = time.monotonic()
-        stages = [FreeFormStage(b, self.settings, scene, fit) for b, scene, fit in each]
+        stages = [
+            FreeFormStage(b, self.settings, scene, found)
+            for (b, scene, _), found in zip(each, first, strict=True)
+        ]
         finals: list[Any] = [None] * len(blends)
         # Blends with the same groups run the same programs.
         alike: dict = {}
-        for i, stage in enumerate(stages):
-            alike.setdefault(stage.groups, []).append(i)
+        for i, (stage, (_, scene, fit)) in enumerate(zip(stages, each, strict=True)):
+            if stage.groups:
+                alike.setdefault(self._alike(stage), []).append(i)
+            else:
+                finals[i] = scene, fit
         for members in alike.values():
             found, fit = self._free_form([stages[i] for i in members])
             for k, i in enumerate(members):
@@ -281,10 +289,22 @@ class Run:
             None
             if final is None or (len(blends) > 1 and final[1].interrupted)
             else Deblended.of(
-                b.obs, b.positions, collect_scene(*final), one, seconds, sigma, b.own_noise
+                b.obs,
+                b.positions,
+                one if final[1] is one.fit else collect_scene(*final),
+                one,
+                seconds,
+                sigma,
+                b.own_noise,
             )
             for (b, *_), one, final in zip(each, first, finals, strict=True)
         ]
+
+    def _alike(self, stage: FreeFormStage) -> tuple:
+        """Return what stages that run the same programs have in common."""
+        simplest = self.settings.options.models == "simplest"
+        number = stage.number("galaxies", self.settings.options.padding) if simplest else 0
+        return stage.groups, stage.kept, number
 
     def _parametric(self, blends: Sequence[Blend]) -> list[tuple[Blend, Scene, MAPResult]]:
         """Fit profiles and stars; again with the noise of sources from the model where it matters."""
@@ -295,23 +315,43 @@ class Run:
             for blend, scene, fit in (each[i] for i in again):
                 model = [cube.sum(0) for cube in collect_scene(scene, fit).convolved]
                 mended.append(blend.with_model(model))
-                starts.append(fit.values)
+                starts.append((scene, fit.values))
             for i, one in zip(again, self._profiles(mended, starts), strict=True):
+                each[i] = one
+        return self._widened(each)
+
+    def _widened(self, each: list[tuple[Blend, Scene, MAPResult]]):
+        """Fit scenes again in which galaxies reach beyond their boxes."""
+        if any(fit.interrupted for *_, fit in each):
+            return each
+        wide = [
+            wide_sources(blend, scene, collect_scene(scene, fit), self.settings)
+            for blend, scene, fit in each
+        ]
+        again = [i for i, mask in enumerate(wide) if mask.any()]
+        if again:
+            blends = [each[i][0].with_wide(wide[i], self.settings) for i in again]
+            starts = [(scene, fit.values) for _, scene, fit in (each[i] for i in again)]
+            for i, one in zip(again, self._profiles(blends, starts), strict=True):
                 each[i] = one
         return each
 
     def _profiles(
-        self, blends: Sequence[Blend], values: Sequence[dict] | None = None
+        self, blends: Sequence[Blend], before: Sequence[tuple[Scene, dict]] | None = None
     ) -> list[tuple[Blend, Scene, MAPResult]]:
-        """Fit profiles and stars, one blend at a time, from the values of a fit if given.
+        """Fit profiles and stars, one blend at a time, from fitted scenes if given.
 
         Without a network, fits at once would gain nothing and continue finished blends.
         """
-        scenes = [parametric_scene(b, self.settings, self.sizes) for b in blends]
+        most = max(int(b.is_wide.sum()) for b in blends)
+        num_wide = -(-most // LARGE_PADDING) * LARGE_PADDING
+        scenes = [parametric_scene(b, self.settings, self.sizes, num_wide) for b in blends]
         starts = [parametric_start(scene, self.settings) for scene in scenes]
-        if values is not None:
-            pairs = zip(starts, values, strict=True)
-            starts = [({n: found[n] for n in init}, scale) for (init, scale), found in pairs]
+        if before is not None:
+            starts = [
+                (restarted(*found, scene, init), scale)
+                for scene, (init, scale), found in zip(scenes, starts, before, strict=True)
+            ]
         init, scale = _stacked(starts)
         counts = np.array([len(b.positions.ids) for b in blends])
         fits = self._fit(
@@ -329,11 +369,15 @@ class Run:
 
     def _free_form(self, stages: Sequence[FreeFormStage]) -> tuple[list[Scene], MAPResult]:
         """Fit scenes with the same groups of free-form sources."""
-        sizes, side_by_side = {"galaxies": self.sizes[1]}, min(self.side_by_side, self.chunk)
-        groups = stages[0].groups
+        groups, side_by_side = stages[0].groups, min(self.side_by_side, self.chunk)
+        sizes, padding = {"galaxies": self.sizes[1]}, self.settings.options.padding
+        if self.settings.options.models == "simplest":
+            sizes["galaxies"] = stages[0].number("galaxies", padding)
+            # As many slots in all, however many of them are free forms.
+            sizes["profiles"] = self.sizes[1] - sizes["galaxies"] + padding
+        for name in ("large", "wide"):
+            sizes[name] = max(stage.number(name, LARGE_PADDING) for stage in stages)
         if "large" in groups:
-            most = max(int((stage.kinds == "large").sum()) for stage in stages)
-            sizes["large"] = -(-most // LARGE_PADDING) * LARGE_PADDING
             side_by_side = min(side_by_side, LARGE_SIDE_BY_SIDE)
         counts = np.array([len(stage.kinds) for stage in stages])
         names = ("galaxies", "large")

@@ -37,6 +37,7 @@ from scorepriors.models.sources._parametric import AbstractParametric
 from scorepriors.models.sources._placement import place_sources
 from scorepriors.models.sources._point import STAR_BOX, PointSource
 
+from ._choice import source_values
 from ._options import Settings
 from ._result import FittedScene
 from .photometry._equations import inverse
@@ -113,7 +114,7 @@ def weigh(
     stamps = _stamps(positions, fitted, chosen)
     nothing = np.array([-0.5 * _chi2(one) for one in stamps])
     found = fitted.fit.values
-    values = [_values_of(fitted.scene, found, row) for row in chosen]
+    values = [source_values(fitted.scene, found, row) for row in chosen]
     point, galaxy = (
         _evidences([_scene(s, fitted.scene, settings, kind) for s in stamps], values, settings)
         - nothing
@@ -186,18 +187,6 @@ def _scene(stamp: _Stamp, scene: Scene, settings: Settings, kind: str) -> Scene:
     return Scene(stamp.exposures, (group,), scene.spectra, "marginal")
 
 
-def _values_of(scene: Scene, values: dict, row: int) -> dict[str, np.ndarray]:
-    """Return the fitted site values of one source, by name without prefix, ``[1, ...]``."""
-    slot, first = scene.order[row], 0
-    found = {n: np.asarray(v)[[slot]] for n, v in values.items() if "/" not in n and np.ndim(v)}
-    for group in scene.sources:
-        if first <= slot < first + len(group.at):
-            own = scene.values_of(group.name, values)
-            found |= {n: np.asarray(v)[[slot - first]] for n, v in own.items()}
-        first += len(group.at)
-    return found
-
-
 def _evidences(scenes: Sequence[Scene], values: Sequence[dict], settings: Settings) -> np.ndarray:
     """Return the log evidence of scenes of one source, from fitted values where they fit."""
     starts = [_start(scene, known, settings) for scene, known in zip(scenes, values, strict=True)]
@@ -225,8 +214,8 @@ def _start(scene: Scene, known: dict, settings: Settings) -> tuple[dict, dict]:
         init["profiles/log_radius"] = np.full(1, math.log(SMALL), np.float32)
     for name, value in init.items():
         mine = known.get(name.rpartition("/")[2])
-        if mine is not None and np.shape(mine) == np.shape(value):
-            init[name] = np.asarray(mine, np.float32)
+        if mine is not None and np.shape(mine) == np.shape(value)[1:]:
+            init[name] = np.asarray(mine, np.float32)[None]
     return init, scale
 
 

@@ -76,6 +76,11 @@ FITTED = (
         "a twentieth of the squared signal and more is left over where it is seen, as with a wrong "
         "PSF or position",
     ),
+    Flag(
+        13,
+        "cut_off",
+        "a thirtieth of its light and more is seen outside of its box, and is not in its flux",
+    ),
 )
 
 #: Flags that a diagnosis adds.

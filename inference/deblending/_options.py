@@ -18,9 +18,15 @@ PROFILES: dict[str, Callable[..., AbstractSource]] = {"bulge-disk": BulgeDisk, "
 #: Starts of a fit: the fitted profiles, or deliberately bad ones (see `Options`).
 STARTS = ("profiles", "sed20", "flat", "gaussian", "blobs")
 
+#: Models of galaxies in the final scene (see `Options`).
+MODELS = ("free-form", "simplest")
+
 #: Variances of the pixels: those of the file, or with the noise of sources from the model where the
 #: file's follow the noise of their own pixels.
 NOISES = ("auto", "file")
+
+#: Least side of the boxes of galaxies that no learned prior's box holds, pixels.
+WIDE_BOX = 128
 
 #: Model PSF, in pixels, of parametric sources together with a prior whose images have none:
 #: much narrower than a pixel.
@@ -51,6 +57,10 @@ class Options:
     anneal
         Noise levels of the prior, largest first, for free-form fits before that at the
         prior's own: the rough shape is found before the details.
+    models
+        ``"free-form"``: every galaxy gets a free-form model, except those that no box holds.
+        ``"simplest"``: only those whose bulge and disk the data refuse, if they are bright enough;
+        others keep their profile, which takes no network.
     free_form
         Whether to fit free-form sources; without, the parametric scene is the result as well.
     max_iterations
@@ -80,6 +90,7 @@ class Options:
     center_error: float = 0.3
     start: str = "profiles"
     anneal: tuple[float, ...] = field(default=())
+    models: str = "free-form"
     free_form: bool = True
     max_iterations: int = 300
     tolerance: float = 0.5
@@ -104,6 +115,8 @@ class Options:
             raise InputError(f"`tolerance` must be positive, got {self.tolerance}.")
         if self.start not in STARTS:
             raise InputError(f"unknown start {self.start!r}; there are {', '.join(STARTS)}.")
+        if self.models not in MODELS:
+            raise InputError(f"`models` must be one of {', '.join(MODELS)}, got {self.models!r}.")
         if self.noise not in NOISES:
             raise InputError(f"`noise` must be one of {', '.join(NOISES)}, got {self.noise!r}.")
         if isinstance(self.profile, str) and self.profile not in PROFILES:
@@ -142,6 +155,11 @@ class Settings:
     def boxes(self) -> tuple[int, ...]:
         """Sides of the boxes of free-form sources."""
         return tuple(prior.event_shape[-1] for prior in self.priors)
+
+    @property
+    def wide_box(self) -> int:
+        """Side of the boxes of wide galaxies."""
+        return max(WIDE_BOX, 2 * self.boxes[-1])
 
     @property
     def psf_sigma(self) -> float:

@@ -1,5 +1,6 @@
 """Results of a deblending: fitted scenes, in the order of the catalog."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.scene._scene import Scene
-from scorepriors.models.sources._abstract import Column
+from scorepriors.models.sources._abstract import AbstractSource, Column
 
 from ._seen import has_data, seen_share
 from .photometry._equations import inverse
@@ -60,6 +61,12 @@ class FittedScene:
     def kinds(self) -> np.ndarray:
         """Name of the group of every source, ``[N]``."""
         return self.scene.kinds()
+
+    @property
+    def models(self) -> np.ndarray:
+        """Model of every source, ``[N]``: ``point``, ``profile`` or ``free-form``."""
+        words = {group.name: _word(group) for group in self.scene.sources}
+        return np.array([words[kind] for kind in self.kinds], dtype="U9")
 
     @property
     def center(self) -> np.ndarray:
@@ -189,6 +196,11 @@ class Deblended:
         return next((float(prior.sigma) for prior in self.priors().values()), None)
 
 
+def _word(group: AbstractSource) -> str:
+    """Return the word for sources of a kind in the catalog's column ``model``."""
+    return "free-form" if group.learned is not None else group.flag or "profile"
+
+
 def collect_scene(scene: Scene, fit: MAPResult) -> FittedScene:
     """Collect a fit's sources in the order of the catalog, without padding.
 
@@ -279,6 +291,16 @@ def footprint_chi2(squared, seen, images) -> np.ndarray:
         weighed = weighed + (square * share).sum((1, 2, 3))
         total = total + share.sum((1, 2, 3))
     return weighed / np.maximum(total, 1e-30)
+
+
+def chi2_spread(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the standard deviation of each source's chi2 for pure noise, ``[N]``."""
+    total, squares = 0.0, 0.0
+    for image, weight in zip(images, weights, strict=True):
+        share = np.maximum(image, 0.0) * (weight > 0)
+        total = total + share.sum((1, 2, 3))
+        squares = squares + (share**2).sum((1, 2, 3))
+    return np.sqrt(2 * squares) / np.maximum(total, 1e-30)
 
 
 def _on_image(boxes, shape) -> np.ndarray:

@@ -24,8 +24,10 @@ from scorepriors.models.sources._placement import Placement, place_sources
 from scorepriors.models.sources._point import STAR_BOX, PointSource
 from scorepriors.models.spectra._priors import AbstractSpectra
 
+from ._choice import carried, cut_off, explained, galaxies_of, profiles, seen_beyond
 from ._options import Settings
 from ._priors import compare_pixels
+from ._result import FittedScene
 
 #: Standard deviation of Gaussian starts as a share of the side of the box: a fifth of it
 #: at half maximum.
@@ -34,6 +36,9 @@ GAUSSIAN_WIDTH = 0.2 / 2.355
 #: Share of the light of a galaxy's fitted profile outside of the smaller box above which it
 #: gets a larger one.
 CUT_OFF = 0.01
+
+#: The same of the largest box above which it keeps its profile, with its wings, in a wide box.
+CUT_OFF_WIDE = 0.05
 
 #: Sources in large boxes, which are few and expensive, are padded to a multiple of this.
 LARGE_PADDING = 2
@@ -53,6 +58,8 @@ class Blend:
         Observation with the weights of the file, where those of `obs` come from a model; or None.
     others
         Light ``[B, H, W]`` in each image that is not of these sources, and is subtracted; or None.
+    wide
+        Mask ``[N]`` of galaxies in wide boxes; None for none.
     """
 
     obs: Any
@@ -61,6 +68,7 @@ class Blend:
     spectra: AbstractSpectra
     given: Any = None
     others: tuple[np.ndarray, ...] | None = None
+    wide: np.ndarray | None = None
 
     @property
     def own_noise(self) -> tuple[str, ...]:
@@ -76,10 +84,20 @@ class Blend:
         seen = tuple(replace(e, noise=Diagonal(v.observation.weights)) for e, v in each)
         return replace(self, obs=obs, exposures=seen, spectra=galaxy_spectra(obs, seen))
 
+    def with_wide(self, wide: np.ndarray, settings: Settings) -> "Blend":
+        """Return the blend with these galaxies in wide boxes."""
+        boxes = (settings.boxes[0], settings.wide_box)
+        return replace(self, wide=wide, exposures=prepared_exposures(self.obs, settings, boxes))
+
     @property
     def is_point(self) -> np.ndarray:
         """Mask of the stars."""
         return np.asarray(self.positions.is_point)
+
+    @property
+    def is_wide(self) -> np.ndarray:
+        """Mask of galaxies in wide boxes."""
+        return np.zeros(len(self.is_point), bool) if self.wide is None else self.wide
 
     @property
     def shape(self):
@@ -140,8 +158,20 @@ def padded_sizes(blends: Sequence[Blend], padding: int) -> tuple[int, int]:
     return -(-stars // padding) * padding, -(-galaxies // padding) * padding
 
 
-def parametric_scene(blend: Blend, settings: Settings, sizes: tuple[int, int]) -> Scene:
-    """Return the scene of stars and parametric galaxies at the given positions."""
+def parametric_scene(
+    blend: Blend, settings: Settings, sizes: tuple[int, int], num_wide: int = 0
+) -> Scene:
+    """Return the scene of stars and parametric galaxies at the given positions.
+
+    Parameters
+    ----------
+    blend, settings
+        The blend, and options and priors.
+    sizes
+        Padded numbers of stars and of galaxies.
+    num_wide
+        Padded number of galaxies in wide boxes.
+    """
 
     def placed(which, box, size):
         center = blend.positions.row_column[which]
@@ -153,9 +183,34 @@ def parametric_scene(blend: Blend, settings: Settings, sizes: tuple[int, int]) -
         error = settings.options.center_error
         groups.append(PointSource(at, psf_sigma=settings.psf_sigma, center_error=error))
     if sizes[1]:
-        at = placed(~blend.is_point, settings.boxes[0], sizes[1])
+        at = placed(~blend.is_point & ~blend.is_wide, settings.boxes[0], sizes[1])
         groups.append(settings.profiles(at, "profiles"))
+    if num_wide:
+        at = placed(blend.is_wide, settings.wide_box, num_wide)
+        groups.append(settings.profiles(at, "wide"))
     return Scene(blend.exposures, tuple(groups), blend.spectra, settings.options.spectra)
+
+
+def wide_sources(blend: Blend, scene: Scene, found: FittedScene, settings: Settings) -> np.ndarray:
+    """Return the galaxies of a fitted parametric scene that need wide boxes, ``[N]``.
+
+    Those whose light no free form can hold; or, if they may keep their profiles, all that do not
+    fit into the box of these.
+    """
+    if settings.options.start == "blobs":
+        return np.zeros(len(scene.order), bool)
+    if settings.options.models == "simplest":
+        return seen_outside(blend, scene, found, settings, settings.boxes[0]) > CUT_OFF
+    return seen_outside(blend, scene, found, settings, settings.boxes[-1]) > CUT_OFF_WIDE
+
+
+def seen_outside(blend: Blend, scene: Scene, found: FittedScene, settings: Settings, box: int):
+    """Return the share of the light of each galaxy that is seen outside of a box, ``[N]``."""
+    whole = settings.wide_box
+    if not (cut_off(scene, found.fit.values, box, whole) > CUT_OFF).any():
+        return np.zeros(len(scene.order))
+    first = prepared_exposures(blend.obs, settings, (settings.boxes[0], whole))[0]
+    return seen_beyond(scene, found.fit.values, found, box, (first, whole))
 
 
 def parametric_start(scene: Scene, settings: Settings):
@@ -166,6 +221,34 @@ def parametric_start(scene: Scene, settings: Settings):
     return start_values(scene, psf_sigma=settings.psf_sigma, spoil=spoil)
 
 
+def restarted(before: Scene, values: dict, scene: Scene, init: dict) -> dict[str, np.ndarray]:
+    """Return start values of a parametric scene, those of a fit of the same sources where it has them.
+
+    Parameters
+    ----------
+    before, values
+        The fitted scene, and its values.
+    scene, init
+        The scene, and its usual start values.
+    """
+    out = {name: np.array(value) for name, value in init.items()}
+    out |= carried(before, values, scene)
+    if "wide" in scene.names and "wide" not in before.names:
+        # What a profile in a box too small for it does outside means nothing.
+        box = before["profiles"].at.box
+        for name in init:
+            site = name.removeprefix("wide/")
+            if site != name and site not in ("offset", "ellipticity", "log_radius"):
+                out[name] = np.array(init[name])
+        if "wide/log_radius" in out:
+            out["wide/log_radius"] = np.minimum(out["wide/log_radius"], np.log(box / 4))
+    first, second = before.order, scene.order
+    for name in init:
+        if "/" not in name:
+            out[name][second] = np.asarray(values[name])[first]
+    return out
+
+
 class FreeFormStage:
     """Preparation of the scene under the learned priors from a fitted parametric one.
 
@@ -173,27 +256,40 @@ class FreeFormStage:
     ----------
     blend, settings
         The blend, and options and priors.
-    scene, fit
+    scene, found
         The parametric scene and its fit.
     """
 
-    def __init__(self, blend: Blend, settings: Settings, scene: Scene, fit: MAPResult):
-        self.blend, self.settings, self.before, self.fit = blend, settings, scene, fit
-        self.center = scene.centers(fit.values)
-        is_large = np.zeros(len(self.center), bool)
-        galaxies = "profiles" in scene.names
-        if len(settings.priors) > 1 and galaxies and settings.options.start != "blobs":
-            small, large = (self._profiles(box).sum((-2, -1)) for box in settings.boxes)
-            at = self.before["profiles"].at
-            cut = (1 - small / large)[np.asarray(at.mask)] > CUT_OFF
-            is_large[np.asarray(at.index)[np.asarray(at.mask)]] = cut
+    def __init__(self, blend: Blend, settings: Settings, scene: Scene, found: FittedScene):
+        self.blend, self.settings, self.before, self.fit = blend, settings, scene, found.fit
+        self.center = scene.centers(self.fit.values)
+        values, boxes = self.fit.values, settings.boxes
+        kinds = np.where(blend.is_point, "stars", "galaxies")
+        if settings.options.start != "blobs":
+            if len(boxes) > 1:
+                kinds[cut_off(scene, values, *boxes) > CUT_OFF] = "large"
+            kept = blend.is_wide
+            if kept.any():
+                kept &= seen_outside(blend, scene, found, settings, boxes[-1]) > CUT_OFF_WIDE
+            if settings.options.models == "simplest":
+                kept |= explained(found) & ~blend.is_point
+            kinds[kept] = np.where(blend.is_wide, "wide", "profiles")[kept]
         #: Group of every source.
-        self.kinds = np.where(blend.is_point, "stars", np.where(is_large, "large", "galaxies"))
+        self.kinds = kinds
 
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups of free-form sources."""
         return tuple(name for name in ("galaxies", "large") if (self.kinds == name).any())
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the groups of galaxies that keep their profiles."""
+        return tuple(name for name in ("profiles", "wide") if (self.kinds == name).any())
+
+    def number(self, name: str, padding: int) -> int:
+        """Return the number of sources of a group, padded to a multiple."""
+        return -(-int((self.kinds == name).sum()) // padding) * padding
 
     def scene(self, priors: dict[str, ScorePrior], sizes: dict[str, int]) -> Scene:
         """Return the free-form scene.
@@ -215,10 +311,18 @@ class FreeFormStage:
                 # About the fitted centers: a prior expects centered galaxies.
                 at = place_sources(self.center[rows], box=box, size=sizes[name], index=rows)
             groups.append(FreeForm(prior, at, name, axes))
+        boxes = {"profiles": self.settings.boxes[0], "wide": self.settings.wide_box}
+        for name in self.kept:
+            rows = np.flatnonzero(self.kinds == name)
+            center = self.blend.positions.row_column[rows]
+            at = place_sources(center, box=boxes[name], size=sizes[name], index=rows)
+            groups.append(self.settings.profiles(at, name))
         groups += [group for group in self.before.sources if group.name == "stars"]
         found = self.blend.exposures
         if "large" in priors:
-            found = prepared_exposures(self.blend.obs, self.settings, self.settings.boxes)
+            wide = [self.settings.wide_box] * ("wide" in self.kept)
+            every = [*self.settings.boxes, *wide]
+            found = prepared_exposures(self.blend.obs, self.settings, every)
         return Scene(found, tuple(groups), self.blend.spectra, self.settings.options.spectra)
 
     def start(self, scene: Scene, before: MAPResult | None = None):
@@ -235,42 +339,37 @@ class FreeFormStage:
         if before is not None:
             boxes = {g.name: scene.values_of(g.name, before.values) for g in scene.sources}
             images = {n: v["morphology"] for n, v in boxes.items() if "morphology" in v}
-            images |= self._stars(scene, before.values)
+            images |= self._shapes(scene, before.values)
             # Deliberate errors of fluxes apply to the first fit only.
             return start_values(
                 scene, images=images, values=before.values, psf_sigma=settings.psf_sigma
             )
         images = {}
         for group in scene.sources:
-            if group.name != "stars":
+            if group.learned is not None:
                 images[group.name] = self._images(group.at)
-        images |= self._stars(scene, self.fit.values)
-        values = {n: v for n, v in self.fit.values.items() if n.startswith("stars/")}
+        values = carried(self.before, self.fit.values, scene)
+        images |= self._shapes(scene, values)
         return start_values(
             scene, images=images, values=values, psf_sigma=settings.psf_sigma, spoil=settings.spoil
         )
 
-    def _stars(self, scene: Scene, values: dict) -> dict[str, np.ndarray]:
-        if "stars" not in scene.names:
-            return {}
-        return {"stars": scene["stars"].boxes(scene.values_of("stars", values)).image}
+    def _shapes(self, scene: Scene, values: dict) -> dict[str, np.ndarray]:
+        """Return images of stars and profiles for given site values."""
+        return {
+            group.name: group.boxes(scene.values_of(group.name, values)).image
+            for group in scene.sources
+            if group.learned is None
+        }
 
     def _images(self, at: Placement) -> np.ndarray:
         """Return images of the sources of a group at the start, ``[K, n, n]``."""
         if self.settings.options.start == "blobs":
             return round_gaussians(at, GAUSSIAN_WIDTH * at.box)
-        index = np.asarray(self.before["profiles"].at.index)
+        each = [np.asarray(self.before[name].at.index) for name in galaxies_of(self.before)]
+        index = np.concatenate(each)
         slots = {row: slot for slot, row in enumerate(index) if row >= 0}
         # Padding has the image of the fit's padding, if there is any.
         spare = [*np.flatnonzero(index < 0), 0][0]
         rows = [slots[row] if row >= 0 else spare for row in np.asarray(at.index)]
-        return self._profiles(at.box)[rows]
-
-    def _profiles(self, box: int) -> np.ndarray:
-        """Return fitted profiles on boxes of another side about their centers, ``[K, n, n]``."""
-        group = self.before["profiles"]
-        values = self.before.values_of("profiles", self.fit.values)
-        host = {name: np.asarray(value) for name, value in values.items()}
-        corner = place_sources(group.centers(host), box=box).corner
-        at = Placement(group.at.center, corner, group.at.index, box)
-        return np.asarray(group.on(at).image(host, np))
+        return profiles(self.before, self.fit.values, at.box)[rows]

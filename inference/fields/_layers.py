@@ -20,7 +20,7 @@ LARGEST = 4096
 FINE_RESIDUAL = 2048
 
 #: Bytes that all tiles may take in a page, as base64.
-BYTES = 13_000_000
+BYTES = 11_000_000
 
 #: Side of a tile in pixels, and that of the coarsest image.
 TILE, COARSEST = 512, 512
@@ -91,7 +91,8 @@ class Mosaic:
     def add(self, strip: Strip) -> None:
         """Add a strip."""
         obs = strip.seen
-        cubes = {"data": obs.images, "model": strip.model}
+        # A band that is masked where others are not would change the color: the model fills it.
+        cubes = {"data": np.where(obs.weights > 0, obs.images, strip.model), "model": strip.model}
         for name, cube in cubes.items():
             block = self._blocks[name]
             colors = self.compose(block_mean(cube, block))

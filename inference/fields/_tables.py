@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,7 +111,7 @@ def field_summary(result: Any, *, extra: Mapping[str, Any] | None = None) -> dic
         Further entries.
     """
     catalog, scenes = result.catalog, result.scenes
-    return {
+    found = {
         **result.facts,
         "shape": list(result.field.shape),
         "bands": list(result.field.bands),
@@ -121,6 +122,8 @@ def field_summary(result: Any, *, extra: Mapping[str, Any] | None = None) -> dic
         "flags": flag_counts(catalog),
         **(extra or {}),
     }
+    # JSON knows no NaN and no infinity: null.
+    return json.loads(json.dumps(found), parse_constant=lambda name: None)
 
 
 def _plain(catalog: Table) -> Table:

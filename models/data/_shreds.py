@@ -136,7 +136,7 @@ def filtered(obs: Observation, model: np.ndarray | None = None) -> Filtered:
         error.append(np.sqrt(power))
         levels.append(np.median(obs.weights[band][good]))
     width = float(np.hypot(smooth, widths.max()))
-    return Filtered(*(np.array(part) for part in (light, blobs, error, levels)), width)
+    return Filtered(np.array(light), np.array(blobs), np.array(error), np.array(levels), width)
 
 
 def _limit(num_bands: int) -> float:
@@ -191,7 +191,7 @@ def _smooth(light, places, parent: int, k: int, width: float) -> float:
     body = _isophote(image, image[center] / 20, center)
     if body.sum() < RESOLVED * 2 * np.pi * np.log(20) * width**2:
         return 0.0
-    offsets = np.stack(np.indices(image.shape)) - np.reshape(center, (2, 1, 1))
+    offsets = np.indices(image.shape) - np.reshape(center, (2, 1, 1))
     inside = offsets[:, body]
     moments = inside @ inside.T / inside.shape[1] + np.eye(2) / 12
     squared = np.einsum("iyx,ij,jyx->yx", offsets, np.linalg.inv(moments), offsets)

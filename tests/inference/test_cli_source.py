@@ -1,6 +1,7 @@
 """`scorepriors source`: one source of a finished field, in text, FITS and a picture."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from scorepriors import InputError
 from scorepriors.inference.cli import main
 from scorepriors.inference.deblending._flags import FLAGS
 from scorepriors.inference.fields import _deblend_field
+from scorepriors.inference.fields._source_figure import source_figure
 from scorepriors.inference.fields._source_text import source_text
 from scorepriors.inference.fields._stamps import source
+from scorepriors.models.data._field import Field
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +172,23 @@ def test_files_are_kept_without_force(folder, tmp_path):
     (tmp_path / "d.fits").mkdir()
     assert "is a folder" in refused(folder, "source-1", "--output", "d.fits")
     assert "is not a writable folder" in refused(folder, "source-1", "--output", "no/s.fits")
+
+
+def test_a_band_without_data(result, tmp_path):
+    obs = result.field.window(0, 0, 150, 140)
+    weights = obs.weights.copy()
+    weights[0] = 0
+    images = np.where(weights > 0, obs.images, np.float32(0))
+    catalog = result.catalog.copy()
+    catalog["flux_g"][3] = np.nan
+    field = Field.of(replace(obs, images=images, weights=weights))
+    dark = replace(result, field=field, catalog=catalog)
+    stamp = source(dark, "source-3")
+    assert np.isnan(stamp.alone[0]).all()
+    assert "no data" in source_text(stamp)
+    source_figure(stamp).savefig(tmp_path / "s.png")
+    stamp.write(tmp_path / "s.fits")
+    assert np.isnan(fits.getdata(tmp_path / "s.fits", "RESIDUAL")[0]).all()
 
 
 def test_a_field_without_wcs():

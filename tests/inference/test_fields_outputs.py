@@ -170,6 +170,12 @@ def test_the_summary_counts(folder):
     assert found["seconds"]["final"] == 3.1
 
 
+def test_numbers_that_json_does_not_know(result):
+    odd = replace(result, facts=result.facts | {"chi2": np.nan, "limits": (0.5, np.inf)})
+    found = _tables.field_summary(odd)
+    assert (found["chi2"], found["limits"]) == (None, [0.5, None])
+
+
 def test_existing_results_are_kept_without_force(result, folder):
     before = {name: (folder / name).stat().st_mtime_ns for name in FIELD_NAMES}
     with pytest.raises(InputError, match=r"catalog.parquet exists; use --force"):

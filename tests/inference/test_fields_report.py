@@ -237,6 +237,15 @@ def test_tiles_fit_into_the_bytes_that_they_may_take(result):
     assert all(len(levels) == 1 for levels in made.pyramids(largest_bytes=1).values())
 
 
+def test_pixels_without_data_are_gray_and_single_bands_are_filled(result):
+    """Columns below 5 have no data in one band, a block of 20 x 20 pixels in none."""
+    image = mosaic(result).images["data"]
+    assert (image[40:60, 100:120] == (52, 52, 60)).all()
+    brighter = replace(result, light=result.light + np.float32(200))
+    blue = [mosaic(one).images["data"][:, :5, 2].mean() for one in (result, brighter)]
+    assert blue[1] > blue[0] + 50  # the band without data is drawn blue
+
+
 def test_large_fields_are_averaged(result):
     made = mosaic(result, largest=80)
     assert made.images["data"].shape == (75, 70, 3)
