@@ -23,7 +23,7 @@ from distributed.scheduler import KilledWorker
 
 from scorepriors._errors import InputError
 from scorepriors._files import atomic_path
-from scorepriors.inference.cli._common import cache_folder, prepare_jax
+from scorepriors._programs import cache_folder, keep_programs
 
 #: Tasks that are with the cluster for each of its threads: enough for none to wait, and few for the
 #: scheduler to hold.
@@ -102,7 +102,7 @@ class Prepare(WorkerPlugin):
             os.environ.setdefault(variable, value)
         jax = sys.modules.get("jax")
         if jax is not None and jax.config.jax_compilation_cache_dir is None:
-            prepare_jax()
+            keep_programs()
 
 
 class Cluster:

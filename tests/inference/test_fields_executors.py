@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from scorepriors import InputError
-from scorepriors.inference.fields._deblend_field import deblend_field
 from scorepriors.inference.fields._executors import executor
-from scorepriors.models import load_example
 
 
 def scaled(shared, task):
@@ -173,7 +171,7 @@ def test_ctrl_c_and_kill_end_the_workers(how, tmp_path):
     assert len(list((tmp_path / "done").iterdir())) == begun
 
 
-def test_a_scheduler_of_others(tmp_path):
+def test_a_scheduler_of_others():
     from distributed import LocalCluster
 
     with LocalCluster(
@@ -189,12 +187,12 @@ def test_a_scheduler_without_workers_is_not_waited_for(monkeypatch):
 
     monkeypatch.setattr("scorepriors.inference.fields._dask._LOOK", 0.2)
     monkeypatch.setattr("scorepriors.inference.fields._dask._GONE", 0.5)
-    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster:
-        with (
-            executor(scheduler=cluster.scheduler_address) as run,
-            pytest.raises(InputError, match="no worker for"),
-        ):
-            list(run.map(scaled, [4], shared={"factor": 5}))
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        executor(scheduler=cluster.scheduler_address) as run,
+        pytest.raises(InputError, match="no worker for"),
+    ):
+        list(run.map(scaled, [4], shared={"factor": 5}))
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "two"])
@@ -215,6 +213,9 @@ def test_mistakes_are_said_in_one_sentence(monkeypatch):
 
 
 def test_a_scheduler_that_is_not_there_leaves_results_alone(tmp_path):
+    from scorepriors.inference.fields._deblend_field import deblend_field
+    from scorepriors.models import load_example
+
     obs, _ = load_example()
     kept = tmp_path / "run" / "run.json"
     kept.parent.mkdir()
