@@ -1,6 +1,5 @@
 """Common parts of commands: exit codes, options of a scene, and reading of files."""
 
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import click
 
 from scorepriors._errors import InputError
+from scorepriors._program_cache import prepare_jax as prepare_jax
 from scorepriors.inference._status import Check, FitStatus
 
 from ._input import input_options
@@ -35,27 +35,6 @@ FIT_REMEDIES = {
     FitStatus.OUT_OF_ITERATIONS: "raise --max-iterations",
     FitStatus.DENSITY_BROKE: "check the data for bad pixels and weights",
 }
-
-
-def cache_folder() -> Path:
-    """Return the folder in which compiled programs are kept."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors" / "xla"
-    return Path(os.environ.get("SCOREPRIORS_CACHE", default))
-
-
-def prepare_jax(devices: int = 1) -> None:
-    """Enable the cache of compiled programs, and set the number of devices."""
-    import jax
-
-    cache = cache_folder()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # without a writable home programs are compiled again in each run
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    if devices > 1:
-        jax.config.update("jax_num_cpu_devices", devices)
 
 
 class OptionWithLazyDefault(click.Option):

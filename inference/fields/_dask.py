@@ -23,7 +23,7 @@ from distributed.scheduler import KilledWorker
 
 from scorepriors._errors import InputError
 from scorepriors._files import atomic_path
-from scorepriors.inference.cli._common import cache_folder, prepare_jax
+from scorepriors._program_cache import cache_folder, prepare_jax
 
 #: Tasks that are with the cluster for each of its threads: enough for none to wait, and few for the
 #: scheduler to hold.
