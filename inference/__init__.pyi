@@ -35,6 +35,15 @@ from .diagnosis._hallucination import hallucination_map as hallucination_map
 from .diagnosis._outputs import write_diagnosis as write_diagnosis
 from .diagnosis._typicality import typicality as typicality
 from .evaluation._evaluate import evaluate as evaluate
+from .evaluation._fields import evaluate_field as evaluate_field
+from .evaluation._fields_run import evaluate_directory as evaluate_directory
+from .fields._deblend_field import deblend_field as deblend_field
+from .fields._deblend_field import load_field_result as load_field_result
+from .fields._outputs import write_field_outputs as write_field_outputs
+from .fields._result import FieldResult as FieldResult
+from .fields._source_figure import source_figure as source_figure
+from .fields._stamps import SourceStamp as SourceStamp
+from .fields._stamps import source as source
 from .fitting._lbfgs import flat_lbfgs as flat_lbfgs
 from .fitting._map import MAPResult as MAPResult
 from .fitting._map import fit_map as fit_map

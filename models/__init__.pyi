@@ -32,6 +32,9 @@ from .scene._start import start_values as start_values
 from .simulation._blend_sets import simulate_set as simulate_set
 from .simulation._blend_sets import write_set as write_set
 from .simulation._example import load_example as load_example
+from .simulation._fields import SimulatedField as SimulatedField
+from .simulation._fields import simulate_field as simulate_field
+from .simulation._fields_files import write_field as write_field
 from .simulation._simulation import Truth as Truth
 from .simulation._simulation import simulate_blend as simulate_blend
 from .simulation._simulation import simulate_joint as simulate_joint

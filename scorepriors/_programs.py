@@ -1,5 +1,6 @@
-"""Compiled programs of this process and the memory mappings that they take."""
+"""Compiled programs: their cache on disk, and the memory mappings that they take."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -9,6 +10,24 @@ FULL = 0.7
 
 _MOST = Path("/proc/sys/vm/max_map_count")
 _MAPPINGS = Path("/proc/self/maps")
+
+
+def cache_folder() -> Path:
+    """Return the folder in which compiled programs are kept."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors" / "xla"
+    return Path(os.environ.get("SCOREPRIORS_CACHE", default))
+
+
+def keep_programs() -> bool:
+    """Keep compiled programs for later processes; return whether their folder can be written."""
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False  # without a writable home programs are compiled again in each run
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    return True
 
 
 def make_room_for_programs() -> bool:

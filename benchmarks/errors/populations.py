@@ -31,7 +31,7 @@ def irregular(number: int, seed: int) -> dict:
 def gradients(number: int, seed: int) -> dict:
     """Blends of galaxies with red centers."""
     tilts: list[float] = []
-    population, draw = sets._bulge_and_disk, sets.draw
+    population, draw = sets.bulge_and_disk, sets.draw
 
     def profile(galsim, rng, *rest):
         tilts.append(rng.uniform(0.1, 0.5))
@@ -51,7 +51,7 @@ def gradients(number: int, seed: int) -> dict:
         return sum(w[:, None, None] * image for w, image in zip(weight, images, strict=True))
 
     with (
-        mock.patch.object(sets, "_bulge_and_disk", profile),
+        mock.patch.object(sets, "bulge_and_disk", profile),
         mock.patch.object(sets, "draw", colored),
     ):
         return sets.simulate_set("lsst", number, seed=seed)

@@ -1,4 +1,4 @@
-"""The command line: deblend, sample, diagnose, simulate, evaluate, train, validate, priors.
+"""The command line: deblend, source, sample, diagnose, simulate, evaluate, train, validate, priors.
 
 A command imports only what it needs, and rejects bad input before anything is compiled.
 """
@@ -14,8 +14,10 @@ from scorepriors.models.data._warnings import FileWarning
 from ._common import BAD_INPUT, INTERRUPTED
 from ._deblending import deblend
 from ._diagnosis import diagnose
-from ._evaluation import evaluate, simulate
+from ._evaluation import evaluate
 from ._sampling import sample
+from ._simulation import simulate
+from ._source import source
 from ._training import priors, train, validate
 
 
@@ -71,5 +73,5 @@ def main():
     """Deblend galaxies with learned priors."""
 
 
-for _command in (deblend, sample, diagnose, simulate, evaluate, train, priors, validate):
+for _command in (deblend, source, sample, diagnose, simulate, evaluate, train, priors, validate):
     main.add_command(_command)

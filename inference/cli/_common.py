@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from scorepriors._errors import InputError
 from scorepriors.inference._status import Check, FitStatus
 
 from ._input import input_options
@@ -40,15 +41,9 @@ def prepare_jax(devices: int = 1) -> None:
     """Enable the cache of compiled programs, and set the number of devices."""
     import jax
 
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors" / "xla"
-    cache = Path(os.environ.get("SCOREPRIORS_CACHE", default))
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # without a writable home programs are compiled again in each run
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    if devices > 1:
+    from scorepriors._programs import keep_programs
+
+    if keep_programs() and devices > 1:
         jax.config.update("jax_num_cpu_devices", devices)
 
 
@@ -178,3 +173,19 @@ def scene_options(folder: str):
         return input_options(command)
 
     return decorate
+
+
+def target_file(path, force: bool, ending: str) -> Path:
+    """Return the path of an output file, checked before any work is done."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"the output {str(path)!r} is a folder; give a file.")
+    if not path.name.lower().endswith(ending):
+        raise InputError(f"cannot write {path.name!r}: its name must end in {ending}.")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; use --force to replace it, or another name.")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} does not exist; make it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {str(path.parent)!r}: it is not a writable folder.")
+    return path

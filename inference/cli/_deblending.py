@@ -21,6 +21,7 @@ from ._common import (
     scene_options,
 )
 from ._diagnosis import diagnose_scene
+from ._fields import FieldRun, Target, deblend_as_field, opened_field
 from ._input import Input, field_options
 
 
@@ -32,17 +33,54 @@ from ._input import Input, field_options
 @noise_option()
 @field_options()
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
-def deblend(each, prior_names, sigma, output, force, diagnosed, seed, quiet, **options):
+@click.option(
+    "--field/--scene",
+    "as_field",
+    default=None,
+    help="As a field of many scenes, or as one.  [default: a field beyond 192 x 192 pixels]",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes for a field."
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler of the workers for a field.")
+@click.option("--resume", is_flag=True, help="Go on with a field that was cut short.")
+def deblend(
+    each,
+    prior_names,
+    sigma,
+    output,
+    force,
+    diagnosed,
+    as_field,
+    workers,
+    scheduler,
+    resume,
+    seed,
+    quiet,
+    **options,
+):
     """Deblend the galaxies in FILE (FITS or npz; or one FITS file per band).
 
     Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
     output folder.  With --each every FILE is a blend, several are fitted at once, and the
-    results go to one folder per file within the output folder.  Exit codes: 0 done, 2
-    bad input, 3 not converged or not to be trusted (results are written), 130 interrupted (what was reached is
-    written).
+    results go to one folder per file within the output folder.
+
+    A large image is a field: it is read by windows and fitted in many scenes, and leaves
+    catalog.parquet, catalog.fits, model.fits, residual.fits, summary.json and report.html.
+
+    Exit codes: 0 done, 2 bad input, 3 not converged or not to be trusted (results are
+    written), 130 interrupted (what was reached is written).
     """
     started = time.monotonic()
     given = Input.take(options)
+    run = FieldRun(workers, scheduler, resume)
+    field = None if each else opened_field(given, as_field)
+    if field is not None:
+        if diagnosed:
+            raise InputError("--diagnose is for single scenes; leave it out, or use --scene.")
+        target = Target(output, force=force, seed=seed, quiet=quiet, prior=prior_names)
+        sys.exit(deblend_as_field(given, field, run, target, sigma, options))
+    run.refuse_for_scene()
     if each and (given.example or given.others):
         raise InputError(
             f"--each goes with files, not with {'--example' if given.example else '--with'}."

@@ -1,7 +1,6 @@
-"""The commands `simulate` and `evaluate`."""
+"""The command `evaluate`."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -10,9 +9,8 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, fit_option, option_with_lazy_default, profile_option
+from ._common import INTERRUPTED, fit_option, option_with_lazy_default, profile_option, target_file
 
-_SURVEYS = ("lsst", "hsc", "ztf")
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 _STARTS = ("catalog", "detect", "sed20", "flat", "gaussian", "blobs")
 _TREATMENTS = ("marginal", "profiled")
@@ -48,46 +46,11 @@ def _default_of(name: str, *keys):
 
 
 @click.command()
-@click.option("--survey", type=click.Choice(_SURVEYS), default="lsst", show_default=True)
-@click.option("--number", type=click.IntRange(1), required=True, help="How many blends.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.argument("file", metavar="FILE_OR_FOLDER", type=click.Path())
 @click.option(
-    "--sources", default="2:8", show_default=True, metavar="MIN:MAX", help="Galaxies per blend."
+    "--results", type=click.Path(), help="Of a field: folder of its catalog.  [default: deblended]"
 )
-@click.option(
-    "--galaxies",
-    type=click.Path(),
-    metavar="CATALOG",
-    help="Shapes of real galaxies, from a catalog in GalSim's format.  [default: bulges, disks]",
-)
-@click.option("--output", type=click.Path(), required=True, help="The npz file to write.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
-    """Simulate blends of a survey, with truth, for `evaluate`.
-
-    All else equal blend i depends on the seed and i only: a longer set begins with the shorter
-    one.  The layout of the file is described in `scorepriors.models.blend_sets`;
-    each blend is an observation as well: scorepriors deblend FILE --index I.
-    """
-    path = _target(output, force, ".npz")
-    from scorepriors._progress import on_terminal
-    from scorepriors.models.simulation._blend_sets import parse_sources, simulate_set, write_set
-
-    arrays = simulate_set(
-        survey,
-        number,
-        seed=seed,
-        sources=parse_sources(sources),
-        galaxies=galaxies,
-        progress=on_terminal(f"simulating {survey}", quiet),
-    )
-    write_set(path, arrays)
-    click.echo(str(path))
-
-
-@click.command()
-@click.argument("file", type=click.Path())
+@click.option("--no-peers", is_flag=True, help="Of a field: without sep and photutils.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many blends.")
 @click.option(
     "--start",
@@ -161,8 +124,12 @@ def simulate(survey, number, seed, sources, galaxies, output, force, quiet):
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
 @click.option("--force", is_flag=True, help="Replace existing results; start again.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.pass_context
 def evaluate(
+    context,
     file,
+    results,
+    no_peers,
     json_path,
     figure_path,
     compare,
@@ -176,17 +143,26 @@ def evaluate(
     draws,
     **settings,
 ):
-    """Deblend the simulated blends of FILE and compare with their truth.
+    """Deblend simulated blends and compare with their truth; or compare a deblended field.
 
-    FILE is a set of `simulate`, or any npz of that layout.  Metrics are those of Sampson et
+    A folder is a field of `simulate --field`, deblended before: its catalog and those of sep and
+    photutils on the same image are compared with the truth, in tables, in evaluation.json and
+    in evaluation.png.  All options but --results, --no-peers, --force and --quiet are for files.
+
+    A file is a set of `simulate`, or any npz of that layout.  Metrics are those of Sampson et
     al. (2024), eqs. 14-16.  Finished blends are kept beside the JSON: after Ctrl-C, or a
     crash, --resume continues.  Exit codes: 0 done, 2 bad input, 130 interrupted.
     """
+    if Path(file).is_dir():
+        _refuse_given(context, ("file", "results", "no_peers", "force", "quiet"), "sets of blends")
+        _evaluate_folder(Path(file), results, not no_peers, force, quiet)
+        return
+    _refuse_given(context, set(context.params) - {"results", "no_peers"}, "folders of fields")
     if force and resume:
         raise InputError("give either --force, to start again, or --resume, to go on.")
     again = force or resume
     outputs = [
-        None if path is None else _target(path, again, ending)
+        None if path is None else target_file(path, again, ending)
         for path, ending in ((json_path, ".json"), (figure_path, ".png"))
     ]
     earlier = [_read_result(path) for path in compare]
@@ -227,6 +203,37 @@ def evaluate(
         kept.unlink(missing_ok=True)
 
 
+def _refuse_given(context, allowed, what: str) -> None:
+    """Refuse options that were given and are only for something else."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name)
+        if parameter.name not in allowed and source is click.core.ParameterSource.COMMANDLINE:
+            raise InputError(f"{parameter.opts[0]} is for {what}; leave it out.")
+
+
+def _evaluate_folder(directory: Path, results, peers: bool, force: bool, quiet: bool) -> None:
+    """Evaluate a field, print the tables, write JSON and figure into its folder."""
+    outputs = [directory / name for name in ("evaluation.json", "evaluation.png")]
+    for path in outputs:
+        target_file(path, force, path.suffix)
+    from scorepriors._files import atomic_path, atomic_write
+    from scorepriors._progress import on_terminal
+    from scorepriors.inference.evaluation._fields_figure import field_figure
+    from scorepriors.inference.evaluation._fields_run import evaluate_directory, open_field
+
+    from ._field_tables import print_field
+
+    result = evaluate_directory(
+        directory, results=results, peers=peers, progress=on_terminal("evaluating", quiet)
+    )
+    print_field(result)
+    atomic_write(outputs[0], json.dumps(result, allow_nan=False) + "\n")
+    with atomic_path(outputs[1]) as temporary, open_field(directory) as field:
+        field_figure(result, field).savefig(temporary, dpi=120, format="png")
+    for path in outputs:
+        click.echo(str(path))
+
+
 def _write(result, earlier, json_path, figure_path) -> None:
     from scorepriors._files import atomic_path, atomic_write
     from scorepriors.inference.evaluation._figures import evaluation_figure
@@ -238,22 +245,6 @@ def _write(result, earlier, json_path, figure_path) -> None:
         with atomic_path(figure_path) as temporary:
             evaluation_figure([*earlier, result]).savefig(temporary, dpi=130, format="png")
         click.echo(str(figure_path))
-
-
-def _target(path, force: bool, ending: str) -> Path:
-    """Return the path of an output file, checked before any work is done."""
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"the output {str(path)!r} is a folder; give a file.")
-    if not path.name.lower().endswith(ending):
-        raise InputError(f"cannot write {path.name!r}: its name must end in {ending}.")
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; use --force to replace it, or another name.")
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {str(path.parent)!r} does not exist; make it first.")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write to {str(path.parent)!r}: it is not a writable folder.")
-    return path
 
 
 def _kept(checkpoint, json_path, *, resume: bool) -> Path | None:

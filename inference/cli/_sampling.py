@@ -192,7 +192,7 @@ def _print_fluxes(tree) -> None:
 
     from scorepriors.inference.deblending._draws import seen_flux_draws
     from scorepriors.inference.deblending._seen import total_seen
-    from scorepriors.inference.reports._page import value_and_error
+    from scorepriors.inference.reports._numbers import value_and_error
 
     flux = seen_flux_draws(tree)
     unit, bands = flux.attrs["unit"], [str(b) for b in flux["band"].values]

@@ -34,6 +34,7 @@ from ._stages import (
     LARGE_PADDING,
     Blend,
     FreeFormStage,
+    may_be_wide,
     padded_sizes,
     parametric_scene,
     parametric_start,
@@ -324,11 +325,13 @@ class Run:
         """Fit scenes again in which galaxies reach beyond their boxes."""
         if any(fit.interrupted for *_, fit in each):
             return each
-        wide = [
-            wide_sources(blend, scene, collect_scene(scene, fit), self.settings)
-            for blend, scene, fit in each
-        ]
-        again = [i for i, mask in enumerate(wide) if mask.any()]
+        # Few scenes have one, and collecting costs more than the first look.
+        wide = {
+            i: wide_sources(blend, scene, collect_scene(scene, fit), self.settings)
+            for i, (blend, scene, fit) in enumerate(each)
+            if may_be_wide(scene, fit.values, self.settings)
+        }
+        again = [i for i, mask in wide.items() if mask.any()]
         if again:
             blends = [each[i][0].with_wide(wide[i], self.settings) for i in again]
             starts = [(scene, fit.values) for _, scene, fit in (each[i] for i in again)]

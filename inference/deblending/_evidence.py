@@ -89,6 +89,7 @@ def weigh(
     settings: Settings,
     *,
     star_share: float | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Weighed:
     """Weigh for every source of a parametric scene whether it is a star, and whether it is needed.
 
@@ -105,18 +106,21 @@ def weigh(
     star_share
         Share of stars among all sources before any look at them; that of the nearest survey by
         default (`scorepriors._surveys.Survey.stars`).
+    rows
+        Sources to weigh; all if not given.
     """
+    chosen = np.arange(len(fitted.flux)) if rows is None else np.asarray(rows, int)
     share = nearest_survey(obs.pixel_scale).stars if star_share is None else star_share
-    stamps = _stamps(positions, fitted)
+    stamps = _stamps(positions, fitted, chosen)
     nothing = np.array([-0.5 * _chi2(one) for one in stamps])
     found = fitted.fit.values
-    values = [source_values(fitted.scene, found, row) for row in range(len(stamps))]
+    values = [source_values(fitted.scene, found, row) for row in chosen]
     point, galaxy = (
         _evidences([_scene(s, fitted.scene, settings, kind) for s in stamps], values, settings)
         - nothing
         for kind in ("stars", "profiles")
     )
-    others = _made_up(fitted)
+    others = _made_up(fitted)[chosen]
     either = np.logaddexp(math.log(share) + point, math.log1p(-share) + galaxy)
     return Weighed(expit(point - galaxy + logit(share)), either - others, point, galaxy, others)
 
@@ -129,9 +133,9 @@ class _Stamp:
     center: np.ndarray
 
 
-def _stamps(positions: Positions, fitted: FittedScene) -> list[_Stamp]:
+def _stamps(positions: Positions, fitted: FittedScene, rows: np.ndarray) -> list[_Stamp]:
     """Cut stamps about the fitted centers."""
-    corners = np.round(fitted.center - (SIDE - 1) / 2).astype(int)
+    corners = np.round(fitted.center[rows] - (SIDE - 1) / 2).astype(int)
     total = [image.sum(0) for image in fitted.convolved]
     return [
         _Stamp(
@@ -143,7 +147,7 @@ def _stamps(positions: Positions, fitted: FittedScene) -> list[_Stamp]:
             ),
             np.asarray(positions.row_column[row]) - corner,
         )
-        for row, corner in enumerate(corners)
+        for row, corner in zip(rows, corners, strict=True)
     ]
 
 

@@ -191,6 +191,12 @@ def parametric_scene(
     return Scene(blend.exposures, tuple(groups), blend.spectra, settings.options.spectra)
 
 
+def may_be_wide(scene: Scene, values: dict, settings: Settings) -> bool:
+    """Return whether a profile of a fitted parametric scene has light outside of its box."""
+    found = cut_off(scene, values, settings.boxes[0], settings.wide_box)
+    return settings.options.start != "blobs" and bool((found > CUT_OFF).any())
+
+
 def wide_sources(blend: Blend, scene: Scene, found: FittedScene, settings: Settings) -> np.ndarray:
     """Return the galaxies of a fitted parametric scene that need wide boxes, ``[N]``.
 

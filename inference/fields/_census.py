@@ -1,10 +1,17 @@
 """The sources of a field while it is worked on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from ._tasks import Sources
+
+#: Probability above which a source is fitted as a star.
+STAR = 0.5
+
+#: Log evidence in nats below which a detection is dropped: there are some 90 places for a point
+#: where a deep image has one source.
+NEEDED = 4.5
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,11 @@ class Census:
         Signal to noise of a point at each position, ``[N]``.
     added
         Mask ``[N]`` of sources found in what a first fit left.
+    given
+        Mask ``[N]`` of sources of a catalog, which are kept whatever the evidence.
+    p_star, evidence
+        Probability that a source is a star, and log evidence for it in nats, ``[N]``; NaN before
+        there is a fit.
     """
 
     ids: tuple[str, ...]
@@ -30,6 +42,18 @@ class Census:
     is_point: np.ndarray
     significance: np.ndarray
     added: np.ndarray
+    given: np.ndarray
+    p_star: np.ndarray
+    evidence: np.ndarray
+
+    @classmethod
+    def begin(cls, ids, places, is_point, significance, *, given: bool) -> "Census":
+        """Return sources as they are given or detected."""
+        count, places = len(ids), np.asarray(places, float).reshape(-1, 2)
+        unknown = np.full(count, np.nan)
+        each = (np.asarray(is_point, bool), np.asarray(significance, float))
+        flags = np.zeros(count, bool), np.full(count, given)
+        return cls(tuple(ids), places, *each, *flags, unknown, unknown)
 
     def __len__(self) -> int:
         """Return the number of sources."""
@@ -38,9 +62,7 @@ class Census:
     def of(self, which) -> Sources:
         """Return some of the sources, by their indices."""
         which = np.asarray(which, int)
-        return Sources(
-            tuple(self.ids[k] for k in which), self.places[which], self.is_point[which]
-        )
+        return Sources(tuple(self.ids[k] for k in which), self.places[which], self.is_point[which])
 
     def within(self, first, size, margin: float = 0.0) -> np.ndarray:
         """Return the indices of sources within a part of the field and a margin about it."""
@@ -57,26 +79,27 @@ class Census:
             while str(number) in taken:
                 number += 1
             names.append(str(number))
-        count = len(order)
-        return Census(
-            self.ids + tuple(names),
-            np.concatenate([self.places, places[order]]),
-            np.concatenate([self.is_point, np.zeros(count, bool)]),
-            np.concatenate([self.significance, significance[order]]),
-            np.concatenate([self.added, np.ones(count, bool)]),
+        new = Census.begin(
+            names, places[order], np.zeros(len(order), bool), significance[order], given=False
         )
+        new = replace(new, added=np.ones(len(order), bool))
+        return Census(self.ids + new.ids, *map(np.concatenate, zip(self._arrays, new._arrays)))
 
     def keep(self, which: np.ndarray) -> "Census":
         """Return the sources of a mask ``[N]``."""
-        which = np.flatnonzero(which)
+        chosen = np.flatnonzero(which)
         return Census(
-            tuple(self.ids[k] for k in which),
-            *(
-                array[which]
-                for array in (self.places, self.is_point, self.significance, self.added)
-            ),
+            tuple(self.ids[k] for k in chosen), *(array[chosen] for array in self._arrays)
         )
 
-    def with_points(self, is_point: np.ndarray) -> "Census":
-        """Return the same sources, other ones of them stars."""
-        return replace(self, is_point=np.asarray(is_point, bool))
+    def wanted(self) -> "Census":
+        """Return the sources that the evidence wants, those that are stars as points.
+
+        A catalog's sources stay, and its own word on its stars holds.
+        """
+        is_point = np.where(self.given & self.is_point, True, self.p_star > STAR)
+        return replace(self, is_point=is_point).keep(self.given | (self.evidence > NEEDED))
+
+    @property
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return tuple(getattr(self, one.name) for one in fields(self) if one.name != "ids")

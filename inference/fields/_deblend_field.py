@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
+import warnings
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,13 @@ from scorepriors.models.data._field import Field
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.positions._positions import Positions
 
-from ._engine import LOOKS, Engine
+from ._engine import LOOKS, PASSES, Engine
 from ._executors import executor
-from ._folder import fingerprint, finish, open_folder
+from ._folder import NAME as RUN
+from ._folder import facts_of, fingerprint, finish, open_folder
 from ._plan import Cell
 from ._progress import FieldProgress
-from ._result import FieldResult, collect
+from ._result import FieldResult, collect, load, save
 from ._tasks import Work
 
 
@@ -73,7 +77,8 @@ def deblend_field(
     progress
         True for a bar; or a function called as ``progress(done, total, text)``.
     **options
-        Options of `deblend`.
+        Options of `deblend`; `models` is ``"simplest"`` by default: faint galaxies, and those that
+        a bulge and disk explain, cost no network.
 
     Returns
     -------
@@ -92,23 +97,24 @@ def deblend_field(
     """
     started = time.monotonic()
     field = _as_field(field)
-    if positions is not None or field.catalog is not None:
-        if not isinstance(positions, Positions):
-            positions = field.positions(positions)
+    known = positions is not None or field.catalog is not None
+    if known and not isinstance(positions, Positions):
+        positions = field.positions(positions)
     mend = bool(options.pop("subtract_sky", False)), bool(options.pop("rescale_noise", False))
-    settings = settings_of(options, prior, field.pixel_scale)
+    settings = settings_of({"models": "simplest"} | options, prior, field.pixel_scale)
     if positions is not None and not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     temporary = None
     if output is None:
         if resume:
             raise InputError("resume=True needs the folder of the run; give output=.")
-        temporary = tempfile.TemporaryDirectory(prefix="scorepriors-")
-    directory = Path(temporary.name if temporary else output)  # type: ignore[arg-type]
+        temporary = _Temporary()
+    directory = Path(temporary.path if temporary else output).absolute()  # type: ignore[arg-type]
     mark = fingerprint(field, positions, settings, mend)
-    folder = open_folder(directory, mark, resume=resume, force=force)
     with contextlib.ExitStack() as stack:
+        # First, so that a scheduler that does not answer leaves the folder as it is.
         run = stack.enter_context(executor(workers=workers, scheduler=scheduler))
+        run.folder = folder = open_folder(directory, mark, resume=resume, force=force)
         shown = stack.enter_context(FieldProgress(progress, dashboard=run.dashboard))
         engine = Engine(Work(field, settings, key), folder, run, shown, mend)
         return _run(engine, positions, started, temporary)
@@ -129,14 +135,24 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
     lap("survey")
     cells, light = engine.profiles(survey, census, "profiles-0")
     lap("profiles")
-    for number in range(1, LOOKS + 1):
-        more = engine.look_again(census, light, number)
+    dropped = np.zeros((0, 2))
+    for number in range(1, PASSES + 1):
+        census = engine.weighed(survey, census, cells)
+        wanted = census.wanted()
+        gone = ~np.isin(census.ids, wanted.ids)
+        dropped = np.concatenate([dropped, census.places[gone]])
+        if number <= LOOKS:
+            wanted = engine.look_again(wanted, light, number, dropped)
         lap("residual")
-        if len(more) == len(census):
+        if wanted.ids == census.ids and (wanted.is_point == census.is_point).all():
             break
-        census = more
+        census = wanted
+        if not len(census):
+            raise InputError("nothing in the field is a source by the evidence; give a catalog.")
         cells, light = engine.profiles(survey, census, f"profiles-{number}")
         lap("profiles")
+    else:
+        census = engine.weighed(survey, census, cells)
     scenes, light, rounds = engine.finals(survey, census, cells, light)
     lap("final")
     groups = _groups(cells, len(census))
@@ -151,6 +167,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         "shape": list(field.shape),
         "bands": list(field.bands),
         "doubts": survey.doubts | found["doubts"],
+        "scene_doubts": found["scene_doubts"],
         "noise_from_model": found["noise_from_model"],
         "seconds": seconds | {"total": round(time.monotonic() - started, 2)},
         "settings": _settings_facts(engine.work.settings, engine.mend),
@@ -160,8 +177,48 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
             "numpyro": numpyro.__version__,
         },
     }
-    finish(engine.folder, facts)
-    return FieldResult(field, catalog, rows, facts, light, places, temporary)
+    result = FieldResult(field, catalog, rows, facts, light, places, temporary)
+    save(engine.folder, result)
+    finish(engine.folder, {"facts": facts, "opened": field.opened})
+    return result
+
+
+def load_field_result(directory: str | os.PathLike, field: Field | None = None) -> FieldResult:
+    """Open the folder of a finished run.
+
+    Parameters
+    ----------
+    directory
+        Folder that was the `output` of `deblend_field`.
+    field
+        The field; its files are opened again if not given.
+
+    Raises
+    ------
+    InputError
+        If there is no finished run, its files are gone, or it was of an image in memory and
+        `field` is not given.
+    """
+    folder = Path(directory).absolute() / RUN
+    known = facts_of(folder)
+    if field is None:
+        if known.get("opened") is None:
+            raise InputError(
+                f"{directory} holds results of an image that was not read from files; give field=."
+            )
+        with warnings.catch_warnings():
+            # What its files say was said when the run began.
+            warnings.simplefilter("ignore", UserWarning)
+            field = Field.open(**known["opened"])
+    return load(folder, field, known["facts"])
+
+
+class _Temporary:
+    """A folder that goes with the last result that needs it."""
+
+    def __init__(self):
+        self.path = tempfile.mkdtemp(prefix="scorepriors-")
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def _as_field(field) -> Field:
@@ -195,6 +252,7 @@ def _groups(cells: Sequence[Cell], count: int) -> np.ndarray:
 
 def _settings_facts(settings: Settings, mend: tuple[bool, bool]) -> dict[str, Any]:
     options = {n: getattr(v, "__qualname__", v) for n, v in vars(settings.options).items()}
+    options["anneal"] = list(settings.options.anneal)
     return options | {
         "subtract_sky": mend[0],
         "rescale_noise": mend[1],

@@ -1,11 +1,12 @@
 """The steps of a run over a field: survey, profiles, second look, final fits until seams agree."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._tiles import tiles
@@ -14,17 +15,18 @@ from scorepriors.models.data.positions._positions import Positions
 from ._census import Census
 from ._light import Light
 from ._parts import Place, Record, digest, read_arrays_of, read_part
-from ._plan import Cell, batches, padded, plan_cells
+from ._plan import FREE_FORM, PROFILES, STARS, Cell, batches, padded, plan_cells
 from ._progress import FieldProgress
 from ._seams import changed
-from ._survey import TileTask, look_again, survey_tile, without_twins
+from ._survey import TWICE, TileTask, look_again, survey_tile, without_twins
 from ._tasks import BatchTask, SceneTask, Work, fit_final, fit_profiles, slots
 
 #: Largest number of scenes in a batch, and of pixels of their renderings (sources x bands x pixels).
 SCENES, PIXELS = 32, 64e6
 
-#: Largest number of looks at what a first fit leaves, and of final fits of a scene.
-LOOKS, FINALS = 2, 3
+#: Largest numbers of looks at what a first fit leaves, of parametric fits after the first, and of
+#: final fits of a scene.
+LOOKS, PASSES, FINALS = 2, 4, 3
 
 #: Light of sources within this distance of a tile is known to it, pixels.
 AROUND = 16.0
@@ -69,6 +71,8 @@ class Engine:
         What is shown.
     mend
         Whether sky is subtracted and errors are rescaled.
+    places, profiled
+        Records of scenes by name; and of parametric fits by the scene's own sources.
     """
 
     work: Work
@@ -77,6 +81,7 @@ class Engine:
     progress: FieldProgress
     mend: tuple[bool, bool] = (False, False)
     places: dict[str, Place] = field(default_factory=dict)
+    profiled: dict[str, Place] = field(default_factory=dict)
 
     def survey(self, positions: Positions | None) -> Survey:
         """Find the sources, or look at the known ones."""
@@ -92,17 +97,14 @@ class Engine:
             kept = without_twins(places, bright)
             places, bright = places[kept], bright[kept]
             order = np.lexsort((places[:, 1], places[:, 0], -bright))
-            ids = tuple(str(k + 1) for k in range(len(order)))
-            census = Census(
-                ids, places[order], np.zeros(len(ids), bool), bright[order], np.zeros(len(ids), bool)
+            ids = [str(k + 1) for k in range(len(order))]
+            census = Census.begin(
+                ids, places[order], np.zeros(len(ids)), bright[order], given=False
             )
         else:
             names = np.concatenate([r.arrays["ids"] for r in records])
             found = dict(zip(names.tolist(), bright.tolist(), strict=True))
-            measured = np.array([found[name] for name in known.ids])
-            census = Census(
-                known.ids, known.places, known.is_point, measured, np.zeros(len(known), bool)
-            )
+            census = replace(known, significance=np.array([found[name] for name in known.ids]))
         if not len(census):
             raise InputError("no source found in the whole field; give a catalog.")
         sky, noise = (np.stack([r.arrays[name] for r in records]) for name in ("sky", "noise"))
@@ -120,11 +122,24 @@ class Engine:
         field = self.work.field
         cells = plan_cells(census.places, census.significance, survey.fwhm, field.shape)
         scenes = [self._scene(survey, census, cell, True, None) for cell in cells]
-        self._fits("profiles", fit_profiles, scenes, None)
-        return cells, self._light(name, cells, scenes)
+        # Where only the halo has changed the fit stays: the final one knows the light of others.
+        new = [scene for scene in scenes if scene.own_name not in self.profiled]
+        self._fits("profiles", fit_profiles, new, None)
+        self.profiled |= {scene.own_name: self.places[scene.name] for scene in new}
+        return cells, self._light_of(name, cells, [self.profiled[s.own_name] for s in scenes])
 
-    def look_again(self, census: Census, light: Light, number: int) -> Census:
-        """Return the sources with those that are in the residual."""
+    def weighed(self, survey: Survey, census: Census, cells: Sequence[Cell]) -> Census:
+        """Return the sources with what the parametric fits say about them."""
+        p_star, evidence = np.full((2, len(census)), np.nan)
+        for cell in cells:
+            scene = self._scene(survey, census, cell, True, None)
+            own = list(cell.own)
+            found = read_arrays_of(self.profiled[scene.own_name], "p_star", "evidence")
+            p_star[own], evidence[own] = found
+        return replace(census, p_star=p_star, evidence=evidence)
+
+    def look_again(self, census: Census, light: Light, number: int, dropped: np.ndarray) -> Census:
+        """Return the sources with those that are in the residual, but none at a `dropped` place."""
         every = tiles(self.work.field.shape)
         step = f"residual-{number}"
         tasks = [self._tile_task(step, tile, census, light) for tile in every]
@@ -133,17 +148,16 @@ class Engine:
         places = np.concatenate([r.arrays["places"] for r in records]).reshape(-1, 2)
         bright = np.concatenate([r.arrays["significance"] for r in records])
         kept = without_twins(places, bright)
+        if len(dropped):
+            kept &= cKDTree(dropped).query(places)[0] > TWICE if len(places) else True
         return census.with_added(places[kept], bright[kept])
 
     def finals(
         self, survey: Survey, census: Census, cells: Sequence[Cell], light: Light
     ) -> tuple[list[SceneTask], Light, list[int]]:
         """Deblend all scenes, and again those whose neighbors changed; return them and all light."""
-        profiles = [self._scene(survey, census, cell, True, None) for cell in cells]
-        scenes = [
-            self._scene(survey, census, cell, False, self.places[before.name])
-            for cell, before in zip(cells, profiles, strict=True)
-        ]
+        alone = [self._scene(survey, census, cell, False, None) for cell in cells]
+        scenes = [scene._replace(before=self.profiled[scene.own_name]) for scene in alone]
         rounds, todo = [0] * len(cells), list(range(len(cells)))
         for number in range(1, FINALS + 1):
             step = f"final-{number}"
@@ -169,7 +183,7 @@ class Engine:
         final = light is not None
         label = {True: f"{step}/", False: ""}[final]
         new = [scene for scene in scenes if f"{label}{scene.name}" not in self.places]
-        numbers = [(padded(stars), padded(galaxies)) for stars, galaxies in slots(new)]
+        numbers = [_padded(*n, final=final) for n in slots(new)]
         bands = len(self.work.field.bands)
         keys = [(scene.window.size, *n) for scene, n in zip(new, numbers, strict=True)]
         most = [_fitting(size, sum(n), bands) for size, *n in keys]
@@ -204,9 +218,6 @@ class Engine:
         mark = digest(step, *parts, "" if light is None else light.path.name)
         return TileTask(self.folder / step / f"{mark}.npz", tile, own, light)
 
-    def _light(self, name: str, cells, scenes: Sequence[SceneTask]) -> Light:
-        return self._light_of(name, cells, [self.places[scene.name] for scene in scenes])
-
     def _light_of(self, name: str, cells: Sequence[Cell], places: Sequence[Place]) -> Light:
         """Add up the light of scenes; the file is named after what went into it."""
         mark = digest(name, [f"{place.part.name}/{place.number}" for place in places])
@@ -232,14 +243,8 @@ def _before(scene: SceneTask) -> Place:
 
 
 def _known(positions: Positions) -> Census:
-    count = len(positions.ids)
-    return Census(
-        tuple(positions.ids),
-        np.asarray(positions.row_column, float),
-        np.asarray(positions.is_point, bool),
-        np.zeros(count),
-        np.zeros(count, bool),
-    )
+    places, is_point = positions.row_column, positions.is_point
+    return Census.begin(positions.ids, places, is_point, np.zeros(len(places)), given=True)
 
 
 def _tile_of(place: np.ndarray, shape: tuple[int, int]) -> int:
@@ -250,6 +255,13 @@ def _tile_of(place: np.ndarray, shape: tuple[int, int]) -> int:
         if rows.start <= at[0] < rows.stop and columns.start <= at[1] < columns.stop:
             return number
     raise ValueError(f"no tile holds {place}.")
+
+
+def _padded(stars: int, galaxies: int, *, final: bool) -> tuple[int, int]:
+    """Return the slots for stars and galaxies; without galaxies there is no network to run."""
+    if final and not galaxies:
+        return padded(stars, STARS), 0
+    return padded(stars, STARS), padded(galaxies, FREE_FORM if final else PROFILES)
 
 
 def _fitting(size: int, sources: int, bands: int) -> int:

@@ -31,8 +31,9 @@ REACH, PER_DOUBLING = 1.0, 0.5
 #: Significance of the faintest sources.
 FAINTEST = 5.0
 
-#: Sides to which numbers of sources are padded.
-NUMBERS = (2, 4, 8, 16, 32, 64, 128)
+#: Numbers to which galaxies are padded in parametric scenes, where padding costs little, and in those
+#: with a network; and to which stars are.
+PROFILES, FREE_FORM, STARS = (4, 12, 32, 96), (2, 4, 8, 16, 32), (2, 8, 32)
 
 
 class Window(NamedTuple):
@@ -164,11 +165,9 @@ def _halo(window: Window, places, reach, tree, largest, own) -> tuple[int, ...]:
     return tuple(int(k) for k in np.sort(np.setdiff1d(near, own)))
 
 
-def padded(number: int) -> int:
+def padded(number: int, steps: Sequence[int]) -> int:
     """Return the number of slots for a number of sources: few, since each is a program."""
-    if number == 0:
-        return 0
-    return next((n for n in NUMBERS if n >= number), -(-number // NUMBERS[-1]) * NUMBERS[-1])
+    return next((n for n in steps if n >= number), -(-number // steps[-1]) * steps[-1])
 
 
 def batches(keys: Sequence[tuple], most: Sequence[int]) -> list[list[int]]:

@@ -130,8 +130,13 @@ class FieldProgress:
         if self._report is not None:
             self._report(self._scenes, self._total, ", ".join([self._name, *facts]))
         elif self._bar is not None:
-            state = {"completed": self._scenes, "total": self._total, "text": ", ".join(facts)}
-            self._bar.update(self._task, description=self._name, **state)
+            self._bar.update(
+                self._task,
+                completed=self._scenes,
+                total=self._total,
+                description=self._name,
+                text=", ".join(facts),
+            )
         elif self._lines and self._clock() - self._told >= EVERY:
             self._told = self._clock()
             counts = f"{self._scenes:,} of {self._total:,} {self._unit}"
@@ -143,7 +148,8 @@ class FieldProgress:
             return
         found = f", {self._sources:,} sources" if self._sources else ""
         took = duration(self._clock() - self._started)
-        self._say(f"{self._name}: {self._scenes:,} {self._unit}{found} in {took}")
+        unit = self._unit.removesuffix("s") if self._scenes == 1 else self._unit
+        self._say(f"{self._name}: {self._scenes:,} {unit}{found} in {took}")
 
     def _say(self, line: str) -> None:
         if self._lines:

@@ -10,7 +10,9 @@ import numpy as np
 from astropy import units as u
 from astropy.table import QTable, Table
 
+from scorepriors._archives import read_archive, write_archive
 from scorepriors._errors import InputError
+from scorepriors._files import atomic_path
 from scorepriors.inference.deblending._catalog import EDGE, description, sky_columns
 from scorepriors.inference.deblending._flags import FLAGS
 from scorepriors.models.noise._diagonal import Diagonal
@@ -22,6 +24,11 @@ from ._light import Light
 from ._parts import Place, Record, read_part
 from ._tasks import SceneTask
 
+#: Share of the scenes from which on a doubt about them is one about the field; single ones have flags.
+MANY = 0.02
+
+#: Name and kind of the file that says where the records of a finished run are.
+_NAME, _KIND = "result.npz", "result of a field"
 
 #: Distance from the border of the field, pixels, from which no box reaches beyond it.
 WINDOW = 40
@@ -69,7 +76,7 @@ class FieldResult:
     catalog
         All sources: the columns of `scorepriors.inference.catalog`, and ``scene`` (number of its
         scene), ``group`` (the same for all sources whose windows hold each other), ``added``
-        (found in what a first fit left).  x and y are pixels of the field.
+        (found in what a first fit left), ``p_star``, ``evidence`` and ``model``.  x and y are pixels of the field.
     scenes
         A row for each scene: ``scene``, ``row``, ``column``, ``size`` (its window),
         ``num_sources``, ``round`` (number of final fits), ``converged``, ``chi2``, ``seconds``.
@@ -102,7 +109,9 @@ class FieldResult:
             If there is no such source.
         """
         if str(id) not in self._rows:
-            raise InputError(f"the field has no source {str(id)!r}; see the column id of the catalog.")
+            raise InputError(
+                f"the field has no source {str(id)!r}; see the column id of the catalog."
+            )
         row = self._rows[str(id)]
         place = self._places[int(self.catalog["scene"][row])]
         record = read_part(place.part)[place.number]
@@ -122,6 +131,40 @@ class FieldResult:
         others = self.model(int(first[0]), int(first[1]), whole, whole) - drawn
         corners = [(int(c[0]), int(c[1])) for c in (corner, first)]
         return Source(str(id), image, corners[0], flux, drawn, corners[1], others)
+
+
+def save(folder: Path, result: FieldResult) -> None:
+    """Write into the folder of a run what `load` needs beside its parts."""
+    write_archive(
+        folder / _NAME,
+        {"number": np.array([place.number for place in result._places])},
+        {
+            "parts": [str(place.part.relative_to(folder)) for place in result._places],
+            "light": result._light.path.name,
+        },
+        kind=_KIND,
+        version=1,
+    )
+    for name, table in (("catalog", result.catalog), ("scenes", result.scenes)):
+        with atomic_path(folder / f"{name}.fits") as temporary:
+            table.write(temporary, format="fits", overwrite=True)
+
+
+def load(folder: Path, field: Any, facts: dict[str, Any]) -> FieldResult:
+    """Read a finished run."""
+    mend = "resume the run, or begin it anew with --force"
+    arrays, found = read_archive(folder / _NAME, kind=_KIND, version=1, mend=mend)
+    numbers = arrays["number"].tolist()
+    places = [Place(folder / p, n) for p, n in zip(found["parts"], numbers, strict=True)]
+    light = Light(folder / found["light"], len(field.bands), field.shape)
+    if not light.is_there:
+        raise InputError(f"there is no {light.path}: {mend}.")
+    catalog, scenes = (
+        kind.read(folder / f"{name}.fits", format="fits")
+        for kind, name in ((QTable, "catalog"), (Table, "scenes"))
+    )
+    catalog["id"] = [str(one) for one in catalog["id"]]
+    return FieldResult(field, catalog, scenes, facts, light, tuple(places))
 
 
 def collect(
@@ -147,7 +190,8 @@ def collect(
     Returns
     -------
     catalog, scenes, facts, places
-        See `FieldResult`; facts are ``doubts`` and ``noise_from_model``.
+        See `FieldResult`; facts are ``doubts``, ``scene_doubts`` (numbers of scenes by code) and
+        ``noise_from_model``.
     """
     records = _records(scenes)
     ids = [name for record in records for name in record.facts["ids"]]
@@ -172,6 +216,12 @@ def collect(
         ("scene", number, "number of the scene that it was fitted in"),
         ("group", groups, "number of its group: sources whose scenes hold light of each other"),
         ("added", census.added, "whether it was found in what a first fit left"),
+        ("p_star", census.p_star, "probability that it is a star, by the evidence of both models"),
+        (
+            "evidence",
+            census.evidence,
+            "log evidence for the source against none at its place, nats",
+        ),
     ):
         table[name] = values
         table[name].info.description = text
@@ -188,8 +238,10 @@ def collect(
             "seconds": [r.facts["seconds"] for r in records],
         }
     )
+    said, counts = _doubts(records, given=bool(census.given.any()))
     facts = {
-        "doubts": _doubts(records),
+        "doubts": said,
+        "scene_doubts": counts,
         "noise_from_model": sorted({b for r in records for b in r.facts["noise_from_model"]}),
     }
     return table, rows, facts, tuple(_place(scene) for scene in scenes)
@@ -222,7 +274,7 @@ def _mark_edges(table: QTable, shape: tuple[int, int]) -> None:
     edge = FLAGS["edge"]
     for k, far in enumerate(distance):
         has, should = bool(bits[k] & edge.value), bool(far < EDGE)
-        if has and far > WINDOW or should and not has:
+        if (has and far > WINDOW) or (should and not has):
             rest = [w for w in words[k].split(",") if w not in ("ok", edge.word)]
             words[k] = ",".join(([edge.word] if should else []) + rest) or "ok"
             bits[k] = (bits[k] & ~edge.value) | (edge.value if should else 0)
@@ -254,14 +306,19 @@ def _records(scenes: Sequence[SceneTask]) -> list[Record]:
     return [found[k] for k in range(len(scenes))]
 
 
-def _doubts(records: Sequence[Record]) -> dict[str, str]:
-    """Return sentences by code: of all scenes that say the same the first, and how many they are."""
-    out = {}
+def _doubts(records: Sequence[Record], *, given: bool) -> tuple[dict[str, str], dict[str, int]]:
+    """Return sentences by code on what many scenes say, the first of theirs; and all counts.
+
+    Positions that nobody gave are no reason for a doubt.
+    """
+    out, counts = {}, {}
     for code in sorted({code for r in records for code in r.facts["doubts"]}):
         said = [r for r in records if code in r.facts["doubts"]]
+        counts[code] = len(said)
+        if len(said) < MANY * len(records) or (code == "misplaced" and not given):
+            continue
         row, column, size = said[0].facts["window"]
-        out[code] = (
-            f"in {len(said)} of {len(records)} scenes, first that of {size} x {size} pixels from row "
-            f"{row}, column {column}: {said[0].facts['doubts'][code]}"
-        )
-    return out
+        where = f"first that of {size} x {size} pixels from row {row}, column {column}"
+        many = f"in {len(said)} of {len(records)} scenes, {where}: "
+        out[code] = ("" if len(records) == 1 else many) + said[0].facts["doubts"][code]
+    return out, counts

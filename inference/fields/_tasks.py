@@ -17,6 +17,7 @@ import numpy as np
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._deblend import Run
 from scorepriors.inference.deblending._doubts import doubts
+from scorepriors.inference.deblending._evidence import Weighed, weigh
 from scorepriors.inference.deblending._options import Settings
 from scorepriors.inference.deblending._result import Deblended, FittedScene
 from scorepriors.inference.deblending._stages import Blend, prepare
@@ -90,8 +91,16 @@ class SceneTask(NamedTuple):
     @property
     def name(self) -> str:
         """A digest of the input, by which the record of the scene is found again."""
+        return self._digest(self.own, self.halo)
+
+    @property
+    def own_name(self) -> str:
+        """The same without the halo."""
+        return self._digest(self.own)
+
+    def _digest(self, *each: Sources | None) -> str:
         parts: list[Any] = [tuple(self.window), self.sky, self.noise]
-        for sources in (self.own, self.halo):
+        for sources in each:
             parts += ["none"] if sources is None else [sources.ids, *sources[1:]]
         return digest(*parts)
 
@@ -124,10 +133,16 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
     with quiet():
         blends = [_blend(work, scene, None) for scene in batch.scenes]
         fitted = Run(settings, batch.numbers, key=work.key).profiles(blends)
-    seconds = time.monotonic() - started
+        if any(one.fit.interrupted for one in fitted):
+            raise KeyboardInterrupt
+        weighed = [
+            weigh(b.obs, b.positions, one, settings, rows=range(len(scene.own.ids)))
+            for scene, b, one in zip(batch.scenes, blends, fitted, strict=True)
+        ]
+    seconds = (time.monotonic() - started) / len(fitted)
     records = [
-        _profile_record(scene, blend, one, seconds / len(fitted))
-        for scene, blend, one in zip(batch.scenes, blends, fitted, strict=True)
+        _profile_record(scene, one, found, seconds)
+        for scene, one, found in zip(batch.scenes, fitted, weighed, strict=True)
     ]
     write_part(batch.part, records)
     return {"scenes": len(records), "sources": sum(len(s.own.ids) for s in batch.scenes)}
@@ -183,14 +198,15 @@ def _blend(work: Work, scene: SceneTask, others: np.ndarray | None) -> Blend:
     return prepare(obs, positions, work.settings, None if others is None else [others])
 
 
-def _profile_record(scene: SceneTask, blend: Blend, fitted: FittedScene, seconds) -> Record:
+def _profile_record(
+    scene: SceneTask, fitted: FittedScene, weighed: Weighed, seconds: float
+) -> Record:
     own = slice(len(scene.own.ids))
     arrays = {
         "light": fitted.convolved[0][own].sum(0),
         "center": fitted.center[own] + np.array(scene.window[:2]),
-        "flux": fitted.flux[own],
-        "flux_error": fitted.flux_error[own],
-        "chi2": fitted.source_chi2[own],
+        "p_star": weighed.p_star,
+        "evidence": weighed.needed,
     }
     return Record(arrays, _facts(scene, fitted, seconds))
 
@@ -228,7 +244,6 @@ def _facts(scene: SceneTask, fitted: FittedScene, seconds: float) -> dict[str, A
         "name": scene.name,
         "window": list(scene.window),
         "ids": list(scene.own.ids),
-        "kinds": [str(kind) for kind in fitted.kinds[: len(scene.own.ids)]],
         "converged": bool(fitted.fit.converged),
         "iterations": int(fitted.fit.num_iterations),
         "chi2": float(fitted.chi2),

@@ -30,12 +30,25 @@ def color_composer(images: np.ndarray, noise: np.ndarray):
     noise
         Standard deviation of the sky, ``[B]``.
     """
-    num = len(images)
-    picks = [num - 1, num // 2, 0] if num < 5 else [num - 2, num // 2, 1]
     # Bands are scaled to a common brightness: a galaxy of mean color is white.
     level = np.array([np.percentile(image, 99.5) for image in images])
     level = np.where(level > 0, level, 1.0)
     floor = float(np.median(noise / level))
+    return scaled_composer(level, stretch=max(6 * floor, 0.12), softening=5)
+
+
+def scaled_composer(level: np.ndarray, *, stretch: float, softening: float):
+    """Return a function from cubes ``[B, H, W]`` to colors ``[H, W, 3]`` (Lupton et al. 2004).
+
+    Parameters
+    ----------
+    level
+        Brightness by which each band is divided, ``[B]``.
+    stretch, softening
+        Linear range of the divided brightness, and how far beyond it colors go (Q).
+    """
+    num = len(level)
+    picks = [num - 1, num // 2, 0] if num < 5 else [num - 2, num // 2, 1]
 
     def compose(cube):
         scaled = cube / level[:, None, None]
@@ -44,7 +57,7 @@ def color_composer(images: np.ndarray, noise: np.ndarray):
         else:
             channels = [scaled[p] for p in picks]
         with np.errstate(invalid="ignore"):  # astropy divides 0 by 0 in empty pixels
-            return make_lupton_rgb(*channels, stretch=max(6 * floor, 0.12), Q=5)
+            return make_lupton_rgb(*channels, stretch=stretch, Q=softening)
 
     return compose
 

@@ -26,6 +26,7 @@ from scorepriors.inference.sampling._tree import group
 
 from ._arviz import energy_figure, rank_figure, trace_figure
 from ._figure import COLORS, INK, SOFT, scene_row, view_composer
+from ._numbers import value_and_error
 from ._observed import mean_as_observed
 
 #: Numbers of draws shown per source, of sources in the pair plot, and of points of a pair.
@@ -149,20 +150,6 @@ def _shape_row(row) -> list[str]:
 
 def _number(value) -> float:
     return float(getattr(value, "value", value))
-
-
-def value_and_error(value: float, error: float) -> str:
-    """Return value and error, with the significant digits for the error."""
-    if np.isnan(value):
-        return "no data"
-    return f"{in_digits(value, error)} ± {in_digits(error, error)}"
-
-
-def in_digits(value: float, error: float) -> str:
-    """Return a number with as many decimals as two digits of its error have."""
-    if not np.isfinite(error) or error <= 0:
-        return f"{value:.4g}"
-    return f"{value:.{int(np.clip(1 - np.floor(np.log10(error)), 0, 6))}f}"
 
 
 def _in_words(table) -> str:

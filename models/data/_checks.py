@@ -193,6 +193,11 @@ def check_image_shape(images: np.ndarray) -> None:
         raise InputError(f"images have the shape {images.shape}: there is no pixel in them.")
 
 
+def default_bands(num_bands: int) -> tuple[str, ...]:
+    """Return names for bands that have none."""
+    return tuple(f"band{number}" for number in range(num_bands))
+
+
 def check_bands(bands, num_bands: int) -> tuple[str, ...]:
     """Return the names of the bands, one for each image and all different."""
     bands = (bands,) if isinstance(bands, str) else tuple(str(band) for band in bands)
@@ -238,7 +243,7 @@ def single_precision(
             f"weights have the shape {weights.shape} but the images have {images.shape}; "
             "they must agree."
         )
-    weights = weights.astype(np.float64)
+    weights = weights.astype(np.float64, copy=False)
     for problem, bad in {"NaN or infinite": ~np.isfinite(weights), "negative": weights < 0}.items():
         if bad.any():
             raise InputError(
@@ -252,7 +257,8 @@ def single_precision(
             f"{bad.sum()} pixel(s) are NaN or infinite under positive weight, "
             f"{where_first(bad, bands)}; set their weight to 0."
         )
-    images = np.where(used, images, 0).astype(np.float64)
+    images = np.where(used, images, 0)
+    images = images if images.dtype == np.float32 else images.astype(np.float64, copy=False)
     limits = np.finfo(np.float32)
     # Below `tiny` single precision has denormals only, which accelerators flush to zero.
     small = weights.min(initial=np.inf, where=used)
@@ -262,7 +268,7 @@ def single_precision(
             f"pixels or weights do not fit single precision (smallest weight {small:.3g}, "
             f"largest value {large:.3g}); choose another unit for the images."
         )
-    return images.astype(np.float32), weights.astype(np.float32)
+    return images.astype(np.float32, copy=False), weights.astype(np.float32)
 
 
 def check_wcs(wcs) -> WCS | None:

@@ -1,6 +1,7 @@
 """A field: an image that is larger than a scene, read by windows."""
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ from astropy.wcs import WCS, Sip
 
 from scorepriors._errors import InputError
 
+from ._field_files import open_files
+from ._field_positions import field_positions
 from ._observation import Observation
 from ._views import Photometry
 from .positions._positions import Positions
-from .positions._reading import read_positions
+from .readers._files import FITS_ENDINGS, NPZ_ENDINGS, check_file
+from .readers._options import FileOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,11 @@ class Field(Photometry):
         Table of positions that came with the images, unchanged; or None.
     psf_size
         Side of the PSFs in pixels, P; the same everywhere.
+    opened
+        Arguments of `open` by which it can be opened again, ready for JSON; or None.
+    corner
+        Row and column of the first pixel in the image of the file, if the field was cut out of
+        it; (0, 0) otherwise.
     """
 
     shape: tuple[int, int]
@@ -54,7 +63,9 @@ class Field(Photometry):
     name: str
     catalog: Table | None
     psf_size: int
+    corner: tuple[int, int]
     _source: Any = field(repr=False)
+    opened: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, obs: Observation) -> "Field":
@@ -64,8 +75,13 @@ class Field(Photometry):
                 f"a field is one observation, not a {type(obs).__name__}; give an Observation, or a "
                 "file to Field.open."
             )
+        return cls._of(obs, obs.shape, _Memory(obs))
+
+    @classmethod
+    def _of(cls, obs: Observation, shape: tuple[int, int], source) -> "Field":
+        """Return the field of a source of windows, with what is the same for all of them."""
         return cls(
-            shape=obs.shape,
+            shape=shape,
             bands=obs.bands,
             wcs=obs.wcs,
             unit=obs.unit,
@@ -74,12 +90,16 @@ class Field(Photometry):
             name=obs.name,
             catalog=obs.catalog,
             psf_size=obs.psfs.shape[-1],
-            _source=_Memory(obs),
+            corner=obs.corner,
+            _source=source,
         )
 
     @classmethod
     def open(cls, path, psf=None, index: int | None = None, **options) -> "Field":
-        """Open FITS or npz files as a field.
+        """Open FITS or npz files as a field; of FITS files only the windows asked for are read.
+
+        What only all pixels tell, as whether weights are exposure times, is told by a sample of
+        them where there are many, and holds for all windows.
 
         Parameters
         ----------
@@ -89,14 +109,26 @@ class Field(Photometry):
         Raises
         ------
         InputError
-            As `Observation.read` does.
+            As `Observation.read` does; for fields also if no pixel of the sample has data.
 
         Warns
         -----
         FileWarning
-            If something in the file bears on the result, and how it was understood.
+            If something in the file bears on the result, and how it was understood: once, not
+            for every window.
         """
-        return cls.of(Observation.read(path, psf, index, **options))
+        if isinstance(path, list | tuple) and len(path) == 1:
+            return cls.open(path[0], psf, index, **options)
+        paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+        packed = any(str(one).lower().endswith(NPZ_ENDINGS) for one in paths)
+        given = _plain({"path": path, "psf": psf, "index": index, **options})
+        if packed or index is not None or not paths:
+            return replace(cls.of(Observation.read(path, psf, index, **options)), opened=given)
+        if len(paths) == 1:
+            check_file(path, (*FITS_ENDINGS, *NPZ_ENDINGS), "image file")
+        oversampling = options.pop("psf_oversampling", None)
+        found = cls._of(*open_files(path, psf, FileOptions(**options), oversampling))
+        return replace(found, opened=given)
 
     def window(self, row: int, column: int, height: int, width: int) -> Observation:
         """Read a part of the field.
@@ -160,17 +192,49 @@ class Field(Photometry):
         catalog
             Catalog as for `read_positions`; that of the file if None.
         margin
-            Largest distance of a source beyond the edge, pixels.
+            Largest distance of a source beyond the edge, pixels.  If not given, that of
+            `read_positions` for a small field, and a FWHM of the PSF for a large one.
 
         Returns
         -------
         Positions or None
             Positions in pixels of the field; None if there is no catalog.
+
+        Raises
+        ------
+        InputError
+            As `read_positions` does.
+
+        Warns
+        -----
+        FileWarning, PositionsWarning
+            As `read_positions` does; a large field is compared with the catalog in some windows.
         """
         catalog = self.catalog if catalog is None else catalog
-        if catalog is None:
-            return None
-        return read_positions(catalog, self._source.obs, margin=margin)
+        return None if catalog is None else field_positions(catalog, self, margin)
+
+    def whole(self) -> Observation:
+        """Read all of the field at once."""
+        obs = self.window(0, 0, *self.shape)
+        return _unchecked(**{**vars(obs), "corner": self.corner, "catalog": self.catalog})
+
+
+def _plain(arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """Return arguments as JSON holds them, paths in full; None if there are arrays or objects."""
+
+    def plain(value):
+        if isinstance(value, os.PathLike) or (isinstance(value, str) and os.path.exists(value)):
+            return os.path.abspath(value)
+        if value is None or isinstance(value, str | int | float):
+            return value
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        raise TypeError
+
+    try:
+        return {name: plain(value) for name, value in arguments.items() if value is not None}
+    except TypeError:
+        return None
 
 
 class _Memory:

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ._checks import (
     check_scale,
     check_wcs,
     check_zero_point,
+    default_bands,
     numeric,
     parse_unit,
     strip_unit,
@@ -229,7 +231,7 @@ class Observation(Photometry):
                 )
             masked |= given_mask
         if bands is None:
-            bands = [f"band{number}" for number in range(len(values))]
+            bands = default_bands(len(values))
         elif isinstance(bands, str):
             bands = (bands,)  # not its letters
         if weights is None:
@@ -367,12 +369,8 @@ class Observation(Photometry):
     @classmethod
     def _build(cls, arguments: dict[str, Any], path) -> "Observation":
         """Call `from_arrays`, with the file's name before every message."""
-        try:
+        with naming(path):
             return cls.from_arrays(**arguments)
-        except InputError as error:
-            single = isinstance(path, str | os.PathLike)
-            name = Path(path if single else path[0]).name
-            raise InputError(f"{name}{'' if single else ' ...'}: {error}") from error
 
     def to_fits(self, path: str | os.PathLike, overwrite: bool = False) -> None:
         """Write one multi-extension FITS file that `from_fits` reads, atomically.
@@ -420,6 +418,17 @@ class Observation(Photometry):
         if self.name and self.name.isascii() and self.name.isprintable():
             header["OBJECT"] = self.name
         return header
+
+
+@contextmanager
+def naming(path):
+    """Put the name of a file, or of the first of several, before every message."""
+    try:
+        yield
+    except InputError as error:
+        single = isinstance(path, str | os.PathLike)
+        name = Path(path if single else path[0]).name
+        raise InputError(f"{name}{'' if single else ' ...'}: {error}") from error
 
 
 def _table_hdu(table: Table) -> fits.BinTableHDU:

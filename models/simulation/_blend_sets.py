@@ -241,14 +241,14 @@ def _galaxy(
     # `survey` finds those with galaxies only.
     population: Any = facts.galaxies
     for _ in range(1000):
-        magnitude = _magnitude(rng, *population.magnitudes)
+        magnitude = draw_magnitude(rng, *population.magnitudes)
         magnitudes = magnitude + colors(rng, 1, facts.bands)[0]
         if real is not None:
             # The center is that in the sharpest band, as a survey would measure it.
             sharpest = psfs[int(np.argmin(camera.seeing))]
             profile = real.draw(rng, magnitude, SIZE_SLOPE, sharpest, facts.scale)
         else:
-            profile = _bulge_and_disk(galsim, rng, population, magnitude)
+            profile = bulge_and_disk(galsim, rng, population, magnitude)
         flux = flux_of(magnitudes)
         unit = draw(galsim, profile, center, psfs, shape, facts.scale)
         if _snr(unit[None] * flux[:, None, None], camera.sky_variance)[0] >= MIN_SNR:
@@ -258,7 +258,7 @@ def _galaxy(
     raise InputError(f"no galaxy of {facts.name} stands out of its noise; report this, please.")
 
 
-def _bulge_and_disk(galsim, rng, population: Galaxies, magnitude: float):
+def bulge_and_disk(galsim, rng, population: Galaxies, magnitude: float):
     """Draw a profile of the survey's population, with the size of galaxies of the magnitude."""
     if population.training_set == "ztf":
         profile = ztf_galaxy(galsim, rng, int(rng.integers(2)))
@@ -267,10 +267,10 @@ def _bulge_and_disk(galsim, rng, population: Galaxies, magnitude: float):
     return profile.dilate(10 ** (SIZE_SLOPE * (magnitude - population.size)))
 
 
-def _magnitude(rng, bright: float, faint: float) -> float:
-    """Draw a magnitude distributed as number counts, by inversion."""
-    share = 10 ** (COUNTS_SLOPE * (bright - faint))
-    return faint + np.log10(share + (1 - share) * rng.uniform()) / COUNTS_SLOPE
+def draw_magnitude(rng, bright: float, faint: float, slope: float = COUNTS_SLOPE) -> float:
+    """Draw a magnitude distributed as number counts with a logarithmic slope, by inversion."""
+    share = 10 ** (slope * (bright - faint))
+    return faint + np.log10(share + (1 - share) * rng.uniform()) / slope
 
 
 def _snr(convolved: np.ndarray, sky_variance: np.ndarray) -> np.ndarray:

@@ -296,8 +296,11 @@ def _apart(places, *, gap: float, reach: float, mend: str) -> np.ndarray:
     raise InputError(mend)
 
 
-def colors(rng, count: int, bands: str) -> np.ndarray:
+def colors(
+    rng, count: int, bands: str, slopes: tuple[float, float] = (0.2, 2.2), scatter: float = 0.08
+) -> np.ndarray:
     """Draw magnitudes relative to i ``[K, B]``: one color per galaxy, and some scatter."""
     wave = np.array([WAVELENGTHS[b] for b in bands])
-    slope = rng.uniform(0.2, 2.2, (count, 1))
-    return slope * (WAVELENGTHS["i"] / wave - 1) * 1.2 + rng.normal(0, 0.08, (count, len(bands)))
+    slope = rng.uniform(*slopes, (count, 1))
+    scattered = rng.normal(0, scatter, (count, len(bands)))
+    return slope * (WAVELENGTHS["i"] / wave - 1) * 1.2 + scattered

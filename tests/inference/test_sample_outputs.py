@@ -52,7 +52,7 @@ from scorepriors.inference.deblending._sampling import (
     unpadded,
 )
 from scorepriors.inference.diagnosis._outputs import COLUMNS, DIAGNOSIS_NAMES
-from scorepriors.inference.reports._page import in_digits, value_and_error
+from scorepriors.inference.reports._numbers import in_digits, value_and_error
 from scorepriors.inference.reports._samples import SAMPLE_NAMES
 from scorepriors.inference.sampling._tree import group, group_names, make_tree
 from scorepriors.models import blend

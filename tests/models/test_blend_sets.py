@@ -11,8 +11,8 @@ from scorepriors._surveys import SURVEYS, flux_of, survey
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.simulation._blend_sets import (
     BlendSet,
-    _magnitude,
     blendedness,
+    draw_magnitude,
     parse_sources,
     simulate_set,
     write_set,
@@ -98,7 +98,7 @@ def test_depth_of_lsst_is_that_of_ten_years():
 
 def test_magnitudes_follow_number_counts():
     rng = np.random.default_rng(0)
-    drawn = np.array([_magnitude(rng, 20.0, 27.0) for _ in range(4000)])
+    drawn = np.array([draw_magnitude(rng, 20.0, 27.0) for _ in range(4000)])
     scale = 1 / (0.3 * np.log(10))
     expected = stats.truncexpon(b=7.0 / scale, loc=-27.0, scale=scale)
     assert stats.kstest(-drawn, expected.cdf).pvalue > 1e-6

@@ -14,7 +14,7 @@ from ._columns import first_of, numbers
 from ._places import is_inside
 
 #: Smallest margin in pixels where nothing is known of brightness.
-_FEW_PIXELS = 3.0
+FEW_PIXELS = 3.0
 
 #: Largest margin in pixels that is chosen: half a box of the largest shipped prior.
 _LARGEST = 32.0
@@ -143,7 +143,7 @@ def say_reach(reach: Reach, margin: float | None) -> None:
 
 def _shining(row_column, inside, near, table, columns, obs) -> np.ndarray:
     width = psf_fwhm(obs.views[0].psfs)
-    few = is_inside(row_column, obs.shape, max(_FEW_PIXELS, width)) & near
+    few = is_inside(row_column, obs.shape, max(FEW_PIXELS, width)) & near
     first = obs.views[0].observation
     image, noise = _in_noise(first)
     flux = _fluxes(table, columns)

@@ -92,6 +92,19 @@ def read_positions(
     >>> read_positions({"name": ["a"], "X_IMAGE": [26.0], "Y_IMAGE": [5.0]}, obs).ids
     ('a',)
     """
+    found = locate(source, obs, margin)
+    displaced = displacement(found, obs)
+    if displaced:
+        note(displaced, PositionsWarning)
+    return found
+
+
+def locate(source, obs, margin: float | None) -> Positions:
+    """Read positions as `read_positions` does, without comparing them with the light.
+
+    With a `margin` the observation needs no pixels: `shape`, `wcs`, `pixel_scale` and the corner
+    of its first view suffice.
+    """
     margin = check_margin(margin)
     table = as_table(source)
     if len(table) == 0:
@@ -112,11 +125,7 @@ def read_positions(
     row_column = places.row_column[reach.kept]
     ids = find_ids(table, columns, rows)
     _check_distances(row_column, ids)
-    found = Positions(ids, row_column, find_stars(table, columns, ids))
-    displaced = displacement(found, obs)
-    if displaced:
-        note(displaced, PositionsWarning)
-    return found
+    return Positions(ids, row_column, find_stars(table, columns, ids))
 
 
 def _labels(table: Table, columns: dict[str, str], rows: np.ndarray) -> Sequence[str]:

@@ -11,7 +11,7 @@ from scorepriors.models.data._warnings import note
 from scorepriors.models.data.readers._files import HDU
 
 from ._images import card_of_band, sampling
-from ._sources import Place, Source, Stamp, tell_if_a_part
+from ._sources import Place, Source, Stamp, constant, tell_if_a_part
 
 #: Difference of pixels of a detector and of its undistorted image, relative.
 _DISTORTION = 0.05
@@ -181,4 +181,4 @@ def photutils_source(psf, label: str) -> Source:
     if data.ndim != 2:
         raise InputError(f"{label} holds an array of the shape {data.shape}; give a PSF image.")
     stamp = Stamp(data, oversampling=float(sampled[0]), effective=True)
-    return Source(label, lambda place: stamp)
+    return constant(label, stamp)

@@ -9,6 +9,7 @@ from scorepriors._errors import InputError
 from scorepriors.models.data._warnings import note
 from scorepriors.models.data.readers._files import HDU
 
+from ._images import card_of_band
 from ._sources import Place, Source, Stamp, tell_if_a_part
 
 #: Most variables, and the highest degree, of a polynomial that can be meant.
@@ -67,7 +68,7 @@ def _source(hdu: HDU, label: str) -> Source:
         weights = np.prod(values ** np.array(powers).reshape(len(powers), axes), axis=1)
         return Stamp(np.tensordot(weights, images, 1), oversampling=1 / step, effective=True)
 
-    return Source(label, at)
+    return Source(label, at, card_of_band(hdu.header), varies=axes > 0)
 
 
 def exponents(num_variables: int, degree: int) -> list[tuple[int, ...]]:

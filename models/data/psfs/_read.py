@@ -72,7 +72,7 @@ def read_psf(
 
 def psfs_for(
     psf, bands: tuple[str, ...], place: Place, oversampling: float | None = None
-) -> list[np.ndarray] | np.ndarray:
+) -> list[np.ndarray]:
     """Return PSF images on the image's pixels, one for each band, not yet checked.
 
     Parameters
@@ -86,9 +86,15 @@ def psfs_for(
     oversampling
         Samples per pixel; None to follow what files say.
     """
+    return evaluate(choose(psf, bands), place, oversampling)
+
+
+def evaluate(
+    chosen: Sequence[Source], place: Place, oversampling: float | None = None
+) -> list[np.ndarray]:
+    """Return images on the image's pixels of sources that were chosen, one for each band."""
     if oversampling is not None:
         oversampling = check_oversampling(oversampling)
-    chosen = _choose(psf, bands)
     stamps: dict[int, np.ndarray] = {}
     for source in chosen:
         if id(source) not in stamps:
@@ -112,13 +118,20 @@ def place_of(
     corner
         Pixel (row, column) of the file's image where this one starts.
     """
-    row, column = (shape[0] - 1) / 2, (shape[1] - 1) / 2
+    whole = (shape[0], shape[1]) if tuple(corner) == (0, 0) else None
+    middle = (shape[0] - 1) / 2, (shape[1] - 1) / 2
+    return place_at(*middle, wcs, scale, corner)._replace(shape=whole)
+
+
+def place_at(
+    row: float, column: float, wcs: WCS | None, scale: float | None, corner: tuple[int, int]
+) -> Place:
+    """Return the place of a pixel of an image; parameters are those of `place_of`."""
     sky = None
     if wcs is not None:
         scale = float(np.sqrt(proj_plane_pixel_area(wcs)) * 3600)
         sky = _sky(wcs, row, column)
-    whole = (shape[0], shape[1]) if tuple(corner) == (0, 0) else None
-    return Place(row + corner[0], column + corner[1], sky, scale, whole)
+    return Place(row + corner[0], column + corner[1], sky, scale)
 
 
 def _sky(wcs: WCS, row: float, column: float) -> tuple[float, float] | None:
@@ -131,8 +144,8 @@ def _sky(wcs: WCS, row: float, column: float) -> tuple[float, float] | None:
     return (ra, dec) if np.isfinite([ra, dec]).all() else None
 
 
-def _choose(psf, bands: tuple[str, ...]) -> list[Source]:
-    """Return the source of each band."""
+def choose(psf, bands: tuple[str, ...]) -> list[Source]:
+    """Return the source of each band; parameters are those of `psfs_for`."""
     if isinstance(psf, Mapping):
         given = {str(band): one for band, one in psf.items()}
         keys = [_key(band, given) for band in bands]
@@ -142,7 +155,7 @@ def _choose(psf, bands: tuple[str, ...]) -> list[Source]:
                 f"there is no PSF for the band(s) {', '.join(missing)}; the dictionary has "
                 f"{', '.join(given) or 'nothing'}."
             )
-        return [_choose(given[str(key)], (band,))[0] for band, key in zip(bands, keys, strict=True)]
+        return [choose(given[str(key)], (band,))[0] for band, key in zip(bands, keys, strict=True)]
     if not _is_list(psf):
         sources = sources_of(psf)
         if len(sources) == 1 and not isinstance(psf, str | os.PathLike):

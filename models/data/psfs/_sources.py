@@ -80,6 +80,8 @@ class Source(NamedTuple):
         Whether it is one of a cube, which has the order of the bands.
     refusal
         Why it can't be used, as a sentence; "" if it can.
+    varies
+        Whether it may differ from place to place.
     """
 
     label: str
@@ -89,11 +91,12 @@ class Source(NamedTuple):
     hint: str = ""
     ordered: bool = False
     refusal: str = ""
+    varies: bool = True
 
 
 def constant(label: str, stamp: Stamp, band: str | None = None, name: str = "") -> Source:
     """Return the source of a stamp that is the same everywhere."""
-    return Source(label, lambda place: stamp, band, name)
+    return Source(label, lambda place: stamp, band, name, varies=False)
 
 
 def tell_if_a_part(label: str, place: Place, field: float) -> None:

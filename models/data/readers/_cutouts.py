@@ -78,8 +78,8 @@ class Cut(NamedTuple):
         parts = []
         for box in self.boxes:
             wide = _grown(box[0], rows), _grown(box[1], columns)
-            inside = tuple(_moved(one, -more.start) for one, more in zip(box, wide, strict=True))
-            parts.append(function(self._replace(boxes=(wide,)))[(..., *inside)])
+            inside = [_moved(one, -more.start) for one, more in zip(box, wide, strict=True)]
+            parts.append(function(self._replace(boxes=(wide,)))[..., inside[0], inside[1]])
         return np.concatenate(parts, axis=-1)
 
 

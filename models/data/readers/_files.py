@@ -21,12 +21,17 @@ from astropy.table import Table
 from scorepriors._archives import read_arrays
 from scorepriors._errors import InputError
 
+from ._blocks import Blocks
+
 FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.bz2", ".fz")
 NPZ_ENDINGS = (".npz",)
 
 READ_ERRORS = (OSError, TypeError, ValueError, EOFError, KeyError, IndexError, zlib.error)
 
 Source = str | os.PathLike
+
+#: Types of pixels on disk by the card BITPIX.
+_STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 #: Rows and columns of a part of an image.
 Box = tuple[slice, slice]
@@ -40,8 +45,21 @@ class HDU(NamedTuple):
     data: Any  # an array, a Table, or None
 
 
+def find_address(path: Source) -> str | None:
+    """Return the address on the network that a path is, as ``https://...``; None if it is none."""
+    found = re.match(r"^([a-z][a-z0-9+.-]+):/+(.+)$", str(path), re.IGNORECASE)
+    return None if found is None or Path(path).exists() else f"{found[1]}://{found[2]}"
+
+
 def check_file(path: Source, endings: Sequence[str], what: str) -> Path:
     """Return `path` if it is a file with one of the `endings` and not empty."""
+    address = find_address(path)
+    if address:
+        raise InputError(
+            f"{address} is an address, and files are read from disk: copy it there first (as "
+            f"fsspec.open_local('simplecache::{address}', simplecache={{'same_names': True}}) does), or "
+            "mount its store."
+        )
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; give the path of one {what}.")
@@ -90,9 +108,9 @@ class Extension:
         All HDUs of the file, as astropy has them.
     """
 
-    def __init__(self, hdu, number: int, file: str, file_hdus=None, mapped: bool = False):
+    def __init__(self, hdu, number: int, file: str, file_hdus=None, often: bool = False):
         self.name, self.number, self._hdu, self._file = hdu.name.upper(), number, hdu, file
-        self.file_hdus, self._mapped = file_hdus, mapped
+        self.file_hdus, self._often = file_hdus, often
         self.version = hdu.ver
         self.is_table = isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
         shape = () if self.is_table else tuple(getattr(hdu, "shape", ()) or ())
@@ -139,15 +157,18 @@ class Extension:
         with self._reading():
             if box is None:
                 return np.array(self._hdu.data)
+            if self._blocks is not None:
+                return self._blocks.part(box)
             where = (..., *box) if len(self.shape or ()) > 2 else box
-            return np.array((self._hdu.data if self._is_plain else self._hdu.section)[where])
+            stored = self._hdu.section if self._mapped is None else self._mapped
+            return np.array(stored[where], dtype=stored.dtype.newbyteorder("="))
 
     def pixels_of(self, boxes: Sequence[Box]) -> np.ndarray:
         """Read the parts in boxes of the same height, one beside the other, as a new array."""
         parts, rows, strip, start = [], None, np.zeros(0), 0
         for box in boxes:
             if box[0] != rows:
-                # Compressed tiles are often whole rows, which are unpacked once for all boxes.
+                # Compressed tiles are often whole rows: they are unpacked once for all boxes.
                 rows, same = box[0], [columns for other, columns in boxes if other == box[0]]
                 start = min(columns.start for columns in same)
                 strip = self.pixels((rows, slice(start, max(columns.stop for columns in same))))
@@ -155,10 +176,29 @@ class Extension:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
     @cached_property
-    def _is_plain(self) -> bool:
-        """Whether pixels are stored as they are, so that a mapped file gives a part at once."""
-        scaled = any(card in self._hdu.header for card in ("BSCALE", "BZERO", "BLANK"))
-        return self._mapped and not scaled and not isinstance(self._hdu, fits.CompImageHDU)
+    def _mapped(self) -> np.ndarray | None:
+        """Pixels on disk, where they are stored as they are and many parts are read."""
+        header, about = self._hdu.header, self._hdu.fileinfo()
+        scaled = any(card in header for card in ("BSCALE", "BZERO", "BLANK"))
+        on_disk = about is not None and isinstance(about["file"].name, str)
+        compressed = isinstance(self._hdu, fits.CompImageHDU)
+        if not self._often or scaled or compressed or not on_disk or self.shape is None:
+            return None
+        return np.memmap(
+            about["file"].name,
+            dtype=_STORED[header["BITPIX"]],
+            mode="r",
+            offset=about["datLoc"],
+            shape=self.shape,
+        )
+
+    @cached_property
+    def _blocks(self) -> Blocks | None:
+        """Blocks of a compressed image of which many parts are read."""
+        if not self._often or not isinstance(self._hdu, fits.CompImageHDU) or self.shape is None:
+            return None
+        height, width = self._hdu.tile_shape[-2:]
+        return Blocks(self._hdu.section, self.shape, (height, width))
 
     @contextmanager
     def _reading(self):
@@ -184,11 +224,11 @@ class Extension:
 
 
 @contextmanager
-def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS, *, memmap: bool = False):
+def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS, *, often: bool = False):
     """Open a FITS file, and yield its HDUs as a list of `Extension`; only headers are read.
 
-    With `memmap` parts of plain images are read through a map of the file, fast where there are
-    many of them.
+    With `often` parts of images are read fast where there are many of them: plain ones through a
+    map of the file, compressed ones by blocks that are kept for a while.
 
     Raises
     ------
@@ -208,9 +248,9 @@ def open_fits(path: Source, endings: Sequence[str] = FITS_ENDINGS, *, memmap: bo
                 # astropy accepts a truncated archive.
                 unpack = bz2.decompress if start == b"BZh" else gzip.decompress
                 source = io.BytesIO(unpack(path.read_bytes()))
-            opened = fits.open(source, memmap=memmap)
+            opened = fits.open(source, memmap=False)
             extensions = [
-                Extension(hdu, number, path.name, opened, memmap and not packed)
+                Extension(hdu, number, path.name, opened, often and not packed)
                 for number, hdu in enumerate(opened)
             ]
         except (*READ_ERRORS, VerifyError) as error:

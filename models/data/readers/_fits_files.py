@@ -16,10 +16,11 @@ from scorepriors.models.data.psfs._contents import sources_in_image
 from ._bands import BandPart, combine, unit_factor, with_common_units
 from ._cards import given_zero_point, header_bands
 from ._files import FITS_ENDINGS, NPZ_ENDINGS, Box, Source, check_file, open_fits, reason
-from ._image_files import ImageFile, exact
+from ._image_files import ImageFile
 from ._meds import check_same_object
 from ._names import Group, find_images, passed_over
 from ._options import FileOptions, given_bands
+from ._partners import exact
 from ._products import by_row, recognize
 
 
@@ -60,9 +61,8 @@ class FitsFiles:
     ----------
     source, options, index
         As for `read_fits`.
-    memmap
-        Whether files are mapped and stay open, for many parts; else each is closed once it was
-        read.
+    often
+        Whether files stay open, for many parts; else each is closed once it was read.
     decided
         `rules` of the same files, where they were read before.
     """
@@ -73,16 +73,16 @@ class FitsFiles:
         options: FileOptions,
         index: int | None = None,
         *,
-        memmap: bool = False,
+        often: bool = False,
         rules: "Rules | None" = None,
     ):
-        one = isinstance(source, str | os.PathLike)
-        self.paths = [Path(p) for p in ([source] if one else source)]
+        several = [source] if isinstance(source, str | os.PathLike) else source
+        self.paths = [Path(path) for path in several]
         if not self.paths:
             raise InputError("no files given; give one FITS file, or one per band.")
         self.options, self.index = options, index
         self.rules = Rules([{} for _ in self.paths], []) if rules is None else rules
-        self._memmap, self._stack = memmap, ExitStack()
+        self._often, self._stack = often, ExitStack()
         self._files: dict[int, ImageFile] = {}
 
     def __enter__(self) -> "FitsFiles":
@@ -105,7 +105,7 @@ class FitsFiles:
 
     def _open(self, order: int) -> ImageFile:
         path = check_file(self.paths[order], FITS_ENDINGS, "FITS file")
-        extensions = self._stack.enter_context(open_fits(path, memmap=self._memmap))
+        extensions = self._stack.enter_context(open_fits(path, often=self._often))
         product = recognize(extensions, path)
         if product is not None and product.note:
             note(f"{path.name} is a {product.name}: {product.note}")
@@ -130,7 +130,7 @@ class FitsFiles:
             order,
             len(self.paths),
             self._stack,
-            self._memmap,
+            self._often,
             self.rules.decided[order],
         )
 
@@ -147,7 +147,7 @@ class FitsFiles:
         corners: list[tuple[int, int]] = []
         for order, path in enumerate(self.paths):
             own, corner = self._parts(order, boxes)
-            if not self._memmap:
+            if not self._often:
                 self.close()
             if len(self.paths) > 1 and sum(len(part.images) for part in own) != 1:
                 raise InputError(
@@ -184,6 +184,13 @@ class FitsFiles:
         _say_masked(arguments["weights"], arguments["bands"], options, where)
         return arguments
 
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Height and width of the images, or of their cuts; None where files hold none."""
+        file = self.file(0)
+        with _naming(file.path):
+            return file.image(0).cut.shape if file.groups else None
+
     def window(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Return the pixels and weights ``[B, h, w]`` in a box, by the rules of the first reading."""
         images, weights = [], []
@@ -212,11 +219,11 @@ class FitsFiles:
         """Return the bands of one file, and the corner of the cut."""
         file = self.file(order)
         with _naming(file.path):
-            if file.product is not None and file.product.open is not None:
-                row = file.product
+            row = file.product
+            if row is not None and row.open is not None:
                 own, corner = [by_row(row, row.open, file.path, self.index)], (0, 0)
             else:
-                own, corner = _read_images(file, boxes)
+                own, corner = _read_images(file, boxes, self.shape)
         if len(own) == 1 and own[0].bands is None and len(own[0].images) == 1:
             own = [own[0]._replace(bands=(_stem(file.path),))]
         return own, corner
@@ -274,8 +281,14 @@ def _say_masked(
 
 
 def _read_images(
-    file: ImageFile, boxes: Sequence[Box] | None
+    file: ImageFile, boxes: Sequence[Box] | None, shape: tuple[int, int] | None
 ) -> tuple[list[BandPart], tuple[int, int]]:
+    for number in range(len(file.groups)) if boxes is not None else ():
+        own = file.image(number).cut.shape
+        if own != shape:
+            raise InputError(
+                f"it has {own} pixels but the first has {shape}; cut them to one size."
+            )
     parts = [file.part(number, boxes) for number in range(len(file.groups))]
     images = [file.image(number) for number in range(len(file.groups))]
     if file.product is None and file.options.hdu is None:

@@ -1,11 +1,9 @@
 """One open FITS file: the pixels of its images, with the noise and masks that belong to them."""
 
-import glob
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from astropy import units
@@ -23,16 +21,16 @@ from ._cards import (
     header_unit,
     header_zero_point,
     merged,
-    number,
     pixel_area,
     says_nothing,
 )
 from ._cutouts import Box, Cut, cut_box
 from ._files import Extension, open_fits, split_hdu
 from ._masks import mask_rule
-from ._names import MASK_NAMES, NOISE_NAMES, Group, find_partner, found, pointed
+from ._names import MASK_NAMES, NOISE_NAMES, Group, find_partner, found
 from ._noise import kind_of, kind_of_file, noise_factor, noise_rule
 from ._options import FileOptions
+from ._partners import Image, Partner, beside, checked_shape, exact, only_image, pixel_side
 from ._products import Product, by_row
 
 #: Powers of noise that give standard deviations.
@@ -40,60 +38,6 @@ _POWERS = {"variance": 0.5, "deviation": 1.0, "ivar": -0.5}
 
 #: Ratio from which two noises in one file contradict each other.
 _OTHER_NOISE = 1.1
-
-
-class Partner(NamedTuple):
-    """The HDU of a noise or a mask, of the image's file or another.
-
-    Attributes
-    ----------
-    extension
-        The HDU; None for noise that is calculated from the image.
-    what
-        Name for messages.
-    kind
-        Kind of a noise.
-    own
-        Whether it is one of the image's own file.
-    given
-        Whether it was asked for, or named by a rule: then other noises are not compared.
-    """
-
-    extension: Extension | None
-    what: str
-    kind: str = ""
-    own: bool = True
-    given: bool = False
-
-
-class Image(NamedTuple):
-    """An image HDU and what is the same for all of its pixels.
-
-    Attributes
-    ----------
-    group
-        The HDU.
-    header
-        Its cards, and those of the primary header that it lacks.
-    cut
-        The part that was asked for.
-    noise, mask, coverage
-        What belongs to it; None where there is no mask, and no map of the coverage.
-    """
-
-    group: Group
-    header: fits.Header
-    cut: Cut
-    noise: Partner
-    mask: Partner | None
-    coverage: Extension | None
-
-    @property
-    def used(self) -> list[Extension]:
-        """HDUs of the image's own file that it takes."""
-        partners = [one for one in (self.noise, self.mask) if one is not None and one.own]
-        used = [one.extension for one in partners if one.extension is not None]
-        return [self.group.image, *used]
 
 
 class ImageFile:
@@ -114,14 +58,14 @@ class ImageFile:
         order: int,
         count: int,
         stack: ExitStack,
-        memmap: bool,
+        often: bool,
         decided: dict[str, Any],
     ):
         self.path, self.extensions, self.product, self.options = path, extensions, product, options
         self.groups, self.order, self.count = list(groups), order, count
         self.several = len(groups) > 1
         self.decided = decided
-        self._stack, self._memmap = stack, memmap
+        self._stack, self._often = stack, often
         self._images: dict[int, Image] = {}
         self._opened: dict[Path, list[Extension]] = {}
 
@@ -159,7 +103,7 @@ class ImageFile:
             unit=unit,
             zero_point=zero_point,
             catalog=None,
-            scale=_scale(header) if wcs is None else None,
+            scale=pixel_side(header) if wcs is None else None,
             whole=about.cut.shape,
         )
 
@@ -174,7 +118,7 @@ class ImageFile:
                 f"{self.path.name}: the card(s) {', '.join(unreadable)} cannot be read and were left "
                 "out."
             )
-        shape = _checked_shape(image)
+        shape = checked_shape(image)
         wcs = celestial_wcs(self._wcs_headers(image), image.file_hdus, f"{self.path.name}: ")
         cut = cut_box(self.options, wcs, shape[-2:], self.path.name)
         covered = self._partner(group, self.product.coverage if self.product else ())
@@ -210,7 +154,7 @@ class ImageFile:
                 noise, name = partner
                 kind = self.options.noise_kind or own.get(name, "")
                 return Partner(noise, noise.label, kind or kind_of(name, noise.header, noise.label))
-            given = _beside(self.path, product.noise_file if product else None)
+            given = beside(self.path, product.noise_file if product else None)
         if given is None and product is not None and product.variance is not None:
             return Partner(None, "the noise", "variance", given=True)
         if given is None:
@@ -225,7 +169,7 @@ class ImageFile:
                 "--noise-kind variance)."
             )
         path, hdu = split_hdu(given)
-        noise = _only_image(self._open(path), hdu, tuple(NOISE_NAMES), path.name)
+        noise = only_image(self._open(path), hdu, tuple(NOISE_NAMES), path.name)
         kind = self.options.noise_kind or (product.noise_file_kind if product else "")
         kind = kind or kind_of(noise.name, noise.header, noise.label) or kind_of_file(path)
         if not kind:
@@ -244,7 +188,7 @@ class ImageFile:
             partner = self._partner(group, names)
             if partner is not None:
                 return Partner(partner[0], f"{self.path.name} [{partner[0].label}]")
-            given = _beside(self.path, product.mask_file if product else None)
+            given = beside(self.path, product.mask_file if product else None)
         if given is None:
             if self.options.good is not None or self.options.bad_planes is not None:
                 raise InputError(
@@ -253,7 +197,7 @@ class ImageFile:
                 )
             return None
         path, hdu = split_hdu(given)
-        mask = _only_image(self._open(path), hdu, MASK_NAMES, path.name)
+        mask = only_image(self._open(path), hdu, MASK_NAMES, path.name)
         own_file = path.resolve() == self.path.resolve()
         return Partner(mask, f"{path.name} [{mask.label}]", own=own_file, given=True)
 
@@ -262,7 +206,7 @@ class ImageFile:
         if path.resolve() == self.path.resolve():
             return self.extensions
         if path not in self._opened:
-            context = open_fits(path, memmap=self._memmap)
+            context = open_fits(path, often=self._often)
             self._opened[path] = self._stack.enter_context(context)
         return self._opened[path]
 
@@ -427,75 +371,3 @@ class ImageFile:
                 # A card that was never set holds 0: one count as bright as Vega.
                 check_plausible(zero, f"the cards of a {product.name}", 5.0)
         return found
-
-
-def _checked_shape(image: Extension) -> tuple[int, ...]:
-    """Return the shape of an image HDU without leading axes of length one."""
-    shape = image.shape or ()
-    while len(shape) > 2 and shape[0] == 1:
-        shape = shape[1:]
-    if len(shape) not in (2, 3):
-        raise InputError(
-            f"the HDU {image.label} holds {image.shape}; give an image [H, W] or [B, H, W]."
-        )
-    if 0 in shape:
-        raise InputError(f"the HDU {image.label} holds no pixels, but {image.shape} of them.")
-    if len(shape) == 3 and shape[2] < 8 < min(shape[:2]):
-        raise InputError(f"the HDU {image.label} is {shape}, with the bands last; give [B, H, W].")
-    return shape
-
-
-def _scale(header: fits.Header) -> float | None:
-    scale = number(header, "PIXSCALE")
-    if scale is not None and not scale > 0:
-        raise InputError(f"the card PIXSCALE holds {scale:g}; give arcseconds per pixel.")
-    return scale
-
-
-def exact(extension: Extension) -> str:
-    """Return the name of an HDU with its version, which is needed where there are several."""
-    return f"{extension.name},{extension.version}" if extension.name else extension.label
-
-
-def _only_image(
-    extensions: Sequence[Extension], hdu: str | None, names: Sequence[str], where: str
-) -> Extension:
-    """Return the image of a file with noise or a mask: by HDU, by name, or the only one."""
-    if hdu is not None:
-        return pointed(extensions, hdu, where)
-    images = [one for one in extensions if one.shape is not None and len(one.shape) > 1]
-    for name in names:
-        for one in images:
-            if one.name == name:
-                return one
-    if len(images) != 1:
-        raise InputError(
-            f"{where} holds {len(images)} images ({found(extensions)}); say which, as "
-            f"{where}[1] or {where}[NAME]."
-        )
-    return images[0]
-
-
-def _beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
-    """Return the file beside another one that a product's rule names, if it is there.
-
-    Of ``*`` in the name anything may stand, and one of both files may be compressed.
-    """
-    if rule is None:
-        return None
-    for replacement in rule[1].split("|"):
-        name = re.sub(rule[0], replacement, path.name, count=1)
-        if name == path.name:
-            return None
-        bare = name.removesuffix(".gz").removesuffix(".fz")
-        for one in (name, f"{name}.gz", f"{name}.fz", bare):
-            found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
-            found = [other for other in found if other != path]
-            if len(found) > 1:
-                raise InputError(
-                    f"{found[0].name} and {found[1].name} both go with {path.name}; say which "
-                    "with noise= and mask= (--noise, --mask)."
-                )
-            if found:
-                return found[0]
-    return None

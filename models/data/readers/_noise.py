@@ -117,7 +117,7 @@ class NoiseRule(NamedTuple):
         bad = no_data(images, noise, self.kind, what, self.some_negative)
         out = masked | np.logical_or.reduce([*bad.values()])
         weights = _weights(noise, self.kind, out, self.scales, what)
-        return np.where(weights < self.smallest, 0.0, weights)
+        return np.where((weights > 0) & (weights < self.smallest), 0.0, weights)
 
 
 def no_data(

@@ -1,0 +1,105 @@
+"""The command `simulate`."""
+
+from pathlib import Path
+
+import click
+
+from scorepriors._errors import InputError
+
+from ._common import target_file
+
+_SURVEYS = ("lsst", "hsc", "ztf")
+
+#: Options of `simulate` for sets of blends and for fields, by their names in the function.
+_OF_SETS = {"number": "--number", "sources": "--sources", "galaxies": "--galaxies"}
+_OF_FIELDS = {
+    "size": "--size",
+    "density": "--density",
+    "stars": "--stars",
+    "clusters": "--clusters",
+    "structured": "--structured",
+    "sky": "--sky",
+    "gaps": "--gaps",
+    "bands": "--bands",
+}
+
+
+@click.command()
+@click.option("--survey", type=click.Choice(_SURVEYS), default="lsst", show_default=True)
+@click.option("--number", type=click.IntRange(1), help="How many blends.  [required for a set]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--sources", metavar="MIN:MAX", help="Galaxies per blend.  [default: 2:8]")
+@click.option(
+    "--galaxies",
+    type=click.Path(),
+    metavar="CATALOG",
+    help="Shapes of real galaxies, from a catalog in GalSim's format.  [default: bulges, disks]",
+)
+@click.option("--field", is_flag=True, help="One large image in place of a set of blends.")
+@click.option("--size", type=int, metavar="PIXELS", help="Side of the field.  [required for it]")
+@click.option("--density", type=float, help="Galaxies per square arcminute.  [default: 60 of lsst]")
+@click.option("--stars", type=float, help="Stars per square arcminute.  [default: 2]")
+@click.option("--clusters", type=click.IntRange(0), help="Clusters of galaxies.  [default: 0]")
+@click.option("--structured", type=click.IntRange(0), help="Bright spirals.  [default: 0]")
+@click.option("--sky", type=float, help="Change of the sky over the field, sigma.  [default: 0]")
+@click.option("--gaps", is_flag=True, default=None, help="An edge, a corner, holes without data.")
+@click.option("--bands", help="Some of the survey's, such as gri.  [default: all]")
+@click.option(
+    "--output", type=click.Path(), required=True, help="The npz file, or the field's folder."
+)
+@click.option("--force", is_flag=True, help="Replace an existing file, or those in the folder.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def simulate(survey, number, seed, field, output, force, quiet, **options):
+    """Simulate blends of a survey, or a field, with truth, for `evaluate`.
+
+    All else equal blend i depends on the seed and i only: a longer set begins with the shorter
+    one.  The layout of the file is described in `scorepriors.models.blend_sets`;
+    each blend is an observation as well: scorepriors deblend FILE --index I.
+
+    With --field the output is a folder with field.fits, an image whose PSF varies, truth.fits
+    and summary.json: scorepriors deblend FOLDER/field.fits, scorepriors evaluate FOLDER.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    wrong = [name for name in given if name in (_OF_SETS if field else _OF_FIELDS)]
+    if field and number is not None:
+        wrong.insert(0, "number")
+    if wrong:
+        option = {**_OF_SETS, **_OF_FIELDS}[wrong[0]]
+        raise InputError(
+            f"{option} is for sets of blends; leave it out or leave out --field."
+            if field
+            else f"{option} is for fields; give --field as well, or leave it out."
+        )
+    from scorepriors._progress import on_terminal
+
+    progress = on_terminal(f"simulating {survey}", quiet)
+    if field:
+        click.echo(str(_simulate_field(survey, seed, output, force, progress, given)))
+        return
+    if number is None:
+        raise InputError("give --number, how many blends, or --field with --size.")
+    path = target_file(output, force, ".npz")
+    from scorepriors.models.simulation._blend_sets import parse_sources, simulate_set, write_set
+
+    arrays = simulate_set(
+        survey,
+        number,
+        seed=seed,
+        sources=parse_sources(given.get("sources", "2:8")),
+        galaxies=given.get("galaxies"),
+        progress=progress,
+    )
+    write_set(path, arrays)
+    click.echo(str(path))
+
+
+def _simulate_field(survey, seed, output, force, progress, given) -> Path:
+    """Write a field; what is wrong with the folder is said before any work is done."""
+    from scorepriors.models.simulation._fields import simulate_field
+    from scorepriors.models.simulation._fields_files import check_folder, write_field
+
+    if "size" not in given:
+        raise InputError("--field needs --size, the side of the field in pixels.")
+    check_folder(output, overwrite=force)
+    field = simulate_field(survey, given.pop("size"), seed=seed, progress=progress, **given)
+    return write_field(field, output, overwrite=force)

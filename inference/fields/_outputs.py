@@ -1,0 +1,153 @@
+"""Result files of a field, all of them or none."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scorepriors._errors import InputError
+from scorepriors._files import atomic_write
+from scorepriors.inference.reports._outputs import check_target, write_whole
+from scorepriors.models.data._warnings import note
+
+from ._report import field_page
+from ._strips import MODEL_STEPS, RESIDUAL_STEPS, write_images
+from ._tables import can_write_parquet, field_summary, write_fits_table, write_parquet
+
+#: Names of the result files of a field.
+FIELD_NAMES = (
+    "catalog.parquet", "catalog.fits", "model.fits", "residual.fits", "summary.json", "report.html",
+)  # fmt: skip
+
+
+def check_field_target(directory: str | Path, *, force: bool = False) -> Path:
+    """Check that a field's results can be written to `directory`, before any work is done.
+
+    Raises
+    ------
+    InputError
+        If it is a file, is not writable, or contains results and `force` is False.
+    """
+    return check_target(directory, force=force, names=FIELD_NAMES)
+
+
+def write_field_outputs(
+    result: Any,
+    directory: str | Path,
+    *,
+    force: bool = False,
+    evaluation: Mapping[str, Any] | None = None,
+    command: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write catalog, images, summary and report of a field; all of them or none.
+
+    Parameters
+    ----------
+    result
+        Result of `deblend_field`.
+    directory
+        Folder to write to; made if missing.
+    force
+        Whether to replace existing results.
+    evaluation
+        What `evaluate_field` found, for the report.
+    command
+        The command of the run, for summary and report.
+    extra
+        Further entries of the summary.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Files ``catalog.parquet``, ``catalog.fits``, ``model.fits``, ``residual.fits``,
+        ``summary.json`` and ``report.html``.
+
+    Raises
+    ------
+    InputError
+        See `check_field_target`; or if writing fails, as on a full disk.  Files of before are kept.
+
+    Warns
+    -----
+    FileWarning
+        If there is no ``catalog.parquet`` since pyarrow is not installed.
+
+    Notes
+    -----
+    Images have one extension for each band, compressed by tiles: pixels of the model are rounded
+    to 1/64 of the noise, those of the residual to 1/16, with a dither.  They are written by strips of
+    rows, so that memory does not grow with the height of the field.
+    """
+    directory = check_field_target(directory, force=force)
+    extra = {"command": command, **(extra or {})} if command else extra
+    summary = json.dumps(field_summary(result, extra=extra), indent=2, allow_nan=False)
+    titles = {
+        "model.fits": "Light of all sources as observed. It is given under masked pixels too.",
+        "residual.fits": "Data minus model. NaN where a pixel is masked in its band.",
+    }
+    writers = {
+        "catalog.parquet": lambda path: write_parquet(result.catalog, path),
+        "catalog.fits": lambda path: write_fits_table(result.catalog, path),
+        "model.fits": lambda path: write_images(
+            path, result, lambda s: s.model, steps=MODEL_STEPS, title=titles[path.name]
+        ),
+        "residual.fits": lambda path: write_images(
+            path, result, lambda s: s.residual, steps=RESIDUAL_STEPS, title=titles[path.name]
+        ),
+        "summary.json": lambda path: path.write_text(summary + "\n", encoding="utf-8"),
+        "report.html": lambda path: path.write_text(
+            field_page(result, evaluation=evaluation, command=command, folder=str(directory)),
+            encoding="utf-8",
+        ),
+    }
+    if not can_write_parquet():
+        del writers["catalog.parquet"]
+        note(
+            "catalog.parquet is not written, since pyarrow is not installed (pip install "
+            "'scorepriors[parquet]'); catalog.fits holds the same."
+        )
+    for left in directory.glob(".partial-*"):  # of a run that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        paths = write_whole(directory, writers, force=force)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {str(directory)!r}: {error.strerror or error}. What was there is as "
+            "before, and the run is kept: --resume (resume=True) writes its results."
+        ) from error
+    if "catalog.parquet" not in writers:
+        # One of an earlier run would not be that of the other files.
+        (directory / "catalog.parquet").unlink(missing_ok=True)
+    return paths
+
+
+def write_field_report(
+    result: Any, directory: str | Path, *, evaluation: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the report of a field once more, with what a comparison with the truth found.
+
+    Parameters
+    ----------
+    result
+        Result of `deblend_field`.
+    directory
+        Folder of its results.
+    evaluation
+        What `evaluate_field` found.
+
+    Returns
+    -------
+    pathlib.Path
+        The file ``report.html``, which is replaced.
+    """
+    directory = Path(directory)
+    path = directory / "report.html"
+    command = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no summary, or another's
+        command = json.loads((directory / "summary.json").read_text()).get("command")
+    page = field_page(result, evaluation=evaluation, command=command, folder=str(directory))
+    atomic_write(path, page)
+    return path

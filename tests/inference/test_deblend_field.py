@@ -1,0 +1,251 @@
+"""Whole fields: many scenes with the result of one, runs that are cut short and go on."""
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from scorepriors import InputError
+from scorepriors.inference import catalog as catalog_of
+from scorepriors.inference import deblend, deblend_field, load_field_result
+from scorepriors.inference.fields import _engine, _executors
+from scorepriors.models import Observation, Positions, gaussian_psf
+
+BANDS, SIGMA = ("g", "i"), 0.4
+FLUXES = np.array([90.0, 60.0, 200.0, 60.0, 120.0, 70.0, 150.0])
+PLACES = np.array(
+    [[20.0, 24.0], [26.0, 31.0], [70.0, 90.0], [76.0, 99.0], [30.0, 110.0], [88.0, 20.0], [62.0, 28.0]]
+)  # fmt: skip
+
+
+def blob(shape, place, sigma):
+    rows, columns = np.indices(shape)
+    r2 = (rows - place[0]) ** 2 + (columns - place[1]) ** 2
+    return np.exp(-r2 / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+
+
+def observation(shape=(104, 136), places=PLACES, fluxes=FLUXES, seed=0):
+    """Round galaxies under a Gaussian PSF, with white noise."""
+    rng = np.random.default_rng(seed)
+    widths = [2.4, 2.2, 3.0, 2.2, 2.6, 2.4, 2.0]
+    image = np.zeros((2, *shape))
+    for place, flux, width in zip(places, fluxes, widths):
+        image += flux * np.array([0.6, 1.4])[:, None, None] * blob(shape, place, width)
+    noisy = image + rng.normal(0, SIGMA, image.shape)
+    psf = gaussian_psf(1.6, 25)
+    return Observation.from_arrays(
+        noisy,
+        variance=np.full(image.shape, SIGMA**2),
+        psfs=np.stack([psf, psf]),
+        bands=BANDS,
+        zero_point=31.4,
+        scale=0.2,
+    )
+
+
+def positions(places=PLACES):
+    ids = tuple("abcdefghij"[: len(places)])
+    return Positions(ids, np.asarray(places), np.zeros(len(places), bool))
+
+
+@pytest.fixture(scope="module")
+def field():
+    return observation()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("field")
+
+
+@pytest.fixture(scope="module")
+def result(field, folder):
+    return deblend_field(field, positions(), free_form=False, output=folder)
+
+
+def test_a_field_has_the_fluxes_of_its_sources(result):
+    table = result.catalog
+    assert list(table["id"]) == list("abcdefg")
+    assert len(result.scenes) > 1
+    for band, share in zip(BANDS, (0.6, 1.4)):
+        pull = (table[f"flux_{band}"].value - share * FLUXES) / table[f"flux_err_{band}"].value
+        assert np.abs(pull).max() < 4
+    assert np.abs(table["x"] - PLACES[:, 1]).max() < 0.5
+    assert np.abs(table["y"] - PLACES[:, 0]).max() < 0.5
+    assert set(table["model"]) <= {"profile", "point"}
+
+
+def test_the_light_of_all_sources_leaves_noise(result, field):
+    residual = field.images - result.model(0, 0, *field.shape)
+    chi2 = (residual**2 * field.weights).mean()
+    assert 0.9 < chi2 < 1.1
+    assert not result.model(200, 200, 10, 10).any()
+
+
+def test_a_small_field_is_one_scene():
+    places = np.array([[28.0, 27.0], [34.0, 36.0]])
+    obs = observation((64, 64), places, FLUXES[:2])
+    alone = catalog_of(deblend(obs, positions(places), free_form=False))
+    whole = deblend_field(obs, positions(places), free_form=False).catalog
+    for name in ("flux_g", "flux_i", "flux_err_g", "measured_flux_i", "x", "y", "size"):
+        np.testing.assert_allclose(
+            np.asarray(whole[name], float), np.asarray(alone[name], float), rtol=2e-3, err_msg=name
+        )
+    assert list(whole["flags"]) == list(alone["flags"])
+
+
+def test_neither_batches_nor_the_order_of_sources_matter(result, field, monkeypatch):
+    monkeypatch.setattr(_engine, "SCENES", 1)
+    order = np.array([3, 1, 6, 0, 2, 5, 4])
+    given = positions()
+    other = Positions(
+        tuple(given.ids[k] for k in order), given.row_column[order], given.is_point[order]
+    )
+    found = deblend_field(field, other, free_form=False).catalog
+    assert list(found["id"]) == [given.ids[k] for k in order]
+    for name in ("flux_g", "flux_err_i", "x"):
+        ours, theirs = (np.asarray(t[name], float) for t in (result.catalog[order], found))
+        np.testing.assert_allclose(theirs, ours, rtol=2e-3)
+
+
+class Killed(BaseException):
+    """What ends a process in the middle of a run."""
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_a_killed_run_goes_on_to_the_same_catalog(result, field, tmp_path, monkeypatch, after):
+    done = []
+
+    def dying(self, function, tasks, shared=None):
+        for number, task in enumerate(tasks):
+            if len(done) == after:
+                raise Killed
+            done.append(task)
+            yield number, function(shared, task)
+
+    monkeypatch.setattr(_engine, "SCENES", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(_executors.Serial, "map", dying)
+        with pytest.raises(Killed):
+            deblend_field(field, positions(), free_form=False, output=tmp_path)
+    with pytest.raises(InputError, match="an unfinished run"):
+        deblend_field(field, positions(), free_form=False, output=tmp_path)
+    with pytest.raises(InputError, match="not finished"):
+        load_field_result(tmp_path, field=None)
+    parts = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    assert len(parts) >= after
+    again = deblend_field(field, positions(), free_form=False, output=tmp_path, resume=True)
+    for name in ("flux_g", "flux_err_i", "x"):
+        ours, theirs = (np.asarray(r.catalog[name], float) for r in (result, again))
+        np.testing.assert_allclose(theirs, ours, rtol=2e-3)
+    kept = [path for path, when in parts.items() if path.stat().st_mtime_ns == when]
+    assert kept == list(parts)
+
+
+def test_a_run_belongs_to_its_input(result, folder, field):
+    del result
+    with pytest.raises(InputError, match="a finished run"):
+        deblend_field(field, positions(), free_form=False, output=folder)
+    with pytest.raises(InputError, match="another image"):
+        deblend_field(
+            field, positions(), free_form=False, tolerance=0.1, output=folder, resume=True
+        )
+    with pytest.raises(InputError, match="another image"):
+        deblend_field(observation(seed=3), positions(), free_form=False, output=folder, resume=True)
+    with pytest.raises(InputError, match="needs the folder"):
+        deblend_field(field, positions(), resume=True)
+
+
+def test_a_finished_field_opens_again(result, folder, field):
+    with pytest.raises(InputError, match="not read from files"):
+        load_field_result(folder)
+    again = load_field_result(folder, field=Fieldlike(field))
+    assert list(again.catalog["id"]) == list(result.catalog["id"])
+    np.testing.assert_array_equal(again.catalog["flux_g"], result.catalog["flux_g"])
+    assert again.catalog["flux_g"].unit == result.catalog["flux_g"].unit
+    np.testing.assert_array_equal(again.model(0, 0, 50, 50), result.model(0, 0, 50, 50))
+    assert again.facts == result.facts
+
+
+def Fieldlike(obs):
+    from scorepriors.models import Field
+
+    return Field.of(obs)
+
+
+def test_a_source_by_its_name(result, field):
+    found = result.source("c")
+    assert found.morphology.sum() == pytest.approx(1, abs=1e-3)
+    row, column = found.observed_corner
+    side = found.observed.shape[-1]
+    whole = result.model(row, column, side, side)
+    np.testing.assert_allclose(found.observed + found.others, whole, atol=1e-4)
+    # The light of the others is that of their own scenes: none of it at the source's own place.
+    assert found.others[:, side // 2, side // 2].max() < 0.2 * whole[:, side // 2, side // 2].max()
+    np.testing.assert_allclose(found.observed.sum((1, 2)), found.flux, rtol=0.1)
+    with pytest.raises(InputError, match="no source 'z'"):
+        result.source("z")
+
+
+def test_sources_are_found_and_none_that_are_not_there(field):
+    found = deblend_field(field, free_form=False)
+    table = found.catalog
+    place = np.stack([np.asarray(table["y"]), np.asarray(table["x"])], 1)
+    distance = np.hypot(*(place[:, None] - PLACES[None]).transpose(2, 0, 1))
+    assert (distance.min(0) < 1.5).all()
+    assert len(table) == len(PLACES)
+    assert (np.asarray(table["evidence"]) > 4.5).all()
+    assert not found.facts["doubts"]
+
+
+def test_an_uncataloged_source_is_added(field):
+    without = [k for k in range(len(PLACES)) if k != 4]
+    found = deblend_field(field, positions(PLACES[without]), free_form=False)
+    new = found.catalog[np.asarray(found.catalog["added"])]
+    assert len(new) == 1
+    assert np.hypot(new["y"][0] - PLACES[4, 0], new["x"][0] - PLACES[4, 1]) < 1
+    assert abs(new["flux_i"].value[0] - 1.4 * FLUXES[4]) < 5 * new["flux_err_i"].value[0]
+    assert found.facts["num_added"] == 1
+
+
+def test_a_sky_is_said_and_subtracted(field):
+    with_sky = Observation.from_arrays(
+        field.images + 0.2,
+        weights=field.weights,
+        psfs=field.psfs,
+        bands=BANDS,
+        zero_point=31.4,
+        scale=0.2,
+    )
+    left = deblend_field(with_sky, positions(), free_form=False)
+    assert "sky" in left.facts["doubts"]
+    mended = deblend_field(with_sky, positions(), free_form=False, subtract_sky=True)
+    assert "sky" not in mended.facts["doubts"]
+    table = mended.catalog
+    pull = (table["flux_i"].value - 1.4 * FLUXES) / table["flux_err_i"].value
+    assert np.abs(pull).max() < 4
+
+
+def test_nothing_to_fit():
+    empty = observation((80, 80), PLACES[:0], FLUXES[:0])
+    with pytest.raises(InputError, match="no source"):
+        deblend_field(empty, free_form=False)
+    none = Table({"x": [], "y": []})
+    with pytest.raises(InputError, match="no rows"):
+        deblend_field(empty, none, free_form=False)
+
+
+@pytest.mark.slow
+def test_workers_find_the_same(result, field):
+    found = deblend_field(field, positions(), free_form=False, workers=2).catalog
+    for name in ("flux_g", "flux_err_i", "x"):
+        ours, theirs = (np.asarray(t[name], float) for t in (result.catalog, found))
+        np.testing.assert_allclose(theirs, ours, rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_learned_priors_in_a_field(field):
+    found = deblend_field(field, positions())
+    table = found.catalog
+    assert set(table["model"]) <= {"free-form", "profile", "point"}
+    pull = (table["flux_i"].value - 1.4 * FLUXES) / table["flux_err_i"].value
+    assert np.abs(pull).max() < 5
