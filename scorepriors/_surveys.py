@@ -102,11 +102,15 @@ class ErrorModel:
         Error of the model in units of the difference of the fluxes of the two fits.
     floor
         Least error of the model as a share of the flux.
+    single
+        Error of the model of a galaxy that has one fit alone, so that there is no difference, as a
+        share of its flux at a signal to noise of one; it falls with the root of that.
     """
 
     scale: float = 1.0
     misfit: float = 2.0
     floor: float = 0.005
+    single: float = 0.15
 
 
 @dataclass(frozen=True)

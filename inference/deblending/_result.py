@@ -148,7 +148,9 @@ class Deblended:
             positions,
             free_form,
             parametric,
-            photometry(parametric.scene, parametric, free_form, seen, errors),
+            photometry(
+                parametric.scene, parametric, free_form, seen, errors, free_form.models == "profile"
+            ),
             seconds,
             psf_sigma,
             noise_from_model,

@@ -115,6 +115,7 @@ def photometry(
     result: Any,
     seen: np.ndarray,
     errors: ErrorModel = ErrorModel(),  # noqa: B008 (a value)
+    single: np.ndarray | None = None,
 ) -> Photometry:
     """Return fluxes and errors of a deblended scene.
 
@@ -129,6 +130,8 @@ def photometry(
         Mask ``[N, B]``, False where a band has no data about a source.
     errors
         Model of the errors beyond those of the curvature.
+    single
+        Mask ``[N]`` of galaxies that have one fit alone; none if not given.
 
     Notes
     -----
@@ -139,8 +142,8 @@ def photometry(
     seen = seen & equations.seen
     equations = equations._replace(seen=seen)
     system = system_of(equations)
-    share = np.where(equations.site == "offset", 1.0, SHAPE_PRIOR)
-    free, usual = solve(system, share), solve(system)
+    held = np.where(equations.site == "offset", 1.0, SHAPE_PRIOR)
+    free, usual = solve(system, held), solve(system)
     fixed = parametric.least_squares - equations.flux
     disputed = np.where(seen, result.flux - parametric.flux, 0.0)
     measured = result.least_squares + np.where(seen, free.flux_step - fixed, 0.0)
@@ -153,7 +156,9 @@ def photometry(
         partial(_moments, scene, parametric.fit.values, _noise(own, seen)),
     )
     final = solve(system, flux_precision=precision)
-    of_model = partial(_model_error, errors, disputed)
+    share = np.zeros(len(seen)) if single is None else errors.single * np.asarray(single, float)
+    share /= np.sqrt(np.maximum(_significance(measured, free.covariance[:size, :size]), 1.0))
+    of_model = partial(_model_error, errors, disputed, share)
     factor = errors.scale * np.repeat(
         _width(measured, free.covariance[:size, :size]), seen.shape[1]
     )
@@ -174,6 +179,12 @@ def _moments(scene: Scene, values: dict, noise, flux, covariance):
     order, count = scene.order, scene.num_sources
     own = {n: np.asarray(v)[order] for n, v in values.items() if "/" not in n and len(v) == count}
     return scene.spectra.moments(flux, covariance, own, noise)
+
+
+def _significance(flux: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return the sum of each source's fluxes over its error, ``[N]``."""
+    variance = np.einsum("kbkc->k", covariance.reshape(*flux.shape, *flux.shape))
+    return np.abs(flux.sum(1)) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
 
 
 def _width(flux: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -201,13 +212,15 @@ def _with_unknown(covariance: np.ndarray, flux: np.ndarray, seen: np.ndarray) ->
     return found
 
 
-def _model_error(errors: ErrorModel, disputed: np.ndarray, flux: np.ndarray) -> np.ndarray:
+def _model_error(
+    errors: ErrorModel, disputed: np.ndarray, share: np.ndarray, flux: np.ndarray
+) -> np.ndarray:
     """Return the covariance of the model's errors: full between the bands of a source."""
     num_sources, num_bands = flux.shape
     out = np.zeros((num_sources, num_bands, num_sources, num_bands))
     for k in range(num_sources):
         out[k, :, k] = errors.misfit**2 * np.outer(disputed[k], disputed[k])
-        out[k, :, k] += errors.floor**2 * np.outer(flux[k], flux[k])
+        out[k, :, k] += (errors.floor**2 + share[k] ** 2) * np.outer(flux[k], flux[k])
     return out.reshape(flux.size, flux.size)
 
 
