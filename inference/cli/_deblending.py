@@ -78,8 +78,8 @@ def deblend(
     if field is not None:
         if diagnosed:
             raise InputError("--diagnose is for single scenes; leave it out, or use --scene.")
-        target = Target(output, force=force, seed=seed, quiet=quiet, prior=prior_names)
-        sys.exit(deblend_as_field(given, field, run, target, sigma, options))
+        where = Target(output, force=force, seed=seed, quiet=quiet, prior=prior_names)
+        sys.exit(deblend_as_field(given, field, run, where, sigma, options))
     run.refuse_for_scene()
     if each and (given.example or given.others):
         raise InputError(

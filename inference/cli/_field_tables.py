@@ -23,7 +23,7 @@ def print_field(result: dict[str, Any]) -> None:
         if ours["num_ignored_true"]
         else ""
     )
-    console.print(f"{ours['num_true']} true sources{ignored}", highlight=False)
+    console.print(f"{ours['num_true']} true sources{ignored}", highlight=False, markup=False)
     console.print(_overview(codes))
     console.print(_binned("found / true", codes, lambda one: _ratio(one["found"], one["number"])))
     console.print(
@@ -45,7 +45,7 @@ def print_field(result: dict[str, Any]) -> None:
     if ours["seams"] is not None:
         console.print(_seams(ours["seams"]))
     for name, sentence in result["left_out"].items():
-        console.print(f"{name} was left out: {sentence}", highlight=False)
+        console.print(f"{name} was left out: {sentence}", highlight=False, markup=False)
 
 
 def _table(title: str, first: str, columns: list[str]) -> Table:

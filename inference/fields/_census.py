@@ -95,9 +95,10 @@ class Census:
     def wanted(self) -> "Census":
         """Return the sources that the evidence wants, those that are stars as points.
 
-        A catalog's sources stay, and its own word on its stars holds.
+        A catalog's sources stay.  If it knows stars, its word on what is one holds.
         """
-        is_point = np.where(self.given & self.is_point, True, self.p_star > STAR)
+        known = self.given & bool((self.given & self.is_point).any())
+        is_point = np.where(known, self.is_point, self.p_star > STAR)
         return replace(self, is_point=is_point).keep(self.given | (self.evidence > NEEDED))
 
     @property

@@ -257,7 +257,7 @@ _NOTES = ("units", "descriptions")
 def _columns(records: Sequence[Record]) -> list[str]:
     """Return the names of the columns that any scene has, in the order of the longest list."""
     each = [[n for n in record.arrays if n.startswith("column/")] for record in records]
-    names = dict.fromkeys(max(each, key=len))
+    names = dict.fromkeys(each[int(np.argmax([len(some) for some in each]))])
     return list(names | dict.fromkeys(name for some in each for name in some))
 
 

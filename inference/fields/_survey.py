@@ -28,7 +28,7 @@ def owns(tile: Tile, places: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     at = np.clip(np.round(places), 0, np.array(shape) - 1)
     first = np.array([tile.core_rows.start, tile.core_columns.start])
     last = np.array([tile.core_rows.stop, tile.core_columns.stop])
-    return ((at >= first) & (at < last)).all(1)
+    return np.all((at >= first) & (at < last), axis=1)
 
 
 class TileTask(NamedTuple):

@@ -221,7 +221,7 @@ def _final_record(scene: SceneTask, result: Deblended, others, seconds: float) -
     arrays = {
         "light": found.convolved[0].sum(0),
         "others": others,
-        "deviation": _deviation(result.observation.weights),
+        "deviation": _deviation(result.observation.views[0].observation.weights),
         "center_covariance": result.photometry.center_covariance,
         "spectrum": found.flux,
         **columns,
