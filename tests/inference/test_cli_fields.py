@@ -1,0 +1,149 @@
+"""Fields in the shell: `deblend` on a large image, and `source`."""
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable, Table
+from astropy.wcs import WCS
+from click.testing import CliRunner
+
+from scorepriors.inference.cli import main
+from scorepriors.inference.fields import _executors
+from scorepriors.models import Observation, gaussian_psf
+
+PLACES = np.array([[20.0, 24.0], [26.0, 33.0], [70.0, 90.0], [30.0, 110.0]])
+FLUXES = np.array([60.0, 50.0, 70.0, 60.0])
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(one) for one in arguments])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Write an image with a WCS and its catalog."""
+    folder = tmp_path_factory.mktemp("files")
+    shape = (104, 136)
+    rows, columns = np.indices(shape)
+    image = np.zeros((2, *shape))
+    for (row, column), flux in zip(PLACES, FLUXES):
+        r2 = (rows - row) ** 2 + (columns - column) ** 2
+        image += flux * np.exp(-r2 / (2 * 2.2**2)) / (2 * np.pi * 2.2**2)
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval, wcs.wcs.crpix = [150.0, 2.0], [68.0, 52.0]
+    wcs.wcs.cdelt = [-0.2 / 3600, 0.2 / 3600]
+    obs = Observation.from_arrays(
+        image + np.random.default_rng(0).normal(0, 0.4, image.shape),
+        variance=np.full(image.shape, 0.16),
+        psfs=np.stack([gaussian_psf(1.6, 25)] * 2),
+        bands=("g", "i"),
+        zero_point=31.4,
+        wcs=wcs,
+    )
+    obs.to_fits(folder / "field.fits")
+    table = Table({"id": list("abcd"), "x": PLACES[:, 1], "y": PLACES[:, 0]})
+    table.write(folder / "catalog.ecsv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(files, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out") / "results"
+    found = run(
+        "deblend", files / "field.fits", "--field", "--catalog", files / "catalog.ecsv",
+        "--output", output,
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    return output, found
+
+
+def test_a_field_leaves_its_files(finished, files):
+    output, found = finished
+    assert "4 sources" in found.output
+    table = QTable.read(output / "catalog.fits")
+    assert list(table["id"]) == list("abcd")
+    pull = (table["flux_i"].value - FLUXES) / table["flux_err_i"].value
+    assert np.abs(pull).max() < 5
+    wcs = WCS(fits.getheader(files / "field.fits", "IMAGE"), naxis=2)
+    x, y = wcs.world_to_pixel_values(table["ra"], table["dec"])
+    np.testing.assert_allclose(x, table["x"], atol=1e-3)
+    np.testing.assert_allclose(y, table["y"], atol=1e-3)
+    data = fits.getdata(files / "field.fits", "IMAGE")
+    for band, name in enumerate(("g", "i")):
+        model, rest = (fits.getdata(output / f"{n}.fits", name) for n in ("model", "residual"))
+        np.testing.assert_allclose(model + rest, data[band], atol=0.05)
+    facts = json.loads((output / "summary.json").read_text())
+    assert facts["num_sources"] == 4
+    assert facts["seed"] == 0
+    assert "</html>" in (output / "report.html").read_text()
+
+
+def test_one_source_of_a_field(finished, tmp_path):
+    output, _ = finished
+    found = run(
+        "source", output, "b", "--output", tmp_path / "b.fits", "--picture", tmp_path / "b.png"
+    )
+    assert found.exit_code == 0, found.output
+    assert "b" in found.output
+    with fits.open(tmp_path / "b.fits") as hdus:
+        alone, rest, model = (hdus[n].data for n in ("ALONE", "RESIDUAL", "OBSERVED"))
+        np.testing.assert_allclose(alone - model, rest, atol=1e-4)
+    assert (tmp_path / "b.png").stat().st_size > 10_000
+    missing = run("source", output, "nobody")
+    assert missing.exit_code == 2
+    assert "no source 'nobody'" in missing.output
+
+
+def test_results_are_not_replaced_unasked(finished, files):
+    output, _ = finished
+    again = run("deblend", files / "field.fits", "--field", "--output", output)
+    assert again.exit_code == 2
+    assert "--force" in again.output
+    other = run("deblend", files / "field.fits", "--field", "--resume", "--output", output)
+    assert other.exit_code == 2
+    assert "another image, catalog" in other.output
+
+
+def test_ctrl_c_says_how_to_go_on(files, tmp_path, monkeypatch):
+    catalog = ("--catalog", files / "catalog.ecsv", "--output", tmp_path / "out")
+    usual = _executors.Serial.map
+
+    def interrupted(self, function, tasks, shared=None):
+        for number, value in usual(self, function, tasks, shared):
+            yield number, value
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_executors.Serial, "map", interrupted)
+        first = run("deblend", files / "field.fits", "--field", *catalog)
+    assert first.exit_code == 130
+    assert "--resume goes on" in first.output
+    assert not (tmp_path / "out" / "catalog.fits").exists()
+    second = run("deblend", files / "field.fits", "--field", *catalog, "--resume")
+    assert second.exit_code == 0, second.output
+    assert len(QTable.read(tmp_path / "out" / "catalog.fits")) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--workers", 2], "--workers is for fields"),
+        (["--scheduler", "tcp://x:1"], "--scheduler is for fields"),
+        (["--resume"], "--resume is for fields"),
+        (["--field", "--diagnose"], "--diagnose is for single scenes"),
+    ],
+)
+def test_options_that_do_not_go_together(files, tmp_path, options, sentence):
+    found = run("deblend", files / "field.fits", *options, "--output", tmp_path / "out")
+    assert found.exit_code == 2
+    assert sentence in found.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_example_is_no_field(tmp_path):
+    found = run("deblend", "--example", "--field", "--output", tmp_path / "out")
+    assert found.exit_code == 2
+    assert "--field goes with files" in found.output
