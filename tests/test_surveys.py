@@ -5,7 +5,7 @@ import pytest
 
 from scorepriors import InputError, list_priors
 from scorepriors._surveys import LSST, PIXEL_SCALES, SPACE, SURVEYS, nearest_survey, survey
-from scorepriors.inference.cli._evaluation import _SURVEYS
+from scorepriors.inference.cli._simulation import _SURVEYS
 
 
 def test_every_shipped_prior_belongs_to_one_survey_of_its_pixels():

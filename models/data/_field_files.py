@@ -247,9 +247,13 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _absolute(source):
-    """Return paths as absolute ones, for processes in other folders; all else as it is."""
+    """Return paths as absolute ones, for processes in other folders; all else as it is.
+
+    A file that is not there keeps its name as given, for the message.
+    """
     if isinstance(source, str | os.PathLike):
-        return Path(source) if find_address(source) else Path(source).absolute()
+        kept = find_address(source) or not os.path.exists(source)
+        return Path(source) if kept else Path(source).absolute()
     if isinstance(source, dict):
         return {name: _absolute(one) for name, one in source.items()}
     if isinstance(source, list | tuple) and any(

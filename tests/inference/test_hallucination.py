@@ -227,7 +227,7 @@ def test_averages_over_draws_have_errors(scene):
     assert (pull**2).mean() < 2
     with pytest.raises(InputError, match="give a `key`"):
         hallucination_map(scene, tree)
-    other = deblended(small_observation(CENTERS), CENTERS[:1])
+    other = deblended(small_observation(CENTERS[:1]), CENTERS[:1])
     with pytest.raises(InputError, match="not of this scene"):
         hallucination_map(other, tree, key=jax.random.key(1))
 

@@ -79,6 +79,8 @@ def made(num=3, bands=("g", "r", "i"), *, wcs=True, shape=(32, 40), ids=None, **
         "profiles/log_radius": np.zeros(num),
         "profiles/ellipticity": np.full((num, 2), 0.1),
         "profiles/bulge_logit": np.zeros(num),
+        "profiles/bulge_log_ratio": np.full(num, -1.0),
+        "profiles/bulge_ellipticity": np.zeros((num, 2)),
     }
     at = place_sources(center, box=8)
     own = ScorePrior(gaussian_prior(8).energy, sigma=0.1, sigma_max=5.0, name="lsst-32")
