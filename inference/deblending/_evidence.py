@@ -111,15 +111,19 @@ def weigh(
     """
     chosen = np.arange(len(fitted.flux)) if rows is None else np.asarray(rows, int)
     share = nearest_survey(obs.pixel_scale).stars if star_share is None else star_share
-    stamps = _stamps(positions, fitted, chosen)
+    every = _stamps(positions, fitted, chosen)
+    # Where a stamp has no data there is no evidence for anything.
+    seen = np.array(
+        [any(np.asarray(e.noise.diagonal()).any() for e in one.exposures) for one in every]
+    )
+    stamps = [one for one, has in zip(every, seen, strict=True) if has]
     nothing = np.array([-0.5 * _chi2(one) for one in stamps])
     found = fitted.fit.values
-    values = [source_values(fitted.scene, found, row) for row in chosen]
-    point, galaxy = (
-        _evidences([_scene(s, fitted.scene, settings, kind) for s in stamps], values, settings)
-        - nothing
-        for kind in ("stars", "profiles")
-    )
+    values = [source_values(fitted.scene, found, row) for row in chosen[seen]]
+    point, galaxy = np.zeros((2, len(chosen)))
+    for kind, out in (("stars", point), ("profiles", galaxy)) if stamps else ():
+        scenes = [_scene(s, fitted.scene, settings, kind) for s in stamps]
+        out[seen] = _evidences(scenes, values, settings) - nothing
     others = _made_up(fitted)[chosen]
     either = np.logaddexp(math.log(share) + point, math.log1p(-share) + galaxy)
     return Weighed(expit(point - galaxy + logit(share)), either - others, point, galaxy, others)

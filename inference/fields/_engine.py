@@ -18,7 +18,7 @@ from ._parts import Place, Record, digest, read_arrays_of, read_part
 from ._plan import FREE_FORM, PROFILES, STARS, Cell, batches, padded, plan_cells
 from ._progress import FieldProgress
 from ._seams import changed
-from ._survey import TWICE, TileTask, look_again, survey_tile, without_twins
+from ._survey import TWICE, TileTask, look_again, owns, survey_tile, without_twins
 from ._tasks import BatchTask, SceneTask, Work, fit_final, fit_profiles, slots
 
 #: Largest number of scenes in a batch, and of pixels of their renderings (sources x bands x pixels).
@@ -213,7 +213,10 @@ class Engine:
         own = None
         if known is not None:
             size = (tile.height, tile.width)
-            own = known.of(known.within((tile.row, tile.column), size, AROUND))
+            # Those far beyond the field belong to the nearest tile.
+            mine = np.flatnonzero(owns(tile, known.places, self.work.field.shape))
+            near = known.within((tile.row, tile.column), size, AROUND)
+            own = known.of(np.union1d(near, mine))
         parts = [tuple(tile[:4])] + ([] if own is None else [own.ids, *own[1:]])
         mark = digest(step, *parts, "" if light is None else light.path.name)
         return TileTask(self.folder / step / f"{mark}.npz", tile, own, light)

@@ -115,6 +115,8 @@ class FieldResult:
         row = self._rows[str(id)]
         place = self._places[int(self.catalog["scene"][row])]
         record = read_part(place.part)[place.number]
+        if "image/0" not in record.arrays:
+            raise InputError(f"source {str(id)!r} has no data in any band, and so no image.")
         number = record.facts["ids"].index(str(id))
         image, corner = (record.arrays[f"{name}/{number}"] for name in ("image", "corner"))
         flux = record.arrays["spectrum"][number]

@@ -9,6 +9,9 @@ from ._tasks import SceneTask
 #: Change of the flux of a point at a source's place, in units of its error, that asks for another fit.
 CHANGE = 0.2
 
+#: Norm of a point with a peak of one below which it is not in the window.
+SEEN = 1e-3
+
 
 def changed(scene: SceneTask, light: Light, fwhm: float) -> bool:
     """Return whether the light of others moves a flux of the scene by more than `CHANGE`.
@@ -31,7 +34,11 @@ def changed(scene: SceneTask, light: Light, fwhm: float) -> bool:
     rows, columns = np.indices(change.shape[1:])
     for row, column in scene.own.row_column - np.array(scene.window[:2]):
         point = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * sigma**2))
-        shift = (change * point).sum((1, 2)) / np.sqrt((point**2).sum())
+        norm = np.sqrt((point**2).sum())
+        # Far beyond the window nothing of a source is seen.
+        if norm < SEEN:
+            continue
+        shift = (change * point).sum((1, 2)) / norm
         if np.sqrt(((shift / deviation) ** 2).sum()) > CHANGE:
             return True
     return False

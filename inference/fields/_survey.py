@@ -59,6 +59,8 @@ def survey_tile(work: Work, task: TileTask) -> dict[str, Any]:
         obs = _tile(work, tile)
         first = np.array([tile.row, tile.column])
         displaced = ""
+        if obs.num_pixels == 0:
+            return _without_data(work, task, first)
         if known is None:
             found = find_sources(obs)
         else:
@@ -76,7 +78,6 @@ def survey_tile(work: Work, task: TileTask) -> dict[str, Any]:
         "sky": sky,
         "noise": np.asarray(empty.noise_factor, float),
         "fwhm": np.array(psf_fwhm(obs.psfs)),
-        "good": np.array((obs.weights > 0).mean((1, 2))),
     }
     write_part(task.part, [Record(arrays, {"said": said, "tile": list(tile[:4])})])
     return {"tiles": 1, "sources": int(core.sum())}
@@ -92,13 +93,35 @@ def look_again(work: Work, task: TileTask) -> dict[str, Any]:
         first = np.array([tile.row, tile.column])
         model = light.window(tile.row, tile.column, tile.height, tile.width)
         positions = Positions(known.ids, known.row_column - first, known.is_point)
-        found = find_left_over(obs, model, positions)
+        found = find_left_over(obs, model, positions) if obs.num_pixels else _NONE
     core = owns(tile, found.row_column + first, work.field.shape)
     arrays = {
         "places": found.row_column[core] + first,
         "significance": significance(obs, found.row_column[core], model),
     }
     write_part(task.part, [Record(arrays, {"tile": list(tile[:4])})])
+    return {"tiles": 1, "sources": int(core.sum())}
+
+
+_NONE = Positions((), np.zeros((0, 2)), np.zeros(0, bool))
+
+
+def _without_data(work: Work, task: TileTask, first: np.ndarray) -> dict[str, Any]:
+    """Write the part of a tile without any pixel: nothing is found, and nothing known of the known."""
+    known, bands = task.known, len(work.field.bands)
+    places = np.zeros((0, 2)) if known is None else known.row_column
+    core = owns(task.tile, places, work.field.shape)
+    middle = first + np.array([task.tile.height, task.tile.width]) / 2
+    arrays = {
+        "places": places[core],
+        "is_point": np.zeros(0, bool) if known is None else known.is_point[core],
+        "significance": np.zeros(int(core.sum())),
+        "ids": np.array([] if known is None else known.ids, str)[core],
+        "sky": np.zeros(bands),
+        "noise": np.ones(bands),
+        "fwhm": np.array(psf_fwhm(work.field.psfs_at(*middle))),
+    }
+    write_part(task.part, [Record(arrays, {"said": {}, "tile": list(task.tile[:4])})])
     return {"tiles": 1, "sources": int(core.sum())}
 
 

@@ -6,7 +6,7 @@ its part and returns a few numbers.
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._deblend import Run
 from scorepriors.inference.deblending._doubts import doubts
 from scorepriors.inference.deblending._evidence import Weighed, weigh
+from scorepriors.inference.deblending._flags import FLAGS, words_of
 from scorepriors.inference.deblending._options import Settings
 from scorepriors.inference.deblending._result import Deblended, FittedScene
 from scorepriors.inference.deblending._stages import Blend, prepare
@@ -128,40 +129,58 @@ class BatchTask(NamedTuple):
 
 def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
     """Fit the parametric scenes of a batch, halo included, and write its part."""
-    started = time.monotonic()
     settings = replace(work.settings, options=replace(work.settings.options, free_form=False))
-    with quiet():
-        blends = [_blend(work, scene, None) for scene in batch.scenes]
-        fitted = Run(settings, batch.numbers, key=work.key).profiles(blends)
+    run = Run(settings, batch.numbers, key=work.key)
+
+    def fit(scenes: Sequence[SceneTask], images: Sequence[Observation]) -> list[Record]:
+        started = time.monotonic()
+        blends = [_blend(work, *pair, None) for pair in zip(scenes, images, strict=True)]
+        fitted = run.profiles(blends)
         if any(one.fit.interrupted for one in fitted):
             raise KeyboardInterrupt
         weighed = [
             weigh(b.obs, b.positions, one, settings, rows=range(len(scene.own.ids)))
-            for scene, b, one in zip(batch.scenes, blends, fitted, strict=True)
+            for scene, b, one in zip(scenes, blends, fitted, strict=True)
         ]
-    seconds = (time.monotonic() - started) / len(fitted)
-    records = [
-        _profile_record(scene, one, found, seconds)
-        for scene, one, found in zip(batch.scenes, fitted, weighed, strict=True)
-    ]
-    write_part(batch.part, records)
-    return {"scenes": len(records), "sources": sum(len(s.own.ids) for s in batch.scenes)}
+        seconds = (time.monotonic() - started) / len(fitted)
+        each = zip(scenes, fitted, weighed, strict=True)
+        return [_profile_record(*one, seconds) for one in each]
+
+    return _fit(work, batch, fit)
 
 
 def fit_final(work: Work, batch: BatchTask) -> dict[str, Any]:
     """Deblend the scenes of a batch on the data without the light of others; write its part."""
-    started = time.monotonic()
-    with quiet():
-        others = [others_of(scene, batch.light) for scene in batch.scenes]
-        blends = [_blend(work, s, o) for s, o in zip(batch.scenes, others, strict=True)]
-        results: Any = Run(work.settings, batch.numbers, key=work.key).all(blends)
+    run = Run(work.settings, batch.numbers, key=work.key)
+
+    def fit(scenes: Sequence[SceneTask], images: Sequence[Observation]) -> list[Record]:
+        started = time.monotonic()
+        others = [others_of(scene, batch.light) for scene in scenes]
+        blends = [_blend(work, *one) for one in zip(scenes, images, others, strict=True)]
+        results: Any = run.all(blends)
         if any(result is None or result.free_form.fit.interrupted for result in results):
             raise KeyboardInterrupt
         seconds = (time.monotonic() - started) / len(results)
-        records = [
-            _final_record(scene, result, other, seconds)
-            for scene, result, other in zip(batch.scenes, results, others, strict=True)
-        ]
+        each = zip(scenes, results, others, strict=True)
+        return [_final_record(*one, seconds) for one in each]
+
+    return _fit(work, batch, fit)
+
+
+def _fit(work: Work, batch: BatchTask, fit: Callable) -> dict[str, Any]:
+    """Fit the scenes with data, write records of all, and return their numbers."""
+    with quiet():
+        images = [_pixels(work, scene) for scene in batch.scenes]
+        seen = [k for k, obs in enumerate(images) if obs.num_pixels]
+        found = (
+            fit(
+                [batch.scenes[k] for k in seen], [_mended(batch.scenes[k], images[k]) for k in seen]
+            )
+            if seen
+            else []
+        )
+    fitted = dict(zip(seen, found, strict=True))
+    records = [fitted.get(k) or _blank(work, scene) for k, scene in enumerate(batch.scenes)]
     write_part(batch.part, records)
     return {"scenes": len(records), "sources": sum(len(s.own.ids) for s in batch.scenes)}
 
@@ -174,10 +193,13 @@ def others_of(scene: SceneTask, light: Light | None) -> np.ndarray:
     return light.of(scene.window) - own
 
 
-def observed(work: Work, scene: SceneTask) -> Observation:
-    """Read the pixels of a scene, sky and noise mended."""
+def _pixels(work: Work, scene: SceneTask) -> Observation:
     size = scene.window.size
-    obs = work.field.window(scene.window.row, scene.window.column, size, size)
+    return work.field.window(scene.window.row, scene.window.column, size, size)
+
+
+def _mended(scene: SceneTask, obs: Observation) -> Observation:
+    """Return the pixels of a scene without sky, errors rescaled."""
     # Positions on the sky are those of the whole field, once at the end.
     known: dict[str, Any] = {"wcs": None, "scale": obs.pixel_scale}
     if scene.sky.any() or (scene.noise != 1).any():
@@ -186,8 +208,45 @@ def observed(work: Work, scene: SceneTask) -> Observation:
     return replace(obs, **known)
 
 
-def _blend(work: Work, scene: SceneTask, others: np.ndarray | None) -> Blend:
-    obs = observed(work, scene)
+def _blank(work: Work, scene: SceneTask) -> Record:
+    """Return the record of a scene without any data: no flux, and a flag that says so."""
+    count, bands, size = len(scene.own.ids), work.field.bands, scene.window.size
+    nothing = np.zeros((len(bands), size, size), np.float32)
+    words, bits = words_of(FLAGS["no_data"].value, bands), FLAGS["no_data"].value
+    unknown = np.full(count, np.nan)
+    arrays = {
+        "light": nothing,
+        "others": nothing,
+        "deviation": np.full(len(bands), np.inf),
+        "center_covariance": np.full((count, 2, 2), np.nan),
+        "spectrum": np.full((count, len(bands)), np.nan),
+        "p_star": unknown,
+        "evidence": unknown,
+        "column/id": np.array(scene.own.ids),
+        "column/x": scene.own.row_column[:, 1],
+        "column/y": scene.own.row_column[:, 0],
+        "column/model": np.full(count, "none"),
+        "column/flags": np.full(count, words),
+        "column/flag_bits": np.full(count, bits),
+    }
+    facts = {
+        "name": scene.name,
+        "window": list(scene.window),
+        "ids": list(scene.own.ids),
+        "converged": True,
+        "iterations": 0,
+        "chi2": float("nan"),
+        "seconds": 0.0,
+        "units": {},
+        "descriptions": {},
+        "doubts": {},
+        "noise_from_model": [],
+        "psf_sigma": None,
+    }
+    return Record(arrays, facts)
+
+
+def _blend(work: Work, scene: SceneTask, obs: Observation, others: np.ndarray | None) -> Blend:
     each = [scene.own] if scene.halo is None else [scene.own, scene.halo]
     first = np.array(scene.window[:2])
     positions = Positions(

@@ -249,3 +249,34 @@ def test_learned_priors_in_a_field(field):
     assert set(table["model"]) <= {"free-form", "profile", "point"}
     pull = (table["flux_i"].value - 1.4 * FLUXES) / table["flux_err_i"].value
     assert np.abs(pull).max() < 5
+
+
+def with_hole(obs, rows, columns):
+    weights = obs.weights.copy()
+    weights[:, rows, columns] = 0
+    return Observation.from_arrays(
+        obs.images, weights=weights, psfs=obs.psfs, bands=BANDS, zero_point=31.4, scale=0.2
+    )
+
+
+def test_a_source_without_data_has_no_flux_and_ends_nothing():
+    places = np.array([[40.0, 40.0], [50.0, 160.0], [190.0, 120.0]])
+    obs = observation((200, 240), places, FLUXES[[2, 4, 6]])
+    holed = with_hole(obs, slice(0, 110), slice(110, 240))
+    found = deblend_field(holed, positions(places), free_form=False)
+    table = found.catalog
+    assert list(table["id"]) == ["a", "b", "c"]
+    assert np.isnan(table["flux_i"][1])
+    assert table["flags"][1] == "no_data:g,no_data:i"
+    assert table["model"][1] == "none"
+    pull = (table["flux_i"].value - 1.4 * FLUXES[[2, 4, 6]]) / table["flux_err_i"].value
+    assert np.abs(pull[[0, 2]]).max() < 4
+    with pytest.raises(InputError, match="no data"):
+        found.source("b")
+
+
+def test_a_catalog_may_reach_far_beyond_the_field(field):
+    places = np.concatenate([PLACES, [[-60.0, 20.0]]])
+    found = deblend_field(field, positions(places), free_form=False)
+    assert list(found.catalog["id"]) == list("abcdefgh")
+    assert "edge" in found.catalog["flags"][-1]
