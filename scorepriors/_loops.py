@@ -4,6 +4,19 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+
+_AT_ONCE: ContextVar[bool] = ContextVar("at_once", default=False)
+
+
+@contextmanager
+def interrupts_at_once() -> Iterator[None]:
+    """Let Ctrl-C end loops in the middle: for work that is kept as a whole or not at all."""
+    token = _AT_ONCE.set(True)
+    try:
+        yield
+    finally:
+        _AT_ONCE.reset(token)
 
 
 class Interrupt:
@@ -28,7 +41,7 @@ def deferred_interrupt() -> Iterator[Interrupt]:
     Python delivers no signals, the flag simply stays false.
     """
     interrupt = Interrupt()
-    if threading.current_thread() is not threading.main_thread():
+    if _AT_ONCE.get() or threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
 

@@ -69,11 +69,14 @@ def deblend(
     catalog.parquet, catalog.fits, model.fits, residual.fits, summary.json and report.html.
 
     Exit codes: 0 done, 2 bad input, 3 not converged or not to be trusted (results are
-    written), 130 interrupted (what was reached is written).
+    written), 130 interrupted (what was reached is written; of a field it is kept for
+    --resume).
     """
     started = time.monotonic()
     given = Input.take(options)
     run = FieldRun(workers, scheduler, resume)
+    if each and as_field:
+        raise InputError("--field takes one field; leave out --each.")
     field = None if each else opened_field(given, as_field)
     if field is not None:
         if diagnosed:

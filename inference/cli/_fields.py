@@ -164,7 +164,7 @@ def _print_summary(result) -> None:
     )
     click.echo(
         f"{facts['num_scenes']:,} scenes in {duration(facts['seconds']['total'])}, "
-        f"{facts['converged']:,} converged, chi2 per pixel {np.median(result.scenes['chi2']):.3f} "
+        f"{facts['converged']:,} converged, chi2 per pixel {np.nanmedian(result.scenes['chi2']):.3f} "
         "(median)"
     )
     click.echo("flags: " + ", ".join(f"{name} {n:,}" for name, n in flags.most_common()))

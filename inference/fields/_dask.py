@@ -131,7 +131,7 @@ class Cluster:
                 if time.monotonic() - looked > _LOOK:
                     threads = sum(self._client.nthreads().values())
                     looked, most = time.monotonic(), max(_FEWEST, _AHEAD * threads)
-                more = list(itertools.islice(waiting, most - len(numbers)))
+                more = list(itertools.islice(waiting, max(most - len(numbers), 0)))
                 for number, task in more:
                     future = self._client.submit(
                         _call, self._name, function, task, pure=False, retries=0

@@ -28,7 +28,7 @@ from scorepriors.models.data.positions._positions import Positions
 from ._engine import LOOKS, PASSES, Engine
 from ._executors import executor
 from ._folder import NAME as RUN
-from ._folder import facts_of, fingerprint, finish, open_folder
+from ._folder import facts_of, fingerprint, finish, held, is_finished, open_folder
 from ._plan import Cell
 from ._progress import FieldProgress
 from ._result import FieldResult, collect, load, save
@@ -93,7 +93,8 @@ def deblend_field(
     Notes
     -----
     Ctrl-C ends the run with a KeyboardInterrupt; what is done is in `output`, and ``resume=True``
-    goes on from there.  The result does not depend on the number of workers.
+    goes on from there.  The result does not depend on the number of workers, up to the tolerance
+    of the fits: threads round sums in another order.
     """
     started = time.monotonic()
     field = _as_field(field)
@@ -106,8 +107,9 @@ def deblend_field(
         raise InputError("there is no source to fit; give at least one position.")
     temporary = None
     if output is None:
-        if resume:
-            raise InputError("resume=True needs the folder of the run; give output=.")
+        if resume or scheduler is not None:
+            name = "resume=True" if resume else "a scheduler"
+            raise InputError(f"{name} needs the folder of the run, that all see; give output=.")
         temporary = _Temporary()
     directory = Path(temporary.path if temporary else output).absolute()  # type: ignore[arg-type]
     mark = fingerprint(field, positions, settings, mend)
@@ -115,6 +117,9 @@ def deblend_field(
         # First, so that a scheduler that does not answer leaves the folder as it is.
         run = stack.enter_context(executor(workers=workers, scheduler=scheduler))
         run.folder = folder = open_folder(directory, mark, resume=resume, force=force)
+        if resume and is_finished(folder):
+            return load_field_result(directory, field)
+        stack.enter_context(held(folder, mark, resume=resume))
         shown = stack.enter_context(FieldProgress(progress, dashboard=run.dashboard))
         engine = Engine(Work(field, settings, key), folder, run, shown, mend)
         return _run(engine, positions, started, temporary)
@@ -142,7 +147,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         gone = ~np.isin(census.ids, wanted.ids)
         dropped = np.concatenate([dropped, census.places[gone]])
         if number <= LOOKS:
-            wanted = engine.look_again(wanted, light, number, dropped)
+            wanted = engine.look_again(survey, wanted, light, number, dropped)
         lap("residual")
         if wanted.ids == census.ids and (wanted.is_point == census.is_point).all():
             break
@@ -153,7 +158,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         lap("profiles")
     else:
         census = engine.weighed(survey, census, cells)
-    scenes, light, rounds = engine.finals(survey, census, cells, light)
+    scenes, light, rounds, unsettled = engine.finals(survey, census, cells, light)
     lap("final")
     groups = _groups(cells, len(census))
     catalog, rows, found, places = collect(field, census, scenes, rounds, groups)
@@ -164,6 +169,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         "num_scenes": len(rows),
         "num_groups": int(groups.max()) + 1,
         "converged": int(np.sum(rows["converged"])),
+        "unsettled": unsettled,
         "shape": list(field.shape),
         "bands": list(field.bands),
         "doubts": survey.doubts | found["doubts"],
@@ -210,7 +216,13 @@ def load_field_result(directory: str | os.PathLike, field: Field | None = None) 
             # What its files say was said when the run began.
             warnings.simplefilter("ignore", UserWarning)
             field = Field.open(**known["opened"])
-    return load(folder, field, known["facts"])
+    facts = known["facts"]
+    if list(field.shape) != facts["shape"] or list(field.bands) != facts["bands"]:
+        raise InputError(
+            f"{directory} holds results of {facts['shape'][0]} x {facts['shape'][1]} pixels in "
+            f"{', '.join(facts['bands'])}, which the image is not any more; give field=."
+        )
+    return load(folder, field, facts)
 
 
 class _Temporary:

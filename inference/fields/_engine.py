@@ -1,7 +1,9 @@
 """The steps of a run over a field: survey, profiles, second look, final fits until seams agree."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from scorepriors._errors import InputError
-from scorepriors.models.data._tiles import tiles
+from scorepriors.models.data._field_checks import HOPELESS
+from scorepriors.models.data._tiles import Tile, tiles
 from scorepriors.models.data.positions._positions import Positions
 
 from ._census import Census
@@ -83,12 +86,27 @@ class Engine:
     places: dict[str, Place] = field(default_factory=dict)
     profiled: dict[str, Place] = field(default_factory=dict)
 
+    @cached_property
+    def tiles(self) -> list[Tile]:
+        """Tiles of the field."""
+        return tiles(self.work.field.shape)
+
+    @cached_property
+    def _edges(self) -> tuple[list[int], list[int]]:
+        """First rows and columns of the tiles' cores."""
+        rows = sorted({tile.core_rows.start for tile in self.tiles})
+        return rows, sorted({tile.core_columns.start for tile in self.tiles})
+
+    def _tile_of(self, place: np.ndarray) -> int:
+        """Return the number of the tile in whose core a place is."""
+        at = np.clip(np.round(place), 0, np.array(self.work.field.shape) - 1)
+        row, column = (bisect_right(edges, k) - 1 for edges, k in zip(self._edges, at))
+        return row * len(self._edges[1]) + column
+
     def survey(self, positions: Positions | None) -> Survey:
         """Find the sources, or look at the known ones."""
-        shape = self.work.field.shape
         known = None if positions is None else _known(positions)
-        every = tiles(shape)
-        tasks = [self._tile_task("survey", tile, known) for tile in every]
+        tasks = [self._tile_task("survey", k, known) for k in range(len(self.tiles))]
         self._all("survey", survey_tile, tasks, [1] * len(tasks), "tiles")
         records = [read_part(task.part)[0] for task in tasks]
         places = np.concatenate([r.arrays["places"] for r in records]).reshape(-1, 2)
@@ -108,6 +126,13 @@ class Engine:
         if not len(census):
             raise InputError("no source found in the whole field; give a catalog.")
         sky, noise = (np.stack([r.arrays[name] for r in records]) for name in ("sky", "noise"))
+        hopeless = np.any([r.arrays["hopeless"] for r in records], axis=0)
+        if hopeless.any() and not self.mend[0]:
+            bands = [b for b, is_so in zip(self.work.field.bands, hopeless, strict=True) if is_so]
+            raise InputError(
+                f"the sky is left in band {', '.join(bands)}: it is more than {HOPELESS:g} times the noise "
+                "of a pixel; subtract it, or use subtract_sky=True (--subtract-sky in the shell)."
+            )
         doubts = _doubts(records, self.mend)
         return Survey(
             census,
@@ -138,11 +163,12 @@ class Engine:
             p_star[own], evidence[own] = found
         return replace(census, p_star=p_star, evidence=evidence)
 
-    def look_again(self, census: Census, light: Light, number: int, dropped: np.ndarray) -> Census:
+    def look_again(
+        self, survey: Survey, census: Census, light: Light, number: int, dropped: np.ndarray
+    ) -> Census:
         """Return the sources with those that are in the residual, but none at a `dropped` place."""
-        every = tiles(self.work.field.shape)
         step = f"residual-{number}"
-        tasks = [self._tile_task(step, tile, census, light) for tile in every]
+        tasks = [self._tile_task(step, k, census, light, survey) for k in range(len(self.tiles))]
         self._all("residual", look_again, tasks, [1] * len(tasks), "tiles")
         records = [read_part(task.part)[0] for task in tasks]
         places = np.concatenate([r.arrays["places"] for r in records]).reshape(-1, 2)
@@ -154,8 +180,11 @@ class Engine:
 
     def finals(
         self, survey: Survey, census: Census, cells: Sequence[Cell], light: Light
-    ) -> tuple[list[SceneTask], Light, list[int]]:
-        """Deblend all scenes, and again those whose neighbors changed; return them and all light."""
+    ) -> tuple[list[SceneTask], Light, list[int], int]:
+        """Deblend all scenes, and again those whose neighbors changed.
+
+        Returns the scenes, all light, how often each was fitted, and how many are not settled.
+        """
         alone = [self._scene(survey, census, cell, False, None) for cell in cells]
         scenes = [scene._replace(before=self.profiled[scene.own_name]) for scene in alone]
         rounds, todo = [0] * len(cells), list(range(len(cells)))
@@ -169,11 +198,11 @@ class Engine:
             todo = [k for k, scene in enumerate(scenes) if changed(scene, light, survey.fwhm)]
             if not todo:
                 break
-        return scenes, light, rounds
+        return scenes, light, rounds, len(todo)
 
     def _scene(self, survey: Survey, census: Census, cell: Cell, with_halo: bool, before):
         middle = np.array(cell.window[:2]) + (cell.window.size - 1) / 2
-        tile = _tile_of(middle, self.work.field.shape)
+        tile = self._tile_of(middle)
         halo = census.of(cell.halo) if with_halo and cell.halo else None
         own = census.of(cell.own)
         return SceneTask(cell.window, own, halo, before, survey.sky[tile], survey.noise[tile])
@@ -181,7 +210,7 @@ class Engine:
     def _fits(self, step: str, function: Callable, scenes: list[SceneTask], light) -> None:
         """Fit scenes in batches of one shape; those that are done already are not fitted again."""
         final = light is not None
-        label = {True: f"{step}/", False: ""}[final]
+        label = f"{step}/" if final else ""
         new = [scene for scene in scenes if f"{label}{scene.name}" not in self.places]
         numbers = [_padded(*n, final=final) for n in slots(new)]
         bands = len(self.work.field.bands)
@@ -209,17 +238,25 @@ class Engine:
         for number, value in self.run.map(function, [tasks[k] for k in todo], shared=self.work):
             self.progress.advance(counts[todo[number]], value["sources"])
 
-    def _tile_task(self, step: str, tile, known: Census | None, light: Light | None = None):
-        own = None
+    def _tile_task(
+        self,
+        step: str,
+        number: int,
+        known: Census | None,
+        light: Light | None = None,
+        survey: Survey | None = None,
+    ) -> TileTask:
+        tile, own = self.tiles[number], None
+        mended = None if survey is None else (survey.sky[number], survey.noise[number])
         if known is not None:
             size = (tile.height, tile.width)
             # Those far beyond the field belong to the nearest tile.
             mine = np.flatnonzero(owns(tile, known.places, self.work.field.shape))
             near = known.within((tile.row, tile.column), size, AROUND)
             own = known.of(np.union1d(near, mine))
-        parts = [tuple(tile[:4])] + ([] if own is None else [own.ids, *own[1:]])
-        mark = digest(step, *parts, "" if light is None else light.path.name)
-        return TileTask(self.folder / step / f"{mark}.npz", tile, own, light)
+        parts: list[Any] = [tuple(tile[:4])] + ([] if own is None else [own.ids, *own[1:]])
+        mark = digest(step, *parts, *(mended or ()), "" if light is None else light.path.name)
+        return TileTask(self.folder / step / f"{mark}.npz", tile, own, light, mended)
 
     def _light_of(self, name: str, cells: Sequence[Cell], places: Sequence[Place]) -> Light:
         """Add up the light of scenes; the file is named after what went into it."""
@@ -248,16 +285,6 @@ def _before(scene: SceneTask) -> Place:
 def _known(positions: Positions) -> Census:
     places, is_point = positions.row_column, positions.is_point
     return Census.begin(positions.ids, places, is_point, np.zeros(len(places)), given=True)
-
-
-def _tile_of(place: np.ndarray, shape: tuple[int, int]) -> int:
-    """Return the number of the tile in whose core a place is."""
-    at = np.clip(np.round(place), 0, np.array(shape) - 1)
-    for number, tile in enumerate(tiles(shape)):
-        rows, columns = tile.core_rows, tile.core_columns
-        if rows.start <= at[0] < rows.stop and columns.start <= at[1] < columns.stop:
-            return number
-    raise ValueError(f"no tile holds {place}.")
 
 
 def _padded(stars: int, galaxies: int, *, final: bool) -> tuple[int, int]:

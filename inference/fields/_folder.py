@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ _SAMPLE, _SAMPLES = 32, 3
 def fingerprint(field: Any, positions: Any, settings: Settings, mend: tuple[bool, bool]) -> str:
     """Return a digest of what a run depends on: pixels (a sample of them), sources, options, priors."""
     parts: list[Any] = [__version__, field.name, list(field.shape), list(field.bands), list(mend)]
+    wcs = None if field.wcs is None else field.wcs.to_header_string(relax=True)
+    parts += [str(field.unit), field.zero_point, field.pixel_scale, wcs]
     for row in np.linspace(0, max(field.shape[0] - _SAMPLE, 0), _SAMPLES).astype(int):
         for column in np.linspace(0, max(field.shape[1] - _SAMPLE, 0), _SAMPLES).astype(int):
             obs = field.window(int(row), int(column), _SAMPLE, _SAMPLE)
@@ -42,18 +46,18 @@ def fingerprint(field: Any, positions: Any, settings: Settings, mend: tuple[bool
 
 
 def open_folder(directory: Path, mark: str, *, resume: bool, force: bool) -> Path:
-    """Return the folder for the parts of a run.
+    """Return the folder for the parts of a run, which nothing has been written to yet.
 
     Parameters
     ----------
     directory
-        Folder of the results; made if missing.
+        Folder of the results.
     mark
         What the run depends on (`fingerprint`).
     resume
         Whether to go on with what is there; where there is nothing the run begins.
     force
-        Whether to delete what is there.
+        Whether to replace what is there.
 
     Raises
     ------
@@ -61,27 +65,77 @@ def open_folder(directory: Path, mark: str, *, resume: bool, force: bool) -> Pat
         If there is a run already and neither is asked for, or if it was another's.
     """
     folder = directory / NAME
-    if folder.exists() and force and not resume:
+    if resume and force:
+        raise InputError(
+            "resume goes on with a run and force begins anew: give one of them (--resume, --force)."
+        )
+    if folder.exists() and not (folder / _FACTS).exists():
+        # Killed before it began, or a folder of the user's own.
+        if not folder.is_dir() or any(not one.name.startswith(".") for one in folder.iterdir()):
+            raise InputError(f"{folder} is no run of this program; give another --output.")
         shutil.rmtree(folder)
-    if folder.exists() and not resume:
-        state = "a finished" if _read(folder).get("finished") else "an unfinished"
+    if folder.exists() and not (resume or force):
+        state = "a finished" if is_finished(folder) else "an unfinished"
         raise InputError(
             f"{directory} holds {state} run; --resume (resume=True) goes on with it, --force begins anew."
         )
-    if folder.exists():
-        known = _read(folder)
-        if known.get("mark") != mark:
-            raise InputError(
-                f"{directory} holds a run of another image, catalog, prior or other options, which can't "
-                "be resumed; give what it had, or another --output, or --force to begin anew."
-            )
-        return folder
-    try:
-        folder.mkdir(parents=True)
-        atomic_write(folder / _FACTS, json.dumps({"mark": mark, "finished": False}))
-    except OSError as error:
-        raise InputError(f"cannot write to {str(directory)!r}: {error.strerror}.") from error
+    if folder.exists() and resume and _read(folder).get("mark") != mark:
+        raise InputError(
+            f"{directory} holds a run of another image, catalog, prior or other options, which can't "
+            "be resumed; give what it had, or another --output, or --force to begin anew."
+        )
     return folder
+
+
+@contextmanager
+def held(folder: Path, mark: str, *, resume: bool) -> Iterator[None]:
+    """Hold the folder of a run, which one process at a time may work in.
+
+    Raises
+    ------
+    InputError
+        If another process works in it, or it can't be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            _take(lock, folder)
+            if not resume:
+                for old in folder.iterdir():
+                    if old.name != ".lock":
+                        shutil.rmtree(old) if old.is_dir() else old.unlink()
+            if not (folder / _FACTS).exists():
+                atomic_write(folder / _FACTS, json.dumps({"mark": mark, "finished": False}))
+            # What a killed process has left behind.
+            for old in (*folder.rglob(".*"), *folder.glob("scorepriors-*.pickle")):
+                if old.name != ".lock":
+                    old.unlink()
+            yield
+    except OSError as error:
+        # A lost scheduler is an error without a number.
+        what = "the run ended" if error.errno is None else f"cannot write to {str(folder.parent)!r}"
+        raise InputError(
+            f"{what}: {error.strerror or error or type(error).__name__}; what is done is kept, and "
+            "--resume goes on with it."
+        ) from error
+
+
+def _take(lock, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"another process works in {str(folder.parent)!r}; wait for it, or give another --output."
+        ) from error
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether the run in a folder is finished."""
+    return bool(_read(folder).get("finished"))
 
 
 def finish(folder: Path, facts: dict[str, Any]) -> None:

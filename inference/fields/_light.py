@@ -1,5 +1,6 @@
 """The light of all sources of a field, as an image on disk that is read by windows."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Light:
         """Add up the light ``[B, S, S]`` of scenes in their windows, in this order, atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as temporary:
-            image = np.memmap(temporary, np.float32, "w+", shape=self.whole)
+            _reserve(temporary, 4 * math.prod(self.whole))
+            image = np.memmap(temporary, np.float32, "r+", shape=self.whole)
             for window, light in parts:
                 field, own = overlap(window, self.whole[1:])
                 image[:, *field] += light[:, *own]
@@ -54,6 +56,15 @@ class Light:
     def of(self, window: Window) -> np.ndarray:
         """Return the light in the window of a scene."""
         return self.window(window.row, window.column, window.size, window.size)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Fill a file with zeros: touching a hole of a full disk would end the process."""
+    block = bytes(2**20)
+    with path.open("wb") as stream:
+        for _ in range(size // len(block)):
+            stream.write(block)
+        stream.write(bytes(size % len(block)))
 
 
 def overlap(window: Window, shape: tuple[int, int]) -> tuple[tuple, tuple]:

@@ -8,12 +8,15 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
 from scorepriors._archives import read_archive, write_archive
+from scorepriors._errors import InputError
 
 KIND, VERSION = "part of a field", 1
 
@@ -83,6 +86,21 @@ def read_part(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> 
 
 
 def read_arrays_of(place: Place, *names: str) -> tuple[np.ndarray, ...]:
-    """Read single arrays of one record; nothing else of the part is loaded."""
-    with np.load(place.part, allow_pickle=False) as archive:
+    """Read single arrays of one record; nothing else of the part is loaded.
+
+    Raises
+    ------
+    InputError
+        If the part is damaged.
+    """
+    try:
+        archive = _opened(place.part)
         return tuple(archive[f"{place.number}/{name}"] for name in names)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise InputError(f"{place.part} cannot be read: {_MEND}.") from error
+
+
+@lru_cache(maxsize=16)
+def _opened(part: Path):
+    """Return an open part: scenes of one batch are read one after the other, and never change."""
+    return np.load(part, allow_pickle=False)

@@ -21,9 +21,9 @@ MOST = 12
 #: Least distance of a source from the border of its window, pixels: half a box of 32 and some.
 MARGIN = 18.0
 
-#: Distance from the border for sources with boxes of 64 pixels, and the significance from which
-#: a galaxy may need one.
-WIDE_MARGIN, WIDE = 34.0, 150.0
+#: Distances from the border for sources with boxes of 64 and of 128 pixels, by the significance from
+#: which a galaxy may need one.
+WIDER = ((150.0, 34.0), (3000.0, 66.0))
 
 #: Reach of the faintest sources in FWHM of the PSF, and what each doubling of the significance adds.
 REACH, PER_DOUBLING = 1.0, 0.5
@@ -90,7 +90,9 @@ def plan_cells(
     """
     places = np.asarray(places, float).reshape(-1, 2)
     reach = reach_of(significance, fwhm)
-    margin = np.where(np.asarray(significance) > WIDE, WIDE_MARGIN, np.maximum(reach, MARGIN))
+    margin = np.maximum(reach, MARGIN)
+    for bright, least in WIDER:
+        margin = np.where(np.asarray(significance) > bright, np.maximum(margin, least), margin)
     groups = _groups(places, reach, margin)
     windows = [_window(places[own], margin[own], shape) for own in groups]
     tree = cKDTree(places)

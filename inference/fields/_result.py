@@ -12,7 +12,6 @@ from astropy.table import QTable, Table
 
 from scorepriors._archives import read_archive, write_archive
 from scorepriors._errors import InputError
-from scorepriors._files import atomic_path
 from scorepriors.inference.deblending._catalog import EDGE, description, sky_columns
 from scorepriors.inference.deblending._flags import FLAGS
 from scorepriors.models.noise._diagonal import Diagonal
@@ -29,9 +28,6 @@ MANY = 0.02
 
 #: Name and kind of the file that says where the records of a finished run are.
 _NAME, _KIND = "result.npz", "result of a field"
-
-#: Distance from the border of the field, pixels, from which no box reaches beyond it.
-WINDOW = 40
 
 
 @dataclass(frozen=True)
@@ -130,26 +126,33 @@ class FieldResult:
         at = np.array([[kernels.size // 2] * 2])
         drawn = exposure.render_on_host(image[None], at)[0] * flux[:, None, None]
         first = corner - kernels.size // 2
-        others = self.model(int(first[0]), int(first[1]), whole, whole) - drawn
+        # In the light of the field a source ends with the window of its scene.
+        held = _within(first, whole, record.facts["window"], self.field.shape)
+        others = self.model(int(first[0]), int(first[1]), whole, whole) - drawn * held
         corners = [(int(c[0]), int(c[1])) for c in (corner, first)]
         return Source(str(id), image, corners[0], flux, drawn, corners[1], others)
 
 
 def save(folder: Path, result: FieldResult) -> None:
     """Write into the folder of a run what `load` needs beside its parts."""
-    write_archive(
-        folder / _NAME,
-        {"number": np.array([place.number for place in result._places])},
-        {
-            "parts": [str(place.part.relative_to(folder)) for place in result._places],
-            "light": result._light.path.name,
-        },
-        kind=_KIND,
-        version=1,
-    )
-    for name, table in (("catalog", result.catalog), ("scenes", result.scenes)):
-        with atomic_path(folder / f"{name}.fits") as temporary:
-            table.write(temporary, format="fits", overwrite=True)
+    tables = {"catalog": result.catalog, "scenes": result.scenes}
+    arrays = {"number": np.array([place.number for place in result._places])}
+    facts: dict[str, Any] = {
+        "parts": [str(place.part.relative_to(folder)) for place in result._places],
+        "light": result._light.path.name,
+    }
+    for kind, table in tables.items():
+        facts[kind] = [
+            {
+                "name": name,
+                "unit": None if table[name].unit is None else str(table[name].unit),
+                "description": table[name].info.description,
+            }
+            for name in table.colnames
+        ]
+        columns = (np.asarray(getattr(table[n], "value", table[n])) for n in table.colnames)
+        arrays |= {f"{kind}/{number}": column for number, column in enumerate(columns)}
+    write_archive(folder / _NAME, arrays, facts, kind=_KIND, version=1)
 
 
 def load(folder: Path, field: Any, facts: dict[str, Any]) -> FieldResult:
@@ -161,11 +164,13 @@ def load(folder: Path, field: Any, facts: dict[str, Any]) -> FieldResult:
     light = Light(folder / found["light"], len(field.bands), field.shape)
     if not light.is_there:
         raise InputError(f"there is no {light.path}: {mend}.")
-    catalog, scenes = (
-        kind.read(folder / f"{name}.fits", format="fits")
-        for kind, name in ((QTable, "catalog"), (Table, "scenes"))
-    )
-    catalog["id"] = [str(one) for one in catalog["id"]]
+    catalog, scenes = QTable(), Table()
+    for kind, table in (("catalog", catalog), ("scenes", scenes)):
+        for number, about in enumerate(found[kind]):
+            values = arrays[f"{kind}/{number}"]
+            unit = about["unit"]
+            table[about["name"]] = values if unit is None else values * u.Unit(unit)
+            table[about["name"]].info.description = about["description"]
     return FieldResult(field, catalog, scenes, facts, light, tuple(places))
 
 
@@ -204,16 +209,17 @@ def collect(
         name = key.removeprefix("column/")
         values = np.concatenate([_column(record, key) for record in records])[order]
         table[name] = values * u.Unit(units[name]) if name in units else values
-        table[name].info.description = texts[name]
+        table[name].info.description = texts[name] or _text(name, field.bands)
     covariance = np.concatenate([r.arrays["center_covariance"] for r in records])[order]
-    _mark_edges(table, field.shape)
+    number = np.repeat(np.arange(len(records)), [len(r.facts["ids"]) for r in records])[order]
+    windows = np.array([r.facts["window"] for r in records])[number]
+    _mark_edges(table, windows, field.shape)
     if field.wcs is not None:
         found = sky_columns(np.asarray(table["y"]), np.asarray(table["x"]), covariance, field.wcs)
         after = table.colnames.index("y_err") + 1
         for number, (name, values) in enumerate(found.items()):
             table.add_column(values, name=name, index=after + number)
             table[name].info.description = description(name, field.bands)
-    number = np.repeat(np.arange(len(records)), [len(r.facts["ids"]) for r in records])[order]
     for name, values, text in (
         ("scene", number, "number of the scene that it was fitted in"),
         ("group", groups, "number of its group: sources whose scenes hold light of each other"),
@@ -252,6 +258,12 @@ def collect(
 #: Beginnings of the names of arrays that become columns.
 _COLUMNS = ("column/", "center_covariance")
 
+
+def _text(name: str, bands: Sequence[str]) -> str | None:
+    """Return the description of a column that no scene describes."""
+    return None if name in ("flags", "flag_bits") else description(name, bands)
+
+
 #: Facts of a record about its columns.
 _NOTES = ("units", "descriptions")
 
@@ -268,15 +280,27 @@ def _column(record: Record, key: str) -> np.ndarray:
     return record.arrays.get(key, np.full(len(record.facts["ids"]), np.nan))
 
 
-def _mark_edges(table: QTable, shape: tuple[int, int]) -> None:
-    """Make the flag ``edge`` that of the field's border: windows of scenes end within it."""
+def _within(first: np.ndarray, side: int, window: Sequence[int], shape) -> np.ndarray:
+    """Return which pixels ``[side, side]`` from `first` on are in a window and in the field."""
+    each = []
+    for start, low, length in zip(first, window[:2], shape, strict=True):
+        at = start + np.arange(side)
+        each.append((at >= max(low, 0)) & (at < min(low + window[2], length)))
+    return np.outer(*each)
+
+
+def _mark_edges(table: QTable, windows: np.ndarray, shape: tuple[int, int]) -> None:
+    """Make the flag ``edge`` that of the field's border: windows ``[N, 3]`` end within it."""
     place = np.stack([np.asarray(table["y"]), np.asarray(table["x"])], axis=1)
     distance = np.minimum(place, np.array(shape) - 1 - place).min(1)
+    last = windows[:, :2] + windows[:, 2:]
+    at_border = ((windows[:, :2] <= 0) | (last >= np.array(shape))).any(1)
     bits, words = np.asarray(table["flag_bits"]).copy(), [str(w) for w in table["flags"]]
     edge = FLAGS["edge"]
     for k, far in enumerate(distance):
-        has, should = bool(bits[k] & edge.value), bool(far < EDGE)
-        if (has and far > WINDOW) or (should and not has):
+        has = bool(bits[k] & edge.value)
+        should = bool(far < EDGE) or (has and bool(at_border[k]))
+        if has != should:
             rest = [w for w in words[k].split(",") if w not in ("ok", edge.word)]
             words[k] = ",".join(([edge.word] if should else []) + rest) or "ok"
             bits[k] = (bits[k] & ~edge.value) | (edge.value if should else 0)

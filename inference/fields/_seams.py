@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._light import Light
+from ._light import Light, overlap
 from ._parts import read_arrays_of
 from ._tasks import SceneTask
 
@@ -28,6 +28,11 @@ def changed(scene: SceneTask, light: Light, fwhm: float) -> bool:
     assert scene.before is not None
     own, others, deviation = read_arrays_of(scene.before, "light", "others", "deviation")
     change = light.of(scene.window) - own - others
+    # Beyond the field there is no light of anybody.
+    inside = overlap(scene.window, light.whole[1:])[1]
+    seen = np.zeros_like(change)
+    seen[:, *inside] = change[:, *inside]
+    change = seen
     if not change.any():
         return False
     sigma = fwhm / 2.355

@@ -8,7 +8,7 @@ from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
 
 from scorepriors.models.data._detection import detection_image, find_left_over, find_sources
-from scorepriors.models.data._field_checks import check_field, measure_field
+from scorepriors.models.data._field_checks import HOPELESS, check_field, measure_field
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._tiles import Tile
 from scorepriors.models.data.positions._light import displacement
@@ -17,7 +17,7 @@ from scorepriors.models.data.positions._positions import Positions
 
 from ._light import Light
 from ._parts import Record, write_part
-from ._tasks import Sources, Work, quiet
+from ._tasks import Sources, Work, mended, quiet
 
 #: Detections of two tiles closer than this are one source, pixels.
 TWICE = 3.0
@@ -44,12 +44,15 @@ class TileTask(NamedTuple):
         Sources in the pixels of the tile that are known already; None where all are to be found.
     light
         Light of the known sources, for a look at what they leave; None before there is a fit.
+    mended
+        What is subtracted from each band, and what errors are multiplied by; None for nothing.
     """
 
     part: Path
     tile: Tile
     known: Sources | None
     light: Light | None = None
+    mended: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def survey_tile(work: Work, task: TileTask) -> dict[str, Any]:
@@ -77,6 +80,7 @@ def survey_tile(work: Work, task: TileTask) -> dict[str, Any]:
         "ids": np.array([found.ids[k] for k in np.flatnonzero(core)], str),
         "sky": sky,
         "noise": np.asarray(empty.noise_factor, float),
+        "hopeless": np.abs(sky) > HOPELESS * np.nan_to_num(empty.noise, nan=np.inf),
         "fwhm": np.array(psf_fwhm(obs.psfs)),
     }
     write_part(task.part, [Record(arrays, {"said": said, "tile": list(tile[:4])})])
@@ -90,6 +94,8 @@ def look_again(work: Work, task: TileTask) -> dict[str, Any]:
         raise ValueError("a second look needs the sources of the first and their light.")
     with quiet():
         obs = _tile(work, tile)
+        if task.mended is not None and obs.num_pixels:
+            obs = mended(obs, *task.mended)
         first = np.array([tile.row, tile.column])
         model = light.window(tile.row, tile.column, tile.height, tile.width)
         positions = Positions(known.ids, known.row_column - first, known.is_point)
@@ -119,6 +125,7 @@ def _without_data(work: Work, task: TileTask, first: np.ndarray) -> dict[str, An
         "ids": np.array([] if known is None else known.ids, str)[core],
         "sky": np.zeros(bands),
         "noise": np.ones(bands),
+        "hopeless": np.zeros(bands, bool),
         "fwhm": np.array(psf_fwhm(work.field.psfs_at(*middle))),
     }
     write_part(task.part, [Record(arrays, {"said": {}, "tile": list(task.tile[:4])})])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scorepriors._loops import interrupts_at_once
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._deblend import Run
 from scorepriors.inference.deblending._doubts import doubts
@@ -136,8 +137,6 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
         started = time.monotonic()
         blends = [_blend(work, *pair, None) for pair in zip(scenes, images, strict=True)]
         fitted = run.profiles(blends)
-        if any(one.fit.interrupted for one in fitted):
-            raise KeyboardInterrupt
         weighed = [
             weigh(b.obs, b.positions, one, settings, rows=range(len(scene.own.ids)))
             for scene, b, one in zip(scenes, blends, fitted, strict=True)
@@ -158,8 +157,6 @@ def fit_final(work: Work, batch: BatchTask) -> dict[str, Any]:
         others = [others_of(scene, batch.light) for scene in scenes]
         blends = [_blend(work, *one) for one in zip(scenes, images, others, strict=True)]
         results: Any = run.all(blends)
-        if any(result is None or result.free_form.fit.interrupted for result in results):
-            raise KeyboardInterrupt
         seconds = (time.monotonic() - started) / len(results)
         each = zip(scenes, results, others, strict=True)
         return [_final_record(*one, seconds) for one in each]
@@ -169,7 +166,8 @@ def fit_final(work: Work, batch: BatchTask) -> dict[str, Any]:
 
 def _fit(work: Work, batch: BatchTask, fit: Callable) -> dict[str, Any]:
     """Fit the scenes with data, write records of all, and return their numbers."""
-    with quiet():
+    # A part is written as a whole or not at all: half a fit is never kept.
+    with quiet(), interrupts_at_once():
         images = [_pixels(work, scene) for scene in batch.scenes]
         seen = [k for k, obs in enumerate(images) if obs.num_pixels]
         found = (
@@ -201,11 +199,15 @@ def _pixels(work: Work, scene: SceneTask) -> Observation:
 def _mended(scene: SceneTask, obs: Observation) -> Observation:
     """Return the pixels of a scene without sky, errors rescaled."""
     # Positions on the sky are those of the whole field, once at the end.
-    known: dict[str, Any] = {"wcs": None, "scale": obs.pixel_scale}
-    if scene.sky.any() or (scene.noise != 1).any():
-        known["images"] = obs.images - scene.sky[:, None, None] * (obs.weights > 0)
-        known["weights"] = obs.weights / scene.noise[:, None, None] ** 2
-    return replace(obs, **known)
+    return replace(mended(obs, scene.sky, scene.noise), wcs=None, scale=obs.pixel_scale)
+
+
+def mended(obs: Observation, sky: np.ndarray, noise: np.ndarray) -> Observation:
+    """Return an observation without a sky ``[B]`` and with errors times factors ``[B]``."""
+    if not sky.any() and (noise == 1).all():
+        return obs
+    images = obs.images - sky[:, None, None] * (obs.weights > 0)
+    return replace(obs, images=images, weights=obs.weights / noise[:, None, None] ** 2)
 
 
 def _blank(work: Work, scene: SceneTask) -> Record:
@@ -238,7 +240,7 @@ def _blank(work: Work, scene: SceneTask) -> Record:
         "chi2": float("nan"),
         "seconds": 0.0,
         "units": {},
-        "descriptions": {},
+        "descriptions": {n: "" for n in ("id", "x", "y", "model", "flags", "flag_bits")},
         "doubts": {},
         "noise_from_model": [],
         "psf_sigma": None,

@@ -219,20 +219,26 @@ class Field(Photometry):
         return _unchecked(**{**vars(obs), "corner": self.corner, "catalog": self.catalog})
 
 
+#: Arguments of `Field.open` that are files.
+_FILES = ("path", "psf", "noise", "mask")
+
+
 def _plain(arguments: dict[str, Any]) -> dict[str, Any] | None:
     """Return arguments as JSON holds them, paths in full; None if there are arrays or objects."""
 
-    def plain(value):
-        if isinstance(value, os.PathLike) or (isinstance(value, str) and os.path.exists(value)):
-            return os.path.abspath(value)
+    def plain(name, value):
+        if isinstance(value, os.PathLike) or (isinstance(value, str) and name in _FILES):
+            # What follows the file is its HDU.
+            file, bracket, hdu = os.fspath(value).partition("[")
+            return (os.path.abspath(file) if os.path.exists(file) else file) + bracket + hdu
         if value is None or isinstance(value, str | int | float):
             return value
         if isinstance(value, list | tuple):
-            return [plain(one) for one in value]
+            return [plain(name, one) for one in value]
         raise TypeError
 
     try:
-        return {name: plain(value) for name, value in arguments.items() if value is not None}
+        return {name: plain(name, value) for name, value in arguments.items() if value is not None}
     except TypeError:
         return None
 

@@ -225,6 +225,19 @@ def test_a_sky_is_said_and_subtracted(field):
     assert np.abs(pull).max() < 4
 
 
+def test_a_sky_far_above_the_noise_is_refused_before_any_fit(field):
+    bright = Observation.from_arrays(
+        field.images + 20,
+        weights=field.weights,
+        psfs=field.psfs,
+        bands=BANDS,
+        zero_point=31.4,
+        scale=0.2,
+    )
+    with pytest.raises(InputError, match="the sky is left in band g, i"):
+        deblend_field(bright, positions(), free_form=False)
+
+
 def test_nothing_to_fit():
     empty = observation((80, 80), PLACES[:0], FLUXES[:0])
     with pytest.raises(InputError, match="no source"):
