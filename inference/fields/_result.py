@@ -211,8 +211,8 @@ def collect(
         table[name] = values * u.Unit(units[name]) if name in units else values
         table[name].info.description = texts[name] or _text(name, field.bands)
     covariance = np.concatenate([r.arrays["center_covariance"] for r in records])[order]
-    number = np.repeat(np.arange(len(records)), [len(r.facts["ids"]) for r in records])[order]
-    windows = np.array([r.facts["window"] for r in records])[number]
+    scene = np.repeat(np.arange(len(records)), [len(r.facts["ids"]) for r in records])[order]
+    windows = np.array([r.facts["window"] for r in records])[scene]
     _mark_edges(table, windows, field.shape)
     if field.wcs is not None:
         found = sky_columns(np.asarray(table["y"]), np.asarray(table["x"]), covariance, field.wcs)
@@ -221,7 +221,7 @@ def collect(
             table.add_column(values, name=name, index=after + number)
             table[name].info.description = description(name, field.bands)
     for name, values, text in (
-        ("scene", number, "number of the scene that it was fitted in"),
+        ("scene", scene, "number of the scene that it was fitted in"),
         ("group", groups, "number of its group: sources whose scenes hold light of each other"),
         ("added", census.added, "whether it was found in what a first fit left"),
         ("p_star", census.p_star, "probability that it is a star, by the evidence of both models"),
