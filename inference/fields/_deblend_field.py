@@ -174,6 +174,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         "bands": list(field.bands),
         "doubts": survey.doubts | found["doubts"],
         "scene_doubts": found["scene_doubts"],
+        "failed": found["failed"],
         "noise_from_model": found["noise_from_model"],
         "seconds": seconds | {"total": round(time.monotonic() - started, 2)},
         "settings": _settings_facts(engine.work.settings, engine.mend),

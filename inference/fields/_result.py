@@ -246,10 +246,19 @@ def collect(
             "seconds": [r.facts["seconds"] for r in records],
         }
     )
+    failed = [r.facts for r in records if r.facts.get("failed")]
     said, counts = _doubts(records, given=bool(census.given.any()))
+    if failed:
+        row, column, size = failed[0]["window"]
+        said["failed"] = (
+            f"{len(failed)} of {len(records)} scenes could not be fitted, first that of {size} x {size} "
+            f"pixels from row {row}, column {column} ({failed[0]['failed']}); their sources have no flux "
+            "and the flag not_converged."
+        )
     facts = {
         "doubts": said,
         "scene_doubts": counts,
+        "failed": len(failed),
         "noise_from_model": sorted({b for r in records for b in r.facts["noise_from_model"]}),
     }
     return table, rows, facts, tuple(_place(scene) for scene in scenes)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scorepriors._errors import InputError
 from scorepriors._loops import interrupts_at_once
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._deblend import Run
@@ -170,17 +171,31 @@ def _fit(work: Work, batch: BatchTask, fit: Callable) -> dict[str, Any]:
     with quiet(), interrupts_at_once():
         images = [_pixels(work, scene) for scene in batch.scenes]
         seen = [k for k, obs in enumerate(images) if obs.num_pixels]
-        found = (
-            fit(
-                [batch.scenes[k] for k in seen], [_mended(batch.scenes[k], images[k]) for k in seen]
-            )
-            if seen
-            else []
+        found = _each(
+            fit, [(k, batch.scenes[k], _mended(batch.scenes[k], images[k])) for k in seen]
         )
-    fitted = dict(zip(seen, found, strict=True))
-    records = [fitted.get(k) or _blank(work, scene) for k, scene in enumerate(batch.scenes)]
+    records = [
+        found[k] if isinstance(found.get(k), Record) else _blank(work, scene, found.get(k))
+        for k, scene in enumerate(batch.scenes)
+    ]
     write_part(batch.part, records)
     return {"scenes": len(records), "sources": sum(len(s.own.ids) for s in batch.scenes)}
+
+
+def _each(fit: Callable, scenes: list[tuple[int, SceneTask, Observation]]) -> dict[int, Any]:
+    """Return records by number; of a scene that can't be fitted the reason instead.
+
+    One scene of ten thousand must not end a run, nor change what its batch says.
+    """
+    if not scenes:
+        return {}
+    try:
+        records = fit([scene for _, scene, _ in scenes], [obs for *_, obs in scenes])
+    except (np.linalg.LinAlgError, InputError) as error:
+        if len(scenes) == 1:
+            return {scenes[0][0]: str(error)}
+        return {k: one for item in scenes for k, one in _each(fit, [item]).items()}
+    return {number: record for (number, *_), record in zip(scenes, records, strict=True)}
 
 
 def others_of(scene: SceneTask, light: Light | None) -> np.ndarray:
@@ -210,11 +225,15 @@ def mended(obs: Observation, sky: np.ndarray, noise: np.ndarray) -> Observation:
     return replace(obs, images=images, weights=obs.weights / noise[:, None, None] ** 2)
 
 
-def _blank(work: Work, scene: SceneTask) -> Record:
-    """Return the record of a scene without any data: no flux, and a flag that says so."""
+def _blank(work: Work, scene: SceneTask, failed: str | None = None) -> Record:
+    """Return the record of a scene without any data, or that can't be fitted.
+
+    It has no flux, and a flag that says which of both it is.
+    """
     count, bands, size = len(scene.own.ids), work.field.bands, scene.window.size
     nothing = np.zeros((len(bands), size, size), np.float32)
-    words, bits = words_of(FLAGS["no_data"].value, bands), FLAGS["no_data"].value
+    bits = FLAGS["no_data" if failed is None else "not_converged"].value
+    words = words_of(bits, bands)
     unknown = np.full(count, np.nan)
     arrays = {
         "light": nothing,
@@ -235,7 +254,8 @@ def _blank(work: Work, scene: SceneTask) -> Record:
         "name": scene.name,
         "window": list(scene.window),
         "ids": list(scene.own.ids),
-        "converged": True,
+        "converged": failed is None,
+        "failed": failed,
         "iterations": 0,
         "chi2": float("nan"),
         "seconds": 0.0,

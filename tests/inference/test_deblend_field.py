@@ -238,6 +238,28 @@ def test_a_sky_far_above_the_noise_is_refused_before_any_fit(field):
         deblend_field(bright, positions(), free_form=False)
 
 
+def test_a_scene_that_cannot_be_fitted_ends_nothing(field, monkeypatch):
+    from scorepriors.inference.fields import _tasks
+
+    usual = _tasks._final_record
+
+    def broken(scene, *rest):
+        if "c" in scene.own.ids:
+            raise np.linalg.LinAlgError("Singular matrix")
+        return usual(scene, *rest)
+
+    monkeypatch.setattr(_tasks, "_final_record", broken)
+    found = deblend_field(field, positions(), free_form=False)
+    table = found.catalog
+    lost = np.isnan(table["flux_i"].value)
+    assert lost[2]
+    assert not lost.all()
+    assert all(words == "not_converged" for words in table["flags"][lost])
+    assert "Singular matrix" in found.facts["doubts"]["failed"]
+    pull = ((table["flux_i"].value - 1.4 * FLUXES) / table["flux_err_i"].value)[~lost]
+    assert np.abs(pull).max() < 4
+
+
 def test_nothing_to_fit():
     empty = observation((80, 80), PLACES[:0], FLUXES[:0])
     with pytest.raises(InputError, match="no source"):
