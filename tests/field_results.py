@@ -9,6 +9,7 @@ from astropy.table import QTable, Table
 from astropy.wcs import WCS
 
 from scorepriors.inference.deblending._flags import write_flags
+from scorepriors.inference.fields._result import Source
 from scorepriors.models import Observation
 from scorepriors.models.data._field import Field
 from scorepriors.models.rendering._psf import gaussian_psf
@@ -34,19 +35,6 @@ def window_of(cube, row, column, height, width):
         own.append(slice(start - first, stop - first))
     out[:, *own] = cube[:, *inside]
     return out
-
-
-@dataclass(frozen=True)
-class StandInSource:
-    """One source of a field, with the names of those of `FieldResult`."""
-
-    id: str
-    morphology: np.ndarray
-    corner: tuple[int, int]
-    flux: np.ndarray
-    observed: np.ndarray
-    observed_corner: tuple[int, int]
-    others: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,7 @@ def stand_in(*, shape=(150, 140), number=12, seed=0, wcs=True, zero_point=31.4):
         box = tuple(slice(f + size, f + 2 * size) for f in first)
         observed = (own[:, None, None] * seen).astype(np.float32)
         others = padded[:, *box] - observed
-        sources[one] = StandInSource(one, image, first, own, observed, first, others)
+        sources[one] = Source(one, image, first, own, observed, first, others)
     weights = np.ones(light.shape, np.float32)
     weights[:, 40:60, 100:120] = 0
     weights[0, :, :5] = 0

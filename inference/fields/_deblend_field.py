@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 import numpyro
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from scorepriors import __version__
 from scorepriors._distribution import ScorePrior
@@ -244,23 +246,13 @@ def _as_field(field) -> Field:
 
 def _groups(cells: Sequence[Cell], count: int) -> np.ndarray:
     """Return the number of the group of every source: scenes in whose halos it is are joined."""
-    parent = np.arange(len(cells))
-
-    def root(k: int) -> int:
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
     scene = np.zeros(count, int)
     for k, cell in enumerate(cells):
         scene[list(cell.own)] = k
-    for k, cell in enumerate(cells):
-        for source in cell.halo:
-            one, other = sorted((root(k), root(int(scene[source]))))
-            parent[other] = one
-    roots = np.array([root(k) for k in range(len(cells))])
-    return np.unique(roots, return_inverse=True)[1][scene]
+    pairs = [(k, scene[source]) for k, cell in enumerate(cells) for source in cell.halo]
+    one, other = np.array(pairs, int).reshape(-1, 2).T
+    joined = coo_array((np.ones(len(pairs), bool), (one, other)), shape=(len(cells),) * 2)
+    return connected_components(joined, directed=False)[1][scene]
 
 
 def _settings_facts(settings: Settings, mend: tuple[bool, bool]) -> dict[str, Any]:

@@ -75,7 +75,6 @@ def survey_tile(work: Work, task: TileTask) -> dict[str, Any]:
     sky = np.where(np.nan_to_num(empty.sky_is_significant), np.nan_to_num(empty.sky), 0.0)
     arrays = {
         "places": found.row_column[core] + first,
-        "is_point": np.asarray(found.is_point)[core],
         "significance": significance(obs, found.row_column[core]),
         "ids": np.array([found.ids[k] for k in np.flatnonzero(core)], str),
         "sky": sky,
@@ -120,7 +119,6 @@ def _without_data(work: Work, task: TileTask, first: np.ndarray) -> dict[str, An
     middle = first + np.array([task.tile.height, task.tile.width]) / 2
     arrays = {
         "places": places[core],
-        "is_point": np.zeros(0, bool) if known is None else known.is_point[core],
         "significance": np.zeros(int(core.sum())),
         "ids": np.array([] if known is None else known.ids, str)[core],
         "sky": np.zeros(bands),

@@ -285,7 +285,6 @@ def _profile_record(
     own = slice(len(scene.own.ids))
     arrays = {
         "light": fitted.convolved[0][own].sum(0),
-        "center": fitted.center[own] + np.array(scene.window[:2]),
         "p_star": weighed.p_star,
         "evidence": weighed.needed,
     }

@@ -21,7 +21,7 @@ from ._fields_places import draw_places, enroll
 from ._fields_psf import VaryingPsf
 from ._fields_stamps import Stamp, draw_stamp, model_shape
 from ._fields_truth import truth_table
-from ._simulation import import_galsim
+from ._simulation import field_wcs, import_galsim
 
 #: Smallest and largest side of a field, pixels.
 SIDES = (64, 20_000)
@@ -276,15 +276,3 @@ def _full_pixels(facts: Survey, camera: Camera, psf: VaryingPsf) -> np.ndarray:
     population: Any = facts.galaxies
     flux = flux_of(population.magnitudes[0] - SATURATED_STARS)
     return flux * psf.images(*psf.middle).max((1, 2))
-
-
-def field_wcs(shape: tuple[int, int], scale: float) -> WCS:
-    """Return the WCS of a field, as that of single blends: about one point of the sky."""
-    height, width = shape
-    wcs = WCS(naxis=2)
-    wcs.wcs.crpix = [(width + 1) / 2, (height + 1) / 2]
-    wcs.wcs.cdelt = [-scale / 3600, scale / 3600]
-    wcs.wcs.crval = [53.16, -28.1]
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.cunit = ["deg", "deg"]
-    return wcs

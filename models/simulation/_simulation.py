@@ -172,13 +172,7 @@ def _observe(galsim, rng, scene: _Scene, camera: Camera, shape, name: str):
     total = convolved.sum(0)
     variance = photon_variance(total, camera.sky_variance / camera.gain, camera.gain)
     images = total + rng.standard_normal(total.shape) * np.sqrt(variance)
-    height, width = shape
-    wcs = WCS(naxis=2)
-    wcs.wcs.crpix = [(width + 1) / 2, (height + 1) / 2]
-    wcs.wcs.cdelt = [-scale / 3600, scale / 3600]
-    wcs.wcs.crval = [53.16, -28.1]
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.cunit = ["deg", "deg"]
+    wcs = field_wcs(shape, scale)
     catalog = Table({"x": centers[:, 1], "y": centers[:, 0]})
     obs = Observation.from_arrays(
         images,
@@ -304,3 +298,15 @@ def colors(
     slope = rng.uniform(*slopes, (count, 1))
     scattered = rng.normal(0, scatter, (count, len(bands)))
     return slope * (WAVELENGTHS["i"] / wave - 1) * 1.2 + scattered
+
+
+def field_wcs(shape: tuple[int, int], scale: float) -> WCS:
+    """Return the WCS of an image about one point of the sky."""
+    height, width = shape
+    wcs = WCS(naxis=2)
+    wcs.wcs.crpix = [(width + 1) / 2, (height + 1) / 2]
+    wcs.wcs.cdelt = [-scale / 3600, scale / 3600]
+    wcs.wcs.crval = [53.16, -28.1]
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.cunit = ["deg", "deg"]
+    return wcs

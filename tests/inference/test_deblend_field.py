@@ -1,5 +1,7 @@
 """Whole fields: many scenes with the result of one, runs that are cut short and go on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -208,14 +210,7 @@ def test_an_uncataloged_source_is_added(field):
 
 
 def test_a_sky_is_said_and_subtracted(field):
-    with_sky = Observation.from_arrays(
-        field.images + 0.2,
-        weights=field.weights,
-        psfs=field.psfs,
-        bands=BANDS,
-        zero_point=31.4,
-        scale=0.2,
-    )
+    with_sky = replace(field, images=field.images + 0.2)
     left = deblend_field(with_sky, positions(), free_form=False)
     assert "sky" in left.facts["doubts"]
     mended = deblend_field(with_sky, positions(), free_form=False, subtract_sky=True)
@@ -226,14 +221,7 @@ def test_a_sky_is_said_and_subtracted(field):
 
 
 def test_a_sky_far_above_the_noise_is_refused_before_any_fit(field):
-    bright = Observation.from_arrays(
-        field.images + 20,
-        weights=field.weights,
-        psfs=field.psfs,
-        bands=BANDS,
-        zero_point=31.4,
-        scale=0.2,
-    )
+    bright = replace(field, images=field.images + 20)
     with pytest.raises(InputError, match="the sky is left in band g, i"):
         deblend_field(bright, positions(), free_form=False)
 
