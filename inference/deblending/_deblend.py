@@ -315,7 +315,7 @@ class Run:
             mended, starts = [], []
             for blend, scene, fit in (each[i] for i in again):
                 model = [cube.sum(0) for cube in collect_scene(scene, fit).convolved]
-                mended.append(blend.with_model(model))
+                mended.append(blend.with_model(model, self.settings))
                 starts.append((scene, fit.values))
             for i, one in zip(again, self._profiles(mended, starts), strict=True):
                 each[i] = one

@@ -13,7 +13,6 @@ from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._model_noise import bands_with_own_noise, noise_from_model
 from scorepriors.models.data.positions._positions import Positions
-from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.scene._exposures import exposures, galaxy_spectra
 from scorepriors.models.scene._scene import Scene
@@ -25,6 +24,7 @@ from scorepriors.models.sources._point import STAR_BOX, PointSource
 from scorepriors.models.spectra._priors import AbstractSpectra
 
 from ._choice import carried, cut_off, explained, galaxies_of, profiles, seen_beyond
+from ._noise import noises_of
 from ._options import Settings
 from ._priors import compare_pixels
 from ._result import FittedScene
@@ -75,13 +75,13 @@ class Blend:
         """Bands in which the noise of sources comes from a model."""
         return () if self.given is None else bands_with_own_noise(self.given)
 
-    def with_model(self, images: Sequence[np.ndarray]) -> "Blend":
+    def with_model(self, images: Sequence[np.ndarray], settings: Settings) -> "Blend":
         """Return the blend with the noise of sources from models ``[B, H, W]`` of its images."""
         if self.others is not None:
             images = [image + other for image, other in zip(images, self.others, strict=True)]
         obs = _without(noise_from_model(self.given, images), self.others)
-        each = zip(self.exposures, obs.views, strict=True)
-        seen = tuple(replace(e, noise=Diagonal(v.observation.weights)) for e, v in each)
+        each = zip(self.exposures, noises_of(obs, settings), strict=True)
+        seen = tuple(replace(exposure, noise=noise) for exposure, noise in each)
         return replace(self, obs=obs, exposures=seen, spectra=galaxy_spectra(obs, seen))
 
     def with_wide(self, wide: np.ndarray, settings: Settings) -> "Blend":
@@ -148,7 +148,8 @@ def prepared_exposures(obs, settings: Settings, boxes: Sequence[int]) -> tuple[E
     """Return exposures for these boxes and those of stars."""
     small, *large = boxes
     sigma = settings.priors[0].model_psf_sigma
-    return exposures(obs, boxes=(max(small, STAR_BOX), *large), psf_sigma=sigma)
+    boxes = (max(small, STAR_BOX), *large)
+    return exposures(obs, boxes=boxes, psf_sigma=sigma, noise=noises_of(obs, settings))
 
 
 def padded_sizes(blends: Sequence[Blend], padding: int) -> tuple[int, int]:
