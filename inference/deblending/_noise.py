@@ -1,0 +1,19 @@
+"""Models of the noise of the images of a blend."""
+
+from scorepriors.models.noise._abstract import AbstractNoise
+from scorepriors.models.noise._diagonal import Diagonal
+
+from ._options import Settings
+
+
+def noises_of(obs, settings: Settings) -> list[AbstractNoise]:
+    """Return a model of the noise for every image of an observation.
+
+    Parameters
+    ----------
+    obs
+        Observation, or several that were joined.
+    settings
+        Options and priors.
+    """
+    return [Diagonal(view.observation.weights) for view in obs.views]
