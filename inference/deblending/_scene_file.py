@@ -23,6 +23,7 @@ from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import View
 from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.rendering._turned import Turned
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._exposures import exposures, galaxy_spectra
 from scorepriors.models.scene._scene import Scene
@@ -159,6 +160,7 @@ def _view_facts(view: View) -> dict:
         "origin": list(view.origin),
         "scale": view.scale,
         "first": view.first,
+        "turned": None if view.turned is None else view.turned.facts(),
     }
 
 
@@ -178,7 +180,18 @@ def _observation(arrays: Mapping, facts: Mapping) -> Observation | JointObservat
             scale=about["pixel_scale"],
         )
         bands, origin = tuple(about["bands_of_model"]), tuple(about["origin"])
-        views.append(View(one, own["psfs_of_model"], bands, origin, about["scale"], about["first"]))
+        turned = about.get("turned")
+        views.append(
+            View(
+                one,
+                own["psfs_of_model"],
+                bands,
+                origin,
+                about["scale"],
+                about["first"],
+                None if turned is None else Turned.of(turned),
+            )
+        )
     if len(views) == 1:
         return views[0].observation
     zero_point = facts["zero_point"]

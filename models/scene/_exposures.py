@@ -48,9 +48,12 @@ def exposures(
     found = []
     for number, view in enumerate(obs.views):
         one, scale = view.observation, view.scale
-        # The flux in a pixel grows with its area.
-        kernels = kernels_of(view.psfs, boxes, psf_sigma, gain=scale**2)
-        grid = None if number == 0 else np.asarray([*view.origin, scale], np.float32)
+        # The flux in a pixel grows with its area, of which turned pixels know the local one.
+        gain = scale**2 if view.turned is None else 1.0
+        kernels = kernels_of(view.psfs, boxes, psf_sigma, gain=gain)
+        grid: Any = view.turned
+        if number > 0 and grid is None:
+            grid = np.asarray([*view.origin, scale], np.float32)
         white = Diagonal(one.weights) if noise is None else noise[number]
         bands = tuple(Band(name, wavelength(name)) for name in view.bands)
         found.append(Exposure(one.images, white, kernels, grid, Aside(bands)))
