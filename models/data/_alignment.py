@@ -1,6 +1,5 @@
 """Where the pixels of one observation lie on those of another, through both WCSs."""
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ from astropy.wcs import WCS, NoConvergence
 from scorepriors._errors import InputError
 from scorepriors.models.rendering._turned import Turned, monomials
 
-from ._observation import Observation
+from ._observation import Observation, unchecked
 
 #: Largest error in pixels of the reference of a straight grid, which is faster than a turned one.
 _STRAIGHT = 0.02
@@ -144,12 +143,15 @@ def _overlapping(reference: Observation, obs: Observation, name: str) -> Observa
     if (first == 0).all() and (last == shape).all():
         return obs
     part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-    return dataclasses.replace(
-        obs,
-        images=obs.images[:, *part],
-        weights=obs.weights[:, *part],
-        wcs=obs.wcs[part],
-        corner=(obs.corner[0] + first[0], obs.corner[1] + first[1]),
+    # Of checked arrays; there may be no data in this part.
+    return unchecked(
+        **vars(obs)
+        | {
+            "images": obs.images[:, *part],
+            "weights": obs.weights[:, *part],
+            "wcs": obs.wcs[part],  # type: ignore[index]
+            "corner": (obs.corner[0] + int(first[0]), obs.corner[1] + int(first[1])),
+        }
     )
 
 

@@ -25,6 +25,9 @@ _LOST_POWER = 0.02
 #: Share of a PSF's light in the corners of its turned square that may be cut off.
 _CUT_LIGHT = 2e-4
 
+#: Least half of the side of a PSF: the kernel to a sharp one rings over as many pixels.
+_LEAST_HALF = 8
+
 
 @dataclass(frozen=True, eq=False)
 class JointObservation(Photometry):
@@ -137,11 +140,41 @@ def join_observations(
             views.append(View(obs, obs.psfs, bands))
             continue
         name = obs.name or f"observation {number + 1}"
-        at = align(reference, obs, name)
-        psfs = _psfs_on(at.slope, obs, name)
-        views.append(View(at.observation, psfs, bands, at.origin, at.scale, first, at.turned))
+        views.append(view_on(reference, obs, name, bands=bands, first=first))
     zero_points, unit = _common_unit(observations)
     return JointObservation(tuple(views), names, zero_points, unit)
+
+
+def view_on(
+    reference: Observation,
+    obs: Observation,
+    name: str,
+    *,
+    bands: tuple[str, ...] | None = None,
+    first: int = 0,
+) -> View:
+    """Return an observation as seen from the pixels of another.
+
+    Parameters
+    ----------
+    reference
+        Observation with the pixels of the model.
+    obs
+        Another one of the same sky, cut to what the reference covers.
+    name
+        What messages call it.
+    bands, first
+        Names of the bands, its own if not given, and the index of the first.
+
+    Raises
+    ------
+    InputError
+        See `scorepriors.models.data._alignment.align`.
+    """
+    at = align(reference, obs, name)
+    psfs = _psfs_on(at.slope, obs, name)
+    names = obs.bands if bands is None else bands
+    return View(at.observation, psfs, names, at.origin, at.scale, first, at.turned)
 
 
 def _psfs_on(slope: np.ndarray, obs: Observation, name: str) -> np.ndarray:
@@ -179,7 +212,7 @@ def _psfs_on(slope: np.ndarray, obs: Observation, name: str) -> np.ndarray:
             PSFWarning,
         )
     # The largest square of the model's pixels that the turned one holds, and the one around it.
-    least = int(size // 2 * np.sqrt(abs(np.linalg.det(slope))) + 1e-3)
+    least = max(int(size // 2 * np.sqrt(abs(np.linalg.det(slope))) + 1e-3), _LEAST_HALF)
     most = max(int(size // 2 * abs(slope).sum(1).max()), least)
     drawn = _drawn_psfs(transforms * held, back, size, most)
     total = drawn.sum((1, 2))

@@ -9,6 +9,7 @@ from scorepriors._aside import Aside
 from scorepriors._filters import wavelength
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._views import View
 from scorepriors.models.noise._abstract import AbstractNoise
 from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Band, Exposure
@@ -45,19 +46,49 @@ def exposures(
         Exposures whose arrays are NumPy's until a model is bound to them.  Everything that
         varies between blends is an array: equal shapes share compiled programs.
     """
-    found = []
-    for number, view in enumerate(obs.views):
-        one, scale = view.observation, view.scale
-        # The flux in a pixel grows with its area, of which turned pixels know the local one.
-        gain = scale**2 if view.turned is None else 1.0
-        kernels = kernels_of(view.psfs, boxes, psf_sigma, gain=gain)
-        grid: Any = view.turned
-        if number > 0 and grid is None:
-            grid = np.asarray([*view.origin, scale], np.float32)
-        white = Diagonal(one.weights) if noise is None else noise[number]
-        bands = tuple(Band(name, wavelength(name)) for name in view.bands)
-        found.append(Exposure(one.images, white, kernels, grid, Aside(bands)))
-    return tuple(found)
+    return tuple(
+        exposure_of(
+            view,
+            boxes=boxes,
+            psf_sigma=psf_sigma,
+            noise=None if noise is None else noise[number],
+            on_model=number == 0,
+        )
+        for number, view in enumerate(obs.views)
+    )
+
+
+def exposure_of(
+    view: View,
+    *,
+    boxes: Sequence[int],
+    psf_sigma: float | None,
+    noise: AbstractNoise | None = None,
+    on_model: bool,
+) -> Exposure:
+    """Prepare one of the observations that are fitted together.
+
+    Parameters
+    ----------
+    view
+        The observation, and the place of its pixels.
+    boxes, psf_sigma
+        Arguments of `exposures`.
+    noise
+        Model of the noise; `Diagonal` with the weights of the observation if not given.
+    on_model
+        Whether its pixels are those of the model.
+    """
+    one, scale = view.observation, view.scale
+    # The flux in a pixel grows with its area, of which turned pixels know the local one.
+    gain = scale**2 if view.turned is None else 1.0
+    kernels = kernels_of(view.psfs, boxes, psf_sigma, gain=gain)
+    grid: Any = view.turned
+    if grid is None and not on_model:
+        grid = np.asarray([*view.origin, scale], np.float32)
+    white = Diagonal(one.weights) if noise is None else noise
+    bands = tuple(Band(name, wavelength(name)) for name in view.bands)
+    return Exposure(one.images, white, kernels, grid, Aside(bands))
 
 
 def galaxy_spectra(
