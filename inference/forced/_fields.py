@@ -29,8 +29,9 @@ def forced_field(result: Any, obs: Observation | Field, progress: Progress = Non
         See `scorepriors._progress`.
     """
     image = obs if isinstance(obs, Field) else Field.of(obs)
-    for wcs, which in ((result.field.wcs, "the field"), (image.wcs, image.name or "the image")):
-        if wcs is None:
+    wcs = image.wcs
+    for one, which in ((result.field.wcs, "the field"), (wcs, image.name or "the image")):
+        if one is None:
             raise InputError(f"{which} has no WCS: nobody knows where it lies on the sky.")
     catalog = result.catalog
     places = np.stack([np.asarray(catalog["y"], float), np.asarray(catalog["x"], float)], 1)
@@ -60,7 +61,7 @@ def forced_field(result: Any, obs: Observation | Field, progress: Progress = Non
     if not seen_any:
         raise InputError(f"{image.name or 'the image'} does not overlap the field on the sky.")
     sky = result.field.wcs.pixel_to_world(places[:, 1], places[:, 0])
-    column, row = image.wcs.world_to_pixel(sky)
+    column, row = wcs.world_to_pixel(sky)  # type: ignore[union-attr]
     return Forced(
         ids=tuple(str(one) for one in catalog["id"]),
         observation=image.whole(),

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from scorepriors._errors import InputError
 from scorepriors.inference.deblending._result import Deblended, footprint_chi2
+from scorepriors.models.data._field import Field
 from scorepriors.models.data._joint import JointObservation, view_on
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import Photometry
@@ -98,7 +99,7 @@ class Forced(Photometry):
 
 def forced_photometry(
     result: Any,
-    obs: Observation,
+    obs: Observation | Field,
     *,
     draws: Any = None,
     noise: AbstractNoise | None = None,

@@ -15,6 +15,7 @@ from scorepriors.inference.cli import main
 from scorepriors.inference.deblending import _scene_file
 from scorepriors.inference.reports._outputs import write_outputs
 from scorepriors.models import Observation, Positions, gaussian_psf
+from scorepriors.models.data._field import Field
 
 FILES = ("catalog.ecsv", "images.fits", "report.png", "summary.json")
 
@@ -127,9 +128,9 @@ def large(scale, shape, turn, seed):
 
 def test_a_field_in_a_turned_image(tmp_path):
     places = Positions(tuple("abcde"), PLACES, np.zeros(5, bool))
-    field = deblend_field(
-        large(1.0, (104, 136), 0.0, 0), places, free_form=False, output=tmp_path / "field"
-    )
+    large(1.0, (104, 136), 0.0, 0).to_fits(tmp_path / "field.fits")
+    image = Field.open(tmp_path / "field.fits")
+    field = deblend_field(image, places, free_form=False, output=tmp_path / "field")
     assert len(field.scenes) > 1
     other = large(0.9, (160, 170), 25.0, 1)
     found = forced_photometry(field, other)
