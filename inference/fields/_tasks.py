@@ -78,6 +78,8 @@ class SceneTask(NamedTuple):
         Its pixels.
     own, halo
         Its sources, and others that are fitted with them but belong to other scenes.
+    hidden
+        Places (row, column) and radii of others, whose light is masked, ``[M, 3]``.
     before
         Record that holds the light of the scene's own sources; None before there is one.
     sky, noise
@@ -87,6 +89,7 @@ class SceneTask(NamedTuple):
     window: Window
     own: Sources
     halo: Sources | None
+    hidden: np.ndarray
     before: Place | None
     sky: np.ndarray
     noise: np.ndarray
@@ -94,7 +97,7 @@ class SceneTask(NamedTuple):
     @property
     def name(self) -> str:
         """A digest of the input, by which the record of the scene is found again."""
-        return self._digest(self.own, self.halo)
+        return digest(self._digest(self.own, self.halo), self.hidden)
 
     @property
     def own_name(self) -> str:
@@ -212,7 +215,13 @@ def _pixels(work: Work, scene: SceneTask) -> Observation:
 
 
 def _mended(scene: SceneTask, obs: Observation) -> Observation:
-    """Return the pixels of a scene without sky, errors rescaled."""
+    """Return the pixels of a scene without sky and hidden sources, errors rescaled."""
+    if len(scene.hidden):
+        rows, columns, radius = scene.hidden.T - [[scene.window.row], [scene.window.column], [0]]
+        along = np.arange(scene.window.size)
+        down, right = (along[:, None] - rows) ** 2, (along[:, None] - columns) ** 2
+        dark = (down[:, None] + right[None] < radius**2).any(-1)
+        obs = replace(obs, weights=np.where(dark, 0.0, obs.weights).astype(obs.weights.dtype))
     # Positions on the sky are those of the whole field, once at the end.
     return replace(mended(obs, scene.sky, scene.noise), wcs=None, scale=obs.pixel_scale)
 
