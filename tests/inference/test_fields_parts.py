@@ -102,6 +102,15 @@ def test_new_sources_have_names_of_their_own():
     np.testing.assert_array_equal(more.places[3:], [[3.0, 4.0], [1.0, 2.0]])
     assert more.added.tolist() == [False] * 3 + [True] * 2
     assert more.keep(more.added).ids == ("4", "5")
+    # The name of one that was dropped is not given again.
+    fewer = more.keep(np.arange(5) < 4)
+    assert fewer.with_added(np.array([[9.0, 9.0]]), np.array([5.0])).ids == (
+        "1",
+        "2",
+        "3",
+        "4",
+        "6",
+    )
 
 
 def test_of_twins_at_a_seam_one_stays():
