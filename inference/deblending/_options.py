@@ -1,16 +1,20 @@
 """Options of a deblending, for Python, the command line and evaluations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.scene._blend import TREATMENTS
 from scorepriors.models.scene._start import Spoil
 from scorepriors.models.sources._abstract import AbstractSource
 from scorepriors.models.sources._bulge_disk import BulgeDisk
 from scorepriors.models.sources._sersic import Sersic
+from scorepriors.models.spectra._priors import AbstractSpectra
+
+from ._spectra import spectra_of
 
 #: Parametric profiles by their names on the command line.
 PROFILES: dict[str, Callable[..., AbstractSource]] = {"bulge-disk": BulgeDisk, "sersic": Sersic}
@@ -79,6 +83,12 @@ class Options:
     subtract_sky
         Whether the median of empty pixels is subtracted (`scorepriors.models.subtract_sky`);
         otherwise a warning says where there is one that matters.
+    variable
+        Names of sources that vary between the epochs of a joint observation: their fluxes in each are
+        free, and may be negative, while all others have one flux per filter.
+    timescale
+        Days over which fluxes of variable sources change; those of different epochs are independent
+        if not given.
     padding
         Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
         always to a multiple of two); blends of one padded size (and image and PSF shape) share
@@ -97,6 +107,8 @@ class Options:
     noise: str = "auto"
     rescale_noise: bool = False
     subtract_sky: bool = False
+    variable: tuple[str, ...] = ()
+    timescale: float | None = None
     padding: int = 4
 
     @classmethod
@@ -126,6 +138,10 @@ class Options:
                 f"`spectra` must be one of {', '.join(TREATMENTS[:2])}, got {self.spectra!r}."
             )
         object.__setattr__(self, "anneal", tuple(self.anneal))
+        names = (self.variable,) if isinstance(self.variable, str) else self.variable
+        object.__setattr__(self, "variable", tuple(map(str, names)))
+        if self.timescale is not None and not self.timescale > 0:
+            raise InputError(f"`timescale` must be positive, got {self.timescale}.")
 
 
 @dataclass(frozen=True)
@@ -171,6 +187,10 @@ class Settings:
     def spoil(self) -> Spoil:
         """Deliberate errors of the start values."""
         return Spoil(20.0 if self.options.start == "sed20" else 1.0, self.options.start == "flat")
+
+    def spectra(self, obs, seen: Sequence[Exposure], ids: Sequence[str]) -> AbstractSpectra:
+        """Return the prior on the spectra of sources of these names in an observation."""
+        return spectra_of(obs, seen, ids, self.options.variable, self.options.timescale)
 
     def profiles(self, at, name: str) -> AbstractSource:
         """Return a group of parametric galaxies."""

@@ -24,13 +24,14 @@ from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import View
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.scene._blend import blend
-from scorepriors.models.scene._exposures import exposures, galaxy_spectra
+from scorepriors.models.scene._exposures import exposures
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._kinds import group_facts, group_from
 from scorepriors.models.sources._placement import Placement
 
 from ._priors import load_priors
 from ._result import Deblended, FittedScene, collect_scene
+from ._spectra import spectra_of
 
 #: Name of the file in a folder of results.
 NAME = "scene.npz"
@@ -79,6 +80,8 @@ def save_scene(
         "sigma0": result.sigma0,
         "psf_sigma": result.psf_sigma,
         "noise_from_model": list(result.noise_from_model),
+        "variable": list(result.variable),
+        "timescale": getattr(result.parametric.scene.spectra, "timescale", None),
         "seconds": {n: float(v) for n, v in result.seconds.items()},
         "stages": {stage: _stage_facts(getattr(result, stage)) for stage in stages},
     }
@@ -130,7 +133,7 @@ def load_scene(
         tuple(facts["ids"]), arrays["positions/row_column"], arrays["positions/is_point"]
     )
     found = {
-        stage: _stage(stage, arrays, about, obs, priors, facts["psf_sigma"], path)
+        stage: _stage(stage, arrays, about, obs, priors, facts, path)
         for stage, about in facts["stages"].items()
     }
     parametric = found["parametric"]
@@ -221,24 +224,26 @@ def _stage_arrays(stage: str, found: FittedScene) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _stage(stage, arrays, about, obs, priors, psf_sigma, path) -> FittedScene:
+def _stage(stage, arrays, about, obs, priors, facts, path) -> FittedScene:
     """Return a fitted scene from its groups and site values."""
     own = _under(arrays, stage)
     by_box = {prior.event_shape[-1]: prior for prior in priors}
     groups = []
-    for facts in about["groups"]:
-        place = _under(own, f"at/{facts['name']}")
-        at = Placement(place["center"], place["corner"], place["index"], int(facts["box"]))
+    for known in about["groups"]:
+        place = _under(own, f"at/{known['name']}")
+        at = Placement(place["center"], place["corner"], place["index"], int(known["box"]))
         prior = by_box.get(at.box)
-        if facts["kind"] == "FreeForm" and prior is None:
+        if known["kind"] == "FreeForm" and prior is None:
             raise InputError(
                 f"{path} has sources in boxes of {at.box} pixels, and the prior given is for boxes of "
                 f"{', '.join(map(str, by_box)) or 'none'}; give the priors of the scene."
             )
-        groups.append(group_from(facts, at, prior))
+        groups.append(group_from(known, at, prior))
     boxes = tuple(group.at.box for group in groups)
-    seen = exposures(obs, boxes=boxes, psf_sigma=psf_sigma)
-    scene = Scene(seen, tuple(groups), galaxy_spectra(obs, seen), about["treatment"])
+    seen = exposures(obs, boxes=boxes, psf_sigma=facts["psf_sigma"])
+    variable, timescale = facts.get("variable", ()), facts.get("timescale")
+    spectra = spectra_of(obs, seen, tuple(facts["ids"]), variable, timescale)
+    scene = Scene.of(seen, groups, spectra, about["treatment"])
     params, values = (
         {n: jnp.asarray(a) for n, a in _under(own, which).items()} for which in ("params", "values")
     )

@@ -11,6 +11,7 @@ from astropy.wcs import WCS, Sip
 
 from scorepriors._errors import InputError
 
+from ._checks import check_time
 from ._field_files import open_files
 from ._field_positions import field_positions
 from ._observation import Observation
@@ -273,6 +274,7 @@ def shifted(wcs: WCS, row: int, column: int, shape: tuple[int, int]) -> WCS:
 def _unchecked(**values) -> Observation:
     """Return an observation of checked parts: all of its pixels may be masked."""
     obs = object.__new__(Observation)
+    values = {"time": check_time(None, values["wcs"])} | values
     for name, value in values.items():
         if isinstance(value, np.ndarray):
             value.setflags(write=False)

@@ -29,6 +29,7 @@ from ._checks import (
     check_image_shape,
     check_pixels,
     check_scale,
+    check_time,
     check_wcs,
     check_zero_point,
     default_bands,
@@ -78,6 +79,9 @@ class Observation(Photometry):
     corner
         Row and column of the first pixel in the image of the file, if the observation was cut
         out of it; (0, 0) otherwise.
+    time
+        Middle of the exposure, MJD; that of the `wcs` (``MJD-AVG`` or ``MJD-OBS`` in its header) if
+        not given, and None if nobody knows.
 
     Raises
     ------
@@ -104,6 +108,7 @@ class Observation(Photometry):
     catalog: Table | None = None
     scale: float | None = None
     corner: tuple[int, int] = (0, 0)
+    time: float | None = None
 
     def __post_init__(self):
         images = numeric(self.images, "images")
@@ -124,6 +129,7 @@ class Observation(Photometry):
             "name": str(self.name),
             "scale": check_scale(self.scale),
             "corner": (int(self.corner[0]), int(self.corner[1])),
+            "time": check_time(self.time, self.wcs),
         }
         for field, value in checked.items():
             object.__setattr__(self, field, value)
@@ -168,6 +174,7 @@ class Observation(Photometry):
         catalog: Table | None = None,
         scale: float | None = None,
         corner: tuple[int, int] = (0, 0),
+        time: float | None = None,
         psf_oversampling: float | None = None,
     ) -> "Observation":
         """Build an observation from arrays.
@@ -187,7 +194,7 @@ class Observation(Photometry):
             Those that are not centered on a pixel, as for even P, are moved there.
         bands
             Names of the bands; ``band0``, ``band1``, ... if not given.
-        wcs, unit, zero_point, name, catalog, scale, corner
+        wcs, unit, zero_point, name, catalog, scale, corner, time
             Attributes of the class.
         psf_oversampling
             Samples of the PSFs per pixel, along one axis; None for one, or what files say.
@@ -244,7 +251,8 @@ class Observation(Photometry):
         bands, wcs, scale = check_bands(bands, len(values)), check_wcs(wcs), check_scale(scale)
         place = place_of(values.shape[1:], wcs, scale, corner)
         psfs = psfs_for(psfs, bands, place, psf_oversampling)
-        obs = cls(values, noise, psfs, bands, wcs, unit, zero_point, name, catalog, scale, corner)
+        about = (wcs, unit, zero_point, name, catalog, scale, corner, time)
+        obs = cls(values, noise, psfs, bands, *about)
         tell_sampling(obs.psfs, obs.bands, obs.pixel_scale)
         return obs
 
@@ -411,6 +419,8 @@ class Observation(Photometry):
             header["BANDS"] = ",".join(self.bands)
         if self.wcs is None and self.scale is not None:
             header["PIXSCALE"] = self.scale
+        if self.time is not None:
+            header["MJD-AVG"] = self.time
         if self.unit is not None:
             header["BUNIT"] = self.unit.to_string()
         if self.zero_point is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from scorepriors._aside import Aside
+from scorepriors._errors import InputError
 from scorepriors._filters import wavelength
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
@@ -13,6 +14,7 @@ from scorepriors.models.noise._abstract import AbstractNoise
 from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Band, Exposure
 from scorepriors.models.rendering._kernels import kernels_of
+from scorepriors.models.spectra._epochs import EpochSpectra
 from scorepriors.models.spectra._priors import GalaxySpectra
 
 
@@ -52,9 +54,55 @@ def exposures(
         kernels = kernels_of(view.psfs, boxes, psf_sigma, gain=scale**2)
         grid = None if number == 0 else np.asarray([*view.origin, scale], np.float32)
         white = Diagonal(one.weights) if noise is None else noise[number]
-        bands = tuple(Band(name, wavelength(name)) for name in view.bands)
+        bands = tuple(Band(name, wavelength(name), one.time) for name in view.bands)
         found.append(Exposure(one.images, white, kernels, grid, Aside(bands)))
     return tuple(found)
+
+
+def epoch_spectra(
+    obs: Observation | JointObservation,
+    found: Sequence[Exposure],
+    variable: Sequence[bool],
+    *,
+    timescale: float | None = None,
+    **options: Any,
+) -> EpochSpectra:
+    """Return the prior on spectra where some sources vary and the others are constant.
+
+    Bands of one name in several observations are one filter at several times.
+
+    Parameters
+    ----------
+    obs
+        Observations joined by `join_observations`, with their `time` if there is a `timescale`.
+    found
+        Exposures of the observation.
+    variable
+        Whether each source varies, ``[N]``, in the order of the catalog; of a scene made by hand,
+        that of its slots.
+    timescale
+        Days over which fluxes change; fluxes at different times are independent if not given.
+    **options
+        Fields ``color_width``, ``brightness``, ``brightness_width`` of `GalaxySpectra`.
+
+    Raises
+    ------
+    InputError
+        If there is a timescale but an observation has no time.
+    """
+    times = [band.time for one in found for band in one.bands]
+    if timescale is not None and any(time is None for time in times):
+        raise InputError("a timescale needs the time of every observation; give time=MJD to each.")
+    return EpochSpectra.of_epochs(
+        [band.wavelength for one in found for band in one.bands],
+        [band for view in obs.views for band in view.observation.weights],
+        filters=[name for view in obs.views for name in view.observation.bands],
+        variable=variable,
+        times=times,
+        timescale=timescale,
+        flat=1 / np.asarray(obs.flux_unit[1]),
+        **options,
+    )
 
 
 def galaxy_spectra(
