@@ -11,7 +11,6 @@ with matrices M of one or three rows.  Its cost is that of one or three more pro
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist

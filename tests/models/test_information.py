@@ -53,8 +53,8 @@ def data(request):
         noise = DenseNoise.correlated(single.noise.weights)
         return (eqx.tree_at(lambda d: d.noise, double, noise),)
     if request.param == "sky":
-        noise = Sky.about(single.noise, np.array([3.0, 0.3]), "plane")
-        return (eqx.tree_at(lambda d: d.noise, double, jax.tree.map(jnp.float64, noise)),)
+        noise = Sky.about(double.noise, np.array([3.0, 0.3]), "plane")
+        return (eqx.tree_at(lambda d: d.noise, double, noise),)
     # The second band has larger pixels that begin elsewhere.
     first, second = (jax.tree.map(lambda a, b=b: a[b : b + 1], double) for b in range(BANDS))
     grid = jnp.asarray([-1.3, 2.4, 1.25])
