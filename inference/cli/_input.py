@@ -11,6 +11,9 @@ from scorepriors._errors import InputError
 #: Kinds of noise, as in `scorepriors.models.data.readers._options`.
 NOISE_KINDS = ("variance", "deviation", "ivar", "exposure")
 
+#: Skies that are fitted, as in `scorepriors.inference.deblending._options`.
+SKY = ("auto", "constant", "plane", "none")
+
 #: Keywords of `Observation.read`, by the names of their options' parameters.
 READING = {
     "noise_files": "noise",
@@ -106,7 +109,15 @@ def field_options():
         is_flag=True,
         help="Subtract the median of the empty pixels from each band.",
     )
-    return lambda command: noise(sky(command))
+    left = click.option(
+        "--sky",
+        type=click.Choice(SKY),
+        default="auto",
+        show_default=True,
+        help="Fit a sky with the sources: a constant or a plane in each band; auto where empty pixels "
+        "show one.",
+    )
+    return lambda command: noise(sky(left(command)))
 
 
 class Scenes(NamedTuple):

@@ -51,6 +51,7 @@ def sample(
     target_acceptance_rate,
     rescale_noise,
     subtract_sky,
+    sky,
     resume,
     diagnosed,
     output,
@@ -109,6 +110,7 @@ def sample(
         progress=on_terminal(True, quiet),
         rescale_noise=rescale_noise,
         subtract_sky=subtract_sky,
+        sky=sky,
     )
     algorithm = default_algorithm(result) if algorithm is None else algorithm
     # Settings that are not given are the sampler's defaults.

@@ -6,7 +6,7 @@ prior starts from it, and both results are kept.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._programs import make_room_for_programs
 from scorepriors._progress import Progress
+from scorepriors.inference._posterior import posterior
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 from scorepriors.models.data._detection import detect
@@ -30,6 +31,7 @@ from scorepriors.models.scene._scene import Scene, stack_scenes
 from ._options import Options, Settings
 from ._priors import load_priors
 from ._result import Deblended, FittedScene, collect_scene
+from ._sky import kind_of_sky, tell_sky, with_level_subtracted
 from ._stages import (
     LARGE_PADDING,
     Blend,
@@ -88,7 +90,8 @@ def deblend(
         True for bars; or a function called as ``progress(done, total, text)``.
     **options
         Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `free_form`,
-        `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `padding`.
+        `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `sky`,
+        `padding`.
 
     Returns
     -------
@@ -208,8 +211,13 @@ def _prepare(obs, positions: Any, settings: Settings) -> Blend:
         obs = subtract_sky(obs, found)
     if settings.options.rescale_noise:
         obs = rescale_noise(obs, found)
+    sky, kind = None, kind_of_sky(obs, found, settings.options.sky)
+    if kind is not None:
+        obs, sky = with_level_subtracted(obs, found, kind)
+        if settings.options.sky == "auto":
+            tell_sky(sky, obs.bands)
     warn_of_field(obs, found)
-    return prepare(obs, found, settings)
+    return prepare(obs, found, settings, sky=sky)
 
 
 def _stopped(result: Deblended | None) -> bool:
@@ -263,7 +271,7 @@ class Run:
         sigma = self.settings.priors[0].model_psf_sigma
         if not (self.sizes[1] and self.settings.options.free_form):
             return [
-                Deblended.of(b.obs, b.positions, one, one, seconds, sigma, b.own_noise)
+                Deblended.of(b.obs, b.positions, one, one, seconds, sigma, b.own_noise, b.sky)
                 for (b, *_), one in zip(each, first, strict=True)
             ]
         clock = time.monotonic()
@@ -286,20 +294,19 @@ class Run:
             if fit.interrupted.any():
                 break
         seconds["free_form"] = (time.monotonic() - clock) / len(blends)
-        return [
-            None
-            if final is None or (len(blends) > 1 and final[1].interrupted)
-            else Deblended.of(
-                b.obs,
-                b.positions,
-                one if final[1] is one.fit else collect_scene(*final),
-                one,
-                seconds,
-                sigma,
-                b.own_noise,
+        results: list[Deblended | None] = []
+        for (b, *_), one, final in zip(each, first, finals, strict=True):
+            if final is None or (len(blends) > 1 and final[1].interrupted):
+                results.append(None)
+                continue
+            last = one
+            if final[1] is not one.fit:
+                b, scene, fit = _without_sky(b, *final)
+                last = collect_scene(scene, fit)
+            results.append(
+                Deblended.of(b.obs, b.positions, last, one, seconds, sigma, b.own_noise, b.sky)
             )
-            for (b, *_), one, final in zip(each, first, finals, strict=True)
-        ]
+        return results
 
     def _alike(self, stage: FreeFormStage) -> tuple:
         """Return what stages that run the same programs have in common."""
@@ -319,7 +326,7 @@ class Run:
                 starts.append((scene, fit.values))
             for i, one in zip(again, self._profiles(mended, starts), strict=True):
                 each[i] = one
-        return self._widened(each)
+        return [_without_sky(*one) for one in self._widened(each)]
 
     def _widened(self, each: list[tuple[Blend, Scene, MAPResult]]):
         """Fit scenes again in which galaxies reach beyond their boxes."""
@@ -420,6 +427,14 @@ class Run:
 
     def _label(self, name: str):
         return name if self.progress is True else self.progress
+
+
+def _without_sky(blend_: Blend, scene: Scene, fit: MAPResult) -> tuple[Blend, Scene, MAPResult]:
+    """Take what is left of a fitted sky off the pixels."""
+    if blend_.sky is None:
+        return blend_, scene, fit
+    mended, without = blend_.without_sky(collect_scene(scene, fit))
+    return mended, without, replace(fit, posterior=posterior(blend, without))
 
 
 def _stacked(trees: list):

@@ -15,7 +15,7 @@ _LONGEST = 48
 def model_images(result: Deblended) -> fits.HDUList:
     """Return two cubes ``[B, H, W]`` per source, of the model and as observed, and the residual.
 
-    Each of joined observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).
+    Where a sky was fitted it follows as SKY: data minus sources minus sky are the residual.  Each of joined observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).
     """
     obs, found = result.observation, result.free_form
     primary = fits.PrimaryHDU()
@@ -34,6 +34,7 @@ def model_images(result: Deblended) -> fits.HDUList:
         hdus.append(source_hdu(model, header, f"MODEL_{name}", identity))
         hdus += observed_hdus(obs, [cube[k] for cube in found.convolved], identity, name)
     hdus += residual_hdus(obs, found.convolved)
+    hdus += sky_hdus(result)
     return fits.HDUList(hdus)
 
 
@@ -91,6 +92,18 @@ def residual_hdus(obs, convolved) -> list[fits.ImageHDU]:
         residual = np.where(one.weights > 0, one.images - cube.sum(0), 0).astype(np.float32)
         hdus.append(fits.ImageHDU(residual, header, name=f"RESIDUAL{number}"))
     return hdus
+
+
+def sky_hdus(result: Deblended) -> list[fits.ImageHDU]:
+    """Return extensions SKY of the fitted sky, one per observation; none if none was fitted."""
+    if result.sky is None:
+        return []
+    return [
+        fits.ImageHDU(cube, header, name=f"SKY{number}")
+        for cube, (_, number, header) in zip(
+            result.sky.images, _views(result.observation), strict=True
+        )
+    ]
 
 
 def _views(obs):

@@ -17,6 +17,7 @@ from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import AbstractSource, Column
 
 from ._seen import has_data, seen_share
+from ._sky import FittedSky
 from .photometry._equations import inverse
 from .photometry._photometry import Photometry, photometry
 
@@ -117,6 +118,9 @@ class Deblended:
     noise_from_model
         Bands in which the variance of the file followed the noise of its own pixels, so that the
         noise of sources in the weights of `observation` comes from the parametric scene.
+    sky
+        Sky that was fitted with the sources, and that the images of `observation` are without; or
+        None.
     """
 
     observation: Observation | JointObservation
@@ -127,6 +131,7 @@ class Deblended:
     seconds: dict
     psf_sigma: float | None = 0.7
     noise_from_model: tuple[str, ...] = ()
+    sky: FittedSky | None = None
 
     @classmethod
     def of(
@@ -138,6 +143,7 @@ class Deblended:
         seconds: dict,
         psf_sigma: float | None,
         noise_from_model: tuple[str, ...] = (),
+        sky: FittedSky | None = None,
     ) -> "Deblended":
         """Return the result of two fits, with the photometry that follows from them."""
         weights = [view.observation.weights for view in observation.views]
@@ -154,6 +160,7 @@ class Deblended:
             seconds,
             psf_sigma,
             noise_from_model,
+            sky,
         )
 
     @property

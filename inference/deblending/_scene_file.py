@@ -23,6 +23,7 @@ from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import View
 from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._exposures import exposures, galaxy_spectra
 from scorepriors.models.scene._scene import Scene
@@ -31,6 +32,7 @@ from scorepriors.models.sources._placement import Placement
 
 from ._priors import load_priors
 from ._result import Deblended, FittedScene, collect_scene
+from ._sky import FittedSky, with_sky
 
 #: Name of the file in a folder of results.
 NAME = "scene.npz"
@@ -79,6 +81,7 @@ def save_scene(
         "sigma0": result.sigma0,
         "psf_sigma": result.psf_sigma,
         "noise_from_model": list(result.noise_from_model),
+        "sky": None if result.sky is None else result.sky.as_json(),
         "seconds": {n: float(v) for n, v in result.seconds.items()},
         "stages": {stage: _stage_facts(getattr(result, stage)) for stage in stages},
     }
@@ -129,8 +132,9 @@ def load_scene(
     positions = Positions(
         tuple(facts["ids"]), arrays["positions/row_column"], arrays["positions/is_point"]
     )
+    sky = FittedSky.from_json(facts.get("sky"))
     found = {
-        stage: _stage(stage, arrays, about, obs, priors, facts["psf_sigma"], path)
+        stage: _stage(stage, arrays, about, obs, priors, facts["psf_sigma"], path, sky)
         for stage, about in facts["stages"].items()
     }
     parametric = found["parametric"]
@@ -143,6 +147,7 @@ def load_scene(
         facts["seconds"],
         facts["psf_sigma"],
         tuple(facts.get("noise_from_model", ())),
+        sky,
     )
 
 
@@ -221,7 +226,7 @@ def _stage_arrays(stage: str, found: FittedScene) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _stage(stage, arrays, about, obs, priors, psf_sigma, path) -> FittedScene:
+def _stage(stage, arrays, about, obs, priors, psf_sigma, path, sky) -> FittedScene:
     """Return a fitted scene from its groups and site values."""
     own = _under(arrays, stage)
     by_box = {prior.event_shape[-1]: prior for prior in priors}
@@ -237,7 +242,9 @@ def _stage(stage, arrays, about, obs, priors, psf_sigma, path) -> FittedScene:
             )
         groups.append(group_from(facts, at, prior))
     boxes = tuple(group.at.box for group in groups)
-    seen = exposures(obs, boxes=boxes, psf_sigma=psf_sigma)
+    white = [Diagonal(view.observation.weights) for view in obs.views]
+    noise = with_sky(white, obs, None if sky is None else sky.kind)
+    seen = exposures(obs, boxes=boxes, psf_sigma=psf_sigma, noise=noise)
     scene = Scene(seen, tuple(groups), galaxy_spectra(obs, seen), about["treatment"])
     params, values = (
         {n: jnp.asarray(a) for n, a in _under(own, which).items()} for which in ("params", "values")

@@ -199,6 +199,7 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
         "num_sources": len(result.positions.ids),
         "bands": list(result.observation.bands),
         "noise_from_model": list(result.noise_from_model),
+        "sky": None if result.sky is None else result.sky.facts(result.observation.bands),
         "prior": result.prior_name,
         "sigma0": result.sigma0,
         "seed": seed,
