@@ -26,7 +26,7 @@ from scorepriors.models import read_positions
 from scorepriors.models.simulation._blend_sets import BlendSet
 
 #: Options that leave every effect out, and those with which each is modeled.
-LEFT_OUT = {"sky": "none"}
+LEFT_OUT = {"sky": "none", "outliers": False, "model_error": False}
 
 
 def noise_of(obs) -> np.ndarray:
@@ -114,16 +114,16 @@ EFFECTS = {
 }
 
 
-def run(blends, spoil, seed: int, options: dict, prior):
+def run(blends, number: int, spoil, seed: int, options: dict):
     """Return fluxes, errors and truths of all sources and bands, chi2 of blends, and seconds."""
-    truths = [blends.truth(i) for i in range(len(blends))]
+    truths = [blends.truth(i) for i in range(number)]
     seen = [
         spoil(blends.observation(i), truth, np.random.default_rng((seed, i)))
         for i, truth in enumerate(truths)
     ]
     places = [read_positions(t.center[:, ::-1], obs) for t, obs in zip(truths, seen, strict=True)]
     started = time.monotonic()
-    results = deblend_many(seen, places, prior=prior, center_error=0.05, **options)
+    results = deblend_many(seen, places, center_error=0.05, **options)
     seconds = (time.monotonic() - started) / len(seen)
     flux, error, true = (
         np.concatenate([np.ravel(one) for one in each])
@@ -160,18 +160,20 @@ def main() -> None:
     parser.add_argument("--json")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", help="An effect; may be given again.")
+    parser.add_argument("--number", type=int, help="Only this many blends.")
     parser.add_argument("--profiles", action="store_true", help="Without the learned prior.")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     blends = BlendSet(arguments.set)
     usual = {"free_form": False} if arguments.profiles else {}
-    reference = run(blends, clean, arguments.seed, usual | LEFT_OUT, None)
+    number = arguments.number or len(blends)
+    reference = run(blends, number, clean, arguments.seed, usual | LEFT_OUT)
     table = {}
     print(f"{'effect':18} {'model':9}", *(f"{n:>8}" for n in summary(reference, reference)))
     for name in arguments.only or EFFECTS:
         spoil, models = EFFECTS[name]
         for label, options in {"left out": LEFT_OUT, **models}.items():
-            row = summary(run(blends, spoil, arguments.seed, usual | options, None), reference)
+            row = summary(run(blends, number, spoil, arguments.seed, usual | options), reference)
             table[f"{name}, {label}"] = row
             print(f"{name:18} {label:9}", *(f"{v:8.3f}" for v in row.values()), flush=True)
     if arguments.json:

@@ -98,7 +98,7 @@ def input_options(command):
 
 
 def field_options():
-    """Return the options that mend the noise and the sky of a file."""
+    """Return the options that mend noise and sky of a file, and say what a model may miss."""
     noise = click.option(
         "--rescale-noise",
         is_flag=True,
@@ -117,7 +117,19 @@ def field_options():
         help="Fit a sky with the sources: a constant or a plane in each band; auto where empty pixels "
         "show one.",
     )
-    return lambda command: noise(sky(left(command)))
+    outliers = click.option(
+        "--outliers/--no-outliers",
+        default=True,
+        show_default=True,
+        help="Less weight for pixels that no source explains, such as cosmic rays.",
+    )
+    error = click.option(
+        "--model-error/--no-model-error",
+        default=True,
+        show_default=True,
+        help="An error that grows with the light, where the residual asks for it.",
+    )
+    return lambda command: noise(sky(left(outliers(error(command)))))
 
 
 class Scenes(NamedTuple):

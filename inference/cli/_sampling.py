@@ -52,6 +52,8 @@ def sample(
     rescale_noise,
     subtract_sky,
     sky,
+    outliers,
+    model_error,
     resume,
     diagnosed,
     output,
@@ -111,6 +113,8 @@ def sample(
         rescale_noise=rescale_noise,
         subtract_sky=subtract_sky,
         sky=sky,
+        outliers=outliers,
+        model_error=model_error,
     )
     algorithm = default_algorithm(result) if algorithm is None else algorithm
     # Settings that are not given are the sampler's defaults.

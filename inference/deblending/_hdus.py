@@ -15,7 +15,8 @@ _LONGEST = 48
 def model_images(result: Deblended) -> fits.HDUList:
     """Return two cubes ``[B, H, W]`` per source, of the model and as observed, and the residual.
 
-    Where a sky was fitted it follows as SKY: data minus sources minus sky are the residual.  Each of joined observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).
+    Where a sky was fitted it follows as SKY: data minus sources minus sky are the residual.  Where
+    pixels lost weight as outliers, KEPT is the share of it that they kept.  Each of joined observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).
     """
     obs, found = result.observation, result.free_form
     primary = fits.PrimaryHDU()
@@ -34,7 +35,10 @@ def model_images(result: Deblended) -> fits.HDUList:
         hdus.append(source_hdu(model, header, f"MODEL_{name}", identity))
         hdus += observed_hdus(obs, [cube[k] for cube in found.convolved], identity, name)
     hdus += residual_hdus(obs, found.convolved)
-    hdus += sky_hdus(result)
+    if result.sky is not None:
+        hdus += image_hdus(obs, result.sky.images, "SKY")
+    if result.kept is not None:
+        hdus += image_hdus(obs, result.kept, "KEPT", unit=False)
     return fits.HDUList(hdus)
 
 
@@ -94,16 +98,16 @@ def residual_hdus(obs, convolved) -> list[fits.ImageHDU]:
     return hdus
 
 
-def sky_hdus(result: Deblended) -> list[fits.ImageHDU]:
-    """Return extensions SKY of the fitted sky, one per observation; none if none was fitted."""
-    if result.sky is None:
-        return []
-    return [
-        fits.ImageHDU(cube, header, name=f"SKY{number}")
-        for cube, (_, number, header) in zip(
-            result.sky.images, _views(result.observation), strict=True
-        )
-    ]
+def image_hdus(
+    obs, cubes: Sequence[np.ndarray], name: str, *, unit: bool = True
+) -> list[fits.ImageHDU]:
+    """Return extensions of cubes ``[B, H, W]``, one per observation, in its unit or without any."""
+    hdus = []
+    for cube, (_, number, header) in zip(cubes, _views(obs), strict=True):
+        if not unit:
+            header.remove("BUNIT", ignore_missing=True)
+        hdus.append(fits.ImageHDU(np.asarray(cube, np.float32), header, name=f"{name}{number}"))
+    return hdus
 
 
 def _views(obs):

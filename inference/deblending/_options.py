@@ -87,6 +87,12 @@ class Options:
         Sky that is left in, and fitted with the sources: ``"constant"`` in each band, or a
         ``"plane"``, integrated out with the spectra (`scorepriors.models.Sky`); ``"none"`` or None
         for none.  ``"auto"``: where empty pixels show one that matters.
+    outliers
+        Whether pixels far from what sources can explain, such as cosmic rays, trails and neighbors
+        that the catalog lacks, lose weight after a first fit.
+    model_error
+        Whether the pixels get an error that grows with the light, such as of a PSF that is slightly
+        wrong, if what is left over after the fit asks for it.
     padding
         Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
         always to a multiple of two); blends of one padded size (and image and PSF shape) share
@@ -106,6 +112,8 @@ class Options:
     rescale_noise: bool = False
     subtract_sky: bool = False
     sky: str | None = "auto"
+    outliers: bool = True
+    model_error: bool = True
     padding: int = 4
 
     @classmethod

@@ -82,6 +82,9 @@ def save_scene(
         "psf_sigma": result.psf_sigma,
         "noise_from_model": list(result.noise_from_model),
         "sky": None if result.sky is None else result.sky.as_json(),
+        "model_error": None
+        if result.model_error is None
+        else [one.tolist() for one in result.model_error],
         "seconds": {n: float(v) for n, v in result.seconds.items()},
         "stages": {stage: _stage_facts(getattr(result, stage)) for stage in stages},
     }
@@ -93,6 +96,8 @@ def save_scene(
         for name in ("images", "weights", "psfs"):
             arrays[f"observation/{i}/{name}"] = getattr(view.observation, name)
         arrays[f"observation/{i}/psfs_of_model"] = view.psfs
+        if result.kept is not None:
+            arrays[f"observation/{i}/kept"] = np.asarray(result.kept[i], np.float32)
     for stage in stages:
         arrays |= _stage_arrays(stage, getattr(result, stage))
     write_archive(path, arrays, facts, kind=KIND, version=VERSION, compressed=True)
@@ -137,6 +142,8 @@ def load_scene(
         stage: _stage(stage, arrays, about, obs, priors, facts["psf_sigma"], path, sky)
         for stage, about in facts["stages"].items()
     }
+    kept = [arrays.get(f"observation/{i}/kept") for i in range(len(facts["observations"]))]
+    error = facts.get("model_error")
     parametric = found["parametric"]
     free_form = found.get("free_form", parametric)
     return Deblended.of(
@@ -148,6 +155,8 @@ def load_scene(
         facts["psf_sigma"],
         tuple(facts.get("noise_from_model", ())),
         sky,
+        None if kept[0] is None else tuple(np.asarray(one) for one in kept),
+        None if error is None else tuple(np.array(one) for one in error),
     )
 
 

@@ -62,6 +62,13 @@ class Blend:
         Mask ``[N]`` of galaxies in wide boxes; None for none.
     sky
         Sky that `obs` is without, and what is left of which is integrated out; None for none.
+    unmended
+        Observation with its weights before outliers and the error of the model; None if that is `obs`.
+    kept
+        Share ``[B, H, W]`` of the weight of each pixel of each image that is kept, lower where there
+        are outliers; None for all of it.
+    model_error
+        Error of the model in units of its light, ``[B]`` of each image; None for none.
     """
 
     obs: Any
@@ -72,6 +79,9 @@ class Blend:
     others: tuple[np.ndarray, ...] | None = None
     wide: np.ndarray | None = None
     sky: FittedSky | None = None
+    unmended: Any = None
+    kept: tuple[np.ndarray, ...] | None = None
+    model_error: tuple[np.ndarray, ...] | None = None
 
     @property
     def own_noise(self) -> tuple[str, ...]:
@@ -83,7 +93,7 @@ class Blend:
         if self.others is not None:
             images = [image + other for image, other in zip(images, self.others, strict=True)]
         obs = without(noise_from_model(self.given, images), self.others)
-        each = zip(self.exposures, _noises(obs, settings, self.sky), strict=True)
+        each = zip(self.exposures, noises_with_sky(obs, settings, self.sky), strict=True)
         seen = tuple(replace(exposure, noise=noise) for exposure, noise in each)
         return replace(self, obs=obs, exposures=seen, spectra=galaxy_spectra(obs, seen))
 
@@ -108,6 +118,7 @@ class Blend:
             self,
             obs=without(self.obs, light),
             given=None if self.given is None else without(self.given, light),
+            unmended=None if self.unmended is None else without(self.unmended, light),
             exposures=mended(self.exposures),
             sky=self.sky.plus(level, error),
         )
@@ -170,10 +181,10 @@ def prepared_exposures(
     small, *large = boxes
     sigma = settings.priors[0].model_psf_sigma
     boxes = (max(small, STAR_BOX), *large)
-    return exposures(obs, boxes=boxes, psf_sigma=sigma, noise=_noises(obs, settings, sky))
+    return exposures(obs, boxes=boxes, psf_sigma=sigma, noise=noises_with_sky(obs, settings, sky))
 
 
-def _noises(obs, settings: Settings, sky: FittedSky | None):
+def noises_with_sky(obs, settings: Settings, sky: FittedSky | None):
     """Return models of the noise, with what is left of a sky."""
     return with_sky(noises_of(obs, settings), obs, None if sky is None else sky.kind)
 

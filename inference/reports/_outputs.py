@@ -200,6 +200,8 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
         "bands": list(result.observation.bands),
         "noise_from_model": list(result.noise_from_model),
         "sky": None if result.sky is None else result.sky.facts(result.observation.bands),
+        "down_weighted": result.num_down_weighted,
+        "model_error": result.error_of_model,
         "prior": result.prior_name,
         "sigma0": result.sigma0,
         "seed": seed,
