@@ -177,7 +177,8 @@ def scene_row(
     axes[2].set_title(residual, color=INK)
     if result.kept is not None:
         # Pixels of any band that lost half of their weight as outliers.
-        lost = (result.kept[views.index(view)] < 0.5).any(0)
+        number = views.index(view) if len(views) > 1 else 0
+        lost = (result.kept[number] < 0.5).any(0)
         if lost.any():
             axes[2].contour(lost, [0.5], colors=SOFT, linewidths=0.8)
     bar = axes[2].figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
