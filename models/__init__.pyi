@@ -19,6 +19,7 @@ from .data.psfs._checks import PSFWarning as PSFWarning
 from .data.psfs._read import read_psf as read_psf
 from .noise._abstract import AbstractNoise as AbstractNoise
 from .noise._diagonal import Diagonal as Diagonal
+from .noise._sky import Sky as Sky
 from .rendering._exposure import Band as Band
 from .rendering._exposure import Exposure as Exposure
 from .rendering._psf import difference_kernels as difference_kernels

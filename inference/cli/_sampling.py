@@ -51,6 +51,9 @@ def sample(
     target_acceptance_rate,
     rescale_noise,
     subtract_sky,
+    sky,
+    outliers,
+    model_error,
     resume,
     diagnosed,
     output,
@@ -109,6 +112,9 @@ def sample(
         progress=on_terminal(True, quiet),
         rescale_noise=rescale_noise,
         subtract_sky=subtract_sky,
+        sky=sky,
+        outliers=outliers,
+        model_error=model_error,
     )
     algorithm = default_algorithm(result) if algorithm is None else algorithm
     # Settings that are not given are the sampler's defaults.

@@ -6,6 +6,7 @@ from typing import Any
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors.models.noise._sky import SKIES
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.scene._blend import TREATMENTS
 from scorepriors.models.scene._start import Spoil
@@ -28,6 +29,9 @@ MODELS = ("free-form", "simplest")
 #: Variances of the pixels: those of the file, or with the noise of sources from the model where the
 #: file's follow the noise of their own pixels.
 NOISES = ("auto", "file")
+
+#: Skies that are left in: found by themselves, or one of `scorepriors.models.Sky`, or never.
+SKY = ("auto", *SKIES, "none")
 
 #: Least side of the boxes of galaxies that no learned prior's box holds, pixels.
 WIDE_BOX = 128
@@ -89,6 +93,16 @@ class Options:
     timescale
         Days over which fluxes of variable sources change; those of different epochs are independent
         if not given.
+    sky
+        Sky that is left in, and fitted with the sources: ``"constant"`` in each band, or a
+        ``"plane"``, integrated out with the spectra (`scorepriors.models.Sky`); ``"none"`` or None
+        for none.  ``"auto"``: where empty pixels show one that matters.
+    outliers
+        Whether pixels far from what sources can explain, such as cosmic rays, trails and neighbors
+        that the catalog lacks, lose weight after a first fit.
+    model_error
+        Whether the pixels get an error that grows with the light, such as of a PSF that is slightly
+        wrong, if what is left over after the fit asks for it.
     padding
         Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
         always to a multiple of two); blends of one padded size (and image and PSF shape) share
@@ -109,6 +123,9 @@ class Options:
     subtract_sky: bool = False
     variable: tuple[str, ...] = ()
     timescale: float | None = None
+    sky: str | None = "auto"
+    outliers: bool = True
+    model_error: bool = True
     padding: int = 4
 
     @classmethod
@@ -131,6 +148,9 @@ class Options:
             raise InputError(f"`models` must be one of {', '.join(MODELS)}, got {self.models!r}.")
         if self.noise not in NOISES:
             raise InputError(f"`noise` must be one of {', '.join(NOISES)}, got {self.noise!r}.")
+        object.__setattr__(self, "sky", "none" if self.sky is None else self.sky)
+        if self.sky not in SKY:
+            raise InputError(f"`sky` must be one of {', '.join(SKY)}, got {self.sky!r}.")
         if isinstance(self.profile, str) and self.profile not in PROFILES:
             raise InputError(f"unknown profile {self.profile!r}; there are {', '.join(PROFILES)}.")
         if self.spectra not in TREATMENTS[:2]:

@@ -23,6 +23,7 @@ from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import View
 from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._exposures import exposures
 from scorepriors.models.scene._scene import Scene
@@ -31,6 +32,7 @@ from scorepriors.models.sources._placement import Placement
 
 from ._priors import load_priors
 from ._result import Deblended, FittedScene, collect_scene
+from ._sky import FittedSky, with_sky
 from ._spectra import spectra_of
 
 #: Name of the file in a folder of results.
@@ -82,6 +84,10 @@ def save_scene(
         "noise_from_model": list(result.noise_from_model),
         "variable": list(result.variable),
         "timescale": getattr(result.parametric.scene.spectra, "timescale", None),
+        "sky": None if result.sky is None else result.sky.as_json(),
+        "model_error": None
+        if result.model_error is None
+        else [one.tolist() for one in result.model_error],
         "seconds": {n: float(v) for n, v in result.seconds.items()},
         "stages": {stage: _stage_facts(getattr(result, stage)) for stage in stages},
     }
@@ -93,6 +99,8 @@ def save_scene(
         for name in ("images", "weights", "psfs"):
             arrays[f"observation/{i}/{name}"] = getattr(view.observation, name)
         arrays[f"observation/{i}/psfs_of_model"] = view.psfs
+        if result.kept is not None:
+            arrays[f"observation/{i}/kept"] = np.asarray(result.kept[i], np.float32)
     for stage in stages:
         arrays |= _stage_arrays(stage, getattr(result, stage))
     write_archive(path, arrays, facts, kind=KIND, version=VERSION, compressed=True)
@@ -132,10 +140,13 @@ def load_scene(
     positions = Positions(
         tuple(facts["ids"]), arrays["positions/row_column"], arrays["positions/is_point"]
     )
+    sky = FittedSky.from_json(facts.get("sky"))
     found = {
-        stage: _stage(stage, arrays, about, obs, priors, facts, path)
+        stage: _stage(stage, arrays, about, obs, priors, facts, path, sky)
         for stage, about in facts["stages"].items()
     }
+    kept = [arrays.get(f"observation/{i}/kept") for i in range(len(facts["observations"]))]
+    error = facts.get("model_error")
     parametric = found["parametric"]
     free_form = found.get("free_form", parametric)
     return Deblended.of(
@@ -146,6 +157,9 @@ def load_scene(
         facts["seconds"],
         facts["psf_sigma"],
         tuple(facts.get("noise_from_model", ())),
+        sky,
+        None if kept[0] is None else tuple(np.asarray(one) for one in kept),
+        None if error is None else tuple(np.array(one) for one in error),
     )
 
 
@@ -224,7 +238,7 @@ def _stage_arrays(stage: str, found: FittedScene) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _stage(stage, arrays, about, obs, priors, facts, path) -> FittedScene:
+def _stage(stage, arrays, about, obs, priors, facts, path, sky) -> FittedScene:
     """Return a fitted scene from its groups and site values."""
     own = _under(arrays, stage)
     by_box = {prior.event_shape[-1]: prior for prior in priors}
@@ -240,7 +254,9 @@ def _stage(stage, arrays, about, obs, priors, facts, path) -> FittedScene:
             )
         groups.append(group_from(known, at, prior))
     boxes = tuple(group.at.box for group in groups)
-    seen = exposures(obs, boxes=boxes, psf_sigma=facts["psf_sigma"])
+    white = [Diagonal(view.observation.weights) for view in obs.views]
+    noise = with_sky(white, obs, None if sky is None else sky.kind)
+    seen = exposures(obs, boxes=boxes, psf_sigma=facts["psf_sigma"], noise=noise)
     variable, timescale = facts.get("variable", ()), facts.get("timescale")
     spectra = spectra_of(obs, seen, tuple(facts["ids"]), variable, timescale)
     scene = Scene.of(seen, groups, spectra, about["treatment"])

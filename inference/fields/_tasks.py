@@ -23,10 +23,12 @@ from scorepriors.inference.deblending._evidence import Weighed, weigh
 from scorepriors.inference.deblending._flags import FLAGS, words_of
 from scorepriors.inference.deblending._options import Settings
 from scorepriors.inference.deblending._result import Deblended, FittedScene
+from scorepriors.inference.deblending._sky import no_sky
 from scorepriors.inference.deblending._stages import Blend, prepare
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._own_noise import mean_of_nine
 from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.noise._sky import SKIES
 
 from ._light import Light
 from ._parts import Place, Record, digest, read_arrays_of, write_part
@@ -303,7 +305,9 @@ def _blend(work: Work, scene: SceneTask, obs: Observation, others: np.ndarray | 
         np.concatenate([one.row_column for one in each]) - first,
         np.concatenate([one.is_point for one in each]),
     )
-    return prepare(obs, positions, work.settings, None if others is None else [others])
+    kind = work.settings.options.sky
+    sky = no_sky(obs, kind) if kind in SKIES else None
+    return prepare(obs, positions, work.settings, None if others is None else [others], sky)
 
 
 def _profile_record(

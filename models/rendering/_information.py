@@ -10,6 +10,7 @@ with the precision :math:`N_b^{-1}` of the pixels.  For white noise of weights W
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from scipy.fft import irfft2, rfft2
 
 from scorepriors._typing import Array
 from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.noise._sky import Sky
 
 from ._exposure import Exposure
 from ._grids import gather_regridded, squared_regridded
@@ -78,7 +80,8 @@ def likelihood_diagonal(
 
     Notes
     -----
-    White noise has a closed form; for other noise every pixel is rendered, n^2 renderings.
+    White noise has a closed form, and a sky takes a matrix of low rank off that of its noise; for
+    other noise every pixel is rendered, n^2 renderings.
     """
     return jnp.einsum("kb,kbyx->kyx", spectrum**2, unit_diagonal(exposures, corner, box))
 
@@ -120,6 +123,12 @@ def likelihood_block(
 
 
 def _block(exposure: Exposure, products, corner, other, box: int):
+    if isinstance(exposure.noise, Sky):
+        noise = exposure.noise
+        rest = _block(replace(exposure, noise=noise.noise), products, corner, other, box)
+        both = _of_sky(exposure, jnp.stack([corner, other]), box)
+        first, second = both.reshape(*both.shape[:3], -1)
+        return rest - jnp.einsum("b,bkp,bkl,blq->pq", products, first, noise.inverse, second)
     if exposure.grid is not None or not isinstance(exposure.noise, Diagonal):
         return _block_by_rendering(exposure, products, corner, other, box)
     transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
@@ -161,7 +170,7 @@ def likelihood_diagonal_on_host(
 ) -> np.ndarray:
     """Return `likelihood_diagonal`, in NumPy: one call does not repay a compilation.
 
-    Of correlated noise only the diagonal of its precision is used.
+    Of correlated noise, and of a sky, only the diagonal of the precision is used.
     """
     out = np.zeros((len(spectrum), box, box), np.float32)
     for own, one in zip(by_exposure(np.asarray(spectrum), exposures), exposures, strict=True):
@@ -196,6 +205,12 @@ def _diagonal_on_host(exposure: Exposure, spectrum, corner, box: int) -> np.ndar
 
 def _seen(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
     """Return the diagonal of F for unit spectra, at every pixel of the boxes."""
+    if isinstance(exposure.noise, Sky):
+        noise = exposure.noise
+        rest = _seen(replace(exposure, noise=noise.noise), corner, box)
+        of_sky = _of_sky(exposure, corner, box)
+        explained = jnp.einsum("nbkyx,bkl,nblyx->nbyx", of_sky, noise.inverse, of_sky)
+        return jnp.maximum(rest - explained, 0.0)
     if not isinstance(exposure.noise, Diagonal):
         return _seen_by_rendering(exposure, corner, box)
     transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
@@ -212,6 +227,14 @@ def _seen(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
         everywhere = jnp.broadcast_to(weights, (len(corner), *weights.shape))
         out = _correlated(everywhere, first, box, jnp.conj(jnp.fft.rfft2(kernels**2)))
     return jnp.maximum(out, 0.0)
+
+
+def _of_sky(exposure: Exposure, corner, box: int) -> Float[Array, "N B K n n"]:
+    """Return the products of unit pixels of N boxes with the K weighed templates of a sky."""
+    each = jnp.swapaxes(exposure.noise.weighed, 0, 1)
+    alike = (len(corner), *exposure.images.shape)
+    seen = [gather(exposure, jnp.broadcast_to(one, alike), corner, box) for one in each]
+    return jnp.stack(seen, 2)
 
 
 def _seen_by_rendering(exposure, corner, box):
