@@ -64,6 +64,16 @@ def input_options(command):
             help="Another observation of the same sky (other pixels, PSFs, bands), fitted "
             "jointly; may be given again.",
         ),
+    )
+    command = reading_options(command)
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def reading_options(command):
+    """Add the options of `take_reading`, which tell what files do not."""
+    options = (
         click.option(
             "--noise",
             "noise_files",

@@ -30,6 +30,7 @@ from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._placing import overlap
+from scorepriors.models.rendering._turned import Turned
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene, stack_scenes
 from scorepriors.models.scene._start import start_values
@@ -158,7 +159,15 @@ def _stamps(positions: Positions, fitted: FittedScene, rows: np.ndarray) -> list
 def _cut(exposure: Exposure, images: np.ndarray, corner: np.ndarray) -> Exposure:
     """Cut a stamp out of an exposure; beyond its border nothing is known."""
     grid, side, first = exposure.grid, SIDE, corner
-    if grid is not None:
+    if isinstance(grid, Turned):
+        on_host = jax.tree.map(np.asarray, grid)
+        # Wide enough for the turned square, and as wide for every source.
+        slope = on_host.coefficients[:, 1:3] / on_host.frame[2]
+        side = math.ceil(SIDE * abs(np.linalg.inv(slope)).sum(1).max()) + 2
+        middle = on_host.pixels((corner + (SIDE - 1) / 2)[None], np)[0]
+        first = np.round(middle - (side - 1) / 2).astype(int)
+        grid = on_host.moved(first, corner)
+    elif grid is not None:
         # Places of its pixels are in pixels of the first exposure.
         start, step = np.asarray(grid[:2], float), float(grid[2])
         side = math.ceil(SIDE / step) + 1

@@ -24,6 +24,7 @@ from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import View
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.rendering._turned import Turned
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._exposures import exposures
 from scorepriors.models.scene._scene import Scene
@@ -173,9 +174,11 @@ def _view_facts(view: View) -> dict:
         "wcs": None if one.wcs is None else one.wcs.to_header_string(relax=True).rstrip(),
         "name": one.name,
         "pixel_scale": one.scale,
+        "time": one.time,
         "origin": list(view.origin),
         "scale": view.scale,
         "first": view.first,
+        "turned": None if view.turned is None else view.turned.facts(),
     }
 
 
@@ -193,9 +196,21 @@ def _observation(arrays: Mapping, facts: Mapping) -> Observation | JointObservat
             zero_point=about["zero_point"],
             name=about["name"],
             scale=about["pixel_scale"],
+            time=about.get("time"),
         )
         bands, origin = tuple(about["bands_of_model"]), tuple(about["origin"])
-        views.append(View(one, own["psfs_of_model"], bands, origin, about["scale"], about["first"]))
+        turned = about.get("turned")
+        views.append(
+            View(
+                one,
+                own["psfs_of_model"],
+                bands,
+                origin,
+                about["scale"],
+                about["first"],
+                None if turned is None else Turned.of(turned),
+            )
+        )
     if len(views) == 1:
         return views[0].observation
     zero_point = facts["zero_point"]

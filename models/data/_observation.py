@@ -430,6 +430,17 @@ class Observation(Photometry):
         return header
 
 
+def unchecked(**values) -> Observation:
+    """Return an observation of checked parts: all of its pixels may be masked."""
+    obs = object.__new__(Observation)
+    values = {"time": check_time(None, values["wcs"])} | values
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+        object.__setattr__(obs, name, value)
+    return obs
+
+
 @contextmanager
 def naming(path):
     """Put the name of a file, or of the first of several, before every message."""

@@ -184,7 +184,7 @@ def _diagonal_on_host(exposure: Exposure, spectrum, corner, box: int) -> np.ndar
     grid, weights = transforms.shape[-2], np.asarray(exposure.noise.diagonal())
     kernel = irfft2(transforms, (grid, grid))
     if exposure.grid is not None:
-        at, support = np.asarray(exposure.grid), box + size - 1
+        at, support = jax.tree.map(np.asarray, exposure.grid), box + size - 1
         seen = squared_regridded(weights, kernel, at, corner - size // 2, support, box, np)
         return np.einsum("kb,kbyx->kyx", spectrum**2, seen)
     squared = rfft2(kernel**2).conj()
