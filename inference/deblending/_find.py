@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 
 from scorepriors._loops import interrupts_at_once
-from scorepriors.models.data._shreds import shreds
 from scorepriors.models.data.positions._positions import Positions
 
 from ._missing import missing
@@ -22,9 +21,8 @@ from ._stages import Blend, prepare
 #: Largest number of looks at what a fit leaves.
 LOOKS = 2
 
-#: Least gain in nats of a candidate, and of a source that stays: there are some 90 places for a
-#: point where a deep image has one source, and a shape has to be paid for as well.
-CANDIDATE, NEEDED = 4.5, 8.0
+#: Least gain in nats of a source that stays: its place and its shape have to be paid for.
+NEEDED = 8.0
 
 #: Error in pixels, per axis, of places found in the residual.
 CENTER_ERROR = 0.7
@@ -86,13 +84,9 @@ def find(
 
 def _more(obs, scene: FittedScene, dropped: np.ndarray) -> np.ndarray:
     """Return places of candidates for sources that a scene lacks, ``[M, 2]``."""
-    first = obs.views[0].observation
-    found = missing(scene, first.psfs, least=CANDIDATE).places
+    found = missing(obs, scene).places
     apart = np.linalg.norm(found[:, None] - dropped, axis=-1)
-    found = found[(apart > DROPPED).all(1)]
-    every = np.concatenate([scene.center, found])
-    part = shreds(first, every, scene.convolved[0].sum(0))[len(scene.center) :]
-    return found[~part]
+    return found[(apart > DROPPED).all(1)]
 
 
 def _ordered(scene: FittedScene) -> Positions:

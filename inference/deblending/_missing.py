@@ -19,9 +19,16 @@ from scipy.linalg import solve_triangular
 from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.signal import oaconvolve
 
+from scorepriors.models.data._detection import peak_at
+from scorepriors.models.data._shreds import shreds
+
 from ._local import Window, information, windows
 from ._needed import MISFIT
 from ._result import FittedScene
+
+#: Least gain of a candidate, nats: there are some 90 places for a point where a deep image has one
+#: source.
+CANDIDATE = 4.5
 
 #: Widths of the galaxies that are looked for, standard deviations of a Gaussian, pixels.
 SIZES = (0.0, 1.8)
@@ -45,7 +52,7 @@ class Missing(NamedTuple):
     Attributes
     ----------
     places
-        Pixels (row, column), ``[M, 2]``.
+        Places (row, column), ``[M, 2]``.
     gain
         What each would gain by itself, nats, ``[M]``.
     """
@@ -54,25 +61,24 @@ class Missing(NamedTuple):
     gain: Float[np.ndarray, " M"]
 
 
-def missing(
-    fitted: FittedScene, psfs: np.ndarray, *, least: float, rows: np.ndarray | None = None
-) -> Missing:
+def missing(obs: Any, fitted: FittedScene, *, rows: np.ndarray | None = None) -> Missing:
     """Return places about fitted sources where one more would explain the first image better.
+
+    Those that look like lumps of a bright galaxy are left out (`shreds`).
 
     Parameters
     ----------
+    obs
+        Observation, or joined observations.
     fitted
         Fitted scene of stars and parametric galaxies.
-    psfs
-        PSFs of the first image, ``[B, h, w]``.
-    least
-        Least gain in nats.
     rows
         Sources about which to look; all by default.
     """
+    first = obs.views[0].observation
     gain = np.zeros(fitted.scene.exposures[0].shape)
-    templates = [_templates(psfs, size) for size in SIZES]
-    spectra = _spectra(fitted, len(psfs))
+    templates = [_templates(first.psfs, size) for size in SIZES]
+    spectra = _spectra(fitted, len(first.psfs))
     chosen = np.arange(len(fitted.flux)) if rows is None else rows
     for window in windows(fitted, chosen):
         here = tuple(
@@ -80,10 +86,13 @@ def missing(
             for first, part in zip(window.first, window.core, strict=True)
         )
         gain[here] = _gain(window, templates, spectra)[window.core]
-    best = (gain == maximum_filter(gain, 2 * APART + 1)) & (gain > least)
-    places = np.argwhere(best)
-    order = np.argsort(-gain[best], kind="stable")
-    return Missing(places[order].astype(float), gain[best][order])
+    best = np.argwhere((gain == maximum_filter(gain, 2 * APART + 1)) & (gain > CANDIDATE))
+    places = np.reshape([peak_at(gain, *map(int, place)) for place in best], (-1, 2))
+    every = np.concatenate([fitted.center, places])
+    part = shreds(first, every, fitted.convolved[0].sum(0))[len(fitted.center) :]
+    places, nats = places[~part], gain[*best[~part].T]
+    order = np.argsort(-nats, kind="stable")
+    return Missing(places[order], nats[order])
 
 
 def _gain(window: Window, templates: list[np.ndarray], spectra: np.ndarray) -> np.ndarray:
