@@ -125,10 +125,10 @@ def weigh(
     for kind, out in (("stars", point), ("profiles", galaxy)) if stamps else ():
         scenes = [_scene(s, fitted.scene, settings, kind) for s in stamps]
         out[seen] = _evidences(scenes, values, settings) - nothing
-    others, share = made_up(fitted, chosen)
+    others, error = made_up(fitted, chosen)
     either = np.logaddexp(math.log(odds) + point, math.log1p(-odds) + galaxy)
     needed = either - others
-    needed = np.where(needed > 0, with_misfit(needed, share), needed)
+    needed = np.where(needed > 0, with_misfit(needed, error), needed)
     return Weighed(expit(point - galaxy + logit(odds)), needed, point, galaxy, others)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.ndimage import gaussian_filter
 
 from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Exposure
@@ -25,6 +26,13 @@ CORE, MARGIN = 64, 12
 
 #: Least signal to noise in a window of a source that matters there.
 MATTERS = 1.0
+
+#: Error of a profile as a share of its light; and of its wings, which its core has decided: where
+#: it is fainter than this share of its peak.
+MISFIT, WING_MISFIT, WINGS = 0.02, 0.3, 0.01
+
+#: Width over which the error of wings is smooth, pixels: boxes may end in them.
+SMOOTH = 3.0
 
 #: Step of the differences, in widths of the priors.
 STEP = 0.02
@@ -69,8 +77,10 @@ class Window(NamedTuple):
     columns
         Renderings of the sources, and of the changes of shapes times the amplitudes,
         ``[N + Q, B, H, W]`` of every exposure.
-    others
+    light
         Light ``[B, H, W]`` of all sources of the scene in every exposure.
+    doubtful
+        Errors of the model, by source, ``[N, B, H, W]`` of every exposure.
     """
 
     first: np.ndarray
@@ -83,6 +93,7 @@ class Window(NamedTuple):
     exposures: tuple[Exposure, ...]
     columns: tuple[np.ndarray, ...]
     light: tuple[np.ndarray, ...]
+    doubtful: tuple[np.ndarray, ...]
 
 
 def shapes_of(fitted: FittedScene) -> list[Shapes]:
@@ -132,7 +143,7 @@ def windows(fitted: FittedScene, rows: np.ndarray) -> Iterator[Window]:
 
 
 def _window(fitted, shapes, first, size, core, inside) -> Window:
-    exposures, light, significance = [], [], np.zeros(len(shapes))
+    exposures, light, places, significance = [], [], [], np.zeros(len(shapes))
     for exposure, drawn in zip(fitted.scene.exposures, fitted.convolved, strict=True):
         weights = np.asarray(exposure.noise.diagonal())
         cut, place = cut_exposure(exposure, np.asarray(exposure.images), first, size)
@@ -142,10 +153,15 @@ def _window(fitted, shapes, first, size, core, inside) -> Window:
         whole = np.zeros(np.shape(cut.images))
         whole[:, *place[1]] = part.sum(0)
         light.append(whole)
+        places.append(place)
     rows = np.flatnonzero((significance > MATTERS**2) | np.isin(np.arange(len(shapes)), inside))
     spectrum = np.asarray(fitted.fit.values["spectrum"], float)[fitted.scene.order][rows]
     near = [shapes[k] for k in rows]
     owner = np.repeat(np.arange(len(rows)), [len(one.slope) for one in near])
+    doubtful = []
+    for cut, drawn, place in zip(exposures, fitted.convolved, places, strict=True):
+        doubtful.append(np.zeros((len(rows), *np.shape(cut.images)), np.float32))
+        doubtful[-1][:, :, *place[1]] = _doubtful(drawn[rows], place[0])
     columns, band = [], 0
     for exposure in exposures:
         own = spectrum[:, band : band + exposure.num_bands]
@@ -157,8 +173,18 @@ def _window(fitted, shapes, first, size, core, inside) -> Window:
     precision = np.concatenate([one.precision for one in near])
     return Window(
         first, core, inside, rows, owner, precision, spectrum, tuple(exposures), tuple(columns),
-        tuple(light),
+        tuple(light), tuple(doubtful),
     )  # fmt: skip
+
+
+def _doubtful(drawn: np.ndarray, place: tuple[slice, slice]) -> np.ndarray:
+    """Return errors of models of light ``[N, B, H, W]`` in a part of the image."""
+    bright = drawn.sum(1, keepdims=True)
+    peak = bright.max((2, 3), keepdims=True)
+    drawn, bright = drawn[:, :, *place], bright[:, :, *place]
+    wings = np.where(bright < WINGS * peak, drawn, 0.0)
+    smooth = gaussian_filter(wings, SMOOTH, axes=(2, 3))
+    return MISFIT * np.abs(drawn) + WING_MISFIT * np.abs(smooth)
 
 
 def _drawn(exposure: Exposure, one: Shapes, first: np.ndarray) -> np.ndarray:

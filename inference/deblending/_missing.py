@@ -23,7 +23,6 @@ from scorepriors.models.data._detection import peak_at
 from scorepriors.models.data._shreds import shreds
 
 from ._local import Window, information, windows
-from ._needed import MISFIT
 from ._result import FittedScene
 
 #: Least gain of a candidate, nats: there are some 90 places for a point where a deep image has one
@@ -110,7 +109,7 @@ def _gain(window: Window, templates: list[np.ndarray], spectra: np.ndarray) -> n
     out = np.zeros(exposure.shape)
     for template in templates:
         score = _against(residual, template)
-        doubt = _against(weights * np.maximum(light, 0.0), template)
+        doubt = _against(weights * window.doubtful[0].sum(0), template)
         power = _against(weights, template**2)
         common = _against(columns * weights.astype(np.float32), template)
         shared = np.zeros((len(matrix), bands, *exposure.shape), np.float32)
@@ -124,7 +123,7 @@ def _gain(window: Window, templates: list[np.ndarray], spectra: np.ndarray) -> n
             own = np.einsum("b,byx->yx", spectrum**2, power)
             taken = (np.einsum("b,mbyx->myx", spectrum, solved) ** 2).sum(0)
             left = np.maximum(own - taken, LEFT * own)
-            left += (MISFIT * np.einsum("b,byx->yx", spectrum, doubt)) ** 2
+            left += np.einsum("b,byx->yx", spectrum, doubt) ** 2
             found = np.maximum(np.einsum("b,byx->yx", spectrum, score), 0.0)
             gained = np.divide(found**2, 2 * left, out=np.zeros_like(left), where=left > 0)
             out = np.maximum(out, gained)

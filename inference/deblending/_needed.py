@@ -12,12 +12,9 @@ from ._local import Information, Window, information, windows
 from ._result import FittedScene
 from .photometry._equations import inverse
 
-#: Error of a model as a share of its light: what a source adds to a brighter one may be that.
-MISFIT = 0.02
-
 
 def made_up(fitted: FittedScene, rows: np.ndarray) -> Float[np.ndarray, "2 M"]:
-    """Return by how many nats other sources would explain the light of some, and their light there.
+    """Return by how many nats other sources would explain the light of some, and their error there.
 
     Parameters
     ----------
@@ -29,19 +26,19 @@ def made_up(fitted: FittedScene, rows: np.ndarray) -> Float[np.ndarray, "2 M"]:
     Returns
     -------
     numpy.ndarray
-        Nats, and the light of others under each source in units of its own, ``[2, M]``.
+        Nats, and the error of the models of others in units of each source's light, ``[2, M]``.
     """
-    out, shares = np.zeros((2, len(fitted.flux)))
+    out, error = np.zeros((2, len(fitted.flux)))
     for window in windows(fitted, rows):
-        known, bright = information(window), _brightness(window)
+        known, errors = information(window), _errors(window)
         for row in window.inside:
             own, number = _own(window, row), _number(window, row)
             light, count = window.amplitude[number], window.amplitude.shape[1]
             alone = known.matrix[np.ix_(own, own)][:count, :count]
             free = _precision(known.covariance, own, count)
             out[row] = max(0.5 * float(light @ (alone - free) @ light), 0.0)
-            shares[row] = bright[number]
-    return np.stack([out, shares])[:, rows]
+            error[row] = errors[number]
+    return np.stack([out, error])[:, rows]
 
 
 def needed(fitted: FittedScene, least: float) -> Bool[np.ndarray, " N"]:
@@ -64,14 +61,14 @@ def _dropped(window: Window, known: Information, least: float) -> list[int]:
     """Return the sources inside a window that are dropped."""
     amplitude, covariance = window.amplitude.ravel().copy(), known.covariance.copy()
     bands, left, dropped = window.amplitude.shape[1], list(window.inside), []
-    bright = _brightness(window)
+    errors = _errors(window)
     while left:
         gains = []
         for row in left:
             own = _own(window, row)
             light = amplitude[own[:bands]]
             gain = 0.5 * light @ _precision(covariance, own, bands) @ light
-            gains.append(with_misfit(gain, bright[_number(window, row)]))
+            gains.append(with_misfit(gain, errors[_number(window, row)]))
         worst = int(np.argmin(gains))
         if gains[worst] >= least:
             break
@@ -87,33 +84,32 @@ def _dropped(window: Window, known: Information, least: float) -> list[int]:
     return dropped
 
 
-def with_misfit(gain, share):
+def with_misfit(gain, error):
     """Return gains in nats with the error of the models of others as noise.
 
     Parameters
     ----------
     gain
         What a source gains for perfect models.
-    share
-        Light of others under the source in units of its own.
+    error
+        Error of the models under the source in units of its light.
     """
-    return 0.5 / (0.5 / np.maximum(gain, 1e-30) + (MISFIT * share) ** 2)
+    return 0.5 / (0.5 / np.maximum(gain, 1e-30) + np.asarray(error) ** 2)
 
 
-def _brightness(window: Window) -> Float[np.ndarray, " N"]:
-    """Return the light of others under each source in units of its own, ``[N]``."""
+def _errors(window: Window) -> Float[np.ndarray, " N"]:
+    """Return the error of the models of others under each source in units of its light, ``[N]``."""
     count, band = len(window.amplitude), 0
     own, shared = np.zeros((2, count))
-    for exposure, columns, light in zip(
-        window.exposures, window.columns, window.light, strict=True
+    for exposure, columns, doubtful in zip(
+        window.exposures, window.columns, window.doubtful, strict=True
     ):
         bright = window.amplitude[:, band : band + exposure.num_bands, None, None]
         band += exposure.num_bands
         drawn = columns[:count] * bright
         weighed = drawn * np.asarray(exposure.noise.diagonal())
-        squared = (weighed * drawn).sum((1, 2, 3))
-        own += squared
-        shared += (weighed * light).sum((1, 2, 3)) - squared
+        own += (weighed * drawn).sum((1, 2, 3))
+        shared += (weighed * (doubtful.sum(0) - doubtful)).sum((1, 2, 3))
     return np.divide(np.maximum(shared, 0), own, out=np.zeros(count), where=own > 0)
 
 
