@@ -98,7 +98,10 @@ def exposure_of(
 
 def _same_pixels(view: View) -> bool:
     """Return whether the pixels are those of the model, as of epochs on one grid."""
-    return abs(view.scale - 1) * max(view.observation.shape) < SAME and max(map(abs, view.origin)) < SAME
+    return (
+        abs(view.scale - 1) * max(view.observation.shape) < SAME
+        and max(map(abs, view.origin)) < SAME
+    )
 
 
 def epoch_spectra(
