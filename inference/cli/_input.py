@@ -95,7 +95,7 @@ def input_options(command):
 
 
 def field_options():
-    """Return the options that mend the noise and the sky of a file."""
+    """Return the options that mend the noise and the sky of a file, and tell its correlation."""
     noise = click.option(
         "--rescale-noise",
         is_flag=True,
@@ -106,7 +106,15 @@ def field_options():
         is_flag=True,
         help="Subtract the median of the empty pixels from each band.",
     )
-    return lambda command: noise(sky(command))
+    correlation = click.option(
+        "--correlation",
+        multiple=True,
+        metavar="HOW",
+        callback=lambda context, option, given: given or None,
+        help="Correlation of neighbors' noise: measure, lanczos3, drizzle:RATIO (pixfrac / scale) or "
+        "white; once, or for FILE and each --with.  [default: the file's, or none]",
+    )
+    return lambda command: noise(sky(correlation(command)))
 
 
 class Scenes(NamedTuple):

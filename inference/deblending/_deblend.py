@@ -18,6 +18,7 @@ from scorepriors._programs import make_room_for_programs
 from scorepriors._progress import Progress
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
+from scorepriors.models.data._correlations import warn_of_correlation, with_correlation
 from scorepriors.models.data._detection import detect
 from scorepriors.models.data._field_checks import rescale_noise, subtract_sky, warn_of_field
 from scorepriors.models.data._joint import JointObservation
@@ -88,7 +89,8 @@ def deblend(
         True for bars; or a function called as ``progress(done, total, text)``.
     **options
         Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `free_form`,
-        `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `padding`.
+        `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `correlation`,
+        `padding`.
 
     Returns
     -------
@@ -107,7 +109,8 @@ def deblend(
     PriorWarning
         If the prior's training images have pixels of another size.
     FieldWarning
-        If empty pixels scatter by far more or less than the noise of the file, or a sky is left in.
+        If empty pixels scatter by far more or less than the noise of the file, a sky is left in, or
+        neighboring pixels scatter together and `correlation` is not given.
 
     See Also
     --------
@@ -200,15 +203,19 @@ def settings_of(options: dict, prior, pixel_scale) -> Settings:
 
 
 def _prepare(obs, positions: Any, settings: Settings) -> Blend:
+    correlation = settings.options.correlation
     if positions is None:
+        obs = with_correlation(obs, correlation)
         found = detect(obs)
     else:
         found = positions if isinstance(positions, Positions) else read_positions(positions, obs)
+        obs = with_correlation(obs, correlation, found)
     if settings.options.subtract_sky:
         obs = subtract_sky(obs, found)
     if settings.options.rescale_noise:
         obs = rescale_noise(obs, found)
     warn_of_field(obs, found)
+    warn_of_correlation(obs, found)
     return prepare(obs, found, settings)
 
 

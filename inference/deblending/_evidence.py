@@ -27,9 +27,8 @@ from scorepriors._surveys import nearest_survey
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 from scorepriors.models.data.positions._positions import Positions
-from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.noise._abstract import cut_out
 from scorepriors.models.rendering._exposure import Exposure
-from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene, stack_scenes
 from scorepriors.models.scene._start import start_values
@@ -164,20 +163,15 @@ def _cut(exposure: Exposure, images: np.ndarray, corner: np.ndarray) -> Exposure
         side = math.ceil(SIDE / step) + 1
         first = np.floor((corner - start) / step).astype(int)
         grid = np.append(start + step * first - corner, step).astype(np.asarray(grid).dtype)
-    weights = np.asarray(exposure.noise.diagonal())
-    cut = np.zeros((2, len(images), side, side), np.float32)
-    inside = overlap(first, side, exposure.shape)
-    if inside is not None:
-        for target, image in zip(cut, (images, weights), strict=True):
-            target[:, *inside[1]] = image[:, *inside[0]]
-    return replace(exposure, images=cut[0], noise=Diagonal(cut[1]), grid=grid)
+    shape = (side, side)
+    cut = cut_out(np.asarray(images, np.float32), first, shape)
+    return replace(exposure, images=cut, noise=exposure.noise.cut(first, shape), grid=grid)
 
 
 def _chi2(stamp: _Stamp) -> float:
-    pixels = (
-        (np.asarray(e.images, float), np.asarray(e.noise.diagonal())) for e in stamp.exposures
-    )
-    return float(sum((image**2 * weight).sum() for image, weight in pixels))
+    images = [np.asarray(e.images, float) for e in stamp.exposures]
+    each = zip(images, stamp.exposures, strict=True)
+    return float(sum((image * np.asarray(e.noise.precision(image))).sum() for image, e in each))
 
 
 def _scene(stamp: _Stamp, scene: Scene, settings: Settings, kind: str) -> Scene:

@@ -4,8 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors.models.data._correlations import WORDS, correlation_of, is_list
 from scorepriors.models.scene._blend import TREATMENTS
 from scorepriors.models.scene._start import Spoil
 from scorepriors.models.sources._abstract import AbstractSource
@@ -79,6 +82,11 @@ class Options:
     subtract_sky
         Whether the median of empty pixels is subtracted (`scorepriors.models.subtract_sky`);
         otherwise a warning says where there is one that matters.
+    correlation
+        Correlation of the noise of neighboring pixels, as in resampled images
+        (`scorepriors.models.with_correlation`): ``"measure"``, ``"lanczos3"``, ``"drizzle:RATIO"``
+        (pixfrac / scale), an array, or ``"white"``; of joined observations a tuple with one for each.
+        None: what the observation says, or none; then a warning says where it is seen.
     padding
         Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
         always to a multiple of two); blends of one padded size (and image and PSF shape) share
@@ -97,6 +105,7 @@ class Options:
     noise: str = "auto"
     rescale_noise: bool = False
     subtract_sky: bool = False
+    correlation: Any = None
     padding: int = 4
 
     @classmethod
@@ -126,6 +135,32 @@ class Options:
                 f"`spectra` must be one of {', '.join(TREATMENTS[:2])}, got {self.spectra!r}."
             )
         object.__setattr__(self, "anneal", tuple(self.anneal))
+        object.__setattr__(self, "correlation", _plain(self.correlation))
+
+
+def _plain(correlation: Any) -> Any:
+    """Return a correlation as words or nested tuples of numbers, which compare and can be written."""
+    if isinstance(correlation, str):
+        if correlation.strip().lower() != "measure":
+            correlation_of(correlation)
+        return correlation
+    if is_list(correlation):
+        return tuple(map(_plain, correlation))
+    if correlation is None:
+        return None
+    try:
+        found = np.asarray(correlation)
+    except ValueError as error:
+        raise InputError(f"`correlation` is {WORDS}, not a ragged list.") from error
+    if found.dtype.kind not in "fiu" or found.ndim not in (2, 3):
+        raise InputError(
+            f"`correlation` is {WORDS}, of the shape [k, k] or [bands, k, k]; got {correlation!r:.60}."
+        )
+
+    def nested(values):
+        return tuple(map(nested, values)) if isinstance(values, list) else values
+
+    return nested(found.tolist())
 
 
 @dataclass(frozen=True)

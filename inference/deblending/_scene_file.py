@@ -62,7 +62,8 @@ def save_scene(
     Facts: ``observations`` (bands, unit, zero point, WCS, place on the grid of the first),
     ``ids``, ``priors``, ``sigma0``, ``seconds``, and for each of ``free_form`` and ``parametric``
     the groups of sources (name, kind, box, settings), the treatment of the spectra, and how the
-    fit ended.  Arrays: ``observation/i/...`` (images, weights, psfs), ``positions/...``, and
+    fit ended.  Arrays: ``observation/i/...`` (images, weights, psfs,
+    correlation), ``positions/...``, and
     ``<stage>/at/<group>/...`` (center, corner, index), ``<stage>/values/<site>`` and
     ``<stage>/params/<site>``.
     """
@@ -90,6 +91,8 @@ def save_scene(
         for name in ("images", "weights", "psfs"):
             arrays[f"observation/{i}/{name}"] = getattr(view.observation, name)
         arrays[f"observation/{i}/psfs_of_model"] = view.psfs
+        if view.observation.correlation is not None:
+            arrays[f"observation/{i}/correlation"] = view.observation.correlation
     for stage in stages:
         arrays |= _stage_arrays(stage, getattr(result, stage))
     write_archive(path, arrays, facts, kind=KIND, version=VERSION, compressed=True)
@@ -176,6 +179,7 @@ def _observation(arrays: Mapping, facts: Mapping) -> Observation | JointObservat
             zero_point=about["zero_point"],
             name=about["name"],
             scale=about["pixel_scale"],
+            correlation=own.get("correlation"),
         )
         bands, origin = tuple(about["bands_of_model"]), tuple(about["origin"])
         views.append(View(one, own["psfs_of_model"], bands, origin, about["scale"], about["first"]))

@@ -10,6 +10,7 @@ from scorepriors._filters import wavelength
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.noise._abstract import AbstractNoise
+from scorepriors.models.noise._correlated import Correlated
 from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Band, Exposure
 from scorepriors.models.rendering._kernels import kernels_of
@@ -36,8 +37,7 @@ def exposures(
         Standard deviation in pixels of the PSF in the morphologies, that of the prior,
         `ScorePrior.model_psf_sigma`; None for morphologies without PSF.
     noise
-        One model of the noise per exposure; `Diagonal` with the weights of the observation if
-        not given.
+        One model of the noise per exposure; that of `noise_of` if not given.
 
     Returns
     -------
@@ -51,10 +51,21 @@ def exposures(
         # The flux in a pixel grows with its area.
         kernels = kernels_of(view.psfs, boxes, psf_sigma, gain=scale**2)
         grid = None if number == 0 else np.asarray([*view.origin, scale], np.float32)
-        white = Diagonal(one.weights) if noise is None else noise[number]
+        own = noise_of(one) if noise is None else noise[number]
         bands = tuple(Band(name, wavelength(name)) for name in view.bands)
-        found.append(Exposure(one.images, white, kernels, grid, Aside(bands)))
+        found.append(Exposure(one.images, own, kernels, grid, Aside(bands)))
     return tuple(found)
+
+
+def noise_of(obs: Observation) -> AbstractNoise:
+    """Return the model of an observation's noise.
+
+    `Correlated` with its weights if its `correlation` is known, `Diagonal` with them if not.
+    """
+    known = obs.correlation
+    if known is None or known.shape[-1] == 1:
+        return Diagonal(obs.weights)
+    return Correlated(obs.weights, known)
 
 
 def galaxy_spectra(
