@@ -23,13 +23,7 @@ from astropy.table import Table
 
 from scorepriors.inference import deblend_many
 from scorepriors.inference.evaluation._metrics import central_interval
-from scorepriors.models import (
-    Correlated,
-    error_factor,
-    read_positions,
-    simulate_set,
-    write_set,
-)
+from scorepriors.models import Correlated, error_factor, read_positions, simulate_set, write_set
 from scorepriors.models.data._correlations import correlation_of
 from scorepriors.models.simulation._blend_sets import BlendSet
 

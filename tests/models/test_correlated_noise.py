@@ -76,8 +76,8 @@ def test_density_of_a_small_image(name):
             for band, values in zip(weights, residual, strict=True):
                 covariance, at = dense(band, KERNELS[name])
                 true += multivariate_normal(cov=covariance).logpdf(values[at])
-            # Of some 100 pixels.
-            assert noise.log_likelihood(residual) == pytest.approx(true, abs=0.25)
+            # Of some 100 pixels, by a draw; .1 in the mean.
+            assert noise.log_likelihood(residual) == pytest.approx(true, abs=0.7)
         model = jnp.asarray(residual)
         distribution = noise.distribution(model)
         assert distribution.batch_shape == (2,)
