@@ -18,7 +18,7 @@ from scorepriors.models.data.positions._positions import Positions
 from ._census import Census
 from ._light import Light
 from ._parts import Place, Record, digest, read_arrays_of, read_part
-from ._plan import FREE_FORM, PROFILES, STARS, Cell, batches, padded, plan_cells
+from ._plan import FREE_FORM, PROFILES, STARS, Cell, batches, padded, plan_cells, reach_of
 from ._progress import FieldProgress
 from ._seams import changed
 from ._survey import TWICE, TileTask, look_again, owns, survey_tile, without_twins
@@ -204,8 +204,11 @@ class Engine:
         middle = np.array(cell.window[:2]) + (cell.window.size - 1) / 2
         tile = self._tile_of(middle)
         halo = census.of(cell.halo) if with_halo and cell.halo else None
-        own = census.of(cell.own)
-        return SceneTask(cell.window, own, halo, before, survey.sky[tile], survey.noise[tile])
+        hidden = np.array(cell.hidden if with_halo else (), int)
+        reach = reach_of(census.significance[hidden], survey.fwhm)
+        discs = np.column_stack([census.places[hidden], reach])
+        mended = survey.sky[tile], survey.noise[tile]
+        return SceneTask(cell.window, census.of(cell.own), halo, discs, before, *mended)
 
     def _fits(self, step: str, function: Callable, scenes: list[SceneTask], light) -> None:
         """Fit scenes in batches of one shape; those that are done already are not fitted again."""

@@ -20,6 +20,7 @@ from scorepriors.models.noise._correlation import of_filtered
 
 from ._joint import JointObservation
 from ._observation import Observation
+from ._saturation import about_cores, partly_masked
 from ._shreds import filled, psf_sigma, shreds
 from .positions._positions import Positions
 
@@ -217,6 +218,7 @@ def _found(obs, model, known: np.ndarray, ids: Sequence[str], threshold: float) 
         for place in _blobs(image, variance, correlation, doubtful, mask, sigma, threshold):
             if (np.hypot(*(places - place).T) > APART).all():
                 places = np.vstack([places, place])
+    places = about_cores(places, partly_masked(first), num_known)
     part = shreds(first, places, model)[num_known:]
     places = places[num_known:][~part]
     smooth = gaussian_filter(image, width)
