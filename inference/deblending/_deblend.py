@@ -19,6 +19,7 @@ from scorepriors._progress import Progress
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
+from scorepriors.models.data._correlations import warn_of_correlation, with_correlation
 from scorepriors.models.data._detection import detect
 from scorepriors.models.data._field_checks import rescale_noise, subtract_sky, warn_of_field
 from scorepriors.models.data._joint import JointObservation
@@ -97,7 +98,7 @@ def deblend(
     **options
         Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `free_form`,
         `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `sky`,
-        `outliers`, `model_error`, `padding`.
+        `outliers`, `model_error`, `correlation`, `variable`, `timescale`, `padding`.
 
     Returns
     -------
@@ -116,7 +117,8 @@ def deblend(
     PriorWarning
         If the prior's training images have pixels of another size.
     FieldWarning
-        If empty pixels scatter by far more or less than the noise of the file, or a sky is left in.
+        If empty pixels scatter by far more or less than the noise of the file, a sky is left in, or
+        neighboring pixels scatter together and `correlation` is not given.
 
     See Also
     --------
@@ -214,14 +216,16 @@ def _prepared(
     settings: Settings,
 ) -> list[Blend]:
     """Return blends prepared for fits; where no positions are given their sources are found."""
-    each = []
+    each, correlation = [], settings.options.correlation
     for obs, positions in zip(observations, given, strict=True):
         if positions is None:
+            obs = with_correlation(obs, correlation)
             found = detect(obs)
         else:
             found = (
                 positions if isinstance(positions, Positions) else read_positions(positions, obs)
             )
+            obs = with_correlation(obs, correlation, found)
         if settings.options.subtract_sky:
             obs = subtract_sky(obs, found)
         if settings.options.rescale_noise:
@@ -232,6 +236,7 @@ def _prepared(
             if settings.options.sky == "auto":
                 tell_sky(sky, obs.bands)
         warn_of_field(obs, found)
+        warn_of_correlation(obs, found)
         each.append((obs, found, sky))
     unknown = [i for i, positions in enumerate(given) if positions is None]
     if unknown:

@@ -9,14 +9,15 @@ be another compiled program.
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.ndimage import gaussian_filter
 
-from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.noise._abstract import cut_out
+from scorepriors.models.noise._sky import Sky
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._turned import Turned
 
@@ -147,7 +148,7 @@ def windows(fitted: FittedScene, rows: np.ndarray) -> Iterator[Window]:
 def _window(fitted, shapes, first, size, core, inside) -> Window:
     exposures, light, places, significance = [], [], [], np.zeros(len(shapes))
     for exposure, drawn in zip(fitted.scene.exposures, fitted.convolved, strict=True):
-        weights = np.asarray(exposure.noise.diagonal())
+        weights = smooth_weights(exposure.noise)
         cut, place = cut_exposure(exposure, np.asarray(exposure.images), first, size)
         exposures.append(cut)
         part = drawn[:, :, *place[0]]
@@ -228,15 +229,25 @@ def cut_exposure(exposure: Exposure, images: np.ndarray, corner: np.ndarray, siz
         size = np.array([math.ceil(side / step) + 1 for side in size])
         first = np.floor((corner - start) / step).astype(int)
         grid = np.append(start + step * first - corner, step).astype(np.asarray(grid).dtype)
-    weights = np.asarray(exposure.noise.diagonal())
-    cut = np.zeros((2, len(images), *size), np.float32)
+    shape = (int(size[0]), int(size[1]))
     low = np.clip(first, 0, exposure.shape)
     high = np.clip(first + size, low, exposure.shape)
     here = tuple(slice(*pair) for pair in zip(low, high, strict=True))
     there = tuple(slice(*pair) for pair in zip(low - first, high - first, strict=True))
-    for target, image in zip(cut, (images, weights), strict=True):
-        target[:, *there] = image[:, *here]
-    return replace(exposure, images=cut[0], noise=Diagonal(cut[1]), grid=grid), (here, there)
+    cut = cut_out(np.asarray(images, np.float32), first, shape)
+    noise = exposure.noise.cut(first, shape)
+    return replace(exposure, images=cut, noise=noise, grid=grid), (here, there)
+
+
+def smooth_weights(noise: Any) -> Float[np.ndarray, "B H W"]:
+    """Return what the pixels weigh for light that is smooth over the correlation of their noise.
+
+    Inverse variances of white noise; rows of the precision, summed, of correlated noise.  A sky
+    counts as known.
+    """
+    own = noise.noise if isinstance(noise, Sky) else noise
+    known = np.asarray(own.diagonal())
+    return np.clip(np.asarray(own.precision(np.ones_like(known))), 0.0, known)
 
 
 class Information(NamedTuple):
@@ -261,7 +272,7 @@ def information(window: Window) -> Information:
     size = count * bands + len(window.owner)
     matrix, band = np.zeros((size, size)), 0
     for exposure, columns in zip(window.exposures, window.columns, strict=True):
-        weights = np.asarray(exposure.noise.diagonal())
+        weights = smooth_weights(exposure.noise)
         for own in range(exposure.num_bands):
             flat = columns[:, own].reshape(len(columns), -1)
             rows = np.append(np.arange(count) * bands + band, np.arange(count * bands, size))

@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors.models.data._correlations import WORDS, correlation_of, is_list
 from scorepriors.models.noise._sky import SKIES
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.scene._blend import TREATMENTS
@@ -103,6 +106,11 @@ class Options:
     model_error
         Whether the pixels get an error that grows with the light, such as of a PSF that is slightly
         wrong, if what is left over after the fit asks for it.
+    correlation
+        Correlation of the noise of neighboring pixels, as in resampled images
+        (`scorepriors.models.with_correlation`): ``"measure"``, ``"lanczos3"``, ``"drizzle:RATIO"``
+        (pixfrac / scale), an array, or ``"white"``; of joined observations a tuple with one for each.
+        None: what the observation says, or none; then a warning says where it is seen.
     padding
         Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
         always to a multiple of two); blends of one padded size (and image and PSF shape) share
@@ -126,6 +134,7 @@ class Options:
     sky: str | None = "auto"
     outliers: bool = True
     model_error: bool = True
+    correlation: Any = None
     padding: int = 4
 
     @classmethod
@@ -162,6 +171,32 @@ class Options:
         object.__setattr__(self, "variable", tuple(map(str, names)))
         if self.timescale is not None and not self.timescale > 0:
             raise InputError(f"`timescale` must be positive, got {self.timescale}.")
+        object.__setattr__(self, "correlation", _plain(self.correlation))
+
+
+def _plain(correlation: Any) -> Any:
+    """Return a correlation as words or nested tuples of numbers, which compare and can be written."""
+    if isinstance(correlation, str):
+        if correlation.strip().lower() != "measure":
+            correlation_of(correlation)
+        return correlation
+    if is_list(correlation):
+        return tuple(map(_plain, correlation))
+    if correlation is None:
+        return None
+    try:
+        found = np.asarray(correlation)
+    except ValueError as error:
+        raise InputError(f"`correlation` is {WORDS}, not a ragged list.") from error
+    if found.dtype.kind not in "fiu" or found.ndim not in (2, 3):
+        raise InputError(
+            f"`correlation` is {WORDS}, of the shape [k, k] or [bands, k, k]; got {correlation!r:.60}."
+        )
+
+    def nested(values):
+        return tuple(map(nested, values)) if isinstance(values, list) else values
+
+    return nested(found.tolist())
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,9 @@ from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import View
 from scorepriors.models.data.positions._positions import Positions
-from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._turned import Turned
 from scorepriors.models.scene._blend import blend
-from scorepriors.models.scene._exposures import exposures
+from scorepriors.models.scene._exposures import exposures, noise_of
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._kinds import group_facts, group_from
 from scorepriors.models.sources._placement import Placement
@@ -66,7 +65,8 @@ def save_scene(
     Facts: ``observations`` (bands, unit, zero point, WCS, place on the grid of the first),
     ``ids``, ``priors``, ``sigma0``, ``seconds``, and for each of ``free_form`` and ``parametric``
     the groups of sources (name, kind, box, settings), the treatment of the spectra, and how the
-    fit ended.  Arrays: ``observation/i/...`` (images, weights, psfs), ``positions/...``, and
+    fit ended.  Arrays: ``observation/i/...`` (images, weights, psfs,
+    correlation), ``positions/...``, and
     ``<stage>/at/<group>/...`` (center, corner, index), ``<stage>/values/<site>`` and
     ``<stage>/params/<site>``.
     """
@@ -102,6 +102,8 @@ def save_scene(
         arrays[f"observation/{i}/psfs_of_model"] = view.psfs
         if result.kept is not None:
             arrays[f"observation/{i}/kept"] = np.asarray(result.kept[i], np.float32)
+        if view.observation.correlation is not None:
+            arrays[f"observation/{i}/correlation"] = view.observation.correlation
     for stage in stages:
         arrays |= _stage_arrays(stage, getattr(result, stage))
     write_archive(path, arrays, facts, kind=KIND, version=VERSION, compressed=True)
@@ -197,6 +199,7 @@ def _observation(arrays: Mapping, facts: Mapping) -> Observation | JointObservat
             name=about["name"],
             scale=about["pixel_scale"],
             time=about.get("time"),
+            correlation=own.get("correlation"),
         )
         bands, origin = tuple(about["bands_of_model"]), tuple(about["origin"])
         turned = about.get("turned")
@@ -269,8 +272,8 @@ def _stage(stage, arrays, about, obs, priors, facts, path, sky) -> FittedScene:
             )
         groups.append(group_from(known, at, prior))
     boxes = tuple(group.at.box for group in groups)
-    white = [Diagonal(view.observation.weights) for view in obs.views]
-    noise = with_sky(white, obs, None if sky is None else sky.kind)
+    own = [noise_of(view.observation) for view in obs.views]
+    noise = with_sky(own, obs, None if sky is None else sky.kind)
     seen = exposures(obs, boxes=boxes, psf_sigma=facts["psf_sigma"], noise=noise)
     variable, timescale = facts.get("variable", ()), facts.get("timescale")
     spectra = spectra_of(obs, seen, tuple(facts["ids"]), variable, timescale)

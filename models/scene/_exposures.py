@@ -12,6 +12,7 @@ from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import View
 from scorepriors.models.noise._abstract import AbstractNoise
+from scorepriors.models.noise._correlated import Correlated
 from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Band, Exposure
 from scorepriors.models.rendering._kernels import kernels_of
@@ -42,8 +43,7 @@ def exposures(
         Standard deviation in pixels of the PSF in the morphologies, that of the prior,
         `ScorePrior.model_psf_sigma`; None for morphologies without PSF.
     noise
-        One model of the noise per exposure; `Diagonal` with the weights of the observation if
-        not given.
+        One model of the noise per exposure; that of `noise_of` if not given.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def exposure_of(
     boxes, psf_sigma
         Arguments of `exposures`.
     noise
-        Model of the noise; `Diagonal` with the weights of the observation if not given.
+        Model of the noise; that of `noise_of` if not given.
     on_model
         Whether its pixels are those of the model.
     """
@@ -91,9 +91,9 @@ def exposure_of(
     grid: Any = view.turned
     if grid is None and not on_model and not _same_pixels(view):
         grid = np.asarray([*view.origin, scale], np.float32)
-    white = Diagonal(one.weights) if noise is None else noise
+    own = noise_of(one) if noise is None else noise
     bands = tuple(Band(name, wavelength(name), one.time) for name in view.bands)
-    return Exposure(one.images, white, kernels, grid, Aside(bands))
+    return Exposure(one.images, own, kernels, grid, Aside(bands))
 
 
 def _same_pixels(view: View) -> bool:
@@ -148,6 +148,17 @@ def epoch_spectra(
         flat=1 / np.asarray(obs.flux_unit[1]),
         **options,
     )
+
+
+def noise_of(obs: Observation) -> AbstractNoise:
+    """Return the model of an observation's noise.
+
+    `Correlated` with its weights if its `correlation` is known, `Diagonal` with them if not.
+    """
+    known = obs.correlation
+    if known is None or known.shape[-1] == 1:
+        return Diagonal(obs.weights)
+    return Correlated(obs.weights, known)
 
 
 def galaxy_spectra(
