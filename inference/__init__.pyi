@@ -15,6 +15,7 @@ from .deblending._draws import flux_catalog as flux_catalog
 from .deblending._draws import flux_covariance as flux_covariance
 from .deblending._draws import source_images as source_images
 from .deblending._draws import source_moments as source_moments
+from .deblending._light_curves import light_curves as light_curves
 from .deblending._options import Options as Options
 from .deblending._priors import PriorWarning as PriorWarning
 from .deblending._result import Deblended as Deblended

@@ -43,6 +43,11 @@ _OF_FIELDS = {
 @click.option("--structured", type=click.IntRange(0), help="Bright spirals.  [default: 0]")
 @click.option("--sky", type=float, help="Change of the sky over the field, sigma.  [default: 0]")
 @click.option("--gaps", is_flag=True, default=None, help="An edge, a corner, holes without data.")
+@click.option(
+    "--noise-correlation",
+    metavar="HOW",
+    help="Noise of resampled images: lanczos3 or drizzle:PIXFRAC/SCALE; variances stay.",
+)
 @click.option("--bands", help="Some of the survey's, such as gri.  [default: all]")
 @click.option(
     "--rotation",
@@ -102,6 +107,7 @@ def simulate(survey, number, seed, field, rotation, output, force, quiet, **opti
         seed=seed,
         sources=parse_sources(given.get("sources", "2:8")),
         galaxies=given.get("galaxies"),
+        noise_correlation=given.get("noise_correlation"),
         progress=progress,
     )
     write_set(path, arrays)

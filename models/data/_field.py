@@ -52,6 +52,8 @@ class Field(Photometry):
     corner
         Row and column of the first pixel in the image of the file, if the field was cut out of
         it; (0, 0) otherwise.
+    correlation
+        Correlations of the noise, ``[B, k, k]``, the same everywhere; or None.
     """
 
     shape: tuple[int, int]
@@ -66,6 +68,7 @@ class Field(Photometry):
     corner: tuple[int, int]
     _source: Any = field(repr=False)
     opened: dict[str, Any] | None = None
+    correlation: np.ndarray | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, obs: Observation) -> "Field":
@@ -92,6 +95,7 @@ class Field(Photometry):
             psf_size=obs.psfs.shape[-1],
             corner=obs.corner,
             _source=source,
+            correlation=obs.correlation,
         )
 
     @classmethod
@@ -174,6 +178,7 @@ class Field(Photometry):
             catalog=None,
             scale=self.pixel_scale if self.wcs is None else None,
             corner=(row, column),
+            correlation=self.correlation,
         )
 
     def psfs_at(self, row: float, column: float) -> np.ndarray:

@@ -91,7 +91,9 @@ def gather_regridded(
     return jnp.swapaxes(out, 0, 1)
 
 
-def squared_regridded(weights, kernels, grid, first, support: int, box: int, xp=jnp) -> Any:
+def squared_regridded(
+    weights, kernels, grid, first, support: int, box: int, xp=jnp, apart=None
+) -> Any:
     """Sum over pixels of weights times the squared response to each pixel of the boxes.
 
     A squared kernel has frequencies up to twice those of the kernel: it is computed on half
@@ -105,6 +107,9 @@ def squared_regridded(weights, kernels, grid, first, support: int, box: int, xp=
         Kernels ``[B, N, N]``, padded, with their first pixel first.
     grid, first, support, box, xp
         Arguments of `regrid` and `gather_regridded`.
+    apart
+        Distance (down, right) of two pixels whose responses are multiplied instead; None for the
+        square.
 
     Returns
     -------
@@ -116,13 +121,20 @@ def squared_regridded(weights, kernels, grid, first, support: int, box: int, xp=
     half = size // 2
     wide = xp.fft.fftshift(xp.fft.fft2(kernels), axes=(-2, -1))
     wide = xp.pad(wide, ((0, 0), (size - half, half), (size - half, half)))
-    fine = 4 * xp.fft.ifft2(xp.fft.ifftshift(wide, axes=(-2, -1))).real
-    squared = xp.fft.fft2(fine**2)
-    if isinstance(grid, Turned):
+    wide = xp.fft.ifftshift(wide, axes=(-2, -1))
+    frequencies = _all_frequencies(2 * size)
+    fine = other = 4 * xp.fft.ifft2(wide).real
+    turned = isinstance(grid, Turned)
+    if apart is not None:
+        step = grid.coefficients[:, 1:3] / grid.frame[2] if turned else grid[2] * xp.eye(2)
+        phase = 2j * np.pi / size * frequencies.astype(np.float32)
+        down, right = (xp.exp(phase * one) for one in step @ xp.asarray(apart))
+        other = 4 * xp.fft.ifft2(wide * down[:, None] * right).real
+    squared = xp.fft.fft2(fine * other)
+    if turned:
         seen = spread_turned(weights, grid, first, support, 2 * size, 2, shape, xp)
     else:
         rows, columns = _places(grid, first, shape, xp)
-        frequencies = _all_frequencies(2 * size)
         left = _waves(rows, size, support, frequencies, size, xp)
         right = _waves(columns, size, support, frequencies, size, xp)
         seen = xp.einsum("khu,bhw,kwv->bkuv", left, weights.astype(left.dtype), right)
