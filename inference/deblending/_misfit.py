@@ -119,6 +119,8 @@ def _kept(residual: Band, weights: Band, model: Band, psf: np.ndarray) -> Band:
     precise = np.where(seen, 1 / (1 / np.where(seen, weights, 1.0) + light**2), 0.0)
     if not (np.abs(residual) * np.sqrt(precise) > AROUND).any():
         return kept
+    # A sky that is left in is no outlier.
+    residual = residual - np.median(residual[seen])
     sharp = _sharp(residual, precise, psf)
     kept[sharp] = 0.0
     flux, information = _as_points(residual, np.where(sharp, 0.0, weights), psf)

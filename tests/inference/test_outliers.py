@@ -73,6 +73,9 @@ def test_clean_pixels_keep_their_weight():
         noise = rng.normal(size=(4, 200, 200))
         kept = kept_weight(noise, np.ones_like(noise), np.zeros_like(noise), psf)
         assert (kept == 1).all()
+        # Nor does a sky take it.
+        kept = kept_weight(noise + 3.0, np.ones_like(noise), np.zeros_like(noise), psf)
+        assert (kept == 1).all()
 
 
 def test_outliers_lose_it():
