@@ -86,7 +86,7 @@ def neighbor(obs, truth, rng):
     for image, psf, noise in zip(images, obs.psfs, noise_of(obs).ravel(), strict=True):
         wide = np.pad(image, half)
         wide[row : row + 2 * half + 1, column : column + 2 * half + 1] += (
-            8 * noise * psf / psf.max()
+            6 * noise * psf / psf.max()
         )
         image[:] = wide[half:-half, half:-half]
     return dataclasses.replace(obs, images=images)

@@ -1,3 +1,5 @@
+from .data._correlations import measure_correlation as measure_correlation
+from .data._correlations import with_correlation as with_correlation
 from .data._detection import detect as detect
 from .data._detection import find_left_over as find_left_over
 from .data._detection import find_sources as find_sources
@@ -18,7 +20,13 @@ from .data.positions._reading import read_positions as read_positions
 from .data.psfs._checks import PSFWarning as PSFWarning
 from .data.psfs._read import read_psf as read_psf
 from .noise._abstract import AbstractNoise as AbstractNoise
+from .noise._correlated import Correlated as Correlated
+from .noise._correlation import draw_correlated as draw_correlated
+from .noise._correlation import drizzle_correlation as drizzle_correlation
+from .noise._correlation import error_factor as error_factor
+from .noise._correlation import lanczos_correlation as lanczos_correlation
 from .noise._diagonal import Diagonal as Diagonal
+from .noise._estimates import realization_correlation as realization_correlation
 from .noise._sky import Sky as Sky
 from .rendering._exposure import Band as Band
 from .rendering._exposure import Exposure as Exposure
@@ -26,8 +34,10 @@ from .rendering._psf import difference_kernels as difference_kernels
 from .rendering._psf import gaussian_psf as gaussian_psf
 from .scene._blend import blend as blend
 from .scene._blend import observe as observe
+from .scene._exposures import epoch_spectra as epoch_spectra
 from .scene._exposures import exposures as exposures
 from .scene._exposures import galaxy_spectra as galaxy_spectra
+from .scene._exposures import noise_of as noise_of
 from .scene._scene import Scene as Scene
 from .scene._start import start_values as start_values
 from .simulation._blend_sets import simulate_set as simulate_set
@@ -51,6 +61,7 @@ from .sources._placement import Placement as Placement
 from .sources._placement import place_sources as place_sources
 from .sources._point import PointSource as PointSource
 from .sources._sersic import Sersic as Sersic
+from .spectra._epochs import EpochSpectra as EpochSpectra
 from .spectra._priors import AbstractSpectra as AbstractSpectra
 from .spectra._priors import GalaxySpectra as GalaxySpectra
 from .spectra._spectra import SpectrumPosterior as SpectrumPosterior

@@ -64,6 +64,16 @@ def input_options(command):
             help="Another observation of the same sky (other pixels, PSFs, bands), fitted "
             "jointly; may be given again.",
         ),
+    )
+    command = reading_options(command)
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def reading_options(command):
+    """Add the options of `take_reading`, which tell what files do not."""
+    options = (
         click.option(
             "--noise",
             "noise_files",
@@ -129,7 +139,15 @@ def field_options():
         show_default=True,
         help="An error that grows with the light, where the residual asks for it.",
     )
-    return lambda command: noise(sky(left(outliers(error(command)))))
+    correlation = click.option(
+        "--correlation",
+        multiple=True,
+        metavar="HOW",
+        callback=lambda context, option, given: given or None,
+        help="Correlation of neighbors' noise: measure, lanczos3, drizzle:RATIO (pixfrac / scale) or "
+        "white; once, or for FILE and each --with.  [default: the file's, or none]",
+    )
+    return lambda command: noise(sky(left(outliers(error(correlation(command))))))
 
 
 class Scenes(NamedTuple):

@@ -11,6 +11,7 @@ from astropy.table import QTable
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._moments import shapes
+from scorepriors.models.data._correlations import correlation_facts
 from scorepriors.models.scene._exposures import exposures
 
 from ._choice import cut_off, seen_beyond
@@ -124,6 +125,9 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
         jax=jax.__version__,
         numpyro=numpyro.__version__,
     )
+    known = correlation_facts(obs)
+    if known is not None:
+        table.meta["noise_correlation"] = known
     if seed is not None:
         table.meta["seed"] = seed
     return table

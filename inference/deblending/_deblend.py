@@ -19,6 +19,7 @@ from scorepriors._progress import Progress
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
+from scorepriors.models.data._correlations import warn_of_correlation, with_correlation
 from scorepriors.models.data._detection import detect
 from scorepriors.models.data._field_checks import rescale_noise, subtract_sky, warn_of_field
 from scorepriors.models.data._joint import JointObservation
@@ -28,6 +29,7 @@ from scorepriors.models.data.positions._reading import read_positions
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene, stack_scenes
 
+from ._find import find
 from ._mending import with_error_of_model, without_outliers
 from ._options import Options, Settings
 from ._priors import load_priors
@@ -96,7 +98,7 @@ def deblend(
     **options
         Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `free_form`,
         `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `sky`,
-        `outliers`, `model_error`, `padding`.
+        `outliers`, `model_error`, `correlation`, `variable`, `timescale`, `padding`.
 
     Returns
     -------
@@ -115,14 +117,15 @@ def deblend(
     PriorWarning
         If the prior's training images have pixels of another size.
     FieldWarning
-        If empty pixels scatter by far more or less than the noise of the file, or a sky is left in.
+        If empty pixels scatter by far more or less than the noise of the file, a sky is left in, or
+        neighboring pixels scatter together and `correlation` is not given.
 
     See Also
     --------
     deblend_many : Many blends, which then share programs and network calls.
     """
     settings = settings_of(options, prior, obs.pixel_scale)
-    one = _prepare(obs, positions, settings)
+    (one,) = _prepared([obs], [positions], settings)
     run = Run(settings, padded_sizes([one], settings.options.padding), 1, 1, key, progress)
     # Only of several blends may one be left out.
     result: Any = run.all([one])[0]
@@ -186,7 +189,7 @@ def deblend_many(
         if number < 1:
             raise InputError(f"`{name}` must be at least 1, got {number}.")
     settings = settings_of(options, prior, observations[0].pixel_scale if observations else None)
-    prepared = [_prepare(obs, at, settings) for obs, at in zip(observations, given, strict=True)]
+    prepared = _prepared(observations, given, settings)
     alike: dict = {}
     for index, one in enumerate(prepared):
         alike.setdefault(one.shape, []).append(index)
@@ -207,22 +210,53 @@ def settings_of(options: dict, prior, pixel_scale) -> Settings:
     return Settings(Options.of(options), load_priors(prior, pixel_scale=pixel_scale))
 
 
-def _prepare(obs, positions: Any, settings: Settings) -> Blend:
-    if positions is None:
-        found = detect(obs)
-    else:
-        found = positions if isinstance(positions, Positions) else read_positions(positions, obs)
-    if settings.options.subtract_sky:
-        obs = subtract_sky(obs, found)
-    if settings.options.rescale_noise:
-        obs = rescale_noise(obs, found)
-    sky, kind = None, kind_of_sky(obs, found, settings.options.sky)
-    if kind is not None:
-        obs, sky = with_level_subtracted(obs, found, kind)
-        if settings.options.sky == "auto":
-            tell_sky(sky, obs.bands)
-    warn_of_field(obs, found)
-    return prepare(obs, found, settings, sky=sky)
+def _prepared(
+    observations: Sequence[Observation | JointObservation],
+    given: Sequence[Positions | Any | None],
+    settings: Settings,
+) -> list[Blend]:
+    """Return blends prepared for fits; where no positions are given their sources are found."""
+    each, correlation = [], settings.options.correlation
+    for obs, positions in zip(observations, given, strict=True):
+        if positions is None:
+            obs = with_correlation(obs, correlation)
+            found = detect(obs)
+        else:
+            found = (
+                positions if isinstance(positions, Positions) else read_positions(positions, obs)
+            )
+            obs = with_correlation(obs, correlation, found)
+        if settings.options.subtract_sky:
+            obs = subtract_sky(obs, found)
+        if settings.options.rescale_noise:
+            obs = rescale_noise(obs, found)
+        sky, kind = None, kind_of_sky(obs, found, settings.options.sky)
+        if kind is not None:
+            obs, sky = with_level_subtracted(obs, found, kind)
+            if settings.options.sky == "auto":
+                tell_sky(sky, obs.bands)
+        warn_of_field(obs, found)
+        warn_of_correlation(obs, found)
+        each.append((obs, found, sky))
+    unknown = [i for i, positions in enumerate(given) if positions is None]
+    if unknown:
+        images, detected, _ = zip(*(each[i] for i in unknown), strict=True)
+        for i, found in zip(unknown, find(images, detected, settings, _profiles), strict=True):
+            each[i] = each[i][0], found, each[i][2]
+    return [prepare(obs, found, settings, sky=sky) for obs, found, sky in each]
+
+
+def _profiles(blends: Sequence[Blend], settings: Settings) -> list[FittedScene]:
+    """Fit the parametric scenes of blends, those of one shape and padded size together."""
+    found: dict[int, FittedScene] = {}
+    alike: dict = {}
+    for index, one in enumerate(blends):
+        sizes = padded_sizes([one], settings.options.padding)
+        alike.setdefault((one.shape, sizes), []).append(index)
+    for (_, sizes), members in alike.items():
+        fits = Run(settings, sizes).profiles([blends[i] for i in members])
+        found |= zip(members, fits, strict=True)
+    return [found[index] for index in range(len(blends))]
 
 
 def _stopped(result: Deblended | None) -> bool:

@@ -15,6 +15,7 @@ from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import AbstractSource, Column
+from scorepriors.models.spectra._epochs import EpochSpectra
 
 from ._seen import has_data, seen_share
 from ._sky import FittedSky
@@ -140,6 +141,14 @@ class Deblended:
     sky: FittedSky | None = None
     kept: tuple[np.ndarray, ...] | None = None
     model_error: tuple[np.ndarray, ...] | None = None
+
+    @property
+    def variable(self) -> tuple[str, ...]:
+        """Names of the sources that vary between epochs."""
+        spectra = self.parametric.scene.spectra
+        if not isinstance(spectra, EpochSpectra):
+            return ()
+        return tuple(name for name, row in zip(self.positions.ids, spectra.rows) if row)
 
     @classmethod
     def of(

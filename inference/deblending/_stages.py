@@ -13,7 +13,7 @@ from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._model_noise import bands_with_own_noise, noise_from_model
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.rendering._exposure import Exposure
-from scorepriors.models.scene._exposures import exposures, galaxy_spectra
+from scorepriors.models.scene._exposures import exposures
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.scene._start import start_values
 from scorepriors.models.sources._abstract import AbstractSource, round_gaussians
@@ -95,7 +95,8 @@ class Blend:
         obs = without(noise_from_model(self.given, images), self.others)
         each = zip(self.exposures, noises_with_sky(obs, settings, self.sky), strict=True)
         seen = tuple(replace(exposure, noise=noise) for exposure, noise in each)
-        return replace(self, obs=obs, exposures=seen, spectra=galaxy_spectra(obs, seen))
+        spectra = settings.spectra(obs, seen, self.positions.ids)
+        return replace(self, obs=obs, exposures=seen, spectra=spectra)
 
     def with_wide(self, wide: np.ndarray, settings: Settings) -> "Blend":
         """Return the blend with these galaxies in wide boxes."""
@@ -171,7 +172,8 @@ def prepare(
     light = None if others is None else tuple(others)
     used = without(used, light)
     found = prepared_exposures(used, settings, settings.boxes[:1], sky)
-    return Blend(used, positions, found, galaxy_spectra(used, found), given, light, sky=sky)
+    spectra = settings.spectra(used, found, positions.ids)
+    return Blend(used, positions, found, spectra, given, light, sky=sky)
 
 
 def prepared_exposures(
@@ -226,7 +228,7 @@ def parametric_scene(
     if num_wide:
         at = placed(blend.is_wide, settings.wide_box, num_wide)
         groups.append(settings.profiles(at, "wide"))
-    return Scene(blend.exposures, tuple(groups), blend.spectra, settings.options.spectra)
+    return Scene.of(blend.exposures, groups, blend.spectra, settings.options.spectra)
 
 
 def may_be_wide(scene: Scene, values: dict, settings: Settings) -> bool:
@@ -367,7 +369,7 @@ class FreeFormStage:
             wide = [self.settings.wide_box] * ("wide" in self.kept)
             every = [*self.settings.boxes, *wide]
             found = prepared_exposures(self.blend.obs, self.settings, every, self.blend.sky)
-        return Scene(found, tuple(groups), self.blend.spectra, self.settings.options.spectra)
+        return Scene.of(found, groups, self.blend.spectra, self.settings.options.spectra)
 
     def start(self, scene: Scene, before: MAPResult | None = None):
         """Return start values and widths of the free-form fit.

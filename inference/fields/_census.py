@@ -22,6 +22,8 @@ class Census:
     ----------
     ids
         Names, all different.
+    num_named
+        How many sources have got a name so far: that of a dropped one is not given again.
     places
         Positions (row, column), ``[N, 2]``.
     is_point
@@ -38,6 +40,7 @@ class Census:
     """
 
     ids: tuple[str, ...]
+    num_named: int
     places: np.ndarray
     is_point: np.ndarray
     significance: np.ndarray
@@ -53,7 +56,7 @@ class Census:
         unknown = np.full(count, np.nan)
         each = (np.asarray(is_point, bool), np.asarray(significance, float))
         flags = np.zeros(count, bool), np.full(count, given)
-        return cls(tuple(ids), places, *each, *flags, unknown, unknown)
+        return cls(tuple(ids), count, places, *each, *flags, unknown, unknown)
 
     def __len__(self) -> int:
         """Return the number of sources."""
@@ -73,7 +76,7 @@ class Census:
     def with_added(self, places: np.ndarray, significance: np.ndarray) -> "Census":
         """Return the sources and new ones, the brightest first, named by the next free numbers."""
         order = np.lexsort((places[:, 1], places[:, 0], -significance))
-        taken, number, names = set(self.ids), len(self.ids), []
+        taken, number, names = set(self.ids), self.num_named, []
         for _ in order:
             number += 1
             while str(number) in taken:
@@ -83,14 +86,14 @@ class Census:
             names, places[order], np.zeros(len(order), bool), significance[order], given=False
         )
         new = replace(new, added=np.ones(len(order), bool))
-        return Census(self.ids + new.ids, *map(np.concatenate, zip(self._arrays, new._arrays)))
+        both = map(np.concatenate, zip(self._arrays, new._arrays, strict=True))
+        return Census(self.ids + new.ids, number, *both)
 
     def keep(self, which: np.ndarray) -> "Census":
         """Return the sources of a mask ``[N]``."""
         chosen = np.flatnonzero(which)
-        return Census(
-            tuple(self.ids[k] for k in chosen), *(array[chosen] for array in self._arrays)
-        )
+        ids = tuple(self.ids[k] for k in chosen)
+        return Census(ids, self.num_named, *(array[chosen] for array in self._arrays))
 
     def wanted(self) -> "Census":
         """Return the sources that the evidence wants, those that are stars as points.
@@ -103,4 +106,5 @@ class Census:
 
     @property
     def _arrays(self) -> tuple[np.ndarray, ...]:
-        return tuple(getattr(self, one.name) for one in fields(self) if one.name != "ids")
+        names = [one.name for one in fields(self) if one.name not in ("ids", "num_named")]
+        return tuple(getattr(self, name) for name in names)

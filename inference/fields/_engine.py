@@ -18,7 +18,7 @@ from scorepriors.models.data.positions._positions import Positions
 from ._census import Census
 from ._light import Light
 from ._parts import Place, Record, digest, read_arrays_of, read_part
-from ._plan import FREE_FORM, PROFILES, STARS, Cell, batches, padded, plan_cells
+from ._plan import FREE_FORM, PROFILES, STARS, Cell, batches, padded, plan_cells, reach_of
 from ._progress import FieldProgress
 from ._seams import changed
 from ._survey import TWICE, TileTask, look_again, owns, survey_tile, without_twins
@@ -76,6 +76,8 @@ class Engine:
         Whether sky is subtracted and errors are rescaled.
     places, profiled
         Records of scenes by name; and of parametric fits by the scene's own sources.
+    latest
+        Records of the latest parametric fits, those of all scenes.
     """
 
     work: Work
@@ -85,6 +87,7 @@ class Engine:
     mend: tuple[bool, bool] = (False, False)
     places: dict[str, Place] = field(default_factory=dict)
     profiled: dict[str, Place] = field(default_factory=dict)
+    latest: list[Place] = field(default_factory=list)
 
     @cached_property
     def tiles(self) -> list[Tile]:
@@ -151,7 +154,8 @@ class Engine:
         new = [scene for scene in scenes if scene.own_name not in self.profiled]
         self._fits("profiles", fit_profiles, new, None)
         self.profiled |= {scene.own_name: self.places[scene.name] for scene in new}
-        return cells, self._light_of(name, cells, [self.profiled[s.own_name] for s in scenes])
+        self.latest = [self.profiled[scene.own_name] for scene in scenes]
+        return cells, self._light_of(name, cells, self.latest)
 
     def weighed(self, survey: Survey, census: Census, cells: Sequence[Cell]) -> Census:
         """Return the sources with what the parametric fits say about them."""
@@ -173,6 +177,10 @@ class Engine:
         records = [read_part(task.part)[0] for task in tasks]
         places = np.concatenate([r.arrays["places"] for r in records]).reshape(-1, 2)
         bright = np.concatenate([r.arrays["significance"] for r in records])
+        # Where sources overlap, their scenes know more than the residual shows.
+        lacks = np.concatenate([read_arrays_of(one, "lacks")[0] for one in self.latest])
+        places = np.concatenate([places, lacks[:, :2]])
+        bright = np.concatenate([bright, lacks[:, 2]])
         kept = without_twins(places, bright)
         if len(dropped):
             kept &= cKDTree(dropped).query(places)[0] > TWICE if len(places) else True
@@ -204,8 +212,11 @@ class Engine:
         middle = np.array(cell.window[:2]) + (cell.window.size - 1) / 2
         tile = self._tile_of(middle)
         halo = census.of(cell.halo) if with_halo and cell.halo else None
-        own = census.of(cell.own)
-        return SceneTask(cell.window, own, halo, before, survey.sky[tile], survey.noise[tile])
+        hidden = np.array(cell.hidden if with_halo else (), int)
+        reach = reach_of(census.significance[hidden], survey.fwhm)
+        discs = np.column_stack([census.places[hidden], reach])
+        mended = survey.sky[tile], survey.noise[tile]
+        return SceneTask(cell.window, census.of(cell.own), halo, discs, before, *mended)
 
     def _fits(self, step: str, function: Callable, scenes: list[SceneTask], light) -> None:
         """Fit scenes in batches of one shape; those that are done already are not fitted again."""

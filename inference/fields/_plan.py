@@ -2,8 +2,9 @@ r"""Division of a field into scenes: groups of overlapping sources, in windows o
 
 Two sources are joined where their light overlaps, the closest pairs first, until a group would be
 too large for a window or have too many sources.  So blends stay whole where they can, and a large
-group is cut where its sources overlap least.  Every source belongs to one scene; those of other
-scenes whose light reaches into its window are its *halo*.
+group is cut where its sources overlap least.  Every source belongs to one scene.  Those of other
+scenes whose light overlaps theirs are its *halo*; what else shines into the window is *hidden*: not
+fitted but masked, or the window of one bright star would have as many sources as a scene can have.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,10 @@ SIZES = (64, 96, 128, 192)
 
 #: Largest number of sources of a scene.
 MOST = 12
+
+#: Largest overlap (distance in units of both reaches) of a source that joins a window larger than the
+#: last but one.
+DEEP = 0.5
 
 #: Least distance of a source from the border of its window, pixels: half a box of 32 and some.
 MARGIN = 18.0
@@ -51,13 +56,15 @@ class Cell(NamedTuple):
     ----------
     window
         Its pixels.
-    own, halo
-        Indices of its sources, and of other scenes' sources with light in the window; ascending.
+    own, halo, hidden
+        Indices of its sources, of other scenes' sources whose light overlaps theirs, and of others
+        with light in the window; ascending.
     """
 
     window: Window
     own: tuple[int, ...]
     halo: tuple[int, ...]
+    hidden: tuple[int, ...]
 
 
 def reach_of(significance: np.ndarray, fwhm: float) -> np.ndarray:
@@ -99,8 +106,10 @@ def plan_cells(
     largest = float(reach.max(initial=0.0))
     cells = []
     for window, own in zip(windows, groups, strict=True):
-        halo = _halo(window, places, reach, tree, largest, own)
-        cells.append(Cell(window, tuple(map(int, own)), halo))
+        near = _seen(window, places, reach, tree, largest, own)
+        overlap = _overlap(places[near], reach[near], places[own], reach[own]).min(1, initial=1.0)
+        halo, hidden = near[overlap < 1], near[overlap >= 1]
+        cells.append(Cell(window, *(tuple(map(int, each)) for each in (own, halo, hidden))))
     return sorted(cells, key=lambda cell: (*cell.window, cell.own))
 
 
@@ -130,7 +139,8 @@ def _groups(places, reach, margin) -> list[np.ndarray]:
         if one == other or number[one] + number[other] > MOST:
             continue
         first, last = np.minimum(low[one], low[other]), np.maximum(high[one], high[other])
-        if (last - first).max() + 1 > SIZES[-2]:
+        alone = max((high[k] - low[k]).max() for k in (one, other)) if overlap[k] < DEEP else 0.0
+        if (last - first).max() + 1 > max(SIZES[-2], min(1.2 * alone, SIZES[-1])):
             continue
         parent[other] = one
         low[one], high[one] = first, last
@@ -157,14 +167,19 @@ def _inside(first: int, size: int, length: int) -> int:
     return min(max(first, 0), length - size)
 
 
-def _halo(window: Window, places, reach, tree, largest, own) -> tuple[int, ...]:
+def _overlap(places, reach, others, their_reach) -> np.ndarray:
+    """Return distances of sources ``[N]`` and others ``[M]`` in units of both reaches, ``[N, M]``."""
+    return np.hypot(*(places[:, None] - others).T).T / (reach[:, None] + their_reach)
+
+
+def _seen(window: Window, places, reach, tree, largest, own) -> np.ndarray:
     """Return sources of other scenes within the window or within their reach of it."""
     first = np.array(window[:2])
     middle, half = first + (window.size - 1) / 2, window.size / 2
     near = np.array(tree.query_ball_point(middle, half + largest, p=np.inf), int)
     beyond = np.maximum(np.abs(places[near] - middle) - half, 0.0).max(1)
     near = near[beyond < reach[near]]
-    return tuple(int(k) for k in np.sort(np.setdiff1d(near, own)))
+    return np.setdiff1d(near, own)
 
 
 def padded(number: int, steps: Sequence[int]) -> int:

@@ -21,17 +21,23 @@ from scorepriors.inference.deblending._deblend import Run
 from scorepriors.inference.deblending._doubts import doubts
 from scorepriors.inference.deblending._evidence import Weighed, weigh
 from scorepriors.inference.deblending._flags import FLAGS, words_of
+from scorepriors.inference.deblending._missing import missing
 from scorepriors.inference.deblending._options import Settings
 from scorepriors.inference.deblending._result import Deblended, FittedScene
 from scorepriors.inference.deblending._sky import no_sky
 from scorepriors.inference.deblending._stages import Blend, prepare
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._own_noise import mean_of_nine
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.noise._sky import SKIES
 
 from ._light import Light
 from ._parts import Place, Record, digest, read_arrays_of, write_part
 from ._plan import Window
+
+#: Error of profiles as a share of the light, in parametric fits: bright spirals would bend them to
+#: needles that mend an arm, for hundreds of iterations.  And the most of these.
+MISFIT, ITERATIONS = 0.05, 100
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,8 @@ class SceneTask(NamedTuple):
         Its pixels.
     own, halo
         Its sources, and others that are fitted with them but belong to other scenes.
+    hidden
+        Places (row, column) and radii of others, whose light is masked, ``[M, 3]``.
     before
         Record that holds the light of the scene's own sources; None before there is one.
     sky, noise
@@ -89,6 +97,7 @@ class SceneTask(NamedTuple):
     window: Window
     own: Sources
     halo: Sources | None
+    hidden: np.ndarray
     before: Place | None
     sky: np.ndarray
     noise: np.ndarray
@@ -96,7 +105,7 @@ class SceneTask(NamedTuple):
     @property
     def name(self) -> str:
         """A digest of the input, by which the record of the scene is found again."""
-        return self._digest(self.own, self.halo)
+        return digest(self._digest(self.own, self.halo), self.hidden)
 
     @property
     def own_name(self) -> str:
@@ -133,19 +142,25 @@ class BatchTask(NamedTuple):
 
 def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
     """Fit the parametric scenes of a batch, halo included, and write its part."""
-    settings = replace(work.settings, options=replace(work.settings.options, free_form=False))
+    options = work.settings.options
+    most = min(ITERATIONS, options.max_iterations)
+    options = replace(options, free_form=False, max_iterations=most)
+    settings = replace(work.settings, options=options)
     run = Run(settings, batch.numbers, key=work.key)
 
     def fit(scenes: Sequence[SceneTask], images: Sequence[Observation]) -> list[Record]:
         started = time.monotonic()
-        blends = [_blend(work, *pair, None) for pair in zip(scenes, images, strict=True)]
+        each = zip(scenes, map(forgiving, images), strict=True)
+        blends = [_blend(work, *pair, None) for pair in each]
         fitted = run.profiles(blends)
         weighed = [
             weigh(b.obs, b.positions, one, settings, rows=range(len(scene.own.ids)))
             for scene, b, one in zip(scenes, blends, fitted, strict=True)
         ]
+        each = zip(scenes, blends, fitted, strict=True)
+        lacks = [_lacks(scene, b.obs, one) for scene, b, one in each]
         seconds = (time.monotonic() - started) / len(fitted)
-        each = zip(scenes, fitted, weighed, strict=True)
+        each = zip(scenes, fitted, weighed, lacks, strict=True)
         return [_profile_record(*one, seconds) for one in each]
 
     return _fit(work, batch, fit)
@@ -214,9 +229,24 @@ def _pixels(work: Work, scene: SceneTask) -> Observation:
 
 
 def _mended(scene: SceneTask, obs: Observation) -> Observation:
-    """Return the pixels of a scene without sky, errors rescaled."""
+    """Return the pixels of a scene without sky and hidden sources, errors rescaled."""
+    if len(scene.hidden):
+        rows, columns, radius = scene.hidden.T - [[scene.window.row], [scene.window.column], [0]]
+        along = np.arange(scene.window.size)
+        down, right = (along[:, None] - rows) ** 2, (along[:, None] - columns) ** 2
+        dark = (down[:, None] + right[None] < radius**2).any(-1)
+        obs = replace(obs, weights=np.where(dark, 0.0, obs.weights).astype(obs.weights.dtype))
     # Positions on the sky are those of the whole field, once at the end.
     return replace(mended(obs, scene.sky, scene.noise), wcs=None, scale=obs.pixel_scale)
+
+
+def forgiving(obs: Observation) -> Observation:
+    """Return an observation whose noise includes the error of profiles, a share of the light."""
+    # The light of a pixel is that of those around it: its own noise must not weigh it.
+    around = [mean_of_nine(np.where(w > 0, i, 0.0)) for i, w in zip(obs.images, obs.weights)]
+    light = np.maximum(around, 0.0)
+    weights = obs.weights / (1 + obs.weights * (MISFIT * light) ** 2)
+    return replace(obs, weights=weights.astype(obs.weights.dtype))
 
 
 def mended(obs: Observation, sky: np.ndarray, noise: np.ndarray) -> Observation:
@@ -245,6 +275,7 @@ def _blank(work: Work, scene: SceneTask, failed: str | None = None) -> Record:
         "spectrum": np.full((count, len(bands)), np.nan),
         "p_star": unknown,
         "evidence": unknown,
+        "lacks": np.zeros((0, 3)),
         "column/id": np.array(scene.own.ids),
         "column/x": scene.own.row_column[:, 1],
         "column/y": scene.own.row_column[:, 0],
@@ -283,14 +314,24 @@ def _blend(work: Work, scene: SceneTask, obs: Observation, others: np.ndarray | 
     return prepare(obs, positions, work.settings, None if others is None else [others], sky)
 
 
+def _lacks(scene: SceneTask, obs: Any, fitted: FittedScene) -> np.ndarray:
+    """Return row, column and significance of sources that a scene lacks near its own, ``[M, 3]``."""
+    own = np.arange(len(scene.own.ids))
+    places, gain = missing(obs, fitted, rows=own)
+    apart = np.linalg.norm(places[:, None] - fitted.center, axis=-1)
+    mine = np.isin(apart.argmin(1), own) if len(places) else np.zeros(0, bool)
+    return np.column_stack([places + np.array(scene.window[:2]), np.sqrt(2 * gain)])[mine]
+
+
 def _profile_record(
-    scene: SceneTask, fitted: FittedScene, weighed: Weighed, seconds: float
+    scene: SceneTask, fitted: FittedScene, weighed: Weighed, lacks: np.ndarray, seconds: float
 ) -> Record:
     own = slice(len(scene.own.ids))
     arrays = {
         "light": fitted.convolved[0][own].sum(0),
         "p_star": weighed.p_star,
         "evidence": weighed.needed,
+        "lacks": lacks,
     }
     return Record(arrays, _facts(scene, fitted, seconds))
 

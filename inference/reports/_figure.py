@@ -152,8 +152,7 @@ def scene_row(
         name = obs.name or f"observation {views.index(view) + 1}"
     axes[0].imshow(compose(obs.images), origin="lower", interpolation="nearest")
     axes[0].set_title(name, color=INK)
-    for k, place in enumerate(result.center):
-        row, column = (place - np.asarray(view.origin)) / view.scale
+    for k, (row, column) in enumerate(view.pixels(result.center)):
         color = COLORS[k % len(COLORS)]
         axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
         axes[0].annotate(

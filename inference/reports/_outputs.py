@@ -19,6 +19,7 @@ from scorepriors.inference.deblending._hdus import finite, model_images
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
+from scorepriors.models.data._correlations import correlation_facts
 
 from ._figure import report_figure
 
@@ -202,6 +203,7 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
         "sky": None if result.sky is None else result.sky.facts(result.observation.bands),
         "down_weighted": result.num_down_weighted,
         "model_error": result.error_of_model,
+        "noise_correlation": correlation_facts(result.observation),
         "prior": result.prior_name,
         "sigma0": result.sigma0,
         "seed": seed,

@@ -16,9 +16,11 @@ from scipy.ndimage import gaussian_filter, gaussian_laplace
 from scipy.signal import fftconvolve
 
 from scorepriors._errors import InputError
+from scorepriors.models.noise._correlation import of_filtered
 
 from ._joint import JointObservation
 from ._observation import Observation
+from ._saturation import about_cores, partly_masked
 from ._shreds import filled, psf_sigma, shreds
 from .positions._positions import Positions
 
@@ -208,13 +210,15 @@ def _found(obs, model, known: np.ndarray, ids: Sequence[str], threshold: float) 
     image = filled(image, mask)
     variance = np.where(mask, np.median(variance[~mask]), variance)
     width = min(map(psf_sigma, first.psfs))
+    correlation = detection_correlation(first)
     doubtful = None if model is None else MISFIT * _weighted(first, np.maximum(model, 0.0))
     places, num_known = known, len(known)
     for scale in SCALES:
         sigma = max(scale * width, SMALLEST)
-        for place in _blobs(image, variance, doubtful, mask, sigma, threshold):
+        for place in _blobs(image, variance, correlation, doubtful, mask, sigma, threshold):
             if (np.hypot(*(places - place).T) > APART).all():
                 places = np.vstack([places, place])
+    places = about_cores(places, partly_masked(first), num_known)
     part = shreds(first, places, model)[num_known:]
     places = places[num_known:][~part]
     smooth = gaussian_filter(image, width)
@@ -226,7 +230,18 @@ def _found(obs, model, known: np.ndarray, ids: Sequence[str], threshold: float) 
     )
 
 
-def _blobs(image, variance, doubtful, mask, sigma: float, threshold: float) -> np.ndarray:
+def detection_correlation(obs: Observation) -> np.ndarray | None:
+    """Return the correlation of the noise of the detection image, ``[k, k]``; None if not known."""
+    if obs.correlation is None or obs.correlation.shape[-1] == 1:
+        return None
+    # The variance of the sum is that of the bands by their weights in it.
+    levels = _levels(obs.weights)
+    return np.einsum("b,bij->ij", levels, obs.correlation) / max(levels.sum(), 1e-30)
+
+
+def _blobs(
+    image, variance, correlation, doubtful, mask, sigma: float, threshold: float
+) -> np.ndarray:
     """Return places ``[M, 2]`` of blobs of one size, refined to a fraction of a pixel.
 
     `doubtful` is light that may be an error of a model, or None.
@@ -237,7 +252,7 @@ def _blobs(image, variance, doubtful, mask, sigma: float, threshold: float) -> n
     kernel = -gaussian_laplace(unit, sigma)
     # Zeros beyond the edge: reflected pixels would double the noise.
     sharp = fftconvolve(image, kernel, mode="same")
-    power = np.maximum(fftconvolve(variance, kernel**2, mode="same"), 1e-12)
+    power = np.maximum(fftconvolve(variance, of_filtered(kernel, correlation), mode="same"), 1e-12)
     if doubtful is not None:
         # An error of the model may follow the filter, unlike noise.
         power += fftconvolve(doubtful, np.abs(kernel), mode="same") ** 2
@@ -254,11 +269,13 @@ def _blobs(image, variance, doubtful, mask, sigma: float, threshold: float) -> n
         deblend_nthresh=64,
         deblend_cont=CONTRAST,
     )
-    places = [_peak(sharp, int(y), int(x)) for y, x in zip(found["ypeak"], found["xpeak"])]
+    places = [peak_at(sharp, int(y), int(x)) for y, x in zip(found["ypeak"], found["xpeak"])]
     return np.reshape(places, (-1, 2))
 
 
-def _peak(image: np.ndarray, row: int, column: int) -> tuple[float, float]:
+def peak_at(image: np.ndarray, row: int, column: int) -> tuple[float, float]:
+    """Return where a maximum is to a fraction of a pixel, from the pixels about it."""
+
     def refine(before, here, after):
         bend = before - 2 * here + after
         return 0.0 if bend >= 0 else float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5))

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, uniform_filter
 
 from scorepriors._errors import InputError
+from scorepriors.models.noise._correlation import error_factor
 
 from ._detection import detection_image
 from ._joint import JointObservation
@@ -93,6 +94,8 @@ class EmptyPixels(NamedTuple):
         in units of `noise`; zero where its slope is no more than an accident.
     area
         Pixels over which a point source is measured, ``[B]``: the sum of one over its squares.
+    known
+        As `correlation`, what of it the observation knows, ``[B]``.
     """
 
     scatter: np.ndarray
@@ -102,11 +105,12 @@ class EmptyPixels(NamedTuple):
     noise: np.ndarray
     tilt: np.ndarray
     area: np.ndarray
+    known: np.ndarray
 
     @property
     def noise_factor(self) -> np.ndarray:
         """Factor ``[B]`` by which the errors must be multiplied; one where they are usual."""
-        whole = self.scatter * self.correlation
+        whole = self.scatter * np.maximum(self.correlation / self.known, 1.0)
         with np.errstate(invalid="ignore"):
             low, high = whole < USUAL[0], self.scatter > USUAL[1]
         return np.where(low, whole, np.where(high, self.scatter, 1.0))
@@ -152,7 +156,8 @@ def measure_field(obs: Observation, positions: Positions | None = None) -> Empty
     bands = [
         _band(*band, empty, far) for band in zip(obs.images, obs.weights, obs.psfs, strict=True)
     ]
-    return EmptyPixels(*np.array(bands, float).T)
+    known = np.ones(obs.num_bands) if obs.correlation is None else error_factor(obs.correlation)
+    return EmptyPixels(*np.array(bands, float).T, np.maximum(known, 1.0))
 
 
 def check_field(

@@ -131,6 +131,10 @@ class Sky(AbstractNoise):
         seen = self.noise.diagonal() > 0
         return jnp.where(seen, self.noise.sample(own) + self._drawn(white), 0.0)
 
+    def cut(self, corner, shape: tuple[int, int]) -> "Sky":
+        """Return the noise of a window, with a constant sky of its own."""
+        return Sky.about(self.noise.cut(corner, shape), self.width[:, 0])
+
     def distribution(self, model: Float[Array, "B H W"]) -> dist.Distribution:
         """Return the distribution of the pixels of each band jointly, sky integrated out."""
         return _SkyDistribution(model, self)

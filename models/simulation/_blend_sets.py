@@ -38,9 +38,11 @@ from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
 from scorepriors._surveys import ZERO_POINT, Camera, Galaxies, Survey, flux_of, survey
+from scorepriors.models.data._correlations import correlation_of
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.readers._files import load_npz
 from scorepriors.models.data.readers._npz_files import read_from_set
+from scorepriors.models.noise._correlation import draw_correlated
 from scorepriors.models.noise._sky import sky_templates
 from scorepriors.training._sets import lsst_galaxy, ztf_galaxy
 
@@ -97,6 +99,7 @@ def simulate_set(
     galaxies: str | Path | None = None,
     sky: float = 0.0,
     gradient: float = 0.0,
+    noise_correlation: str | None = None,
     progress: Progress = False,
 ) -> dict[str, np.ndarray]:
     """Simulate blends of a survey, as in section 4.3 of Sampson et al. (2024).
@@ -122,6 +125,9 @@ def simulate_set(
     sky, gradient
         What is left of the sky: its level in the middle, and its change across the image in a random
         direction, in standard deviations of the sky's noise.
+    noise_correlation
+        Correlation of the noise of neighboring pixels, as `with_correlation` takes it by name:
+        ``"lanczos3"``, ``"drizzle:RATIO"``.  Variances stay; observations do not know of it.
     progress
         True for a bar; or a function, called as ``progress(done, total, text)`` after each blend.
 
@@ -135,7 +141,7 @@ def simulate_set(
     Raises
     ------
     InputError
-        For an unknown survey, invalid numbers, an unreadable catalog, or if GalSim is not
+        For an unknown survey or correlation, invalid numbers, an unreadable catalog, or if GalSim is not
         installed.
     """
     facts = survey(name)
@@ -150,6 +156,7 @@ def simulate_set(
         )
     if not (np.isfinite(sky) and np.isfinite(gradient)):
         raise InputError(f"sky and gradient must be finite numbers, got {sky} and {gradient}.")
+    correlation = None if noise_correlation is None else correlation_of(noise_correlation)
     galsim = import_galsim()
     camera = facts.camera()
     real = None if galaxies is None else RealGalaxies(galaxies)
@@ -157,7 +164,7 @@ def simulate_set(
     with reporting(progress, f"simulating {name}", number) as report:
         for index in range(number):
             rng = np.random.default_rng((seed, index, _STREAM))
-            blends.append(_blend(galsim, rng, facts, camera, real, low, high))
+            blends.append(_blend(galsim, rng, facts, camera, real, low, high, correlation))
             if sky or gradient:
                 _add_sky(blends[-1], np.random.default_rng((seed, index, _SKY)), sky, gradient)
             report(index + 1, number, "")
@@ -177,6 +184,8 @@ def simulate_set(
     }
     if sky or gradient:
         meta |= {"sky": float(sky), "gradient": float(gradient)}
+    if noise_correlation is not None:
+        meta["noise_correlation"] = noise_correlation
     if real is not None:
         table = hashlib.sha256(real.path.read_bytes()).hexdigest()
         meta |= {"galaxies": real.path.name, "galaxies_sha256": table}
@@ -196,7 +205,14 @@ def simulate_set(
 
 
 def _blend(
-    galsim, rng, facts: Survey, camera: Camera, real: RealGalaxies | None, low: int, high: int
+    galsim,
+    rng,
+    facts: Survey,
+    camera: Camera,
+    real: RealGalaxies | None,
+    low: int,
+    high: int,
+    correlation: np.ndarray | None,
 ):
     shape = (SIDE, SIDE)
     count = int(rng.integers(low, high + 1))
@@ -217,7 +233,11 @@ def _blend(
     convolved = unit * flux[:, :, None, None]
     total = convolved.sum(0)
     variance = photon_variance(total, camera.sky_variance / camera.gain, camera.gain)
-    images = total + rng.standard_normal(total.shape) * np.sqrt(variance)
+    if correlation is None:
+        noise = rng.standard_normal(total.shape)
+    else:
+        noise = draw_correlated(rng, total.shape, correlation)
+    images = total + noise * np.sqrt(variance)
     return {
         "images": images.astype(np.float32),
         "psfs": psf_images(psfs, facts.scale).astype(np.float32),

@@ -102,6 +102,15 @@ def test_new_sources_have_names_of_their_own():
     np.testing.assert_array_equal(more.places[3:], [[3.0, 4.0], [1.0, 2.0]])
     assert more.added.tolist() == [False] * 3 + [True] * 2
     assert more.keep(more.added).ids == ("4", "5")
+    # The name of one that was dropped is not given again.
+    fewer = more.keep(np.arange(5) < 4)
+    assert fewer.with_added(np.array([[9.0, 9.0]]), np.array([5.0])).ids == (
+        "1",
+        "2",
+        "3",
+        "4",
+        "6",
+    )
 
 
 def test_of_twins_at_a_seam_one_stays():
@@ -134,7 +143,7 @@ def test_a_scene_is_fitted_again_if_its_neighbors_light_changes(tmp_path, share)
     write_part(path, [Record(arrays)])
     own = Sources(("a",), np.array([[30.0, 30.0]]), np.zeros(1, bool))
     window = Window(0, 0, 64)
-    scene = SceneTask(window, own, None, Place(path, 0), np.zeros(1), np.ones(1))
+    scene = SceneTask(window, own, None, np.zeros((0, 3)), Place(path, 0), np.zeros(1), np.ones(1))
     light = Light(tmp_path / "light.dat", 1, (64, 64))
     light.write([(window, change[None].astype(np.float32))])
     assert changed(scene, light, 4.0) == (share > 1)

@@ -70,13 +70,32 @@ def test_the_order_of_a_catalog_does_not_matter():
     assert [set(cell.own) for cell in usual] == [{int(order[k]) for k in c.own} for c in other]
 
 
-def test_a_halo_is_what_shines_into_a_window():
+def test_what_shines_into_a_window_without_overlap_is_hidden():
     # Two far from each other, a bright one just beyond the window of the first, a faint one not.
     places = np.array([[100.0, 100.0], [100.0, 138.0], [100.0, 300.0]])
     cells = plan_cells(places, np.array([6.0, 140.0, 6.0]), FWHM, SHAPE)
-    halo = {cell.own: cell.halo for cell in cells}
-    assert halo[(0,)] == (1,)
-    assert halo[(2,)] == ()
+    found = {cell.own: (cell.halo, cell.hidden) for cell in cells}
+    assert found[(0,)] == ((), (1,))
+    assert found[(2,)] == ((), ())
+
+
+def test_overlapping_sources_of_other_scenes_are_the_halo():
+    places, significance = crowd()
+    cells = plan_cells(places, significance, FWHM, SHAPE)
+    reach = reach_of(significance, FWHM)
+    assert any(cell.halo for cell in cells)
+    for cell in cells:
+        for others, overlap in ((cell.halo, True), (cell.hidden, False)):
+            for other in others:
+                distance = np.hypot(*(places[list(cell.own)] - places[other]).T)
+                assert (distance < reach[list(cell.own)] + reach[other]).any() == overlap
+
+
+def test_two_bright_ones_side_by_side_share_a_scene():
+    # Each alone has a window of the largest size.
+    places = np.array([[300.0, 300.0], [300.0, 305.0], [340.0, 300.0]])
+    cells = plan_cells(places, np.array([5000.0, 4000.0, 20.0]), FWHM, SHAPE)
+    assert {cell.own for cell in cells} == {(0, 1), (2,)}
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (64, 64), (50, 300)])
