@@ -27,12 +27,14 @@ from .noise._correlation import error_factor as error_factor
 from .noise._correlation import lanczos_correlation as lanczos_correlation
 from .noise._diagonal import Diagonal as Diagonal
 from .noise._estimates import realization_correlation as realization_correlation
+from .noise._sky import Sky as Sky
 from .rendering._exposure import Band as Band
 from .rendering._exposure import Exposure as Exposure
 from .rendering._psf import difference_kernels as difference_kernels
 from .rendering._psf import gaussian_psf as gaussian_psf
 from .scene._blend import blend as blend
 from .scene._blend import observe as observe
+from .scene._exposures import epoch_spectra as epoch_spectra
 from .scene._exposures import exposures as exposures
 from .scene._exposures import galaxy_spectra as galaxy_spectra
 from .scene._exposures import noise_of as noise_of
@@ -59,6 +61,7 @@ from .sources._placement import Placement as Placement
 from .sources._placement import place_sources as place_sources
 from .sources._point import PointSource as PointSource
 from .sources._sersic import Sersic as Sersic
+from .spectra._epochs import EpochSpectra as EpochSpectra
 from .spectra._priors import AbstractSpectra as AbstractSpectra
 from .spectra._priors import GalaxySpectra as GalaxySpectra
 from .spectra._spectra import SpectrumPosterior as SpectrumPosterior

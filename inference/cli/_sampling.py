@@ -52,6 +52,9 @@ def sample(
     target_acceptance_rate,
     rescale_noise,
     subtract_sky,
+    sky,
+    outliers,
+    model_error,
     correlation,
     resume,
     diagnosed,
@@ -111,6 +114,9 @@ def sample(
         progress=on_terminal(True, quiet),
         rescale_noise=rescale_noise,
         subtract_sky=subtract_sky,
+        sky=sky,
+        outliers=outliers,
+        model_error=model_error,
         correlation=correlation,
     )
     algorithm = default_algorithm(result) if algorithm is None else algorithm

@@ -11,7 +11,7 @@ MacKay (2003), Information Theory, Inference, and Learning Algorithms, chapters 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -27,7 +27,6 @@ from scorepriors._surveys import nearest_survey
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 from scorepriors.models.data.positions._positions import Positions
-from scorepriors.models.noise._abstract import cut_out
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene, stack_scenes
@@ -37,9 +36,10 @@ from scorepriors.models.sources._placement import place_sources
 from scorepriors.models.sources._point import STAR_BOX, PointSource
 
 from ._choice import source_values
+from ._local import cut_exposure
+from ._needed import made_up, with_misfit
 from ._options import Settings
 from ._result import FittedScene
-from .photometry._equations import inverse
 
 #: Side of the stamps, pixels.
 SIDE = 32
@@ -67,11 +67,13 @@ class Weighed:
         Probability that the source is a point, ``[N]``, given that it is one or a galaxy.
     needed
         Evidence for the source against none at its place, nats, ``[N]``; negative where the data
-        are better explained without it.
+        are better explained without it.  What it adds to brighter sources counts little where it
+        may be an error of their models.
     point, galaxy
         Log evidence of either kind against none, the others' light held, nats, ``[N]``.
     others
-        Nats of it that other sources would make up for without this one, ``[N]``.
+        Nats of it that other sources would make up for without this one, their shapes free,
+        ``[N]``.
     """
 
     p_star: Float[np.ndarray, " N"]
@@ -109,7 +111,7 @@ def weigh(
         Sources to weigh; all if not given.
     """
     chosen = np.arange(len(fitted.flux)) if rows is None else np.asarray(rows, int)
-    share = nearest_survey(obs.pixel_scale).stars if star_share is None else star_share
+    odds = nearest_survey(obs.pixel_scale).stars if star_share is None else star_share
     every = _stamps(positions, fitted, chosen)
     # Where a stamp has no data there is no evidence for anything.
     seen = np.array(
@@ -123,9 +125,11 @@ def weigh(
     for kind, out in (("stars", point), ("profiles", galaxy)) if stamps else ():
         scenes = [_scene(s, fitted.scene, settings, kind) for s in stamps]
         out[seen] = _evidences(scenes, values, settings) - nothing
-    others = _made_up(fitted)[chosen]
-    either = np.logaddexp(math.log(share) + point, math.log1p(-share) + galaxy)
-    return Weighed(expit(point - galaxy + logit(share)), either - others, point, galaxy, others)
+    others, error = made_up(fitted, chosen)
+    either = np.logaddexp(math.log(odds) + point, math.log1p(-odds) + galaxy)
+    needed = either - others
+    needed = np.where(needed > 0, with_misfit(needed, error), needed)
+    return Weighed(expit(point - galaxy + logit(odds)), needed, point, galaxy, others)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def _stamps(positions: Positions, fitted: FittedScene, rows: np.ndarray) -> list
     return [
         _Stamp(
             tuple(
-                _cut(one, np.asarray(one.images) - everything + own[row], corner)
+                cut_exposure(one, np.asarray(one.images) - everything + own[row], corner, SIDE)[0]
                 for one, everything, own in zip(
                     fitted.scene.exposures, total, fitted.convolved, strict=True
                 )
@@ -152,20 +156,6 @@ def _stamps(positions: Positions, fitted: FittedScene, rows: np.ndarray) -> list
         )
         for row, corner in zip(rows, corners, strict=True)
     ]
-
-
-def _cut(exposure: Exposure, images: np.ndarray, corner: np.ndarray) -> Exposure:
-    """Cut a stamp out of an exposure; beyond its border nothing is known."""
-    grid, side, first = exposure.grid, SIDE, corner
-    if grid is not None:
-        # Places of its pixels are in pixels of the first exposure.
-        start, step = np.asarray(grid[:2], float), float(grid[2])
-        side = math.ceil(SIDE / step) + 1
-        first = np.floor((corner - start) / step).astype(int)
-        grid = np.append(start + step * first - corner, step).astype(np.asarray(grid).dtype)
-    shape = (side, side)
-    cut = cut_out(np.asarray(images, np.float32), first, shape)
-    return replace(exposure, images=cut, noise=exposure.noise.cut(first, shape), grid=grid)
 
 
 def _chi2(stamp: _Stamp) -> float:
@@ -249,23 +239,3 @@ def _hessian(bound, params: dict):
 def _compiled_hessian():
     jit: Any = eqx.filter_jit
     return jit(_hessian, compiler_options=quick_compilation())
-
-
-def _made_up(fitted: FittedScene) -> np.ndarray:
-    r"""Return by how many nats other sources would explain the light of each, shapes held.
-
-    Without a source, chi2 rises by :math:`F^2 / \sigma^2` with the variance of its flux among
-    free fluxes of all; with the others held it is that among fixed ones.
-    """
-    out = np.zeros(len(fitted.flux))
-    for one, drawn in zip(fitted.scene.exposures, fitted.convolved, strict=True):
-        weighed = np.asarray(one.noise.precision(drawn), float)
-        for band in range(drawn.shape[1]):
-            # Renderings of the fitted fluxes: amplitudes are one.
-            flat = drawn[:, band].reshape(len(drawn), -1).astype(float)
-            normal = flat @ weighed[:, band].reshape(len(drawn), -1).T
-            held = np.diag(normal)
-            spread = np.diag(inverse((normal + normal.T) / 2))
-            free = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
-            out += 0.5 * np.maximum(held - free, 0.0)
-    return out

@@ -35,6 +35,7 @@ from scorepriors.models.data._field_checks import FieldWarning
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._warnings import note
 from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.noise._sky import SKIES
 
 from ._engine import LOOKS, PASSES, Engine
 from ._executors import executor
@@ -88,7 +89,8 @@ def deblend_field(
     progress
         True for a bar; or a function called as ``progress(done, total, text)``.
     **options
-        Options of `deblend`; `models` is ``"simplest"`` by default: faint galaxies, and those that
+        Options of `deblend`; `sky` is that of each scene, beside that of the empty pixels about it, and
+        ``"auto"`` none; `models` is ``"simplest"`` by default: faint galaxies, and those that
         a bulge and disk explain, cost no network.
 
     Returns
@@ -112,9 +114,11 @@ def deblend_field(
     known = positions is not None or field.catalog is not None
     if known and not isinstance(positions, Positions):
         positions = field.positions(positions)
-    mend = bool(options.pop("subtract_sky", False)), bool(options.pop("rescale_noise", False))
+    subtract, rescale = (bool(options.pop(n, False)) for n in ("subtract_sky", "rescale_noise"))
     field = _with_correlation(field, options.pop("correlation", None))
     settings = settings_of({"models": "simplest"} | options, prior, field.pixel_scale)
+    # What scenes fit is what is left of the sky of their tile.
+    mend = subtract or settings.options.sky in SKIES, rescale
     if positions is not None and not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     temporary = None

@@ -76,6 +76,8 @@ class Engine:
         Whether sky is subtracted and errors are rescaled.
     places, profiled
         Records of scenes by name; and of parametric fits by the scene's own sources.
+    latest
+        Records of the latest parametric fits, those of all scenes.
     """
 
     work: Work
@@ -85,6 +87,7 @@ class Engine:
     mend: tuple[bool, bool] = (False, False)
     places: dict[str, Place] = field(default_factory=dict)
     profiled: dict[str, Place] = field(default_factory=dict)
+    latest: list[Place] = field(default_factory=list)
 
     @cached_property
     def tiles(self) -> list[Tile]:
@@ -151,7 +154,8 @@ class Engine:
         new = [scene for scene in scenes if scene.own_name not in self.profiled]
         self._fits("profiles", fit_profiles, new, None)
         self.profiled |= {scene.own_name: self.places[scene.name] for scene in new}
-        return cells, self._light_of(name, cells, [self.profiled[s.own_name] for s in scenes])
+        self.latest = [self.profiled[scene.own_name] for scene in scenes]
+        return cells, self._light_of(name, cells, self.latest)
 
     def weighed(self, survey: Survey, census: Census, cells: Sequence[Cell]) -> Census:
         """Return the sources with what the parametric fits say about them."""
@@ -173,6 +177,10 @@ class Engine:
         records = [read_part(task.part)[0] for task in tasks]
         places = np.concatenate([r.arrays["places"] for r in records]).reshape(-1, 2)
         bright = np.concatenate([r.arrays["significance"] for r in records])
+        # Where sources overlap, their scenes know more than the residual shows.
+        lacks = np.concatenate([read_arrays_of(one, "lacks")[0] for one in self.latest])
+        places = np.concatenate([places, lacks[:, :2]])
+        bright = np.concatenate([bright, lacks[:, 2]])
         kept = without_twins(places, bright)
         if len(dropped):
             kept &= cKDTree(dropped).query(places)[0] > TWICE if len(places) else True

@@ -21,12 +21,15 @@ from scorepriors.inference.deblending._deblend import Run
 from scorepriors.inference.deblending._doubts import doubts
 from scorepriors.inference.deblending._evidence import Weighed, weigh
 from scorepriors.inference.deblending._flags import FLAGS, words_of
+from scorepriors.inference.deblending._missing import missing
 from scorepriors.inference.deblending._options import Settings
 from scorepriors.inference.deblending._result import Deblended, FittedScene
+from scorepriors.inference.deblending._sky import no_sky
 from scorepriors.inference.deblending._stages import Blend, prepare
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._own_noise import mean_of_nine
 from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.noise._sky import SKIES
 
 from ._light import Light
 from ._parts import Place, Record, digest, read_arrays_of, write_part
@@ -154,8 +157,10 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
             weigh(b.obs, b.positions, one, settings, rows=range(len(scene.own.ids)))
             for scene, b, one in zip(scenes, blends, fitted, strict=True)
         ]
+        each = zip(scenes, blends, fitted, strict=True)
+        lacks = [_lacks(scene, b.obs, one) for scene, b, one in each]
         seconds = (time.monotonic() - started) / len(fitted)
-        each = zip(scenes, fitted, weighed, strict=True)
+        each = zip(scenes, fitted, weighed, lacks, strict=True)
         return [_profile_record(*one, seconds) for one in each]
 
     return _fit(work, batch, fit)
@@ -270,6 +275,7 @@ def _blank(work: Work, scene: SceneTask, failed: str | None = None) -> Record:
         "spectrum": np.full((count, len(bands)), np.nan),
         "p_star": unknown,
         "evidence": unknown,
+        "lacks": np.zeros((0, 3)),
         "column/id": np.array(scene.own.ids),
         "column/x": scene.own.row_column[:, 1],
         "column/y": scene.own.row_column[:, 0],
@@ -303,17 +309,29 @@ def _blend(work: Work, scene: SceneTask, obs: Observation, others: np.ndarray | 
         np.concatenate([one.row_column for one in each]) - first,
         np.concatenate([one.is_point for one in each]),
     )
-    return prepare(obs, positions, work.settings, None if others is None else [others])
+    kind = work.settings.options.sky
+    sky = no_sky(obs, kind) if kind in SKIES else None
+    return prepare(obs, positions, work.settings, None if others is None else [others], sky)
+
+
+def _lacks(scene: SceneTask, obs: Any, fitted: FittedScene) -> np.ndarray:
+    """Return row, column and significance of sources that a scene lacks near its own, ``[M, 3]``."""
+    own = np.arange(len(scene.own.ids))
+    places, gain = missing(obs, fitted, rows=own)
+    apart = np.linalg.norm(places[:, None] - fitted.center, axis=-1)
+    mine = np.isin(apart.argmin(1), own) if len(places) else np.zeros(0, bool)
+    return np.column_stack([places + np.array(scene.window[:2]), np.sqrt(2 * gain)])[mine]
 
 
 def _profile_record(
-    scene: SceneTask, fitted: FittedScene, weighed: Weighed, seconds: float
+    scene: SceneTask, fitted: FittedScene, weighed: Weighed, lacks: np.ndarray, seconds: float
 ) -> Record:
     own = slice(len(scene.own.ids))
     arrays = {
         "light": fitted.convolved[0][own].sum(0),
         "p_star": weighed.p_star,
         "evidence": weighed.needed,
+        "lacks": lacks,
     }
     return Record(arrays, _facts(scene, fitted, seconds))
 

@@ -269,11 +269,13 @@ def _blobs(
         deblend_nthresh=64,
         deblend_cont=CONTRAST,
     )
-    places = [_peak(sharp, int(y), int(x)) for y, x in zip(found["ypeak"], found["xpeak"])]
+    places = [peak_at(sharp, int(y), int(x)) for y, x in zip(found["ypeak"], found["xpeak"])]
     return np.reshape(places, (-1, 2))
 
 
-def _peak(image: np.ndarray, row: int, column: int) -> tuple[float, float]:
+def peak_at(image: np.ndarray, row: int, column: int) -> tuple[float, float]:
+    """Return where a maximum is to a fraction of a pixel, from the pixels about it."""
+
     def refine(before, here, after):
         bend = before - 2 * here + after
         return 0.0 if bend >= 0 else float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5))

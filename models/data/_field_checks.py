@@ -124,10 +124,21 @@ class EmptyPixels(NamedTuple):
             return self.sky_is_significant & (np.abs(self.sky) > least * self.noise)
 
     @property
+    def sky_is_hopeless(self) -> np.ndarray:
+        """Mask ``[B]`` of bands with a sky far above the noise, of which something is wrong."""
+        with np.errstate(invalid="ignore"):
+            return self.sky_is_significant & (np.abs(self.sky) > HOPELESS * self.noise)
+
+    @property
     def sky_is_significant(self) -> np.ndarray:
         """Mask ``[B]`` of bands with a sky that is no accident."""
         with np.errstate(invalid="ignore"):
             return np.abs(self.sky) > SIGNIFICANT * self.sky_error
+
+
+def has_hopeless_sky(obs: Observation | JointObservation, positions: Positions | None) -> bool:
+    """Return whether there is so much sky that it must be asked for to be fitted."""
+    return bool(_measure_all(obs, positions).sky_is_hopeless.any())
 
 
 def measure_field(obs: Observation, positions: Positions | None = None) -> EmptyPixels:
@@ -172,13 +183,12 @@ def warn_of_field(obs: Observation | JointObservation, positions: Positions | No
         If there is so much sky that fluxes would mean nothing.
     """
     field = _measure_all(obs, positions)
-    with np.errstate(invalid="ignore"):
-        hopeless = field.sky_is_significant & (np.abs(field.sky) > HOPELESS * field.noise)
+    hopeless = field.sky_is_hopeless
     if hopeless.any():
         raise InputError(
             f"the sky is left in: {_by_band(obs.bands, field.sky, hopeless)} per pixel, more than "
-            f"{HOPELESS:g} times the noise; subtract it, or use subtract_sky=True (--subtract-sky in the "
-            "shell)."
+            f"{HOPELESS:g} times the noise; subtract it, or fit it with the sources, sky='constant' (--sky "
+            "constant in the shell)."
         )
     for sentence in _sentences(field, obs).values():
         note(sentence, FieldWarning)
@@ -305,14 +315,14 @@ def _sentences(field: EmptyPixels, obs: Observation | JointObservation) -> dict[
         ]
         said["sky"] = (
             f"a sky is left in that biases fluxes, of galaxies the most: {', '.join(each)}; "
-            "subtract_sky=True (--subtract-sky in the shell) mends it."
+            "sky='constant' (--sky constant in the shell) fits it with the sources."
         )
     tilted = field.tilt > TILT * field.correlation**2
     if tilted.any():
         said["gradient"] = (
             "the sky changes across the image, and is below zero on one side, in units of the noise of "
-            f"a pixel by up to {_by_band(obs.bands, field.tilt, tilted)}: subtract a model of it, for example with "
-            "sep.Background; --subtract-sky takes a constant off."
+            f"a pixel by up to {_by_band(obs.bands, field.tilt, tilted)}: sky='plane' (--sky plane in the shell) fits "
+            "it with the sources; or subtract a model of it, for example with sep.Background."
         )
     return said
 

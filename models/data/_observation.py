@@ -31,6 +31,7 @@ from ._checks import (
     check_image_shape,
     check_pixels,
     check_scale,
+    check_time,
     check_wcs,
     check_zero_point,
     default_bands,
@@ -80,6 +81,9 @@ class Observation(Photometry):
     corner
         Row and column of the first pixel in the image of the file, if the observation was cut
         out of it; (0, 0) otherwise.
+    time
+        Middle of the exposure, MJD; that of the `wcs` (``MJD-AVG`` or ``MJD-OBS`` in its header) if
+        not given, and None if nobody knows.
     correlation
         Correlations of the noise of pixels by their distance, ``[B, k, k]``, one in the center
         (`with_correlation`); None if it is not known, and pixels are taken as independent.
@@ -109,6 +113,7 @@ class Observation(Photometry):
     catalog: Table | None = None
     scale: float | None = None
     corner: tuple[int, int] = (0, 0)
+    time: float | None = None
     correlation: np.ndarray | None = None
 
     def __post_init__(self):
@@ -130,6 +135,7 @@ class Observation(Photometry):
             "name": str(self.name),
             "scale": check_scale(self.scale),
             "corner": (int(self.corner[0]), int(self.corner[1])),
+            "time": check_time(self.time, self.wcs),
             "correlation": _checked_correlation(self.correlation, len(bands)),
         }
         for field, value in checked.items():
@@ -175,6 +181,7 @@ class Observation(Photometry):
         catalog: Table | None = None,
         scale: float | None = None,
         corner: tuple[int, int] = (0, 0),
+        time: float | None = None,
         correlation=None,
         psf_oversampling: float | None = None,
     ) -> "Observation":
@@ -195,7 +202,7 @@ class Observation(Photometry):
             Those that are not centered on a pixel, as for even P, are moved there.
         bands
             Names of the bands; ``band0``, ``band1``, ... if not given.
-        wcs, unit, zero_point, name, catalog, scale, corner
+        wcs, unit, zero_point, name, catalog, scale, corner, time
             Attributes of the class.
         correlation
             Correlations of the noise, ``[B, k, k]``, or ``[k, k]`` for all bands; None if unknown.
@@ -254,20 +261,8 @@ class Observation(Photometry):
         bands, wcs, scale = check_bands(bands, len(values)), check_wcs(wcs), check_scale(scale)
         place = place_of(values.shape[1:], wcs, scale, corner)
         psfs = psfs_for(psfs, bands, place, psf_oversampling)
-        obs = cls(
-            values,
-            noise,
-            psfs,
-            bands,
-            wcs,
-            unit,
-            zero_point,
-            name,
-            catalog,
-            scale,
-            corner,
-            correlation,
-        )
+        about = (wcs, unit, zero_point, name, catalog, scale, corner, time, correlation)
+        obs = cls(values, noise, psfs, bands, *about)
         tell_sampling(obs.psfs, obs.bands, obs.pixel_scale)
         return obs
 
@@ -436,6 +431,8 @@ class Observation(Photometry):
             header["BANDS"] = ",".join(self.bands)
         if self.wcs is None and self.scale is not None:
             header["PIXSCALE"] = self.scale
+        if self.time is not None:
+            header["MJD-AVG"] = self.time
         if self.unit is not None:
             header["BUNIT"] = self.unit.to_string()
         if self.zero_point is not None:
@@ -443,6 +440,17 @@ class Observation(Photometry):
         if self.name and self.name.isascii() and self.name.isprintable():
             header["OBJECT"] = self.name
         return header
+
+
+def unchecked(**values) -> Observation:
+    """Return an observation of checked parts: all of its pixels may be masked."""
+    obs = object.__new__(Observation)
+    values = {"time": check_time(None, values["wcs"])} | values
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+        object.__setattr__(obs, name, value)
+    return obs
 
 
 @contextmanager

@@ -10,6 +10,8 @@ with the precision :math:`N_b^{-1}` of the pixels.  For white noise of weights W
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ from scorepriors.models.noise._abstract import AbstractNoise
 from scorepriors.models.noise._correlated import Correlated
 from scorepriors.models.noise._correlation import of_filtered
 from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.noise._sky import Sky
 
 from ._exposure import Exposure
 from ._grids import gather_regridded, squared_regridded
@@ -81,8 +84,9 @@ def likelihood_diagonal(
 
     Notes
     -----
-    White noise has a closed form, and correlated noise is a sum of 58 of them, over the distances
-    of its pixels.  For other noise every pixel is rendered, n^2 renderings.
+    White noise has a closed form, correlated noise is a sum of 58 of them, over the distances of
+    its pixels, and a sky takes a matrix of low rank off that of its noise.  For other noise every
+    pixel is rendered, n^2 renderings.
     """
     return jnp.einsum("kb,kbyx->kyx", spectrum**2, unit_diagonal(exposures, corner, box))
 
@@ -124,6 +128,12 @@ def likelihood_block(
 
 
 def _block(exposure: Exposure, products, corner, other, box: int):
+    if isinstance(exposure.noise, Sky):
+        noise = exposure.noise
+        rest = _block(replace(exposure, noise=noise.noise), products, corner, other, box)
+        both = _of_sky(exposure, jnp.stack([corner, other]), box)
+        first, second = both.reshape(*both.shape[:3], -1)
+        return rest - jnp.einsum("b,bkp,bkl,blq->pq", products, first, noise.inverse, second)
     if exposure.grid is not None or not isinstance(exposure.noise, Diagonal):
         return _block_by_rendering(exposure, products, corner, other, box)
     transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
@@ -166,7 +176,7 @@ def likelihood_diagonal_on_host(
     """Return `likelihood_diagonal`, in NumPy: one call does not repay a compilation.
 
     Of `Correlated` it is that of noise with the same kernel everywhere, right except beside masks;
-    of other noise only the diagonal of its precision is used.
+    of a sky that of its noise; of other noise only the diagonal of its precision is used.
     """
     out = np.zeros((len(spectrum), box, box), np.float32)
     for own, one in zip(by_exposure(np.asarray(spectrum), exposures), exposures, strict=True):
@@ -177,11 +187,12 @@ def likelihood_diagonal_on_host(
 
 def _diagonal_on_host(exposure: Exposure, spectrum, corner, box: int) -> np.ndarray:
     transforms, size = np.asarray(exposure.kernels.of_box(box)), exposure.kernels.size
-    grid, shares = transforms.shape[-2], _shares(exposure.noise)
-    weights = np.asarray(exposure.noise.diagonal() if shares is None else exposure.noise.weights)
+    noise: Any = exposure.noise.noise if isinstance(exposure.noise, Sky) else exposure.noise
+    grid, shares = transforms.shape[-2], _shares(noise)
+    weights = np.asarray(noise.diagonal() if shares is None else noise.weights)
     kernel = irfft2(transforms, (grid, grid))
     if exposure.grid is not None:
-        at, support = np.asarray(exposure.grid), box + size - 1
+        at, support = jax.tree.map(np.asarray, exposure.grid), box + size - 1
         weights = weights if shares is None else weights * shares.sum((1, 2))[:, None, None]
         seen = squared_regridded(weights, kernel, at, corner - size // 2, support, box, np)
         return np.einsum("kb,kbyx->kyx", spectrum**2, seen)
@@ -231,6 +242,12 @@ def _shares(noise: AbstractNoise) -> np.ndarray | None:
 
 def _seen(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
     """Return the diagonal of F for unit spectra, at every pixel of the boxes."""
+    if isinstance(exposure.noise, Sky):
+        noise = exposure.noise
+        rest = _seen(replace(exposure, noise=noise.noise), corner, box)
+        of_sky = _of_sky(exposure, corner, box)
+        explained = jnp.einsum("nbkyx,bkl,nblyx->nbyx", of_sky, noise.inverse, of_sky)
+        return jnp.maximum(rest - explained, 0.0)
     if isinstance(exposure.noise, Correlated):
         return _seen_by_distance(exposure, corner, box)
     if not isinstance(exposure.noise, Diagonal):
@@ -249,6 +266,14 @@ def _seen(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
         everywhere = jnp.broadcast_to(weights, (len(corner), *weights.shape))
         out = _correlated(everywhere, first, box, jnp.conj(jnp.fft.rfft2(kernels**2)))
     return jnp.maximum(out, 0.0)
+
+
+def _of_sky(exposure: Exposure, corner, box: int) -> Float[Array, "N B K n n"]:
+    """Return the products of unit pixels of N boxes with the K weighed templates of a sky."""
+    each = jnp.swapaxes(exposure.noise.weighed, 0, 1)
+    alike = (len(corner), *exposure.images.shape)
+    seen = [gather(exposure, jnp.broadcast_to(one, alike), corner, box) for one in each]
+    return jnp.stack(seen, 2)
 
 
 def _seen_by_distance(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:

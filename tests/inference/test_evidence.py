@@ -9,7 +9,8 @@ from conftest import gaussian_prior
 from scipy.ndimage import gaussian_filter
 
 from scorepriors.inference import deblend
-from scorepriors.inference.deblending._evidence import _made_up, weigh
+from scorepriors.inference.deblending._evidence import weigh
+from scorepriors.inference.deblending._needed import made_up
 from scorepriors.inference.deblending._options import Options, Settings
 from scorepriors.models import Observation, Positions, gaussian_psf, join_observations
 
@@ -89,7 +90,7 @@ def test_two_sources_for_one_need_each_other_less():
     alone, _ = weighed(obs, positions([GALAXY]))
     assert (found.others > 0).all()
     assert found.needed.min() < 0.05 * alone.needed[0]
-    np.testing.assert_allclose(_made_up(fitted), found.others)
+    np.testing.assert_allclose(made_up(fitted, np.arange(2))[0], found.others)
     assert alone.others[0] == pytest.approx(0, abs=1e-3 * alone.needed[0])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import DenseNoise
 
-from scorepriors.models import Correlated, Diagonal, drizzle_correlation, exposures
+from scorepriors.models import Correlated, Diagonal, Sky, drizzle_correlation, exposures
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.rendering._information import (
     by_exposure,
@@ -31,7 +31,17 @@ def double_precision():
         yield
 
 
-@pytest.fixture(scope="module", params=["one grid", "two grids", "dense noise", "correlated noise"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "one grid",
+        "two grids",
+        "dense noise",
+        "correlated noise",
+        "sky",
+        "sky and correlated",
+    ],
+)
 def data(request):
     """Exposures of both bands, in double precision."""
     rng = np.random.default_rng(0)
@@ -52,9 +62,13 @@ def data(request):
     if request.param == "dense noise":
         noise = DenseNoise.correlated(single.noise.weights)
         return (eqx.tree_at(lambda d: d.noise, double, noise),)
-    if request.param == "correlated noise":
-        noise = Correlated(np.asarray(single.noise.weights, float), drizzle_correlation(1.2))
-        noise = jax.tree.map(jnp.asarray, noise)
+    if request.param in ("correlated noise", "sky", "sky and correlated"):
+        noise = double.noise
+        if "correlated" in request.param:
+            noise = Correlated(np.asarray(single.noise.weights, float), drizzle_correlation(1.2))
+            noise = jax.tree.map(jnp.asarray, noise)
+        if "sky" in request.param:
+            noise = Sky.about(noise, np.array([3.0, 0.3]), "plane")
         return (eqx.tree_at(lambda d: d.noise, double, noise),)
     # The second band has larger pixels that begin elsewhere.
     first, second = (jax.tree.map(lambda a, b=b: a[b : b + 1], double) for b in range(BANDS))
