@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -79,7 +80,7 @@ def forced(folder, image, psf, index, sky, correlation, output, force, quiet, **
     result, draws = opened(folder)
     reading = take_reading(options)
     read = Observation.read if isinstance(result, Deblended) else Field.open
-    obs = read(
+    obs: Any = read(
         list(image) if len(image) > 1 else image[0],
         psf=list(psf) if len(psf) > 1 else next(iter(psf), None),
         index=index,
