@@ -15,6 +15,7 @@ from .deblending._draws import flux_catalog as flux_catalog
 from .deblending._draws import flux_covariance as flux_covariance
 from .deblending._draws import source_images as source_images
 from .deblending._draws import source_moments as source_moments
+from .deblending._light_curves import light_curves as light_curves
 from .deblending._options import Options as Options
 from .deblending._priors import PriorWarning as PriorWarning
 from .deblending._result import Deblended as Deblended
@@ -47,6 +48,11 @@ from .fields._stamps import source as source
 from .fitting._lbfgs import flat_lbfgs as flat_lbfgs
 from .fitting._map import MAPResult as MAPResult
 from .fitting._map import fit_map as fit_map
+from .forced._forced import Forced as Forced
+from .forced._forced import forced_photometry as forced_photometry
+from .forced._outputs import forced_figure as forced_figure
+from .forced._outputs import write_forced as write_forced
+from .forced._table import forced_catalog as forced_catalog
 from .reports._figure import report_figure as report_figure
 from .reports._outputs import write_outputs as write_outputs
 from .reports._samples import write_samples as write_samples

@@ -1,4 +1,4 @@
-"""The command line: deblend, source, sample, diagnose, simulate, evaluate, train, validate, priors.
+"""The command line: deblend, source, sample, diagnose, forced, simulate, evaluate, train, ....
 
 A command imports only what it needs, and rejects bad input before anything is compiled.
 """
@@ -15,6 +15,7 @@ from ._common import BAD_INPUT, INTERRUPTED
 from ._deblending import deblend
 from ._diagnosis import diagnose
 from ._evaluation import evaluate
+from ._forced import forced
 from ._sampling import sample
 from ._simulation import simulate
 from ._source import source
@@ -73,5 +74,16 @@ def main():
     """Deblend galaxies with learned priors."""
 
 
-for _command in (deblend, source, sample, diagnose, simulate, evaluate, train, priors, validate):
+for _command in (
+    deblend,
+    source,
+    sample,
+    diagnose,
+    forced,
+    simulate,
+    evaluate,
+    train,
+    priors,
+    validate,
+):
     main.add_command(_command)

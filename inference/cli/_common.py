@@ -128,6 +128,15 @@ def noise_sentence(result) -> str:
     return ""
 
 
+def correlation_words(result) -> str:
+    """Return a sentence on the correlation of the noise: taken into account, or seen; or neither."""
+    from scorepriors.models.data import _correlations as known
+
+    obs = result.observation
+    used = known.known_sentence(known.correlation_facts(obs))
+    return used or known.correlation_sentence(obs, result.positions)
+
+
 def input_sentences(result) -> list[str]:
     """Return sentences on positions, noise and sky that speak against a result."""
     from scorepriors.inference.deblending._doubts import doubts_of_input

@@ -14,6 +14,7 @@ from ._common import (
     INTERRUPTED,
     NOT_CONVERGED,
     NOT_TRUSTED,
+    correlation_words,
     fit_option,
     noise_option,
     noise_sentence,
@@ -157,9 +158,9 @@ def _verdict(results, targets) -> int:
     code = 0
     for result, target in zip(results, targets, strict=True):
         which = "" if len(results) == 1 else f"{target}: "
-        noise = noise_sentence(result)
-        if noise:
-            click.echo(f"scorepriors: {which}{noise}", err=True)
+        for sentence in (noise_sentence(result), correlation_words(result)):
+            if sentence:
+                click.echo(f"scorepriors: {which}{sentence}", err=True)
         reasons = doubts(result)
         for sentence in reasons.values():
             click.echo(f"scorepriors: {which}{sentence}", err=True)

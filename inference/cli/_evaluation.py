@@ -107,6 +107,11 @@ def _default_of(name: str, *keys):
     default=_default_of("SAMPLING", "posterior", "num_samples"),
     help="Draws kept per chain.",
 )
+@click.option(
+    "--correlation",
+    metavar="HOW",
+    help="Correlation of neighbors' noise: measure, lanczos3, drizzle:RATIO.  [default: none]",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
 @click.option("--json", "json_path", type=click.Path(), help="Write figures and table here.")
 @click.option("--figure", "figure_path", type=click.Path(), help="Write the figure (PNG) here.")

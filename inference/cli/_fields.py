@@ -172,6 +172,8 @@ def _print_summary(result) -> None:
 
 def _verdict(result) -> int:
     """Print what speaks against the result, and return the exit code."""
+    from scorepriors.models.data._correlations import known_sentence
+
     facts, code = result.facts, 0
     if facts["noise_from_model"]:
         click.echo(
@@ -180,6 +182,9 @@ def _verdict(result) -> int:
             "the model instead (--variances file keeps the file's).",
             err=True,
         )
+    known = known_sentence(facts.get("noise_correlation"))
+    if known:
+        click.echo(f"scorepriors: {known}", err=True)
     for sentence in facts["doubts"].values():
         click.echo(f"scorepriors: {sentence}", err=True)
         code = NOT_TRUSTED

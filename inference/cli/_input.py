@@ -11,6 +11,9 @@ from scorepriors._errors import InputError
 #: Kinds of noise, as in `scorepriors.models.data.readers._options`.
 NOISE_KINDS = ("variance", "deviation", "ivar", "exposure")
 
+#: Skies that are fitted, as in `scorepriors.inference.deblending._options`.
+SKY = ("auto", "constant", "plane", "none")
+
 #: Keywords of `Observation.read`, by the names of their options' parameters.
 READING = {
     "noise_files": "noise",
@@ -61,6 +64,16 @@ def input_options(command):
             help="Another observation of the same sky (other pixels, PSFs, bands), fitted "
             "jointly; may be given again.",
         ),
+    )
+    command = reading_options(command)
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def reading_options(command):
+    """Add the options of `take_reading`, which tell what files do not."""
+    options = (
         click.option(
             "--noise",
             "noise_files",
@@ -95,7 +108,7 @@ def input_options(command):
 
 
 def field_options():
-    """Return the options that mend the noise and the sky of a file."""
+    """Return the options that mend noise and sky of a file, and say what a model may miss."""
     noise = click.option(
         "--rescale-noise",
         is_flag=True,
@@ -106,7 +119,35 @@ def field_options():
         is_flag=True,
         help="Subtract the median of the empty pixels from each band.",
     )
-    return lambda command: noise(sky(command))
+    left = click.option(
+        "--sky",
+        type=click.Choice(SKY),
+        default="auto",
+        show_default=True,
+        help="Fit a sky with the sources: a constant or a plane in each band; auto where empty pixels "
+        "show one.",
+    )
+    outliers = click.option(
+        "--outliers/--no-outliers",
+        default=True,
+        show_default=True,
+        help="Less weight for pixels that no source explains, such as cosmic rays.",
+    )
+    error = click.option(
+        "--model-error/--no-model-error",
+        default=True,
+        show_default=True,
+        help="An error that grows with the light, where the residual asks for it.",
+    )
+    correlation = click.option(
+        "--correlation",
+        multiple=True,
+        metavar="HOW",
+        callback=lambda context, option, given: given or None,
+        help="Correlation of neighbors' noise: measure, lanczos3, drizzle:RATIO (pixfrac / scale) or "
+        "white; once, or for FILE and each --with.  [default: the file's, or none]",
+    )
+    return lambda command: noise(sky(left(outliers(error(correlation(command))))))
 
 
 class Scenes(NamedTuple):

@@ -13,6 +13,7 @@ from ._common import (
     INTERRUPTED,
     NOT_TRUSTED,
     REMEDIES,
+    correlation_words,
     input_sentences,
     noise_sentence,
     scene_options,
@@ -51,6 +52,10 @@ def sample(
     target_acceptance_rate,
     rescale_noise,
     subtract_sky,
+    sky,
+    outliers,
+    model_error,
+    correlation,
     resume,
     diagnosed,
     output,
@@ -109,6 +114,10 @@ def sample(
         progress=on_terminal(True, quiet),
         rescale_noise=rescale_noise,
         subtract_sky=subtract_sky,
+        sky=sky,
+        outliers=outliers,
+        model_error=model_error,
+        correlation=correlation,
     )
     algorithm = default_algorithm(result) if algorithm is None else algorithm
     # Settings that are not given are the sampler's defaults.
@@ -142,8 +151,8 @@ def sample(
     for path in dict.fromkeys(paths):
         click.echo(str(path))
     reasons += input_sentences(result)
-    noise = noise_sentence(result)
-    for sentence in [*([noise] if noise else []), *reasons]:
+    facts = [one for one in (noise_sentence(result), correlation_words(result)) if one]
+    for sentence in [*facts, *reasons]:
         click.echo(f"scorepriors: {sentence}", err=True)
     if tree.attrs.get("interrupted"):
         click.echo(

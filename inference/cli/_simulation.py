@@ -43,13 +43,24 @@ _OF_FIELDS = {
 @click.option("--structured", type=click.IntRange(0), help="Bright spirals.  [default: 0]")
 @click.option("--sky", type=float, help="Change of the sky over the field, sigma.  [default: 0]")
 @click.option("--gaps", is_flag=True, default=None, help="An edge, a corner, holes without data.")
+@click.option(
+    "--noise-correlation",
+    metavar="HOW",
+    help="Noise of resampled images: lanczos3 or drizzle:PIXFRAC/SCALE; variances stay.",
+)
 @click.option("--bands", help="Some of the survey's, such as gri.  [default: all]")
 @click.option(
-    "--output", type=click.Path(), required=True, help="The npz file, or the field's folder."
+    "--rotation",
+    type=float,
+    metavar="DEGREES",
+    help="Pairs of files: a camera in space, turned by this, sees each blend as well.",
+)
+@click.option(
+    "--output", type=click.Path(), required=True, help="The npz file, or the folder of the others."
 )
 @click.option("--force", is_flag=True, help="Replace an existing file, or those in the folder.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def simulate(survey, number, seed, field, output, force, quiet, **options):
+def simulate(survey, number, seed, field, rotation, output, force, quiet, **options):
     """Simulate blends of a survey, or a field, with truth, for `evaluate`.
 
     All else equal blend i depends on the seed and i only: a longer set begins with the shorter
@@ -58,8 +69,17 @@ def simulate(survey, number, seed, field, output, force, quiet, **options):
 
     With --field the output is a folder with field.fits, an image whose PSF varies, truth.fits
     and summary.json: scorepriors deblend FOLDER/field.fits, scorepriors evaluate FOLDER.
+
+    With --rotation the output is a folder with ground-SEED.fits, space-SEED.fits and
+    truth-SEED.ecsv for each blend: scorepriors deblend ground-0.fits --with space-0.fits.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if rotation is not None:
+        for path in _simulate_pairs(
+            survey, number, seed, field, rotation, output, force, quiet, given
+        ):
+            click.echo(str(path))
+        return
     wrong = [name for name in given if name in (_OF_SETS if field else _OF_FIELDS)]
     if field and number is not None:
         wrong.insert(0, "number")
@@ -87,10 +107,44 @@ def simulate(survey, number, seed, field, output, force, quiet, **options):
         seed=seed,
         sources=parse_sources(given.get("sources", "2:8")),
         galaxies=given.get("galaxies"),
+        noise_correlation=given.get("noise_correlation"),
         progress=progress,
     )
     write_set(path, arrays)
     click.echo(str(path))
+
+
+def _simulate_pairs(
+    survey, number, seed, field, rotation, output, force, quiet, given
+) -> list[Path]:
+    """Write pairs of observations; what is wrong with the options is said before any work."""
+    from scorepriors._progress import on_terminal, reporting
+    from scorepriors.models.simulation._pairs import check_pairs, write_pairs
+
+    wrong = [{**_OF_SETS, **_OF_FIELDS}[name] for name in given if name != "sources"]
+    if field or survey != "lsst":
+        wrong.insert(0, "--field" if field else f"--survey {survey}")
+    if wrong:
+        raise InputError(
+            f"{wrong[0]} does not go with --rotation, which makes pairs; leave it out."
+        )
+    if not -360 <= rotation <= 360:
+        raise InputError(f"--rotation is {rotation:g}; give degrees between -360 and 360.")
+    sources = given.get("sources", "3")
+    if not sources.isdecimal() or int(sources) < 1:
+        raise InputError(f"--sources is {sources!r}; pairs have one number of galaxies, such as 3.")
+    count = 1 if number is None else number
+    check_pairs(output, count, seed, overwrite=force)
+    with reporting(on_terminal("simulating pairs", quiet), "simulating pairs", count) as report:
+        return write_pairs(
+            output,
+            count,
+            seed=seed,
+            sources=int(sources),
+            rotation=rotation,
+            overwrite=force,
+            progress=report,
+        )
 
 
 def _simulate_field(survey, seed, output, force, progress, given) -> Path:

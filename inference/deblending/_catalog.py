@@ -11,6 +11,7 @@ from astropy.table import QTable
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._moments import shapes
+from scorepriors.models.data._correlations import correlation_facts
 from scorepriors.models.scene._exposures import exposures
 
 from ._choice import cut_off, seen_beyond
@@ -31,6 +32,9 @@ RESIDUAL = 5.0
 
 #: Share of a galaxy's light outside of its box above which it gets a flag.
 LOST = 1 / 30
+
+#: Share of a source's light on pixels that lost half of their weight above which it gets a flag.
+DOWN_WEIGHTED = 0.1
 
 #: Relative difference of the two scenes' fluxes above which they depend on the model.
 DISPUTED = 0.3
@@ -121,6 +125,9 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
         jax=jax.__version__,
         numpyro=numpyro.__version__,
     )
+    known = correlation_facts(obs)
+    if known is not None:
+        table.meta["noise_correlation"] = known
     if seed is not None:
         table.meta["seed"] = seed
     return table
@@ -248,7 +255,7 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
     everywhere = np.ones(len(center), bool)
     return {
         "edge": near | beyond,
-        "masked": _masked_share(found.convolved, weights) > 0.2,
+        "masked": _share_on(found.convolved, [w <= 0 for w in weights]) > 0.2,
         "faint": result.photometry.scaled(obs.flux_unit[1]).snr < 5,
         "negative": flux <= 0,
         "moved": moved,
@@ -261,6 +268,7 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
         "no_data": ~seen.all(1),
         "cut_off": _cut_off(result) > LOST,
         "misfit": residual & (left_over(found, obs)[0] > LEFT_OVER),
+        "down_weighted": everywhere & (_down_weighted(result) > DOWN_WEIGHTED),
     }
 
 
@@ -290,11 +298,18 @@ def _outshone(images: np.ndarray, center: np.ndarray, weights: np.ndarray) -> np
     return out
 
 
-def _masked_share(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the share of the light of each source on masked pixels, ``[N]``."""
+def _down_weighted(result: Deblended) -> np.ndarray | float:
+    """Return the share of the light of each source on pixels that lost their weight, ``[N]``."""
+    if result.kept is None:
+        return 0.0
+    return _share_on(result.free_form.convolved, [one < 0.5 for one in result.kept])
+
+
+def _share_on(images: Sequence[np.ndarray], where: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the share of the light of each source on some of the pixels, ``[N]``."""
     lost, light = 0.0, 0.0
-    for image, weight in zip(images, weights, strict=True):
+    for image, chosen in zip(images, where, strict=True):
         positive = np.maximum(image, 0.0)
-        lost = lost + (positive * (weight <= 0)).sum((1, 2, 3), dtype=float)
+        lost = lost + (positive * chosen).sum((1, 2, 3), dtype=float)
         light = light + positive.sum((1, 2, 3), dtype=float)
     return lost / np.maximum(light, 1e-30)

@@ -28,8 +28,8 @@ def explained(found: FittedScene) -> np.ndarray:
     weights = [np.asarray(one.noise.diagonal()) for one in found.scene.exposures]
     excess = (found.source_chi2 - 1) / np.maximum(chi2_spread(found.convolved, weights), 1e-30)
     light = np.zeros(len(excess))
-    for image, weight in zip(found.convolved, weights, strict=True):
-        light += (weight * np.asarray(image, float) ** 2).sum((1, 2, 3))
+    for image, one in zip(found.convolved, found.scene.exposures, strict=True):
+        light += np.asarray(one.noise.inner(image, image), float).sum(1)
     return (excess < REFUSED) | (np.sqrt(light) < FAINT)
 
 
@@ -88,7 +88,6 @@ def seen_beyond(scene: Scene, values: dict, found: FittedScene, box: int, wide) 
     drawn = scale * exposure.render_on_host(image, corner)
     everything = found.convolved[0].sum(0) - found.convolved[0][rows].sum(0) + full.sum(0)
     residual = np.asarray(exposure.images) - found.convolved[0].sum(0)
-    weights = np.asarray(exposure.noise.diagonal())
     sides = np.concatenate([np.full(len(scene[n].at), scene[n].at.box) for n in galaxies_of(scene)])
     out = np.zeros(len(share))
     for row, outer, mine, side in zip(rows, drawn, full, sides[slots], strict=True):
@@ -97,9 +96,9 @@ def seen_beyond(scene: Scene, values: dict, found: FittedScene, box: int, wide) 
         # The outskirts of a bright galaxy are not those of its neighbors.
         if outer[everything - mine < outer].sum() < 0.5 * outer.sum():
             continue
-        squared = float((weights * outer**2).sum())
+        squared = float(np.asarray(exposure.noise.inner(outer, outer), float).sum())
         if squared > 0:
-            part = float((weights * outer * left).sum()) / squared
+            part = float(np.asarray(exposure.noise.inner(outer, left), float).sum()) / squared
             out[row] = share[row] * part if part * squared**0.5 > SIGNIFICANT else 0.0
     return out
 

@@ -6,7 +6,7 @@ prior starts from it, and both results are kept.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,8 +16,10 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._programs import make_room_for_programs
 from scorepriors._progress import Progress
+from scorepriors.inference._posterior import posterior
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
+from scorepriors.models.data._correlations import warn_of_correlation, with_correlation
 from scorepriors.models.data._detection import detect
 from scorepriors.models.data._field_checks import rescale_noise, subtract_sky, warn_of_field
 from scorepriors.models.data._joint import JointObservation
@@ -28,9 +30,11 @@ from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene, stack_scenes
 
 from ._find import find
+from ._mending import with_error_of_model, without_outliers
 from ._options import Options, Settings
 from ._priors import load_priors
 from ._result import Deblended, FittedScene, collect_scene
+from ._sky import kind_of_sky, tell_sky, with_level_subtracted
 from ._stages import (
     LARGE_PADDING,
     Blend,
@@ -58,6 +62,10 @@ SIDE_BY_SIDE = 8
 
 #: The same for blends with sources in large boxes.
 LARGE_SIDE_BY_SIDE = 2
+
+#: Rounds in which outliers, and the error of the model, are looked for: without the first of them more
+#: may come to light.
+ROUNDS = 2
 
 
 def deblend(
@@ -89,7 +97,8 @@ def deblend(
         True for bars; or a function called as ``progress(done, total, text)``.
     **options
         Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `free_form`,
-        `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `padding`.
+        `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `sky`,
+        `outliers`, `model_error`, `correlation`, `variable`, `timescale`, `padding`.
 
     Returns
     -------
@@ -108,7 +117,8 @@ def deblend(
     PriorWarning
         If the prior's training images have pixels of another size.
     FieldWarning
-        If empty pixels scatter by far more or less than the noise of the file, or a sky is left in.
+        If empty pixels scatter by far more or less than the noise of the file, a sky is left in, or
+        neighboring pixels scatter together and `correlation` is not given.
 
     See Also
     --------
@@ -206,26 +216,34 @@ def _prepared(
     settings: Settings,
 ) -> list[Blend]:
     """Return blends prepared for fits; where no positions are given their sources are found."""
-    each = []
+    each, correlation = [], settings.options.correlation
     for obs, positions in zip(observations, given, strict=True):
         if positions is None:
+            obs = with_correlation(obs, correlation)
             found = detect(obs)
         else:
             found = (
                 positions if isinstance(positions, Positions) else read_positions(positions, obs)
             )
+            obs = with_correlation(obs, correlation, found)
         if settings.options.subtract_sky:
             obs = subtract_sky(obs, found)
         if settings.options.rescale_noise:
             obs = rescale_noise(obs, found)
+        sky, kind = None, kind_of_sky(obs, found, settings.options.sky)
+        if kind is not None:
+            obs, sky = with_level_subtracted(obs, found, kind)
+            if settings.options.sky == "auto":
+                tell_sky(sky, obs.bands)
         warn_of_field(obs, found)
-        each.append((obs, found))
+        warn_of_correlation(obs, found)
+        each.append((obs, found, sky))
     unknown = [i for i, positions in enumerate(given) if positions is None]
     if unknown:
-        images, detected = zip(*(each[i] for i in unknown), strict=True)
+        images, detected, _ = zip(*(each[i] for i in unknown), strict=True)
         for i, found in zip(unknown, find(images, detected, settings, _profiles), strict=True):
-            each[i] = each[i][0], found
-    return [prepare(obs, found, settings) for obs, found in each]
+            each[i] = each[i][0], found, each[i][2]
+    return [prepare(obs, found, settings, sky=sky) for obs, found, sky in each]
 
 
 def _profiles(blends: Sequence[Blend], settings: Settings) -> list[FittedScene]:
@@ -287,48 +305,110 @@ class Run:
         each = self._parametric(blends)
         if len(blends) > 1 and any(fit.interrupted for *_, fit in each):
             return [None] * len(blends)
-        seconds = {"parametric": (time.monotonic() - clock) / len(blends), "free_form": 0.0}
         first = [collect_scene(scene, fit) for _, scene, fit in each]
-        sigma = self.settings.priors[0].model_psf_sigma
-        if not (self.sizes[1] and self.settings.options.free_form):
-            return [
-                Deblended.of(b.obs, b.positions, one, one, seconds, sigma, b.own_noise)
-                for (b, *_), one in zip(each, first, strict=True)
-            ]
+        free_form = bool(self.sizes[1] and self.settings.options.free_form)
+        for _ in range(0 if free_form else ROUNDS):
+            mended = self._with_error([(b, one) for (b, *_), one in zip(each, first, strict=True)])
+            each = self._again(each, mended)
+            for i in mended:
+                first[i] = collect_scene(*each[i][1:])
+        seconds = {"parametric": (time.monotonic() - clock) / len(blends), "free_form": 0.0}
         clock = time.monotonic()
+        finals: list[Any] = [(b, one) for (b, *_), one in zip(each, first, strict=True)]
+        if free_form:
+            finals = self._finals(each, first)
+            for _ in range(ROUNDS if all(f is not None for f in finals) else 0):
+                mended = self._with_error(finals)
+                each = self._again(each, mended)
+                for i in mended:
+                    first[i] = collect_scene(*each[i][1:])
+                some = [[each[i], first[i], finals[i][1]] for i in mended]
+                for i, one in zip(mended, self._finals(*zip(*some)) if some else (), strict=True):
+                    finals[i] = one
+            seconds["free_form"] = (time.monotonic() - clock) / len(blends)
+        sigma = self.settings.priors[0].model_psf_sigma
+        return [
+            None
+            if final is None or (len(blends) > 1 and final[1].fit.interrupted)
+            else Deblended.of(
+                final[0].obs,
+                final[0].positions,
+                final[1],
+                one,
+                seconds,
+                sigma,
+                final[0].own_noise,
+                final[0].sky,
+                final[0].kept,
+                final[0].model_error,
+            )
+            for one, final in zip(first, finals, strict=True)
+        ]
+
+    def _finals(
+        self,
+        each: list[tuple[Blend, Scene, MAPResult]],
+        first: list[FittedScene],
+        before: list[FittedScene] | None = None,
+    ) -> list[tuple[Blend, FittedScene] | None]:
+        """Fit free-form scenes from parametric ones, or from free-form ones of other weights."""
         stages = [
             FreeFormStage(b, self.settings, scene, found)
             for (b, scene, _), found in zip(each, first, strict=True)
         ]
-        finals: list[Any] = [None] * len(blends)
+        finals: list[Any] = [None] * len(each)
         # Blends with the same groups run the same programs.
         alike: dict = {}
-        for i, (stage, (_, scene, fit)) in enumerate(zip(stages, each, strict=True)):
+        for i, (stage, (b, *_)) in enumerate(zip(stages, each, strict=True)):
             if stage.groups:
                 alike.setdefault(self._alike(stage), []).append(i)
             else:
-                finals[i] = scene, fit
+                finals[i] = b, first[i]
         for members in alike.values():
-            found, fit = self._free_form([stages[i] for i in members])
+            known = None if before is None else [before[i] for i in members]
+            found, fit = self._free_form([stages[i] for i in members], known)
             for k, i in enumerate(members):
-                finals[i] = found[k], fit[k]
+                b, scene, one = _without_sky(each[i][0], found[k], fit[k])
+                finals[i] = b, collect_scene(scene, one)
             if fit.interrupted.any():
                 break
-        seconds["free_form"] = (time.monotonic() - clock) / len(blends)
-        return [
-            None
-            if final is None or (len(blends) > 1 and final[1].interrupted)
-            else Deblended.of(
-                b.obs,
-                b.positions,
-                one if final[1] is one.fit else collect_scene(*final),
-                one,
-                seconds,
-                sigma,
-                b.own_noise,
-            )
-            for (b, *_), one, final in zip(each, first, finals, strict=True)
-        ]
+        return finals
+
+    def _with_error(self, found: Sequence[tuple[Blend, FittedScene] | None]) -> dict[int, Blend]:
+        """Return blends that need an error of the model, by number."""
+        out: dict[int, Blend] = {}
+        for i, one in enumerate(found if self.settings.options.model_error else ()):
+            mended = None if one is None else with_error_of_model(*one, self.settings)
+            if mended is not None:
+                out[i] = mended
+        return out
+
+    def _without_outliers(self, each: list[tuple[Blend, Scene, MAPResult]]):
+        """Fit scenes again in which pixels are far from the model, with less weight there."""
+        for _ in range(ROUNDS if self.settings.options.outliers else 0):
+            if any(fit.interrupted for *_, fit in each):
+                break
+            mended: dict[int, Blend] = {}
+            for i, (b, scene, fit) in enumerate(each):
+                other = without_outliers(b, collect_scene(scene, fit), self.settings)
+                if other is not None:
+                    mended[i] = other
+            if not mended:
+                break
+            each = self._again(each, mended)
+        return each
+
+    def _again(self, each, mended: dict[int, Blend]) -> list[tuple[Blend, Scene, MAPResult]]:
+        """Fit parametric scenes again whose blends have changed."""
+        each = list(each)
+        # Only where there are wide boxes are exposures made for them.
+        for wide in (False, True):
+            some = {i: b for i, b in mended.items() if bool(b.is_wide.any()) == wide}
+            if some:
+                starts = [(scene, fit.values) for _, scene, fit in (each[i] for i in some)]
+                for i, one in zip(some, self._profiles(list(some.values()), starts), strict=True):
+                    each[i] = _without_sky(*one)
+        return each
 
     def _alike(self, stage: FreeFormStage) -> tuple:
         """Return what stages that run the same programs have in common."""
@@ -348,7 +428,8 @@ class Run:
                 starts.append((scene, fit.values))
             for i, one in zip(again, self._profiles(mended, starts), strict=True):
                 each[i] = one
-        return self._widened(each)
+        each = [_without_sky(*one) for one in self._widened(each)]
+        return self._without_outliers(each)
 
     def _widened(self, each: list[tuple[Blend, Scene, MAPResult]]):
         """Fit scenes again in which galaxies reach beyond their boxes."""
@@ -399,8 +480,10 @@ class Run:
             (b, scene, fits[i]) for i, (b, scene) in enumerate(zip(blends, scenes, strict=True))
         ]
 
-    def _free_form(self, stages: Sequence[FreeFormStage]) -> tuple[list[Scene], MAPResult]:
-        """Fit scenes with the same groups of free-form sources."""
+    def _free_form(
+        self, stages: Sequence[FreeFormStage], before: Sequence[FittedScene] | None = None
+    ) -> tuple[list[Scene], MAPResult]:
+        """Fit scenes with the same groups of free-form sources, from fits of them where given."""
         groups, side_by_side = stages[0].groups, min(self.side_by_side, self.chunk)
         sizes, padding = {"galaxies": self.sizes[1]}, self.settings.options.padding
         if self.settings.options.models == "simplest":
@@ -415,12 +498,14 @@ class Run:
         names = ("galaxies", "large")
         priors = {n: p for n, p in zip(names, self.settings.priors) if n in groups}
         fits: Any = None
-        for level in (*self.settings.options.anneal, None):
+        # A fit that is known has found the rough shapes.
+        levels = self.settings.options.anneal if before is None else ()
+        for level in (*levels, None):
             now = {n: p if level is None else p.at(level) for n, p in priors.items()}
             scenes = [stage.scene(now, sizes) for stage in stages]
             init, scale = _stacked(
                 [
-                    stage.start(scene, None if fits is None else fits[i])
+                    stage.start(scene, _known(scene, before, i) if fits is None else fits[i])
                     for i, (stage, scene) in enumerate(zip(stages, scenes, strict=True))
                 ]
             )
@@ -449,6 +534,23 @@ class Run:
 
     def _label(self, name: str):
         return name if self.progress is True else self.progress
+
+
+def _known(scene: Scene, before: Sequence[FittedScene] | None, number: int) -> MAPResult | None:
+    """Return a fit of a scene with the same sources in the same slots; None if there is none."""
+    if before is None:
+        return None
+    old = before[number].scene
+    same = old.names == scene.names and np.array_equal(old.index, scene.index)
+    return before[number].fit if same else None
+
+
+def _without_sky(blend_: Blend, scene: Scene, fit: MAPResult) -> tuple[Blend, Scene, MAPResult]:
+    """Take what is left of a fitted sky off the pixels."""
+    if blend_.sky is None:
+        return blend_, scene, fit
+    mended, without = blend_.without_sky(collect_scene(scene, fit))
+    return mended, without, replace(fit, posterior=posterior(blend, without))
 
 
 def _stacked(trees: list):

@@ -168,9 +168,12 @@ def left_over(found: FittedScene, obs) -> tuple[np.ndarray, float, float]:
         )
         model = image.sum(0, dtype=float)
         light = np.maximum(image, 0.0) * (weights > 0)
+        # Squares of neighbors that scatter together do so as well.
+        known = view.observation.correlation
+        alike = 1.0 if known is None else (np.asarray(known, float) ** 2).sum((1, 2))
         over += (light * (weights * (images - model) ** 2 - 1)).sum((1, 2, 3))
         signal += (light * weights * model**2).sum((1, 2, 3))
-        variance += 2 * float((light.sum(0) ** 2).sum())
+        variance += 2 * float(((light.sum(0) ** 2).sum((1, 2)) * alike).sum())
     smallest = 1e-30
     share = over.sum() / max(signal.sum(), smallest)
     return over / np.maximum(signal, smallest), share, over.sum() / max(variance**0.5, smallest)

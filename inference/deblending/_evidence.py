@@ -159,10 +159,9 @@ def _stamps(positions: Positions, fitted: FittedScene, rows: np.ndarray) -> list
 
 
 def _chi2(stamp: _Stamp) -> float:
-    pixels = (
-        (np.asarray(e.images, float), np.asarray(e.noise.diagonal())) for e in stamp.exposures
-    )
-    return float(sum((image**2 * weight).sum() for image, weight in pixels))
+    images = [np.asarray(e.images, float) for e in stamp.exposures]
+    each = zip(images, stamp.exposures, strict=True)
+    return float(sum((image * np.asarray(e.noise.precision(image))).sum() for image, e in each))
 
 
 def _scene(stamp: _Stamp, scene: Scene, settings: Settings, kind: str) -> Scene:

@@ -81,6 +81,12 @@ FITTED = (
         "cut_off",
         "a thirtieth of its light and more is seen outside of its box, and is not in its flux",
     ),
+    Flag(
+        14,
+        "down_weighted",
+        "more than a tenth of the light falls on pixels that lost half of their weight or more, since "
+        "no source explains them",
+    ),
 )
 
 #: Flags that a diagnosis adds.

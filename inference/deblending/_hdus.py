@@ -15,7 +15,8 @@ _LONGEST = 48
 def model_images(result: Deblended) -> fits.HDUList:
     """Return two cubes ``[B, H, W]`` per source, of the model and as observed, and the residual.
 
-    Each of joined observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).
+    Where a sky was fitted it follows as SKY: data minus sources minus sky are the residual.  Where
+    pixels lost weight as outliers, KEPT is the share of it that they kept.  Each of joined observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).
     """
     obs, found = result.observation, result.free_form
     primary = fits.PrimaryHDU()
@@ -34,6 +35,10 @@ def model_images(result: Deblended) -> fits.HDUList:
         hdus.append(source_hdu(model, header, f"MODEL_{name}", identity))
         hdus += observed_hdus(obs, [cube[k] for cube in found.convolved], identity, name)
     hdus += residual_hdus(obs, found.convolved)
+    if result.sky is not None:
+        hdus += image_hdus(obs, result.sky.images, "SKY")
+    if result.kept is not None:
+        hdus += image_hdus(obs, result.kept, "KEPT", unit=False)
     return fits.HDUList(hdus)
 
 
@@ -90,6 +95,18 @@ def residual_hdus(obs, convolved) -> list[fits.ImageHDU]:
     for cube, (one, number, header) in zip(convolved, _views(obs), strict=True):
         residual = np.where(one.weights > 0, one.images - cube.sum(0), 0).astype(np.float32)
         hdus.append(fits.ImageHDU(residual, header, name=f"RESIDUAL{number}"))
+    return hdus
+
+
+def image_hdus(
+    obs, cubes: Sequence[np.ndarray], name: str, *, unit: bool = True
+) -> list[fits.ImageHDU]:
+    """Return extensions of cubes ``[B, H, W]``, one per observation, in its unit or without any."""
+    hdus = []
+    for cube, (_, number, header) in zip(cubes, _views(obs), strict=True):
+        if not unit:
+            header.remove("BUNIT", ignore_missing=True)
+        hdus.append(fits.ImageHDU(np.asarray(cube, np.float32), header, name=f"{name}{number}"))
     return hdus
 
 

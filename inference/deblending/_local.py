@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.ndimage import gaussian_filter
 
-from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.noise._abstract import cut_out
+from scorepriors.models.noise._sky import Sky
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._placing import overlap
+from scorepriors.models.rendering._turned import Turned
 from scorepriors.models.sources._placement import place_sources
 
 from ._choice import galaxies_of
@@ -155,7 +158,7 @@ def windows(fitted: FittedScene, rows: np.ndarray) -> Iterator[Window]:
 def _window(fitted, shapes, beyond, first, size, core, inside) -> Window:
     exposures, light, places, significance = [], [], [], np.zeros(len(shapes))
     for exposure, drawn in zip(fitted.scene.exposures, fitted.convolved, strict=True):
-        weights = np.asarray(exposure.noise.diagonal())
+        weights = smooth_weights(exposure.noise)
         cut, place = cut_exposure(exposure, np.asarray(exposure.images), first, size)
         exposures.append(cut)
         part = drawn[:, :, *place[0]]
@@ -173,7 +176,7 @@ def _window(fitted, shapes, beyond, first, size, core, inside) -> Window:
         doubtful.append(np.zeros((len(rows), *np.shape(cut.images)), np.float32))
         doubtful[-1][:, :, *place[1]] = _doubtful(drawn[rows], place[0])
     for number, row in enumerate(rows):
-        if row in beyond:
+        if row in beyond and exposures[0].grid is None:
             image, corner = beyond[row]
             inside_both = overlap(corner - first, len(image), exposures[0].shape)
             if inside_both is not None:
@@ -188,10 +191,8 @@ def _window(fitted, shapes, beyond, first, size, core, inside) -> Window:
         slopes = np.concatenate([one[1:] for one in drawn]) * own[owner][:, :, None, None]
         columns.append(np.concatenate([images, slopes]).astype(np.float32))
     precision = np.concatenate([one.precision for one in near])
-    return Window(
-        first, core, inside, rows, owner, precision, spectrum, tuple(exposures), tuple(columns),
-        tuple(light), tuple(doubtful),
-    )  # fmt: skip
+    place = first, core, inside, rows, owner, precision, spectrum
+    return Window(*place, tuple(exposures), tuple(columns), tuple(light), tuple(doubtful))
 
 
 def _beyond(fitted: FittedScene) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -201,7 +202,7 @@ def _beyond(fitted: FittedScene) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """
     light = np.zeros(len(fitted.flux))
     for exposure, drawn in zip(fitted.scene.exposures, fitted.convolved, strict=True):
-        light += (np.asarray(exposure.noise.diagonal()) * drawn**2).sum((1, 2, 3))
+        light += (smooth_weights(exposure.noise) * drawn**2).sum((1, 2, 3))
     found = {}
     for name in galaxies_of(fitted.scene):
         group = fitted.scene[name]
@@ -265,22 +266,41 @@ def cut_exposure(exposure: Exposure, images: np.ndarray, corner: np.ndarray, siz
     places
         Slices of the exposure, and of the window, that have pixels in common.
     """
-    grid, first, size = exposure.grid, np.asarray(corner), np.broadcast_to(size, 2)
-    if grid is not None:
+    grid, first, wanted = exposure.grid, np.asarray(corner), np.broadcast_to(size, 2)
+    size = wanted
+    if isinstance(grid, Turned):
+        on_host = jax.tree.map(np.asarray, grid)
+        # Wide enough for the turned window, and as wide at every place.
+        slope = on_host.coefficients[:, 1:3] / on_host.frame[2]
+        size = np.ceil(abs(np.linalg.inv(slope)) @ size).astype(int) + 2
+        middle = on_host.pixels((corner + (wanted - 1) / 2)[None], np)[0]
+        first = np.round(middle - (size - 1) / 2).astype(int)
+        grid = on_host.moved(first, corner)
+    elif grid is not None:
         # Places of its pixels are in pixels of the first exposure.
         start, step = np.asarray(grid[:2], float), float(grid[2])
         size = np.array([math.ceil(side / step) + 1 for side in size])
         first = np.floor((corner - start) / step).astype(int)
         grid = np.append(start + step * first - corner, step).astype(np.asarray(grid).dtype)
-    weights = np.asarray(exposure.noise.diagonal())
-    cut = np.zeros((2, len(images), *size), np.float32)
+    shape = (int(size[0]), int(size[1]))
     low = np.clip(first, 0, exposure.shape)
     high = np.clip(first + size, low, exposure.shape)
     here = tuple(slice(*pair) for pair in zip(low, high, strict=True))
     there = tuple(slice(*pair) for pair in zip(low - first, high - first, strict=True))
-    for target, image in zip(cut, (images, weights), strict=True):
-        target[:, *there] = image[:, *here]
-    return replace(exposure, images=cut[0], noise=Diagonal(cut[1]), grid=grid), (here, there)
+    cut = cut_out(np.asarray(images, np.float32), first, shape)
+    noise = exposure.noise.cut(first, shape)
+    return replace(exposure, images=cut, noise=noise, grid=grid), (here, there)
+
+
+def smooth_weights(noise: Any) -> Float[np.ndarray, "B H W"]:
+    """Return what the pixels weigh for light that is smooth over the correlation of their noise.
+
+    Inverse variances of white noise; rows of the precision, summed, of correlated noise.  A sky
+    counts as known.
+    """
+    own = noise.noise if isinstance(noise, Sky) else noise
+    known = np.asarray(own.diagonal())
+    return np.clip(np.asarray(own.precision(np.ones_like(known))), 0.0, known)
 
 
 class Information(NamedTuple):
@@ -305,7 +325,7 @@ def information(window: Window) -> Information:
     size = count * bands + len(window.owner)
     matrix, band = np.zeros((size, size)), 0
     for exposure, columns in zip(window.exposures, window.columns, strict=True):
-        weights = np.asarray(exposure.noise.diagonal())
+        weights = smooth_weights(exposure.noise)
         for own in range(exposure.num_bands):
             flat = columns[:, own].reshape(len(columns), -1)
             rows = np.append(np.arange(count) * bands + band, np.arange(count * bands, size))

@@ -22,7 +22,7 @@ from scipy.signal import oaconvolve
 from scorepriors.models.data._detection import peak_at
 from scorepriors.models.data._shreds import shreds
 
-from ._local import Window, information, spectra_of, windows
+from ._local import Window, information, smooth_weights, spectra_of, windows
 from ._result import FittedScene
 
 #: Least gain of a candidate, nats: there are some 90 places for a point where a deep image has one
@@ -94,7 +94,7 @@ def missing(obs: Any, fitted: FittedScene, *, rows: np.ndarray | None = None) ->
 def _gain(window: Window, templates: list[np.ndarray], spectra: np.ndarray) -> np.ndarray:
     """Return what a source more at each pixel of a window would gain, nats, ``[H, W]``."""
     exposure, columns, light = window.exposures[0], window.columns[0], window.light[0]
-    weights = np.asarray(exposure.noise.diagonal(), float)
+    weights = smooth_weights(exposure.noise).astype(float)
     residual = weights * (np.asarray(exposure.images, float) - light)
     (count, every), bands = window.amplitude.shape, exposure.num_bands
     matrix = information(window).matrix

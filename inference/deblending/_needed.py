@@ -8,7 +8,7 @@ source without light does not matter.
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ._local import Information, Window, information, spectra_of, windows
+from ._local import Information, Window, information, smooth_weights, spectra_of, windows
 from ._result import FittedScene
 from .photometry._equations import inverse
 
@@ -119,7 +119,7 @@ def _errors(window: Window) -> Float[np.ndarray, " N"]:
         bright = window.amplitude[:, band : band + exposure.num_bands, None, None]
         band += exposure.num_bands
         drawn = columns[:count] * bright
-        weighed = drawn * np.asarray(exposure.noise.diagonal())
+        weighed = drawn * smooth_weights(exposure.noise)
         own += (weighed * drawn).sum((1, 2, 3))
         shared += (weighed * (doubtful.sum(0) - doubtful)).sum((1, 2, 3))
     return np.divide(np.maximum(shared, 0), own, out=np.zeros(count), where=own > 0)

@@ -1,7 +1,7 @@
 """Models of the noise of the images of a blend."""
 
 from scorepriors.models.noise._abstract import AbstractNoise
-from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.scene._exposures import noise_of
 
 from ._options import Settings
 
@@ -16,4 +16,4 @@ def noises_of(obs, settings: Settings) -> list[AbstractNoise]:
     settings
         Options and priors.
     """
-    return [Diagonal(view.observation.weights) for view in obs.views]
+    return [noise_of(view.observation) for view in obs.views]

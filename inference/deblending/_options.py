@@ -1,16 +1,24 @@
 """Options of a deblending, for Python, the command line and evaluations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors.models.data._correlations import WORDS, correlation_of, is_list
+from scorepriors.models.noise._sky import SKIES
+from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.scene._blend import TREATMENTS
 from scorepriors.models.scene._start import Spoil
 from scorepriors.models.sources._abstract import AbstractSource
 from scorepriors.models.sources._bulge_disk import BulgeDisk
 from scorepriors.models.sources._sersic import Sersic
+from scorepriors.models.spectra._priors import AbstractSpectra
+
+from ._spectra import spectra_of
 
 #: Parametric profiles by their names on the command line.
 PROFILES: dict[str, Callable[..., AbstractSource]] = {"bulge-disk": BulgeDisk, "sersic": Sersic}
@@ -24,6 +32,9 @@ MODELS = ("free-form", "simplest")
 #: Variances of the pixels: those of the file, or with the noise of sources from the model where the
 #: file's follow the noise of their own pixels.
 NOISES = ("auto", "file")
+
+#: Skies that are left in: found by themselves, or one of `scorepriors.models.Sky`, or never.
+SKY = ("auto", *SKIES, "none")
 
 #: Least side of the boxes of galaxies that no learned prior's box holds, pixels.
 WIDE_BOX = 128
@@ -79,6 +90,27 @@ class Options:
     subtract_sky
         Whether the median of empty pixels is subtracted (`scorepriors.models.subtract_sky`);
         otherwise a warning says where there is one that matters.
+    variable
+        Names of sources that vary between the epochs of a joint observation: their fluxes in each are
+        free, and may be negative, while all others have one flux per filter.
+    timescale
+        Days over which fluxes of variable sources change; those of different epochs are independent
+        if not given.
+    sky
+        Sky that is left in, and fitted with the sources: ``"constant"`` in each band, or a
+        ``"plane"``, integrated out with the spectra (`scorepriors.models.Sky`); ``"none"`` or None
+        for none.  ``"auto"``: where empty pixels show one that matters.
+    outliers
+        Whether pixels far from what sources can explain, such as cosmic rays, trails and neighbors
+        that the catalog lacks, lose weight after a first fit.
+    model_error
+        Whether the pixels get an error that grows with the light, such as of a PSF that is slightly
+        wrong, if what is left over after the fit asks for it.
+    correlation
+        Correlation of the noise of neighboring pixels, as in resampled images
+        (`scorepriors.models.with_correlation`): ``"measure"``, ``"lanczos3"``, ``"drizzle:RATIO"``
+        (pixfrac / scale), an array, or ``"white"``; of joined observations a tuple with one for each.
+        None: what the observation says, or none; then a warning says where it is seen.
     padding
         Multiple to which stars, and galaxies in small boxes, are padded (galaxies in large boxes
         always to a multiple of two); blends of one padded size (and image and PSF shape) share
@@ -97,6 +129,12 @@ class Options:
     noise: str = "auto"
     rescale_noise: bool = False
     subtract_sky: bool = False
+    variable: tuple[str, ...] = ()
+    timescale: float | None = None
+    sky: str | None = "auto"
+    outliers: bool = True
+    model_error: bool = True
+    correlation: Any = None
     padding: int = 4
 
     @classmethod
@@ -119,6 +157,9 @@ class Options:
             raise InputError(f"`models` must be one of {', '.join(MODELS)}, got {self.models!r}.")
         if self.noise not in NOISES:
             raise InputError(f"`noise` must be one of {', '.join(NOISES)}, got {self.noise!r}.")
+        object.__setattr__(self, "sky", "none" if self.sky is None else self.sky)
+        if self.sky not in SKY:
+            raise InputError(f"`sky` must be one of {', '.join(SKY)}, got {self.sky!r}.")
         if isinstance(self.profile, str) and self.profile not in PROFILES:
             raise InputError(f"unknown profile {self.profile!r}; there are {', '.join(PROFILES)}.")
         if self.spectra not in TREATMENTS[:2]:
@@ -126,6 +167,36 @@ class Options:
                 f"`spectra` must be one of {', '.join(TREATMENTS[:2])}, got {self.spectra!r}."
             )
         object.__setattr__(self, "anneal", tuple(self.anneal))
+        names = (self.variable,) if isinstance(self.variable, str) else self.variable
+        object.__setattr__(self, "variable", tuple(map(str, names)))
+        if self.timescale is not None and not self.timescale > 0:
+            raise InputError(f"`timescale` must be positive, got {self.timescale}.")
+        object.__setattr__(self, "correlation", _plain(self.correlation))
+
+
+def _plain(correlation: Any) -> Any:
+    """Return a correlation as words or nested tuples of numbers, which compare and can be written."""
+    if isinstance(correlation, str):
+        if correlation.strip().lower() != "measure":
+            correlation_of(correlation)
+        return correlation
+    if is_list(correlation):
+        return tuple(map(_plain, correlation))
+    if correlation is None:
+        return None
+    try:
+        found = np.asarray(correlation)
+    except ValueError as error:
+        raise InputError(f"`correlation` is {WORDS}, not a ragged list.") from error
+    if found.dtype.kind not in "fiu" or found.ndim not in (2, 3):
+        raise InputError(
+            f"`correlation` is {WORDS}, of the shape [k, k] or [bands, k, k]; got {correlation!r:.60}."
+        )
+
+    def nested(values):
+        return tuple(map(nested, values)) if isinstance(values, list) else values
+
+    return nested(found.tolist())
 
 
 @dataclass(frozen=True)
@@ -171,6 +242,10 @@ class Settings:
     def spoil(self) -> Spoil:
         """Deliberate errors of the start values."""
         return Spoil(20.0 if self.options.start == "sed20" else 1.0, self.options.start == "flat")
+
+    def spectra(self, obs, seen: Sequence[Exposure], ids: Sequence[str]) -> AbstractSpectra:
+        """Return the prior on the spectra of sources of these names in an observation."""
+        return spectra_of(obs, seen, ids, self.options.variable, self.options.timescale)
 
     def profiles(self, at, name: str) -> AbstractSource:
         """Return a group of parametric galaxies."""

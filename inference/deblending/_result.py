@@ -15,8 +15,10 @@ from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import AbstractSource, Column
+from scorepriors.models.spectra._epochs import EpochSpectra
 
 from ._seen import has_data, seen_share
+from ._sky import FittedSky
 from .photometry._equations import inverse
 from .photometry._photometry import Photometry, photometry
 
@@ -117,6 +119,15 @@ class Deblended:
     noise_from_model
         Bands in which the variance of the file followed the noise of its own pixels, so that the
         noise of sources in the weights of `observation` comes from the parametric scene.
+    sky
+        Sky that was fitted with the sources, and that the images of `observation` are without; or
+        None.
+    kept
+        Share ``[B, H, W]`` of the weight of each pixel that was kept, lower where there are outliers,
+        for each image; None if there are none.
+    model_error
+        Error of the model in units of its light, ``[B]`` for each image, which is in the weights of
+        `observation`; None if none was needed.
     """
 
     observation: Observation | JointObservation
@@ -127,6 +138,17 @@ class Deblended:
     seconds: dict
     psf_sigma: float | None = 0.7
     noise_from_model: tuple[str, ...] = ()
+    sky: FittedSky | None = None
+    kept: tuple[np.ndarray, ...] | None = None
+    model_error: tuple[np.ndarray, ...] | None = None
+
+    @property
+    def variable(self) -> tuple[str, ...]:
+        """Names of the sources that vary between epochs."""
+        spectra = self.parametric.scene.spectra
+        if not isinstance(spectra, EpochSpectra):
+            return ()
+        return tuple(name for name, row in zip(self.positions.ids, spectra.rows) if row)
 
     @classmethod
     def of(
@@ -138,6 +160,9 @@ class Deblended:
         seconds: dict,
         psf_sigma: float | None,
         noise_from_model: tuple[str, ...] = (),
+        sky: FittedSky | None = None,
+        kept: tuple[np.ndarray, ...] | None = None,
+        model_error: tuple[np.ndarray, ...] | None = None,
     ) -> "Deblended":
         """Return the result of two fits, with the photometry that follows from them."""
         weights = [view.observation.weights for view in observation.views]
@@ -154,6 +179,9 @@ class Deblended:
             seconds,
             psf_sigma,
             noise_from_model,
+            sky,
+            kept,
+            model_error,
         )
 
     @property
@@ -180,6 +208,23 @@ class Deblended:
     def is_point(self) -> np.ndarray:
         """Mask ``[N]``, True for stars."""
         return np.asarray(self.positions.is_point)
+
+    @property
+    def num_down_weighted(self) -> dict[str, int]:
+        """Number of pixels that lost more than half of their weight as outliers, by band."""
+        bands = self.observation.bands
+        if self.kept is None:
+            return dict.fromkeys(bands, 0)
+        lost = [one < 0.5 for one in self.kept]
+        return dict(zip(bands, (int(band.sum()) for one in lost for band in one), strict=True))
+
+    @property
+    def error_of_model(self) -> dict[str, float]:
+        """Error of the model in units of its light, by band."""
+        bands = self.observation.bands
+        if self.model_error is None:
+            return dict.fromkeys(bands, 0.0)
+        return dict(zip(bands, map(float, np.concatenate(self.model_error)), strict=True))
 
     def priors(self) -> dict[str, ScorePrior]:
         """Learned priors by the group of their sources."""

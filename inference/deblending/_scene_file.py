@@ -23,14 +23,17 @@ from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import View
 from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.rendering._turned import Turned
 from scorepriors.models.scene._blend import blend
-from scorepriors.models.scene._exposures import exposures, galaxy_spectra
+from scorepriors.models.scene._exposures import exposures, noise_of
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._kinds import group_facts, group_from
 from scorepriors.models.sources._placement import Placement
 
 from ._priors import load_priors
 from ._result import Deblended, FittedScene, collect_scene
+from ._sky import FittedSky, with_sky
+from ._spectra import spectra_of
 
 #: Name of the file in a folder of results.
 NAME = "scene.npz"
@@ -62,7 +65,8 @@ def save_scene(
     Facts: ``observations`` (bands, unit, zero point, WCS, place on the grid of the first),
     ``ids``, ``priors``, ``sigma0``, ``seconds``, and for each of ``free_form`` and ``parametric``
     the groups of sources (name, kind, box, settings), the treatment of the spectra, and how the
-    fit ended.  Arrays: ``observation/i/...`` (images, weights, psfs), ``positions/...``, and
+    fit ended.  Arrays: ``observation/i/...`` (images, weights, psfs,
+    correlation), ``positions/...``, and
     ``<stage>/at/<group>/...`` (center, corner, index), ``<stage>/values/<site>`` and
     ``<stage>/params/<site>``.
     """
@@ -79,6 +83,12 @@ def save_scene(
         "sigma0": result.sigma0,
         "psf_sigma": result.psf_sigma,
         "noise_from_model": list(result.noise_from_model),
+        "variable": list(result.variable),
+        "timescale": getattr(result.parametric.scene.spectra, "timescale", None),
+        "sky": None if result.sky is None else result.sky.as_json(),
+        "model_error": None
+        if result.model_error is None
+        else [one.tolist() for one in result.model_error],
         "seconds": {n: float(v) for n, v in result.seconds.items()},
         "stages": {stage: _stage_facts(getattr(result, stage)) for stage in stages},
     }
@@ -90,6 +100,10 @@ def save_scene(
         for name in ("images", "weights", "psfs"):
             arrays[f"observation/{i}/{name}"] = getattr(view.observation, name)
         arrays[f"observation/{i}/psfs_of_model"] = view.psfs
+        if result.kept is not None:
+            arrays[f"observation/{i}/kept"] = np.asarray(result.kept[i], np.float32)
+        if view.observation.correlation is not None:
+            arrays[f"observation/{i}/correlation"] = view.observation.correlation
     for stage in stages:
         arrays |= _stage_arrays(stage, getattr(result, stage))
     write_archive(path, arrays, facts, kind=KIND, version=VERSION, compressed=True)
@@ -129,10 +143,13 @@ def load_scene(
     positions = Positions(
         tuple(facts["ids"]), arrays["positions/row_column"], arrays["positions/is_point"]
     )
+    sky = FittedSky.from_json(facts.get("sky"))
     found = {
-        stage: _stage(stage, arrays, about, obs, priors, facts["psf_sigma"], path)
+        stage: _stage(stage, arrays, about, obs, priors, facts, path, sky)
         for stage, about in facts["stages"].items()
     }
+    kept = [arrays.get(f"observation/{i}/kept") for i in range(len(facts["observations"]))]
+    error = facts.get("model_error")
     parametric = found["parametric"]
     free_form = found.get("free_form", parametric)
     return Deblended.of(
@@ -143,6 +160,9 @@ def load_scene(
         facts["seconds"],
         facts["psf_sigma"],
         tuple(facts.get("noise_from_model", ())),
+        sky,
+        None if kept[0] is None else tuple(np.asarray(one) for one in kept),
+        None if error is None else tuple(np.array(one) for one in error),
     )
 
 
@@ -156,9 +176,11 @@ def _view_facts(view: View) -> dict:
         "wcs": None if one.wcs is None else one.wcs.to_header_string(relax=True).rstrip(),
         "name": one.name,
         "pixel_scale": one.scale,
+        "time": one.time,
         "origin": list(view.origin),
         "scale": view.scale,
         "first": view.first,
+        "turned": None if view.turned is None else view.turned.facts(),
     }
 
 
@@ -176,9 +198,22 @@ def _observation(arrays: Mapping, facts: Mapping) -> Observation | JointObservat
             zero_point=about["zero_point"],
             name=about["name"],
             scale=about["pixel_scale"],
+            time=about.get("time"),
+            correlation=own.get("correlation"),
         )
         bands, origin = tuple(about["bands_of_model"]), tuple(about["origin"])
-        views.append(View(one, own["psfs_of_model"], bands, origin, about["scale"], about["first"]))
+        turned = about.get("turned")
+        views.append(
+            View(
+                one,
+                own["psfs_of_model"],
+                bands,
+                origin,
+                about["scale"],
+                about["first"],
+                None if turned is None else Turned.of(turned),
+            )
+        )
     if len(views) == 1:
         return views[0].observation
     zero_point = facts["zero_point"]
@@ -221,24 +256,28 @@ def _stage_arrays(stage: str, found: FittedScene) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _stage(stage, arrays, about, obs, priors, psf_sigma, path) -> FittedScene:
+def _stage(stage, arrays, about, obs, priors, facts, path, sky) -> FittedScene:
     """Return a fitted scene from its groups and site values."""
     own = _under(arrays, stage)
     by_box = {prior.event_shape[-1]: prior for prior in priors}
     groups = []
-    for facts in about["groups"]:
-        place = _under(own, f"at/{facts['name']}")
-        at = Placement(place["center"], place["corner"], place["index"], int(facts["box"]))
+    for known in about["groups"]:
+        place = _under(own, f"at/{known['name']}")
+        at = Placement(place["center"], place["corner"], place["index"], int(known["box"]))
         prior = by_box.get(at.box)
-        if facts["kind"] == "FreeForm" and prior is None:
+        if known["kind"] == "FreeForm" and prior is None:
             raise InputError(
                 f"{path} has sources in boxes of {at.box} pixels, and the prior given is for boxes of "
                 f"{', '.join(map(str, by_box)) or 'none'}; give the priors of the scene."
             )
-        groups.append(group_from(facts, at, prior))
+        groups.append(group_from(known, at, prior))
     boxes = tuple(group.at.box for group in groups)
-    seen = exposures(obs, boxes=boxes, psf_sigma=psf_sigma)
-    scene = Scene(seen, tuple(groups), galaxy_spectra(obs, seen), about["treatment"])
+    own = [noise_of(view.observation) for view in obs.views]
+    noise = with_sky(own, obs, None if sky is None else sky.kind)
+    seen = exposures(obs, boxes=boxes, psf_sigma=facts["psf_sigma"], noise=noise)
+    variable, timescale = facts.get("variable", ()), facts.get("timescale")
+    spectra = spectra_of(obs, seen, tuple(facts["ids"]), variable, timescale)
+    scene = Scene.of(seen, groups, spectra, about["treatment"])
     params, values = (
         {n: jnp.asarray(a) for n, a in _under(own, which).items()} for which in ("params", "values")
     )

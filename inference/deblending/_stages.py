@@ -10,11 +10,10 @@ import numpy as np
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors.inference.fitting._map import MAPResult
-from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._model_noise import bands_with_own_noise, noise_from_model
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.rendering._exposure import Exposure
-from scorepriors.models.scene._exposures import exposures, galaxy_spectra
+from scorepriors.models.scene._exposures import exposures
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.scene._start import start_values
 from scorepriors.models.sources._abstract import AbstractSource, round_gaussians
@@ -28,6 +27,7 @@ from ._noise import noises_of
 from ._options import Settings
 from ._priors import compare_pixels
 from ._result import FittedScene
+from ._sky import FittedSky, left_of_sky, with_sky, without
 
 #: Standard deviation of Gaussian starts as a share of the side of the box: a fifth of it
 #: at half maximum.
@@ -60,6 +60,15 @@ class Blend:
         Light ``[B, H, W]`` in each image that is not of these sources, and is subtracted; or None.
     wide
         Mask ``[N]`` of galaxies in wide boxes; None for none.
+    sky
+        Sky that `obs` is without, and what is left of which is integrated out; None for none.
+    unmended
+        Observation with its weights before outliers and the error of the model; None if that is `obs`.
+    kept
+        Share ``[B, H, W]`` of the weight of each pixel of each image that is kept, lower where there
+        are outliers; None for all of it.
+    model_error
+        Error of the model in units of its light, ``[B]`` of each image; None for none.
     """
 
     obs: Any
@@ -69,6 +78,10 @@ class Blend:
     given: Any = None
     others: tuple[np.ndarray, ...] | None = None
     wide: np.ndarray | None = None
+    sky: FittedSky | None = None
+    unmended: Any = None
+    kept: tuple[np.ndarray, ...] | None = None
+    model_error: tuple[np.ndarray, ...] | None = None
 
     @property
     def own_noise(self) -> tuple[str, ...]:
@@ -79,15 +92,38 @@ class Blend:
         """Return the blend with the noise of sources from models ``[B, H, W]`` of its images."""
         if self.others is not None:
             images = [image + other for image, other in zip(images, self.others, strict=True)]
-        obs = _without(noise_from_model(self.given, images), self.others)
-        each = zip(self.exposures, noises_of(obs, settings), strict=True)
+        obs = without(noise_from_model(self.given, images), self.others)
+        each = zip(self.exposures, noises_with_sky(obs, settings, self.sky), strict=True)
         seen = tuple(replace(exposure, noise=noise) for exposure, noise in each)
-        return replace(self, obs=obs, exposures=seen, spectra=galaxy_spectra(obs, seen))
+        spectra = settings.spectra(obs, seen, self.positions.ids)
+        return replace(self, obs=obs, exposures=seen, spectra=spectra)
 
     def with_wide(self, wide: np.ndarray, settings: Settings) -> "Blend":
         """Return the blend with these galaxies in wide boxes."""
         boxes = (settings.boxes[0], settings.wide_box)
-        return replace(self, wide=wide, exposures=prepared_exposures(self.obs, settings, boxes))
+        found = prepared_exposures(self.obs, settings, boxes, self.sky)
+        return replace(self, wide=wide, exposures=found)
+
+    def without_sky(self, found: FittedScene) -> tuple["Blend", Scene]:
+        """Return the blend and a fitted scene of it without what is left of the sky beside it."""
+        if self.sky is None:
+            return self, found.scene
+        level, error = left_of_sky(found.scene.exposures, found.convolved)
+        light = replace(self.sky, level=tuple(level)).images
+
+        def mended(exposures):
+            each = zip(exposures, light, strict=True)
+            return tuple(replace(e, images=np.asarray(e.images) - sky) for e, sky in each)
+
+        blend = replace(
+            self,
+            obs=without(self.obs, light),
+            given=None if self.given is None else without(self.given, light),
+            unmended=None if self.unmended is None else without(self.unmended, light),
+            exposures=mended(self.exposures),
+            sky=self.sky.plus(level, error),
+        )
+        return blend, replace(found.scene, exposures=mended(found.scene.exposures))
 
     @property
     def is_point(self) -> np.ndarray:
@@ -108,7 +144,11 @@ class Blend:
 
 
 def prepare(
-    obs, positions: Positions, settings: Settings, others: Sequence[np.ndarray] | None = None
+    obs,
+    positions: Positions,
+    settings: Settings,
+    others: Sequence[np.ndarray] | None = None,
+    sky: FittedSky | None = None,
 ) -> Blend:
     """Prepare a blend; `InputError` if there is no source.
 
@@ -120,6 +160,8 @@ def prepare(
         Options and priors.
     others
         Known light ``[B, H, W]`` of other sources in each image.  Their noise stays.
+    sky
+        Sky that the observation is without, and what is left of which is to be fitted; or None.
     """
     compare_pixels(obs, settings.priors[0])
     if not len(positions.ids):
@@ -128,28 +170,25 @@ def prepare(
     used = obs if file else noise_from_model(obs)
     given = None if used is obs else obs
     light = None if others is None else tuple(others)
-    used = _without(used, light)
-    found = prepared_exposures(used, settings, settings.boxes[:1])
-    return Blend(used, positions, found, galaxy_spectra(used, found), given, light)
+    used = without(used, light)
+    found = prepared_exposures(used, settings, settings.boxes[:1], sky)
+    spectra = settings.spectra(used, found, positions.ids)
+    return Blend(used, positions, found, spectra, given, light, sky=sky)
 
 
-def _without(obs, others: tuple[np.ndarray, ...] | None):
-    """Return an observation without the known light of others."""
-    if others is None:
-        return obs
-    if isinstance(obs, JointObservation):
-        each = zip(obs.views, others, strict=True)
-        views = tuple(replace(v, observation=_without(v.observation, (o,))) for v, o in each)
-        return replace(obs, views=views)
-    return replace(obs, images=obs.images - others[0])
-
-
-def prepared_exposures(obs, settings: Settings, boxes: Sequence[int]) -> tuple[Exposure, ...]:
+def prepared_exposures(
+    obs, settings: Settings, boxes: Sequence[int], sky: FittedSky | None = None
+) -> tuple[Exposure, ...]:
     """Return exposures for these boxes and those of stars."""
     small, *large = boxes
     sigma = settings.priors[0].model_psf_sigma
     boxes = (max(small, STAR_BOX), *large)
-    return exposures(obs, boxes=boxes, psf_sigma=sigma, noise=noises_of(obs, settings))
+    return exposures(obs, boxes=boxes, psf_sigma=sigma, noise=noises_with_sky(obs, settings, sky))
+
+
+def noises_with_sky(obs, settings: Settings, sky: FittedSky | None):
+    """Return models of the noise, with what is left of a sky."""
+    return with_sky(noises_of(obs, settings), obs, None if sky is None else sky.kind)
 
 
 def padded_sizes(blends: Sequence[Blend], padding: int) -> tuple[int, int]:
@@ -189,7 +228,7 @@ def parametric_scene(
     if num_wide:
         at = placed(blend.is_wide, settings.wide_box, num_wide)
         groups.append(settings.profiles(at, "wide"))
-    return Scene(blend.exposures, tuple(groups), blend.spectra, settings.options.spectra)
+    return Scene.of(blend.exposures, groups, blend.spectra, settings.options.spectra)
 
 
 def may_be_wide(scene: Scene, values: dict, settings: Settings) -> bool:
@@ -216,7 +255,7 @@ def seen_outside(blend: Blend, scene: Scene, found: FittedScene, settings: Setti
     whole = settings.wide_box
     if not (cut_off(scene, found.fit.values, box, whole) > CUT_OFF).any():
         return np.zeros(len(scene.order))
-    first = prepared_exposures(blend.obs, settings, (settings.boxes[0], whole))[0]
+    first = prepared_exposures(blend.obs, settings, (settings.boxes[0], whole), blend.sky)[0]
     return seen_beyond(scene, found.fit.values, found, box, (first, whole))
 
 
@@ -329,8 +368,8 @@ class FreeFormStage:
         if "large" in priors:
             wide = [self.settings.wide_box] * ("wide" in self.kept)
             every = [*self.settings.boxes, *wide]
-            found = prepared_exposures(self.blend.obs, self.settings, every)
-        return Scene(found, tuple(groups), self.blend.spectra, self.settings.options.spectra)
+            found = prepared_exposures(self.blend.obs, self.settings, every, self.blend.sky)
+        return Scene.of(found, groups, self.blend.spectra, self.settings.options.spectra)
 
     def start(self, scene: Scene, before: MAPResult | None = None):
         """Return start values and widths of the free-form fit.

@@ -29,6 +29,7 @@ from scorepriors.inference.deblending._options import Options
 from scorepriors.inference.deblending._priors import load_priors
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.reports._observed import observed_mean
+from scorepriors.models.data._correlations import with_correlation
 from scorepriors.models.data._detection import detect
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.positions._positions import Positions
@@ -136,8 +137,14 @@ class Settings:
             if isinstance(profile, str)
             else getattr(profile, "__name__", repr(profile)),
             "anneal": list(self.options.anneal),
+            "correlation": _lists(self.options.correlation),
             "sampling": self.sampling,
         }
+
+
+def _lists(value: Any) -> Any:
+    """Return nested tuples as lists, as they come back from JSON."""
+    return list(map(_lists, value)) if isinstance(value, tuple) else value
 
 
 def _respelled(start: str) -> str:
@@ -215,7 +222,7 @@ def evaluate(
         number of finished blends.
     **options
         Options of `deblend`: `profile`, `spectra`, `center_error`, `anneal`, `max_iterations`,
-        `tolerance`, `padding`.  If not given, `center_error` is 0.05 px for true centers and 0.3 px
+        `tolerance`, `correlation`, `padding`.  If not given, `center_error` is 0.05 px for true centers and 0.3 px
         for detections, and `anneal`, which is used for ``"annealed"`` alone, is (1, 0.4).
 
     Returns
@@ -414,7 +421,7 @@ def _positions(obs: Observation, truth: BlendTruth, chosen: Settings) -> Positio
     if chosen.start != "detect":
         return read_positions(Table({"x": truth.center[:, 1], "y": truth.center[:, 0]}), obs)
     try:
-        return detect(obs)
+        return detect(with_correlation(obs, chosen.options.correlation))
     except InputError:
         return None
 

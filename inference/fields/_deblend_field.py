@@ -23,9 +23,19 @@ from scorepriors._errors import InputError
 from scorepriors._progress import Progress
 from scorepriors.inference.deblending._deblend import settings_of
 from scorepriors.inference.deblending._options import Settings
+from scorepriors.models.data._correlations import (
+    correlation_facts,
+    field_with_correlation,
+    unknown_sentence,
+    visible,
+    windows_of,
+)
 from scorepriors.models.data._field import Field
+from scorepriors.models.data._field_checks import FieldWarning
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._warnings import note
 from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.noise._sky import SKIES
 
 from ._engine import LOOKS, PASSES, Engine
 from ._executors import executor
@@ -34,7 +44,7 @@ from ._folder import facts_of, fingerprint, finish, held, is_finished, open_fold
 from ._plan import Cell
 from ._progress import FieldProgress
 from ._result import FieldResult, collect, load, save
-from ._tasks import Work
+from ._tasks import Work, quiet
 
 
 def deblend_field(
@@ -79,7 +89,8 @@ def deblend_field(
     progress
         True for a bar; or a function called as ``progress(done, total, text)``.
     **options
-        Options of `deblend`; `models` is ``"simplest"`` by default: faint galaxies, and those that
+        Options of `deblend`; `sky` is that of each scene, beside that of the empty pixels about it, and
+        ``"auto"`` none; `models` is ``"simplest"`` by default: faint galaxies, and those that
         a bulge and disk explain, cost no network.
 
     Returns
@@ -103,8 +114,11 @@ def deblend_field(
     known = positions is not None or field.catalog is not None
     if known and not isinstance(positions, Positions):
         positions = field.positions(positions)
-    mend = bool(options.pop("subtract_sky", False)), bool(options.pop("rescale_noise", False))
+    subtract, rescale = (bool(options.pop(n, False)) for n in ("subtract_sky", "rescale_noise"))
+    field = _with_correlation(field, options.pop("correlation", None))
     settings = settings_of({"models": "simplest"} | options, prior, field.pixel_scale)
+    # What scenes fit is what is left of the sky of their tile.
+    mend = subtract or settings.options.sky in SKIES, rescale
     if positions is not None and not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     temporary = None
@@ -178,6 +192,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         "scene_doubts": found["scene_doubts"],
         "failed": found["failed"],
         "noise_from_model": found["noise_from_model"],
+        "noise_correlation": correlation_facts(field),
         "seconds": seconds | {"total": round(time.monotonic() - started, 2)},
         "settings": _settings_facts(engine.work.settings, engine.mend),
         "versions": {
@@ -242,6 +257,19 @@ def _as_field(field) -> Field:
     if isinstance(field, Observation):
         return Field.of(field)
     return Field.open(field)
+
+
+def _with_correlation(field: Field, correlation) -> Field:
+    """Return the field with the correlation of its noise; warn where it is seen and not given."""
+    if correlation is not None:
+        return field_with_correlation(field, correlation)
+    if field.correlation is None:
+        with quiet():
+            factor = visible(windows_of(field))
+        said = unknown_sentence(factor, field.bands)
+        if said:
+            note(said, FieldWarning)
+    return field
 
 
 def _groups(cells: Sequence[Cell], count: int) -> np.ndarray:

@@ -35,6 +35,8 @@ def fingerprint(field: Any, positions: Any, settings: Settings, mend: tuple[bool
         for column in np.linspace(0, max(field.shape[1] - _SAMPLE, 0), _SAMPLES).astype(int):
             obs = field.window(int(row), int(column), _SAMPLE, _SAMPLE)
             parts += [np.asarray(obs.images), np.asarray(obs.weights), np.asarray(obs.psfs)]
+    if field.correlation is not None:
+        parts.append(np.asarray(field.correlation))
     if positions is not None:
         parts += [list(positions.ids), positions.row_column, np.asarray(positions.is_point)]
     options = vars(settings.options)

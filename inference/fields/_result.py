@@ -132,6 +132,28 @@ class FieldResult:
         corners = [(int(c[0]), int(c[1])) for c in (corner, first)]
         return Source(str(id), image, corners[0], flux, drawn, corners[1], others)
 
+    def shapes(self) -> dict[str, tuple[np.ndarray, np.ndarray, float | None]]:
+        """Return the shapes of all sources that have data, by their names.
+
+        Each is an image ``[n, n]`` at the model's resolution with a sum of one, the row and column
+        of its first pixel in the field, and the standard deviation in pixels of the PSF in it
+        (None for none).
+        """
+        found = {}
+        for part in dict.fromkeys(place.part for place in self._places):
+            records = read_part(part, lambda name: name.startswith(("image/", "corner/")))
+            for place in self._places:
+                if place.part != part:
+                    continue
+                record = records[place.number]
+                for number, name in enumerate(record.facts["ids"]):
+                    if f"image/{number}" in record.arrays:
+                        image, corner = (
+                            record.arrays[f"{n}/{number}"] for n in ("image", "corner")
+                        )
+                        found[str(name)] = (image, corner, record.facts["psf_sigma"])
+        return found
+
 
 def save(folder: Path, result: FieldResult) -> None:
     """Write into the folder of a run what `load` needs beside its parts."""

@@ -7,13 +7,19 @@ import numpy as np
 from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
 
-from scorepriors.models.data._detection import detection_image, find_left_over, find_sources
+from scorepriors.models.data._detection import (
+    detection_correlation,
+    detection_image,
+    find_left_over,
+    find_sources,
+)
 from scorepriors.models.data._field_checks import HOPELESS, check_field, measure_field
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._tiles import Tile
 from scorepriors.models.data.positions._light import displacement
 from scorepriors.models.data.positions._margins import psf_fwhm
 from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.noise._correlation import of_filtered
 
 from ._light import Light
 from ._parts import Record, write_part
@@ -144,7 +150,8 @@ def significance(
     seen = (obs.weights > 0).any((1, 2))
     psf = obs.psfs[seen if seen.any() else slice(None)].mean(0)
     signal = fftconvolve(np.where(mask, 0.0, image), psf[::-1, ::-1], mode="same")
-    noise = fftconvolve(np.where(mask, 0.0, variance), psf[::-1, ::-1] ** 2, mode="same")
+    power = of_filtered(psf[::-1, ::-1], detection_correlation(obs))
+    noise = fftconvolve(np.where(mask, 0.0, variance), power, mode="same")
     at = np.clip(np.round(places).astype(int), 0, np.array(image.shape) - 1)
     rows, columns = at.T
     smallest = 1e-6 * max(float(noise.max()), 1e-30)

@@ -24,10 +24,12 @@ from scorepriors.inference.deblending._flags import FLAGS, words_of
 from scorepriors.inference.deblending._missing import missing
 from scorepriors.inference.deblending._options import Settings
 from scorepriors.inference.deblending._result import Deblended, FittedScene
+from scorepriors.inference.deblending._sky import no_sky
 from scorepriors.inference.deblending._stages import Blend, prepare
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._own_noise import mean_of_nine
 from scorepriors.models.data.positions._positions import Positions
+from scorepriors.models.noise._sky import SKIES
 
 from ._light import Light
 from ._parts import Place, Record, digest, read_arrays_of, write_part
@@ -142,7 +144,8 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
     """Fit the parametric scenes of a batch, halo included, and write its part."""
     options = work.settings.options
     most = min(ITERATIONS, options.max_iterations)
-    options = replace(options, free_form=False, max_iterations=most)
+    # A source that is not in the scene yet is no outlier.
+    options = replace(options, free_form=False, outliers=False, max_iterations=most)
     settings = replace(work.settings, options=options)
     run = Run(settings, batch.numbers, key=work.key)
 
@@ -307,7 +310,9 @@ def _blend(work: Work, scene: SceneTask, obs: Observation, others: np.ndarray | 
         np.concatenate([one.row_column for one in each]) - first,
         np.concatenate([one.is_point for one in each]),
     )
-    return prepare(obs, positions, work.settings, None if others is None else [others])
+    kind = work.settings.options.sky
+    sky = no_sky(obs, kind) if kind in SKIES else None
+    return prepare(obs, positions, work.settings, None if others is None else [others], sky)
 
 
 def _lacks(scene: SceneTask, obs: Any, fitted: FittedScene) -> np.ndarray:

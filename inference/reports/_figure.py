@@ -152,8 +152,7 @@ def scene_row(
         name = obs.name or f"observation {views.index(view) + 1}"
     axes[0].imshow(compose(obs.images), origin="lower", interpolation="nearest")
     axes[0].set_title(name, color=INK)
-    for k, place in enumerate(result.center):
-        row, column = (place - np.asarray(view.origin)) / view.scale
+    for k, (row, column) in enumerate(view.pixels(result.center)):
         color = COLORS[k % len(COLORS)]
         axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
         axes[0].annotate(
@@ -175,6 +174,12 @@ def scene_row(
         combined, origin="lower", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest"
     )
     axes[2].set_title(residual, color=INK)
+    if result.kept is not None:
+        # Pixels of any band that lost half of their weight as outliers.
+        number = views.index(view) if len(views) > 1 else 0
+        lost = (result.kept[number] < 0.5).any(0)
+        if lost.any():
+            axes[2].contour(lost, [0.5], colors=SOFT, linewidths=0.8)
     bar = axes[2].figure.colorbar(shown, ax=axes[2], shrink=0.8, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, color=SOFT, labelcolor=INK)

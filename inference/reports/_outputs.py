@@ -19,6 +19,7 @@ from scorepriors.inference.deblending._hdus import finite, model_images
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
+from scorepriors.models.data._correlations import correlation_facts
 
 from ._figure import report_figure
 
@@ -199,6 +200,10 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
         "num_sources": len(result.positions.ids),
         "bands": list(result.observation.bands),
         "noise_from_model": list(result.noise_from_model),
+        "sky": None if result.sky is None else result.sky.facts(result.observation.bands),
+        "down_weighted": result.num_down_weighted,
+        "model_error": result.error_of_model,
+        "noise_correlation": correlation_facts(result.observation),
         "prior": result.prior_name,
         "sigma0": result.sigma0,
         "seed": seed,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from astropy import units
+from astropy.time import Time
 from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
@@ -288,6 +289,22 @@ def check_wcs(wcs) -> WCS | None:
             "give a celestial WCS or None."
         )
     return wcs
+
+
+def check_time(time, wcs: WCS | None = None) -> float | None:
+    """Return a time in MJD as a number, or that of a WCS; `InputError` if it is none."""
+    if time is None:
+        found = () if wcs is None else (wcs.wcs.mjdavg, wcs.wcs.mjdobs)
+        return next((float(one) for one in found if np.isfinite(one)), None)
+    if isinstance(time, Time):
+        time = time.mjd
+    try:
+        value = float(time)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise InputError(f"`time` must be an MJD or an astropy Time, got {time!r}.")
+    return value
 
 
 def check_scale(scale) -> float | None:

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter, gaussian_laplace
 from scipy.signal import fftconvolve
 
 from scorepriors._errors import InputError
+from scorepriors.models.noise._correlation import of_filtered
 
 from ._joint import JointObservation
 from ._observation import Observation
@@ -209,11 +210,12 @@ def _found(obs, model, known: np.ndarray, ids: Sequence[str], threshold: float) 
     image = filled(image, mask)
     variance = np.where(mask, np.median(variance[~mask]), variance)
     width = min(map(psf_sigma, first.psfs))
+    correlation = detection_correlation(first)
     doubtful = None if model is None else MISFIT * _weighted(first, np.maximum(model, 0.0))
     places, num_known = known, len(known)
     for scale in SCALES:
         sigma = max(scale * width, SMALLEST)
-        for place in _blobs(image, variance, doubtful, mask, sigma, threshold):
+        for place in _blobs(image, variance, correlation, doubtful, mask, sigma, threshold):
             if (np.hypot(*(places - place).T) > APART).all():
                 places = np.vstack([places, place])
     places = about_cores(places, partly_masked(first), num_known)
@@ -228,7 +230,18 @@ def _found(obs, model, known: np.ndarray, ids: Sequence[str], threshold: float) 
     )
 
 
-def _blobs(image, variance, doubtful, mask, sigma: float, threshold: float) -> np.ndarray:
+def detection_correlation(obs: Observation) -> np.ndarray | None:
+    """Return the correlation of the noise of the detection image, ``[k, k]``; None if not known."""
+    if obs.correlation is None or obs.correlation.shape[-1] == 1:
+        return None
+    # The variance of the sum is that of the bands by their weights in it.
+    levels = _levels(obs.weights)
+    return np.einsum("b,bij->ij", levels, obs.correlation) / max(levels.sum(), 1e-30)
+
+
+def _blobs(
+    image, variance, correlation, doubtful, mask, sigma: float, threshold: float
+) -> np.ndarray:
     """Return places ``[M, 2]`` of blobs of one size, refined to a fraction of a pixel.
 
     `doubtful` is light that may be an error of a model, or None.
@@ -239,7 +252,7 @@ def _blobs(image, variance, doubtful, mask, sigma: float, threshold: float) -> n
     kernel = -gaussian_laplace(unit, sigma)
     # Zeros beyond the edge: reflected pixels would double the noise.
     sharp = fftconvolve(image, kernel, mode="same")
-    power = np.maximum(fftconvolve(variance, kernel**2, mode="same"), 1e-12)
+    power = np.maximum(fftconvolve(variance, of_filtered(kernel, correlation), mode="same"), 1e-12)
     if doubtful is not None:
         # An error of the model may follow the filter, unlike noise.
         power += fftconvolve(doubtful, np.abs(kernel), mode="same") ** 2

@@ -13,7 +13,7 @@ from scorepriors._errors import InputError
 
 from ._field_files import open_files
 from ._field_positions import field_positions
-from ._observation import Observation
+from ._observation import Observation, unchecked
 from ._views import Photometry
 from .positions._positions import Positions
 from .readers._files import FITS_ENDINGS, NPZ_ENDINGS, check_file
@@ -52,6 +52,8 @@ class Field(Photometry):
     corner
         Row and column of the first pixel in the image of the file, if the field was cut out of
         it; (0, 0) otherwise.
+    correlation
+        Correlations of the noise, ``[B, k, k]``, the same everywhere; or None.
     """
 
     shape: tuple[int, int]
@@ -66,6 +68,7 @@ class Field(Photometry):
     corner: tuple[int, int]
     _source: Any = field(repr=False)
     opened: dict[str, Any] | None = None
+    correlation: np.ndarray | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, obs: Observation) -> "Field":
@@ -92,6 +95,7 @@ class Field(Photometry):
             psf_size=obs.psfs.shape[-1],
             corner=obs.corner,
             _source=source,
+            correlation=obs.correlation,
         )
 
     @classmethod
@@ -162,7 +166,7 @@ class Field(Photometry):
                 slice(box[1].start - column, box[1].stop - column),
             )
             images[inside], weights[inside] = self._source.pixels(box)
-        return _unchecked(
+        return unchecked(
             images=images,
             weights=weights,
             psfs=self.psfs_at(row + (height - 1) / 2, column + (width - 1) / 2),
@@ -174,6 +178,7 @@ class Field(Photometry):
             catalog=None,
             scale=self.pixel_scale if self.wcs is None else None,
             corner=(row, column),
+            correlation=self.correlation,
         )
 
     def psfs_at(self, row: float, column: float) -> np.ndarray:
@@ -216,7 +221,7 @@ class Field(Photometry):
     def whole(self) -> Observation:
         """Read all of the field at once."""
         obs = self.window(0, 0, *self.shape)
-        return _unchecked(**{**vars(obs), "corner": self.corner, "catalog": self.catalog})
+        return unchecked(**{**vars(obs), "corner": self.corner, "catalog": self.catalog})
 
 
 #: Arguments of `Field.open` that are files.
@@ -268,13 +273,3 @@ def shifted(wcs: WCS, row: int, column: int, shape: tuple[int, int]) -> WCS:
             table.crval = [value - step for value, step in zip(table.crval, by)]
     moved.array_shape = shape
     return moved
-
-
-def _unchecked(**values) -> Observation:
-    """Return an observation of checked parts: all of its pixels may be masked."""
-    obs = object.__new__(Observation)
-    for name, value in values.items():
-        if isinstance(value, np.ndarray):
-            value.setflags(write=False)
-        object.__setattr__(obs, name, value)
-    return obs

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, uniform_filter
 
 from scorepriors._errors import InputError
+from scorepriors.models.noise._correlation import error_factor
 
 from ._detection import detection_image
 from ._joint import JointObservation
@@ -93,6 +94,8 @@ class EmptyPixels(NamedTuple):
         in units of `noise`; zero where its slope is no more than an accident.
     area
         Pixels over which a point source is measured, ``[B]``: the sum of one over its squares.
+    known
+        As `correlation`, what of it the observation knows, ``[B]``.
     """
 
     scatter: np.ndarray
@@ -102,11 +105,12 @@ class EmptyPixels(NamedTuple):
     noise: np.ndarray
     tilt: np.ndarray
     area: np.ndarray
+    known: np.ndarray
 
     @property
     def noise_factor(self) -> np.ndarray:
         """Factor ``[B]`` by which the errors must be multiplied; one where they are usual."""
-        whole = self.scatter * self.correlation
+        whole = self.scatter * np.maximum(self.correlation / self.known, 1.0)
         with np.errstate(invalid="ignore"):
             low, high = whole < USUAL[0], self.scatter > USUAL[1]
         return np.where(low, whole, np.where(high, self.scatter, 1.0))
@@ -120,10 +124,21 @@ class EmptyPixels(NamedTuple):
             return self.sky_is_significant & (np.abs(self.sky) > least * self.noise)
 
     @property
+    def sky_is_hopeless(self) -> np.ndarray:
+        """Mask ``[B]`` of bands with a sky far above the noise, of which something is wrong."""
+        with np.errstate(invalid="ignore"):
+            return self.sky_is_significant & (np.abs(self.sky) > HOPELESS * self.noise)
+
+    @property
     def sky_is_significant(self) -> np.ndarray:
         """Mask ``[B]`` of bands with a sky that is no accident."""
         with np.errstate(invalid="ignore"):
             return np.abs(self.sky) > SIGNIFICANT * self.sky_error
+
+
+def has_hopeless_sky(obs: Observation | JointObservation, positions: Positions | None) -> bool:
+    """Return whether there is so much sky that it must be asked for to be fitted."""
+    return bool(_measure_all(obs, positions).sky_is_hopeless.any())
 
 
 def measure_field(obs: Observation, positions: Positions | None = None) -> EmptyPixels:
@@ -141,7 +156,8 @@ def measure_field(obs: Observation, positions: Positions | None = None) -> Empty
     bands = [
         _band(*band, empty, far) for band in zip(obs.images, obs.weights, obs.psfs, strict=True)
     ]
-    return EmptyPixels(*np.array(bands, float).T)
+    known = np.ones(obs.num_bands) if obs.correlation is None else error_factor(obs.correlation)
+    return EmptyPixels(*np.array(bands, float).T, np.maximum(known, 1.0))
 
 
 def check_field(
@@ -167,13 +183,12 @@ def warn_of_field(obs: Observation | JointObservation, positions: Positions | No
         If there is so much sky that fluxes would mean nothing.
     """
     field = _measure_all(obs, positions)
-    with np.errstate(invalid="ignore"):
-        hopeless = field.sky_is_significant & (np.abs(field.sky) > HOPELESS * field.noise)
+    hopeless = field.sky_is_hopeless
     if hopeless.any():
         raise InputError(
             f"the sky is left in: {_by_band(obs.bands, field.sky, hopeless)} per pixel, more than "
-            f"{HOPELESS:g} times the noise; subtract it, or use subtract_sky=True (--subtract-sky in the "
-            "shell)."
+            f"{HOPELESS:g} times the noise; subtract it, or fit it with the sources, sky='constant' (--sky "
+            "constant in the shell)."
         )
     for sentence in _sentences(field, obs).values():
         note(sentence, FieldWarning)
@@ -300,14 +315,14 @@ def _sentences(field: EmptyPixels, obs: Observation | JointObservation) -> dict[
         ]
         said["sky"] = (
             f"a sky is left in that biases fluxes, of galaxies the most: {', '.join(each)}; "
-            "subtract_sky=True (--subtract-sky in the shell) mends it."
+            "sky='constant' (--sky constant in the shell) fits it with the sources."
         )
     tilted = field.tilt > TILT * field.correlation**2
     if tilted.any():
         said["gradient"] = (
             "the sky changes across the image, and is below zero on one side, in units of the noise of "
-            f"a pixel by up to {_by_band(obs.bands, field.tilt, tilted)}: subtract a model of it, for example with "
-            "sep.Background; --subtract-sky takes a constant off."
+            f"a pixel by up to {_by_band(obs.bands, field.tilt, tilted)}: sky='plane' (--sky plane in the shell) fits "
+            "it with the sources; or subtract a model of it, for example with sep.Background."
         )
     return said
 

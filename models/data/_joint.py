@@ -1,6 +1,5 @@
 """Joint observations: several of one sky, with other pixels, PSFs and bands."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,16 +11,22 @@ from astropy.wcs import WCS
 from scorepriors._errors import InputError
 from scorepriors._surveys import ZERO_POINT
 from scorepriors.models.rendering._grids import regrid
+from scorepriors.models.rendering._turned import Turned
 
+from ._alignment import align
 from ._observation import Observation
 from ._views import Photometry, View
+from ._warnings import note
 from .psfs._checks import PSFWarning
-
-#: Largest error in pixels of the reference that the straight grid of a part may make.
-_STRAIGHT = 0.1
 
 #: Share of a PSF's power beyond the Nyquist frequency of the reference that gives a warning.
 _LOST_POWER = 0.02
+
+#: Share of a PSF's light in the corners of its turned square that may be cut off.
+_CUT_LIGHT = 2e-4
+
+#: Least half of the side of a PSF: the kernel to a sharp one rings over as many pixels.
+_LEAST_HALF = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +106,8 @@ def join_observations(
         the prior's.
     *others
         Observations of the same sky, with other pixels, PSFs and bands.  Their pixels may have
-        another side and start anywhere, but must be parallel to those of the reference.
+        another side, start anywhere, and be turned, mirrored or distorted, as their WCSs say.
+        What lies further beyond the reference than the PSF is wide is left out.
 
     Returns
     -------
@@ -112,8 +118,8 @@ def join_observations(
     Raises
     ------
     InputError
-        If an observation has no WCS, is turned or mirrored or does not overlap, or if fluxes have
-        no common unit.
+        If an observation has no WCS, is distorted so much that fluxes would be wrong by 0.001 or
+        does not overlap, or if fluxes have no common unit.
 
     Warns
     -----
@@ -134,51 +140,63 @@ def join_observations(
             views.append(View(obs, obs.psfs, bands))
             continue
         name = obs.name or f"observation {number + 1}"
-        origin, scale = _straight_grid(reference, obs, name)
-        psfs = _psfs_on(scale, obs, name)
-        views.append(View(obs, psfs, bands, origin, scale, first))
+        views.append(view_on(reference, obs, name, bands=bands, first=first))
     zero_points, unit = _common_unit(observations)
     return JointObservation(tuple(views), names, zero_points, unit)
 
 
-def _straight_grid(reference: Observation, obs: Observation, name: str):
-    """Return origin and scale of an observation's pixels in those of the reference."""
-    for one, which in ((reference, "the first observation"), (obs, name)):
-        if one.wcs is None:
-            raise InputError(f"{which} has no WCS: nobody knows where it lies on the sky.")
-    sky_of: WCS = obs.wcs  # type: ignore[assignment]
-    ends = [np.linspace(0, n - 1, 5) for n in obs.shape]
-    row, column = (a.ravel() for a in np.meshgrid(*ends, indexing="ij"))
-    x, y = reference.wcs.world_to_pixel(sky_of.pixel_to_world(column, row))  # type: ignore[union-attr]
-    seen = np.stack([y, x], axis=1)
-    if not np.isfinite(seen).all():
-        raise InputError(f"{name} is on another side of the sky than the first observation.")
-    design = np.stack([np.ones_like(row), row, column], axis=1)
-    (origin, along, across), *_ = np.linalg.lstsq(design, seen, rcond=None)
-    if along[0] * across[1] - along[1] * across[0] <= 0:
-        raise InputError(f"{name} is a mirror image of the first observation; flip one of them.")
-    scale = (along[0] + across[1]) / 2
-    straight = origin + scale * np.stack([row, column], axis=1)
-    error = np.abs(straight - seen).max()
-    if not scale > 0 or error > _STRAIGHT:
-        turned = np.degrees(np.arctan2(across[0] - along[1], along[0] + across[1]))
-        raise InputError(
-            f"the pixels of {name} do not run along those of the first observation (turned by "
-            f"{turned:.2g} degrees, up to {error:.2g} px apart); resample one of them first."
-        )
-    last = origin + scale * (np.array(obs.shape) - 1)
-    if (last < 0).any() or (origin > np.array(reference.shape) - 1).any():
-        raise InputError(f"{name} does not overlap the first observation on the sky.")
-    return (float(origin[0]), float(origin[1])), float(scale)
+def view_on(
+    reference: Observation,
+    obs: Observation,
+    name: str,
+    *,
+    bands: tuple[str, ...] | None = None,
+    first: int = 0,
+) -> View:
+    """Return an observation as seen from the pixels of another.
+
+    Parameters
+    ----------
+    reference
+        Observation with the pixels of the model.
+    obs
+        Another one of the same sky, cut to what the reference covers.
+    name
+        What messages call it.
+    bands, first
+        Names of the bands, its own if not given, and the index of the first.
+
+    Raises
+    ------
+    InputError
+        See `scorepriors.models.data._alignment.align`.
+    """
+    at = align(reference, obs, name)
+    psfs = _psfs_on(at.slope, obs, name)
+    names = obs.bands if bands is None else bands
+    return View(at.observation, psfs, names, at.origin, at.scale, first, at.turned)
 
 
-def _psfs_on(scale: float, obs: Observation, name: str) -> np.ndarray:
-    """Return PSFs ``[B, P, P]`` at pixels of the reference, band-limited to them."""
+def _psfs_on(slope: np.ndarray, obs: Observation, name: str) -> np.ndarray:
+    """Return PSFs ``[B, P, P]`` at pixels of the reference, band-limited to them.
+
+    Parameters
+    ----------
+    slope
+        Derivatives ``[2, 2]`` of places in the reference by pixels of the observation.
+    obs
+        The observation.
+    name
+        What messages call it.
+    """
     size = obs.psfs.shape[-1]
     grid = 2 * size
     transforms = np.fft.rfft2(obs.psfs.astype(float), (grid, grid))
-    fastest = np.maximum(abs(np.fft.fftfreq(grid))[:, None], np.fft.rfftfreq(grid)[None, :])
-    held = fastest <= 0.5 * scale
+    back = np.linalg.inv(slope)
+    waves = np.stack(np.meshgrid(np.fft.fftfreq(grid), np.fft.rfftfreq(grid), indexing="ij"))
+    # A wave over these pixels, seen in those of the model.
+    fastest = abs(np.einsum("ji,j...->i...", back, waves)).max(0)
+    held = fastest <= 0.5
     power = abs(transforms) ** 2
     lost = (power * ~held).sum((1, 2)) / power.sum((1, 2))
     sharp = [
@@ -187,19 +205,50 @@ def _psfs_on(scale: float, obs: Observation, name: str) -> np.ndarray:
         if share > _LOST_POWER
     ]
     if sharp:
-        warnings.warn(
+        note(
             f"PSFs of {name} are sharper than pixels of the first observation can show; the "
             f"share of their power that is lost: {', '.join(sharp)}. Put the sharper observation "
             "first, with a prior for its pixels.",
             PSFWarning,
-            stacklevel=3,
         )
-    half = int(size // 2 * scale)
-    start = size // 2 - half / scale
-    grid = np.array([start, start, 1 / scale])
-    shape = (2 * half + 1, 2 * half + 1)
-    drawn = regrid((transforms * held)[:, None], grid, np.zeros((1, 2)), size, shape, xp=np)[:, 0]
-    return drawn / drawn.sum((1, 2), keepdims=True)
+    # The largest square of the model's pixels that the turned one holds, and the one around it.
+    least = max(int(size // 2 * np.sqrt(abs(np.linalg.det(slope))) + 1e-3), _LEAST_HALF)
+    most = max(int(size // 2 * abs(slope).sum(1).max()), least)
+    drawn = _drawn_psfs(transforms * held, back, size, most)
+    total = drawn.sum((1, 2))
+    for half in range(least, most + 1):
+        inner = drawn[:, most - half : most + half + 1, most - half : most + half + 1]
+        if (abs(inner.sum((1, 2)) / total - 1) < _CUT_LIGHT).all():
+            break
+    return inner / inner.sum((1, 2), keepdims=True)
+
+
+def _drawn_psfs(transforms: np.ndarray, back: np.ndarray, size: int, half: int) -> np.ndarray:
+    """Return PSFs ``[B, P, P]``, P = 2 half + 1, from their transforms on pixels of their own.
+
+    Parameters
+    ----------
+    transforms
+        Real transforms ``[B, N, N // 2 + 1]`` of images of `size` pixels, padded to N.
+    back
+        Derivatives ``[2, 2]`` of places in the images by pixels of the result.
+    size
+        Side of the images.
+    half
+        Half the side of the result.
+    """
+    shape, first = (2 * half + 1, 2 * half + 1), np.zeros((1, 2))
+    if np.allclose(back, back[0, 0] * np.eye(2), rtol=1e-9):
+        step = back[0, 0]
+        start = size // 2 - half * step
+        straight = np.array([start, start, step])
+        return regrid(transforms[:, None], straight, first, size, shape, xp=np)[:, 0]
+    coefficients = np.zeros((2, 10))
+    coefficients[:, 0], coefficients[:, 1:3] = size // 2, back
+    middle = np.array([half, half, 1.0])
+    turned = Turned(coefficients, middle, bool(abs(back[1, 0]) > abs(back[0, 0])))
+    # The polynomial is exact everywhere, but the middle of a box of even side is between pixels.
+    return regrid(transforms[:, None], turned, first, size, shape, xp=np)[:, 0]
 
 
 def _common_unit(observations: Sequence[Observation]):

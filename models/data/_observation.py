@@ -18,17 +18,20 @@ from astropy.wcs.utils import proj_plane_pixel_area
 
 from scorepriors._errors import InputError
 from scorepriors._files import atomic_path
+from scorepriors.models.data.readers._correlations import CORRELATION
 from scorepriors.models.data.readers._files import FITS_ENDINGS, NPZ_ENDINGS, check_file
 from scorepriors.models.data.readers._fits_files import read_fits
 from scorepriors.models.data.readers._nddata import read_nddata
 from scorepriors.models.data.readers._npz_files import read_npz
 from scorepriors.models.data.readers._options import FileOptions
+from scorepriors.models.noise._correlation import by_band
 
 from ._checks import (
     check_bands,
     check_image_shape,
     check_pixels,
     check_scale,
+    check_time,
     check_wcs,
     check_zero_point,
     default_bands,
@@ -78,6 +81,12 @@ class Observation(Photometry):
     corner
         Row and column of the first pixel in the image of the file, if the observation was cut
         out of it; (0, 0) otherwise.
+    time
+        Middle of the exposure, MJD; that of the `wcs` (``MJD-AVG`` or ``MJD-OBS`` in its header) if
+        not given, and None if nobody knows.
+    correlation
+        Correlations of the noise of pixels by their distance, ``[B, k, k]``, one in the center
+        (`with_correlation`); None if it is not known, and pixels are taken as independent.
 
     Raises
     ------
@@ -104,6 +113,8 @@ class Observation(Photometry):
     catalog: Table | None = None
     scale: float | None = None
     corner: tuple[int, int] = (0, 0)
+    time: float | None = None
+    correlation: np.ndarray | None = None
 
     def __post_init__(self):
         images = numeric(self.images, "images")
@@ -124,6 +135,8 @@ class Observation(Photometry):
             "name": str(self.name),
             "scale": check_scale(self.scale),
             "corner": (int(self.corner[0]), int(self.corner[1])),
+            "time": check_time(self.time, self.wcs),
+            "correlation": _checked_correlation(self.correlation, len(bands)),
         }
         for field, value in checked.items():
             object.__setattr__(self, field, value)
@@ -168,6 +181,8 @@ class Observation(Photometry):
         catalog: Table | None = None,
         scale: float | None = None,
         corner: tuple[int, int] = (0, 0),
+        time: float | None = None,
+        correlation=None,
         psf_oversampling: float | None = None,
     ) -> "Observation":
         """Build an observation from arrays.
@@ -187,8 +202,10 @@ class Observation(Photometry):
             Those that are not centered on a pixel, as for even P, are moved there.
         bands
             Names of the bands; ``band0``, ``band1``, ... if not given.
-        wcs, unit, zero_point, name, catalog, scale, corner
+        wcs, unit, zero_point, name, catalog, scale, corner, time
             Attributes of the class.
+        correlation
+            Correlations of the noise, ``[B, k, k]``, or ``[k, k]`` for all bands; None if unknown.
         psf_oversampling
             Samples of the PSFs per pixel, along one axis; None for one, or what files say.
 
@@ -244,7 +261,8 @@ class Observation(Photometry):
         bands, wcs, scale = check_bands(bands, len(values)), check_wcs(wcs), check_scale(scale)
         place = place_of(values.shape[1:], wcs, scale, corner)
         psfs = psfs_for(psfs, bands, place, psf_oversampling)
-        obs = cls(values, noise, psfs, bands, wcs, unit, zero_point, name, catalog, scale, corner)
+        about = (wcs, unit, zero_point, name, catalog, scale, corner, time, correlation)
+        obs = cls(values, noise, psfs, bands, *about)
         tell_sampling(obs.psfs, obs.bands, obs.pixel_scale)
         return obs
 
@@ -376,7 +394,7 @@ class Observation(Photometry):
         """Write one multi-extension FITS file that `from_fits` reads, atomically.
 
         Extensions: IMAGE, WEIGHT (inverse variances, zero where masked), PSF and, if there
-        is one, CATALOG.
+        are any, CORRELATION (of the noise) and CATALOG.
 
         Raises
         ------
@@ -396,6 +414,8 @@ class Observation(Photometry):
         hdus.append(fits.ImageHDU(self.images, self._header(), name="IMAGE"))
         hdus.append(fits.ImageHDU(self.weights, name="WEIGHT"))
         hdus.append(fits.ImageHDU(self.psfs, name="PSF"))
+        if self.correlation is not None:
+            hdus.append(fits.ImageHDU(self.correlation, name=CORRELATION))
         if self.catalog is not None:
             hdus.append(_table_hdu(self.catalog))
         with atomic_path(path) as temporary:
@@ -411,6 +431,8 @@ class Observation(Photometry):
             header["BANDS"] = ",".join(self.bands)
         if self.wcs is None and self.scale is not None:
             header["PIXSCALE"] = self.scale
+        if self.time is not None:
+            header["MJD-AVG"] = self.time
         if self.unit is not None:
             header["BUNIT"] = self.unit.to_string()
         if self.zero_point is not None:
@@ -418,6 +440,17 @@ class Observation(Photometry):
         if self.name and self.name.isascii() and self.name.isprintable():
             header["OBJECT"] = self.name
         return header
+
+
+def unchecked(**values) -> Observation:
+    """Return an observation of checked parts: all of its pixels may be masked."""
+    obs = object.__new__(Observation)
+    values = {"time": check_time(None, values["wcs"])} | values
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+        object.__setattr__(obs, name, value)
+    return obs
 
 
 @contextmanager
@@ -439,6 +472,12 @@ def _table_hdu(table: Table) -> fits.BinTableHDU:
         hdu = hdus[1].copy()
     hdu.name = "CATALOG"
     return hdu
+
+
+def _checked_correlation(correlation, bands: int) -> np.ndarray | None:
+    if correlation is None:
+        return None
+    return _freeze(by_band(numeric(correlation, "correlation"), bands).astype(np.float32))
 
 
 def _freeze(array: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from astropy import units
 
 from scorepriors._errors import InputError
 from scorepriors._surveys import NANOJANSKY_ZERO_POINT, ZERO_POINT
+from scorepriors.models.rendering._turned import Turned
 
 from ._checks import numeric
 
@@ -27,9 +28,12 @@ class View:
     origin
         Center (row, column) of the first pixel, in pixels of the model.
     scale
-        Side of the pixels, in pixels of the model.
+        Side of the pixels, in pixels of the model: the root of their area.
     first
         Index of the first band among those of all views.
+    turned
+        Map of the pixels to those of the model, if they are turned, mirrored or distorted; None
+        where they are parallel.
     """
 
     observation: Any
@@ -38,11 +42,19 @@ class View:
     origin: tuple[float, float] = (0.0, 0.0)
     scale: float = 1.0
     first: int = 0
+    turned: Turned | None = None
 
     @property
     def which(self) -> slice:
         """Slice of this view's bands in those of all views."""
         return slice(self.first, self.first + len(self.bands))
+
+    def pixels(self, places) -> np.ndarray:
+        """Return the pixels ``[K, 2]`` (row, column) that see places ``[K, 2]`` of the model."""
+        places = np.asarray(places, float)
+        if self.turned is not None:
+            return self.turned.pixels(places, np)
+        return (places - np.asarray(self.origin)) / self.scale
 
 
 class Photometry:

@@ -4,6 +4,7 @@ import abc
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Float
 
@@ -42,6 +43,24 @@ class AbstractNoise(eqx.Module):
         pixel), and ``(H, W)`` where they are correlated within a band.
         """
 
+    def cut(self, corner, shape: tuple[int, int]) -> "AbstractNoise":
+        """Return the noise of a window of the pixels; beyond the image nothing is known.
+
+        Parameters
+        ----------
+        corner
+            First pixel (row, column) of the window; it may be negative.
+        shape
+            Height and width of the window.
+
+        Notes
+        -----
+        Of a model that does not define it, independent pixels with its `diagonal`.
+        """
+        from ._diagonal import Diagonal
+
+        return Diagonal(cut_out(self.diagonal(), corner, shape))
+
     def inner(
         self, first: Float[Array, "*N B H W"], second: Float[Array, "*N B H W"]
     ) -> Float[Array, "*N B"]:
@@ -51,3 +70,17 @@ class AbstractNoise(eqx.Module):
     def log_likelihood(self, residual: Float[Array, "B H W"]) -> Float[Array, ""]:
         """Return the normalized log-density of a residual, data minus model (paper eq. 12)."""
         return jnp.sum(self.distribution(jnp.zeros_like(residual)).log_prob(residual))
+
+
+def cut_out(image, corner, shape: tuple[int, int]):
+    """Return a window ``[..., h, w]`` of an image, zero beyond it."""
+    out = np.zeros((*np.shape(image)[:-2], *shape), np.asarray(image).dtype)
+    first, last = [], []
+    for begin, size, whole in zip(np.asarray(corner, int), shape, np.shape(image)[-2:]):
+        first.append(min(max(int(begin), 0), whole))
+        last.append(max(min(int(begin) + size, whole), first[-1]))
+    to = [slice(a - int(c), b - int(c)) for a, b, c in zip(first, last, corner, strict=True)]
+    if first[0] < last[0] and first[1] < last[1]:
+        window = slice(first[0], last[0]), slice(first[1], last[1])
+        out[..., *to] = np.asarray(image)[..., *window]
+    return out

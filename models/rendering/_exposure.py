@@ -8,6 +8,7 @@ rendering another blend, runs the same compiled program.
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -22,6 +23,7 @@ from ._convolution import convolve, pair_bands
 from ._grids import regrid
 from ._kernels import Kernels
 from ._placing import overlap
+from ._turned import Turned
 
 
 class Band(NamedTuple):
@@ -55,7 +57,8 @@ class Exposure(eqx.Module):
         Kernels from the model's PSF to that of each band.
     grid
         Row and column of the first pixel and the side of the pixels, ``[3]``, in pixels of the
-        model (see `scorepriors.models.rendering._grids`); None if they are the model's own.
+        model (see `scorepriors.models.rendering._grids`); a map of pixels that are turned or
+        distorted against those; None if they are the model's own.
     about
         Descriptions of the bands, on which no program depends.
     """
@@ -63,7 +66,7 @@ class Exposure(eqx.Module):
     images: Float[Array, "B H W"]
     noise: AbstractNoise
     kernels: Kernels
-    grid: Float[Array, " 3"] | None = None
+    grid: Float[Array, " 3"] | Turned | None = None
     about: Aside = eqx.field(static=True, default=Aside(()))
 
     @property
@@ -142,9 +145,8 @@ class Exposure(eqx.Module):
         first = corner - self.kernels.size // 2
         if self.grid is not None:
             support = size + self.kernels.size - 1
-            images = regrid(
-                boxes * transforms[:, None], np.asarray(self.grid), first, support, shape, xp=np
-            )
+            grid_of = jax.tree.map(np.asarray, self.grid)
+            images = regrid(boxes * transforms[:, None], grid_of, first, support, shape, xp=np)
             return images.swapaxes(0, 1).astype(np.float32)
         out = np.zeros((len(morphology), self.num_bands, *shape), np.float32)
         convolved = irfft2(boxes[:, None] * transforms, (grid, grid))

@@ -1,7 +1,7 @@
 r"""Rendering on other pixels than the model's: other observations of the same sky.
 
-Such a band has its own pixel side and first pixel, in pixels of the model, but no rotation.
-An image on the model's grid is band-limited, so between its pixels it is its own Fourier
+Such a band has its own pixel side and first pixel, in pixels of the model; where it is turned or
+distorted as well, `scorepriors.models.rendering._turned` takes over.  An image on the model's grid is band-limited, so between its pixels it is its own Fourier
 series, and the series is evaluated where the band's pixels are:
 
 .. math:: y_{ij} = \frac{1}{N^2} \sum_{uv} e^{2 \pi i\, u p_i / N}\, \hat m_{uv}\,
@@ -21,6 +21,8 @@ from jaxtyping import Complex, Float, Int
 
 from scorepriors._typing import Array
 
+from ._turned import Turned, evaluate_turned, spread_turned
+
 
 def regrid(transforms, grid, first, support: int, shape: Sequence[int], xp=jnp) -> Any:
     """Evaluate images, given as Fourier transforms, at the pixels of another grid.
@@ -31,7 +33,7 @@ def regrid(transforms, grid, first, support: int, shape: Sequence[int], xp=jnp) 
         Real transforms ``[B, K, N, N // 2 + 1]`` of images on N x N pixels of the model.
     grid
         Row and column of the first pixel, and the side of pixels, ``[3]``, in pixels of the
-        model.
+        model; or a map of turned pixels.
     first
         First pixel (row, column) of each image on the model's grid, ``[K, 2]``.
     support
@@ -46,6 +48,8 @@ def regrid(transforms, grid, first, support: int, shape: Sequence[int], xp=jnp) 
     Array
         Images ``[B, K, H, W]`` on the other grid.
     """
+    if isinstance(grid, Turned):
+        return evaluate_turned(transforms, grid, first, support, shape, xp)
     size = transforms.shape[-2]
     rows, columns = _places(grid, first, shape, xp)
     left = _waves(rows, size, support, _all_frequencies(size), size / 2, xp)
@@ -58,7 +62,7 @@ def regrid(transforms, grid, first, support: int, shape: Sequence[int], xp=jnp) 
 def gather_regridded(
     images: Float[Array, "K B H W"],
     kernels: Complex[Array, "B N M"],
-    grid: Float[Array, " 3"],
+    grid: Float[Array, " 3"] | Turned,
     first: Int[Array, "K 2"],
     support: int,
     box: int,
@@ -87,7 +91,9 @@ def gather_regridded(
     return jnp.swapaxes(out, 0, 1)
 
 
-def squared_regridded(weights, kernels, grid, first, support: int, box: int, xp=jnp) -> Any:
+def squared_regridded(
+    weights, kernels, grid, first, support: int, box: int, xp=jnp, apart=None
+) -> Any:
     """Sum over pixels of weights times the squared response to each pixel of the boxes.
 
     A squared kernel has frequencies up to twice those of the kernel: it is computed on half
@@ -101,6 +107,9 @@ def squared_regridded(weights, kernels, grid, first, support: int, box: int, xp=
         Kernels ``[B, N, N]``, padded, with their first pixel first.
     grid, first, support, box, xp
         Arguments of `regrid` and `gather_regridded`.
+    apart
+        Distance (down, right) of two pixels whose responses are multiplied instead; None for the
+        square.
 
     Returns
     -------
@@ -108,17 +117,27 @@ def squared_regridded(weights, kernels, grid, first, support: int, box: int, xp=
         Sums ``[K, B, n, n]``.
     """
     size, shape = kernels.shape[-1], weights.shape[1:]
-    rows, columns = _places(grid, first, shape, xp)
     # Interpolation to half pixels: the spectrum is the middle of one twice as wide.
     half = size // 2
     wide = xp.fft.fftshift(xp.fft.fft2(kernels), axes=(-2, -1))
     wide = xp.pad(wide, ((0, 0), (size - half, half), (size - half, half)))
-    fine = 4 * xp.fft.ifft2(xp.fft.ifftshift(wide, axes=(-2, -1))).real
-    squared = xp.fft.fft2(fine**2)
+    wide = xp.fft.ifftshift(wide, axes=(-2, -1))
     frequencies = _all_frequencies(2 * size)
-    left = _waves(rows, size, support, frequencies, size, xp)
-    right = _waves(columns, size, support, frequencies, size, xp)
-    seen = xp.einsum("khu,bhw,kwv->bkuv", left, weights.astype(left.dtype), right)
+    fine = other = 4 * xp.fft.ifft2(wide).real
+    turned = isinstance(grid, Turned)
+    if apart is not None:
+        step = grid.coefficients[:, 1:3] / grid.frame[2] if turned else grid[2] * xp.eye(2)
+        phase = 2j * np.pi / size * frequencies.astype(np.float32)
+        down, right = (xp.exp(phase * one) for one in step @ xp.asarray(apart))
+        other = 4 * xp.fft.ifft2(wide * down[:, None] * right).real
+    squared = xp.fft.fft2(fine * other)
+    if turned:
+        seen = spread_turned(weights, grid, first, support, 2 * size, 2, shape, xp)
+    else:
+        rows, columns = _places(grid, first, shape, xp)
+        left = _waves(rows, size, support, frequencies, size, xp)
+        right = _waves(columns, size, support, frequencies, size, xp)
+        seen = xp.einsum("khu,bhw,kwv->bkuv", left, weights.astype(left.dtype), right)
     # At whole pixels, frequencies that differ by N are equal.
     folded = (squared[:, None] * seen).reshape(*seen.shape[:2], 2, size, 2, size).sum((2, 4))
     out = xp.fft.fft2(folded).real[..., :box, :box] / (2 * size) ** 2

@@ -10,6 +10,8 @@ with the precision :math:`N_b^{-1}` of the pixels.  For white noise of weights W
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,11 @@ from jaxtyping import Float, Int
 from scipy.fft import irfft2, rfft2
 
 from scorepriors._typing import Array
+from scorepriors.models.noise._abstract import AbstractNoise
+from scorepriors.models.noise._correlated import Correlated
+from scorepriors.models.noise._correlation import of_filtered
 from scorepriors.models.noise._diagonal import Diagonal
+from scorepriors.models.noise._sky import Sky
 
 from ._exposure import Exposure
 from ._grids import gather_regridded, squared_regridded
@@ -78,7 +84,9 @@ def likelihood_diagonal(
 
     Notes
     -----
-    White noise has a closed form; for other noise every pixel is rendered, n^2 renderings.
+    White noise has a closed form, correlated noise is a sum of 58 of them, over the distances of
+    its pixels, and a sky takes a matrix of low rank off that of its noise.  For other noise every
+    pixel is rendered, n^2 renderings.
     """
     return jnp.einsum("kb,kbyx->kyx", spectrum**2, unit_diagonal(exposures, corner, box))
 
@@ -120,6 +128,12 @@ def likelihood_block(
 
 
 def _block(exposure: Exposure, products, corner, other, box: int):
+    if isinstance(exposure.noise, Sky):
+        noise = exposure.noise
+        rest = _block(replace(exposure, noise=noise.noise), products, corner, other, box)
+        both = _of_sky(exposure, jnp.stack([corner, other]), box)
+        first, second = both.reshape(*both.shape[:3], -1)
+        return rest - jnp.einsum("b,bkp,bkl,blq->pq", products, first, noise.inverse, second)
     if exposure.grid is not None or not isinstance(exposure.noise, Diagonal):
         return _block_by_rendering(exposure, products, corner, other, box)
     transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
@@ -161,7 +175,8 @@ def likelihood_diagonal_on_host(
 ) -> np.ndarray:
     """Return `likelihood_diagonal`, in NumPy: one call does not repay a compilation.
 
-    Of correlated noise only the diagonal of its precision is used.
+    Of `Correlated` it is that of noise with the same kernel everywhere, right except beside masks;
+    of a sky that of its noise; of other noise only the diagonal of its precision is used.
     """
     out = np.zeros((len(spectrum), box, box), np.float32)
     for own, one in zip(by_exposure(np.asarray(spectrum), exposures), exposures, strict=True):
@@ -172,13 +187,21 @@ def likelihood_diagonal_on_host(
 
 def _diagonal_on_host(exposure: Exposure, spectrum, corner, box: int) -> np.ndarray:
     transforms, size = np.asarray(exposure.kernels.of_box(box)), exposure.kernels.size
-    grid, weights = transforms.shape[-2], np.asarray(exposure.noise.diagonal())
+    noise: Any = exposure.noise.noise if isinstance(exposure.noise, Sky) else exposure.noise
+    grid, shares = transforms.shape[-2], _shares(noise)
+    weights = np.asarray(noise.diagonal() if shares is None else noise.weights)
     kernel = irfft2(transforms, (grid, grid))
     if exposure.grid is not None:
-        at, support = np.asarray(exposure.grid), box + size - 1
+        at, support = jax.tree.map(np.asarray, exposure.grid), box + size - 1
+        weights = weights if shares is None else weights * shares.sum((1, 2))[:, None, None]
         seen = squared_regridded(weights, kernel, at, corner - size // 2, support, box, np)
         return np.einsum("kb,kbyx->kyx", spectrum**2, seen)
-    squared = rfft2(kernel**2).conj()
+    if shares is None:
+        power = kernel**2
+    else:
+        kernel[:, size:], kernel[:, :, size:] = 0, 0
+        power = np.stack([of_filtered(k, s) for k, s in zip(kernel, shares, strict=True)])
+    squared = rfft2(power).conj()
     # Weights correlated with the squared kernel: the transpose of `render`.
     out = np.zeros((len(spectrum), box, box), np.float32)
     window = np.zeros((len(weights), grid, grid), np.float32)
@@ -194,8 +217,39 @@ def _diagonal_on_host(exposure: Exposure, spectrum, corner, box: int) -> np.ndar
     return out
 
 
+def _shares(noise: AbstractNoise) -> np.ndarray | None:
+    """Return the usual precision between pixels by their distance, ``[B, k, k]``, weights of one.
+
+    None for noise that is not `Correlated`.
+    """
+    if not isinstance(noise, Correlated):
+        return None
+    distances, between = noise.stencil()
+    half = int(np.abs(distances).max())
+    root = np.sqrt(np.asarray(noise.weights, float))
+    height, width = root.shape[1:]
+    out = np.zeros((len(root), 2 * half + 1, 2 * half + 1))
+    for (down, right), image in zip(distances, between, strict=True):
+        # In units of the weights of both, where there are both.
+        first, last = max(-right, 0), width - max(right, 0)
+        one = root[:, : height - down, first:last]
+        other = root[:, down:, first + right : last + right]
+        total = np.maximum((one * other).sum((1, 2)), np.finfo(np.float32).tiny)
+        share = np.asarray(image, float).sum((1, 2)) / total
+        out[:, half + down, half + right] = out[:, half - down, half - right] = share
+    return out
+
+
 def _seen(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
     """Return the diagonal of F for unit spectra, at every pixel of the boxes."""
+    if isinstance(exposure.noise, Sky):
+        noise = exposure.noise
+        rest = _seen(replace(exposure, noise=noise.noise), corner, box)
+        of_sky = _of_sky(exposure, corner, box)
+        explained = jnp.einsum("nbkyx,bkl,nblyx->nbyx", of_sky, noise.inverse, of_sky)
+        return jnp.maximum(rest - explained, 0.0)
+    if isinstance(exposure.noise, Correlated):
+        return _seen_by_distance(exposure, corner, box)
     if not isinstance(exposure.noise, Diagonal):
         return _seen_by_rendering(exposure, corner, box)
     transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
@@ -212,6 +266,55 @@ def _seen(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
         everywhere = jnp.broadcast_to(weights, (len(corner), *weights.shape))
         out = _correlated(everywhere, first, box, jnp.conj(jnp.fft.rfft2(kernels**2)))
     return jnp.maximum(out, 0.0)
+
+
+def _of_sky(exposure: Exposure, corner, box: int) -> Float[Array, "N B K n n"]:
+    """Return the products of unit pixels of N boxes with the K weighed templates of a sky."""
+    each = jnp.swapaxes(exposure.noise.weighed, 0, 1)
+    alike = (len(corner), *exposure.images.shape)
+    seen = [gather(exposure, jnp.broadcast_to(one, alike), corner, box) for one in each]
+    return jnp.stack(seen, 2)
+
+
+def _seen_by_distance(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
+    """Return `_seen` of correlated noise, by the distances of pixels.
+
+    The part of pixels p and p + d is the precision between them, an image, correlated with the
+    product of the kernel and the kernel moved by d.
+    """
+    transforms, size = exposure.kernels.of_box(box), exposure.kernels.size
+    grid, first = transforms.shape[-2], corner - size // 2
+    kernels = jnp.fft.irfft2(transforms, (grid, grid))
+    inside = jnp.arange(grid) < size
+    kernels *= inside[:, None] & inside
+    distances, between = exposure.noise.stencil()
+    # Every distance stands for its opposite as well.
+    twice = (1.0 if apart == (0, 0) else 2.0 for apart in distances)
+    images = jnp.stack([jnp.asarray(t * one) for t, one in zip(twice, between, strict=True)])
+    apart, images = jnp.asarray(distances), images.astype(kernels.dtype)
+    if exposure.grid is not None:
+        at, support = exposure.grid, box + size - 1
+
+        def regridded(total, item):
+            seen = squared_regridded(item[1], kernels, at, first, support, box, apart=item[0])
+            return total + seen, None
+
+        start = jnp.zeros((len(corner), len(kernels), box, box), kernels.dtype)
+        return jnp.maximum(jax.lax.scan(regridded, start, (apart, images))[0], 0.0)
+    border = int(np.abs(distances).max())
+    padded = jnp.pad(kernels, ((0, 0), (border, border), (border, border)))
+    places = jnp.broadcast_to(first[:, None], (len(first), len(kernels), 2))
+
+    def add(total, item):
+        (down, right), image = item
+        moved = jax.lax.dynamic_slice(padded, (0, border + down, border + right), kernels.shape)
+        everywhere = jnp.broadcast_to(image, (len(corner), *image.shape))
+        windows = jnp.fft.rfft2(place(everywhere, -places, (grid, grid)))
+        return total + windows * jnp.conj(jnp.fft.rfft2(kernels * moved)), None
+
+    start = jnp.zeros((len(corner), *transforms.shape), transforms.dtype)
+    total, _ = jax.lax.scan(add, start, (apart, images))
+    return jnp.maximum(jnp.fft.irfft2(total, (grid, grid))[..., :box, :box], 0.0)
 
 
 def _seen_by_rendering(exposure, corner, box):

@@ -97,6 +97,24 @@ class Scene(eqx.Module):
         usual = galaxy_spectra(obs, found) if spectra is None else spectra
         return cls(found, named, usual, treatment)
 
+    @classmethod
+    def of(
+        cls,
+        exposures: Sequence[Exposure],
+        sources: Sequence[AbstractSource],
+        spectra: AbstractSpectra,
+        treatment: str = "marginal",
+    ) -> "Scene":
+        """Return a scene whose prior on spectra knows which source is in which slot.
+
+        Parameters
+        ----------
+        exposures, sources, spectra, treatment
+            Attributes of the class, the prior for the sources of the catalog.
+        """
+        scene = cls(tuple(exposures), tuple(sources), spectra, treatment)
+        return eqx.tree_at(lambda s: s.spectra, scene, spectra.on(scene.index))
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the groups."""
@@ -172,7 +190,7 @@ class Scene(eqx.Module):
             own = real.get(name.split("/")[0] if "/" in name else "", every)
             value = np.asarray(value)
             kept[name] = value[own] if value.ndim and len(value) == len(own) else value
-        return Scene(self.exposures, groups, self.spectra, self.treatment), kept
+        return Scene.of(self.exposures, groups, self.spectra, self.treatment), kept
 
 
 def _psf_sigma(groups: Sequence[AbstractSource]) -> float | None:

@@ -36,9 +36,11 @@ from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
 from scorepriors._surveys import ZERO_POINT, Camera, Galaxies, Survey, flux_of, survey
+from scorepriors.models.data._correlations import correlation_of
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.readers._files import load_npz
 from scorepriors.models.data.readers._npz_files import read_from_set
+from scorepriors.models.noise._correlation import draw_correlated
 from scorepriors.training._sets import lsst_galaxy, ztf_galaxy
 
 from ._real_galaxies import RealGalaxies
@@ -92,6 +94,7 @@ def simulate_set(
     seed: int = 0,
     sources: tuple[int, int] = (2, 8),
     galaxies: str | Path | None = None,
+    noise_correlation: str | None = None,
     progress: Progress = False,
 ) -> dict[str, np.ndarray]:
     """Simulate blends of a survey, as in section 4.3 of Sampson et al. (2024).
@@ -114,6 +117,9 @@ def simulate_set(
     galaxies
         Catalog of real galaxies in GalSim's format whose shapes are used; all else is as for
         bulges and disks.
+    noise_correlation
+        Correlation of the noise of neighboring pixels, as `with_correlation` takes it by name:
+        ``"lanczos3"``, ``"drizzle:RATIO"``.  Variances stay; observations do not know of it.
     progress
         True for a bar; or a function, called as ``progress(done, total, text)`` after each blend.
 
@@ -127,7 +133,7 @@ def simulate_set(
     Raises
     ------
     InputError
-        For an unknown survey, invalid numbers, an unreadable catalog, or if GalSim is not
+        For an unknown survey or correlation, invalid numbers, an unreadable catalog, or if GalSim is not
         installed.
     """
     facts = survey(name)
@@ -140,6 +146,7 @@ def simulate_set(
         raise InputError(
             f"the numbers of sources {low}:{high} are none; give MIN:MAX with 1 <= MIN <= MAX."
         )
+    correlation = None if noise_correlation is None else correlation_of(noise_correlation)
     galsim = import_galsim()
     camera = facts.camera()
     real = None if galaxies is None else RealGalaxies(galaxies)
@@ -147,7 +154,7 @@ def simulate_set(
     with reporting(progress, f"simulating {name}", number) as report:
         for index in range(number):
             rng = np.random.default_rng((seed, index, _STREAM))
-            blends.append(_blend(galsim, rng, facts, camera, real, low, high))
+            blends.append(_blend(galsim, rng, facts, camera, real, low, high, correlation))
             report(index + 1, number, "")
     counts = [len(b["centers"]) for b in blends]
     meta = {
@@ -163,6 +170,8 @@ def simulate_set(
         "scorepriors": __version__,
         "galsim": galsim.__version__,
     }
+    if noise_correlation is not None:
+        meta["noise_correlation"] = noise_correlation
     if real is not None:
         table = hashlib.sha256(real.path.read_bytes()).hexdigest()
         meta |= {"galaxies": real.path.name, "galaxies_sha256": table}
@@ -183,7 +192,14 @@ def simulate_set(
 
 
 def _blend(
-    galsim, rng, facts: Survey, camera: Camera, real: RealGalaxies | None, low: int, high: int
+    galsim,
+    rng,
+    facts: Survey,
+    camera: Camera,
+    real: RealGalaxies | None,
+    low: int,
+    high: int,
+    correlation: np.ndarray | None,
 ):
     shape = (SIDE, SIDE)
     count = int(rng.integers(low, high + 1))
@@ -204,7 +220,11 @@ def _blend(
     convolved = unit * flux[:, :, None, None]
     total = convolved.sum(0)
     variance = photon_variance(total, camera.sky_variance / camera.gain, camera.gain)
-    images = total + rng.standard_normal(total.shape) * np.sqrt(variance)
+    if correlation is None:
+        noise = rng.standard_normal(total.shape)
+    else:
+        noise = draw_correlated(rng, total.shape, correlation)
+    images = total + noise * np.sqrt(variance)
     return {
         "images": images.astype(np.float32),
         "psfs": psf_images(psfs, facts.scale).astype(np.float32),

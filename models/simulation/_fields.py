@@ -12,6 +12,7 @@ from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
 from scorepriors._surveys import LSST, Camera, Survey, flux_of, survey
+from scorepriors.models.data._correlations import correlation_of
 
 from ._blend_sets import MIN_SNR
 from ._fields_bodies import SATURATED_STARS, Body
@@ -102,6 +103,7 @@ def simulate_field(
     structured: int = 0,
     sky: float = 0.0,
     gaps: bool = False,
+    noise_correlation: str | None = None,
     bands: str | None = None,
     seed: int = 0,
     progress: Progress = False,
@@ -129,6 +131,9 @@ def simulate_field(
         deviations of the sky's noise.
     gaps
         Whether an edge, a corner and holes of the field have no data.
+    noise_correlation
+        Correlation of the noise of neighboring pixels, as `with_correlation` takes it by name:
+        ``"lanczos3"``, ``"drizzle:RATIO"``.  Variances stay.
     bands
         Some of the survey's bands; all if not given.
     seed
@@ -143,7 +148,7 @@ def simulate_field(
     Raises
     ------
     InputError
-        For an unknown survey or band, invalid numbers, sources that do not fit into the field,
+        For an unknown survey, band or correlation, invalid numbers, sources that do not fit into the field,
         or if GalSim is not installed.
 
     Notes
@@ -163,6 +168,7 @@ def simulate_field(
     if density is None:
         density = _DENSITY * (LSST.scale / facts.scale) ** 2
     _check(size, {"density": density, "stars": stars, "sky": sky}, clusters, structured, seed)
+    correlation = None if noise_correlation is None else correlation_of(noise_correlation)
     galsim = import_galsim()
     camera = _some_bands(facts, bands)
     shape = (size, size)
@@ -195,7 +201,7 @@ def simulate_field(
     truth["snr"], truth["blendedness"] = np.array(snr, float), blendedness
     truth["cluster"] = roll.cluster
     truth["saturated"] = near_full(full, places)
-    images, variance = add_noise(rng, canvas.light, camera)
+    images, variance = add_noise(rng, canvas.light, camera, correlation)
     if sky:
         add_sky(rng, images, sky, camera)
     images[:, missing] = variance[:, missing] = np.nan
@@ -219,6 +225,7 @@ def simulate_field(
             "structured": structured,
             "sky": sky,
             "gaps": gaps,
+            "noise_correlation": noise_correlation,
             "seed": seed,
             "bands": camera.bands,
             "scale": camera.scale,

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from scorepriors._surveys import Camera
+from scorepriors.models.noise._correlation import draw_correlated
 
 #: Bits of the planes of masks, as in those of Rubin and HSC.
 PLANES = {"SAT": 1, "NO_DATA": 8}
@@ -95,7 +96,10 @@ def add_sky(rng: np.random.Generator, images: np.ndarray, amplitude: float, came
 
 
 def add_noise(
-    rng: np.random.Generator, light: np.ndarray, camera: Camera
+    rng: np.random.Generator,
+    light: np.ndarray,
+    camera: Camera,
+    correlation: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add the noise of sky and sources to the light, in place and row by row.
 
@@ -107,6 +111,8 @@ def add_noise(
         Light of the sources ``[B, H, W]``, float32.
     camera
         Camera with gain and the variance of the sky.
+    correlation
+        Correlation ``[k, k]`` of the noise of neighboring pixels; independent ones if not given.
 
     Returns
     -------
@@ -115,6 +121,11 @@ def add_noise(
     """
     gain = camera.gain.astype(np.float32)[:, None]
     sky = camera.sky_variance.astype(np.float32)[:, None]
+    if correlation is not None:
+        variance = sky[..., None] + gain[..., None] * np.maximum(light, 0)
+        for band, own in zip(light, variance, strict=True):
+            band += draw_correlated(rng, band.shape, correlation) * np.sqrt(own)
+        return light, variance
     variance = np.empty_like(light)
     for row in range(light.shape[1]):
         variance[:, row] = sky + gain * np.maximum(light[:, row], 0)

@@ -96,6 +96,8 @@ def simulate_joint(
     spread: float = 4.0,
     gap: float = 4.0,
     years: float = 10.0,
+    rotation: float = 0.0,
+    mirror: bool = False,
 ) -> tuple[Observation, Observation, Truth, Truth]:
     """Draw one blend observed from the ground, as `simulate_blend`, and from space (`SPACE`).
 
@@ -109,6 +111,11 @@ def simulate_joint(
         Smallest distance between two galaxies, LSST pixels.
     years
         Years of the LSST survey; the published depth is that of ten.
+    rotation
+        Angle in degrees by which the camera in space is turned against the other, from north
+        through east.
+    mirror
+        Whether it is mirrored as well.
 
     Returns
     -------
@@ -129,9 +136,14 @@ def simulate_joint(
         zoom = ground.scale / camera.scale
         size = round(shape[0] * zoom), round(shape[1] * zoom)
         picks = [(bands + space.bands).index(b) for b in camera.bands]
-        scene = _Scene(both.place * zoom, both.flux[:, picks], both.profiles)
+        turned = (rotation, mirror) if camera is space else (0.0, False)
+        turn = camera_turn(*turned)
+        # Rows come first in places, columns in GalSim.
+        place = both.place[:, ::-1] @ turn.T[:, ::-1] * zoom
+        profiles = [profile.transform(*turn.ravel()) for profile in both.profiles]
+        scene = _Scene(place, both.flux[:, picks], profiles)
         name = f"{'ground' if camera is ground else 'space'}-{seed}"
-        seen.append(_observe(galsim, rng, scene, camera, size, name))
+        seen.append(_observe(galsim, rng, scene, camera, size, name, *turned))
     (first, first_truth), (second, second_truth) = seen
     return first, second, first_truth, second_truth
 
@@ -157,7 +169,21 @@ def _draw_scene(galsim, rng, num_sources, bands, magnitudes, spread, gap=4.0) ->
     return _Scene(places, flux, [lsst_galaxy(galsim, rng) for _ in range(num_sources)])
 
 
-def _observe(galsim, rng, scene: _Scene, camera: Camera, shape, name: str):
+def camera_turn(rotation: float, mirror: bool) -> np.ndarray:
+    """Return the matrix ``[2, 2]`` from pixels (column, row) of a camera to those of a turned one.
+
+    Both have square pixels; the camera that is not turned has north up and east to the left.
+    """
+    upright, turned = (
+        field_wcs((2, 2), 1.0, *options).pixel_scale_matrix
+        for options in ((0.0, False), (rotation, mirror))
+    )
+    return np.linalg.inv(turned) @ upright
+
+
+def _observe(
+    galsim, rng, scene: _Scene, camera: Camera, shape, name: str, rotation=0.0, mirror=False
+):
     scale, bands = camera.scale, camera.bands
     psfs = [galsim.Kolmogorov(fwhm=width) for width in camera.seeing]
     centers = scene.place + image_middle(shape)
@@ -172,7 +198,7 @@ def _observe(galsim, rng, scene: _Scene, camera: Camera, shape, name: str):
     total = convolved.sum(0)
     variance = photon_variance(total, camera.sky_variance / camera.gain, camera.gain)
     images = total + rng.standard_normal(total.shape) * np.sqrt(variance)
-    wcs = field_wcs(shape, scale)
+    wcs = field_wcs(shape, scale, rotation, mirror)
     catalog = Table({"x": centers[:, 1], "y": centers[:, 0]})
     obs = Observation.from_arrays(
         images,
@@ -300,12 +326,30 @@ def colors(
     return slope * (WAVELENGTHS["i"] / wave - 1) * 1.2 + scattered
 
 
-def field_wcs(shape: tuple[int, int], scale: float) -> WCS:
-    """Return the WCS of an image about one point of the sky."""
+def field_wcs(
+    shape: tuple[int, int], scale: float, rotation: float = 0.0, mirror: bool = False
+) -> WCS:
+    """Return the WCS of an image about one point of the sky.
+
+    Parameters
+    ----------
+    shape
+        Shape (H, W).
+    scale
+        Arcseconds per pixel.
+    rotation
+        Angle of the rows' axis from north through east, degrees.
+    mirror
+        Whether east is to the right of north.
+    """
     height, width = shape
     wcs = WCS(naxis=2)
     wcs.wcs.crpix = [(width + 1) / 2, (height + 1) / 2]
-    wcs.wcs.cdelt = [-scale / 3600, scale / 3600]
+    wcs.wcs.cdelt = [(scale if mirror else -scale) / 3600, scale / 3600]
+    if rotation:
+        cos, sin = np.cos(np.radians(rotation)), np.sin(np.radians(rotation))
+        east = 1 if mirror else -1
+        wcs.wcs.pc = [[cos, east * sin], [-east * sin, cos]]
     wcs.wcs.crval = [53.16, -28.1]
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.cunit = ["deg", "deg"]

@@ -82,6 +82,16 @@ class AbstractSpectra(eqx.Module):
             Fluxes ``[K, B]`` at which a search for the values begins; `flux` if not given.
         """
 
+    def on(self, index: np.ndarray) -> "AbstractSpectra":
+        """Return the prior for the slots of a scene, the prior itself where sources are alike.
+
+        Parameters
+        ----------
+        index
+            Row of the catalog of each slot, ``[K]``; -1 for padding.
+        """
+        return self
+
     def moments(
         self,
         flux: Float[np.ndarray, "K B"],

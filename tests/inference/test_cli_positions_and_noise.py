@@ -93,9 +93,13 @@ def test_noise_that_is_not_what_the_file_says(deblend, example):
 
 def test_a_sky_that_is_left_in(deblend, example, tmp_path):
     images = example[0].images + 0.5 * noise_of(example[0])
-    outcome = deblend(images=images)
+    outcome = deblend("--sky", "none", images=images)
     assert outcome.exit_code == NOT_TRUSTED
     assert any("a sky is left in that biases fluxes" in line for line in said(outcome))
+    outcome = deblend(images=images)
+    assert outcome.exit_code == 0, outcome.output
+    (line,) = said(outcome)
+    assert "it is fitted with the sources" in line
     outcome = deblend("--subtract-sky", images=images)
     assert outcome.exit_code == 0, outcome.output
     (line,) = said(outcome)

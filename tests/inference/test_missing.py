@@ -48,7 +48,8 @@ def positions(*places):
 
 
 def fitted(obs, *places):
-    return deblend(obs, positions(*places), prior=PRIOR, free_form=False).parametric
+    options = {"free_form": False, "outliers": False, "model_error": False}
+    return deblend(obs, positions(*places), prior=PRIOR, **options).parametric
 
 
 def distance(places, to):

@@ -182,3 +182,22 @@ def test_meta_and_bands_are_plain(path):
         meta = json.loads(str(archive["meta"]))
         assert "".join(archive["bands"]) == meta["bands"] == "ugrizy"
     assert meta["zp"] == 31.4
+
+
+def test_noise_of_resampled_images(three):
+    made = simulate_set("lsst", 3, seed=5, sources=(2, 4), noise_correlation="drizzle:1.0")
+    assert json.loads(str(made["meta"]))["noise_correlation"] == "drizzle:1.0"
+    # Galaxies are those of the set with independent pixels.
+    np.testing.assert_array_equal(made["centers"][:2], three["centers"][:2])
+    noise = []
+    for index in range(3):
+        mine = slice(*made["src_start"][index : index + 2])
+        light = made["conv"][mine].sum(0).astype(float)
+        variance = photon_variance(light, made["skyvar"][index] / made["gain"], made["gain"])
+        noise.append((made["images"][index] - light) / np.sqrt(variance))
+    noise = np.concatenate(noise)
+    assert noise.std() == pytest.approx(1, abs=0.02)
+    beside = (noise[:, :, 1:] * noise[:, :, :-1]).mean()
+    assert beside == pytest.approx(0.25, abs=0.02)
+    with pytest.raises(InputError, match="unknown correlation 'drizzle'"):
+        simulate_set("lsst", 1, noise_correlation="drizzle")

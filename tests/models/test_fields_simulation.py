@@ -10,7 +10,14 @@ from scipy.spatial.distance import pdist
 
 from scorepriors import InputError
 from scorepriors._surveys import survey
-from scorepriors.models import Observation, read_positions, read_psf, simulate_field, write_field
+from scorepriors.models import (
+    Observation,
+    drizzle_correlation,
+    read_positions,
+    read_psf,
+    simulate_field,
+    write_field,
+)
 from scorepriors.models.simulation._blend_sets import MIN_SNR, blendedness
 from scorepriors.models.simulation._fields_bodies import draw_galaxy, draw_star, draw_structured
 from scorepriors.models.simulation._fields_pixels import add_noise, add_sky, saturate
@@ -289,3 +296,21 @@ def test_a_folder_is_not_overwritten_unasked(field, folder, tmp_path):
     with pytest.raises(InputError, match="is a file; a field needs a folder"):
         write_field(field, tmp_path / "file")
     write_field(field, folder, overwrite=True)
+
+
+def test_noise_of_resampled_images():
+    camera = survey("lsst").camera()
+    light = np.zeros((len(camera.bands), 100, 120), np.float32)
+    light[:, 40:, :] = 50
+    before = light.copy()
+    kernel = drizzle_correlation(1.0)
+    images, variance = add_noise(np.random.default_rng(0), light, camera, kernel)
+    plain = add_noise(np.random.default_rng(0), before.copy(), camera)[1]
+    np.testing.assert_allclose(variance, plain, rtol=1e-5)
+    noise = (images - before) / np.sqrt(variance)
+    assert noise.std() == pytest.approx(1, abs=0.02)
+    assert (noise[:, 1:] * noise[:, :-1]).mean() == pytest.approx(0.25, abs=0.02)
+    field = simulate_field("lsst", 64, density=30, bands="r", noise_correlation="lanczos3")
+    assert field.facts["noise_correlation"] == "lanczos3"
+    with pytest.raises(InputError, match="unknown correlation"):
+        simulate_field("lsst", 64, noise_correlation="bicubic")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import DenseNoise
 
-from scorepriors.models import exposures
+from scorepriors.models import Correlated, Diagonal, Sky, drizzle_correlation, exposures
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.rendering._information import (
     by_exposure,
@@ -31,7 +31,17 @@ def double_precision():
         yield
 
 
-@pytest.fixture(scope="module", params=["one grid", "two grids", "correlated noise"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "one grid",
+        "two grids",
+        "dense noise",
+        "correlated noise",
+        "sky",
+        "sky and correlated",
+    ],
+)
 def data(request):
     """Exposures of both bands, in double precision."""
     rng = np.random.default_rng(0)
@@ -49,8 +59,16 @@ def data(request):
     double = eqx.tree_at(lambda d: d.kernels.transforms, double, (transforms,))
     if request.param == "one grid":
         return (double,)
-    if request.param == "correlated noise":
+    if request.param == "dense noise":
         noise = DenseNoise.correlated(single.noise.weights)
+        return (eqx.tree_at(lambda d: d.noise, double, noise),)
+    if request.param in ("correlated noise", "sky", "sky and correlated"):
+        noise = double.noise
+        if "correlated" in request.param:
+            noise = Correlated(np.asarray(single.noise.weights, float), drizzle_correlation(1.2))
+            noise = jax.tree.map(jnp.asarray, noise)
+        if "sky" in request.param:
+            noise = Sky.about(noise, np.array([3.0, 0.3]), "plane")
         return (eqx.tree_at(lambda d: d.noise, double, noise),)
     # The second band has larger pixels that begin elsewhere.
     first, second = (jax.tree.map(lambda a, b=b: a[b : b + 1], double) for b in range(BANDS))
@@ -91,7 +109,7 @@ def test_given_spectra(data):
     np.testing.assert_allclose(found, true, atol=1e-10 * true.max())
     beyond = diagonal_in_closed_form(data, spectrum, corner + 40, BOX)
     np.testing.assert_allclose(beyond, 0, atol=1e-12 * true.max())
-    if not isinstance(data[0].noise, DenseNoise):
+    if isinstance(data[0].noise, Diagonal):
         on_host = likelihood_diagonal_on_host(data, np.asarray(spectrum), CORNER, BOX)
         np.testing.assert_allclose(on_host.reshape(2, -1), found, atol=1e-6 * true.max())
     for k, m in ((0, 0), (0, 1), (1, 0)):

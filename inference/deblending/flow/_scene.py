@@ -209,7 +209,7 @@ def refusal(bound: Posterior) -> str | None:
             f"the algorithm 'flow' integrates spectra out, but spectra={scene.treatment!r}; "
             "deblend with spectra='marginal'."
         )
-    if not isinstance(scene.spectra, GalaxySpectra):
+    if type(scene.spectra) is not GalaxySpectra:
         return (
             "the algorithm 'flow' knows the prior `GalaxySpectra` alone, got "
             f"{type(scene.spectra).__name__}; use 'nuts' or 'dynamic_hmc'."

@@ -15,6 +15,7 @@ from scorepriors.models.data.psfs._contents import sources_in_image
 
 from ._bands import BandPart, combine, unit_factor, with_common_units
 from ._cards import given_zero_point, header_bands
+from ._correlations import correlation_in
 from ._files import FITS_ENDINGS, NPZ_ENDINGS, Box, Source, check_file, open_fits, reason
 from ._image_files import ImageFile
 from ._meds import check_same_object
@@ -145,8 +146,10 @@ class FitsFiles:
         parts: list[BandPart] = []
         psfs: list[Any] = []
         corners: list[tuple[int, int]] = []
+        known: list[np.ndarray | None] = []
         for order, path in enumerate(self.paths):
             own, corner = self._parts(order, boxes)
+            known.append(self._correlation(order, own, boxes))
             if not self._often:
                 self.close()
             if len(self.paths) > 1 and sum(len(part.images) for part in own) != 1:
@@ -179,10 +182,21 @@ class FitsFiles:
                 options.zero_point, arguments["unit"], len(arguments["images"])
             )
         arguments["corner"] = corners[0]
+        arguments["correlation"] = _joined(known, parts)
         where = f"{self.paths[0].name}{'' if len(self.paths) == 1 else ' ...'}"
         where += "" if boxes is None else " (a sample of it)"
         _say_masked(arguments["weights"], arguments["bands"], options, where)
         return arguments
+
+    def _correlation(
+        self, order: int, own: list[BandPart], boxes: Sequence[Box] | None
+    ) -> np.ndarray | None:
+        """Return correlations of the noise in one file, ``[B, k, k]``, or None."""
+        file = self.file(order)
+        if not file.groups:
+            return None
+        with _naming(file.path):
+            return correlation_in(file, np.concatenate([part.weights for part in own]), boxes)
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -227,6 +241,23 @@ class FitsFiles:
         if len(own) == 1 and own[0].bands is None and len(own[0].images) == 1:
             own = [own[0]._replace(bands=(_stem(file.path),))]
         return own, corner
+
+
+def _joined(known: Sequence[np.ndarray | None], parts: Sequence[BandPart]) -> np.ndarray | None:
+    """Return correlations of all bands, or None; those of files that tell nothing are of white noise."""
+    if all(one is None for one in known):
+        return None
+    if len(known) == 1:
+        return known[0]
+    half = max(one.shape[-1] for one in known if one is not None) // 2
+    out = np.zeros((len(parts), 2 * half + 1, 2 * half + 1))
+    out[:, half, half] = 1.0
+    for target, one in zip(out, known, strict=True):
+        if one is not None:
+            own = one.shape[-1] // 2
+            inside = slice(half - own, half + own + 1)
+            target[inside, inside] = one[0]
+    return out
 
 
 class Rules(NamedTuple):

@@ -1,0 +1,49 @@
+"""Prior on the spectra of a blend: galaxies, and sources that vary."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scorepriors._errors import InputError
+from scorepriors.models.rendering._exposure import Exposure
+from scorepriors.models.scene._exposures import epoch_spectra, galaxy_spectra
+from scorepriors.models.spectra._priors import AbstractSpectra
+
+
+def spectra_of(
+    obs,
+    seen: Sequence[Exposure],
+    ids: Sequence[str],
+    variable: Sequence[str] = (),
+    timescale: float | None = None,
+) -> AbstractSpectra:
+    """Return the prior on the spectra of the sources of a blend.
+
+    Parameters
+    ----------
+    obs, seen, ids
+        Observation, its exposures, and names of the sources.
+    variable, timescale
+        Options of the same name.
+
+    Raises
+    ------
+    InputError
+        If there is no source of the name of a variable one, or bands are of one epoch only.
+    """
+    if not variable:
+        return galaxy_spectra(obs, seen)
+    unknown = [name for name in variable if name not in ids]
+    if unknown:
+        raise InputError(
+            f"there is no source {', '.join(map(repr, unknown))} that could vary; the sources are "
+            f"{', '.join(ids[:10])}{' ...' if len(ids) > 10 else ''}."
+        )
+    filters = [name for view in obs.views for name in view.observation.bands]
+    if len(set(filters)) == len(filters):
+        raise InputError(
+            f"the bands {', '.join(filters)} are of one epoch, at which nothing varies; join "
+            "observations of several times (join_observations, --with)."
+        )
+    varies = np.isin(ids, variable)
+    return epoch_spectra(obs, seen, varies, timescale=timescale)

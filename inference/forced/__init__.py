@@ -1,0 +1,1 @@
+"""Forced photometry: fluxes of fixed shapes and places in another image."""

@@ -1,0 +1,156 @@
+"""Forced photometry of a whole field: scene by scene, each with the neighbors whose light it holds."""
+
+from typing import Any
+
+import numpy as np
+from astropy.wcs import NoConvergence
+
+from scorepriors._errors import InputError
+from scorepriors._progress import Progress, reporting
+from scorepriors.models.data._field import Field
+from scorepriors.models.data._observation import Observation
+
+from ._forced import Forced, measured
+from ._shear import slopes_of_errors
+from ._sources import Boxes, Fixed
+
+
+def forced_field(result: Any, obs: Observation | Field, progress: Progress = None) -> Forced:
+    """Measure fluxes of the sources of a field in another image.
+
+    Parameters
+    ----------
+    result
+        The finished field, a `FieldResult`.
+    obs
+        Image, of which the windows of the scenes are read one after the other; its PSF is that at
+        each.
+    progress
+        See `scorepriors._progress`.
+    """
+    image = obs if isinstance(obs, Field) else Field.of(obs)
+    wcs = image.wcs
+    for one, which in ((result.field.wcs, "the field"), (wcs, image.name or "the image")):
+        if one is None:
+            raise InputError(f"{which} has no WCS: nobody knows where it lies on the sky.")
+    catalog = result.catalog
+    places = np.stack([np.asarray(catalog["y"], float), np.asarray(catalog["x"], float)], 1)
+    known = result.shapes()
+    shapes = [known.get(str(one)) for one in catalog["id"]]
+    count, bands = len(catalog), len(image.bands)
+    flux, noise, of_shapes, alone = np.full((4, count, bands), np.nan)
+    share, chi2 = np.zeros((count, bands)), np.full(count, np.nan)
+    model = np.zeros((bands, *image.shape), np.float32)
+    seen_any = False
+    with reporting(progress, "measuring scenes", len(result.scenes)) as report:
+        for number, scene in enumerate(result.scenes):
+            found = _scene(result, image, scene, places, shapes)
+            report(number + 1, len(result.scenes), "")
+            if found is None:
+                continue
+            seen_any = True
+            rows, own, (view, solved, spread, misfit) = found
+            flux[rows], share[rows], alone[rows] = (
+                a[own] for a in (solved.flux, solved.share, solved.alone)
+            )
+            noise[rows] = np.sqrt(np.einsum("bkk->kb", solved.covariance))[own]
+            of_shapes[rows] = np.sqrt(np.einsum("bkk->kb", spread))[own]
+            chi2[rows] = misfit[own]
+            light = np.einsum("kb,kbyx->byx", np.nan_to_num(solved.flux[own]), solved.unit[own])
+            _add(model, light, view.observation.corner)
+    if not seen_any:
+        raise InputError(f"{image.name or 'the image'} does not overlap the field on the sky.")
+    sky = result.field.wcs.pixel_to_world(places[:, 1], places[:, 0])
+    column, row = wcs.world_to_pixel(sky)  # type: ignore[union-attr]
+    return Forced(
+        ids=tuple(str(one) for one in catalog["id"]),
+        observation=image.whole(),
+        bands=tuple(image.bands),
+        unit=image.unit,
+        zero_point=image.zero_point,
+        pixel=np.stack([row, column], 1),
+        sky=np.stack([sky.icrs.ra.deg, sky.icrs.dec.deg], 1),
+        flux=flux,
+        noise_error=noise,
+        shape_error=of_shapes,
+        alone_error=alone,
+        share=share,
+        chi2=chi2,
+        model=model,
+        shapes="catalog",
+    )
+
+
+def _scene(result, image: Field, scene, places, shapes):
+    """Measure one scene.
+
+    Returns
+    -------
+    rows
+        Rows of its own sources in the catalog.
+    own
+        Their places among the sources that were measured, which are those of neighbors too.
+    measured
+        What `measured` returns.
+
+    None where it has no source with a shape, or the image no data.
+    """
+    first = np.array([scene["row"], scene["column"]], int)
+    size = int(scene["size"])
+    window = result.field.window(*first, size, size)
+    mine = np.asarray(result.catalog["scene"]) == scene["scene"]
+    near = np.array(
+        [
+            shape is not None and _reaches(shape, first, size, mine[k])
+            for k, shape in enumerate(shapes)
+        ]
+    )
+    rows = np.flatnonzero(near)
+    if not (near & mine).any():
+        return None
+    part = _window_of(image, window)
+    if part is None or not part.num_pixels:
+        return None
+    boxes = Boxes([shapes[k][0] for k in rows], np.stack([shapes[k][1] for k in rows]) - first)
+    about = result.catalog[rows]
+    fixed = Fixed(
+        ids=tuple(str(one) for one in about["id"]),
+        reference=window,
+        boxes=boxes,
+        center=places[rows] - first,
+        psf_sigma=shapes[rows[0]][2],
+        slopes=slopes_of_errors(boxes, about),
+    )
+    own = np.flatnonzero(mine[rows])
+    return rows[own], own, measured(fixed, part)
+
+
+def _reaches(shape, first: np.ndarray, size: int, mine: bool) -> bool:
+    """Return whether the box of a source reaches into a window, or it is the scene's own."""
+    image, corner, _ = shape
+    last = np.asarray(corner) + len(image)
+    return mine or bool((last > first).all() and (corner < first + size).all())
+
+
+def _window_of(image: Field, window: Observation) -> Observation | None:
+    """Return the part of an image that sees a window; None if there is none."""
+    rows, columns = (np.linspace(0, n - 1, 5) for n in window.shape)
+    row, column = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
+    try:
+        x, y = image.wcs.world_to_pixel(window.wcs.pixel_to_world(column, row))  # type: ignore[union-attr]
+    except NoConvergence:
+        return None
+    seen = np.stack([y, x], 1)
+    if not np.isfinite(seen).all():
+        return None
+    margin = image.psf_size // 2
+    first = np.maximum(np.floor(seen.min(0)).astype(int) - margin, 0)
+    last = np.minimum(np.ceil(seen.max(0)).astype(int) + 1 + margin, image.shape)
+    if (first >= last).any():
+        return None
+    return image.window(*first, *(last - first))
+
+
+def _add(model: np.ndarray, light: np.ndarray, corner) -> None:
+    rows, columns = (slice(c, c + n) for c, n in zip(corner, light.shape[1:], strict=True))
+    model[:, rows, columns] += light

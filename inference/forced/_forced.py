@@ -1,0 +1,238 @@
+"""Forced photometry of a deblended scene in another image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from jaxtyping import Float
+
+from scorepriors._errors import InputError
+from scorepriors.inference.deblending._result import Deblended, footprint_chi2
+from scorepriors.models.data._field import Field
+from scorepriors.models.data._joint import JointObservation, view_on
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._views import Photometry
+from scorepriors.models.noise._abstract import AbstractNoise
+from scorepriors.models.scene._exposures import exposure_of
+
+from ._solve import Solved, shapes_by_draws, shapes_by_slopes, solve_fluxes, unit_fluxes
+from ._sources import Fixed, fixed_of
+
+#: What the words for the origin of the errors of shapes mean.
+SHAPES = {
+    "draws": "errors of shapes are the scatter of the fluxes over draws of the posterior",
+    "curvature": "errors of shapes follow from the curvature of the deblended scene",
+    "catalog": "errors of shapes follow from those of positions, sizes and ellipticities in the "
+    "catalog",
+    "none": "errors of shapes are left out",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Forced(Photometry):
+    """Fluxes of N sources in B bands of another image, in its unit; NaN without data.
+
+    Attributes
+    ----------
+    ids
+        Names of the sources, in the order of the catalog.
+    observation
+        The image, of a scene without what lies far beyond it.
+    bands, unit, zero_point
+        Those of the image.
+    pixel
+        Places (row, column) of the sources in the image, ``[N, 2]``.
+    sky
+        Right ascension and declination in degrees, ``[N, 2]``.
+    flux
+        Fluxes ``[N, B]``, which may be negative.
+    noise_error, shape_error
+        Errors from the noise of the pixels and from the shapes, ``[N, B]``.
+    alone_error
+        What `noise_error` would be without neighbors, ``[N, B]``.
+    share
+        Share of the light on unmasked pixels of the image, ``[N, B]``.
+    chi2
+        Mean squared residual over noise where a source is seen, ``[N]``.
+    model
+        Light of all sources, ``[B, H, W]``.
+    shapes
+        Origin of the errors of shapes: a key of `SHAPES`.
+    covariance
+        Covariance ``[B, N, N]`` of noise and shapes; None for a field.
+    """
+
+    ids: tuple[str, ...]
+    observation: Observation
+    bands: tuple[str, ...]
+    unit: u.UnitBase | None
+    zero_point: tuple[float, ...] | None
+    pixel: Float[np.ndarray, "N 2"]
+    sky: Float[np.ndarray, "N 2"]
+    flux: Float[np.ndarray, "N B"]
+    noise_error: Float[np.ndarray, "N B"]
+    shape_error: Float[np.ndarray, "N B"]
+    alone_error: Float[np.ndarray, "N B"]
+    share: Float[np.ndarray, "N B"]
+    chi2: Float[np.ndarray, " N"]
+    model: Float[np.ndarray, "B H W"]
+    shapes: str
+    covariance: Float[np.ndarray, "B N N"] | None = None
+
+    @property
+    def error(self) -> Float[np.ndarray, "N B"]:
+        """Errors from noise and shapes together."""
+        return np.hypot(self.noise_error, self.shape_error)
+
+    @property
+    def snr(self) -> Float[np.ndarray, "N B"]:
+        """Fluxes over their errors: Gaussian of width one where there is nothing."""
+        return self.flux / self.error
+
+    @property
+    def residual(self) -> Float[np.ndarray, "B H W"]:
+        """Image minus the light of all sources, zero where masked."""
+        obs = self.observation
+        return np.where(obs.weights > 0, obs.images - self.model, 0).astype(np.float32)
+
+
+def forced_photometry(
+    result: Any,
+    obs: Observation | Field,
+    *,
+    draws: Any = None,
+    noise: AbstractNoise | None = None,
+    progress: Any = None,
+) -> Forced:
+    """Measure the fluxes of the sources of a finished run in another image.
+
+    Shapes and places stay those of the run; fluxes are free, those of all sources jointly, and
+    have no prior, so that they may be negative and can be stacked.
+
+    Parameters
+    ----------
+    result
+        Result of `deblend` or `deblend_field`, or the folder that the commands ``deblend`` and
+        ``sample`` wrote; draws in that folder are used.
+    obs
+        Image of the same sky: of another band, telescope or epoch, with any WCS, pixels and PSF;
+        of a field also a `Field`.
+    draws
+        Draws of the scene, from `sample_deblended` or `laplace_deblended`: the scatter of the
+        fluxes over them is the error that the shapes make.  Without, it follows from the
+        curvature of the scene.
+    noise
+        Model of the noise of the image; its weights if not given.
+    progress
+        Function for `scorepriors._progress`, called with done and total scenes of a field.
+
+    Returns
+    -------
+    Forced
+        Fluxes with errors, and the model of the image.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no result, an image has no WCS or the two do not overlap.
+
+    Examples
+    --------
+    >>> forced_photometry(deblend(obs), other).flux  # doctest: +SKIP
+    array([[12.3, ...
+    """
+    from ._folders import opened
+
+    result, found = opened(result)
+    draws = found if draws is None else draws
+    if isinstance(obs, JointObservation):
+        raise InputError("the image is several joined ones; give each by itself.")
+    if isinstance(result, Deblended):
+        if not isinstance(obs, Observation):
+            raise InputError(f"the image is a {type(obs).__name__}; give an Observation.")
+        return forced_scene(fixed_of(result, draws), obs, noise)
+    if draws is not None or noise is not None:
+        raise InputError("a field has neither draws nor a model of the noise; leave them out.")
+    from ._fields import forced_field
+
+    return forced_field(result, obs, progress)
+
+
+def forced_scene(fixed: Fixed, obs: Observation, noise: AbstractNoise | None = None) -> Forced:
+    """Measure fluxes of sources of known shapes in another image."""
+    seen, solved, of_shapes, chi2 = measured(fixed, obs, noise)
+    part = seen.observation
+    world = fixed.reference.wcs.pixel_to_world(fixed.center[:, 1], fixed.center[:, 0]).icrs  # type: ignore[union-attr]
+    shape_error = np.sqrt(np.einsum("bkk->kb", of_shapes))
+    return Forced(
+        ids=fixed.ids,
+        observation=part,
+        bands=part.bands,
+        unit=part.unit,
+        zero_point=part.zero_point,
+        pixel=seen.pixels(fixed.center),
+        sky=np.stack([world.ra.deg, world.dec.deg], 1),
+        flux=solved.flux,
+        noise_error=np.sqrt(np.einsum("bkk->kb", solved.covariance)),
+        shape_error=shape_error,
+        alone_error=solved.alone,
+        share=solved.share,
+        chi2=chi2,
+        model=np.einsum("kb,kbyx->byx", np.nan_to_num(solved.flux), solved.unit),
+        shapes=origin_of_shapes(fixed),
+        covariance=solved.covariance + of_shapes,
+    )
+
+
+def origin_of_shapes(fixed: Fixed) -> str:
+    """Return the key of `SHAPES` for sources of a scene."""
+    if fixed.draws:
+        return "draws"
+    return "none" if fixed.slopes is None else "curvature"
+
+
+def measured(fixed: Fixed, obs: Observation, noise: AbstractNoise | None = None):
+    """Solve for the fluxes of sources of known shapes.
+
+    Returns
+    -------
+    view
+        The image as seen from the pixels of the shapes, cut to what these cover.
+    solved
+        Fluxes and their noise, a `Solved`.
+    of_shapes
+        Covariance that the shapes make, ``[B, N, N]``.
+    chi2
+        Mean squared residual over noise where each source is seen, ``[N]``.
+    """
+    view = view_on(fixed.reference, obs, obs.name or "the image")
+    sides = set(fixed.boxes.sides)
+    if fixed.slopes is not None:
+        sides |= set(fixed.slopes.about.sides)
+    part = view.observation
+    if noise is not None and part is not obs:
+        raise InputError(
+            "a model of the noise is of the whole image, of which the scene covers a part of "
+            f"{part.shape[0]} x {part.shape[1]} pixels from {part.corner}; cut both first."
+        )
+    exposure = exposure_of(
+        view, boxes=tuple(sorted(sides)), psf_sigma=fixed.psf_sigma, noise=noise, on_model=False
+    )
+    solved = solve_fluxes(exposure, unit_fluxes(exposure, fixed.boxes))
+    seen = ~np.isnan(solved.flux)
+    if fixed.draws:
+        of_shapes = shapes_by_draws(exposure, fixed.draws, seen)
+    elif fixed.slopes is not None:
+        of_shapes = shapes_by_slopes(exposure, fixed.slopes, solved.flux, seen)
+    else:
+        of_shapes = np.where(np.isnan(solved.covariance), np.nan, 0.0)
+    return view, solved, of_shapes, _chi2(exposure, solved)
+
+
+def _chi2(exposure, solved: Solved) -> np.ndarray:
+    light = solved.unit * np.nan_to_num(solved.flux)[:, :, None, None].astype(np.float32)
+    residual = np.asarray(exposure.images) - light.sum(0)
+    squared = residual * np.asarray(exposure.noise.precision(residual))
+    good = np.asarray(exposure.noise.diagonal()) > 0
+    return footprint_chi2([squared], [good], [np.abs(light)])

@@ -1,0 +1,201 @@
+r"""Spectra at several times: constant sources have one flux per filter, variable ones any.
+
+With the bands of all epochs in one list, a constant source's fluxes in one filter are one number:
+its covariance is that of the filters, each repeated.  It is singular, so every epoch has a scatter of
+its own, small but within reach of single precision (`CONSTANT`).  A variable source knows nothing of
+the colors of galaxies: its fluxes are Gaussian about zero, of a width far beyond the data, so that they
+may be negative, and independent, or correlated in time as a Gaussian process.
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from scorepriors._errors import InputError
+from scorepriors._typing import Array
+
+from ._colors import color_prior
+from ._priors import GalaxySpectra, Settled, _product, pixel_noise
+from ._spectra import SpectrumPrior
+
+#: Scatter of a constant source between epochs as a share of its flux.
+CONSTANT = 0.003
+
+#: Width of the fluxes of variable sources in units of the noise of a pixel.
+FREE = 1e4
+
+#: Share of the variance of a Gaussian process that each epoch has alone, for single precision.
+ALONE = 1e-3
+
+
+class EpochSpectra(GalaxySpectra):
+    """Prior on the fluxes of constant and of variable sources at several times.
+
+    The site ``brightness [K]`` is that of constant sources; that of variable ones stands for nothing.
+
+    Attributes
+    ----------
+    rows
+        Whether each of the N sources of the catalog varies, ``[N]``.
+    variable
+        The same for the K slots of a scene: see `on`.
+    width
+        Standard deviation of the fluxes of variable sources in each band, ``[B]``.
+    correlation
+        Correlation of the fluxes of a variable source between bands and times, ``[B, B]``.
+    timescale
+        Days over which these change; None where those of different times are independent.
+    """
+
+    rows: Bool[Array, " N"]
+    variable: Bool[Array, " K"]
+    width: Float[Array, " B"]
+    correlation: Float[Array, "B B"]
+    timescale: float | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        mean,
+        covariance,
+        noise_flux,
+        *,
+        variable,
+        width,
+        correlation,
+        timescale: float | None = None,
+        **options,
+    ):
+        super().__init__(mean, covariance, noise_flux, **options)
+        self.rows = self.variable = np.asarray(variable, bool)
+        self.width = np.asarray(width, np.float32)
+        self.correlation = np.asarray(correlation, np.float32)
+        self.timescale = timescale
+
+    @classmethod
+    def of_epochs(
+        cls,
+        wave: Sequence[float | None],
+        weights: Sequence[np.ndarray],
+        *,
+        filters: Sequence[str],
+        variable: Sequence[bool],
+        times: Sequence[float] | None = None,
+        timescale: float | None = None,
+        flat: np.ndarray | None = None,
+        **options,
+    ) -> "EpochSpectra":
+        """Return the prior for bands of all epochs.
+
+        Parameters
+        ----------
+        wave
+            Effective wavelengths in nm of the B bands, None for unknown ones.
+        weights
+            Inverse variances ``[H, W]`` of each band, from which the noise is taken.
+        filters
+            Filter of each band: a constant source has one flux in all bands of a filter.
+        variable
+            Whether each source varies, ``[N]``, in the order of the catalog; or of the slots of
+            the scene, where it is made by hand.
+        times, timescale
+            Times of the bands, days, and the length (of a Matern process of order 3/2) over which
+            the flux of a variable source in one filter changes; independent fluxes if not given.
+        flat
+            Spectrum ``[B]`` flat in f_nu, in the units of the image; ones by default.
+        **options
+            Fields ``color_width``, ``brightness``, ``brightness_width``.
+
+        Raises
+        ------
+        InputError
+            If lengths differ, or a timescale has no times or is not positive.
+        """
+        flat = np.ones(len(wave)) if flat is None else np.asarray(flat, float)
+        if len(filters) != len(wave):
+            raise InputError(f"there are {len(wave)} bands but {len(filters)} names of filters.")
+        names = list(dict.fromkeys(filters))
+        which = np.array([names.index(name) for name in filters])
+        first = [list(filters).index(name) for name in names]
+        mean, covariance = color_prior([wave[k] for k in first], flat[first])
+        # The same flux is another number in the units of another epoch.
+        share = (mean / flat[first])[which] * flat
+        tied = covariance[np.ix_(which, which)] + CONSTANT**2 * np.eye(len(wave))
+        return cls(
+            share / share.sum(),
+            tied,
+            pixel_noise(weights),
+            variable=variable,
+            width=[FREE * pixel_noise([one]) for one in weights],
+            correlation=_correlation(which, times, timescale),
+            timescale=timescale,
+            **options,
+        )
+
+    def on(self, index: Int[np.ndarray, " K"]) -> "EpochSpectra":
+        """Return the prior for slots that hold these rows of the catalog; -1 for padding."""
+        index = np.asarray(index)
+        slots = np.where(index < 0, False, self.rows[index])
+        return eqx.tree_at(lambda s: s.variable, self, slots)
+
+    def given(self, brightness: Float[Array, " K"]) -> SpectrumPrior:
+        """Return the Gaussian of the fluxes of sources of given brightness."""
+        constant = super().given(brightness)
+        free = self.width[:, None] * self.width * self.correlation
+        return SpectrumPrior(
+            jnp.where(self.variable[:, None], 0.0, constant.mean),
+            jnp.where(self.variable[:, None, None], free, constant.covariance),
+        )
+
+    def moments(
+        self,
+        flux: Float[np.ndarray, "N B"],
+        covariance: Float[np.ndarray, "N B B"],
+        values: dict[str, np.ndarray],
+        noise: Float[np.ndarray, " N"],
+    ) -> tuple[Float[np.ndarray, "N B"], Float[np.ndarray, "N B B"]]:
+        """Return mean and covariance of the fluxes of the sources of the catalog."""
+        mean, spread = super().moments(flux, covariance, values, noise)
+        rows = np.asarray(self.rows)
+        if rows.any():
+            own = np.broadcast_to(self._free(), (int(rows.sum()), *covariance.shape[1:]))
+            mean[rows], spread[rows] = _product(0.0, own, flux[rows], covariance[rows])
+        return mean, spread
+
+    def start(
+        self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray, begin: np.ndarray | None = None
+    ) -> Settled:
+        """Return brightnesses of constant sources, and the fluxes of all."""
+        settled = super().start(flux, error, mask, begin)
+        varies = np.asarray(self.variable)
+        usual = np.log(float(self.noise_flux)) + float(self.brightness)
+        bright = np.where(varies, usual, settled.values["brightness"])
+        width = np.where(varies, float(self.brightness_width), settled.widths["brightness"])
+        significance = np.sqrt(np.sum((flux / error) ** 2, 1))
+        return Settled(
+            settled.values | {"brightness": bright},
+            settled.widths | {"brightness": width},
+            np.where(varies[:, None], flux, settled.flux),
+            np.where(varies & mask, np.maximum(significance, 1.0), settled.snr),
+        )
+
+    def _free(self) -> np.ndarray:
+        width = np.asarray(self.width, float)
+        return width[:, None] * width * np.asarray(self.correlation, float)
+
+
+def _correlation(which, times, timescale) -> np.ndarray:
+    """Return the correlation of a variable source's fluxes between bands."""
+    if timescale is None:
+        return np.eye(len(which))
+    if times is None or len(times) != len(which):
+        raise InputError("a timescale needs the time of every band; give times in days.")
+    if not timescale > 0:
+        raise InputError(f"the timescale must be positive, got {timescale}.")
+    apart = np.sqrt(3) * np.abs(np.subtract.outer(np.asarray(times, float), times)) / timescale
+    same = which[:, None] == which
+    return np.where(same, (1 - ALONE) * (1 + apart) * np.exp(-apart), 0.0) + ALONE * np.eye(
+        len(which)
+    )

@@ -1,0 +1,149 @@
+"""`scorepriors forced`: a finished run, of a scene or a field, in another image."""
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable
+from click.testing import CliRunner
+from conftest import gaussian_prior
+from turned_sky import FLUX, camera, positions, view
+
+from scorepriors.inference import deblend, deblend_field, forced_photometry
+from scorepriors.inference.cli import main
+from scorepriors.inference.deblending import _scene_file
+from scorepriors.inference.reports._outputs import write_outputs
+from scorepriors.models import Observation, Positions, gaussian_psf
+from scorepriors.models.data._field import Field
+
+FILES = ("catalog.ecsv", "images.fits", "report.png", "summary.json")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """The folder of a deblended scene."""
+    folder = tmp_path_factory.mktemp("scene")
+    first = view(1.0, (22, 22), 1.8, ("r", "i"), FLUX[:, :2])
+    write_outputs(deblend(first, positions(), prior=gaussian_prior(box=16), padding=2), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(scene, monkeypatch):
+    monkeypatch.setattr(_scene_file, "load_priors", lambda *_, **__: (gaussian_prior(box=16),))
+    return scene
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "epoch2.fits"
+    view(0.8, (36, 34), 1.6, ("J", "H"), FLUX[:, [2, 0]], turn=20.0).to_fits(path)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["forced", *map(str, arguments)])
+
+
+def refused(*arguments):
+    """The one sentence with which a command is refused."""
+    done = run(*arguments)
+    assert done.exit_code == 2, done.output
+    (line,) = done.output.splitlines()
+    return line
+
+
+def test_files_of_a_scene(folder, image, tmp_path):
+    done = run(folder, "--on", image, "--output", tmp_path / "out", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "curvature" in done.output
+    assert [p for p in FILES if not (tmp_path / "out" / p).exists()] == []
+    table = QTable.read(tmp_path / "out" / "catalog.ecsv")
+    assert list(table["id"]) == ["a", "b"]
+    assert {"flux_J", "flux_err_H", "flux_err_noise_J", "snr_H", "mag_J"} <= set(table.colnames)
+    assert str(table["flux_J"].unit) == "nJy"
+    with fits.open(tmp_path / "out" / "images.fits") as hdus:
+        assert hdus["MODEL"].data.shape == hdus["RESIDUAL"].data.shape
+        assert hdus["COVARIANCE"].data.shape == (2, 2, 2)
+    facts = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert facts["measured"] == {"J": 2, "H": 2}
+    again = refused(folder, "--on", image, "--output", tmp_path / "out")
+    assert "--force" in again
+    assert run(folder, "--on", image, "--output", tmp_path / "out", "--force").exit_code == 0
+
+
+def test_the_folder_beside_the_run_is_the_default(folder, image):
+    assert run(folder, "--on", image, "--quiet").exit_code == 0
+    assert (folder / "forced-epoch2" / "catalog.ecsv").exists()
+
+
+def test_bad_input_is_one_sentence(folder, image, tmp_path):
+    assert "there is no folder" in refused(tmp_path / "none", "--on", image)
+    (tmp_path / "empty").mkdir()
+    assert "holds no result" in refused(
+        tmp_path / "empty", "--on", image, "--output", tmp_path / "o"
+    )
+    assert "missing.fits" in refused(folder, "--on", tmp_path / "missing.fits")
+    with fits.open(image) as hdus:
+        for card in ("CRVAL1", "CRVAL2"):
+            hdus["IMAGE"].header[card] += 1.0
+        hdus.writeto(tmp_path / "away.fits")
+        del hdus["PSF"]
+        hdus.writeto(tmp_path / "no-psf.fits")
+    assert "does not overlap" in refused(folder, "--on", tmp_path / "away.fits")
+    assert "PSF" in refused(folder, "--on", tmp_path / "no-psf.fits")
+    with fits.open(image) as hdus:
+        for card in ("CTYPE1", "CTYPE2"):
+            hdus["IMAGE"].header[card] = ""
+        hdus.writeto(tmp_path / "no-wcs.fits")
+    assert "no WCS" in refused(folder, "--on", tmp_path / "no-wcs.fits")
+
+
+#: Galaxies of a field, in the pixels of its image.
+PLACES = np.array([[20.0, 24.0], [26.0, 31.0], [70.0, 90.0], [76.0, 99.0], [30.0, 110.0]])
+LIGHT = np.array([900.0, 600.0, 2000.0, 600.0, 1200.0])
+
+
+def large(scale, shape, turn, seed):
+    """The galaxies of a field in a camera, noise of one."""
+    wcs, first = camera(scale, shape, turn), camera(1.0, (104, 136))
+    rows, columns = np.indices(shape)
+    images = np.random.default_rng(seed).normal(size=(1, *shape))
+    seen = wcs.world_to_pixel(first.pixel_to_world(PLACES[:, 1], PLACES[:, 0]))
+    for column, row, light in zip(*seen, LIGHT, strict=True):
+        variance = 1.5 / scale**2 + 1.6**2 + 1 / 12
+        squared = (rows - row) ** 2 + (columns - column) ** 2
+        images += light * np.exp(-squared / 2 / variance) / (2 * np.pi * variance)
+    return Observation.from_arrays(
+        images,
+        variance=np.ones_like(images),
+        psfs=gaussian_psf(1.6, 21)[None],
+        bands=("i",),
+        zero_point=31.4,
+        wcs=wcs,
+        name=f"turned by {turn:g}",
+    )
+
+
+def test_a_field_in_a_turned_image(tmp_path):
+    places = Positions(tuple("abcde"), PLACES, np.zeros(5, bool))
+    large(1.0, (104, 136), 0.0, 0).to_fits(tmp_path / "field.fits")
+    image = Field.open(tmp_path / "field.fits")
+    field = deblend_field(image, places, free_form=False, output=tmp_path / "field")
+    assert len(field.scenes) > 1
+    other = large(0.9, (160, 170), 25.0, 1)
+    found = forced_photometry(field, other)
+    assert found.shapes == "catalog"
+    assert (found.shape_error > 0).all()
+    pull = (found.flux[:, 0] - LIGHT) / found.error[:, 0]
+    assert np.abs(pull).max() < 4
+    np.testing.assert_allclose(found.flux[:, 0], LIGHT, rtol=0.1)
+    assert found.model.shape == (1, 160, 170)
+    assert np.std(found.residual) < 1.1
+    path = tmp_path / "turned.fits"
+    other.to_fits(path)
+    done = run(tmp_path / "field", "--on", path, "--quiet")
+    assert done.exit_code == 0, done.output
+    table = QTable.read(tmp_path / "field" / "forced-turned" / "catalog.ecsv")
+    np.testing.assert_allclose(table["flux_i"].value, found.flux[:, 0], rtol=1e-4)

@@ -1,0 +1,227 @@
+"""Forced photometry: closed forms, and errors that hold."""
+
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from astropy.table import Table
+from conftest import gaussian_prior
+from field_results import field_wcs
+from scipy.stats import kstest
+from turned_sky import CENTER, FLUX, WIDTH, camera, positions, view
+
+from scorepriors._errors import InputError
+from scorepriors.inference import (
+    SamplingWarning,
+    deblend,
+    forced_catalog,
+    forced_figure,
+    forced_photometry,
+    laplace_deblended,
+)
+from scorepriors.inference.forced._forced import forced_scene
+from scorepriors.inference.forced._outputs import forced_images, forced_summary
+from scorepriors.inference.forced._shear import slopes_of_errors
+from scorepriors.inference.forced._sources import Boxes, Fixed, Slopes
+from scorepriors.models import Observation, join_observations
+
+#: Side of the boxes of the fixed sources, pixels.
+BOX = 21
+
+
+def box_of(place, corner, variance=WIDTH):
+    """A round galaxy at the model's resolution, of a flux of 7: units must not matter."""
+    rows, columns = np.indices((BOX, BOX))
+    squared = (rows + corner[0] - place[0]) ** 2 + (columns + corner[1] - place[1]) ** 2
+    variance += 0.7**2 + 1 / 12
+    return 7 * np.exp(-squared / 2 / variance) / (2 * np.pi * variance)
+
+
+def galaxies(variance=WIDTH, shift=(0.0, 0.0)):
+    corners = np.round(CENTER).astype(int) - BOX // 2
+    places = CENTER + np.asarray(shift)
+    return Boxes([box_of(p, c, variance) for p, c in zip(places, corners, strict=True)], corners)
+
+
+def fixed(**options):
+    """The true galaxies, on the pixels of an observation whose content does not matter."""
+    first = view(1.0, (22, 22), 1.8, ("r",), FLUX[:, :1])
+    return Fixed(("a", "b"), first, galaxies(), CENTER, 0.7, **options)
+
+
+def other(**options):
+    options = {"turn": 37.0, "mirror": True, **options}
+    return view(0.7, (40, 42), 1.5, ("J", "H"), FLUX[:, [2, 0]], **options)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.0, 2.2])
+def test_fluxes_without_noise_are_exact(scale):
+    shape = (round(32 / scale), round(33 / scale))
+    sigma = 1.8 if scale < 2 else 1.4
+    image = view(scale, shape, sigma, ("J",), FLUX[:, 2:], turn=-63.0, noise=0.0)
+    found = forced_scene(fixed(), image)
+    np.testing.assert_allclose(found.flux, FLUX[:, 2:], rtol=1e-3)
+    np.testing.assert_allclose(found.share, 1.0, atol=2e-3)
+    assert (found.chi2 < 1e-2).all()
+    # Errors of overlapping Gaussians of one width, in closed form.
+    variance = WIDTH / scale**2 + sigma**2 + 1 / 12
+    apart = np.linalg.norm(CENTER[0] - CENTER[1]) / scale
+    overlap = np.exp(-(apart**2) / (4 * variance))
+    alone = np.sqrt(4 * np.pi * variance)
+    np.testing.assert_allclose(found.alone_error, alone, rtol=2e-3)
+    np.testing.assert_allclose(found.noise_error, alone / np.sqrt(1 - overlap**2), rtol=2e-3)
+    np.testing.assert_allclose(
+        found.covariance[0][0, 1], -(alone**2) * overlap / (1 - overlap**2), rtol=5e-3
+    )
+
+
+def test_pulls_are_gaussian_and_there_is_no_bias():
+    about = fixed()
+    empty = np.zeros_like(FLUX)
+    pulls = []
+    for seed in range(30):
+        image = view(0.7, (40, 42), 1.5, ("J", "H"), empty[:, :2], turn=37.0, seed=seed)
+        pulls.append(forced_scene(about, image).snr)
+    flat = np.ravel(pulls)
+    assert (flat < 0).any()
+    assert kstest(flat, "norm").pvalue > 0.01
+
+
+def test_masked_pixels_and_sources_beyond_the_image():
+    whole = other(noise=0.0)
+    weights = np.array(whole.weights)
+    weights[1, :, :] = 0
+    weights[1, :3, :3] = 1  # a band needs some pixel
+    weights[0, 15:18, :] = 0
+    image = Observation.from_arrays(
+        whole.images, weights=weights, psfs=whole.psfs, bands=("J", "H"), wcs=whole.wcs
+    )
+    found = forced_scene(fixed(), image)
+    np.testing.assert_allclose(found.flux[:, 0], FLUX[:, 2], rtol=1e-3)
+    assert np.isnan(found.flux[:, 1]).all()
+    assert np.isnan(found.error[:, 1]).all()
+    table = forced_catalog(found)
+    assert all("no_data:H" in flags and "masked" in flags for flags in table["flags"])
+    # An image that holds one of the galaxies alone.
+    small = view(0.7, (11, 11), 1.5, ("J",), FLUX[:, 2:], noise=0.0)
+    about = fixed()
+    away = Boxes(about.boxes.images, np.add(about.boxes.corners, [[0, 0], [40, 40]]))
+    outside = Fixed(about.ids, about.reference, away, CENTER, 0.7)
+    flags = forced_catalog(forced_scene(outside, small))["flags"]
+    assert "outside" in flags[1]
+    assert "outside" not in flags[0]
+
+
+def test_errors_of_shapes_follow_the_draws():
+    rng = np.random.default_rng(0)
+    widths = WIDTH * np.exp(0.1 * rng.normal(size=60))
+    image = other(noise=0.0)
+    found = forced_scene(fixed(draws=tuple(galaxies(v) for v in widths)), image)
+    fluxes = [with_boxes(galaxies(v), image).flux for v in widths]
+    np.testing.assert_allclose(found.shape_error, np.std(fluxes, axis=0, ddof=1), rtol=1e-3)
+    assert found.shapes == "draws"
+    np.testing.assert_allclose(found.error, np.hypot(found.noise_error, found.shape_error))
+
+
+def with_boxes(boxes, image):
+    about = fixed()
+    return forced_scene(Fixed(about.ids, about.reference, boxes, CENTER, 0.7), image)
+
+
+def test_errors_of_shapes_follow_the_slopes():
+    step = 1e-2
+    up, down = (galaxies(WIDTH + s) for s in (step, -step))
+    images = [(a - b) / (2 * step) for a, b in zip(up.images, down.images, strict=True)]
+    variances = np.array([0.2, 0.1]) ** 2
+    slopes = Slopes(galaxies(), np.arange(2), images, np.diag(variances))
+    image = other(noise=0.0)
+    found = forced_scene(fixed(slopes=slopes), image)
+    expected = np.zeros((2, 2))
+    for k in range(2):
+        ends = []
+        for sign in (1, -1):
+            each = galaxies()
+            each.images[k] = galaxies(WIDTH + sign * step).images[k]
+            ends.append(with_boxes(each, image).flux)
+        expected += variances[k] * ((ends[0] - ends[1]) / (2 * step)) ** 2
+    np.testing.assert_allclose(found.shape_error, np.sqrt(expected), rtol=1e-2)
+    assert found.shapes == "curvature"
+
+
+def test_slopes_of_a_catalog_move_and_stretch():
+    table = {"y_err": [0.2, 0.2], "size": [2.0, 2.0], "size_err": [0.4, 0.0], "e2_err": [0.1, 0.1]}
+    slopes = slopes_of_errors(galaxies(), Table(table))
+    assert list(slopes.owner) == [0, 0, 0, 1, 1]
+    np.testing.assert_allclose(np.diag(slopes.covariance), [0.04, 0.04, 0.0025, 0.04, 0.0025])
+    moved = galaxies(shift=(0.05, 0.0)).images[0] - galaxies(shift=(-0.05, 0.0)).images[0]
+    expected = moved / 0.1
+    np.testing.assert_allclose(slopes.images[0], expected, atol=0.03 * np.abs(expected).max())
+    # Growing leaves the light and makes it wider.
+    assert abs(slopes.images[1].sum()) < 1e-3
+    assert slopes.images[1].min() < 0 < slopes.images[1].max()
+
+
+@pytest.fixture(scope="module")
+def result():
+    first = view(1.0, (22, 22), 1.8, ("r", "i"), FLUX[:, :2])
+    return deblend(first, positions(), prior=gaussian_prior(box=16), padding=2)
+
+
+def test_a_deblended_scene_in_another_image(result):
+    image = other(seed=3)
+    by_curvature = forced_photometry(result, image)
+    assert by_curvature.shapes == "curvature"
+    assert (by_curvature.shape_error > 0).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)
+        tree = laplace_deblended(result, key=jax.random.key(0), num_samples=40)
+    by_draws = forced_photometry(result, image, draws=tree)
+    np.testing.assert_allclose(by_draws.flux, by_curvature.flux)
+    assert by_draws.shapes == "draws"
+    # That prior has a shape of its own; with a dozen sigma all the same.
+    pull = (by_curvature.flux - FLUX[:, [2, 0]]) / by_curvature.error
+    assert np.abs(pull).max() < 6
+    assert forced_figure(by_draws).axes
+    hdus = forced_images(by_draws)
+    assert [hdu.name for hdu in hdus[1:]] == ["MODEL", "RESIDUAL", "COVARIANCE"]
+    assert forced_summary(by_draws)["detected"] == {"J": 2, "H": 2}
+
+
+def test_fluxes_in_the_image_of_the_run_are_those_of_the_run(result):
+    same = result.observation
+    found = forced_photometry(result, same)
+    np.testing.assert_allclose(found.flux, result.free_form.least_squares, rtol=2e-3)
+
+
+def test_what_is_refused(result):
+    image = other()
+    plain = Observation.from_arrays(
+        image.images, weights=image.weights, psfs=image.psfs, bands=("J", "H"), name="plain"
+    )
+    with pytest.raises(InputError, match=r"plain has no WCS"):
+        forced_photometry(result, plain)
+    away = Observation.from_arrays(
+        image.images,
+        weights=image.weights,
+        psfs=image.psfs,
+        bands=("J", "H"),
+        wcs=field_wcs((40, 42)),
+        name="away",
+    )
+    with pytest.raises(InputError, match=r"away (does not overlap|is on another side)"):
+        forced_photometry(result, away)
+    with pytest.raises(InputError, match="give each by itself"):
+        forced_photometry(result, join_observations(result.observation, image))
+    with pytest.raises(InputError, match="give an Observation"):
+        forced_photometry(result, np.zeros((3, 3)))
+
+
+def test_a_camera_far_larger_than_the_scene(result):
+    wcs = camera(0.7, (300, 310), 20.0)
+    images = np.random.default_rng(0).normal(size=(1, 300, 310))
+    image = Observation.from_arrays(
+        images, variance=np.ones_like(images), psfs=other().psfs[:1], bands=("J",), wcs=wcs
+    )
+    found = forced_photometry(result, image)
+    assert max(found.observation.shape) < 100

@@ -1,0 +1,157 @@
+"""Spectra of constant and variable sources at several times."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from astropy.wcs import WCS
+
+from scorepriors._errors import InputError
+from scorepriors.models import (
+    EpochSpectra,
+    Observation,
+    PointSource,
+    Scene,
+    epoch_spectra,
+    exposures,
+    join_observations,
+    place_sources,
+    spectrum_posterior,
+)
+from scorepriors.models.rendering._psf import gaussian_psf
+
+FILTERS = ("g", "r")
+
+
+def sky(step=0.2):
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+    wcs.wcs.crpix, wcs.wcs.crval = (16.0, 16.0), (150.0, 2.0)
+    wcs.wcs.cdelt = -step / 3600, step / 3600
+    return wcs
+
+
+def epochs(count=3, rng=None, image=None, zero_points=(27.0,)):
+    """Observations of one place at several times, seeing and zero points changing."""
+    found = []
+    for number in range(count):
+        psf = np.stack([gaussian_psf(1.6 + 0.2 * number, size=21)] * 2)
+        pixels = np.zeros((2, 32, 32)) if image is None else image(number)
+        noise = 0.0 if rng is None else rng.normal(size=pixels.shape)
+        found.append(
+            Observation.from_arrays(
+                pixels + noise,
+                variance=np.ones(pixels.shape),
+                psfs=psf,
+                bands=FILTERS,
+                wcs=sky(),
+                zero_point=zero_points[number % len(zero_points)],
+                time=60000.0 + 5 * number,
+            )
+        )
+    return found
+
+
+def prior_of(obs, variable, **options) -> EpochSpectra:
+    return epoch_spectra(obs, exposures(obs, boxes=(15,), psf_sigma=0.7), variable, **options)
+
+
+def test_constant_sources_have_one_flux_per_filter():
+    obs = join_observations(*epochs(zero_points=(27.0, 29.5)))
+    spectra = prior_of(obs, [False])
+    given = spectra.given(jnp.array([8.0]))
+    # In nanojanskys the zero points are gone.
+    factor = np.asarray(obs.flux_unit[1])
+    mean = np.asarray(given.mean[0]) * factor
+    np.testing.assert_allclose(mean[0::2], mean[0], rtol=1e-5)
+    np.testing.assert_allclose(mean[1::2], mean[1], rtol=1e-5)
+    draws = np.random.default_rng(0).multivariate_normal(
+        mean, np.asarray(given.covariance[0], float) * factor * factor[:, None], 200
+    )
+    assert np.abs(draws[:, 2] / draws[:, 0] - 1).max() < 0.05
+    assert np.abs(draws[:, 1] / draws[:, 0] - mean[1] / mean[0]).max() > 0.2
+
+
+def test_the_posterior_is_that_of_a_regression():
+    """A variable star in a constant one whose place and shape are known: ordinary least squares."""
+    rng = np.random.default_rng(1)
+    obs = join_observations(*epochs(4, rng))
+    seen = exposures(obs, boxes=(15,), psf_sigma=0.7)
+    at = place_sources([[15.3, 15.1], [16.4, 17.0]], box=15)
+    boxes = PointSource(at).boxes({"offset": np.zeros((2, 2), np.float32)})
+    drawn = [jnp.asarray(e.render_on_host(boxes.image, boxes.corner)) for e in seen]
+    spectra = prior_of(obs, [False, True], color_width=3.0)
+    found = spectrum_posterior(
+        drawn, [e.images for e in seen], [e.noise for e in seen], spectra.given(jnp.array([6.5, 0]))
+    )
+    errors = np.sqrt(np.asarray(jnp.einsum("kbkb->kb", found.covariance())))
+    design = [np.asarray(d, float).reshape(2, 2, -1) for d in drawn]
+    for band in range(2):
+        # Columns: the constant flux, and one for every epoch.
+        columns = np.zeros((4, design[0].shape[-1], 5))
+        for k, one in enumerate(design):
+            columns[k, :, 0], columns[k, :, 1 + k] = one[0, band], one[1, band]
+        columns = columns.reshape(-1, 5)
+        exact = np.sqrt(np.diag(np.linalg.inv(columns.T @ columns)))
+        np.testing.assert_allclose(errors[1, band::2], exact[1:], rtol=0.03)
+        np.testing.assert_allclose(errors[0, band], exact[0], rtol=0.05)
+        pixels = np.concatenate([np.asarray(e.images[band], float).ravel() for e in seen])
+        fitted = np.linalg.lstsq(columns, pixels, rcond=None)[0]
+        away = np.asarray(found.mean)[1, band::2] - fitted[1:]
+        assert np.abs(away / exact[1:]).max() < 0.1
+
+
+def test_a_timescale_correlates_the_fluxes_of_one_filter():
+    obs = join_observations(*epochs(3))
+    correlation = np.asarray(prior_of(obs, [True], timescale=10.0).correlation)
+    assert correlation[0, 0] == pytest.approx(1)
+    root = np.sqrt(3) * 5.0 / 10.0
+    assert correlation[0, 2] == pytest.approx((1 + root) * np.exp(-root), rel=2e-3)
+    assert correlation[0, 1] == 0
+    assert np.linalg.eigvalsh(correlation).min() > 0
+
+
+def test_slots_follow_the_catalog_and_share_programs():
+    obs = join_observations(*epochs(2))
+    spectra = prior_of(obs, [False, True, False])
+    assert spectra.on(np.array([2, 1, -1, 0])).variable.tolist() == [False, True, False, False]
+    one, other = (spectra.on(np.array(index)) for index in ([0, 1], [1, 0]))
+    calls = []
+
+    @jax.jit
+    def mean(prior):
+        calls.append(1)
+        return prior.given(jnp.zeros(2)).mean
+
+    assert not np.allclose(mean(one), mean(other))
+    assert len(calls) == 1
+
+
+def test_the_time_is_that_of_the_header():
+    wcs = sky()
+    wcs.wcs.mjdobs = 59000.25
+    pixels = {"variance": np.ones((1, 9, 9)), "psfs": np.ones((1, 1))}
+    obs = Observation.from_arrays(np.ones((1, 9, 9)), wcs=wcs, **pixels)
+    assert obs.time == 59000.25
+    assert Observation.from_arrays(np.ones((1, 9, 9)), wcs=wcs, time=1.0, **pixels).time == 1.0
+    assert Observation.from_arrays(np.ones((1, 9, 9)), **pixels).time is None
+    with pytest.raises(InputError, match="`time` must be an MJD"):
+        Observation.from_arrays(np.ones((1, 9, 9)), time="yesterday", **pixels)
+
+
+def test_wrong_arguments_are_named():
+    early, late = epochs(2)
+    obs = join_observations(early, late)
+    with pytest.raises(InputError, match="timescale must be positive"):
+        prior_of(obs, [True], timescale=0.0)
+    bare = {"images": early.images, "variance": np.ones(early.images.shape), "psfs": early.psfs}
+    untimed = Observation.from_arrays(**bare, bands=FILTERS, wcs=sky(), zero_point=27.0)
+    with pytest.raises(InputError, match="time of every observation"):
+        prior_of(join_observations(untimed, late), [True], timescale=3.0)
+
+
+def test_a_scene_of_a_variable_star_has_its_own_fluxes():
+    obs = join_observations(*epochs(2))
+    stars = PointSource(place_sources([[15.0, 15.0]], box=15))
+    scene = Scene.build(obs, spectra=prior_of(obs, [True]), stars=stars)
+    assert scene.num_bands == 4
