@@ -30,6 +30,9 @@ from scorepriors.models.simulation._blend_sets import BlendSet
 #: Correlations of the blends' noise.
 NOISES = ("lanczos3", "drizzle:1.0", "drizzle:1.33")
 
+#: What is done about it.
+TREATMENTS = ("left-out", "modelled", "measured")
+
 
 def parsed():
     """Return the arguments of the command line."""
@@ -37,6 +40,7 @@ def parsed():
     parser.add_argument("--number", type=int, default=40, help="blends of each kind")
     parser.add_argument("--seed", type=int, default=31)
     parser.add_argument("--noises", nargs="+", default=NOISES)
+    parser.add_argument("--treatments", nargs="+", default=TREATMENTS, choices=TREATMENTS)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -152,9 +156,9 @@ def main():
     for noise in arguments.noises:
         print(f"{noise}: noise of large areas {float(error_factor(correlation_of(noise))):.2f}")
         data = blends(noise, arguments.number, arguments.seed)
-        for treatment in ("white", noise, "measure"):
-            name = {"white": "left out", noise: "modelled", "measure": "measured"}[treatment]
-            row = deblended(*data, treatment)
+        for name in arguments.treatments:
+            options = {"left-out": "white", "modelled": noise, "measured": "measure"}
+            row = deblended(*data, options[name])
             out["blends"].setdefault(noise, {})[name] = row
             print(f"  {name:9}", " ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
             if arguments.json:

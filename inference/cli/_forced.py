@@ -8,7 +8,7 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._input import reading_options, take_reading
+from ._input import correlation_option, reading_options, take_reading
 
 
 @click.command()
@@ -31,10 +31,18 @@ from ._input import reading_options, take_reading
 )
 @click.option("--index", type=int, help="Which blend of a set, or object of a MEDS file.")
 @reading_options
+@click.option(
+    "--sky",
+    type=click.Choice(("none", "constant", "plane")),
+    default="none",
+    show_default=True,
+    help="A sky in each band, of a field in each window, that is fitted with the sources.",
+)
+@correlation_option()
 @click.option("--output", type=click.Path(), metavar="FOLDER", help="[default: DIR/forced-FILE]")
 @click.option("--force", is_flag=True, help="Replace existing results.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def forced(folder, image, psf, index, output, force, quiet, **options):
+def forced(folder, image, psf, index, sky, correlation, output, force, quiet, **options):
     """Measure the sources of a finished run, in DIR, in another image.
 
     Shapes and places stay those of `deblend` or `sample`, of a scene or a field; fluxes are free,
@@ -58,6 +66,13 @@ def forced(folder, image, psf, index, output, force, quiet, **options):
     from scorepriors.inference.deblending._result import Deblended
     from scorepriors.inference.forced._forced import forced_photometry
     from scorepriors.inference.forced._outputs import write_forced
+    from scorepriors.models.data._correlations import (
+        correlation_facts,
+        correlation_sentence,
+        field_with_correlation,
+        known_sentence,
+        with_correlation,
+    )
     from scorepriors.models.data._field import Field
     from scorepriors.models.data._observation import Observation
 
@@ -70,9 +85,20 @@ def forced(folder, image, psf, index, output, force, quiet, **options):
         index=index,
         **reading,
     )
+    knowing = with_correlation if isinstance(result, Deblended) else field_with_correlation
+    obs = knowing(obs, correlation)
     found = forced_photometry(
-        result, obs, draws=draws, progress=on_terminal("measuring scenes", quiet)
+        result,
+        obs,
+        draws=draws,
+        sky=None if sky == "none" else sky,
+        progress=on_terminal("measuring scenes", quiet),
     )
+    said = known_sentence(correlation_facts(obs))
+    if not said and isinstance(obs, Observation):
+        said = correlation_sentence(obs)
+    if said:
+        click.echo(f"scorepriors: {said}", err=True)
     paths = write_forced(found, target, force=force, extra={"run": str(folder)})
     _print_fluxes(found)
     for path in paths:

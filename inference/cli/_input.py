@@ -139,15 +139,20 @@ def field_options():
         show_default=True,
         help="An error that grows with the light, where the residual asks for it.",
     )
-    correlation = click.option(
+    correlation = correlation_option(" once, or for FILE and each --with.")
+    return lambda command: noise(sky(left(outliers(error(correlation(command))))))
+
+
+def correlation_option(more: str = ""):
+    """Return the option for the correlation of the noise."""
+    return click.option(
         "--correlation",
         multiple=True,
         metavar="HOW",
         callback=lambda context, option, given: given or None,
         help="Correlation of neighbors' noise: measure, lanczos3, drizzle:RATIO (pixfrac / scale) or "
-        "white; once, or for FILE and each --with.  [default: the file's, or none]",
+        f"white;{more}  [default: the file's, or none]",
     )
-    return lambda command: noise(sky(left(outliers(error(correlation(command))))))
 
 
 class Scenes(NamedTuple):

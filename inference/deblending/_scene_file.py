@@ -272,8 +272,8 @@ def _stage(stage, arrays, about, obs, priors, facts, path, sky) -> FittedScene:
             )
         groups.append(group_from(known, at, prior))
     boxes = tuple(group.at.box for group in groups)
-    own = [noise_of(view.observation) for view in obs.views]
-    noise = with_sky(own, obs, None if sky is None else sky.kind)
+    noises = [noise_of(view.observation) for view in obs.views]
+    noise = with_sky(noises, obs, None if sky is None else sky.kind)
     seen = exposures(obs, boxes=boxes, psf_sigma=facts["psf_sigma"], noise=noise)
     variable, timescale = facts.get("variable", ()), facts.get("timescale")
     spectra = spectra_of(obs, seen, tuple(facts["ids"]), variable, timescale)

@@ -14,6 +14,7 @@ from scorepriors import __version__
 from scorepriors.inference.deblending._hdus import fits_text, image_header
 from scorepriors.inference.reports._figure import COLORS, INK, SOFT, significance, view_composer
 from scorepriors.inference.reports._outputs import write_whole
+from scorepriors.models.data._correlations import correlation_facts
 from scorepriors.models.data._views import View
 
 from ._forced import SHAPES, Forced
@@ -101,6 +102,7 @@ def forced_summary(found: Forced) -> dict[str, Any]:
         "detected": detected,
         "chi2": _median(found.chi2[measured.any(1)]),
         "shapes": SHAPES[found.shapes],
+        "noise_correlation": correlation_facts(found.observation),
         "versions": {"scorepriors": __version__},
     }
 

@@ -147,3 +147,20 @@ def test_a_field_in_a_turned_image(tmp_path):
     assert done.exit_code == 0, done.output
     table = QTable.read(tmp_path / "field" / "forced-turned" / "catalog.ecsv")
     np.testing.assert_allclose(table["flux_i"].value, found.flux[:, 0], rtol=1e-4)
+
+
+def test_correlated_noise(folder, image, tmp_path):
+    errors = {}
+    for word in ("white", "drizzle:1.0"):
+        given = ("--on", image, "--output", tmp_path / word[:5], "--correlation", word, "--quiet")
+        done = run(folder, *given)
+        assert done.exit_code == 0, done.output
+        assert ("taken as correlated" in done.output) == (word != "white")
+        table = QTable.read(tmp_path / word[:5] / "catalog.ecsv")
+        errors[word] = np.asarray([table[f"flux_err_{band}"].value for band in ("J", "H")])
+    assert (errors["drizzle:1.0"] > 1.05 * errors["white"]).all()
+    facts = json.loads((tmp_path / "drizz" / "summary.json").read_text())
+    assert facts["noise_correlation"]["J"] == pytest.approx(1.5, abs=0.01)
+    assert "unknown correlation" in refused(
+        folder, "--on", image, "--output", tmp_path / "bad", "--correlation", "nearest"
+    )

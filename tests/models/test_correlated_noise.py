@@ -346,6 +346,10 @@ def test_correlations_go_with_an_observation(drizzled, tmp_path):
     known.to_fits(tmp_path / "known.fits")
     again = Observation.read(tmp_path / "known.fits")
     np.testing.assert_array_equal(again.correlation, known.correlation)
+    arrays = {n: getattr(known, n) for n in ("images", "weights", "psfs", "bands", "correlation")}
+    np.savez(tmp_path / "known.npz", **arrays)
+    packed = Observation.read(tmp_path / "known.npz")
+    np.testing.assert_array_equal(packed.correlation, known.correlation)
     field = Field.open(tmp_path / "known.fits")
     np.testing.assert_array_equal(field.window(0, 0, 32, 32).correlation, known.correlation)
     assert Observation.from_arrays(

@@ -28,8 +28,8 @@ the image where names don't tell:
 ``BAND`` card or the file's name without its ending.  Shapes and WCS must agree.
 
 **npz.**  ``images [B, H, W]``, ``variance`` or ``weights``, ``psfs``, ``bands`` (or
-``filters``), and optionally ``mask``, ``zero_point``, ``unit``, ``scale`` (arcsec per pixel)
-and ``catalog``, a structured array with x and y.  A set of blends has ``images [N, B, H, W]``, ``psfs``,
+``filters``), and optionally ``mask``, ``zero_point``, ``unit``, ``scale`` (arcsec per pixel),
+``correlation`` and ``catalog``, a structured array with x and y.  A set of blends has ``images [N, B, H, W]``, ``psfs``,
 ``skyvar [N, B]``, ``gain [B]``, ``src_start``, ``centers`` in **(row, column)** order
 and ``meta`` (JSON with ``zp`` and ``scale``); the reader takes one of its blends.
 

@@ -135,6 +135,8 @@ def _read_single(
         arguments["unit"] = str(archive["unit"])
     if "scale" in archive:
         arguments["scale"] = archive["scale"]
+    if "correlation" in archive:
+        arguments["correlation"] = numeric(archive["correlation"], f"{path.name} [correlation]")
     return arguments
 
 
