@@ -20,10 +20,10 @@ from ._result import FittedScene
 from ._stages import Blend, prepare
 
 #: Largest number of looks at what a fit leaves.
-LOOKS = 2
+LOOKS = 3
 
 #: Least gain in nats of a source that stays: its place and its shape have to be paid for.
-NEEDED = 6.0
+NEEDED = 9.0
 
 #: Error in pixels, per axis, of places found in the residual.
 CENTER_ERROR = 0.7

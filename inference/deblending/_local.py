@@ -35,7 +35,7 @@ MATTERS = 1.0
 
 #: Error of a profile as a share of its light; and of its wings, which its core has decided: where
 #: it is fainter than this share of its peak.
-MISFIT, WING_MISFIT, WINGS = 0.02, 0.3, 0.01
+MISFIT, WING_MISFIT, WINGS = 0.01, 0.1, 0.01
 
 #: Width over which the error of wings is smooth, pixels.
 SMOOTH = 3.0
