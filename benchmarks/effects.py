@@ -77,7 +77,7 @@ def trail(obs, truth, rng):
 
 
 def neighbor(obs, truth, rng):
-    """A point source that the catalog lacks, 6 to 9 pixels from a source, 8 sigma at its peak."""
+    """A point source that the catalog lacks, 6 to 9 pixels from a source, 6 sigma at its peak."""
     images = np.array(obs.images)
     angle, away = rng.uniform(0, 2 * np.pi), rng.uniform(6, 9)
     place = truth.center[0] + away * np.array([np.cos(angle), np.sin(angle)])
@@ -86,7 +86,7 @@ def neighbor(obs, truth, rng):
     for image, psf, noise in zip(images, obs.psfs, noise_of(obs).ravel(), strict=True):
         wide = np.pad(image, half)
         wide[row : row + 2 * half + 1, column : column + 2 * half + 1] += (
-            8 * noise * psf / psf.max()
+            6 * noise * psf / psf.max()
         )
         image[:] = wide[half:-half, half:-half]
     return dataclasses.replace(obs, images=images)

@@ -308,6 +308,15 @@ SPACE = Survey(
     depths=Depths(seeing=(0.48, 0.50, 0.52), depth=(24.0,) * 3, sky=(22.1, 22.1, 22.3)),
 )
 
+#: Cameras like HST's and JWST's in the infrared (WFC3, drizzled, and the long waves of NIRCam), for
+#: simulated pairs: widths and depths of deep fields.
+HST = Survey(
+    "hst", "YJ", 0.08, depths=Depths(seeing=(0.15, 0.16), depth=(27.0, 27.0), sky=(22.6, 22.5))
+)
+JWST = Survey(
+    "jwst", "HK", 0.063, depths=Depths(seeing=(0.13, 0.15), depth=(28.0, 28.0), sky=(22.5, 22.5))
+)
+
 #: Every survey.
 SURVEYS = (LSST, HSC, ZTF, SPACE)
 

@@ -31,11 +31,18 @@ from ._input import correlation_option, reading_options, take_reading
 )
 @click.option("--index", type=int, help="Which blend of a set, or object of a MEDS file.")
 @reading_options
+@click.option(
+    "--sky",
+    type=click.Choice(("none", "constant", "plane")),
+    default="none",
+    show_default=True,
+    help="A sky in each band, of a field in each window, that is fitted with the sources.",
+)
 @correlation_option()
 @click.option("--output", type=click.Path(), metavar="FOLDER", help="[default: DIR/forced-FILE]")
 @click.option("--force", is_flag=True, help="Replace existing results.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def forced(folder, image, psf, index, correlation, output, force, quiet, **options):
+def forced(folder, image, psf, index, sky, correlation, output, force, quiet, **options):
     """Measure the sources of a finished run, in DIR, in another image.
 
     Shapes and places stay those of `deblend` or `sample`, of a scene or a field; fluxes are free,
@@ -81,7 +88,11 @@ def forced(folder, image, psf, index, correlation, output, force, quiet, **optio
     knowing = with_correlation if isinstance(result, Deblended) else field_with_correlation
     obs = knowing(obs, correlation)
     found = forced_photometry(
-        result, obs, draws=draws, progress=on_terminal("measuring scenes", quiet)
+        result,
+        obs,
+        draws=draws,
+        sky=None if sky == "none" else sky,
+        progress=on_terminal("measuring scenes", quiet),
     )
     said = known_sentence(correlation_facts(obs))
     if not said and isinstance(obs, Observation):

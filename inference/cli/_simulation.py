@@ -11,14 +11,18 @@ from ._common import target_file
 _SURVEYS = ("lsst", "hsc", "ztf")
 
 #: Options of `simulate` for sets of blends and for fields, by their names in the function.
-_OF_SETS = {"number": "--number", "sources": "--sources", "galaxies": "--galaxies"}
+_OF_SETS = {
+    "number": "--number",
+    "sources": "--sources",
+    "galaxies": "--galaxies",
+    "gradient": "--gradient",
+}
 _OF_FIELDS = {
     "size": "--size",
     "density": "--density",
     "stars": "--stars",
     "clusters": "--clusters",
     "structured": "--structured",
-    "sky": "--sky",
     "gaps": "--gaps",
     "bands": "--bands",
 }
@@ -41,7 +45,12 @@ _OF_FIELDS = {
 @click.option("--stars", type=float, help="Stars per square arcminute.  [default: 2]")
 @click.option("--clusters", type=click.IntRange(0), help="Clusters of galaxies.  [default: 0]")
 @click.option("--structured", type=click.IntRange(0), help="Bright spirals.  [default: 0]")
-@click.option("--sky", type=float, help="Change of the sky over the field, sigma.  [default: 0]")
+@click.option(
+    "--sky",
+    type=float,
+    help="Sky that is left in, sigma: of blends its level, of a field its change.  [default: 0]",
+)
+@click.option("--gradient", type=float, help="Change of the sky over a blend, sigma.  [default: 0]")
 @click.option("--gaps", is_flag=True, default=None, help="An edge, a corner, holes without data.")
 @click.option(
     "--noise-correlation",
@@ -107,6 +116,8 @@ def simulate(survey, number, seed, field, rotation, output, force, quiet, **opti
         seed=seed,
         sources=parse_sources(given.get("sources", "2:8")),
         galaxies=given.get("galaxies"),
+        sky=given.get("sky", 0.0),
+        gradient=given.get("gradient", 0.0),
         noise_correlation=given.get("noise_correlation"),
         progress=progress,
     )

@@ -395,18 +395,22 @@ class Run:
                     mended[i] = other
             if not mended:
                 break
-            each = self._again(each, mended)
+            # Not from what the outliers have made of it.
+            each = self._again(each, mended, fresh=True)
         return each
 
-    def _again(self, each, mended: dict[int, Blend]) -> list[tuple[Blend, Scene, MAPResult]]:
-        """Fit parametric scenes again whose blends have changed."""
+    def _again(
+        self, each, mended: dict[int, Blend], *, fresh: bool = False
+    ) -> list[tuple[Blend, Scene, MAPResult]]:
+        """Fit parametric scenes again whose blends have changed, from their fits or afresh."""
         each = list(each)
         # Only where there are wide boxes are exposures made for them.
         for wide in (False, True):
             some = {i: b for i, b in mended.items() if bool(b.is_wide.any()) == wide}
             if some:
-                starts = [(scene, fit.values) for _, scene, fit in (each[i] for i in some)]
-                for i, one in zip(some, self._profiles(list(some.values()), starts), strict=True):
+                before = [(scene, fit.values) for _, scene, fit in (each[i] for i in some)]
+                found = self._profiles(list(some.values()), None if fresh else before)
+                for i, one in zip(some, found, strict=True):
                     each[i] = _without_sky(*one)
         return each
 

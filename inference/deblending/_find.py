@@ -22,7 +22,7 @@ from ._stages import Blend, prepare
 LOOKS = 2
 
 #: Least gain in nats of a source that stays: its place and its shape have to be paid for.
-NEEDED = 8.0
+NEEDED = 6.0
 
 #: Error in pixels, per axis, of places found in the residual.
 CENTER_ERROR = 0.7

@@ -19,8 +19,11 @@ from scipy.ndimage import gaussian_filter
 from scorepriors.models.noise._abstract import cut_out
 from scorepriors.models.noise._sky import Sky
 from scorepriors.models.rendering._exposure import Exposure
+from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.rendering._turned import Turned
+from scorepriors.models.sources._placement import place_sources
 
+from ._choice import galaxies_of
 from ._result import FittedScene
 from .photometry._equations import inverse
 
@@ -34,8 +37,15 @@ MATTERS = 1.0
 #: it is fainter than this share of its peak.
 MISFIT, WING_MISFIT, WINGS = 0.02, 0.3, 0.01
 
-#: Width over which the error of wings is smooth, pixels: boxes may end in them.
+#: Width over which the error of wings is smooth, pixels.
 SMOOTH = 3.0
+
+#: Signal to noise from which the light of a galaxy outside of its box matters, and side of the box
+#: in which it is looked at, pixels.
+BRIGHT, WIDE = 100.0, 96
+
+#: Bluest and reddest spectra in standard deviations of the colors of galaxies.
+TILTS = (0.0, -1.0, 1.0)
 
 #: Step of the differences, in widths of the priors.
 STEP = 0.02
@@ -134,7 +144,7 @@ def windows(fitted: FittedScene, rows: np.ndarray) -> Iterator[Window]:
     number = np.ceil(shape / CORE).astype(int)
     center = np.clip(np.round(fitted.center[rows]).astype(int), 0, shape - 1)
     cell = center * number // shape
-    shapes = shapes_of(fitted)
+    shapes, beyond = shapes_of(fitted), _beyond(fitted)
     for one in np.unique(cell, axis=0):
         # The rows of a cell are those with index * number // shape equal to it.
         low, high = -(-one * shape // number), -(-(one + 1) * shape // number)
@@ -142,10 +152,10 @@ def windows(fitted: FittedScene, rows: np.ndarray) -> Iterator[Window]:
         last = np.minimum(high + MARGIN, shape)
         core = tuple(slice(*pair) for pair in zip(low - first, high - first, strict=True))
         inside = np.asarray(rows)[(cell == one).all(1)]
-        yield _window(fitted, shapes, first, last - first, core, inside)
+        yield _window(fitted, shapes, beyond, first, last - first, core, inside)
 
 
-def _window(fitted, shapes, first, size, core, inside) -> Window:
+def _window(fitted, shapes, beyond, first, size, core, inside) -> Window:
     exposures, light, places, significance = [], [], [], np.zeros(len(shapes))
     for exposure, drawn in zip(fitted.scene.exposures, fitted.convolved, strict=True):
         weights = smooth_weights(exposure.noise)
@@ -165,6 +175,13 @@ def _window(fitted, shapes, first, size, core, inside) -> Window:
     for cut, drawn, place in zip(exposures, fitted.convolved, places, strict=True):
         doubtful.append(np.zeros((len(rows), *np.shape(cut.images)), np.float32))
         doubtful[-1][:, :, *place[1]] = _doubtful(drawn[rows], place[0])
+    for number, row in enumerate(rows):
+        if row in beyond:
+            image, corner = beyond[row]
+            inside_both = overlap(corner - first, len(image), exposures[0].shape)
+            if inside_both is not None:
+                light_there = np.abs(fitted.flux[row, : exposures[0].num_bands])[:, None, None]
+                doubtful[0][number, :, *inside_both[0]] += light_there * image[inside_both[1]]
     columns, band = [], 0
     for exposure in exposures:
         own = spectrum[:, band : band + exposure.num_bands]
@@ -176,6 +193,42 @@ def _window(fitted, shapes, first, size, core, inside) -> Window:
     precision = np.concatenate([one.precision for one in near])
     place = first, core, inside, rows, owner, precision, spectrum
     return Window(*place, tuple(exposures), tuple(columns), tuple(light), tuple(doubtful))
+
+
+def _beyond(fitted: FittedScene) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Return what profiles of bright galaxies have outside of their boxes, by source.
+
+    Images ``[n, n]`` for a flux of one with their first pixels, on the grid of the first image.
+    """
+    light = np.zeros(len(fitted.flux))
+    for exposure, drawn in zip(fitted.scene.exposures, fitted.convolved, strict=True):
+        light += (smooth_weights(exposure.noise) * drawn**2).sum((1, 2, 3))
+    found = {}
+    for name in galaxies_of(fitted.scene):
+        group = fitted.scene[name]
+        rows = np.asarray(group.at.index)
+        bright = (rows >= 0) & (light[rows] > BRIGHT**2)
+        if group.at.box >= WIDE or not bright.any():
+            continue
+        values = fitted.scene.values_of(name, fitted.fit.values)
+        own = {site: np.asarray(value, float)[bright] for site, value in values.items()}
+        center, corner = np.asarray(group.at.center)[bright], np.asarray(group.at.corner)[bright]
+        wide = place_sources(center, box=WIDE)
+        images = np.array(group.on(wide).image(own, np))
+        for row, image, first, inner in zip(rows[bright], images, wide.corner, corner, strict=True):
+            down, right = inner - first
+            image[down : down + group.at.box, right : right + group.at.box] = 0.0
+            found[int(row)] = image, np.asarray(first)
+    return found
+
+
+def spectra_of(fitted: FittedScene) -> Float[np.ndarray, "S B"]:
+    """Return the mean spectrum of galaxies, and bluer and redder ones."""
+    prior: Any = fitted.scene.spectra
+    values, vectors = np.linalg.eigh(np.asarray(prior.covariance, float))
+    tilt = np.sqrt(values[-1]) * vectors[:, -1]
+    mean = np.asarray(prior.mean, float)
+    return np.stack([mean * np.maximum(1 + by * tilt, 0.0) for by in TILTS])
 
 
 def _doubtful(drawn: np.ndarray, place: tuple[slice, slice]) -> np.ndarray:

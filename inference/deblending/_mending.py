@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from scorepriors.models.data._joint import JointObservation
+from scorepriors.models.data._own_noise import own_noise
 from scorepriors.models.data._warnings import said_before
 
 from ._misfit import kept_weight, model_error, with_model_error
@@ -33,7 +34,7 @@ def without_outliers(blend: Blend, found: FittedScene, settings: Settings) -> Bl
         None if there is nothing to change.
     """
     kept = tuple(
-        kept_weight(one.images - model, one.weights, model, one.psfs)
+        np.where(_is_noise(one), kept_weight(one.images - model, one.weights, model, one.psfs), 1.0)
         for one, model in _views(blend, found)
     )
     before = [np.ones(one.shape) for one in kept] if blend.kept is None else blend.kept
@@ -62,7 +63,7 @@ def with_error_of_model(blend: Blend, found: FittedScene, settings: Settings) ->
     shares, weights = [], []
     for number, (one, model) in enumerate(_views(blend, found)):
         own = one.weights if blend.kept is None else one.weights * blend.kept[number]
-        share = model_error(one.images - model, own, model)
+        share = np.where(_is_noise(one)[:, 0, 0], model_error(one.images - model, own, model), 0.0)
         if before is not None:
             share = np.maximum(share, before[number])
         shares.append(share)
@@ -71,6 +72,14 @@ def with_error_of_model(blend: Blend, found: FittedScene, settings: Settings) ->
     if all((new <= _GROWN * old).all() for new, old in zip(shares, known, strict=True)):
         return None
     return _weighed(replace(blend, model_error=tuple(shares)), weights, settings)
+
+
+def _is_noise(obs) -> np.ndarray:
+    """Return whether the weights of a band know the noise of its pixels, ``[B, 1, 1]``.
+
+    Where they follow the noise, all that is left over is biased by it.
+    """
+    return ~own_noise(obs.images, obs.weights).found[:, None, None]
 
 
 def _views(blend: Blend, found: FittedScene):

@@ -116,12 +116,19 @@ def _kept(residual: Band, weights: Band, model: Band, psf: np.ndarray) -> Band:
     seen = weights > 0
     kept = np.ones(residual.shape)
     light = STRUCTURE * smooth_light(model)
-    precise = np.where(seen, 1 / (1 / np.where(seen, weights, 1.0) + light**2), 0.0)
+    if not seen.any():
+        return kept
+    # A sky that is left in is no outlier, nor is noise that is larger than the weights say.
+    residual = residual - np.median(residual[seen])
+    variance = _scale(residual * np.sqrt(weights), seen) ** 2 / np.where(seen, weights, 1.0)
+    precise = np.where(seen, 1 / (variance + light**2), 0.0)
     if not (np.abs(residual) * np.sqrt(precise) > AROUND).any():
         return kept
     sharp = _sharp(residual, precise, psf)
     kept[sharp] = 0.0
     flux, information = _as_points(residual, np.where(sharp, 0.0, weights), psf)
+    # Of noise that neighbors share a sum is larger.
+    information = information / _scale(flux * np.sqrt(information), seen) ** 2
     # Structure of galaxies is alike in neighboring pixels: its sum does not average out.
     peak = flux * psf.max()
     deviation = np.abs(peak) / np.sqrt(psf.max() ** 2 / information + light**2)
@@ -130,6 +137,12 @@ def _kept(residual: Band, weights: Band, model: Band, psf: np.ndarray) -> Band:
         around = binary_propagation(cores, mask=deviation > AROUND)
         kept *= 1 / (1 + weights * np.where(around, peak, 0.0) ** 2)
     return kept
+
+
+def _scale(deviation: Band, seen: np.ndarray) -> float:
+    """Return the scatter of deviations that should be one, at least one."""
+    low, middle, high = np.percentile(deviation[seen], [15.866, 50, 84.134])
+    return max(min(high - middle, middle - low), 1.0)
 
 
 def _sharp(residual: Band, precise: Band, psf: np.ndarray) -> np.ndarray:

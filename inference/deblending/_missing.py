@@ -22,7 +22,7 @@ from scipy.signal import oaconvolve
 from scorepriors.models.data._detection import peak_at
 from scorepriors.models.data._shreds import shreds
 
-from ._local import Window, information, smooth_weights, windows
+from ._local import Window, information, smooth_weights, spectra_of, windows
 from ._result import FittedScene
 
 #: Least gain of a candidate, nats: there are some 90 places for a point where a deep image has one
@@ -40,9 +40,6 @@ APART = 4
 
 #: Least share of a template that the others leave to be measured.
 LEFT = 1e-3
-
-#: Bluest and reddest spectra in standard deviations of the colors of galaxies.
-TILTS = (0.0, -1.0, 1.0)
 
 
 class Missing(NamedTuple):
@@ -77,7 +74,7 @@ def missing(obs: Any, fitted: FittedScene, *, rows: np.ndarray | None = None) ->
     first = obs.views[0].observation
     gain = np.zeros(fitted.scene.exposures[0].shape)
     templates = [_templates(first.psfs, size) for size in SIZES]
-    spectra = _spectra(fitted, len(first.psfs))
+    spectra = spectra_of(fitted)[:, : len(first.psfs)]
     chosen = np.arange(len(fitted.flux)) if rows is None else rows
     for window in windows(fitted, chosen):
         here = tuple(
@@ -143,12 +140,3 @@ def _against(images: np.ndarray, template: np.ndarray) -> np.ndarray:
     flipped = template[:, ::-1, ::-1].astype(images.dtype)
     flipped = flipped.reshape((1,) * (images.ndim - 3) + flipped.shape)
     return oaconvolve(images, flipped, mode="same", axes=(-2, -1))
-
-
-def _spectra(fitted: FittedScene, bands: int) -> np.ndarray:
-    """Return the mean spectrum of galaxies, and bluer and redder ones, in the first image."""
-    prior: Any = fitted.scene.spectra
-    values, vectors = np.linalg.eigh(np.asarray(prior.covariance, float))
-    tilt = np.sqrt(values[-1]) * vectors[:, -1]
-    each = [np.asarray(prior.mean, float) * np.maximum(1 + by * tilt, 0.0) for by in TILTS]
-    return np.stack(each)[:, :bands]

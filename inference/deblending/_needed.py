@@ -8,7 +8,7 @@ source without light does not matter.
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ._local import Information, Window, information, smooth_weights, windows
+from ._local import Information, Window, information, smooth_weights, spectra_of, windows
 from ._result import FittedScene
 from .photometry._equations import inverse
 
@@ -44,6 +44,8 @@ def made_up(fitted: FittedScene, rows: np.ndarray) -> Float[np.ndarray, "2 M"]:
 def needed(fitted: FittedScene, least: float) -> Bool[np.ndarray, " N"]:
     """Return which sources stay if the least needed are dropped one after the other, ``[N]``.
 
+    The gain of a source is that of its light in the spectra of galaxies.
+
     Parameters
     ----------
     fitted
@@ -53,11 +55,11 @@ def needed(fitted: FittedScene, least: float) -> Bool[np.ndarray, " N"]:
     """
     keep = np.ones(len(fitted.flux), bool)
     for window in windows(fitted, np.arange(len(keep))):
-        keep[_dropped(window, information(window), least)] = False
+        keep[_dropped(window, information(window), spectra_of(fitted), least)] = False
     return keep
 
 
-def _dropped(window: Window, known: Information, least: float) -> list[int]:
+def _dropped(window: Window, known: Information, spectra: np.ndarray, least: float) -> list[int]:
     """Return the sources inside a window that are dropped."""
     amplitude, covariance = window.amplitude.ravel().copy(), known.covariance.copy()
     bands, left, dropped = window.amplitude.shape[1], list(window.inside), []
@@ -67,7 +69,7 @@ def _dropped(window: Window, known: Information, least: float) -> list[int]:
         for row in left:
             own = _own(window, row)
             light = amplitude[own[:bands]]
-            gain = 0.5 * light @ _precision(covariance, own, bands) @ light
+            gain = _gain(light, _precision(covariance, own, bands), spectra)
             gains.append(with_misfit(gain, errors[_number(window, row)]))
         worst = int(np.argmin(gains))
         if gains[worst] >= least:
@@ -82,6 +84,16 @@ def _dropped(window: Window, known: Information, least: float) -> list[int]:
         amplitude += (along @ change)[: len(amplitude)]
         covariance = covariance - along @ covariance[own]
     return dropped
+
+
+def _gain(light: np.ndarray, precision: np.ndarray, spectra: np.ndarray) -> float:
+    """Return what amplitudes ``[B]`` gain, nats, if the spectrum is one of galaxies.
+
+    Noise would gain by colors that no galaxy has.
+    """
+    score, width = spectra @ precision @ light, np.sum(spectra @ precision * spectra, 1)
+    gained = np.maximum(score, 0.0) ** 2 / (2 * np.maximum(width, np.finfo(float).tiny))
+    return float(gained.max())
 
 
 def with_misfit(gain, error):

@@ -364,7 +364,8 @@ def _evaluate_chunk(blends, indices, priors, chosen, kept, report) -> bool:
     seen = [j for j, where in enumerate(positions) if where is not None]
     fitted = deblend_many(
         [observations[j] for j in seen],
-        [positions[j] for j in seen],
+        # What is detected is where the search for sources begins.
+        [None if chosen.start == "detect" else positions[j] for j in seen],
         prior=priors,
         key=jax.random.key(chosen.seed),
         side_by_side=SIDE_BY_SIDE,

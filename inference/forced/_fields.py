@@ -15,7 +15,9 @@ from ._shear import slopes_of_errors
 from ._sources import Boxes, Fixed
 
 
-def forced_field(result: Any, obs: Observation | Field, progress: Progress = None) -> Forced:
+def forced_field(
+    result: Any, obs: Observation | Field, sky: str | None = None, progress: Progress = None
+) -> Forced:
     """Measure fluxes of the sources of a field in another image.
 
     Parameters
@@ -25,6 +27,8 @@ def forced_field(result: Any, obs: Observation | Field, progress: Progress = Non
     obs
         Image, of which the windows of the scenes are read one after the other; its PSF is that at
         each.
+    sky
+        Sky to fit in each window; see `forced_photometry`.
     progress
         See `scorepriors._progress`.
     """
@@ -41,27 +45,31 @@ def forced_field(result: Any, obs: Observation | Field, progress: Progress = Non
     flux, noise, of_shapes, alone = np.full((4, count, bands), np.nan)
     share, chi2 = np.zeros((count, bands)), np.full(count, np.nan)
     model = np.zeros((bands, *image.shape), np.float32)
+    background = None if sky is None else np.zeros_like(model)
     seen_any = False
     with reporting(progress, "measuring scenes", len(result.scenes)) as report:
         for number, scene in enumerate(result.scenes):
-            found = _scene(result, image, scene, places, shapes)
+            found = _scene(result, image, scene, places, shapes, sky)
             report(number + 1, len(result.scenes), "")
             if found is None:
                 continue
             seen_any = True
-            rows, own, (view, solved, spread, misfit) = found
+            rows, own, one = found
+            solved, corner = one.solved, one.view.observation.corner
             flux[rows], share[rows], alone[rows] = (
                 a[own] for a in (solved.flux, solved.share, solved.alone)
             )
             noise[rows] = np.sqrt(np.einsum("bkk->kb", solved.covariance))[own]
-            of_shapes[rows] = np.sqrt(np.einsum("bkk->kb", spread))[own]
-            chi2[rows] = misfit[own]
+            of_shapes[rows] = np.sqrt(np.einsum("bkk->kb", one.of_shapes))[own]
+            chi2[rows] = one.chi2[own]
             light = np.einsum("kb,kbyx->byx", np.nan_to_num(solved.flux[own]), solved.unit[own])
-            _add(model, light, view.observation.corner)
+            _add(model, light, corner)
+            if one.background is not None:
+                _set(background, one.background, corner)
     if not seen_any:
         raise InputError(f"{image.name or 'the image'} does not overlap the field on the sky.")
-    sky = result.field.wcs.pixel_to_world(places[:, 1], places[:, 0])
-    column, row = wcs.world_to_pixel(sky)  # type: ignore[union-attr]
+    world = result.field.wcs.pixel_to_world(places[:, 1], places[:, 0])
+    column, row = wcs.world_to_pixel(world)  # type: ignore[union-attr]
     return Forced(
         ids=tuple(str(one) for one in catalog["id"]),
         observation=image.whole(),
@@ -69,7 +77,7 @@ def forced_field(result: Any, obs: Observation | Field, progress: Progress = Non
         unit=image.unit,
         zero_point=image.zero_point,
         pixel=np.stack([row, column], 1),
-        sky=np.stack([sky.icrs.ra.deg, sky.icrs.dec.deg], 1),
+        sky=np.stack([world.icrs.ra.deg, world.icrs.dec.deg], 1),
         flux=flux,
         noise_error=noise,
         shape_error=of_shapes,
@@ -78,10 +86,11 @@ def forced_field(result: Any, obs: Observation | Field, progress: Progress = Non
         chi2=chi2,
         model=model,
         shapes="catalog",
+        background=background,
     )
 
 
-def _scene(result, image: Field, scene, places, shapes):
+def _scene(result, image: Field, scene, places, shapes, sky):
     """Measure one scene.
 
     Returns
@@ -122,7 +131,7 @@ def _scene(result, image: Field, scene, places, shapes):
         slopes=slopes_of_errors(boxes, about),
     )
     own = np.flatnonzero(mine[rows])
-    return rows[own], own, measured(fixed, part)
+    return rows[own], own, measured(fixed, part, sky=sky)
 
 
 def _reaches(shape, first: np.ndarray, size: int, mine: bool) -> bool:
@@ -152,5 +161,14 @@ def _window_of(image: Field, window: Observation) -> Observation | None:
 
 
 def _add(model: np.ndarray, light: np.ndarray, corner) -> None:
-    rows, columns = (slice(c, c + n) for c, n in zip(corner, light.shape[1:], strict=True))
-    model[:, rows, columns] += light
+    model[_place(light, corner)] += light
+
+
+def _set(background: np.ndarray, level: np.ndarray, corner) -> None:
+    """Where windows overlap, the sky is that of the last one."""
+    background[_place(level, corner)] = level
+
+
+def _place(image: np.ndarray, corner) -> tuple[slice, ...]:
+    rows, columns = (slice(c, c + n) for c, n in zip(corner, image.shape[1:], strict=True))
+    return slice(None), rows, columns

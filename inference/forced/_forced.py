@@ -1,7 +1,7 @@
 """Forced photometry of a deblended scene in another image."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy import units as u
@@ -12,12 +12,16 @@ from scorepriors.inference.deblending._result import Deblended, footprint_chi2
 from scorepriors.models.data._field import Field
 from scorepriors.models.data._joint import JointObservation, view_on
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._views import Photometry
+from scorepriors.models.data._views import Photometry, View
 from scorepriors.models.noise._abstract import AbstractNoise
+from scorepriors.models.noise._sky import Sky
 from scorepriors.models.scene._exposures import exposure_of
 
 from ._solve import Solved, shapes_by_draws, shapes_by_slopes, solve_fluxes, unit_fluxes
 from ._sources import Fixed, fixed_of
+
+#: Width of the sky that is fitted, in standard deviations of a pixel: it is hardly known before.
+_SKY_WIDTH = 10.0
 
 #: What the words for the origin of the errors of shapes mean.
 SHAPES = {
@@ -61,6 +65,8 @@ class Forced(Photometry):
         Origin of the errors of shapes: a key of `SHAPES`.
     covariance
         Covariance ``[B, N, N]`` of noise and shapes; None for a field.
+    background
+        Sky that was fitted with the sources, ``[B, H, W]``; None for none.
     """
 
     ids: tuple[str, ...]
@@ -79,6 +85,7 @@ class Forced(Photometry):
     model: Float[np.ndarray, "B H W"]
     shapes: str
     covariance: Float[np.ndarray, "B N N"] | None = None
+    background: Float[np.ndarray, "B H W"] | None = None
 
     @property
     def error(self) -> Float[np.ndarray, "N B"]:
@@ -92,9 +99,10 @@ class Forced(Photometry):
 
     @property
     def residual(self) -> Float[np.ndarray, "B H W"]:
-        """Image minus the light of all sources, zero where masked."""
+        """Image minus the light of all sources and the sky, zero where masked."""
         obs = self.observation
-        return np.where(obs.weights > 0, obs.images - self.model, 0).astype(np.float32)
+        known = self.model if self.background is None else self.model + self.background
+        return np.where(obs.weights > 0, obs.images - known, 0).astype(np.float32)
 
 
 def forced_photometry(
@@ -103,6 +111,7 @@ def forced_photometry(
     *,
     draws: Any = None,
     noise: AbstractNoise | None = None,
+    sky: str | None = None,
     progress: Any = None,
 ) -> Forced:
     """Measure the fluxes of the sources of a finished run in another image.
@@ -123,7 +132,11 @@ def forced_photometry(
         fluxes over them is the error that the shapes make.  Without, it follows from the
         curvature of the scene.
     noise
-        Model of the noise of the image; its weights if not given.
+        Model of the noise of the image; its weights, and its correlation if that is known, if not
+        given.
+    sky
+        ``"constant"`` or ``"plane"``: a sky in each band, of a field in each window, that is fitted
+        with the sources.
     progress
         Function for `scorepriors._progress`, called with done and total scenes of a field.
 
@@ -151,17 +164,20 @@ def forced_photometry(
     if isinstance(result, Deblended):
         if not isinstance(obs, Observation):
             raise InputError(f"the image is a {type(obs).__name__}; give an Observation.")
-        return forced_scene(fixed_of(result, draws), obs, noise)
+        return forced_scene(fixed_of(result, draws), obs, noise, sky)
     if draws is not None or noise is not None:
         raise InputError("a field has neither draws nor a model of the noise; leave them out.")
     from ._fields import forced_field
 
-    return forced_field(result, obs, progress)
+    return forced_field(result, obs, sky, progress)
 
 
-def forced_scene(fixed: Fixed, obs: Observation, noise: AbstractNoise | None = None) -> Forced:
+def forced_scene(
+    fixed: Fixed, obs: Observation, noise: AbstractNoise | None = None, sky: str | None = None
+) -> Forced:
     """Measure fluxes of sources of known shapes in another image."""
-    seen, solved, of_shapes, chi2 = measured(fixed, obs, noise)
+    found = measured(fixed, obs, noise, sky)
+    seen, solved, of_shapes = found.view, found.solved, found.of_shapes
     part = seen.observation
     world = fixed.reference.wcs.pixel_to_world(fixed.center[:, 1], fixed.center[:, 0]).icrs  # type: ignore[union-attr]
     shape_error = np.sqrt(np.einsum("bkk->kb", of_shapes))
@@ -178,10 +194,11 @@ def forced_scene(fixed: Fixed, obs: Observation, noise: AbstractNoise | None = N
         shape_error=shape_error,
         alone_error=solved.alone,
         share=solved.share,
-        chi2=chi2,
+        chi2=found.chi2,
         model=np.einsum("kb,kbyx->byx", np.nan_to_num(solved.flux), solved.unit),
         shapes=origin_of_shapes(fixed),
         covariance=solved.covariance + of_shapes,
+        background=found.background,
     )
 
 
@@ -192,33 +209,48 @@ def origin_of_shapes(fixed: Fixed) -> str:
     return "none" if fixed.slopes is None else "curvature"
 
 
-def measured(fixed: Fixed, obs: Observation, noise: AbstractNoise | None = None):
-    """Solve for the fluxes of sources of known shapes.
+class Measured(NamedTuple):
+    """Fluxes of the sources of one scene.
 
-    Returns
-    -------
+    Attributes
+    ----------
     view
         The image as seen from the pixels of the shapes, cut to what these cover.
     solved
-        Fluxes and their noise, a `Solved`.
+        Fluxes and their noise.
     of_shapes
         Covariance that the shapes make, ``[B, N, N]``.
     chi2
         Mean squared residual over noise where each source is seen, ``[N]``.
+    background
+        Fitted sky ``[B, H, W]``; None for none.
     """
+
+    view: View
+    solved: Solved
+    of_shapes: Float[np.ndarray, "B N N"]
+    chi2: Float[np.ndarray, " N"]
+    background: Float[np.ndarray, "B H W"] | None
+
+
+def measured(
+    fixed: Fixed, obs: Observation, noise: AbstractNoise | None = None, sky: str | None = None
+) -> Measured:
+    """Solve for the fluxes of sources of known shapes."""
     view = view_on(fixed.reference, obs, obs.name or "the image")
     sides = set(fixed.boxes.sides)
     if fixed.slopes is not None:
         sides |= set(fixed.slopes.about.sides)
     part = view.observation
     if noise is not None and part is not obs:
-        raise InputError(
-            "a model of the noise is of the whole image, of which the scene covers a part of "
-            f"{part.shape[0]} x {part.shape[1]} pixels from {part.corner}; cut both first."
-        )
+        noise = noise.cut(np.subtract(part.corner, obs.corner), part.shape)
     exposure = exposure_of(
         view, boxes=tuple(sorted(sides)), psf_sigma=fixed.psf_sigma, noise=noise, on_model=False
     )
+    if sky is not None:
+        scatter = [1 / np.sqrt(w[w > 0].mean()) if (w > 0).any() else 1.0 for w in part.weights]
+        width = _SKY_WIDTH * np.array(scatter, np.float32)
+        exposure = replace(exposure, noise=Sky.about(exposure.noise, width, sky))
     solved = solve_fluxes(exposure, unit_fluxes(exposure, fixed.boxes))
     seen = ~np.isnan(solved.flux)
     if fixed.draws:
@@ -227,12 +259,12 @@ def measured(fixed: Fixed, obs: Observation, noise: AbstractNoise | None = None)
         of_shapes = shapes_by_slopes(exposure, fixed.slopes, solved.flux, seen)
     else:
         of_shapes = np.where(np.isnan(solved.covariance), np.nan, 0.0)
-    return view, solved, of_shapes, _chi2(exposure, solved)
-
-
-def _chi2(exposure, solved: Solved) -> np.ndarray:
     light = solved.unit * np.nan_to_num(solved.flux)[:, :, None, None].astype(np.float32)
     residual = np.asarray(exposure.images) - light.sum(0)
     squared = residual * np.asarray(exposure.noise.precision(residual))
-    good = np.asarray(exposure.noise.diagonal()) > 0
-    return footprint_chi2([squared], [good], [np.abs(light)])
+    chi2 = footprint_chi2([squared], [part.weights > 0], [np.abs(light)])
+    background = None
+    if isinstance(exposure.noise, Sky):
+        level, _ = exposure.noise.level(residual)
+        background = np.einsum("bk,kyx->byx", level, exposure.noise.templates)
+    return Measured(view, solved, of_shapes, chi2, background)

@@ -12,6 +12,8 @@ of every array over the S sources of the set.
   ``sources``, ``bands``, ``scale`` (arcsec), ``zp`` (AB magnitude of one unit),
   ``model_sigma`` (pixels), ``format``, the versions of the packages that made it and, of real
   galaxies, the name and checksum of their table.
+- ``sky [N, B, 3]``, of sets with a sky that is left in: its level, and half of its change along
+  rows and columns, nJy per pixel.
 - truth: ``centers [S, 2]`` (row, column); ``flux_total [S, B]`` and ``flux_stamp [S, B]``,
   of which the second counts only the part on the image; ``mags [S, B]``; ``conv
   [S, B, H, W]``, each source as observed without noise; ``morph [S, H, W]``, its shape at
@@ -41,6 +43,7 @@ from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.readers._files import load_npz
 from scorepriors.models.data.readers._npz_files import read_from_set
 from scorepriors.models.noise._correlation import draw_correlated
+from scorepriors.models.noise._sky import sky_templates
 from scorepriors.training._sets import lsst_galaxy, ztf_galaxy
 
 from ._real_galaxies import RealGalaxies
@@ -66,8 +69,8 @@ COUNTS_SLOPE = 0.3
 #: Decades of size per magnitude: galaxies of i = 22 have about twice the radius of i = 25.
 SIZE_SLOPE = -0.1
 
-# Random stream other than those of training images, which hash (seed, index) alone.
-_STREAM = 6
+# Random streams other than those of training images, which hash (seed, index) alone.
+_STREAM, _SKY = 6, 7
 
 _TRUTH = ("centers", "src_start", "conv", "flux_stamp", "flux_total", "skyvar", "gain")
 
@@ -94,6 +97,8 @@ def simulate_set(
     seed: int = 0,
     sources: tuple[int, int] = (2, 8),
     galaxies: str | Path | None = None,
+    sky: float = 0.0,
+    gradient: float = 0.0,
     noise_correlation: str | None = None,
     progress: Progress = False,
 ) -> dict[str, np.ndarray]:
@@ -117,6 +122,9 @@ def simulate_set(
     galaxies
         Catalog of real galaxies in GalSim's format whose shapes are used; all else is as for
         bulges and disks.
+    sky, gradient
+        What is left of the sky: its level in the middle, and its change across the image in a random
+        direction, in standard deviations of the sky's noise.
     noise_correlation
         Correlation of the noise of neighboring pixels, as `with_correlation` takes it by name:
         ``"lanczos3"``, ``"drizzle:RATIO"``.  Variances stay; observations do not know of it.
@@ -146,6 +154,8 @@ def simulate_set(
         raise InputError(
             f"the numbers of sources {low}:{high} are none; give MIN:MAX with 1 <= MIN <= MAX."
         )
+    if not (np.isfinite(sky) and np.isfinite(gradient)):
+        raise InputError(f"sky and gradient must be finite numbers, got {sky} and {gradient}.")
     correlation = None if noise_correlation is None else correlation_of(noise_correlation)
     galsim = import_galsim()
     camera = facts.camera()
@@ -155,6 +165,8 @@ def simulate_set(
         for index in range(number):
             rng = np.random.default_rng((seed, index, _STREAM))
             blends.append(_blend(galsim, rng, facts, camera, real, low, high, correlation))
+            if sky or gradient:
+                _add_sky(blends[-1], np.random.default_rng((seed, index, _SKY)), sky, gradient)
             report(index + 1, number, "")
     counts = [len(b["centers"]) for b in blends]
     meta = {
@@ -170,6 +182,8 @@ def simulate_set(
         "scorepriors": __version__,
         "galsim": galsim.__version__,
     }
+    if sky or gradient:
+        meta |= {"sky": float(sky), "gradient": float(gradient)}
     if noise_correlation is not None:
         meta["noise_correlation"] = noise_correlation
     if real is not None:
@@ -177,9 +191,8 @@ def simulate_set(
         meta |= {"galaxies": real.path.name, "galaxies_sha256": table}
     if name != "ztf":
         meta["surveycodex"] = version("surveycodex")
-    per_blend = {
-        name: np.stack([b.pop(name) for b in blends]) for name in ("images", "psfs", "skyvar")
-    }
+    names = ("images", "psfs", "skyvar", *(["sky"] if sky or gradient else []))
+    per_blend = {name: np.stack([b.pop(name) for b in blends]) for name in names}
     per_source = {name: np.concatenate([b[name] for b in blends]) for name in blends[0]}
     return {
         "meta": np.array(json.dumps(meta)),
@@ -238,6 +251,18 @@ def _blend(
         "conv": convolved.astype(np.float32),
         "morph": morphology.astype(np.float32),
     }
+
+
+def _add_sky(blend: dict, rng, level: float, gradient: float) -> None:
+    """Add a plane to every band of a blend, of random direction, and its coefficients ``[B, 3]``."""
+    noise = np.sqrt(np.asarray(blend["skyvar"], float))
+    angle = rng.uniform(0, 2 * np.pi, len(noise))
+    slopes = 0.5 * gradient * np.stack([np.cos(angle), np.sin(angle)], 1)
+    # The change from corner to corner along its direction is that along both axes.
+    slopes /= np.abs(np.stack([np.cos(angle), np.sin(angle)], 1)).sum(1, keepdims=True)
+    blend["sky"] = noise[:, None] * np.column_stack([np.full(len(noise), level), slopes])
+    light = np.tensordot(blend["sky"], np.asarray(sky_templates((SIDE, SIDE), "plane"), float), 1)
+    blend["images"] = blend["images"] + light.astype(np.float32)
 
 
 def _places(rng, count: int, half: float, gap: float, name: str) -> np.ndarray:

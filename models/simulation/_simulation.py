@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._errors import InputError
 from scorepriors._filters import WAVELENGTHS
-from scorepriors._surveys import LSST, SPACE, ZERO_POINT, Camera, flux_of
+from scorepriors._surveys import HST, JWST, LSST, SPACE, ZERO_POINT, Camera, flux_of
 from scorepriors.models.data._observation import Observation
 from scorepriors.training._sets import lsst_galaxy
 
@@ -98,17 +98,18 @@ def simulate_joint(
     years: float = 10.0,
     rotation: float = 0.0,
     mirror: bool = False,
+    cameras: str = "lsst+euclid",
 ) -> tuple[Observation, Observation, Truth, Truth]:
-    """Draw one blend observed from the ground, as `simulate_blend`, and from space (`SPACE`).
+    """Draw one blend observed by two cameras: one from the ground and one in space.
 
     Parameters
     ----------
     num_sources, seed, bands, magnitudes, spread
-        Arguments of `simulate_blend`.
+        Arguments of `simulate_blend`; `bands` are those of the LSST-like camera.
     shape
-        Shape (H, W) of the LSST-like image; the other covers the same sky.
+        Shape (H, W) of the first image; the other covers the same sky.
     gap
-        Smallest distance between two galaxies, LSST pixels.
+        Smallest distance between two galaxies, pixels of the first image.
     years
         Years of the LSST survey; the published depth is that of ten.
     rotation
@@ -116,36 +117,58 @@ def simulate_joint(
         through east.
     mirror
         Whether it is mirrored as well.
+    cameras
+        ``"lsst+euclid"``, or ``"jwst+hst"`` for two in space.
 
     Returns
     -------
     Observation, Observation, Truth, Truth
-        LSST-like and Euclid-like observations with truth.  The WCSs agree; positions are in
-        the pixels of each.
+        Observations of the first and the second camera with truth.  The WCSs agree; positions
+        are in the pixels of each.
+
+    Raises
+    ------
+    InputError
+        If GalSim is not installed, or a band or the pair of cameras is unknown.
 
     See Also
     --------
     scorepriors.models.join_observations : To fit them together.
     """
     galsim = import_galsim()
-    ground, space = LSST.published_camera(bands, years=years), SPACE.published_camera()
+    if cameras not in _PAIRS:
+        raise InputError(f"unknown cameras {cameras!r}; there are {', '.join(_PAIRS)}.")
+    names, one, other = _PAIRS[cameras]
+    if one is LSST:
+        first = LSST.published_camera(bands, years=years)
+    else:
+        first = one.published_camera()
+    pair = first, other.published_camera()
     rng = np.random.default_rng(seed)
-    both = _draw_scene(galsim, rng, num_sources, bands + space.bands, magnitudes, spread, gap)
+    every = pair[0].bands + pair[1].bands
+    both = _draw_scene(galsim, rng, num_sources, every, magnitudes, spread, gap)
     seen: list = []
-    for camera in (ground, space):
-        zoom = ground.scale / camera.scale
+    for number, camera in enumerate(pair):
+        zoom = first.scale / camera.scale
         size = round(shape[0] * zoom), round(shape[1] * zoom)
-        picks = [(bands + space.bands).index(b) for b in camera.bands]
-        turned = (rotation, mirror) if camera is space else (0.0, False)
+        picks = [every.index(b) for b in camera.bands]
+        turned = (rotation, mirror) if number else (0.0, False)
         turn = camera_turn(*turned)
         # Rows come first in places, columns in GalSim.
         place = both.place[:, ::-1] @ turn.T[:, ::-1] * zoom
         profiles = [profile.transform(*turn.ravel()) for profile in both.profiles]
         scene = _Scene(place, both.flux[:, picks], profiles)
-        name = f"{'ground' if camera is ground else 'space'}-{seed}"
+        name = f"{names[number]}-{seed}"
         seen.append(_observe(galsim, rng, scene, camera, size, name, *turned))
-    (first, first_truth), (second, second_truth) = seen
-    return first, second, first_truth, second_truth
+    (one_seen, truth), (other_seen, other_truth) = seen
+    return one_seen, other_seen, truth, other_truth
+
+
+#: Names of the observations and cameras of pairs.
+_PAIRS = {
+    "lsst+euclid": (("ground", "space"), LSST, SPACE),
+    "jwst+hst": (("jwst", "hst"), JWST, HST),
+}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Forced photometry: closed forms, and errors that hold."""
 
+import dataclasses
 import warnings
 
 import jax
@@ -111,6 +112,19 @@ def test_masked_pixels_and_sources_beyond_the_image():
     flags = forced_catalog(forced_scene(outside, small))["flags"]
     assert "outside" in flags[1]
     assert "outside" not in flags[0]
+
+
+def test_a_sky_is_fitted_with_the_sources():
+    clean = other(noise=0.0)
+    rows = np.linspace(-1, 1, clean.shape[0])[:, None]
+    image = dataclasses.replace(clean, images=clean.images + np.float32(0.5) + 0.3 * rows)
+    plain = forced_scene(fixed(), image)
+    assert (plain.flux > FLUX[:, [2, 0]] + 10).all()
+    found = forced_scene(fixed(), image, sky="plane")
+    np.testing.assert_allclose(found.flux, FLUX[:, [2, 0]], rtol=2e-3, atol=0.3)
+    assert (found.noise_error > plain.noise_error).all()
+    np.testing.assert_allclose(found.background[0, 20, 0], 0.5 + 0.3 * rows[20, 0], atol=0.02)
+    assert np.abs(found.residual).max() < 0.2
 
 
 def test_errors_of_shapes_follow_the_draws():

@@ -23,7 +23,7 @@ from scorepriors.inference import (
 from scorepriors.inference.cli import main
 from scorepriors.inference.cli._input import Input
 from scorepriors.inference.deblending._draws import flux_draws
-from scorepriors.inference.deblending._evidence import SIDE, _cut
+from scorepriors.inference.deblending._local import cut_exposure
 from scorepriors.inference.deblending._scene_file import load_scene
 from scorepriors.inference.reports._outputs import write_outputs
 from scorepriors.inference.reports._page import draws_figure, scene_figure
@@ -138,12 +138,12 @@ def test_the_information_is_that_of_automatic_differentiation(result):
 def test_a_stamp_of_a_turned_exposure_is_where_it_was(result):
     exposure = result.scene.exposures[1]
     corner = np.array([1, 2])
-    stamp = _cut(exposure, np.asarray(exposure.images), corner)
+    stamp, _ = cut_exposure(exposure, np.asarray(exposure.images), corner, 21)
     box = np.asarray(result.scene.morphologies(result.free_form.fit.values)[0].image)[:1]
     at = np.asarray(result.scene["galaxies"].at.corner)[:1]
     whole = exposure.render_on_host(box, at)[0, 0]
     part = stamp.render_on_host(box, at - corner)[0, 0]
-    assert stamp.images.shape[-1] > SIDE
+    assert stamp.images.shape[-1] > 21
     # Where the stamp has data, it sees what the exposure did.
     kept = np.asarray(stamp.noise.diagonal())[0] > 0
     expected = np.sort(whole.ravel())[-20:]

@@ -88,14 +88,14 @@ def test_a_fit_that_is_right_lacks_nothing():
 def test_of_two_sources_on_one_galaxy_one_is_dropped():
     obs = scene([(FIRST, 1.5, 400.0), (APART, 1.0, 300.0)])
     shred = (FIRST[0] + 1.5, FIRST[1] + 1.0)
-    kept = needed(fitted(obs, FIRST, shred, APART), 8.0)
+    kept = needed(fitted(obs, FIRST, shred, APART), 6.0)
     assert kept[2]
     assert kept[:2].sum() == 1
 
 
 def test_two_galaxies_that_overlap_are_both_needed():
     obs = scene([(FIRST, 1.0, 1500.0), (SECOND, 1.0, 900.0)])
-    assert needed(fitted(obs, FIRST, SECOND), 8.0).all()
+    assert needed(fitted(obs, FIRST, SECOND), 6.0).all()
 
 
 def test_what_others_make_up_for_is_the_drop_of_the_fit():
@@ -143,11 +143,12 @@ def test_galaxies_alone_stay_alone():
 
 
 def test_masked_pixels_edges_and_other_images():
-    obs = scene([(FIRST, 1.0, 1500.0), (SECOND, 1.0, 500.0), ((2.0, 30.0), 1.0, 600.0)])
+    sources = [(FIRST, 1.0, 1500.0), (SECOND, 1.0, 500.0), ((2.0, 30.0), 1.0, 600.0)]
+    obs = scene(sources)
     weights = obs.weights.copy()
     weights[0] = 0
     weights[:, :, 40:] = 0
     hurt = dataclasses.replace(obs, weights=weights)
     assert len(deblend(hurt, prior=PRIOR, free_form=False).positions) == 3
-    joint = join_observations(obs, dataclasses.replace(obs, bands=("Y", "J", "H")))
+    joint = join_observations(obs, scene(sources, seed=1, bands=("Y", "J", "H")))
     assert len(deblend(joint, prior=PRIOR, free_form=False).positions) == 3

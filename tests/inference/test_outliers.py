@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
+from scipy.ndimage import gaussian_filter
 
 from scorepriors.inference import deblend, deblend_many, load_scene
 from scorepriors.inference.cli import main
@@ -73,6 +74,15 @@ def test_clean_pixels_keep_their_weight():
         noise = rng.normal(size=(4, 200, 200))
         kept = kept_weight(noise, np.ones_like(noise), np.zeros_like(noise), psf)
         assert (kept == 1).all()
+        # Nor does a sky take it.
+        kept = kept_weight(noise + 3.0, np.ones_like(noise), np.zeros_like(noise), psf)
+        assert (kept == 1).all()
+        # Nor noise that neighbors share, or that is larger than the weights say.
+        for sigma in (1.2, 0.01):
+            shared = gaussian_filter(noise, (0, sigma, sigma), mode="wrap")
+            shared *= 2 / shared.std()
+            kept = kept_weight(shared, np.ones_like(noise), np.zeros_like(noise), psf)
+            assert (kept == 1).all()
 
 
 def test_outliers_lose_it():

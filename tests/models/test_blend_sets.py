@@ -61,6 +61,18 @@ def test_images_are_their_sources_and_the_stated_noise(three):
     assert abs(pulls.mean()) < limit / np.sqrt(pulls.size)
 
 
+def test_a_sky_is_added_to_the_same_blends(three, tmp_path):
+    made = simulate_set("lsst", 2, seed=5, sources=(2, 4), sky=0.5, gradient=0.8)
+    added = (made["images"] - three["images"][:2]) / np.sqrt(made["skyvar"])[:, :, None, None]
+    np.testing.assert_allclose(added.mean((2, 3)), 0.5, rtol=1e-3)
+    np.testing.assert_allclose(np.ptp(added, axis=(2, 3)), 0.8, rtol=1e-3)
+    np.testing.assert_allclose(made["sky"][..., 0], 0.5 * np.sqrt(made["skyvar"]))
+    assert np.unique(np.sign(made["sky"][..., 1:])).size == 2
+    assert "sky" not in three
+    one = BlendSet(write_set(tmp_path / "sky.npz", made)).observation(1)
+    np.testing.assert_array_equal(one.images, made["images"][1])
+
+
 def test_truth_is_consistent(three):
     np.testing.assert_allclose(three["flux_total"], flux_of(three["mags"]), rtol=1e-12)
     np.testing.assert_allclose(three["conv"].sum((2, 3)), three["flux_stamp"], rtol=1e-4)
@@ -133,6 +145,7 @@ MISTAKES = {
     "number": (lambda: simulate_set("ztf", 0), "at least 1, got 0"),
     "seed": (lambda: simulate_set("ztf", 1, seed=-1), "not be negative, got -1"),
     "sources": (lambda: simulate_set("ztf", 1, sources=(4, 2)), "4:2"),
+    "sky": (lambda: simulate_set("ztf", 1, sky=np.nan), "must be finite numbers, got nan and 0.0"),
     "crowd": (lambda: simulate_set("ztf", 1, sources=(300, 300)), "300 sources do not fit"),
     "range": (lambda: parse_sources("2-8"), "MIN:MAX"),
     "long range": (lambda: parse_sources("2:4:8"), "MIN:MAX"),
