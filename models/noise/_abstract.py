@@ -82,5 +82,5 @@ def cut_out(image, corner, shape: tuple[int, int]):
     to = [slice(a - int(c), b - int(c)) for a, b, c in zip(first, last, corner, strict=True)]
     if first[0] < last[0] and first[1] < last[1]:
         window = slice(first[0], last[0]), slice(first[1], last[1])
-        out[..., *to] = np.asarray(image)[..., *window]
+        out[(..., *to)] = np.asarray(image)[(..., *window)]
     return out
