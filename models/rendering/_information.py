@@ -287,7 +287,8 @@ def _seen_by_distance(exposure: Exposure, corner, box: int) -> Float[Array, "K B
     kernels = jnp.fft.irfft2(transforms, (grid, grid))
     inside = jnp.arange(grid) < size
     kernels *= inside[:, None] & inside
-    distances, between = exposure.noise.stencil()
+    noise: Any = exposure.noise
+    distances, between = noise.stencil()
     # Every distance stands for its opposite as well.
     twice = (1.0 if apart == (0, 0) else 2.0 for apart in distances)
     images = jnp.stack([jnp.asarray(t * one) for t, one in zip(twice, between, strict=True)])
