@@ -270,7 +270,8 @@ def _seen(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
 
 def _of_sky(exposure: Exposure, corner, box: int) -> Float[Array, "N B K n n"]:
     """Return the products of unit pixels of N boxes with the K weighed templates of a sky."""
-    each = jnp.swapaxes(exposure.noise.weighed, 0, 1)
+    noise: Any = exposure.noise
+    each = jnp.swapaxes(noise.weighed, 0, 1)
     alike = (len(corner), *exposure.images.shape)
     seen = [gather(exposure, jnp.broadcast_to(one, alike), corner, box) for one in each]
     return jnp.stack(seen, 2)
