@@ -12,6 +12,7 @@ import numpy as np
 from scorepriors._loops import interrupts_at_once
 from scorepriors.models.data.positions._positions import Positions
 
+from ._local import smooth_weights
 from ._missing import missing
 from ._needed import needed
 from ._options import Settings
@@ -19,10 +20,10 @@ from ._result import FittedScene
 from ._stages import Blend, prepare
 
 #: Largest number of looks at what a fit leaves.
-LOOKS = 2
+LOOKS = 3
 
 #: Least gain in nats of a source that stays: its place and its shape have to be paid for.
-NEEDED = 6.0
+NEEDED = 9.0
 
 #: Error in pixels, per axis, of places found in the residual.
 CENTER_ERROR = 0.7
@@ -56,8 +57,17 @@ def find(
     list of Positions
         Sources at their fitted places, the brightest first, ids ``"1"``, ``"2"``, ...
     """
-    options = replace(settings.options, free_form=False, center_error=CENTER_ERROR, padding=PADDING)
-    own = Settings(options, settings.priors)
+    # A neighbor that is not fitted yet is no outlier.
+    own = replace(
+        settings,
+        options=replace(
+            settings.options,
+            free_form=False,
+            outliers=False,
+            center_error=CENTER_ERROR,
+            padding=PADDING,
+        ),
+    )
 
     def fitted(numbers: Sequence[int], places: Sequence[np.ndarray]) -> list[FittedScene]:
         each = zip(numbers, places, strict=True)
@@ -79,7 +89,7 @@ def find(
         for i in again:
             dropped[i] = np.concatenate([dropped[i], scenes[i].center[~kept[i]]])
         scenes |= zip(again, fitted(again, [scenes[i].center[kept[i]] for i in again]), strict=True)
-    return [_ordered(scenes[i]) for i in range(len(observations))]
+    return [_ordered(scenes[i], needed(scenes[i], NEEDED)) for i in range(len(observations))]
 
 
 def _more(obs, scene: FittedScene, dropped: np.ndarray) -> np.ndarray:
@@ -89,11 +99,16 @@ def _more(obs, scene: FittedScene, dropped: np.ndarray) -> np.ndarray:
     return found[(apart > DROPPED).all(1)]
 
 
-def _ordered(scene: FittedScene) -> Positions:
-    """Return the fitted positions, the brightest first."""
-    weights = np.asarray(scene.scene.exposures[0].noise.diagonal())
-    light = (weights * scene.convolved[0] ** 2).sum((1, 2, 3))
-    return _positions(scene.center[np.argsort(-light, kind="stable")])
+def _ordered(scene: FittedScene, kept: np.ndarray) -> Positions:
+    """Return the fitted positions of the sources that stay, the brightest first.
+
+    Something has been detected: where nothing is needed the brightest stays.
+    """
+    each = zip(scene.scene.exposures, scene.convolved, strict=True)
+    light = sum((smooth_weights(e.noise) * drawn**2).sum((1, 2, 3)) for e, drawn in each)
+    order = np.argsort(-np.asarray(light), kind="stable")
+    chosen = order[kept[order]] if kept.any() else order[:1]
+    return _positions(scene.center[chosen])
 
 
 def _positions(places: np.ndarray) -> Positions:

@@ -35,7 +35,7 @@ MATTERS = 1.0
 
 #: Error of a profile as a share of its light; and of its wings, which its core has decided: where
 #: it is fainter than this share of its peak.
-MISFIT, WING_MISFIT, WINGS = 0.02, 0.3, 0.01
+MISFIT, WING_MISFIT, WINGS = 0.01, 0.1, 0.01
 
 #: Width over which the error of wings is smooth, pixels.
 SMOOTH = 3.0
@@ -176,7 +176,7 @@ def _window(fitted, shapes, beyond, first, size, core, inside) -> Window:
         doubtful.append(np.zeros((len(rows), *np.shape(cut.images)), np.float32))
         doubtful[-1][:, :, *place[1]] = _doubtful(drawn[rows], place[0])
     for number, row in enumerate(rows):
-        if row in beyond:
+        if row in beyond and exposures[0].grid is None:
             image, corner = beyond[row]
             inside_both = overlap(corner - first, len(image), exposures[0].shape)
             if inside_both is not None:

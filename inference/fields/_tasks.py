@@ -39,6 +39,9 @@ from ._plan import Window
 #: needles that mend an arm, for hundreds of iterations.  And the most of these.
 MISFIT, ITERATIONS = 0.05, 100
 
+#: Distance to the mask of a hidden source within which a scene lacks nothing, pixels.
+BESIDE = 3.0
+
 
 @dataclass(frozen=True)
 class Work:
@@ -144,7 +147,8 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
     """Fit the parametric scenes of a batch, halo included, and write its part."""
     options = work.settings.options
     most = min(ITERATIONS, options.max_iterations)
-    options = replace(options, free_form=False, max_iterations=most)
+    # A source that is not in the scene yet is no outlier.
+    options = replace(options, free_form=False, outliers=False, max_iterations=most)
     settings = replace(work.settings, options=options)
     run = Run(settings, batch.numbers, key=work.key)
 
@@ -315,12 +319,18 @@ def _blend(work: Work, scene: SceneTask, obs: Observation, others: np.ndarray | 
 
 
 def _lacks(scene: SceneTask, obs: Any, fitted: FittedScene) -> np.ndarray:
-    """Return row, column and significance of sources that a scene lacks near its own, ``[M, 3]``."""
+    """Return row, column and significance of sources that a scene lacks near its own, ``[M, 3]``.
+
+    None beside hidden sources, whose light goes on beyond what is masked.
+    """
     own = np.arange(len(scene.own.ids))
     places, gain = missing(obs, fitted, rows=own)
     apart = np.linalg.norm(places[:, None] - fitted.center, axis=-1)
     mine = np.isin(apart.argmin(1), own) if len(places) else np.zeros(0, bool)
-    return np.column_stack([places + np.array(scene.window[:2]), np.sqrt(2 * gain)])[mine]
+    places = places + np.array(scene.window[:2])
+    masked = np.linalg.norm(places[:, None] - scene.hidden[:, :2], axis=-1)
+    mine &= (masked > scene.hidden[:, 2] + BESIDE).all(1)
+    return np.column_stack([places, np.sqrt(2 * gain)])[mine]
 
 
 def _profile_record(

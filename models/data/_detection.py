@@ -190,8 +190,9 @@ def detect(obs: Observation | JointObservation, *, threshold: float = THRESHOLD)
     Notes
     -----
     On simulated LSST blends of 2 to 8 galaxies with a signal to noise above 5, some 60 % are
-    found, and at most 15 % of those with a blendedness above .5.  A catalog of deeper or
-    sharper images is better if available.
+    found, and at most 15 % of those with a blendedness above .5.  `scorepriors.inference.deblend`
+    without positions begins here and adds what a fit of these sources lacks.  A catalog of deeper
+    or sharper images is better if available.
     """
     found = find_sources(obs, threshold=threshold)
     if not len(found):

@@ -1,8 +1,8 @@
 r"""Spectra at several times: constant sources have one flux per filter, variable ones any.
 
 With the bands of all epochs in one list, a constant source's fluxes in one filter are one number:
-its covariance is that of the filters, each repeated.  It is singular, so every epoch has a scatter of
-its own, small but within reach of single precision (`CONSTANT`).  A variable source knows nothing of
+exact spectra are solved for one number per filter.  As a covariance, which must not be singular, every
+epoch has a small scatter of its own (`CONSTANT`).  A variable source knows nothing of
 the colors of galaxies: its fluxes are Gaussian about zero, of a width far beyond the data, so that they
 may be negative, and independent, or correlated in time as a Gaussian process.
 """
@@ -21,8 +21,8 @@ from ._colors import color_prior
 from ._priors import GalaxySpectra, Settled, _product, pixel_noise
 from ._spectra import SpectrumPrior
 
-#: Scatter of a constant source between epochs as a share of its flux.
-CONSTANT = 0.003
+#: Scatter of a constant source between epochs as a share of its flux, in covariances.
+CONSTANT = 1e-3
 
 #: Width of the fluxes of variable sources in units of the noise of a pixel.
 FREE = 1e4
@@ -46,6 +46,11 @@ class EpochSpectra(GalaxySpectra):
         Standard deviation of the fluxes of variable sources in each band, ``[B]``.
     correlation
         Correlation of the fluxes of a variable source between bands and times, ``[B, B]``.
+    tie
+        What relative changes of the flux in each filter, in units of their scatter, do to the fluxes
+        relative to their means, ``[B, B]``, the filters first.
+    known
+        Precision of these, and of the fluxes of variable sources in units of `width`, ``[2, B, B]``.
     timescale
         Days over which these change; None where those of different times are independent.
     """
@@ -54,6 +59,8 @@ class EpochSpectra(GalaxySpectra):
     variable: Bool[Array, " K"]
     width: Float[Array, " B"]
     correlation: Float[Array, "B B"]
+    tie: Float[Array, "B B"]
+    known: Float[Array, "2 B B"]
     timescale: float | None = eqx.field(static=True)
 
     def __init__(
@@ -65,6 +72,8 @@ class EpochSpectra(GalaxySpectra):
         variable,
         width,
         correlation,
+        tie,
+        known,
         timescale: float | None = None,
         **options,
     ):
@@ -72,6 +81,7 @@ class EpochSpectra(GalaxySpectra):
         self.rows = self.variable = np.asarray(variable, bool)
         self.width = np.asarray(width, np.float32)
         self.correlation = np.asarray(correlation, np.float32)
+        self.tie, self.known = (np.asarray(a, np.float32) for a in (tie, known))
         self.timescale = timescale
 
     @classmethod
@@ -123,13 +133,20 @@ class EpochSpectra(GalaxySpectra):
         # The same flux is another number in the units of another epoch.
         share = (mean / flat[first])[which] * flat
         tied = covariance[np.ix_(which, which)] + CONSTANT**2 * np.eye(len(wave))
+        scatter = np.sqrt(np.diag(covariance))
+        tie, of_filters = np.zeros((len(wave), len(wave))), np.eye(len(wave))
+        tie[np.arange(len(wave)), which] = scatter[which]
+        of_filters[: len(names), : len(names)] = covariance / scatter[:, None] / scatter
+        correlation = _correlation(which, times, timescale)
         return cls(
             share / share.sum(),
             tied,
             pixel_noise(weights),
             variable=variable,
             width=[FREE * pixel_noise([one]) for one in weights],
-            correlation=_correlation(which, times, timescale),
+            correlation=correlation,
+            tie=tie,
+            known=np.linalg.inv([of_filters, correlation]),
             timescale=timescale,
             **options,
         )
@@ -144,9 +161,13 @@ class EpochSpectra(GalaxySpectra):
         """Return the Gaussian of the fluxes of sources of given brightness."""
         constant = super().given(brightness)
         free = self.width[:, None] * self.width * self.correlation
+        varies = self.variable[:, None, None]
+        tied = self.color_width * constant.mean[:, :, None] * self.tie
         return SpectrumPrior(
-            jnp.where(self.variable[:, None], 0.0, constant.mean),
-            jnp.where(self.variable[:, None, None], free, constant.covariance),
+            jnp.where(varies[..., 0], 0.0, constant.mean),
+            jnp.where(varies, free, constant.covariance),
+            jnp.where(varies, self.width[:, None] * jnp.eye(len(self.width)), tied),
+            jnp.where(varies, self.known[1], self.known[0]),
         )
 
     def moments(

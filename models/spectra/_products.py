@@ -115,7 +115,7 @@ def log_marginal(
     equations, solution = _solved(products, prior, before)
     # The solution is relative to the prior's mean, near it where the prior dominates; chi^2 is
     # relative to `before`, near the solution where the pixels dominate.
-    step = solution * equations.width - (before - prior.mean)
+    step = equations.step(solution) - (before - prior.mean)
     moved = jnp.einsum("bkl,lb->kb", products.normal, step)
     chi2 = products.square.sum() + jnp.sum(step * (moved - 2 * products.projected.T))
     chi2 += jnp.sum(equations.pull(solution) * solution)
@@ -127,7 +127,7 @@ def mean_spectra(
 ) -> Float[Array, "K B"]:
     """Return the posterior mean of the amplitudes; arguments as for `log_marginal`."""
     equations, solution = _solved(products, prior, before)
-    return prior.mean + solution * equations.width
+    return prior.mean + equations.step(solution)
 
 
 def _solved(products: Products, prior: SpectrumPrior, before):

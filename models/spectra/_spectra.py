@@ -35,14 +35,22 @@ class SpectrumPrior(NamedTuple):
         Means ``[K, B]``.
     covariance
         Covariances ``[K, B, B]``, positive definite.
+    basis, information
+        Where amplitudes are tied to each other: matrices ``[K, B, B]`` so that they are the mean plus
+        the basis times numbers of this precision, which knows no parameters.  The covariance, then
+        all but singular, is not used for exact spectra.
     """
 
     mean: Float[Array, "K B"]
     covariance: Float[Array, "K B B"]
+    basis: Float[Array, "K B B"] | None = None
+    information: Float[Array, "K B B"] | None = None
 
     def of_amplitudes(self, area: Float[Array, " K"]) -> "SpectrumPrior":
         """Return the prior of amplitudes from this one of fluxes, amplitudes times `area`."""
-        return SpectrumPrior(self.mean / area[:, None], self.covariance / area[:, None, None] ** 2)
+        basis = None if self.basis is None else self.basis / area[:, None, None]
+        covariance = self.covariance / area[:, None, None] ** 2
+        return SpectrumPrior(self.mean / area[:, None], covariance, basis, self.information)
 
 
 class SpectrumPosterior(eqx.Module):
@@ -97,6 +105,9 @@ class NormalEquations(NamedTuple):
         Inverse of its lower Cholesky factor.
     log_det_prior, log_det
         Log-determinants of the prior's covariance and of the posterior's precision.
+    basis
+        What the numbers that are solved for do to the amplitudes, ``[K, B, B]``; None if these are
+        the amplitudes in units of their widths.
     """
 
     width: Float[Array, "K B"]
@@ -106,15 +117,21 @@ class NormalEquations(NamedTuple):
     root: Float[Array, "KB KB"]
     log_det_prior: Float[Array, ""]
     log_det: Float[Array, ""]
+    basis: Float[Array, "K B B"] | None = None
 
-    @property
-    def to_precision(self) -> Float[Array, " KB"]:
-        """Return the diagonal from the balanced Cholesky factor to that of the precision."""
-        return 1 / (self.balance * self.width.reshape(-1))
+    def step(self, solution: Float[Array, "K B"]) -> Float[Array, "K B"]:
+        """Return the change of the amplitudes from the prior's mean."""
+        if self.basis is None:
+            return solution * self.width
+        return jnp.einsum("kbc,kc->kb", self.basis, solution)
 
     def solve(self, projected: Float[Array, "K B"]) -> Float[Array, "K B"]:
         """Solve for products of the renderings with a residual about the prior's mean."""
-        right = (projected * self.width).reshape(-1) * self.balance
+        if self.basis is None:
+            own = projected * self.width
+        else:
+            own = jnp.einsum("kbc,kb->kc", self.basis, projected)
+        right = own.reshape(-1) * self.balance
         inverse = self.root.T @ self.root
         solution = inverse @ right
         # One refinement removes the effect of the ridge.
@@ -125,10 +142,23 @@ class NormalEquations(NamedTuple):
         """Return the gradient of the prior's half chi^2 at a solution."""
         return jnp.einsum("kbc,kc->kb", self.inverse, solution)
 
+    def root_of_covariance(self) -> Float[Array, "KB KB"]:
+        """Return a root of the covariance of the spectra, which is its transpose times itself."""
+        if self.basis is None:
+            return self.root * (self.balance * self.width.reshape(-1))
+        own = (self.root * self.balance).reshape(-1, *self.width.shape)
+        return jnp.einsum("rkc,kbc->rkb", own, self.basis).reshape(self.root.shape)
+
     def covariance(self) -> Float[Array, "K B K B"]:
         """Covariance of the spectra."""
-        covariance = self.root.T @ self.root / (self.to_precision[:, None] * self.to_precision)
-        return covariance.reshape(*self.width.shape, *self.width.shape)
+        root = self.root_of_covariance()
+        return (root.T @ root).reshape(*self.width.shape, *self.width.shape)
+
+    def shared(self, normal: Float[Array, "B K K"]) -> Float[Array, "K B B"]:
+        """Return half of the derivative of the log-determinant of the precision by the basis."""
+        scaled = self.root * self.balance
+        inner = (scaled.T @ scaled).reshape(*self.width.shape, *self.width.shape)
+        return jnp.einsum("bkl,lbd,ldkc->kbc", normal, self.basis, inner)
 
 
 def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> NormalEquations:
@@ -145,11 +175,18 @@ def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> Nor
     size = num_sources * num_bands
     # Coefficients are in units of the prior's widths, so that float32 numbers are near one.
     width = jnp.sqrt(jnp.diagonal(prior.covariance, axis1=1, axis2=2))
-    correlation = prior.covariance / (width[:, :, None] * width[:, None, :])
-    factor, root = cholesky_and_inverse(correlation)
-    inverse = jnp.swapaxes(root, -1, -2) @ root
-    scaled = normal * width.T[:, :, None] * width.T[:, None, :]
-    precision = jnp.einsum("bkl,bc->kblc", scaled, jnp.eye(num_bands))
+    if prior.basis is None:
+        correlation = prior.covariance / (width[:, :, None] * width[:, None, :])
+        factor, root = cholesky_and_inverse(correlation)
+        inverse = jnp.swapaxes(root, -1, -2) @ root
+        scaled = normal * width.T[:, :, None] * width.T[:, None, :]
+        precision = jnp.einsum("bkl,bc->kblc", scaled, jnp.eye(num_bands))
+        scales = jnp.diagonal(factor, axis1=1, axis2=2) * width
+        log_det_prior = 2 * jnp.sum(jnp.log(scales))
+    else:
+        inverse = prior.information
+        precision = jnp.einsum("kbc,bkl,lbd->kcld", prior.basis, normal, prior.basis)
+        log_det_prior = -jnp.sum(jnp.linalg.slogdet(inverse)[1])
     precision += jnp.einsum("kbc,kl->kblc", inverse, jnp.eye(num_sources))
     precision = precision.reshape(size, size)
     balance = 1 / jnp.sqrt(jnp.diagonal(precision))
@@ -158,9 +195,12 @@ def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> Nor
     # of almost one shape would otherwise make it fail.
     ridge = 4 * size * jnp.finfo(precision.dtype).eps
     lower, root = cholesky_and_inverse(balanced + ridge * jnp.eye(size))
-    log_det_prior = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2) * width))
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) / (balance * width.reshape(size))))
-    return NormalEquations(width, inverse, balance, balanced, root, log_det_prior, log_det)
+    # Scales of the prior are part of the determinant where the amplitudes are solved for.
+    unit = width.reshape(size) if prior.basis is None else 1.0
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower) / (balance * unit)))
+    return NormalEquations(
+        width, inverse, balance, balanced, root, log_det_prior, log_det, prior.basis
+    )
 
 
 def spectrum_posterior(
@@ -209,7 +249,7 @@ def spectrum_posterior(
     equations = normal_equations(normal, prior)
     solution = equations.solve(projected)
     # The minimum as a sum of squares: residuals at the solution plus the prior's term.
-    step = solution * equations.width
+    step = equations.step(solution)
     mode = prior.mean + step
     left = [
         r - (one.T[:, :, None] * d).sum(1)
@@ -228,25 +268,34 @@ def spectrum_posterior(
     # Gradients in closed form.  The derivative of the mode does not contribute (the envelope
     # theorem), and that of the determinant is the covariance times the derivative of the
     # precision: much less to compute, and to compile, than the derivative of every step above.
-    pull /= equations.width
-    inverse = equations.inverse / (equations.width[:, :, None] * equations.width[:, None, :])
     covariance = equations.covariance()
     between = _apart(jnp.einsum("kblb->bkl", covariance), drawn, 0)
     within = jnp.einsum("kbkc->kbc", covariance)
     modes = _apart(mode, drawn, 1)
     along = [one.T[:, :, None] * p[:, None] for one, p in zip(modes, pulled, strict=True)]
     minus = [-p for p in pulled]
-    of_prior = pull, 0.5 * (pull[:, :, None] * pull[:, None, :] - inverse)
     spread = [b @ w for b, w in zip(between, weighted, strict=True)]
-    wider = of_prior[1] + 0.5 * inverse @ within @ inverse
+    if prior.basis is None:
+        pull /= equations.width
+        inverse = equations.inverse / (equations.width[:, :, None] * equations.width[:, None, :])
+        of_prior = pull, 0.5 * (pull[:, :, None] * pull[:, None, :] - inverse)
+        wider = of_prior[1] + 0.5 * inverse @ within @ inverse
+        shape = prior.covariance
+    else:
+        # By the mean the data alone pull at the mode; the precision of the numbers is fixed.
+        data = [(d * p[:, None]).sum(-1) for d, p in zip(drawn, pulled, strict=True)]
+        data = jnp.concatenate(data).T
+        of_prior = data, data[:, :, None] * solution[:, None, :]
+        wider = of_prior[1] - equations.shared(normal)
+        shape = prior.basis
     profiled = (along, minus, *of_prior)
     marginal = ([a - s for a, s in zip(along, spread)], minus, of_prior[0], wider)
-    inputs = (drawn, pixels, prior.mean, prior.covariance)
+    inputs = (drawn, pixels, prior.mean, shape)
     seen = [one.reshape(image.shape) for one, image in zip(left, images, strict=True)]
     noise = list(noise)
     return SpectrumPosterior(
         mode,
-        equations.root / equations.to_precision,
+        equations.root_of_covariance(),
         _with_gradient(log_profiled, inputs, profiled, noise, (seen, None, None)),
         _with_gradient(log_marginal, inputs, marginal, noise, (seen, list(renderings), between)),
     )

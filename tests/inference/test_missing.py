@@ -1,6 +1,7 @@
 """Sources that a fit of the detected ones lacks, and those that it has too many of."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from scipy.ndimage import gaussian_filter
 
 from scorepriors.inference import deblend, deblend_many
 from scorepriors.inference.deblending import _local
-from scorepriors.inference.deblending._missing import missing
+from scorepriors.inference.deblending._missing import Missing, missing
 from scorepriors.inference.deblending._needed import made_up, needed, with_misfit
+from scorepriors.inference.fields import _tasks
 from scorepriors.models import Observation, Positions, detect, gaussian_psf, join_observations
 
 SHAPE, PSF = (48, 48), 1.7
@@ -48,7 +50,8 @@ def positions(*places):
 
 
 def fitted(obs, *places):
-    return deblend(obs, positions(*places), prior=PRIOR, free_form=False).parametric
+    options = {"free_form": False, "outliers": False, "model_error": False}
+    return deblend(obs, positions(*places), prior=PRIOR, **options).parametric
 
 
 def distance(places, to):
@@ -88,14 +91,14 @@ def test_a_fit_that_is_right_lacks_nothing():
 def test_of_two_sources_on_one_galaxy_one_is_dropped():
     obs = scene([(FIRST, 1.5, 400.0), (APART, 1.0, 300.0)])
     shred = (FIRST[0] + 1.5, FIRST[1] + 1.0)
-    kept = needed(fitted(obs, FIRST, shred, APART), 6.0)
+    kept = needed(fitted(obs, FIRST, shred, APART), 9.0)
     assert kept[2]
     assert kept[:2].sum() == 1
 
 
 def test_two_galaxies_that_overlap_are_both_needed():
     obs = scene([(FIRST, 1.0, 1500.0), (SECOND, 1.0, 900.0)])
-    assert needed(fitted(obs, FIRST, SECOND), 6.0).all()
+    assert needed(fitted(obs, FIRST, SECOND), 9.0).all()
 
 
 def test_what_others_make_up_for_is_the_drop_of_the_fit():
@@ -152,3 +155,22 @@ def test_masked_pixels_edges_and_other_images():
     assert len(deblend(hurt, prior=PRIOR, free_form=False).positions) == 3
     joint = join_observations(obs, scene(sources, seed=1, bands=("Y", "J", "H")))
     assert len(deblend(joint, prior=PRIOR, free_form=False).positions) == 3
+
+
+def test_of_a_field_each_scene_looks_about_its_own_sources(monkeypatch):
+    near, halo, hidden = (10.0, 12.0), (30.0, 33.0), (2.0, 12.0)
+    nats = Missing(np.array([near, halo, hidden]), np.array([8.0, 18.0, 32.0]))
+    monkeypatch.setattr(_tasks, "missing", lambda obs, fitted, rows: nats)
+    center = np.array([[9.0, 9.0], [31.0, 31.0]])
+    scene_of = SimpleNamespace(
+        own=SimpleNamespace(ids=("a",)),
+        window=(100, 200, 64),
+        hidden=np.array([[100.0, 214.0, 3.0]]),
+    )
+    found = _tasks._lacks(scene_of, None, SimpleNamespace(center=center))
+    # In pixels of the field, with the significance that such a gain is.
+    np.testing.assert_allclose(found, [[110.0, 212.0, 4.0]])
+    monkeypatch.setattr(
+        _tasks, "missing", lambda obs, fitted, rows: Missing(np.zeros((0, 2)), np.zeros(0))
+    )
+    assert _tasks._lacks(scene_of, None, SimpleNamespace(center=center)).shape == (0, 3)
