@@ -42,6 +42,8 @@ from .scene._scene import Scene as Scene
 from .scene._start import start_values as start_values
 from .simulation._blend_sets import simulate_set as simulate_set
 from .simulation._blend_sets import write_set as write_set
+from .simulation._epochs import Epochs as Epochs
+from .simulation._epochs import simulate_epochs as simulate_epochs
 from .simulation._example import load_example as load_example
 from .simulation._fields import SimulatedField as SimulatedField
 from .simulation._fields import simulate_field as simulate_field

@@ -33,6 +33,15 @@ from ._input import Input, field_options
 @fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
 @noise_option()
 @field_options()
+@click.option(
+    "--variable",
+    multiple=True,
+    metavar="ID",
+    help="A source that varies between FILE and the --with images, the epochs; all others are constant.",
+)
+@click.option(
+    "--timescale", type=float, metavar="DAYS", help="Time over which it varies.  [default: none]"
+)
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 @click.option(
     "--field/--scene",
@@ -63,7 +72,7 @@ def deblend(
     """Deblend the galaxies in FILE (FITS or npz; or one FITS file per band).
 
     Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
-    output folder.  With --each every FILE is a blend, several are fitted at once, and the
+    output folder, and light_curves.ecsv with --variable.  With --each every FILE is a blend, several are fitted at once, and the
     results go to one folder per file within the output folder.
 
     A large image is a field: it is read by windows and fitted in many scenes, and leaves
@@ -82,6 +91,9 @@ def deblend(
     if field is not None:
         if diagnosed:
             raise InputError("--diagnose is for single scenes; leave it out, or use --scene.")
+        times = options.pop("variable"), options.pop("timescale")
+        if times != ((), None):
+            raise InputError("--variable and --timescale are for single scenes; use --scene.")
         where = Target(output, force=force, seed=seed, quiet=quiet, prior=prior_names)
         sys.exit(deblend_as_field(given, field, run, where, sigma, options))
     run.refuse_for_scene()

@@ -16,6 +16,7 @@ from scorepriors._errors import InputError
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._doubts import doubts
 from scorepriors.inference.deblending._hdus import finite, model_images
+from scorepriors.inference.deblending._light_curves import light_curves
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
@@ -25,6 +26,9 @@ from ._figure import report_figure
 
 #: Names of the result files.
 NAMES = ("catalog.ecsv", "sources.fits", "report.png", "summary.json", SCENE)
+
+#: Name of the file of light curves, where a source varies.
+CURVES = "light_curves.ecsv"
 
 #: Names of files in earlier versions; such a file is replaced as if it had the new name.
 EARLIER = {"catalog.ecsv": "catalogue.ecsv"}
@@ -105,8 +109,8 @@ def write_outputs(
     Returns
     -------
     list of pathlib.Path
-        Files ``catalog.ecsv``, ``sources.fits``, ``report.png``, ``summary.json`` and
-        ``scene.npz``.
+        Files ``catalog.ecsv``, ``sources.fits``, ``report.png``, ``summary.json``,
+        ``scene.npz``, and ``light_curves.ecsv`` if a source varies.
 
     Raises
     ------
@@ -122,7 +126,10 @@ def write_outputs(
         lambda path: path.write_text(text + "\n"),
         lambda path: save_scene(result, path, prior=prior),
     )
-    return write_whole(directory, dict(zip(NAMES, writers, strict=True)), force=force)
+    named = dict(zip(NAMES, writers, strict=True))
+    if result.variable:
+        named[CURVES] = lambda path: light_curves(result).write(path, format="ascii.ecsv")
+    return write_whole(directory, named, force=force)
 
 
 def write_whole(

@@ -124,8 +124,9 @@ def locate(source, obs, margin: float | None) -> Positions:
     say_motion(table, columns, obs.pixel_scale)
     row_column = places.row_column[reach.kept]
     ids = find_ids(table, columns, rows)
-    _check_distances(row_column, ids)
-    return Positions(ids, row_column, find_stars(table, columns, ids))
+    is_point = find_stars(table, columns, ids)
+    _check_distances(row_column, ids, is_point)
+    return Positions(ids, row_column, is_point)
 
 
 def _labels(table: Table, columns: dict[str, str], rows: np.ndarray) -> Sequence[str]:
@@ -150,10 +151,12 @@ def _all_outside(places: Places, ids: Sequence[str], shape: tuple[int, int]) -> 
     )
 
 
-def _check_distances(row_column: np.ndarray, ids: tuple[str, ...]) -> None:
+def _check_distances(row_column: np.ndarray, ids: tuple[str, ...], is_point: np.ndarray) -> None:
+    """Refuse sources at one place, but for a star in a galaxy, such as an active nucleus."""
     pairs = cKDTree(row_column).query_pairs(_MIN_DISTANCE, output_type="ndarray")
     distances = np.hypot(*(row_column[pairs[:, 0]] - row_column[pairs[:, 1]]).T)
-    close = pairs[distances < _MIN_DISTANCE]
+    alike = is_point[pairs[:, 0]] == is_point[pairs[:, 1]]
+    close = pairs[(distances < _MIN_DISTANCE) & alike]
     if len(close):
         first, second = close[np.lexsort(close.T[::-1])[0]]
         raise InputError(

@@ -1,0 +1,110 @@
+"""Light curves of sources that vary, in `deblend`, files and the shell."""
+
+import numpy as np
+import pytest
+from astropy.table import QTable
+from click.testing import CliRunner
+
+from scorepriors._errors import InputError
+from scorepriors.inference import deblend, light_curves, load_scene
+from scorepriors.inference.cli import main
+from scorepriors.inference.reports._outputs import write_outputs
+from scorepriors.models import join_observations, read_positions, simulate_epochs
+
+TIMES = 60000.0 + 6.0 * np.arange(4)
+
+
+def bump(times):
+    """A transient of two epochs."""
+    return np.where(abs(times - 60009) < 5, 800.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def epochs():
+    return simulate_epochs(TIMES, bump, seed=2)
+
+
+@pytest.fixture(scope="module")
+def result(epochs):
+    obs = join_observations(*epochs.observations)
+    return deblend(obs, epochs.catalog, variable=["transient"], free_form=False)
+
+
+def test_the_light_curve_holds_the_truth(epochs, result):
+    curve = light_curves(result)
+    assert result.converged
+    assert set(curve["id"]) == {"transient"}
+    assert curve["filter"].tolist() == ["g"] * 4 + ["r"] * 4
+    np.testing.assert_allclose(curve["time"].mjd, np.tile(TIMES, 2))
+    pull = (curve["flux"].value - epochs.flux.T.ravel()) / curve["flux_err"].value
+    assert abs(pull).max() < 4
+    assert (pull**2).mean() < 2.5
+    # The error is near that of the noise, not of the galaxy's brightness.
+    assert (curve["flux_err"].value < 60).all()
+
+
+def test_the_host_has_one_flux_per_filter(result):
+    host = light_curves(result, "host")
+    for band, flux in (("g", 3000), ("r", 5000)):
+        values = host["flux"].value[host["filter"] == band]
+        assert np.ptp(values) < 0.002 * flux
+        assert values[0] == pytest.approx(flux, rel=0.05)
+
+
+def test_without_a_variable_source_all_are_free(epochs):
+    obs = join_observations(*epochs.observations)
+    constant = deblend(obs, epochs.catalog, free_form=False)
+    assert constant.variable == ()
+    with pytest.raises(InputError, match="no source varies"):
+        light_curves(constant)
+    with pytest.raises(InputError, match="no source 'nova'"):
+        light_curves(constant, "nova")
+
+
+def test_files_hold_it(result, tmp_path):
+    paths = write_outputs(result, tmp_path / "out")
+    assert "light_curves.ecsv" in [path.name for path in paths]
+    read = QTable.read(tmp_path / "out" / "light_curves.ecsv")
+    np.testing.assert_allclose(read["flux"].value, light_curves(result)["flux"].value, rtol=1e-6)
+    again = load_scene(tmp_path / "out")
+    assert again.variable == ("transient",)
+    mended = light_curves(again)
+    np.testing.assert_allclose(mended["flux"].value, light_curves(result)["flux"].value, rtol=1e-3)
+    assert mended["time"].mjd.tolist() == light_curves(result)["time"].mjd.tolist()
+
+
+def test_wrong_names_are_refused(epochs):
+    obs = join_observations(*epochs.observations)
+    with pytest.raises(InputError, match="no source 'nova' that could vary"):
+        deblend(obs, epochs.catalog, variable="nova")
+    with pytest.raises(InputError, match="of one epoch"):
+        deblend(epochs.observations[0], epochs.catalog, variable="transient")
+    with pytest.raises(InputError, match="`timescale` must be positive"):
+        deblend(obs, epochs.catalog, variable="transient", timescale=-1.0)
+
+
+def test_a_nucleus_may_lie_in_the_middle_of_its_host(epochs):
+    catalog = epochs.catalog.copy()
+    catalog["x"], catalog["y"] = catalog["x"][0], catalog["y"][0]
+    assert len(read_positions(catalog, epochs.observations[0])) == 2
+    catalog["is_star"] = False
+    with pytest.raises(InputError, match="at the same place"):
+        read_positions(catalog, epochs.observations[0])
+
+
+def test_the_shell_writes_light_curves(epochs, tmp_path):
+    files = []
+    for number, obs in enumerate(epochs.observations[1:3]):
+        files.append(str(tmp_path / f"night{number}.fits"))
+        obs.to_fits(files[-1])
+    epochs.catalog.write(tmp_path / "sources.ecsv")
+    command = ["deblend", files[0], "--with", files[1], "--catalog", str(tmp_path / "sources.ecsv")]
+    command += ["--variable", "transient", "--max-iterations", "30", "--quiet"]
+    found = CliRunner().invoke(main, [*command, "--output", str(tmp_path / "out")])
+    assert found.exit_code in (0, 3), found.output
+    table = QTable.read(tmp_path / "out" / "light_curves.ecsv")
+    assert len(table) == 4
+    assert table["time"].mjd.tolist() == [60006.0, 60012.0] * 2
+    wrong = CliRunner().invoke(main, [*command[:-1], "--variable", "nova", "--output", "x"])
+    assert wrong.exit_code == 2
+    assert "no source 'nova'" in wrong.output
