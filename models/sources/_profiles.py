@@ -16,6 +16,10 @@ from scorepriors._typing import Array
 SMALLEST_INDEX, LARGEST_INDEX = 0.5, 6.0
 
 
+#: Largest width of a component in pixels: wider ones are as flat, and as faint, on any image.
+WIDEST = 1e6
+
+
 @cache
 def sersic_mixture(index: float, num_components: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Fit the Sersic profile of unit half-light radius by concentric Gaussians.
@@ -217,7 +221,8 @@ def gaussian_mixture_image(
     Array
         Images ``[..., box, box]``, total flux that of the weights (less the part outside).
     """
-    squared, noise = sigmas**2, psf_sigma**2 + 1 / 12
+    # Powers of widths far beyond any image would overflow in float32.
+    squared, noise = xp.minimum(sigmas, WIDEST) ** 2, psf_sigma**2 + 1 / 12
     yy, xy, xx = squared * moments[0] + noise, squared * moments[1], squared * moments[2] + noise
     # As a sum: for long ellipses the difference yy xx - xy^2 is rounding error in float32.
     determinant = squared**2 + noise * squared * (moments[0] + moments[2]) + noise**2
