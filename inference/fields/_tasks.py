@@ -161,11 +161,14 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
             weigh(b.obs, b.positions, one, settings, rows=range(len(scene.own.ids)))
             for scene, b, one in zip(scenes, blends, fitted, strict=True)
         ]
-        each = zip(scenes, blends, fitted, strict=True)
-        lacks = [_lacks(scene, b.obs, one) for scene, b, one in each]
+        lacks = [
+            _lacks(scene, b.obs, one) for scene, b, one in zip(scenes, blends, fitted, strict=True)
+        ]
         seconds = (time.monotonic() - started) / len(fitted)
-        each = zip(scenes, fitted, weighed, lacks, strict=True)
-        return [_profile_record(*one, seconds) for one in each]
+        return [
+            _profile_record(*one, seconds)
+            for one in zip(scenes, fitted, weighed, lacks, strict=True)
+        ]
 
     return _fit(work, batch, fit)
 
