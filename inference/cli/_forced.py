@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -79,14 +80,17 @@ def forced(folder, image, psf, index, sky, correlation, output, force, quiet, **
     result, draws = opened(folder)
     reading = take_reading(options)
     read = Observation.read if isinstance(result, Deblended) else Field.open
-    obs = read(
+    opened_image = read(
         list(image) if len(image) > 1 else image[0],
         psf=list(psf) if len(psf) > 1 else next(iter(psf), None),
         index=index,
         **reading,
     )
-    knowing = with_correlation if isinstance(result, Deblended) else field_with_correlation
-    obs = knowing(obs, correlation)
+    obs: Any = (
+        field_with_correlation(opened_image, correlation)
+        if isinstance(opened_image, Field)
+        else with_correlation(opened_image, correlation)
+    )
     found = forced_photometry(
         result,
         obs,

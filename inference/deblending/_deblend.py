@@ -316,15 +316,17 @@ class Run:
         clock = time.monotonic()
         finals: list[Any] = [(b, one) for (b, *_), one in zip(each, first, strict=True)]
         if free_form:
-            finals = self._finals(each, first)
+            finals = list(self._finals(each, first))
             for _ in range(ROUNDS if all(f is not None for f in finals) else 0):
                 mended = self._with_error(finals)
                 each = self._again(each, mended)
                 for i in mended:
                     first[i] = collect_scene(*each[i][1:])
-                some = [[each[i], first[i], finals[i][1]] for i in mended]
-                for i, one in zip(mended, self._finals(*zip(*some)) if some else (), strict=True):
-                    finals[i] = one
+                if mended:
+                    some = [each[i] for i in mended], [first[i] for i in mended]
+                    again = self._finals(*some, [finals[i][1] for i in mended])
+                    for i, one in zip(mended, again, strict=True):
+                        finals[i] = one
             seconds["free_form"] = (time.monotonic() - clock) / len(blends)
         sigma = self.settings.priors[0].model_psf_sigma
         return [

@@ -30,6 +30,9 @@ MOVED = 1.0
 #: where the weights mean that of independent pixels, to .25 at worst.
 CHI2 = (0.2, 5.0)
 
+#: Error of the model, in units of its light, that no PSF which is slightly wrong explains.
+MODEL_ERROR = 0.1
+
 #: Share of the squared signal that may be left over: a fifth in amplitude.
 LEFT_OVER = 0.05
 
@@ -52,7 +55,9 @@ def doubts(result: Deblended) -> dict[str, str]:
         ``sky``, ``gradient``: empty pixels scatter by far more or less than the file says, or their
         median is not zero, or they change across the image.  ``cancels``: sources far too bright and far below zero make up for each other.
         ``below_zero``: a source has a significantly negative flux.  ``misplaced``: sources left the
-        prior of their positions.  ``chi2``: chi2 per pixel is far from one.  ``misfit``: much of the light is not explained where sources are
+        prior of their positions.  ``chi2``: chi2 per pixel is far from one.
+        ``model_error``: the error of the model is a tenth of its light and more.  ``misfit``: much of the
+        light is not explained where sources are
         seen.  The command line then exits with code 3.
 
     Notes
@@ -96,6 +101,13 @@ def doubts(result: Deblended) -> dict[str, str]:
         out["chi2"] = (
             f"chi2 per pixel is {chi2:.2g}: the errors in the file are too small, by a factor of about "
             f"{chi2**0.5:.2g}, or the model does not fit; check the weights, the PSF and the positions."
+        )
+    large = {band: f for band, f in result.error_of_model.items() if f > MODEL_ERROR}
+    if large:
+        each = ", ".join(f"{f:.0%} in band {band}" for band, f in large.items())
+        out["model_error"] = (
+            f"the model misses the light of bright sources by {each}: check the PSF, and mask what is no "
+            "source, such as the trail of a satellite."
         )
     _, share, excess = left_over(found, result.observation)
     if share > LEFT_OVER and excess > EXCESS:

@@ -54,7 +54,8 @@ def light_curves(result: Deblended, ids: str | Sequence[str] | None = None) -> Q
     timed = all(time is not None for time in times)
     when = np.array(times, float) if timed else np.arange(len(times))
     # Filters in the order of their first band.
-    order = np.lexsort((when, [list(filters).index(name) for name in filters]))
+    first = np.array([list(filters).index(name) for name in filters])
+    order = np.lexsort((when, first))
     rows = np.repeat([known.index(name) for name in names], len(order))
     columns = np.tile(order, len(names))
     table = QTable()

@@ -118,14 +118,16 @@ def shapes_of(fitted: FittedScene) -> list[Shapes]:
         own = scene.values_of(group.name, values)
         image = np.asarray(group.image(own, np))
         slopes, precision = [], []
-        for name, site in group.sites.items():
+        # Sources of one's own kind may have no widths by which to step: their shapes are held.
+        for name, site in getattr(group, "sites", {}).items():
             step = STEP * float(site.width)
             for axis in range(2 if site.axis else 1):
                 moved = own[name].copy()
                 moved[(..., axis) if site.axis else ...] += step
                 slopes.append((np.asarray(group.image(own | {name: moved}, np)) - image) / step)
                 precision.append(float(site.width) ** -2)
-        slope, known = np.stack(slopes, 1), np.array(precision)
+        none = np.zeros((len(image), 0, *image.shape[1:]))
+        slope, known = np.stack(slopes, 1) if slopes else none, np.array(precision)
         corner = np.asarray(group.at.corner)
         found += [Shapes(*one, known) for one in zip(image, slope, corner, strict=True)]
     return [found[slot] for slot in scene.order]

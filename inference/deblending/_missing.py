@@ -109,7 +109,7 @@ def _gain(window: Window, templates: list[np.ndarray], spectra: np.ndarray) -> n
         doubt = _against(weights * window.doubtful[0].sum(0), template)
         power = _against(weights, template**2)
         common = _against(columns * weights.astype(np.float32), template)
-        shared = np.zeros((len(matrix), bands, *exposure.shape), np.float32)
+        shared: Any = np.zeros((len(matrix), bands, *exposure.shape), np.float32)
         for band in range(bands):
             shared[amplitudes + band, band] = common[:count, band]
             shared[count * every :, band] = common[count:, band]

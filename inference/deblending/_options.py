@@ -101,7 +101,7 @@ class Options:
         ``"plane"``, integrated out with the spectra (`scorepriors.models.Sky`); ``"none"`` or None
         for none.  ``"auto"``: where empty pixels show one that matters.
     outliers
-        Whether pixels far from what sources can explain, such as cosmic rays, trails and neighbors
+        Whether pixels far from what sources can explain, such as cosmic rays, hot pixels and neighbors
         that the catalog lacks, lose weight after a first fit.
     model_error
         Whether the pixels get an error that grows with the light, such as of a PSF that is slightly

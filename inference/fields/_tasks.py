@@ -147,15 +147,16 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
     """Fit the parametric scenes of a batch, halo included, and write its part."""
     options = work.settings.options
     most = min(ITERATIONS, options.max_iterations)
-    # A source that is not in the scene yet is no outlier.
-    options = replace(options, free_form=False, outliers=False, max_iterations=most)
+    # A source that is not in the scene yet is no outlier, and `forgiving` is the model's error.
+    options = replace(options, free_form=False, max_iterations=most)
+    options = replace(options, outliers=False, model_error=False)
     settings = replace(work.settings, options=options)
     run = Run(settings, batch.numbers, key=work.key)
 
     def fit(scenes: Sequence[SceneTask], images: Sequence[Observation]) -> list[Record]:
         started = time.monotonic()
-        each = zip(scenes, map(forgiving, images), strict=True)
-        blends = [_blend(work, *pair, None) for pair in each]
+        pairs = zip(scenes, map(forgiving, images), strict=True)
+        blends = [_blend(work, *pair, None) for pair in pairs]
         fitted = run.profiles(blends)
         weighed = [
             weigh(b.obs, b.positions, one, settings, rows=range(len(scene.own.ids)))

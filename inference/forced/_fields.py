@@ -64,7 +64,7 @@ def forced_field(
             chi2[rows] = one.chi2[own]
             light = np.einsum("kb,kbyx->byx", np.nan_to_num(solved.flux[own]), solved.unit[own])
             _add(model, light, corner)
-            if one.background is not None:
+            if background is not None and one.background is not None:
                 _set(background, one.background, corner)
     if not seen_any:
         raise InputError(f"{image.name or 'the image'} does not overlap the field on the sky.")

@@ -26,7 +26,6 @@ from ._field import Field
 from ._field_checks import FieldWarning, _empty, _plane, _smooth_noise, _without_steps
 from ._joint import JointObservation
 from ._observation import Observation
-from ._views import Photometry
 from ._warnings import note
 from .positions._positions import Positions
 
@@ -222,7 +221,7 @@ def windows_of(field: Field) -> list[Observation]:
 
 def correlation_facts(obs: Observation | JointObservation | Field) -> dict[str, float] | None:
     """Return the noise of large areas over that of independent pixels by band; None if not known."""
-    views = getattr(obs, "views", None) or (obs,)
+    views: Any = getattr(obs, "views", None) or (obs,)
     found: dict[str, float] = {}
     for view in views:
         known = getattr(view, "observation", view).correlation
@@ -272,7 +271,7 @@ def unknown_sentence(factor: np.ndarray, bands: Sequence[str]) -> str:
     )
 
 
-def factor_words(factor: Sequence[float], bands: Sequence[str]) -> str:
+def factor_words(factor: Sequence[float] | np.ndarray, bands: Sequence[str]) -> str:
     """Return factors by band in words; one number where they are alike."""
     if max(factor) < 1.03 * min(factor):
         return f"{max(factor):.2f}"
@@ -324,7 +323,7 @@ def _with(obs: Observation, correlation: Any, positions: Positions | None) -> Ob
 
 def _counted(obs, positions: Positions | None, half: int) -> tuple[np.ndarray, np.ndarray]:
     """Return mean products of empty pixels by distance and numbers of pairs, ``[B, k, k]``."""
-    several = [obs] if isinstance(obs, Photometry) else list(obs)
+    several = [obs] if isinstance(obs, Observation) else list(obs)
     side = 2 * half + 1
     bands = several[0].num_bands
     total, pairs = np.zeros((2, bands, side, side))

@@ -157,7 +157,8 @@ def measure_field(obs: Observation, positions: Positions | None = None) -> Empty
         _band(*band, empty, far) for band in zip(obs.images, obs.weights, obs.psfs, strict=True)
     ]
     known = np.ones(obs.num_bands) if obs.correlation is None else error_factor(obs.correlation)
-    return EmptyPixels(*np.array(bands, float).T, np.maximum(known, 1.0))
+    columns = [*np.array(bands, float).T, np.maximum(known, 1.0)]
+    return EmptyPixels(*columns)
 
 
 def check_field(

@@ -18,7 +18,7 @@ RIM = 2.5
 def partly_masked(obs: Observation) -> Bool[np.ndarray, "H W"]:
     """Return where a band that has data elsewhere has none; bands do not saturate alike."""
     seen = obs.weights > 0
-    return ~seen[seen.any((1, 2))].all(0)
+    return np.logical_not(np.all(seen[seen.any((1, 2))], axis=0))
 
 
 def about_cores(

@@ -81,6 +81,6 @@ def cut_out(image, corner, shape: tuple[int, int]):
         last.append(max(min(int(begin) + size, whole), first[-1]))
     to = [slice(a - int(c), b - int(c)) for a, b, c in zip(first, last, corner, strict=True)]
     if first[0] < last[0] and first[1] < last[1]:
-        window = slice(first[0], last[0]), slice(first[1], last[1])
-        out[..., *to] = np.asarray(image)[..., *window]
+        rows, columns = (slice(a, b) for a, b in zip(first, last, strict=True))
+        out[..., to[0], to[1]] = np.asarray(image)[..., rows, columns]
     return out

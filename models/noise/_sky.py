@@ -88,7 +88,8 @@ class Sky(AbstractNoise):
         if kind not in SKIES:
             raise InputError(f"unknown sky {kind!r}; there are {', '.join(SKIES)}.")
         weights = jnp.asarray(noise.diagonal())
-        templates = sky_templates(weights.shape[-2:], kind).astype(weights.dtype)
+        height, across = weights.shape[-2:]
+        templates = sky_templates((height, across), kind).astype(weights.dtype)
         widths = jnp.broadcast_to(
             jnp.asarray(width, weights.dtype)[:, None], (len(weights), len(templates))
         )

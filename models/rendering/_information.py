@@ -270,7 +270,8 @@ def _seen(exposure: Exposure, corner, box: int) -> Float[Array, "K B n n"]:
 
 def _of_sky(exposure: Exposure, corner, box: int) -> Float[Array, "N B K n n"]:
     """Return the products of unit pixels of N boxes with the K weighed templates of a sky."""
-    each = jnp.swapaxes(exposure.noise.weighed, 0, 1)
+    noise: Any = exposure.noise
+    each = jnp.swapaxes(noise.weighed, 0, 1)
     alike = (len(corner), *exposure.images.shape)
     seen = [gather(exposure, jnp.broadcast_to(one, alike), corner, box) for one in each]
     return jnp.stack(seen, 2)
@@ -287,7 +288,8 @@ def _seen_by_distance(exposure: Exposure, corner, box: int) -> Float[Array, "K B
     kernels = jnp.fft.irfft2(transforms, (grid, grid))
     inside = jnp.arange(grid) < size
     kernels *= inside[:, None] & inside
-    distances, between = exposure.noise.stencil()
+    noise: Any = exposure.noise
+    distances, between = noise.stencil()
     # Every distance stands for its opposite as well.
     twice = (1.0 if apart == (0, 0) else 2.0 for apart in distances)
     images = jnp.stack([jnp.asarray(t * one) for t, one in zip(twice, between, strict=True)])

@@ -107,7 +107,7 @@ def _same_pixels(view: View) -> bool:
 def epoch_spectra(
     obs: Observation | JointObservation,
     found: Sequence[Exposure],
-    variable: Sequence[bool],
+    variable: Sequence[bool] | np.ndarray,
     *,
     timescale: float | None = None,
     **options: Any,
@@ -135,7 +135,7 @@ def epoch_spectra(
     InputError
         If there is a timescale but an observation has no time.
     """
-    times = [band.time for one in found for band in one.bands]
+    times: Any = [band.time for one in found for band in one.bands]
     if timescale is not None and any(time is None for time in times):
         raise InputError("a timescale needs the time of every observation; give time=MJD to each.")
     return EpochSpectra.of_epochs(

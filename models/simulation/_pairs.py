@@ -75,7 +75,7 @@ def write_pairs(
     """
     directory = check_pairs(directory, number, seed, overwrite=overwrite)
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
+    written: list[Path] = []
     for count, paths in enumerate(pair_paths(directory, number, seed)):
         ground, space, truth, second = simulate_joint(sources, seed=seed + count, rotation=rotation)
         ground.to_fits(paths[0], overwrite=overwrite)

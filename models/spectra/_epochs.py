@@ -91,7 +91,7 @@ class EpochSpectra(GalaxySpectra):
         weights: Sequence[np.ndarray],
         *,
         filters: Sequence[str],
-        variable: Sequence[bool],
+        variable: Sequence[bool] | np.ndarray,
         times: Sequence[float] | None = None,
         timescale: float | None = None,
         flat: np.ndarray | None = None,

@@ -11,7 +11,7 @@ and everything follows from one Cholesky factorization of a KB x KB matrix.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -184,7 +184,7 @@ def normal_equations(normal: Float[Array, "B K K"], prior: SpectrumPrior) -> Nor
         scales = jnp.diagonal(factor, axis1=1, axis2=2) * width
         log_det_prior = 2 * jnp.sum(jnp.log(scales))
     else:
-        inverse = prior.information
+        inverse = jnp.asarray(prior.information)
         precision = jnp.einsum("kbc,bkl,lbd->kcld", prior.basis, normal, prior.basis)
         log_det_prior = -jnp.sum(jnp.linalg.slogdet(inverse)[1])
     precision += jnp.einsum("kbc,kl->kblc", inverse, jnp.eye(num_sources))
@@ -280,11 +280,11 @@ def spectrum_posterior(
         inverse = equations.inverse / (equations.width[:, :, None] * equations.width[:, None, :])
         of_prior = pull, 0.5 * (pull[:, :, None] * pull[:, None, :] - inverse)
         wider = of_prior[1] + 0.5 * inverse @ within @ inverse
-        shape = prior.covariance
+        shape: Any = prior.covariance
     else:
         # By the mean the data alone pull at the mode; the precision of the numbers is fixed.
-        data = [(d * p[:, None]).sum(-1) for d, p in zip(drawn, pulled, strict=True)]
-        data = jnp.concatenate(data).T
+        parts = [(d * p[:, None]).sum(-1) for d, p in zip(drawn, pulled, strict=True)]
+        data = jnp.concatenate(parts).T
         of_prior = data, data[:, :, None] * solution[:, None, :]
         wider = of_prior[1] - equations.shared(normal)
         shape = prior.basis

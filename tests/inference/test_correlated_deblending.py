@@ -93,15 +93,15 @@ def test_errors_are_larger(results):
 def test_measured_fluxes_are_covered():
     """Fluxes of one scene over realizations of the noise scatter by their errors."""
     pulls = {"white": [], "drizzle:1.33": []}
-    for seed in range(12):
+    for seed in range(8):
         obs = observation(seed)
         for name, found in pulls.items():
             photometry = parametric(obs, name).photometry
             true = np.array([500.0, 350.0])[:, None]
             found.append(((photometry.measured[:2] - true) / photometry.measured_error[:2]).ravel())
     spread = {name: np.sqrt(np.mean(np.square(found))) for name, found in pulls.items()}
-    # 48 pulls are known to a tenth.
-    assert 0.65 < spread["drizzle:1.33"] < 1.3
+    # 32 pulls are known to an eighth.
+    assert 0.6 < spread["drizzle:1.33"] < 1.4
     assert spread["white"] > 1.3 * spread["drizzle:1.33"]
 
 

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from scorepriors._moments import shapes
 from scorepriors._surveys import ErrorModel
 from scorepriors.models.scene._scene import Scene
+from scorepriors.models.spectra._epochs import EpochSpectra
 
 from ._equations import Equations, equations_of, solve, system_of
 from ._posterior import posterior_fluxes
@@ -159,9 +160,11 @@ def photometry(
     share = np.zeros(len(seen)) if single is None else errors.single * np.asarray(single, float)
     share /= np.sqrt(np.maximum(_significance(measured, free.covariance[:size, :size]), 1.0))
     of_model = partial(_model_error, errors, disputed, share)
-    factor = errors.scale * np.repeat(
-        _width(measured, free.covariance[:size, :size]), seen.shape[1]
-    )
+    width = errors.scale * _width(measured, free.covariance[:size, :size])
+    if isinstance(scene.spectra, EpochSpectra):
+        # It was measured on galaxies; a point that varies has no shape that it could be wrong about.
+        width = np.where(scene.spectra.rows, 1.0, width)
+    factor = np.repeat(width, seen.shape[1])
     return Photometry(
         flux=np.where(seen, flux, np.nan),
         covariance=_blocks(factor[:, None] * factor * covariance + of_model(flux), seen),

@@ -56,12 +56,16 @@ def posterior_fluxes(
         wanted, spread = moments(center, cavity)
         tight = _inverted(spread)
         share = np.where(usable, DAMPING, 0.0)
-        precision += share[:, None, None] * (tight - rest - precision)
+        known = precision
+        precision = precision + share[:, None, None] * (tight - rest - precision)
         pull += share[:, None] * (np.einsum("kbc,kc->kb", tight, wanted) - away - pull)
         total, before, wide = measured.copy(), mean, error
         for k in range(num_sources):
             rows = slice(k * num_bands, (k + 1) * num_bands)
             total[rows, rows] += precision[k]
+        if not _is_positive(total):
+            # Changes that overshoot where hardly anything is known: what was reached stays.
+            return mean, joint, known
         joint = inverse(total)
         mean = (joint @ (pulled + pull.ravel())).reshape(flux.shape)
         error = np.sqrt(np.diag(joint))
@@ -69,6 +73,16 @@ def posterior_fluxes(
         if max(np.max(moved), np.max(np.abs(wide / error - 1))) < SETTLED:
             break
     return mean, joint, precision
+
+
+def _is_positive(matrix: np.ndarray) -> bool:
+    """Return whether a symmetric matrix is positive definite, to the rounding of its entries."""
+    diagonal = np.diag(matrix)
+    if not np.isfinite(matrix).all() or (diagonal < 0).any():
+        return False
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    smallest = -len(matrix) * np.finfo(np.float32).eps
+    return bool(np.linalg.eigvalsh(matrix * scale[:, None] * scale).min() > smallest)
 
 
 def _inverted(matrices: np.ndarray) -> np.ndarray:
