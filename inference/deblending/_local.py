@@ -113,7 +113,8 @@ def shapes_of(fitted: FittedScene) -> list[Shapes]:
     """Return boxes and their derivatives, in the order of the catalog."""
     scene, found = fitted.scene, []
     values = {name: np.asarray(value, float) for name, value in fitted.fit.values.items()}
-    for group in scene.sources:
+    groups: Any = scene.sources
+    for group in groups:
         own = scene.values_of(group.name, values)
         image = np.asarray(group.image(own, np))
         slopes, precision = [], []

@@ -113,8 +113,8 @@ def _gain(window: Window, templates: list[np.ndarray], spectra: np.ndarray) -> n
         for band in range(bands):
             shared[amplitudes + band, band] = common[:count, band]
             shared[count * every :, band] = common[count:, band]
-        shared = shared.reshape(len(matrix), -1) / scale[:, None].astype(np.float32)
-        solved = solve_triangular(root.astype(np.float32), shared, lower=True, overwrite_b=True)
+        flat = shared.reshape(len(matrix), -1) / scale[:, None].astype(np.float32)
+        solved = solve_triangular(root.astype(np.float32), flat, lower=True, overwrite_b=True)
         solved = solved.reshape(len(matrix), bands, *exposure.shape)
         for spectrum in spectra:
             own = np.einsum("b,byx->yx", spectrum**2, power)

@@ -166,8 +166,10 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
             _lacks(scene, b.obs, one) for scene, b, one in zip(scenes, blends, fitted, strict=True)
         ]
         seconds = (time.monotonic() - started) / len(fitted)
-        each = zip(scenes, fitted, weighed, lacks, strict=True)
-        return [_profile_record(*one, seconds) for one in each]
+        return [
+            _profile_record(*one, seconds)
+            for one in zip(scenes, fitted, weighed, lacks, strict=True)
+        ]
 
     return _fit(work, batch, fit)
 
