@@ -89,8 +89,8 @@ def deblend_field(
     progress
         True for a bar; or a function called as ``progress(done, total, text)``.
     **options
-        Options of `deblend`; `sky` is that of each scene, beside that of the empty pixels about it, and
-        ``"auto"`` none; `models` is ``"simplest"`` by default: faint galaxies, and those that
+        Options of `deblend`; `sky` is that of each scene, beside that of the empty pixels about it,
+        which is subtracted tile by tile (with ``"auto"`` where there is one, and no more); `models` is ``"simplest"`` by default: faint galaxies, and those that
         a bulge and disk explain, cost no network.
 
     Returns
@@ -118,7 +118,8 @@ def deblend_field(
     field = _with_correlation(field, options.pop("correlation", None))
     settings = settings_of({"models": "simplest"} | options, prior, field.pixel_scale)
     # What scenes fit is what is left of the sky of their tile.
-    mend = subtract or settings.options.sky in SKIES, rescale
+    asked = subtract or settings.options.sky in SKIES
+    mend = asked or settings.options.sky == "auto", rescale
     if positions is not None and not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     temporary = None
@@ -137,7 +138,7 @@ def deblend_field(
             return load_field_result(directory, field)
         stack.enter_context(held(folder, mark, resume=resume))
         shown = stack.enter_context(FieldProgress(progress, dashboard=run.dashboard))
-        engine = Engine(Work(field, settings, key), folder, run, shown, mend)
+        engine = Engine(Work(field, settings, key), folder, run, shown, mend, asked)
         return _run(engine, positions, started, temporary)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from scorepriors._errors import InputError
-from scorepriors.models.data._field_checks import HOPELESS
+from scorepriors.models.data._field_checks import HOPELESS, FieldWarning
 from scorepriors.models.data._tiles import Tile, tiles
+from scorepriors.models.data._warnings import note
 from scorepriors.models.data.positions._positions import Positions
 
 from ._census import Census
@@ -74,6 +75,8 @@ class Engine:
         What is shown.
     mend
         Whether sky is subtracted and errors are rescaled.
+    asked
+        Whether that sky was asked for: then one of any brightness is, and nothing is said.
     places, profiled
         Records of scenes by name; and of parametric fits by the scene's own sources.
     latest
@@ -85,6 +88,7 @@ class Engine:
     run: Any
     progress: FieldProgress
     mend: tuple[bool, bool] = (False, False)
+    asked: bool = False
     places: dict[str, Place] = field(default_factory=dict)
     profiled: dict[str, Place] = field(default_factory=dict)
     latest: list[Place] = field(default_factory=list)
@@ -130,13 +134,15 @@ class Engine:
             raise InputError("no source found in the whole field; give a catalog.")
         sky, noise = (np.stack([r.arrays[name] for r in records]) for name in ("sky", "noise"))
         hopeless = np.any([r.arrays["hopeless"] for r in records], axis=0)
-        if hopeless.any() and not self.mend[0]:
+        if hopeless.any() and not self.asked:
             bands = [b for b, is_so in zip(self.work.field.bands, hopeless, strict=True) if is_so]
             raise InputError(
                 f"the sky is left in band {', '.join(bands)}: it is more than {HOPELESS:g} times the noise "
                 "of a pixel; subtract it, or use subtract_sky=True (--subtract-sky in the shell)."
             )
         doubts = _doubts(records, self.mend)
+        if self.mend[0] and not self.asked and sky.any():
+            note(_sky_words(self.work.field.bands, sky), FieldWarning)
         return Survey(
             census,
             float(max(r.arrays["fwhm"] for r in records)),
@@ -308,6 +314,17 @@ def _padded(stars: int, galaxies: int, *, final: bool) -> tuple[int, int]:
 def _fitting(size: int, sources: int, bands: int) -> int:
     """Return how many scenes of a shape a batch may have."""
     return int(np.clip(PIXELS // (size * size * sources * bands), 1, SCENES))
+
+
+def _sky_words(bands: Sequence[str], sky: np.ndarray) -> str:
+    """Return a sentence on the sky that was subtracted, ``[T, B]``."""
+    largest = np.take_along_axis(sky, np.abs(sky).argmax(0)[None], 0)[0]
+    levels = ", ".join(f"{b} {one:.3g}" for b, one in zip(bands, largest, strict=True) if one)
+    tiles = int((sky != 0).any(1).sum())
+    return (
+        f"a sky was left in {tiles} of {len(sky)} tiles ({levels}, at most, in image units), and was "
+        "subtracted; sky='none' (--sky none) keeps it."
+    )
 
 
 def _doubts(records: Sequence[Record], mend: tuple[bool, bool]) -> dict[str, str]:

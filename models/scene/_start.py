@@ -20,6 +20,10 @@ EXTENDED = 1.5
 #: Half-light radius of a Gaussian in standard deviations.
 HALF_LIGHT = 1.18
 
+#: Share of a source's information about itself that is added to it, for each source: the rounding of
+#: single precision.
+RIDGE = float(np.finfo(np.float32).eps)
+
 
 class Spoil(NamedTuple):
     """Deliberate errors of start values, to test their effect on a fit.
@@ -140,7 +144,10 @@ def linear_fluxes(scene: Scene, boxes: Sequence[Morphologies]) -> tuple[np.ndarr
         weighted = weighted.reshape(len(bands), mask.sum(), -1)
         drawn = drawn.swapaxes(0, 1).reshape(weighted.shape)
         images = np.asarray(one.images).reshape(len(bands), -1, 1)
-        normal = (weighted @ drawn.swapaxes(1, 2)).astype(float) + np.eye(mask.sum()) / wide**2
+        normal = (weighted @ drawn.swapaxes(1, 2)).astype(float)
+        # More than the rounding of the products, or two sources of one shape make it indefinite.
+        ridge = len(drawn[0]) * RIDGE * np.diagonal(normal, axis1=1, axis2=2) + wide**-2
+        normal = (normal + normal.swapaxes(1, 2)) / 2 + ridge[:, None] * np.eye(mask.sum())
         inverse = np.linalg.inv(normal)
         own = np.ix_(mask, bands)
         flux[own] = (inverse @ (weighted @ images).astype(float))[..., 0].T

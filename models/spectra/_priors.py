@@ -221,9 +221,12 @@ class GalaxySpectra(AbstractSpectra):
         prior flat in the logarithm would have most of them far below the noise.  `values` are
         not needed.
         """
+        # Where rounding has left no error, as for a galaxy without end, that of a pixel.
+        noise = np.where(noise > 0, noise, float(self.noise_flux))
         top = np.maximum(flux.sum(1), 0) + GRID_REACH * np.sqrt(
             np.maximum(covariance.sum((1, 2)), 0)
         )
+        top = np.maximum(top, noise)
         # The same share of the noise at the lower end for all; the upper end far above the data.
         grid = np.linspace(np.log(FAINTEST * noise), np.log(top), GRID, axis=1)
         mean, relative = np.asarray(self.mean, float), np.asarray(self.covariance, float)
