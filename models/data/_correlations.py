@@ -35,6 +35,10 @@ REACH = 3
 #: Fewest pairs of neighbors in all bands for a measurement: errors are then right to a tenth.
 FEWEST = 2000
 
+#: Distance in pixels from which, and share of that between neighbors above which, a correlation is
+#: light of galaxies that reaches into the empty pixels.
+LIGHT_AT, LIGHT = 6, 0.2
+
 #: Noise of a large area in units of that of independent pixels from which it is worth a word, and
 #: the least of its own errors that make it no accident.
 VISIBLE, SIGNIFICANT = 1.08, 4.0
@@ -293,7 +297,11 @@ def visible(
     obs: Observation | Sequence[Observation], positions: Positions | None = None
 ) -> Float[np.ndarray, " B"]:
     """Return the noise of large areas over that of independent pixels, ``[B]``; one if not visible."""
-    products, pairs = _counted(obs, positions, 2)
+    wide, many = _counted(obs, positions, LIGHT_AT)
+    if _is_light(wide, many):
+        return np.ones(len(wide))
+    near = slice(LIGHT_AT - 2, LIGHT_AT + 3)
+    products, pairs = wide[:, near, near], many[:, near, near]
     number = pairs[:, 2, 3].sum()
     if number < FEWEST:
         return np.ones(len(products))
@@ -303,6 +311,17 @@ def visible(
     error = 2 * np.sqrt((found.shape[-1] ** 2 - 1) / 2 / number) * plain
     factor = error_factor(found)
     return np.where((factor > VISIBLE) & (plain - 1 > SIGNIFICANT * error), factor, 1.0)
+
+
+def _is_light(products: np.ndarray, pairs: np.ndarray) -> bool:
+    """Return whether pixels scatter together over distances that no resampling has."""
+    rows, columns = np.indices(products.shape[1:]) - LIGHT_AT
+    distance = np.hypot(rows, columns)
+    beside, far = (
+        (products * pairs)[:, which].sum() / max(pairs[:, which].sum(), 1.0)
+        for which in (distance == 1, distance >= LIGHT_AT)
+    )
+    return far > LIGHT * beside
 
 
 def _with(obs: Observation, correlation: Any, positions: Positions | None) -> Observation:
