@@ -137,6 +137,7 @@ class Settings:
             if isinstance(profile, str)
             else getattr(profile, "__name__", repr(profile)),
             "anneal": list(self.options.anneal),
+            "variable": list(self.options.variable),
             "correlation": _lists(self.options.correlation),
             "sampling": self.sampling,
         }

@@ -13,6 +13,10 @@ STAR = 0.5
 #: where a deep image has one source.
 NEEDED = 4.5
 
+#: The same of one found in what a fit left: the best of all places about a source, and what a profile
+#: lacks.
+ADDED = 9.0
+
 
 @dataclass(frozen=True)
 class Census:
@@ -102,7 +106,8 @@ class Census:
         """
         known = self.given & bool((self.given & self.is_point).any())
         is_point = np.where(known, self.is_point, self.p_star > STAR)
-        return replace(self, is_point=is_point).keep(self.given | (self.evidence > NEEDED))
+        least = np.where(self.added, ADDED, NEEDED)
+        return replace(self, is_point=is_point).keep(self.given | (self.evidence > least))
 
     @property
     def _arrays(self) -> tuple[np.ndarray, ...]:

@@ -72,7 +72,7 @@ class Correlated(AbstractNoise):
     >>> noise = Correlated(weights, drizzle_correlation(1.0))
     >>> error, white = (1 / n.inner(light, light)[0] ** 0.5 for n in (noise, Diagonal(weights)))
     >>> print(f"{error / white:.2f}")
-    1.44
+    1.46
     """
 
     weights: Float[Array, "B H W"]

@@ -648,7 +648,7 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
         return [folder / "posterior.nc"]
 
     monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_, **__: None)
-    for name in ("noise_sentence", "input_sentences"):
+    for name in ("noise_sentence", "correlation_words", "input_sentences"):
         monkeypatch.setattr(f"scorepriors.inference.cli._sampling.{name}", lambda _: [])
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)

@@ -33,14 +33,15 @@ def positions():
 
 @pytest.fixture(scope="module")
 def parametric(obs, positions):
-    return deblend(
-        obs, positions, prior=gaussian_prior(16), profile=GaussianGalaxies, free_form=False
-    )
+    options = {"profile": GaussianGalaxies, "model_error": False}
+    return deblend(obs, positions, prior=gaussian_prior(16), free_form=False, **options)
 
 
 @pytest.fixture(scope="module")
 def result(obs, positions):
-    return deblend(obs, positions, prior=gaussian_prior(16), profile=GaussianGalaxies)
+    # A term for the model's error would be another for each.
+    options = {"profile": GaussianGalaxies, "model_error": False}
+    return deblend(obs, positions, prior=gaussian_prior(16), **options)
 
 
 def test_images_are_the_same_in_jax_and_on_the_host():

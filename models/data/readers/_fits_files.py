@@ -193,7 +193,8 @@ class FitsFiles:
     ) -> np.ndarray | None:
         """Return correlations of the noise in one file, ``[B, k, k]``, or None."""
         file = self.file(order)
-        if not file.groups:
+        if not file.groups or len({part.weights.shape[1:] for part in own}) > 1:
+            # Images of several sizes are refused when they are put together.
             return None
         with _naming(file.path):
             return correlation_in(file, np.concatenate([part.weights for part in own]), boxes)
