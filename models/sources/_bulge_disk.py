@@ -14,7 +14,10 @@ from scorepriors._typing import Array
 from ._abstract import Column
 from ._parametric import AbstractParametric, Site
 from ._placement import Placement
-from ._profiles import ellipse, gaussian_mixture_image, radius_of, sersic_mixture
+from ._profiles import ellipse, gaussian_mixture_image, sersic_mixture
+
+#: Lower limit of half-light radii, pixels: sources below a twentieth of a pixel are points.
+SMALLEST_RADIUS = 0.05
 
 #: Sites of both parametric profiles.  Priors are wide Gaussians that keep faint sources
 #: galaxy-like and hardly affect bright ones.
@@ -75,8 +78,8 @@ class BulgeDisk(AbstractParametric):
         fraction = 1 / (1 + xp.exp(-values["bulge_logit"][:, None]))
         share = xp.where(is_bulge, fraction, 1 - fraction)
         weights = np.concatenate([disk[0], bulge[0]]) * share
-        disk_radius = radius_of(values["log_radius"], xp)
-        bulge_radius = radius_of(xp.log(disk_radius) + values["bulge_log_ratio"], xp)
+        disk_radius = xp.exp(values["log_radius"]) + SMALLEST_RADIUS
+        bulge_radius = disk_radius * xp.exp(values["bulge_log_ratio"]) + SMALLEST_RADIUS
         radius = xp.where(is_bulge, bulge_radius[:, None], disk_radius[:, None])
         of_bulge, of_disk = values["bulge_ellipticity"], values["ellipticity"]
         shape = xp.where(is_bulge[:, None], of_bulge[:, None], of_disk[:, None])
@@ -102,7 +105,7 @@ class BulgeDisk(AbstractParametric):
 
 def shape_columns(values: dict, what: str) -> list[Column]:
     """Return columns of a radius and an ellipticity."""
-    radius = radius_of(np.asarray(values["log_radius"], float), np)
+    radius = np.exp(np.asarray(values["log_radius"], float)) + SMALLEST_RADIUS
     first, second = np.asarray(values["ellipticity"], float).T
     text = f"ellipticity parameter of the {what} in the parametric scene"
     return [

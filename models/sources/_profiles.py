@@ -2,7 +2,6 @@
 
 import math
 from functools import cache
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,18 +16,8 @@ from scorepriors._typing import Array
 SMALLEST_INDEX, LARGEST_INDEX = 0.5, 6.0
 
 
-#: Limits of half-light radii, pixels.  Sources below a twentieth of a pixel are points.  Larger ones
-#: than any window are a sky, and would grow without end where one is left in.
-SMALLEST_RADIUS, LARGEST_RADIUS = 0.05, 300.0
-
-
-def radius_of(log_radius: Float[Array, "..."], xp=jnp) -> Any:
-    """Return half-light radii in pixels from their logarithms, within limits.
-
-    One of 30 pixels is right to 3e-5.
-    """
-    above = 4 * (log_radius - math.log(LARGEST_RADIUS))
-    return xp.exp(log_radius - xp.logaddexp(0.0, above) / 4) + SMALLEST_RADIUS
+#: Largest width of a component in pixels: wider ones are as flat, and as faint, on any image.
+WIDEST = 1e6
 
 
 @cache
@@ -232,7 +221,8 @@ def gaussian_mixture_image(
     Array
         Images ``[..., box, box]``, total flux that of the weights (less the part outside).
     """
-    squared, noise = sigmas**2, psf_sigma**2 + 1 / 12
+    # Powers of widths far beyond any image would overflow in float32.
+    squared, noise = xp.minimum(sigmas, WIDEST) ** 2, psf_sigma**2 + 1 / 12
     yy, xy, xx = squared * moments[0] + noise, squared * moments[1], squared * moments[2] + noise
     # As a sum: for long ellipses the difference yy xx - xy^2 is rounding error in float32.
     determinant = squared**2 + noise * squared * (moments[0] + moments[2]) + noise**2

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from scorepriors._typing import Array
 
 from ._abstract import Column
-from ._bulge_disk import SHAPE_SITES, shape_columns
+from ._bulge_disk import SHAPE_SITES, SMALLEST_RADIUS, shape_columns
 from ._parametric import AbstractParametric, Site
 from ._placement import Placement
-from ._profiles import ellipse, gaussian_mixture_image, radius_of, sersic_mixture, sersic_mixture_of
+from ._profiles import ellipse, gaussian_mixture_image, sersic_mixture, sersic_mixture_of
 
 #: Lowest and highest index of the mixtures.
 LOWEST, HIGHEST = 0.5, 6.0
@@ -71,7 +71,7 @@ class Sersic(AbstractParametric):
             weights, sigmas = sersic_mixture_of(_index(values["index_logit"], xp), xp)
         else:
             weights, sigmas = (np.asarray(a, np.float32) for a in sersic_mixture(self.index))
-        radius = radius_of(values["log_radius"], xp)
+        radius = xp.exp(values["log_radius"]) + SMALLEST_RADIUS
         return gaussian_mixture_image(
             weights,
             sigmas * radius[:, None],

@@ -16,12 +16,8 @@ from scorepriors.models import (
     place_sources,
     start_values,
 )
-from scorepriors.models.sources._profiles import (
-    SMALLEST_RADIUS,
-    ellipse,
-    gaussian_mixture_image,
-    sersic_mixture,
-)
+from scorepriors.models.sources._bulge_disk import SMALLEST_RADIUS
+from scorepriors.models.sources._profiles import ellipse, gaussian_mixture_image, sersic_mixture
 from scorepriors.models.sources._sersic import HIGHEST, LOWEST
 
 CENTER = np.array([[23.3, 24.1]])
