@@ -11,7 +11,7 @@ CENTER = np.array([[9.0, 9.5], [12.5, 13.0]])
 FLUX = np.array([[300.0, 400.0, 500.0], [260.0, 200.0, 150.0]])
 
 #: Variance of the galaxies' own light, and the middle of the first camera, in its pixels.
-WIDTH, MIDDLE = 1.5, np.array([10.5, 10.5])
+WIDTH = 1.5
 
 #: Arcseconds per pixel of the first camera.
 SIDE = 0.2

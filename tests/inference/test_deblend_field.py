@@ -9,8 +9,11 @@ from astropy.table import Table
 from scorepriors import InputError
 from scorepriors.inference import catalog as catalog_of
 from scorepriors.inference import deblend, deblend_field, load_field_result
+from scorepriors.inference.deblending._deblend import settings_of
 from scorepriors.inference.fields import _engine, _executors
-from scorepriors.models import FieldWarning, Observation, Positions, gaussian_psf
+from scorepriors.inference.fields._progress import FieldProgress
+from scorepriors.inference.fields._tasks import Work
+from scorepriors.models import Field, FieldWarning, Observation, Positions, gaussian_psf
 
 BANDS, SIGMA = ("g", "i"), 0.4
 FLUXES = np.array([90.0, 60.0, 200.0, 60.0, 120.0, 70.0, 150.0])
@@ -219,6 +222,17 @@ def test_a_sky_is_said_and_subtracted(field):
         table = mended.catalog
         pull = (table["flux_i"].value - 1.4 * FLUXES) / table["flux_err_i"].value
         assert np.abs(pull).max() < 4
+
+
+def test_a_sky_that_is_to_stay_is_a_doubt(field, tmp_path):
+    with_sky = replace(field, images=field.images + 0.2)
+    settings = settings_of({"sky": "none", "free_form": False}, None, field.pixel_scale)
+    with _executors.executor() as run, FieldProgress(False) as shown:
+        run.folder = tmp_path
+        work = Work(Field.of(with_sky), settings)
+        survey = _engine.Engine(work, tmp_path, run, shown).survey(positions())
+    assert "sky" in survey.doubts
+    assert not survey.sky.any()
 
 
 def test_a_sky_far_above_the_noise_is_refused_before_any_fit(field):
