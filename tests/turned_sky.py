@@ -10,7 +10,7 @@ from scorepriors.models.rendering._psf import gaussian_psf
 CENTER = np.array([[9.0, 9.5], [12.5, 13.0]])
 FLUX = np.array([[300.0, 400.0, 500.0], [260.0, 200.0, 150.0]])
 
-#: Variance of the galaxies' own light, and the middle of the first camera, in its pixels.
+#: Variance of the galaxies' own light, in pixels of the first camera.
 WIDTH = 1.5
 
 #: Arcseconds per pixel of the first camera.
