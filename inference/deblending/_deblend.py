@@ -16,6 +16,7 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._programs import make_room_for_programs
 from scorepriors._progress import Progress
+from scorepriors._threads import one_thread
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
@@ -284,11 +285,13 @@ class Run:
     key: Any = None
     progress: Any = False
 
+    @one_thread()
     def profiles(self, blends: Sequence[Blend]) -> list[FittedScene]:
         """Fit the parametric scenes alone."""
         make_room_for_programs()
         return [collect_scene(scene, fit) for _, scene, fit in self._parametric(blends)]
 
+    @one_thread()
     def all(self, blends: Sequence[Blend]) -> list[Deblended | None]:
         """Fit all blends in chunks."""
         make_room_for_programs()

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from scorepriors._loops import interrupts_at_once
+from scorepriors._threads import one_thread
 from scorepriors.models.data.positions._positions import Positions
 
 from ._local import smooth_weights
@@ -35,6 +36,7 @@ DROPPED = 1.5
 PADDING = 8
 
 
+@one_thread()
 def find(
     observations: Sequence,
     detected: Sequence[Positions],

@@ -328,11 +328,11 @@ def information(window: Window) -> Information:
     size = count * bands + len(window.owner)
     matrix, band = np.zeros((size, size)), 0
     for exposure, columns in zip(window.exposures, window.columns, strict=True):
-        weights = smooth_weights(exposure.noise)
+        roots = np.sqrt(smooth_weights(exposure.noise)).astype(columns.dtype)
         for own in range(exposure.num_bands):
-            flat = columns[:, own].reshape(len(columns), -1)
+            flat = (columns[:, own] * roots[own]).reshape(len(columns), -1)
             rows = np.append(np.arange(count) * bands + band, np.arange(count * bands, size))
-            matrix[np.ix_(rows, rows)] += (flat * weights[own].ravel()) @ flat.T
+            matrix[np.ix_(rows, rows)] += flat @ flat.T
             band += 1
     shapes = np.arange(count * bands, size)
     matrix[shapes, shapes] += window.precision

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
 
+from scorepriors._threads import one_thread
 from scorepriors.models.data._detection import (
     detection_correlation,
     detection_image,
@@ -64,7 +65,7 @@ class TileTask(NamedTuple):
 def survey_tile(work: Work, task: TileTask) -> dict[str, Any]:
     """Find sources of a tile, or measure the known ones, and check noise and sky."""
     tile, known = task.tile, task.known
-    with quiet():
+    with quiet(), one_thread():
         obs = _tile(work, tile)
         first = np.array([tile.row, tile.column])
         displaced = ""
@@ -97,7 +98,7 @@ def look_again(work: Work, task: TileTask) -> dict[str, Any]:
     tile, known, light = task.tile, task.known, task.light
     if known is None or light is None:
         raise ValueError("a second look needs the sources of the first and their light.")
-    with quiet():
+    with quiet(), one_thread():
         obs = _tile(work, tile)
         if task.mended is not None and obs.num_pixels:
             obs = mended(obs, *task.mended)

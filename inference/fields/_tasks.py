@@ -16,6 +16,7 @@ import numpy as np
 
 from scorepriors._errors import InputError
 from scorepriors._loops import interrupts_at_once
+from scorepriors._threads import one_thread
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._deblend import Run
 from scorepriors.inference.deblending._doubts import doubts
@@ -193,7 +194,7 @@ def fit_final(work: Work, batch: BatchTask) -> dict[str, Any]:
 def _fit(work: Work, batch: BatchTask, fit: Callable) -> dict[str, Any]:
     """Fit the scenes with data, write records of all, and return their numbers."""
     # A part is written as a whole or not at all: half a fit is never kept.
-    with quiet(), interrupts_at_once():
+    with quiet(), interrupts_at_once(), one_thread():
         images = [_pixels(work, scene) for scene in batch.scenes]
         seen = [k for k, obs in enumerate(images) if obs.num_pixels]
         found = _each(
