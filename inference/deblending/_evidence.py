@@ -10,7 +10,7 @@ MacKay (2003), Information Theory, Inference, and Learning Algorithms, chapters 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -36,7 +36,7 @@ from scorepriors.models.sources._placement import place_sources
 from scorepriors.models.sources._point import STAR_BOX, PointSource
 
 from ._choice import source_values
-from ._local import cut_exposure
+from ._local import Window, cut_exposure
 from ._needed import made_up, with_misfit
 from ._options import Settings
 from ._result import FittedScene
@@ -91,6 +91,7 @@ def weigh(
     *,
     star_share: float | None = None,
     rows: Sequence[int] | None = None,
+    parts: Iterable[Window] | None = None,
 ) -> Weighed:
     """Weigh for every source of a parametric scene whether it is a star, and whether it is needed.
 
@@ -109,6 +110,8 @@ def weigh(
         default (`scorepriors._surveys.Survey.stars`).
     rows
         Sources to weigh; all if not given.
+    parts
+        Their `windows`, if they are there already.
     """
     chosen = np.arange(len(fitted.flux)) if rows is None else np.asarray(rows, int)
     odds = nearest_survey(obs.pixel_scale).stars if star_share is None else star_share
@@ -125,7 +128,7 @@ def weigh(
     for kind, out in (("stars", point), ("profiles", galaxy)) if stamps else ():
         scenes = [_scene(s, fitted.scene, settings, kind) for s in stamps]
         out[seen] = _evidences(scenes, values, settings) - nothing
-    others, error = made_up(fitted, chosen)
+    others, error = made_up(fitted, chosen, parts)
     either = np.logaddexp(math.log(odds) + point, math.log1p(-odds) + galaxy)
     needed = either - others
     needed = np.where(needed > 0, with_misfit(needed, error), needed)

@@ -11,6 +11,7 @@ and one of the spectrum e gains :math:`(e \cdot s)^2 / 2 e^T A e` nats.  What a 
 taken by a change of its shape is made up for: A is small there.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from scipy.signal import oaconvolve
 from scorepriors.models.data._detection import peak_at
 from scorepriors.models.data._shreds import shreds
 
-from ._local import Window, information, smooth_weights, spectra_of, windows
+from ._local import Window, smooth_weights, spectra_of, windows
 from ._result import FittedScene
 
 #: Least gain of a candidate, nats: there are some 90 places for a point where a deep image has one
@@ -57,7 +58,13 @@ class Missing(NamedTuple):
     gain: Float[np.ndarray, " M"]
 
 
-def missing(obs: Any, fitted: FittedScene, *, rows: np.ndarray | None = None) -> Missing:
+def missing(
+    obs: Any,
+    fitted: FittedScene,
+    *,
+    rows: np.ndarray | None = None,
+    parts: Iterable[Window] | None = None,
+) -> Missing:
     """Return places about fitted sources where one more would explain the first image better.
 
     Those that look like lumps of a bright galaxy are left out (`shreds`).
@@ -70,13 +77,15 @@ def missing(obs: Any, fitted: FittedScene, *, rows: np.ndarray | None = None) ->
         Fitted scene of stars and parametric galaxies.
     rows
         Sources about which to look; all by default.
+    parts
+        Their `windows`, if they are there already.
     """
     first = obs.views[0].observation
     gain = np.zeros(fitted.scene.exposures[0].shape)
     templates = [_templates(first.psfs, size) for size in SIZES]
     spectra = spectra_of(fitted)[:, : len(first.psfs)]
     chosen = np.arange(len(fitted.flux)) if rows is None else rows
-    for window in windows(fitted, chosen):
+    for window in windows(fitted, chosen) if parts is None else parts:
         here = tuple(
             slice(first + part.start, first + part.stop)
             for first, part in zip(window.first, window.core, strict=True)
@@ -97,7 +106,7 @@ def _gain(window: Window, templates: list[np.ndarray], spectra: np.ndarray) -> n
     weights = smooth_weights(exposure.noise).astype(float)
     residual = weights * (np.asarray(exposure.images, float) - light)
     (count, every), bands = window.amplitude.shape, exposure.num_bands
-    matrix = information(window).matrix
+    matrix = window.known.matrix
     scale = np.sqrt(np.where(np.diag(matrix) > 0, np.diag(matrix), 1.0))
     unit = matrix / scale[:, None] / scale
     floor = len(unit) * np.finfo(np.float32).eps + (np.diag(matrix) <= 0)

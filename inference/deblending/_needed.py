@@ -5,15 +5,19 @@ precision P among the fluxes *and shapes* of all other sources, its own shape he
 source without light does not matter.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ._local import Information, Window, information, smooth_weights, spectra_of, windows
+from ._local import Window, smooth_weights, spectra_of, windows
 from ._result import FittedScene
 from .photometry._equations import inverse
 
 
-def made_up(fitted: FittedScene, rows: np.ndarray) -> Float[np.ndarray, "2 M"]:
+def made_up(
+    fitted: FittedScene, rows: np.ndarray, parts: Iterable[Window] | None = None
+) -> Float[np.ndarray, "2 M"]:
     """Return by how many nats other sources would explain the light of some, and their error there.
 
     Parameters
@@ -22,6 +26,8 @@ def made_up(fitted: FittedScene, rows: np.ndarray) -> Float[np.ndarray, "2 M"]:
         Fitted scene of stars and parametric galaxies.
     rows
         The sources, ``[M]``.
+    parts
+        Their `windows`, if they are there already.
 
     Returns
     -------
@@ -29,8 +35,8 @@ def made_up(fitted: FittedScene, rows: np.ndarray) -> Float[np.ndarray, "2 M"]:
         Nats, and the error of the models of others in units of each source's light, ``[2, M]``.
     """
     out, error = np.zeros((2, len(fitted.flux)))
-    for window in windows(fitted, rows):
-        known, errors = information(window), _errors(window)
+    for window in windows(fitted, rows) if parts is None else parts:
+        known, errors = window.known, _errors(window)
         for row in window.inside:
             own, number = _own(window, row), _number(window, row)
             light, count = window.amplitude[number], window.amplitude.shape[1]
@@ -55,13 +61,13 @@ def needed(fitted: FittedScene, least: float) -> Bool[np.ndarray, " N"]:
     """
     keep = np.ones(len(fitted.flux), bool)
     for window in windows(fitted, np.arange(len(keep))):
-        keep[_dropped(window, information(window), spectra_of(fitted), least)] = False
+        keep[_dropped(window, spectra_of(fitted), least)] = False
     return keep
 
 
-def _dropped(window: Window, known: Information, spectra: np.ndarray, least: float) -> list[int]:
+def _dropped(window: Window, spectra: np.ndarray, least: float) -> list[int]:
     """Return the sources inside a window that are dropped."""
-    amplitude, covariance = window.amplitude.ravel().copy(), known.covariance.copy()
+    amplitude, covariance = window.amplitude.ravel().copy(), window.known.covariance.copy()
     bands, left, dropped = window.amplitude.shape[1], list(window.inside), []
     errors = _errors(window)
     while left:

@@ -22,6 +22,8 @@ from scorepriors.inference.deblending._deblend import Run
 from scorepriors.inference.deblending._doubts import doubts
 from scorepriors.inference.deblending._evidence import Weighed, weigh
 from scorepriors.inference.deblending._flags import FLAGS, words_of
+from scorepriors.inference.deblending._local import Window as LocalWindow
+from scorepriors.inference.deblending._local import windows
 from scorepriors.inference.deblending._missing import missing
 from scorepriors.inference.deblending._options import Settings
 from scorepriors.inference.deblending._result import Deblended, FittedScene
@@ -159,17 +161,14 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
         pairs = zip(scenes, map(forgiving, images), strict=True)
         blends = [_blend(work, *pair, None) for pair in pairs]
         fitted = run.profiles(blends)
-        weighed = [
-            weigh(b.obs, b.positions, one, settings, rows=range(len(scene.own.ids)))
+        seen = [
+            _look(scene, b, one, settings)
             for scene, b, one in zip(scenes, blends, fitted, strict=True)
-        ]
-        lacks = [
-            _lacks(scene, b.obs, one) for scene, b, one in zip(scenes, blends, fitted, strict=True)
         ]
         seconds = (time.monotonic() - started) / len(fitted)
         return [
-            _profile_record(*one, seconds)
-            for one in zip(scenes, fitted, weighed, lacks, strict=True)
+            _profile_record(scene, one, *looked, seconds)
+            for scene, one, looked in zip(scenes, fitted, seen, strict=True)
         ]
 
     return _fit(work, batch, fit)
@@ -323,13 +322,25 @@ def _blend(work: Work, scene: SceneTask, obs: Observation, others: np.ndarray | 
     return prepare(obs, positions, work.settings, None if others is None else [others], sky)
 
 
-def _lacks(scene: SceneTask, obs: Any, fitted: FittedScene) -> np.ndarray:
+def _look(
+    scene: SceneTask, blend: Blend, fitted: FittedScene, settings: Settings
+) -> tuple[Weighed, np.ndarray]:
+    """Return what the data say about the scene's own sources, and what it lacks near them."""
+    own = np.arange(len(scene.own.ids))
+    parts = list(windows(fitted, own))
+    weighed = weigh(blend.obs, blend.positions, fitted, settings, rows=own, parts=parts)
+    return weighed, _lacks(scene, blend.obs, fitted, parts)
+
+
+def _lacks(
+    scene: SceneTask, obs: Any, fitted: FittedScene, parts: Sequence[LocalWindow]
+) -> np.ndarray:
     """Return row, column and significance of sources that a scene lacks near its own, ``[M, 3]``.
 
     None beside hidden sources, whose light goes on beyond what is masked.
     """
     own = np.arange(len(scene.own.ids))
-    places, gain = missing(obs, fitted, rows=own)
+    places, gain = missing(obs, fitted, rows=own, parts=parts)
     apart = np.linalg.norm(places[:, None] - fitted.center, axis=-1)
     mine = np.isin(apart.argmin(1), own) if len(places) else np.zeros(0, bool)
     places = places + np.array(scene.window[:2])

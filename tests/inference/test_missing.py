@@ -69,16 +69,16 @@ def test_an_isolated_source_gains_half_of_its_squared_signal_to_noise():
     assert 0.8 < found.gain[0] / (squared / 2) < 1.01
 
 
-def test_a_shape_that_could_change_makes_up_for_a_neighbor(monkeypatch):
+def test_a_shape_that_could_change_makes_up_for_a_neighbor():
     obs = scene([(FIRST, 1.5, 1500.0), (SECOND, 1.0, 600.0)], noise=0.0)
     one = fitted(obs, FIRST)
     free = missing(obs, one)
     assert distance(free.places, SECOND) < 2.5
     # Known shapes say less of what they have taken already.
-    held = _local.information
-    stiff = lambda w: held(w._replace(precision=w.precision * 1e8))  # noqa: E731
-    monkeypatch.setattr("scorepriors.inference.deblending._missing.information", stiff)
-    assert missing(obs, one).gain.max() < free.gain.max()
+    (part,) = _local.windows(one, np.arange(1))
+    count, bands = part.amplitude.shape
+    stiff = _local.information(part.exposures, part.columns, count, bands, 1e8 * part.precision)
+    assert missing(obs, one, parts=[part._replace(known=stiff)]).gain.max() < free.gain.max()
 
 
 def test_a_fit_that_is_right_lacks_nothing():
@@ -160,17 +160,17 @@ def test_masked_pixels_edges_and_other_images():
 def test_of_a_field_each_scene_looks_about_its_own_sources(monkeypatch):
     near, halo, hidden = (10.0, 12.0), (30.0, 33.0), (2.0, 12.0)
     nats = Missing(np.array([near, halo, hidden]), np.array([8.0, 18.0, 32.0]))
-    monkeypatch.setattr(_tasks, "missing", lambda obs, fitted, rows: nats)
+    monkeypatch.setattr(_tasks, "missing", lambda obs, fitted, rows, parts: nats)
     center = np.array([[9.0, 9.0], [31.0, 31.0]])
     scene_of = SimpleNamespace(
         own=SimpleNamespace(ids=("a",)),
         window=(100, 200, 64),
         hidden=np.array([[100.0, 214.0, 3.0]]),
     )
-    found = _tasks._lacks(scene_of, None, SimpleNamespace(center=center))
+    found = _tasks._lacks(scene_of, None, SimpleNamespace(center=center), [])
     # In pixels of the field, with the significance that such a gain is.
     np.testing.assert_allclose(found, [[110.0, 212.0, 4.0]])
     monkeypatch.setattr(
-        _tasks, "missing", lambda obs, fitted, rows: Missing(np.zeros((0, 2)), np.zeros(0))
+        _tasks, "missing", lambda obs, fitted, rows, parts: Missing(np.zeros((0, 2)), np.zeros(0))
     )
-    assert _tasks._lacks(scene_of, None, SimpleNamespace(center=center)).shape == (0, 3)
+    assert _tasks._lacks(scene_of, None, SimpleNamespace(center=center), []).shape == (0, 3)
