@@ -10,10 +10,10 @@ MacKay (2003), Information Theory, Inference, and Learning Algorithms, chapters 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -83,6 +83,28 @@ class Weighed:
     others: Float[np.ndarray, " N"]
 
 
+class Fitted(NamedTuple):
+    """A fitted scene some sources of which are weighed.
+
+    Attributes
+    ----------
+    obs, positions
+        Observation, or joined observations, and positions of the sources, as they were fitted.
+    scene
+        Fitted scene of stars and parametric galaxies.
+    rows
+        Sources to weigh, ``[N]``.
+    parts
+        Their `windows`, if they are there already.
+    """
+
+    obs: Any
+    positions: Positions
+    scene: FittedScene
+    rows: np.ndarray
+    parts: Sequence[Window] | None = None
+
+
 def weigh(
     obs: Any,
     positions: Positions,
@@ -91,7 +113,6 @@ def weigh(
     *,
     star_share: float | None = None,
     rows: Sequence[int] | None = None,
-    parts: Iterable[Window] | None = None,
 ) -> Weighed:
     """Weigh for every source of a parametric scene whether it is a star, and whether it is needed.
 
@@ -110,25 +131,55 @@ def weigh(
         default (`scorepriors._surveys.Survey.stars`).
     rows
         Sources to weigh; all if not given.
-    parts
-        Their `windows`, if they are there already.
     """
     chosen = np.arange(len(fitted.flux)) if rows is None else np.asarray(rows, int)
-    odds = nearest_survey(obs.pixel_scale).stars if star_share is None else star_share
-    every = _stamps(positions, fitted, chosen)
+    one = Fitted(obs, positions, fitted, chosen)
+    return weigh_many([one], settings, star_share=star_share)[0]
+
+
+def weigh_many(
+    scenes: Sequence[Fitted], settings: Settings, *, star_share: float | None = None
+) -> list[Weighed]:
+    """Weigh sources of several scenes of the same bands and priors of spectra.
+
+    The stamps of all are fitted in one call: a source has the same stamp whatever the scene.
+
+    Parameters
+    ----------
+    scenes
+        The scenes.
+    settings, star_share
+        As for `weigh`.
+    """
+    every = [stamp for one in scenes for stamp in _stamps(one.positions, one.scene, one.rows)]
     # Where a stamp has no data there is no evidence for anything.
     seen = np.array(
-        [any(np.asarray(e.noise.diagonal()).any() for e in one.exposures) for one in every]
+        [any(np.asarray(e.noise.diagonal()).any() for e in one.exposures) for one in every], bool
     )
-    stamps = [one for one, has in zip(every, seen, strict=True) if has]
-    nothing = np.array([-0.5 * _chi2(one) for one in stamps])
-    found = fitted.fit.values
-    values = [source_values(fitted.scene, found, row) for row in chosen[seen]]
-    point, galaxy = np.zeros((2, len(chosen)))
-    for kind, out in (("stars", point), ("profiles", galaxy)) if stamps else ():
-        scenes = [_scene(s, fitted.scene, settings, kind) for s in stamps]
-        out[seen] = _evidences(scenes, values, settings) - nothing
-    others, error = made_up(fitted, chosen, parts)
+    of_rows = [
+        (one.scene.scene, source_values(one.scene.scene, one.scene.fit.values, row))
+        for one in scenes
+        for row in one.rows
+    ]
+    kept = np.flatnonzero(seen)
+    nothing = np.array([-0.5 * _chi2(every[k]) for k in kept])
+    point, galaxy = np.zeros((2, len(every)))
+    for kind, out in (("stars", point), ("profiles", galaxy)) if len(kept) else ():
+        alone = [_scene(every[k], of_rows[k][0], settings, kind) for k in kept]
+        out[seen] = _evidences(alone, [of_rows[k][1] for k in kept], settings) - nothing
+    found, first = [], 0
+    for one in scenes:
+        mine = slice(first, first + len(one.rows))
+        first += len(one.rows)
+        odds = star_share
+        if odds is None:
+            odds = nearest_survey(one.obs.pixel_scale).stars
+        found.append(_weighed(one, point[mine], galaxy[mine], odds))
+    return found
+
+
+def _weighed(one: Fitted, point: np.ndarray, galaxy: np.ndarray, odds: float) -> Weighed:
+    others, error = made_up(one.scene, one.rows, one.parts)
     either = np.logaddexp(math.log(odds) + point, math.log1p(-odds) + galaxy)
     needed = either - others
     needed = np.where(needed > 0, with_misfit(needed, error), needed)

@@ -20,7 +20,7 @@ from scorepriors._threads import one_thread
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._deblend import Run
 from scorepriors.inference.deblending._doubts import doubts
-from scorepriors.inference.deblending._evidence import Weighed, weigh
+from scorepriors.inference.deblending._evidence import Fitted, Weighed, weigh_many
 from scorepriors.inference.deblending._flags import FLAGS, words_of
 from scorepriors.inference.deblending._local import Window as LocalWindow
 from scorepriors.inference.deblending._local import windows
@@ -161,14 +161,18 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
         pairs = zip(scenes, map(forgiving, images), strict=True)
         blends = [_blend(work, *pair, None) for pair in pairs]
         fitted = run.profiles(blends)
-        seen = [
-            _look(scene, b, one, settings)
-            for scene, b, one in zip(scenes, blends, fitted, strict=True)
+        own = [np.arange(len(scene.own.ids)) for scene in scenes]
+        parts = [list(windows(*one)) for one in zip(fitted, own, strict=True)]
+        each = zip(blends, fitted, own, parts, strict=True)
+        weighed = weigh_many([Fitted(b.obs, b.positions, *rest) for b, *rest in each], settings)
+        lacks = [
+            _lacks(scene, b.obs, *rest)
+            for scene, b, *rest in zip(scenes, blends, fitted, parts, strict=True)
         ]
         seconds = (time.monotonic() - started) / len(fitted)
         return [
-            _profile_record(scene, one, *looked, seconds)
-            for scene, one, looked in zip(scenes, fitted, seen, strict=True)
+            _profile_record(*one, seconds)
+            for one in zip(scenes, fitted, weighed, lacks, strict=True)
         ]
 
     return _fit(work, batch, fit)
@@ -320,16 +324,6 @@ def _blend(work: Work, scene: SceneTask, obs: Observation, others: np.ndarray | 
     kind = work.settings.options.sky
     sky = no_sky(obs, kind) if kind in SKIES else None
     return prepare(obs, positions, work.settings, None if others is None else [others], sky)
-
-
-def _look(
-    scene: SceneTask, blend: Blend, fitted: FittedScene, settings: Settings
-) -> tuple[Weighed, np.ndarray]:
-    """Return what the data say about the scene's own sources, and what it lacks near them."""
-    own = np.arange(len(scene.own.ids))
-    parts = list(windows(fitted, own))
-    weighed = weigh(blend.obs, blend.positions, fitted, settings, rows=own, parts=parts)
-    return weighed, _lacks(scene, blend.obs, fitted, parts)
 
 
 def _lacks(
