@@ -276,6 +276,8 @@ class Run:
         Padded numbers of stars and galaxies.
     side_by_side, chunk, key, progress
         Arguments of `deblend_many`.
+    profile_iterations
+        Most iterations of a parametric fit, if fewer than those of all fits.
     """
 
     settings: Settings
@@ -284,6 +286,7 @@ class Run:
     chunk: int = 32
     key: Any = None
     progress: Any = False
+    profile_iterations: int | None = None
 
     @one_thread()
     def profiles(self, blends: Sequence[Blend]) -> list[FittedScene]:
@@ -308,6 +311,7 @@ class Run:
         each = self._parametric(blends)
         if len(blends) > 1 and any(fit.interrupted for *_, fit in each):
             return [None] * len(blends)
+        each = self._continued(each)
         first = [collect_scene(scene, fit) for _, scene, fit in each]
         free_form = bool(self.sizes[1] and self.settings.options.free_form)
         for _ in range(0 if free_form else ROUNDS):
@@ -349,6 +353,17 @@ class Run:
             )
             for one, final in zip(first, finals, strict=True)
         ]
+
+    def _continued(self, each: list[tuple[Blend, Scene, MAPResult]]):
+        """Go on with profiles that were stopped early if nothing else is fitted after them."""
+        if self.profile_iterations is None or any(fit.interrupted for *_, fit in each):
+            return each
+        left: dict[int, Blend] = {}
+        for i, (b, scene, fit) in enumerate(each):
+            if not fit.converged:
+                stage = FreeFormStage(b, self.settings, scene, collect_scene(scene, fit))
+                left |= {} if stage.groups else {i: b}
+        return replace(self, profile_iterations=None)._again(each, left)
 
     def _finals(
         self,
@@ -484,6 +499,7 @@ class Run:
             tolerance=self.settings.options.tolerance * counts,
             optimizer=_PROFILE_OPTIMIZER,
             progress=self._label("profiles"),
+            most=self.profile_iterations,
         )
         return [
             (b, scene, fits[i]) for i, (b, scene) in enumerate(zip(blends, scenes, strict=True))
@@ -531,12 +547,12 @@ class Run:
                 break
         return scenes, fits
 
-    def _fit(self, scenes: Sequence[Scene], **rest) -> MAPResult:
+    def _fit(self, scenes: Sequence[Scene], most: int | None = None, **rest) -> MAPResult:
         stacked, axes = stack_scenes(scenes)
         key = jax.random.key(0) if self.key is None else self.key
         # Untested: products with the Hessian would cost more than the fit.
         options: dict[str, Any] = {
-            "max_iterations": self.settings.options.max_iterations,
+            "max_iterations": min(most or np.inf, self.settings.options.max_iterations),
             "verify": False,
         }
         return fit_map(blend, stacked, key=key, in_axes=(axes,), **options, **rest)

@@ -231,21 +231,29 @@ class Engine:
         new = [scene for scene in scenes if f"{label}{scene.name}" not in self.places]
         numbers = [_padded(*n, final=final) for n in slots(new)]
         bands = len(self.work.field.bands)
-        keys = [(scene.window.size, *n) for scene, n in zip(new, numbers, strict=True)]
-        most = [_fitting(size, sum(n), bands) for size, *n in keys]
+        structured = [final and self._is_structured(scene) for scene in new]
+        each = zip(new, numbers, structured, strict=True)
+        keys = [(scene.window.size, *n, is_so) for scene, n, is_so in each]
+        most = [_fitting(size, sum(n), bands) for size, *n, _ in keys]
         tasks, counts, members = [], [], []
         for batch in batches(keys, most):
             chosen = tuple(new[k] for k in batch)
             # Where the light of others matters it is part of the input.
             mark = digest(step, str(light.path.name) if final else "", *[s.name for s in chosen])
             part = self.folder / step / f"{mark}.npz"
-            tasks.append(BatchTask(part, chosen, numbers[batch[0]], light))
+            first = batch[0]
+            tasks.append(BatchTask(part, chosen, numbers[first], light, structured[first]))
             counts.append(len(chosen))
             members.append(chosen)
         self._all(step, function, tasks, counts, "scenes")
         for task, chosen in zip(tasks, members, strict=True):
             for number, scene in enumerate(chosen):
                 self.places[f"{label}{scene.name}"] = Place(task.part, number)
+
+    def _is_structured(self, scene: SceneTask) -> bool:
+        """Return whether profiles did not come to rest in a scene that may have free forms."""
+        (is_so,) = read_arrays_of(self.profiled[scene.own_name], "is_structured")
+        return bool(is_so) and self.work.settings.options.free_form
 
     def _all(self, step: str, function: Callable, tasks: list, counts: list[int], unit: str):
         """Run the tasks whose parts are not there."""

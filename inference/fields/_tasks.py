@@ -138,12 +138,16 @@ class BatchTask(NamedTuple):
         Slots for stars and for galaxies.
     light
         Image of all sources' light, of which that of others is subtracted; None for none.
+    is_structured
+        Whether profiles did not come to rest in these scenes, as in galaxies with arms and lumps: then
+        free forms begin after as many iterations, and no more time is lost with profiles.
     """
 
     part: Path
     scenes: tuple[SceneTask, ...]
     numbers: tuple[int, int]
     light: Light | None
+    is_structured: bool = False
 
 
 def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
@@ -180,7 +184,8 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
 
 def fit_final(work: Work, batch: BatchTask) -> dict[str, Any]:
     """Deblend the scenes of a batch on the data without the light of others; write its part."""
-    run = Run(work.settings, batch.numbers, key=work.key)
+    few = ITERATIONS if batch.is_structured else None
+    run = Run(work.settings, batch.numbers, key=work.key, profile_iterations=few)
 
     def fit(scenes: Sequence[SceneTask], images: Sequence[Observation]) -> list[Record]:
         started = time.monotonic()
@@ -288,6 +293,7 @@ def _blank(work: Work, scene: SceneTask, failed: str | None = None) -> Record:
         "p_star": unknown,
         "evidence": unknown,
         "lacks": np.zeros((0, 3)),
+        "is_structured": np.array(False),
         "column/id": np.array(scene.own.ids),
         "column/x": scene.own.row_column[:, 1],
         "column/y": scene.own.row_column[:, 0],
@@ -349,6 +355,7 @@ def _profile_record(
     own = slice(len(scene.own.ids))
     arrays = {
         "light": fitted.convolved[0][own].sum(0),
+        "is_structured": np.array(int(fitted.fit.num_iterations) >= ITERATIONS),
         "p_star": weighed.p_star,
         "evidence": weighed.needed,
         "lacks": lacks,
