@@ -161,12 +161,12 @@ def weigh_many(
         for one in scenes
         for row in one.rows
     ]
-    kept = np.flatnonzero(seen)
-    nothing = np.array([-0.5 * _chi2(every[k]) for k in kept])
     point, galaxy = np.zeros((2, len(every)))
-    for kind, out in (("stars", point), ("profiles", galaxy)) if len(kept) else ():
-        alone = [_scene(every[k], of_rows[k][0], settings, kind) for k in kept]
-        out[seen] = _evidences(alone, [of_rows[k][1] for k in kept], settings) - nothing
+    for kept in _alike([every[k] for k in np.flatnonzero(seen)], np.flatnonzero(seen)):
+        nothing = np.array([-0.5 * _chi2(every[k]) for k in kept])
+        for kind, out in ("stars", point), ("profiles", galaxy):
+            alone = [_scene(every[k], of_rows[k][0], settings, kind) for k in kept]
+            out[kept] = _evidences(alone, [of_rows[k][1] for k in kept], settings) - nothing
     found, first = [], 0
     for one in scenes:
         mine = slice(first, first + len(one.rows))
@@ -176,6 +176,19 @@ def weigh_many(
             odds = nearest_survey(one.obs.pixel_scale).stars
         found.append(_weighed(one, point[mine], galaxy[mine], odds))
     return found
+
+
+def _alike(stamps: Sequence["_Stamp"], numbers: Sequence[int]) -> list[list[int]]:
+    """Return the numbers of stamps in groups whose arrays can be stacked.
+
+    Scenes with wide boxes have more kernels than others.
+    """
+    groups: dict[Any, list[int]] = {}
+    for stamp, number in zip(stamps, numbers, strict=True):
+        leaves, structure = jax.tree.flatten(stamp.exposures)
+        key = structure, tuple(np.shape(leaf) for leaf in leaves)
+        groups.setdefault(key, []).append(number)
+    return list(groups.values())
 
 
 def _weighed(one: Fitted, point: np.ndarray, galaxy: np.ndarray, odds: float) -> Weighed:
