@@ -9,9 +9,10 @@ from conftest import gaussian_prior
 from scipy.ndimage import gaussian_filter
 
 from scorepriors.inference import deblend
-from scorepriors.inference.deblending._evidence import weigh
+from scorepriors.inference.deblending._evidence import Fitted, weigh, weigh_many
 from scorepriors.inference.deblending._needed import made_up
 from scorepriors.inference.deblending._options import Options, Settings
+from scorepriors.inference.deblending._stages import prepared_exposures
 from scorepriors.models import Observation, Positions, gaussian_psf, join_observations
 
 SHAPE, PSF = (56, 56), 1.7
@@ -62,6 +63,26 @@ def test_a_point_a_galaxy_and_nothing(stars):
     assert found.needed[:2].min() > 100
     assert found.needed[2] < 0
     assert found.galaxy[1] > found.point[1] + 20
+
+
+def test_scenes_weighed_at_once_are_weighed_as_alone():
+    first = scene([(POINT, 0.0, 600.0), (GALAXY, 2.5, 1500.0)], noise=1.0)
+    other = scene([(GALAXY, 1.5, 900.0)], noise=1.0, seed=1)
+    each = []
+    for obs, places in (first, [POINT, GALAXY]), (other, [GALAXY]):
+        at = positions(places)
+        fitted = deblend(obs, at, prior=SETTINGS.priors, free_form=False).parametric
+        each.append(Fitted(obs, at, fitted, np.arange(len(places))))
+    # With kernels for another box, as scenes with wide galaxies have, stamps can't be stacked.
+    wide = prepared_exposures(other, SETTINGS, (16, 48))
+    whole = dataclasses.replace(each[1].scene.scene, exposures=wide)
+    each[1] = each[1]._replace(scene=dataclasses.replace(each[1].scene, scene=whole))
+    kernels = [len(one.scene.scene.exposures[0].kernels.transforms) for one in each]
+    assert kernels[0] != kernels[1]
+    for one, found in zip(each, weigh_many(each, SETTINGS), strict=True):
+        alone = weigh(one.obs, one.positions, one.scene, SETTINGS)
+        for name, value in vars(alone).items():
+            np.testing.assert_allclose(getattr(found, name), value, rtol=1e-4, err_msg=name)
 
 
 def test_the_evidence_of_a_point_is_that_of_its_flux():
