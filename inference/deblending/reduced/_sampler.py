@@ -35,7 +35,6 @@ from scorepriors.inference.sampling._gradient import (
 from ._basis import empty_scene, reduced_scene
 from ._model import reduced_blend, scene_of
 
-
 #: Largest width for which trajectories are made longer: not at all, for of the widest directions,
 #: as of bulges of which the data know nothing, no flux depends much.
 WIDTH = 1.0
@@ -146,7 +145,7 @@ class Reduced(AbstractSampler):
         Its Hessian comes from differences of gradients, by the program that begins chains: another
         would take longer to compile than all of them.
         """
-        flat, unravel = ravel_pytree(origin)
+        flat, _ = ravel_pytree(origin)
         size, dtype = len(flat), flat.dtype
         usual = {name: np.full(np.shape(a), USUAL_WIDTH) for name, a in origin.items()}
         scale, _ = ravel_pytree({n: np.asarray(a, dtype) for n, a in (usual | widths).items()})
