@@ -26,6 +26,7 @@ from .deblending._scene_file import load_scene as load_scene
 from .deblending._scene_file import save_scene as save_scene
 from .deblending.flow._sampler import Flow as Flow
 from .deblending.photometry._photometry import Photometry as Photometry
+from .deblending.reduced._sampler import Reduced as Reduced
 from .diagnosis._diagnose import SceneDiagnosis as SceneDiagnosis
 from .diagnosis._diagnose import diagnose as diagnose
 from .diagnosis._figures import plot_data_share as plot_data_share

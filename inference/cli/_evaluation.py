@@ -74,6 +74,12 @@ def _default_of(name: str, *keys):
     help="Error of the positions, px.  [default: 0.05 for true centers, 0.3 detected]",
 )
 @profile_option()
+@click.option(
+    "--models",
+    type=click.Choice(("simplest", "free-form")),
+    help="Models of galaxies: bulge and disk unless the data refuse them, or all free forms.  "
+    "[default: simplest of --method posterior, else free-form]",
+)
 @fit_option("--spectra", type=click.Choice(_TREATMENTS), help="What becomes of the fluxes.")
 @fit_option("--tolerance", type=float, help="Nats per source.")
 @fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
@@ -83,29 +89,26 @@ def _default_of(name: str, *keys):
     default=_default_of("ANNEALING"),
     help="Noise levels before the prior's own, for --method annealed.",
 )
-@option_with_lazy_default(
+@click.option(
     "--num-chains",
     "--chains",
     "chains",
     type=click.IntRange(1),
-    default=_default_of("SAMPLING", "posterior", "num_chains"),
-    help="Of --method posterior.",
+    help="Of --method posterior.  [default: as `sample`]",
 )
-@option_with_lazy_default(
+@click.option(
     "--num-warmup",
     "--warmup",
     "warmup",
     type=click.IntRange(20),
-    default=_default_of("SAMPLING", "posterior", "num_warmup"),
-    help="Draws to tune with.",
+    help="Draws to tune with.  [default: as `sample`]",
 )
-@option_with_lazy_default(
+@click.option(
     "--num-samples",
     "--draws",
     "draws",
     type=click.IntRange(4),
-    default=_default_of("SAMPLING", "posterior", "num_samples"),
-    help="Draws kept per chain.",
+    help="Draws kept per chain.  [default: until the chains agree]",
 )
 @click.option(
     "--correlation",
@@ -180,7 +183,8 @@ def evaluate(
 
     if settings["method"] == "posterior":
         names = ("num_chains", "num_warmup", "num_samples")
-        settings["sampling"] = dict(zip(names, (chains, warmup, draws), strict=True))
+        given = zip(names, (chains, warmup, draws), strict=True)
+        settings["sampling"] = {name: value for name, value in given if value is not None}
     settings["prior"] = settings["prior"] or None
     result = run(
         file,

@@ -25,12 +25,29 @@ from ._input import Input, field_options
 @click.command()
 @scene_options("sampled")
 @click.option(
-    "--algorithm",
-    help="How chains move: flow, nuts, hmc, dynamic_hmc, adjusted_mclmc or mclmc.  "
-    "[default: flow if a source is faint (S/N below 40), else dynamic_hmc]",
+    "--models",
+    type=click.Choice(("simplest", "free-form")),
+    help="simplest: galaxies keep their bulge and disk unless the data refuse it.  free-form: all "
+    "are images under the learned prior.  [default: simplest; free-form with --diagnose]",
 )
-@click.option("--num-chains", "--chains", type=int, help="Side by side.  [default: 4; of flow 8]")
-@click.option("--num-warmup", "--warmup", type=int, help="Draws to tune with.  [default: 300]")
+@click.option(
+    "--algorithm",
+    help="How chains move: reduced, flow, nuts, hmc, dynamic_hmc, adjusted_mclmc or mclmc.  "
+    "[default: reduced without free forms; else flow if a source is faint (S/N below 40), else "
+    "dynamic_hmc]",
+)
+@click.option(
+    "--num-chains",
+    "--chains",
+    type=int,
+    help="Side by side.  [default: 8 of reduced and flow, else 4]",
+)
+@click.option(
+    "--num-warmup",
+    "--warmup",
+    type=int,
+    help="Draws to tune with.  [default: 80 of reduced, else 300]",
+)
 @click.option(
     "--num-samples",
     "--draws",
@@ -47,6 +64,7 @@ from ._input import Input, field_options
 def sample(
     prior_names,
     sigma,
+    models,
     algorithm,
     thinning,
     target_acceptance_rate,
@@ -112,6 +130,8 @@ def sample(
         sigma=sigma,
         key=jax.random.key(seed),
         progress=on_terminal(True, quiet),
+        # Only a learned prior can be asked what it has made up.
+        models=models or ("free-form" if diagnosed else "simplest"),
         rescale_noise=rescale_noise,
         subtract_sky=subtract_sky,
         sky=sky,

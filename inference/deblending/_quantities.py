@@ -14,15 +14,21 @@ from scorepriors.models.sources._placement import Placement
 from scorepriors.models.sources._point import PointSource
 
 from .flow import Flow
+from .reduced import Reduced
 
 #: Looks at draws of `Flow`, whose chains cross between shapes rarely: few draws can agree by chance.
 FLOW_LOOKS = Until(at_least=500, every=250)
+
+#: Looks at draws of `Reduced`, of which a hundred per chain are hardly ever too few.
+REDUCED_LOOKS = Until(at_least=120, every=40)
 
 
 def until_measured(scene: Scene, sampler: AbstractSampler) -> Until:
     """Return when a run for an unpadded scene ends, if no number of draws is given."""
     if isinstance(sampler, Flow):
         return FLOW_LOOKS.of(scene_quantities(scene, shaped=False))
+    if isinstance(sampler, Reduced):
+        return REDUCED_LOOKS.of(scene_quantities(scene, shaped=True))
     return Until().of(scene_quantities(scene, shaped=True))
 
 

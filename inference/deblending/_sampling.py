@@ -33,8 +33,10 @@ from ._result import Deblended
 from ._seen import seen_share
 from .flow import Flow
 from .flow._scene import refusal
+from .reduced import Reduced
+from .reduced._model import refusal as reduced_refusal
 
-#: Warm-up of scenes.
+#: Warm-up of scenes with free forms.
 SCENE_WARMUP = 300
 
 #: Largest width for which trajectories in scenes are made longer.  The widest directions are pixels
@@ -46,9 +48,10 @@ SCENE_WIDTH = 1.25
 SCENE_ALGORITHMS: dict[str, Callable[..., AbstractSampler]] = {
     **{kind.name: partial(kind, longest_width=SCENE_WIDTH) for kind in OWN},
     Flow.name: Flow,
+    Reduced.name: Reduced,
 }
 
-#: Default samplers of scenes: with faint sources, and without.
+#: Default samplers of scenes with free forms: with faint sources, and without.
 FAINT_ALGORITHM, BRIGHT_ALGORITHM = Flow.name, DynamicHMC.name
 
 #: Signal to noise, of the flux of all bands for a fixed shape, below which a source is faint.  Of
@@ -91,6 +94,10 @@ def sample_deblended(
 ) -> Any:
     """Sample the posterior about a deblended scene.
 
+    Every source is sampled under the model that `deblend` gave it.  By default galaxies are free
+    forms under the learned prior; ``deblend(obs, models="simplest")``, as the command `sample`
+    does, leaves those their profile that the data do not refuse, which takes seconds.
+
     Parameters
     ----------
     result
@@ -100,14 +107,16 @@ def sample_deblended(
     algorithm
         Algorithm of `sample`, by name or with settings, or ``"flow"`` (`Flow`): moves of the
         noise that the prior's flow maps to galaxies.  It finds shapes far from the mode, which
-        Hamiltonian trajectories do not; between bright galaxies it is slow.  If not given,
+        Hamiltonian trajectories do not; between bright galaxies it is slow.  Or ``"reduced"``
+        (`Reduced`), for scenes of stars and profiles: Hamiltonian moves by a density without
+        pixels, made exact.  If not given, ``"reduced"`` where no source is a free form; else
         ``"flow"`` where a source has a signal to noise below 40 (of its flux in all bands, for a
-        fixed shape), ``"dynamic_hmc"`` otherwise and for scenes that `Flow` does not sample.
+        fixed shape), ``"dynamic_hmc"`` otherwise and for scenes that neither of the two samples.
     keep
         Content of the result, as for `sample`; dimensions and coordinates of scenes are set.
     **options
         Further arguments of `sample`, except `model` and `init`.  If `num_warmup` is not given, it is
-        300.  If `num_samples` is not given,
+        300, of ``"reduced"`` 80.  If `num_samples` is not given,
         runs go on until the brightnesses and lights of all sources, their centroids and sizes have
         R-hat below 1.01 and 400 effective draws, or up to 2,000 draws per chain: of ``"flow"`` from
         500 on, and by brightnesses and lights alone.
@@ -138,7 +147,8 @@ def sample_deblended(
     sampler = sampler_of(chosen, SCENE_ALGORITHMS)
     given = dict(options)
     if given.get("num_warmup") is None:
-        given["num_warmup"] = SCENE_WARMUP
+        own = sampler.usual.num_warmup
+        given["num_warmup"] = own if isinstance(sampler, Reduced) else SCENE_WARMUP
     if given.get("num_samples") is None:
         scene, _ = unpadded(result.scene, result.free_form.fit)
         given["num_samples"] = until_measured(scene, sampler)
@@ -157,10 +167,13 @@ def sample_deblended(
 def default_algorithm(result: Deblended) -> str:
     """Return the name of the default sampler of a deblended scene.
 
-    It is ``"flow"`` if the scene is one that `Flow` samples and any source is faint, with a signal
-    to noise below 40, and ``"dynamic_hmc"`` for others.
+    It is ``"reduced"`` for scenes of stars and profiles alone; ``"flow"`` if the scene is one that
+    `Flow` samples and any source is faint, with a signal to noise below 40; and ``"dynamic_hmc"``
+    for others.
     """
     fit = result.free_form
+    if reduced_refusal(unpadded(fit.scene, fit.fit)[1].posterior) is None:
+        return Reduced.name
     flux, error = (np.asarray(a, float) for a in (fit.flux, fit.flux_error))
     faint = flux.sum(1) < FAINT * np.sqrt(np.sum(error**2, 1))
     serves = refusal(unpadded(fit.scene, fit.fit)[1].posterior) is None

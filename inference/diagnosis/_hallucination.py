@@ -128,7 +128,10 @@ def hallucination_map(
         raise InputError("averages over draws need random probes; give a `key`.")
     priors = result.priors()
     if not priors:
-        raise InputError("every source is a star: there is no free-form image to question.")
+        raise InputError(
+            "no source is a free form: there is no image under a learned prior to question; deblend or "
+            "sample with models='free-form' (--models free-form)."
+        )
     if tree is not None:
         check_draws(result, tree)
     maps = []

@@ -176,7 +176,10 @@ def source_typicality(
         If there is no free-form source, or if the draws are not of such a scene.
     """
     if not priors:
-        raise InputError("every source is a star: there is no free-form image to judge.")
+        raise InputError(
+            "no source is a free form: there is no image under a learned prior to judge; deblend or "
+            "sample with models='free-form' (--models free-form)."
+        )
     posterior, _ = scene_groups(tree)
     said = {}
     for i, (name, prior) in enumerate(priors.items()):

@@ -58,10 +58,7 @@ EXACT_CENTER_ERROR, DETECTED_CENTER_ERROR = 0.05, 0.3
 MATCH_RADIUS = 3.0
 
 #: Keywords of `sample_deblended` and `laplace_deblended` where others are not given.
-SAMPLING: dict[str, dict[str, Any]] = {
-    "posterior": {"num_chains": 8, "num_warmup": 80, "num_samples": 120},
-    "laplace": {"num_samples": 400},
-}
+SAMPLING: dict[str, dict[str, Any]] = {"posterior": {}, "laplace": {"num_samples": 400}}
 
 #: Blends fitted between two checkpoints.
 CHUNK = 16
@@ -116,6 +113,8 @@ class Settings:
         if not options["center_error"] > 0:
             raise InputError(f"`center_error` must be positive, got {options['center_error']}.")
         levels = tuple(options.pop("anneal", ANNEALING))
+        if options.get("models") is None:
+            options["models"] = "simplest" if method == "posterior" else "free-form"
         own = {
             "start": STARTS[start],
             "anneal": levels if method == "annealed" else (),
@@ -197,7 +196,8 @@ def evaluate(
         ``"parametric"``: the scene of parametric profiles.  ``"map"``: free-form under the prior.
         ``"annealed"``: the same, after fits at larger noise levels of the prior.
         ``"laplace"``: that of ``"map"`` with errors from the curvature, all shapes free.
-        ``"posterior"``: means and quantiles of draws by `sample_deblended`.
+        ``"posterior"``: means and quantiles of draws by `sample_deblended`, of every source under
+        the simplest model that the data do not refuse, unless `models` is given.
     start
         ``"catalog"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
         ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centers.
@@ -210,8 +210,7 @@ def evaluate(
     seed
         Seed of the draws.
     sampling
-        Keywords of `sample_deblended` for ``"posterior"`` (8 chains of 80 draws to tune with and
-        120 to keep if not given), of `laplace_deblended` for ``"laplace"`` (400 draws).
+        Keywords of `sample_deblended` for ``"posterior"``, of `laplace_deblended` for ``"laplace"`` (400 draws).
     checkpoint
         File for the results of finished blends.
     resume
@@ -223,7 +222,7 @@ def evaluate(
         number of finished blends.
     **options
         Options of `deblend`: `profile`, `spectra`, `center_error`, `anneal`, `max_iterations`,
-        `tolerance`, `correlation`, `padding`.  If not given, `center_error` is 0.05 px for true centers and 0.3 px
+        `tolerance`, `correlation`, `models`, `padding`.  If not given, `center_error` is 0.05 px for true centers and 0.3 px
         for detections, and `anneal`, which is used for ``"annealed"`` alone, is (1, 0.4).
 
     Returns

@@ -64,7 +64,7 @@ def report_page(
             num_chains=chains,
             num_draws=draws,
             prior=tree.attrs["prior_name"],
-            sigma0=f"{float(tree.attrs['prior_sigma']):.3g}",
+            sigma0=f"{float(tree.attrs.get('prior_sigma', 'nan')):.3g}",
             warnings=said(tree),
             unit="" if unit is None else unit.to_string(),
             flux_names=[*bands, "total"],

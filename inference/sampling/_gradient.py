@@ -180,7 +180,7 @@ class AbstractGradientSampler(AbstractSampler):
             jnp.asarray(self.first_step_size(float(len(flat))), flat.dtype),
             jnp.asarray(np.pi / 2, flat.dtype),
         )
-        chains = _begin(traced(self), density, positions, fourth)
+        chains = begin_chains(traced(self), density, positions, fourth)
         tuner = begin_tuner(tuned.step_size, np.float32(self.target_acceptance_rate))
         return Learned(origin, curvature), Chains(chains, tuned, tuner, refinement), text
 
@@ -191,7 +191,7 @@ class AbstractGradientSampler(AbstractSampler):
             curvature, refinement = self._no_curvature(flat), no_refinement(origin)
             density = LogDensity(problem_at(bound, origin, curvature), refinement)
             positions = jnp.zeros((num_chains, len(flat)), flat.dtype)
-            chains = _begin(traced(self), density, positions, key)
+            chains = begin_chains(traced(self), density, positions, key)
             one = jnp.asarray(1.0, flat.dtype)
             tuner = begin_tuner(one, np.float32(0.8))
             return Learned(origin, curvature), Chains(chains, Tuned(one, one), tuner, refinement)
@@ -256,7 +256,7 @@ class AbstractGradientSampler(AbstractSampler):
         fresh = jax.random.fold_in(jax.random.split(key)[1], window.done)
         moved = new.inverse(old(state.chains.position))
         return state._replace(
-            chains=_begin(traced(self), LogDensity(problem, new), moved, fresh),
+            chains=begin_chains(traced(self), LogDensity(problem, new), moved, fresh),
             tuned=state.tuned._replace(length=jnp.asarray(length, step_size.dtype)),
             refinement=new,
         )
@@ -323,7 +323,7 @@ class AbstractGradientSampler(AbstractSampler):
 
 
 @eqx.filter_jit
-def _begin(sampler: AbstractGradientSampler, density: LogDensity, positions, key):
+def begin_chains(sampler: AbstractGradientSampler, density: LogDensity, positions, key):
     """Return states of chains at ``positions [C, d]``."""
     keys = jax.random.split(key, len(positions))
     return jax.vmap(lambda k, q: sampler.begin(k, q, density))(keys, positions)

@@ -505,8 +505,8 @@ def test_defaults_of_the_command_are_those_of_python():
     plain = Options()
     for name in ("profile", "spectra", "tolerance", "max_iterations"):
         assert found[name] == getattr(plain, name)
-    draws = {"num_chains": "chains", "num_warmup": "warmup", "num_samples": "draws"}
-    assert module.SAMPLING["posterior"] == {n: found[option] for n, option in draws.items()}
+    assert not module.SAMPLING["posterior"]
+    assert {found[name] for name in ("chains", "warmup", "draws", "models")} == {None}
     assert found["anneal"] == "1,0.4"
     assert module.ANNEALING == (1.0, 0.4)
 

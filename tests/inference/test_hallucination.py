@@ -237,7 +237,7 @@ def test_stars_are_left_out():
     found = hallucination_map(mixed)
     assert list(found["source"].values) == ["b"]
     stars = deblended(small_observation(CENTERS), stars="ab")
-    with pytest.raises(InputError, match="every source is a star"):
+    with pytest.raises(InputError, match="no source is a free form"):
         hallucination_map(stars)
 
 
