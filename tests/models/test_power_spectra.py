@@ -74,7 +74,7 @@ def test_files_hold_correlations_or_spectra(tmp_path):
 
 @pytest.mark.usefixtures("unchecked")
 def test_mistakes(tmp_path):
-    with pytest.raises(InputError, match="array \\[n, m\\]"):
+    with pytest.raises(InputError, match=r"array \[n, m\]"):
         spectrum_correlation(np.ones(5))
     with pytest.raises(InputError, match="not negative"):
         spectrum_correlation(-np.ones((8, 8)))
@@ -84,7 +84,7 @@ def test_mistakes(tmp_path):
     with pytest.raises(InputError, match="from 1 to 3 pixels for this spectrum, got 9"):
         spectrum_correlation(np.ones((8, 8)), reach=9)
     obs, _ = load_example()
-    with pytest.raises(InputError, match="there is no file gone.npy"):
+    with pytest.raises(InputError, match=r"there is no file gone\.npy"):
         with_correlation(obs, "gone.npy")
     (tmp_path / "bad.fits").write_text("nothing")
     with pytest.raises(InputError, match="has no image of a correlation"):
