@@ -79,7 +79,7 @@ def fit_option(name: str, **attributes):
 
 
 #: Names of parametric profiles, as in `scorepriors.inference.deblending._options`.
-PROFILES = ("bulge-disk", "sersic")
+PROFILES = ("bulge-disk", "sersic", "two-color")
 
 
 def profile_option():

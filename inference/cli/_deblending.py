@@ -42,6 +42,12 @@ from ._input import Input, field_options
 @click.option(
     "--timescale", type=float, metavar="DAYS", help="Time over which it varies.  [default: none]"
 )
+@click.option(
+    "--moving",
+    multiple=True,
+    metavar="ID",
+    help="A star that moves between FILE and the --with images: its motion is in the catalog.",
+)
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 @click.option(
     "--field/--scene",
@@ -91,9 +97,11 @@ def deblend(
     if field is not None:
         if diagnosed:
             raise InputError("--diagnose is for single scenes; leave it out, or use --scene.")
-        times = options.pop("variable"), options.pop("timescale")
-        if times != ((), None):
-            raise InputError("--variable and --timescale are for single scenes; use --scene.")
+        times = options.pop("variable"), options.pop("timescale"), options.pop("moving")
+        if times != ((), None, ()):
+            raise InputError(
+                "--variable, --timescale and --moving are for single scenes; use --scene."
+            )
         where = Target(output, force=force, seed=seed, quiet=quiet, prior=prior_names)
         sys.exit(deblend_as_field(given, field, run, where, sigma, options))
     run.refuse_for_scene()

@@ -65,11 +65,18 @@ _OF_FIELDS = {
     help="Pairs of files: a camera in space, turned by this, sees each blend as well.",
 )
 @click.option(
+    "--epochs",
+    type=int,
+    metavar="N",
+    help="Images of a transient in a galaxy at N times, with its true light curve.",
+)
+@click.option("--lumpy", is_flag=True, default=None, help="The galaxy of --epochs has lumps.")
+@click.option(
     "--output", type=click.Path(), required=True, help="The npz file, or the folder of the others."
 )
 @click.option("--force", is_flag=True, help="Replace an existing file, or those in the folder.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def simulate(survey, number, seed, field, rotation, output, force, quiet, **options):
+def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet, **options):
     """Simulate blends of a survey, or a field, with truth, for `evaluate`.
 
     All else equal blend i depends on the seed and i only: a longer set begins with the shorter
@@ -81,8 +88,18 @@ def simulate(survey, number, seed, field, rotation, output, force, quiet, **opti
 
     With --rotation the output is a folder with ground-SEED.fits, space-SEED.fits and
     truth-SEED.ecsv for each blend: scorepriors deblend ground-0.fits --with space-0.fits.
+
+    With --epochs the output is a folder with epoch-1.fits and so on, catalog.ecsv and truth.ecsv:
+    scorepriors deblend epoch-1.fits --with epoch-2.fits --catalog catalog.ecsv --variable transient.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if epochs is not None:
+        others = {"field": field, "rotation": rotation, "number": number} | given
+        for path in _simulate_epochs(survey, seed, epochs, output, force, others):
+            click.echo(str(path))
+        return
+    if given.pop("lumpy", False):
+        raise InputError("--lumpy is for --epochs; give it as well, or leave it out.")
     if rotation is not None:
         for path in _simulate_pairs(
             survey, number, seed, field, rotation, output, force, quiet, given
@@ -123,6 +140,22 @@ def simulate(survey, number, seed, field, rotation, output, force, quiet, **opti
     )
     write_set(path, arrays)
     click.echo(str(path))
+
+
+def _simulate_epochs(survey, seed, epochs, output, force, others) -> list[Path]:
+    """Write the epochs of a transient."""
+    from scorepriors.models.simulation._epochs_files import write_epochs
+
+    lumpy = others.pop("lumpy", False)
+    wrong = [f"--{name.replace('_', '-')}" for name, value in others.items() if value]
+    if survey != "lsst":
+        wrong.insert(0, f"--survey {survey}")
+    if wrong:
+        raise InputError(
+            f"{wrong[0]} does not go with --epochs, which makes one galaxy with a transient in it; "
+            "leave it out."
+        )
+    return write_epochs(output, epochs, seed=seed, lumpy=lumpy, overwrite=force)
 
 
 def _simulate_pairs(

@@ -17,6 +17,7 @@ from scorepriors.models.scene._exposures import exposures
 from ._choice import cut_off, seen_beyond
 from ._doubts import LEFT_OVER, MOVED, canceled_light, left_over
 from ._flags import bits_where, write_flags
+from ._motions import MOTION_TEXTS, motion_columns, sky_steps
 from ._options import WIDE_BOX
 from ._result import Deblended, chi2_spread
 from ._seen import only_seen, total_seen
@@ -89,6 +90,8 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     for name, values in (("flux", scaled.total), ("measured_flux", scaled.measured_total)):
         table[f"{name}_total"], table[f"{name}_err_total"] = values * unit
     table["snr"] = scaled.snr
+    for name, motion in motion_columns(result).items():
+        table[name] = motion
     _add_shapes(table, result)
     table["chi2"] = scene.source_chi2
     table["model"] = scene.models
@@ -97,6 +100,10 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     profiles = only_seen(result.parametric, obs)
     for b, band in enumerate(obs.bands):
         table[f"profile_flux_{band}"] = profiles.flux[:, b] * factor[b] * unit
+    # Free forms know what moves between the parts, not how much is in each.
+    parts = profiles.bulge_fraction
+    for b, band in enumerate(obs.bands if parts is not None else ()):
+        table[f"bulge_fraction_{band}"] = parts[:, b]
     # Columns of the kinds of sources; of a kind in both scenes, those of the result.
     own = {column.name: column for column in result.parametric.columns}
     for column in scene.columns:
@@ -160,12 +167,7 @@ def sky_columns(
         WCS of these pixels.
     """
     sky = wcs.pixel_to_world(column, row).icrs
-    # Arcseconds to the east and north per pixel along rows and columns.
-    steps = []
-    for up, right in ((1, 0), (0, 1)):
-        ends = [wcs.pixel_to_world(column + s * right / 2, row + s * up / 2).icrs for s in (-1, 1)]
-        steps.append([one.to_value(u.arcsec) for one in ends[0].spherical_offsets_to(ends[1])])
-    turn = np.moveaxis(np.array(steps), 2, 0)
+    turn = sky_steps(row, column, wcs)
     on_sky = np.sqrt(np.einsum("kis,kij,kjs->ks", turn, covariance, turn)).T * u.arcsec
     return {
         "ra": sky.ra.to(u.deg),
@@ -216,6 +218,7 @@ _BAND_DESCRIPTIONS = {
     "measured_flux_err": "its standard deviation: shape, position, neighbors, model",
     "fixed_shape_flux_err": "error of the flux if all shapes were known",
     "profile_flux": "flux of the mode of the parametric scene",
+    "bulge_fraction": "share of the bulge in the flux of the parametric scene, of two spectra",
 }
 
 _DESCRIPTIONS = {
@@ -232,6 +235,7 @@ _DESCRIPTIONS = {
     "e1": "(Ixx - Iyy) / (Ixx + Iyy), free-form shape at the model's resolution",
     "e2": "2 Ixy / (Ixx + Iyy), free-form shape at the model's resolution",
     "ellipticity": "modulus of (e1, e2)",
+    **MOTION_TEXTS,
     "chi2": "mean squared residual over noise where the source is seen",
     "model": "point, profile (a bulge and disk, as in the parametric scene) or free-form",
 }

@@ -5,6 +5,7 @@ import numpy as np
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._parametric import AbstractParametric
 from scorepriors.models.sources._placement import Placement, place_sources
+from scorepriors.models.sources._two_color import TwoColor
 
 from ._result import FittedScene, chi2_spread
 
@@ -151,6 +152,31 @@ def carried(before: Scene, values: dict, scene: Scene) -> dict[str, np.ndarray]:
                 value[slot] = known[row].get(name, value[slot]) if row >= 0 else value[slot]
             out[f"{group.name}/{name}"] = value
     return out
+
+
+def parts_of(scene: Scene, values: dict, at: Placement, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the shapes of the bulges and disks of some galaxies for `TwoPart`, padded.
+
+    Parameters
+    ----------
+    scene, values
+        Scene of bulges and disks with spectra of their own, and its fitted values.
+    at
+        Places of the galaxies.
+    rows
+        Their rows in the catalog, ``[K]``; -1 for padding.
+    """
+    centers = scene.centers(values)
+    known = [source_values(scene, values, row) for row in rows if row >= 0]
+    group = next(g for g in scene.sources if isinstance(g, TwoColor))
+    found = {}
+    for name, site in group.sites.items():
+        each = np.full((len(rows), 2) if site.axis else (len(rows),), float(site.mean))
+        each[: len(known)] = [one[name] for one in known]
+        found[name] = each
+    found["offset"] = np.zeros((len(rows), 2))
+    found["offset"][: len(known)] = centers[rows[rows >= 0]] - at.center[: len(known)]
+    return found
 
 
 def source_values(scene: Scene, values: dict, row: int) -> dict[str, np.ndarray]:

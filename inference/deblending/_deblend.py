@@ -99,7 +99,7 @@ def deblend(
     **options
         Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `free_form`,
         `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `sky`,
-        `outliers`, `model_error`, `correlation`, `variable`, `timescale`, `padding`.
+        `outliers`, `model_error`, `correlation`, `variable`, `timescale`, `moving`, `padding`.
 
     Returns
     -------

@@ -45,11 +45,45 @@ class Draws(NamedTuple):
         First pixel (row, column) of the box in the image.
     spectrum
         Amplitudes ``[N, B]`` by which `image` is multiplied.
+    moved, gradient
+        Of sources of two parts images ``[N, n, n]`` of their color gradients, and their amplitudes
+        ``[N, B]``; None for others.
     """
 
     image: np.ndarray
     corner: np.ndarray
     spectrum: np.ndarray
+    moved: np.ndarray | None = None
+    gradient: np.ndarray | None = None
+
+    def in_bands(self, picks: np.ndarray) -> np.ndarray:
+        """Return some of the draws in every band, ``[M, B, n, n]``."""
+        cubes = self.spectrum[picks][:, :, None, None] * self.image[picks][:, None]
+        if self.moved is not None:
+            gradient = np.asarray(self.gradient)[picks]
+            cubes = cubes + gradient[:, :, None, None] * self.moved[picks][:, None]
+        return cubes
+
+    def mean(self) -> np.ndarray:
+        """Return the mean image in every band, ``[B, n, n]``."""
+        count = len(self.image)
+        mean = np.tensordot(self.spectrum.astype(float), self.image.astype(float), (0, 0)) / count
+        if self.moved is not None:
+            gradient, moved = np.asarray(self.gradient, float), self.moved.astype(float)
+            mean += np.tensordot(gradient, moved, (0, 0)) / count
+        return mean
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation in every band, ``[B, n, n]``."""
+        image, spectrum = self.image.astype(float), self.spectrum.astype(float)
+        count, mean = len(image), self.mean()
+        square = np.tensordot(spectrum**2, image**2, (0, 0)) / count
+        if self.moved is not None:
+            moved, gradient = self.moved.astype(float), np.asarray(self.gradient, float)
+            square += np.tensordot(gradient**2, moved**2, (0, 0)) / count
+            square += 2 * np.tensordot(spectrum * gradient, image * moved, (0, 0)) / count
+        variance = np.maximum(square - mean**2, 0.0) * count / max(count - 1, 1)
+        return mean, np.sqrt(variance)
 
 
 def source_draws(tree: Any) -> Iterator[Draws]:
@@ -80,8 +114,23 @@ def source_draws(tree: Any) -> Iterator[Draws]:
             np.zeros(count, int),
             int(facts["box"]),
         )
-        image = np.asarray(group_from(facts, at).image(values, np))
-        yield Draws(image, corner, spectrum[:, k])
+        one = group_from(_of_one(facts, row), at)
+        image, parts = np.asarray(one.image(values, np)), one.gradient(values, np)
+        if parts is None:
+            yield Draws(image, corner, spectrum[:, k])
+        else:
+            moved = np.asarray(parts.image)
+            yield Draws(image, corner, spectrum[:, k], moved, _stacked(posterior["gradient"])[:, k])
+
+
+def _of_one(facts: dict, row: int) -> dict:
+    """Return the facts of a group of one source, where they have values by source."""
+    settings = dict(facts["settings"])
+    if "shapes" in settings:
+        settings["rows"] = [0]
+        settings["shapes"] = {name: [values[row]] for name, values in settings["shapes"].items()}
+        settings["flux"] = [settings["flux"][row]]
+    return facts | {"settings": settings}
 
 
 def scene_groups(tree: Any):
@@ -200,11 +249,11 @@ def source_moments(tree: Any) -> xarray.Dataset:
     sources, bands = posterior["source"].values, posterior["band"].values
     shape = int(tree.attrs["height"]), int(tree.attrs["width"])
     mean, sd = np.zeros((2, len(sources), len(bands), *shape), np.float32)
-    for k, (image, corner, spectrum) in enumerate(source_draws(tree)):
-        inside = overlap(corner, image.shape[-1], shape)
+    for k, draws in enumerate(source_draws(tree)):
+        inside = overlap(draws.corner, draws.image.shape[-1], shape)
         if inside is None:
             continue
-        box_mean, box_sd = _box_moments(image, spectrum)
+        box_mean, box_sd = draws.moments()
         mean[k][:, *inside[0]] = box_mean[:, *inside[1]]
         sd[k][:, *inside[0]] = box_sd[:, *inside[1]]
     dims = ("source", "band", "y", "x")
@@ -218,16 +267,6 @@ def source_moments(tree: Any) -> xarray.Dataset:
         },
         attrs={"unit": tree.attrs["image_unit"]},
     )
-
-
-def _box_moments(image, spectrum):
-    """Return mean and standard deviation ``[B, n, n]`` of spectrum times image."""
-    image, spectrum = image.astype(float), spectrum.astype(float)
-    count = len(image)
-    mean = np.tensordot(spectrum, image, (0, 0)) / count
-    square = np.tensordot(spectrum**2, image**2, (0, 0)) / count
-    variance = np.maximum(square - mean**2, 0.0) * count / max(count - 1, 1)
-    return mean, np.sqrt(variance)
 
 
 def flux_catalog(tree: Any) -> QTable:
@@ -307,7 +346,7 @@ def _add_shapes(table, tree) -> None:
     """Add centroids, sizes and ellipticities, measured draw by draw."""
     wcs = WCS(fits.Header.fromstring(tree.attrs["wcs"])) if "wcs" in tree.attrs else None
     place, shape, sky = [], [], []
-    for image, corner, _ in source_draws(tree):
+    for image, corner, *_ in source_draws(tree):
         chosen = image[:: -(-len(image) // SHAPE_DRAWS)]
         where = centroids(chosen) + corner
         place.append(_mean_and_sd(where))

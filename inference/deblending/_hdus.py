@@ -31,8 +31,7 @@ def model_images(result: Deblended) -> fits.HDUList:
     hdus = [primary]
     names = source_names(result.positions.ids)
     for k, (identity, name) in enumerate(zip(result.positions.ids, names, strict=True)):
-        model = found.morphology[k] * found.flux[k][:, None, None]
-        hdus.append(source_hdu(model, header, f"MODEL_{name}", identity))
+        hdus.append(source_hdu(found.model(k), header, f"MODEL_{name}", identity))
         hdus += observed_hdus(obs, [cube[k] for cube in found.convolved], identity, name)
     hdus += residual_hdus(obs, found.convolved)
     if result.sky is not None:

@@ -5,7 +5,8 @@ from the model where noise and the structure of galaxies are not.  Such pixels l
 
 .. math:: w' = w \, \frac{\sigma^2}{\sigma^2 + r^2},
 
-with what is left over there, r, smoothed by the PSF; single pixels, sharper than any light, lose all.
+with what is left over there, r, smoothed by the PSF; single pixels, sharper than any light, lose all,
+and so do straight lines across the image (`trails`).
 Where nothing is that far from the model no weight is touched.
 
 A PSF that is slightly wrong leaves residuals in proportion to the light m: their variance is
@@ -16,6 +17,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import binary_propagation, gaussian_filter
 from scipy.signal import fftconvolve
+
+from ._trails import trails
 
 #: Deviation of a single pixel, and of the amplitude of a point, in standard deviations, that is no
 #: noise: of a thousand images of a million pixels one has such a pixel.
@@ -124,6 +127,9 @@ def _kept(residual: Band, weights: Band, model: Band, psf: np.ndarray) -> Band:
     precise = np.where(seen, 1 / (variance + light**2), 0.0)
     if not (np.abs(residual) * np.sqrt(precise) > AROUND).any():
         return kept
+    streak = trails(residual * np.sqrt(precise), seen)
+    kept[streak] = 0.0
+    weights, precise = np.where(streak, 0.0, weights), np.where(streak, 0.0, precise)
     sharp = _sharp(residual, precise, psf)
     kept[sharp] = 0.0
     flux, information = _as_points(residual, np.where(sharp, 0.0, weights), psf)

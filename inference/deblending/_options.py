@@ -16,12 +16,17 @@ from scorepriors.models.scene._start import Spoil
 from scorepriors.models.sources._abstract import AbstractSource
 from scorepriors.models.sources._bulge_disk import BulgeDisk
 from scorepriors.models.sources._sersic import Sersic
+from scorepriors.models.sources._two_color import TwoColor
 from scorepriors.models.spectra._priors import AbstractSpectra
 
 from ._spectra import spectra_of
 
 #: Parametric profiles by their names on the command line.
-PROFILES: dict[str, Callable[..., AbstractSource]] = {"bulge-disk": BulgeDisk, "sersic": Sersic}
+PROFILES: dict[str, Callable[..., AbstractSource]] = {
+    "bulge-disk": BulgeDisk,
+    "sersic": Sersic,
+    "two-color": TwoColor,
+}
 
 #: Starts of a fit: the fitted profiles, or deliberately bad ones (see `Options`).
 STARTS = ("profiles", "sed20", "flat", "gaussian", "blobs")
@@ -51,8 +56,8 @@ class Options:
     Attributes
     ----------
     profile
-        Kind of the parametric sources: ``"bulge-disk"``, ``"sersic"`` (of free index), or a
-        function that returns a group, called as ``profile(at, name, psf_sigma=, center_error=)``.
+        Kind of the parametric sources: ``"bulge-disk"``, ``"sersic"`` (of free index),
+        ``"two-color"`` (bulge and disk with spectra of their own), or a function that returns a group, called as ``profile(at, name, psf_sigma=, center_error=)``.
     spectra
         Treatment of the spectra, ``"marginal"`` or ``"profiled"``: see `blend`.
     center_error
@@ -93,6 +98,9 @@ class Options:
     variable
         Names of sources that vary between the epochs of a joint observation: their fluxes in each are
         free, and may be negative, while all others have one flux per filter.
+    moving
+        Names of stars that move from one epoch of a joint observation to the next, on straight lines;
+        all that do not vary have one flux per filter.
     timescale
         Days over which fluxes of variable sources change; those of different epochs are independent
         if not given.
@@ -131,6 +139,7 @@ class Options:
     subtract_sky: bool = False
     variable: tuple[str, ...] = ()
     timescale: float | None = None
+    moving: tuple[str, ...] = ()
     sky: str | None = "auto"
     outliers: bool = True
     model_error: bool = True
@@ -167,8 +176,10 @@ class Options:
                 f"`spectra` must be one of {', '.join(TREATMENTS[:2])}, got {self.spectra!r}."
             )
         object.__setattr__(self, "anneal", tuple(self.anneal))
-        names = (self.variable,) if isinstance(self.variable, str) else self.variable
-        object.__setattr__(self, "variable", tuple(map(str, names)))
+        for field_ in ("variable", "moving"):
+            given = getattr(self, field_)
+            names = (given,) if isinstance(given, str) else given
+            object.__setattr__(self, field_, tuple(map(str, names)))
         if self.timescale is not None and not self.timescale > 0:
             raise InputError(f"`timescale` must be positive, got {self.timescale}.")
         object.__setattr__(self, "correlation", _plain(self.correlation))
@@ -245,7 +256,13 @@ class Settings:
 
     def spectra(self, obs, seen: Sequence[Exposure], ids: Sequence[str]) -> AbstractSpectra:
         """Return the prior on the spectra of sources of these names in an observation."""
-        return spectra_of(obs, seen, ids, self.options.variable, self.options.timescale)
+        options = self.options
+        return spectra_of(obs, seen, ids, options.variable, options.timescale, options.moving)
+
+    @property
+    def two_color(self) -> bool:
+        """Whether galaxies are of two parts with spectra of their own."""
+        return self.options.profile in ("two-color", TwoColor)
 
     def profiles(self, at, name: str) -> AbstractSource:
         """Return a group of parametric galaxies."""

@@ -14,7 +14,8 @@ from scorepriors.models.data._observation import Observation
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.scene._scene import Scene
-from scorepriors.models.sources._abstract import AbstractSource, Column
+from scorepriors.models.sources._abstract import AbstractSource, Column, Morphologies
+from scorepriors.models.sources._moving import MovingStar
 from scorepriors.models.spectra._epochs import EpochSpectra
 
 from ._seen import has_data, seen_share
@@ -47,6 +48,12 @@ class FittedScene:
         Mean chi2 per unmasked pixel.
     source_chi2
         Chi2 on the footprint of each source, ``[N]`` (`footprint_chi2`).
+    bulge_fraction
+        Share of the second part in the flux of sources of two parts with spectra of their own,
+        ``[N, B]``, NaN for others; None where there are none.
+    gradient, moved
+        Amplitudes ``[N, B]`` of color gradients of such sources, and their images ``[N, H, W]``; None
+        likewise.
     """
 
     scene: Scene
@@ -58,6 +65,16 @@ class FittedScene:
     least_squares: np.ndarray
     chi2: float
     source_chi2: np.ndarray
+    bulge_fraction: np.ndarray | None = None
+    gradient: np.ndarray | None = None
+    moved: np.ndarray | None = None
+
+    def model(self, number: int) -> np.ndarray:
+        """Return a source at the model's resolution in every band, ``[B, H, W]``."""
+        found = self.morphology[number] * self.flux[number][:, None, None]
+        if self.gradient is None or self.moved is None:
+            return found
+        return found + self.moved[number] * self.gradient[number][:, None, None]
 
     @property
     def kinds(self) -> np.ndarray:
@@ -149,6 +166,13 @@ class Deblended:
         if not isinstance(spectra, EpochSpectra):
             return ()
         return tuple(name for name, row in zip(self.positions.ids, spectra.rows) if row)
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Names of the stars that move."""
+        groups = (g for g in self.parametric.scene.sources if isinstance(g, MovingStar))
+        rows = {int(row) for group in groups for row in np.asarray(group.at.index) if row >= 0}
+        return tuple(name for row, name in enumerate(self.positions.ids) if row in rows)
 
     @classmethod
     def of(
@@ -263,28 +287,54 @@ def collect_scene(scene: Scene, fit: MAPResult) -> FittedScene:
     spectrum = np.asarray(fit.values["spectrum"])[order]
     flux, error = (np.asarray(fit.values[name])[order] for name in ("flux", "flux_error"))
     area = np.concatenate([b.image.sum((-2, -1)) for b in boxes])[order]
-    first = 0
+    gradient = np.asarray(fit.values["gradient"])[order] if "gradient" in fit.values else None
+    moved = [] if gradient is None else _gradient_boxes(boxes)
+    shape, first = scene.exposures[0].shape, 0
     convolved, squared, fitted = [], [], []
-    for one in scene.exposures:
-        own = spectrum[:, first : first + one.num_bands]
+    for number, one in enumerate(scene.exposures):
+        bands = slice(first, first + one.num_bands)
         first += one.num_bands
-        unit = _drawn(one, boxes, order)
-        fitted.append(_least_squares(one, unit))
-        drawn = unit * own[:, :, None, None]
+        unit = _drawn(one, [b._replace(image=b.seen(number)) for b in boxes], order)
+        drawn = unit * spectrum[:, bands, None, None]
+        added = None
+        if gradient is not None:
+            added = _drawn(one, moved, order) * gradient[:, bands, None, None]
+            drawn += added
+        fitted.append(_least_squares(one, unit, added))
         convolved.append(drawn)
         squared.append(_squared_residual(one, drawn.sum(0)))
     seen = [np.asarray(one.noise.diagonal()) > 0 for one in scene.exposures]
     return FittedScene(
         scene=scene,
         fit=fit,
-        morphology=_on_image(boxes, scene.exposures[0].shape)[order],
+        morphology=_on_image(boxes, shape)[order],
         convolved=tuple(convolved),
         flux=flux,
         flux_error=error,
         least_squares=np.concatenate(fitted, 1) * area[:, None],
         chi2=float(sum(s.sum() for s in squared) / sum(s.sum() for s in seen)),
         source_chi2=footprint_chi2(squared, seen, convolved),
+        bulge_fraction=None if gradient is None else _bulge_fraction(boxes, order, flux, gradient),
+        gradient=gradient,
+        moved=None if gradient is None else _on_image(moved, shape, unit_flux=False)[order],
     )
+
+
+def _gradient_boxes(boxes: Sequence[Morphologies]) -> list[Morphologies]:
+    """Return boxes with color gradients as images, zero for sources of one color."""
+    return [
+        b._replace(image=np.zeros_like(b.image) if b.gradient is None else b.gradient.image)
+        for b in boxes
+    ]
+
+
+def _bulge_fraction(boxes, order, flux, gradient) -> np.ndarray:
+    """Return the share of the second part in the fluxes ``[N, B]``; NaN for sources of one color."""
+    usual = np.concatenate(
+        [np.full(len(b.mask), np.nan) if b.gradient is None else b.gradient.fraction for b in boxes]
+    )[order]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return usual[:, None] + gradient / flux
 
 
 def _drawn(exposure, boxes, order) -> np.ndarray:
@@ -300,11 +350,15 @@ def _firsts(boxes) -> np.ndarray:
     return np.cumsum([0, *(len(b.mask) for b in boxes)])[:-1]
 
 
-def _least_squares(exposure, unit: np.ndarray) -> np.ndarray:
-    """Return amplitudes ``[N, B]`` of unit renderings ``[N, B, H, W]`` by least squares."""
+def _least_squares(exposure, unit: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    """Return amplitudes ``[N, B]`` of unit renderings ``[N, B, H, W]`` by least squares.
+
+    `known` is light of theirs ``[N, B, H, W]`` that does not follow the amplitudes.
+    """
     weighed = np.asarray(exposure.noise.precision(unit), float)
     found = np.zeros(unit.shape[:2])
-    for band, image in enumerate(np.asarray(exposure.images, float)):
+    images = np.asarray(exposure.images, float) - (0.0 if known is None else known.sum(0))
+    for band, image in enumerate(images):
         mine = weighed[:, band].reshape(len(unit), -1)
         normal = mine @ unit[:, band].reshape(len(unit), -1).T
         found[:, band] = inverse((normal + normal.T) / 2) @ (mine @ image.ravel())
@@ -350,13 +404,13 @@ def chi2_spread(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> 
     return np.sqrt(2 * squares) / np.maximum(total, 1e-30)
 
 
-def _on_image(boxes, shape) -> np.ndarray:
-    """Place boxes on the image grid, each normalized to a total flux of one, ``[K, H, W]``."""
+def _on_image(boxes, shape, *, unit_flux: bool = True) -> np.ndarray:
+    """Place boxes on the image grid, ``[K, H, W]``, each normalized to a total flux of one if asked."""
     out = np.zeros((sum(len(b.mask) for b in boxes), *shape), np.float32)
     images = [image for b in boxes for image in b.image]
     corners = [corner for b in boxes for corner in b.corner]
     for target, image, corner in zip(out, images, corners, strict=True):
         inside = overlap(corner, image.shape[-1], shape)
         if inside is not None:
-            target[inside[0]] = image[inside[1]] / image.sum()
+            target[inside[0]] = image[inside[1]] / (image.sum() if unit_flux else 1.0)
     return out

@@ -84,6 +84,7 @@ def save_scene(
         "psf_sigma": result.psf_sigma,
         "noise_from_model": list(result.noise_from_model),
         "variable": list(result.variable),
+        "moving": list(result.moving),
         "timescale": getattr(result.parametric.scene.spectra, "timescale", None),
         "sky": None if result.sky is None else result.sky.as_json(),
         "model_error": None
@@ -276,7 +277,8 @@ def _stage(stage, arrays, about, obs, priors, facts, path, sky) -> FittedScene:
     noise = with_sky(noises, obs, None if sky is None else sky.kind)
     seen = exposures(obs, boxes=boxes, psf_sigma=facts["psf_sigma"], noise=noise)
     variable, timescale = facts.get("variable", ()), facts.get("timescale")
-    spectra = spectra_of(obs, seen, tuple(facts["ids"]), variable, timescale)
+    moving = facts.get("moving", ())
+    spectra = spectra_of(obs, seen, tuple(facts["ids"]), variable, timescale, moving)
     scene = Scene.of(seen, groups, spectra, about["treatment"])
     params, values = (
         {n: jnp.asarray(a) for n, a in _under(own, which).items()} for which in ("params", "values")

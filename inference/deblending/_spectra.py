@@ -16,6 +16,7 @@ def spectra_of(
     ids: Sequence[str],
     variable: Sequence[str] = (),
     timescale: float | None = None,
+    moving: Sequence[str] = (),
 ) -> AbstractSpectra:
     """Return the prior on the spectra of the sources of a blend.
 
@@ -23,7 +24,7 @@ def spectra_of(
     ----------
     obs, seen, ids
         Observation, its exposures, and names of the sources.
-    variable, timescale
+    variable, timescale, moving
         Options of the same name.
 
     Raises
@@ -31,18 +32,19 @@ def spectra_of(
     InputError
         If there is no source of the name of a variable one, or bands are of one epoch only.
     """
-    if not variable:
+    if not variable and not moving:
         return galaxy_spectra(obs, seen)
-    unknown = [name for name in variable if name not in ids]
+    unknown = [name for name in (*variable, *moving) if name not in ids]
     if unknown:
+        what = "vary" if set(unknown) & set(variable) else "move"
         raise InputError(
-            f"there is no source {', '.join(map(repr, unknown))} that could vary; the sources are "
+            f"there is no source {', '.join(map(repr, unknown))} that could {what}; the sources are "
             f"{', '.join(ids[:10])}{' ...' if len(ids) > 10 else ''}."
         )
     filters = [name for view in obs.views for name in view.observation.bands]
     if len(set(filters)) == len(filters):
         raise InputError(
-            f"the bands {', '.join(filters)} are of one epoch, at which nothing varies; join "
+            f"the bands {', '.join(filters)} are of one epoch, at which nothing varies or moves; join "
             "observations of several times (join_observations, --with)."
         )
     varies = np.isin(ids, variable)

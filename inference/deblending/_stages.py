@@ -18,11 +18,13 @@ from scorepriors.models.scene._scene import Scene
 from scorepriors.models.scene._start import start_values
 from scorepriors.models.sources._abstract import AbstractSource, round_gaussians
 from scorepriors.models.sources._free_form import FreeForm
+from scorepriors.models.sources._moving import MOVING_BOX, MovingStar
 from scorepriors.models.sources._placement import Placement, place_sources
 from scorepriors.models.sources._point import STAR_BOX, PointSource
+from scorepriors.models.sources._two_part import TwoPart
 from scorepriors.models.spectra._priors import AbstractSpectra
 
-from ._choice import carried, cut_off, explained, galaxies_of, profiles, seen_beyond
+from ._choice import carried, cut_off, explained, galaxies_of, parts_of, profiles, seen_beyond
 from ._noise import noises_of
 from ._options import Settings
 from ._priors import compare_pixels
@@ -127,8 +129,12 @@ class Blend:
 
     @property
     def is_point(self) -> np.ndarray:
-        """Mask of the stars."""
+        """Mask of the stars, those that move included."""
         return np.asarray(self.positions.is_point)
+
+    def is_moving(self, settings: Settings) -> np.ndarray:
+        """Return the mask of the stars that move, ``[N]``."""
+        return np.isin(self.positions.ids, settings.options.moving)
 
     @property
     def is_wide(self) -> np.ndarray:
@@ -167,6 +173,8 @@ def prepare(
     if not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     file = settings.options.noise == "file"
+    points = np.asarray(positions.is_point) | np.isin(positions.ids, settings.options.moving)
+    positions = replace(positions, is_point=points)
     used = obs if file else noise_from_model(obs)
     given = None if used is obs else obs
     light = None if others is None else tuple(others)
@@ -182,7 +190,7 @@ def prepared_exposures(
     """Return exposures for these boxes and those of stars."""
     small, *large = boxes
     sigma = settings.priors[0].model_psf_sigma
-    boxes = (max(small, STAR_BOX), *large)
+    boxes = (max(small, MOVING_BOX if settings.options.moving else STAR_BOX), *large)
     return exposures(obs, boxes=boxes, psf_sigma=sigma, noise=noises_with_sky(obs, settings, sky))
 
 
@@ -218,8 +226,11 @@ def parametric_scene(
         return place_sources(center, box=box, size=size, index=np.flatnonzero(which))
 
     groups: list[AbstractSource] = []
-    if sizes[0]:
-        at = placed(blend.is_point, STAR_BOX, sizes[0])
+    moving = blend.is_moving(settings)
+    if moving.any():
+        groups.append(_moving_stars(blend, settings, placed(moving, MOVING_BOX, moving.sum())))
+    if (blend.is_point & ~moving).any() or (sizes[0] and not moving.any()):
+        at = placed(blend.is_point & ~moving, STAR_BOX, sizes[0])
         error = settings.options.center_error
         groups.append(PointSource(at, psf_sigma=settings.psf_sigma, center_error=error))
     if sizes[1]:
@@ -229,6 +240,23 @@ def parametric_scene(
         at = placed(blend.is_wide, settings.wide_box, num_wide)
         groups.append(settings.profiles(at, "wide"))
     return Scene.of(blend.exposures, groups, blend.spectra, settings.options.spectra)
+
+
+def _moving_stars(blend: Blend, settings: Settings, at: Placement) -> MovingStar:
+    """Return the stars that move at their places."""
+    times = [view.observation.time for view in blend.obs.views]
+    if any(time is None for time in times) or np.ptp(times) == 0:
+        raise InputError(
+            "a star moves between observations of different times; give time=MJD to each of them."
+        )
+    middle, days = (max(times) + min(times)) / 2, np.ptp(times)
+    return MovingStar(
+        at,
+        phase=(np.array(times) - middle) / days,
+        days=days,
+        psf_sigma=settings.psf_sigma,
+        center_error=settings.options.center_error,
+    )
 
 
 def may_be_wide(scene: Scene, values: dict, settings: Settings) -> bool:
@@ -308,9 +336,11 @@ class FreeFormStage:
 
     def __init__(self, blend: Blend, settings: Settings, scene: Scene, found: FittedScene):
         self.blend, self.settings, self.before, self.fit = blend, settings, scene, found.fit
+        self.found = found
         self.center = scene.centers(self.fit.values)
         values, boxes = self.fit.values, settings.boxes
-        kinds = np.where(blend.is_point, "stars", "galaxies")
+        kinds = np.where(blend.is_point, "stars", "galaxies").astype("U8")
+        kinds[blend.is_moving(settings)] = "moving"
         if settings.options.start != "blobs":
             if len(boxes) > 1:
                 kinds[cut_off(scene, values, *boxes) > CUT_OFF] = "large"
@@ -356,14 +386,26 @@ class FreeFormStage:
             else:
                 # About the fitted centers: a prior expects centered galaxies.
                 at = place_sources(self.center[rows], box=box, size=sizes[name], index=rows)
-            groups.append(FreeForm(prior, at, name, axes))
+            if self.settings.two_color:
+                parts = parts_of(self.before, self.fit.values, at, np.asarray(at.index))
+                flux = np.ones((len(at), self.found.flux.shape[1]))
+                # A negative one is that of no galaxy.
+                flux[: len(rows)] = np.maximum(self.found.flux[rows], self.found.flux_error[rows])
+                known: dict[str, Any] = {
+                    "shapes": parts,
+                    "flux": flux,
+                    "psf_sigma": self.settings.psf_sigma,
+                }
+                groups.append(TwoPart(prior, at, name, axes, **known))
+            else:
+                groups.append(FreeForm(prior, at, name, axes))
         boxes = {"profiles": self.settings.boxes[0], "wide": self.settings.wide_box}
         for name in self.kept:
             rows = np.flatnonzero(self.kinds == name)
             center = self.blend.positions.row_column[rows]
             at = place_sources(center, box=boxes[name], size=sizes[name], index=rows)
             groups.append(self.settings.profiles(at, name))
-        groups += [group for group in self.before.sources if group.name == "stars"]
+        groups += [group for group in self.before.sources if group.name in ("stars", "moving")]
         found = self.blend.exposures
         if "large" in priors:
             wide = [self.settings.wide_box] * ("wide" in self.kept)

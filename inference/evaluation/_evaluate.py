@@ -137,6 +137,7 @@ class Settings:
             else getattr(profile, "__name__", repr(profile)),
             "anneal": list(self.options.anneal),
             "variable": list(self.options.variable),
+            "moving": list(self.options.moving),
             "correlation": _lists(self.options.correlation),
             "sampling": self.sampling,
         }

@@ -286,7 +286,7 @@ def _groups(cells: Sequence[Cell], count: int) -> np.ndarray:
 
 def _settings_facts(settings: Settings, mend: tuple[bool, bool]) -> dict[str, Any]:
     options = {n: getattr(v, "__qualname__", v) for n, v in vars(settings.options).items()}
-    options |= {name: list(options[name]) for name in ("anneal", "variable")}
+    options |= {name: list(options[name]) for name in ("anneal", "variable", "moving")}
     return options | {
         "subtract_sky": mend[0],
         "rescale_noise": mend[1],

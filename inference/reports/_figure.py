@@ -190,7 +190,11 @@ def scene_row(
 
 
 #: Labels of the fluxes of the parametric scene, by its kind of galaxies.
-_PROFILES = {"BulgeDisk": "bulge + disk", "Sersic": "Sersic profile"}
+_PROFILES = {
+    "BulgeDisk": "bulge + disk",
+    "Sersic": "Sersic profile",
+    "TwoColor": "bulge + disk of two colors",
+}
 
 
 def profile_label(result: Deblended) -> str:

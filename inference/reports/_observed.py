@@ -19,9 +19,8 @@ def observed_mean(scene: Scene, draws: Draws) -> list[np.ndarray]:
     draws
         Draws of the source.
     """
-    image, spectrum = (np.asarray(a, float) for a in (draws.image, draws.spectrum))
     # Rendering is linear: the mean of the renderings is the rendering of each band's mean.
-    mean = np.einsum("nb,nij->bij", spectrum, image) / len(image)
+    mean = draws.mean()
     seen, first = [], 0
     for exposure in scene.exposures:
         own = mean[first : first + exposure.num_bands]

@@ -259,12 +259,12 @@ def draws_figure(result: Deblended, tree: Any) -> Figure:
     compose = view_composer(view)
     level = np.array([np.percentile(band, 99.5) for band in view.observation.images])
     level = np.where(level > 0, level, 1.0)
-    for k, (image, _, spectra) in enumerate(found):
-        spectrum = spectra[:, view.which]
+    for k, draws in enumerate(found):
+        image, spectrum = draws.image, draws.spectrum[:, view.which]
         # From all chains; successive draws are similar.
         picks = np.linspace(0, len(image) - 1, _SHOWN).round().astype(int)
-        cubes = spectrum[:, :, None, None][picks] * image[:, None][picks]
-        mean = np.tensordot(spectrum, image, (0, 0)) / len(image)
+        cubes = draws.in_bands(picks)[:, view.which]
+        mean = draws.mean()[view.which]
         peak = float((mean.max((1, 2)) / level).max())
         bright = 1.5 / peak if peak > 0 else 1.0
         light = spectrum.sum(1)[:, None, None] * image

@@ -8,17 +8,21 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 from jaxtyping import Float
 
 from scorepriors._errors import InputError
 from scorepriors.models.noise._correlation import (
+    LARGEST,
     by_band,
     drizzle_correlation,
     error_factor,
     lanczos_correlation,
+    spectrum_correlation,
 )
 from scorepriors.models.noise._estimates import estimate, of_images
 
@@ -50,7 +54,7 @@ _WINDOWS = 3, 256
 _CLIP = 4.0
 
 #: Words for correlations, for messages.
-WORDS = '"measure", "lanczos3", "drizzle:RATIO" (pixfrac / scale), "white" or an array'
+WORDS = '"measure", "lanczos3", "drizzle:RATIO" (pixfrac / scale), "white", a .npy or FITS file or an array'
 
 
 def measure_correlation(
@@ -105,13 +109,15 @@ def correlation_of(text: str) -> Float[np.ndarray, "k k"]:
     Parameters
     ----------
     text
-        ``"white"``, ``"lanczos3"`` (2 to 6), or ``"drizzle:RATIO"`` with the ratio of pixfrac to the
-        scale of the output, a number or a fraction: ``"drizzle:0.8/0.6"``.
+        ``"white"``, ``"lanczos3"`` (2 to 6), ``"drizzle:RATIO"`` with the ratio of pixfrac to the
+        scale of the output, a number or a fraction: ``"drizzle:0.8/0.6"``; or the name of a ``.npy`` or
+        FITS file with a correlation, one in its center, or with a power spectrum
+        (`spectrum_correlation`), ``[k, k]`` or ``[B, k, k]``.
 
     Raises
     ------
     InputError
-        For other names or numbers out of range.
+        For other names or numbers out of range, or a file that has no such array.
 
     Examples
     --------
@@ -121,6 +127,8 @@ def correlation_of(text: str) -> Float[np.ndarray, "k k"]:
     word = str(text).strip().lower()
     if word == "white":
         return np.ones((1, 1))
+    if word.endswith((".npy", ".fits", ".fits.gz")):
+        return correlation_of_file(str(text).strip())
     if match := re.fullmatch(r"lanczos-?(\d)", word):
         return lanczos_correlation(int(match[1]))
     if word.startswith("drizzle:"):
@@ -132,6 +140,41 @@ def correlation_of(text: str) -> Float[np.ndarray, "k k"]:
             if isinstance(error, InputError):
                 raise
     raise InputError(f"unknown correlation {text!r}; there are {WORDS}.")
+
+
+def correlation_of_file(path: str) -> Float[np.ndarray, "*B k k"]:
+    """Return the correlation in a file, or that of the power spectrum in it.
+
+    An array with an odd side and one in its center, its largest number, is a correlation.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or no image in it.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path} with a correlation or a power spectrum.")
+    try:
+        if path.lower().endswith(".npy"):
+            found = np.load(path, allow_pickle=False)
+        else:
+            with fits.open(path) as hdus:
+                found = next(h.data for h in hdus if h.is_image and h.data is not None)
+    except (OSError, ValueError, StopIteration) as error:
+        raise InputError(f"{path} has no image of a correlation or a power spectrum.") from error
+    found = np.asarray(found)
+    if found.ndim not in (2, 3) or found.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path} has an array of the shape {found.shape} and {found.dtype}; a correlation or power "
+            "spectrum has the shape [k, k] or [bands, k, k]."
+        )
+    found = found.astype(float)
+    side = found.shape[-1]
+    if found.shape[-2] == side and side % 2:
+        middle = found[..., side // 2, side // 2]
+        if np.allclose(middle, 1, atol=1e-5) and np.abs(found).max() < 1 + 1e-5 and side <= LARGEST:
+            return found
+    return spectrum_correlation(found)
 
 
 def with_correlation(

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from scorepriors._typing import Array
 
 from ._abstract import AbstractNoise, cut_out
-from ._correlation import by_band
+from ._correlation import by_band, spectrum_correlation
 
 #: Squared distance of the farthest pixels that predict another.  Errors of fluxes are then right to
 #: .6 % for Lanczos-3 and drizzles of pixfrac / scale up to 1.33, and to 2 % at 1.6 (3 % at 10).
@@ -88,6 +88,17 @@ class Correlated(AbstractNoise):
         self.weights = weights
         self.correlation = jnp.asarray(correlation, weights.dtype) if traced else correlation
         self.taps = _taps_in_jax(weights, correlation) if traced else _taps(weights, correlation)
+
+    @classmethod
+    def from_power_spectrum(
+        cls,
+        weights: Float[Array, "B H W"],
+        power_spectrum: Float[np.ndarray, "*B n m"],
+        *,
+        reach: int | None = None,
+    ) -> "Correlated":
+        """Return noise of these inverse variances and a power spectrum: see `spectrum_correlation`."""
+        return cls(weights, spectrum_correlation(power_spectrum, reach=reach))
 
     def precision(self, images: Float[Array, "*N B H W"]) -> Float[Array, "*N B H W"]:
         """Return images times the precision: whitened, and by the transpose of that."""

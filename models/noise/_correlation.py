@@ -21,6 +21,9 @@ LARGEST = 25
 #: single precision would not stand it.
 LEAST_POWER = 2e-3
 
+#: Share of the largest correlation that is not worth its pixels.
+NEGLIGIBLE = 1e-3
+
 #: Samples per pixel in the integral over Lanczos kernels: exact to five digits.
 _SAMPLES = 200
 
@@ -109,6 +112,70 @@ def lanczos_correlation(order: int = 3) -> Float[np.ndarray, "k k"]:
     whole = np.correlate(kernel, kernel, "full")[len(x) - 1 :: _SAMPLES][: half + 1]
     along = np.concatenate([whole[:0:-1], whole]) / whole[0]
     return np.outer(along, along)
+
+
+def spectrum_correlation(
+    power_spectrum: Float[np.ndarray, "*B n m"], *, reach: int | None = None
+) -> Float[np.ndarray, "*B k k"]:
+    """Return the correlation of noise of a given power spectrum.
+
+    Parameters
+    ----------
+    power_spectrum
+        Power ``[n, m]`` of an image of noise on a periodic grid, `|numpy.fft.fft2(noise)|^2` or its
+        average, the mean in the first pixel (or ``[B, n, m]`` for bands); of any scale.
+    reach
+        Largest distance of pixels along an axis; by default that beyond which no correlation is
+        above a thousandth of the largest between neighbors, at most 12.
+
+    Returns
+    -------
+    numpy.ndarray
+        Correlation ``[k, k]`` with k = 2 `reach` + 1, one in the center: the Fourier transform of the
+        power (Wiener and Khinchin), for `with_correlation` and `Correlated`.
+
+    Raises
+    ------
+    InputError
+        If the power is not that of any noise: negative, not finite, zero everywhere, or different at
+        opposite frequencies, as the half spectrum of `rfft2` is; or if `reach` is too large.
+
+    Examples
+    --------
+    >>> spectrum_correlation(np.ones((8, 8)), reach=1).tolist()
+    [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    found = np.asarray(power_spectrum)
+    if found.dtype.kind not in "fiu" or found.ndim not in (2, 3) or min(found.shape[-2:]) < 3:
+        raise InputError(
+            f"a power spectrum is an array [n, m], or [bands, n, m], of real numbers; got {found.dtype} "
+            f"with the shape {found.shape}."
+        )
+    found = found.astype(float)
+    if not np.isfinite(found).all() or (found < 0).any() or not found.any((-2, -1)).all():
+        raise InputError("a power spectrum must be finite, not negative, and not zero everywhere.")
+    opposite = np.roll(found[..., ::-1, ::-1], (1, 1), (-2, -1))
+    if not np.allclose(found, opposite, rtol=1e-3, atol=1e-6 * found.max()):
+        raise InputError(
+            "a power spectrum must be the same at opposite frequencies, in the order of numpy.fft.fft2; "
+            "undo an fftshift, and give the whole of it, not the half of rfft2."
+        )
+    whole = np.fft.ifft2(found).real
+    whole /= whole[..., :1, :1]
+    most = min((min(found.shape[-2:]) - 1) // 2, LARGEST // 2)
+    if reach is None:
+        near = np.fft.fftshift(whole, (-2, -1))
+        rows, columns = (np.abs(np.arange(n) - n // 2) for n in found.shape[-2:])
+        distance = np.maximum(rows[:, None], columns)
+        size = np.abs(near).max(0) if near.ndim == 3 else np.abs(near)
+        large = size > NEGLIGIBLE * size[distance > 0].max()
+        reach = int(np.clip(distance[large & (distance <= most)].max(), 1, most))
+        # Of white noise all that is beside the center is rounding.
+        reach = reach if size[distance > 0].max() > NEGLIGIBLE else 1
+    if not 1 <= reach <= most:
+        raise InputError(f"`reach` must be from 1 to {most} pixels for this spectrum, got {reach}.")
+    lags = np.arange(-reach, reach + 1)
+    return whole[..., lags[:, None], lags]
 
 
 def error_factor(correlation: Float[np.ndarray, "*B k k"]) -> Float[np.ndarray, "*B"]:

@@ -2,8 +2,10 @@
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
@@ -11,15 +13,18 @@ from scorepriors._errors import InputError
 from scorepriors._recovery import recovering
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._information import by_exposure
-from scorepriors.models.sources._abstract import Morphologies
+from scorepriors.models.sources._abstract import Gradient, Morphologies
 from scorepriors.models.spectra._priors import AbstractSpectra
-from scorepriors.models.spectra._spectra import spectrum_posterior
+from scorepriors.models.spectra._spectra import SpectrumPrior, spectrum_posterior
 
 from ._scene import Scene
 
 #: Lower limit of the sum of a morphology's pixels, so that an image whose pixels sum to zero
 #: stays finite.
 SMALLEST_AREA = 1e-3
+
+#: Lower limit of the scale of color gradients, so that their prior stays a Gaussian.
+SMALLEST_SHARE = 1e-3
 
 
 def blend(scene: Scene) -> None:
@@ -36,9 +41,11 @@ def blend(scene: Scene) -> None:
     prior on spectra (``brightness [K]``), ``spectrum [K, B]`` and the deterministic ``flux [K, B]``
     with ``flux_error``.  K runs over the groups in their order.
 
-    One color per source is the assumption behind "spectrum x morphology" (paper eq. 1).
+    One color per source is the assumption behind "spectrum x morphology" (paper eq. 1).  Sources of
+    two parts (`Gradient`) have a color gradient besides, one number per band that is integrated out
+    with the spectra: the deterministic ``gradient [K, B]``, zero for all others.
     """
-    drawn = [group.draw() for group in scene.sources]
+    drawn = [group.draw(len(scene.exposures)) for group in scene.sources]
     observe(scene.exposures, drawn, scene.spectra, treatment=scene.treatment)
 
 
@@ -80,21 +87,28 @@ def observe(
     if treatment not in TREATMENTS:
         raise InputError(f"`treatment` must be one of {', '.join(TREATMENTS)}, got {treatment!r}.")
     renderings = [
-        jnp.concatenate([one.render(m.image, m.corner, m.mask) for m in morphologies])
-        for one in exposures
+        jnp.concatenate([one.render(m.seen(n), m.corner, m.mask) for m in morphologies])
+        for n, one in enumerate(exposures)
     ]
     area = jnp.concatenate([m.image.sum((-2, -1)) for m in morphologies])
     area = jnp.maximum(area, SMALLEST_AREA)
-    prior = spectra.sample(len(area)).of_amplitudes(area)
+    parts, slots = two_parts(morphologies)
+    prior = spectra.sample(len(area))
+    if len(slots):
+        prior = prior.with_gradients(slots, *scales_of([m.gradient for m in parts], prior))
+        moved = [
+            [one.render(m.gradient.image, m.corner, m.mask) for m in parts] for one in exposures
+        ]
+        renderings = [jnp.concatenate([r, *m]) for r, m in zip(renderings, moved, strict=True)]
+    prior = prior.of_amplitudes(jnp.append(area, jnp.ones(len(slots), area.dtype)))
     if treatment == "sampled":
-        with numpyro.plate("source", len(area)):
-            spectrum = numpyro.sample(
-                "spectrum",
-                dist.MultivariateNormal(prior.mean, prior.covariance),
-                infer={"event_dims": ["band"]},
-            )
+        spectrum = _sampled("source", "spectrum", prior, slice(0, len(area)))
+        if len(slots):
+            given = _sampled("two_part", "difference", prior, slice(len(area), None))
+            spectrum = jnp.concatenate([spectrum, given])
         _pixels(exposures, renderings, spectrum)
-        _by_source("flux", spectrum * area[:, None])
+        _by_source("flux", spectrum[: len(area)] * area[:, None])
+        _add_gradient(spectrum, len(area), slots)
         return
     images, noise = [one.images for one in exposures], [one.noise for one in exposures]
     solved = spectrum_posterior(renderings, images, noise, prior)
@@ -102,15 +116,63 @@ def observe(
         key = numpyro.prng_key()
         spectrum = solved.mean if treatment == "profiled" else solved.sample(key)
         _pixels(exposures, renderings, spectrum)
+        _add_gradient(spectrum, len(area), slots)
+        spectrum = spectrum[: len(area)]
         _by_source("spectrum", spectrum)
         _by_source("flux", spectrum * area[:, None])
         return
     log_density = solved.log_marginal if treatment == "marginal" else solved.log_profiled
     numpyro.factor("pixels", log_density)
-    _by_source("spectrum", solved.mean)
-    _by_source("flux", solved.mean * area[:, None])
-    variance = jnp.einsum("kbkb->kb", solved.covariance())
+    spectrum = solved.mean[: len(area)]
+    _by_source("spectrum", spectrum)
+    _by_source("flux", spectrum * area[:, None])
+    variance = jnp.einsum("kbkb->kb", solved.covariance())[: len(area)]
     _by_source("flux_error", jnp.sqrt(variance) * area[:, None])
+    _add_gradient(solved.mean, len(area), slots)
+
+
+def two_parts(morphologies: Sequence[Morphologies]) -> tuple[list[Any], np.ndarray]:
+    """Return the groups of sources of two parts, and the slots of these among all sources."""
+    found, slots, first = [], [np.zeros(0, int)], 0
+    for one in morphologies:
+        count = len(one.mask)
+        if one.gradient is not None:
+            found.append(one)
+            slots.append(first + np.arange(count))
+        first += count
+    return found, np.concatenate(slots)
+
+
+def scales_of(gradients: Sequence[Gradient], prior: SpectrumPrior):
+    """Return scales ``[G]`` of color gradients, and fluxes ``[G, B]`` that they are relative to.
+
+    None for the fluxes if all are relative to those of the prior.
+    """
+    share = jnp.concatenate([jnp.asarray(one.share) for one in gradients])
+    share = jnp.maximum(share, SMALLEST_SHARE)
+    if all(one.flux is None for one in gradients):
+        return share, None
+    bands = prior.mean.shape[1]
+    each = [
+        jnp.full((len(g.share), bands), jnp.nan) if g.flux is None else g.flux for g in gradients
+    ]
+    return share, jnp.concatenate(each)
+
+
+def _sampled(plate: str, name: str, prior: SpectrumPrior, rows: slice):
+    """Draw amplitudes ``[K, B]`` of some rows of their prior."""
+    mean, covariance = prior.mean[rows], prior.covariance[rows]
+    with numpyro.plate(plate, len(mean)):
+        return numpyro.sample(
+            name, dist.MultivariateNormal(mean, covariance), infer={"event_dims": ["band"]}
+        )
+
+
+def _add_gradient(spectrum, count: int, slots: np.ndarray) -> None:
+    """Add the deterministic site of color gradients, where there are any."""
+    if len(slots):
+        every = jnp.zeros_like(spectrum[:count]).at[slots].set(spectrum[count:])
+        _by_source("gradient", every)
 
 
 #: Treatments of the spectra.

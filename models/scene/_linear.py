@@ -37,12 +37,20 @@ class Slopes(NamedTuple):
     pull, precision
         First derivative of the log-prior by each number, and minus the second (not negative),
         ``[K, P]``.
+    gradient, gradient_slope
+        Images of color gradients ``[K, n, n]`` and their derivatives ``[K, P, n, n]``; None for
+        sources of one color.
+    share
+        Scales of the gradients ``[K]``; None likewise.
     """
 
     image: Float[Array, "K n n"]
     slope: Float[Array, "K P n n"]
     pull: Float[Array, "K P"]
     precision: Float[Array, "K P"]
+    gradient: Float[Array, "K n n"] | None = None
+    gradient_slope: Float[Array, "K P n n"] | None = None
+    share: Float[Array, " K"] | None = None
 
 
 class LinearScene(NamedTuple):
@@ -52,7 +60,8 @@ class LinearScene(NamedTuple):
     ----------
     products
         Inner products of the renderings of all K sources, then of their derivatives (source
-        by source, group by group), with each other and with the residual.
+        by source, group by group), with each other and with the residual; of sources of two parts
+        then those of the gradients, and of their derivatives.
     groups
         Derivatives by group.
     """
@@ -62,7 +71,12 @@ class LinearScene(NamedTuple):
 
 
 @eqx.filter_jit
-def linearize(scene: Scene, values: dict[str, Any], spectrum: Float[Array, "K B"]) -> LinearScene:
+def linearize(
+    scene: Scene,
+    values: dict[str, Any],
+    spectrum: Float[Array, "K B"],
+    gradient: Float[Array, "K B"] | None = None,
+) -> LinearScene:
     """Expand a scene about values of its sites.
 
     Parameters
@@ -73,22 +87,39 @@ def linearize(scene: Scene, values: dict[str, Any], spectrum: Float[Array, "K B"
         Site values.
     spectrum
         Amplitudes ``[K, B]`` that are subtracted for the residual.
+    gradient
+        Those of the color gradients ``[K, B]``, if there are sources of two parts.
     """
     groups = tuple(_slopes(g, scene.values_of(g.name, values)) for g in scene.sources)
     both, left, first = [], [], 0
-    for one in scene.exposures:
-        drawn, moved = [], []
-        for group, at in zip(groups, (g.at for g in scene.sources), strict=True):
-            count = group.slope.shape[1]
-            drawn.append(one.render(group.image, at.corner, at.mask))
-            slopes = group.slope.reshape(-1, *group.slope.shape[2:])
-            corner, mask = (jnp.repeat(jnp.asarray(a), count, axis=0) for a in (at.corner, at.mask))
-            moved.append(one.render(slopes, corner, mask))
-        unit = jnp.concatenate(drawn)
-        own = spectrum[:, first : first + one.num_bands]
+    for number, one in enumerate(scene.exposures):
+        drawn, moved, parts, bent, slots, slot = [], [], [], [], [], 0
+        bands = slice(first, first + one.num_bands)
         first += one.num_bands
-        left.append(one.images - jnp.einsum("kb,kbyx->byx", own, unit))
-        both.append(jnp.concatenate([unit, *moved]))
+        for source, known in zip(scene.sources, groups, strict=True):
+            at, group = source.at, known
+            if source.moves:
+                group = _slopes(source, scene.values_of(source.name, values), number)
+            count = group.slope.shape[1]
+            corner, mask = (jnp.repeat(jnp.asarray(a), count, axis=0) for a in (at.corner, at.mask))
+
+            def changes(slope, corner=corner, mask=mask, one=one):
+                return one.render(slope.reshape(-1, *slope.shape[2:]), corner, mask)
+
+            drawn.append(one.render(group.image, at.corner, at.mask))
+            moved.append(changes(group.slope))
+            if group.gradient is not None:
+                parts.append(one.render(group.gradient, at.corner, at.mask))
+                bent.append(changes(group.gradient_slope))
+                slots.append(slot + np.arange(len(at)))
+            slot += len(at)
+        unit = jnp.concatenate(drawn)
+        model = jnp.einsum("kb,kbyx->byx", spectrum[:, bands], unit)
+        if gradient is not None and parts:
+            own = gradient[np.concatenate(slots), bands]
+            model += jnp.einsum("kb,kbyx->byx", own, jnp.concatenate(parts))
+        left.append(one.images - model)
+        both.append(jnp.concatenate([unit, *moved, *parts, *bent]))
     products = inner_products(both, left, [one.noise for one in scene.exposures])
     return LinearScene(products, groups)
 
@@ -98,8 +129,8 @@ def numbers_of(values: dict[str, Any]) -> list[str]:
     return [name for name in sorted(values) for _ in range(np.asarray(values[name])[0].size)]
 
 
-def _slopes(group: AbstractSource, values: dict[str, Array]) -> Slopes:
-    """Return the images of a group, and their derivatives and the prior's."""
+def _slopes(group: AbstractSource, values: dict[str, Array], number: int | None = None) -> Slopes:
+    """Return the images of a group, in one of the exposures if given, and derivatives."""
     names = sorted(values)
     arrays = [jnp.asarray(values[name]) for name in names]
     flat = jnp.concatenate([a.reshape(len(a), -1) for a in arrays], 1)
@@ -118,13 +149,24 @@ def _slopes(group: AbstractSource, values: dict[str, Array]) -> Slopes:
         sites = [s for s in trace.values() if s["type"] == "sample" and not s["is_observed"]]
         return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in sites)
 
-    image, push = jax.linearize(lambda numbers: group.image(apart(numbers)), flat)
+    def images(numbers):
+        own = apart(numbers)
+        parts = group.gradient(own)
+        image = group.image(own) if number is None else group.image_in(own, number)
+        return image, None if parts is None else parts.image
+
+    (image, gradient), push = jax.linearize(images, flat)
 
     def by(number):
         along = jnp.zeros_like(flat).at[:, number].set(1.0)
         bend = jax.jvp(jax.grad(log_prior), (flat,), (along,))[1]
         return push(along), -bend[:, number]
 
-    slope, precision = jax.vmap(by)(jnp.arange(flat.shape[1]))
+    (slope, bent), precision = jax.vmap(by)(jnp.arange(flat.shape[1]))
     pull = jax.grad(log_prior)(flat)
-    return Slopes(image, jnp.swapaxes(slope, 0, 1), pull, jnp.maximum(precision, 0.0).T)
+    found = Slopes(image, jnp.swapaxes(slope, 0, 1), pull, jnp.maximum(precision, 0.0).T)
+    if gradient is None:
+        return found
+    parts: Any = group.gradient(apart(flat))
+    share = parts.share
+    return found._replace(gradient=gradient, gradient_slope=jnp.swapaxes(bent, 0, 1), share=share)

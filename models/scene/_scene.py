@@ -169,7 +169,8 @@ class Scene(eqx.Module):
     def morphologies(self, values: dict[str, Any]) -> list[Morphologies]:
         """Return boxes of every group for given site values, in NumPy."""
         host = {name: np.asarray(value) for name, value in values.items()}
-        return [group.boxes(self.values_of(group.name, host)) for group in self.sources]
+        count = len(self.exposures)
+        return [group.boxes(self.values_of(group.name, host), count) for group in self.sources]
 
     def centers(self, values: dict[str, Any]) -> Float[np.ndarray, "N 2"]:
         """Return centers (row, column) for given site values, in the order of the catalog."""

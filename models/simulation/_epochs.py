@@ -56,6 +56,7 @@ def simulate_epochs(
     *,
     seed: int = 0,
     lumpy: bool = False,
+    motion: tuple[float, float] = (0.0, 0.0),
 ) -> Epochs:
     """Simulate images of a galaxy with a point source that varies, in g and r.
 
@@ -69,6 +70,9 @@ def simulate_epochs(
         Seed of the galaxy, the seeing and the noise.
     lumpy
         Whether the galaxy has lumps, so that no smooth profile fits it.
+    motion
+        Motion (row, column) of the point in pixels per day; in the middle of the times it is at its
+        place.
 
     Raises
     ------
@@ -89,12 +93,13 @@ def simulate_epochs(
     found = []
     for time, own in zip(times, flux, strict=True):
         images, psfs = [], []
+        place = point + (time - (max(times) + min(times)) / 2) * np.array(motion)
         for bright, of_point in zip(HOST.values(), own, strict=True):
             seeing = rng.uniform(*SEEING)
             fine = gaussian_psf(seeing * FINE, size=2 * int(6 * seeing * FINE) + 1)
             blurred = fftconvolve(galaxy, fine, mode="same")
             image = blurred.reshape(SIDE, FINE, SIDE, FINE).sum((1, 3))
-            images.append(bright * image + of_point * _point(point, seeing))
+            images.append(bright * image + of_point * _point(place, seeing))
             psfs.append(gaussian_psf(seeing, size=PSF_SIDE))
         pixels = np.array(images) + NOISE * rng.normal(size=(len(images), SIDE, SIDE))
         found.append(

@@ -19,6 +19,34 @@ from scorepriors.models.rendering._exposure import Exposure
 from ._placement import Placement
 
 
+class Gradient(NamedTuple):
+    """What light that moves between two parts of a source, each of a color of its own, adds to it.
+
+    A source of two parts with the images D and B, of flux one each, is
+    :math:`F_b [(1 - f) D + f B] + g_b (B - D)` in band b: the second part has the flux
+    :math:`f F_b + g_b`, and both have :math:`F_b`.
+
+    Attributes
+    ----------
+    image
+        Images of B - D, ``[K, n, n]``, of sum zero.
+    fraction
+        Share f of the second part at the mean color, ``[K]``.
+    flux
+        Fluxes ``[K, B]`` to which the prior of g is relative; None for those of the prior of F, which
+        follow the brightness.
+    """
+
+    image: Any
+    fraction: Any
+    flux: Any = None
+
+    @property
+    def share(self) -> Any:
+        """Scale f (1 - f) of g for a difference of the colors of the parts of one."""
+        return self.fraction * (1 - self.fraction)
+
+
 class Morphologies(NamedTuple):
     """Boxes at the model's resolution, and their places in the image.
 
@@ -30,11 +58,21 @@ class Morphologies(NamedTuple):
         First pixel (row, column) of each box, ``[K, 2]``.
     mask
         Mask ``[K]``, False for padding.
+    gradient
+        Of sources of two parts with colors of their own; None for sources of one color.
+    each
+        Images in every exposure, of sources that move; None where they are the same in all.
     """
 
     image: Any
     corner: Int[Array, "K 2"]
     mask: Bool[Array, " K"]
+    gradient: Gradient | None = None
+    each: tuple[Any, ...] | None = None
+
+    def seen(self, number: int) -> Any:
+        """Return the images in an exposure."""
+        return self.image if self.each is None else self.each[number]
 
 
 class Look(NamedTuple):
@@ -144,6 +182,35 @@ class AbstractSource(eqx.Module):
             those of the posterior in the unconstrained space, the units of the search.
         """
 
+    @property
+    def moves(self) -> bool:
+        """Whether images differ between exposures: see `image_in`."""
+        return type(self).image_in is not AbstractSource.image_in
+
+    def image_in(
+        self, values: dict[str, Any], number: int, xp: Any = None
+    ) -> Float[Array, "K n n"]:
+        """Return the images in one of the exposures: the same in all, unless a kind says otherwise.
+
+        Parameters
+        ----------
+        values, xp
+            Arguments of `image`.
+        number
+            Number of the exposure in the scene.
+        """
+        return self.image(values) if xp is None else self.image(values, xp)
+
+    def gradient(self, values: dict[str, Any], xp: Any = None) -> Gradient | None:
+        """Return what differences of color between two parts add; None for sources of one color.
+
+        Parameters
+        ----------
+        values, xp
+            Arguments of `image`.
+        """
+        return None
+
     def guess(self, width: float) -> Float[np.ndarray, "K n n"]:
         """Return assumed images of the sources before any fit: round Gaussians.
 
@@ -183,19 +250,29 @@ class AbstractSource(eqx.Module):
             object.__setattr__(other, one.name, fields.get(one.name, getattr(self, one.name)))
         return other
 
-    def draw(self) -> Morphologies:
-        """Draw the group in a NumPyro model: sites ``name/...``; return boxes to be rendered."""
+    def draw(self, exposures: int = 1) -> Morphologies:
+        """Draw the group in a NumPyro model: sites ``name/...``; return boxes to be rendered.
+
+        Parameters
+        ----------
+        exposures
+            Number of exposures of the scene.
+        """
         with scope(prefix=self.name, divider="/"):
             values = self.sample()
         image = self.image(values)
         self._check(image)
-        return Morphologies(image, self.at.corner, self.at.mask)
+        each = tuple(self.image_in(values, n) for n in range(exposures)) if self.moves else None
+        return Morphologies(image, self.at.corner, self.at.mask, self.gradient(values), each)
 
-    def boxes(self, values: dict[str, Any]) -> Morphologies:
-        """Return boxes for given values of the sites, in NumPy."""
+    def boxes(self, values: dict[str, Any], exposures: int = 1) -> Morphologies:
+        """Return boxes for given values of the sites, in NumPy; `exposures` as in `draw`."""
         image = np.asarray(self.image(values, np))
         self._check(image)
-        return Morphologies(image, np.asarray(self.at.corner), np.asarray(self.at.mask))
+        place = np.asarray(self.at.corner), np.asarray(self.at.mask)
+        every = range(exposures)
+        each = tuple(self.image_in(values, n, np) for n in every) if self.moves else None
+        return Morphologies(image, *place, self.gradient(values, np), each)
 
     def _check(self, image) -> None:
         """Raise InputError for images of another shape than the boxes'."""

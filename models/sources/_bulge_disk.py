@@ -71,36 +71,62 @@ class BulgeDisk(AbstractParametric):
 
     def image(self, values: dict, xp: Any = jnp):
         """Return disk and bulge as one mixture of Gaussians."""
-        disk, bulge = _mixture(1.0), _mixture(4.0)
-        # Each component has its own size and shape.
-        count = len(disk[0])
-        is_bulge = np.arange(count + len(bulge[0])) >= count
-        fraction = 1 / (1 + xp.exp(-values["bulge_logit"][:, None]))
-        share = xp.where(is_bulge, fraction, 1 - fraction)
-        weights = np.concatenate([disk[0], bulge[0]]) * share
-        disk_radius = xp.exp(values["log_radius"]) + SMALLEST_RADIUS
-        bulge_radius = disk_radius * xp.exp(values["bulge_log_ratio"]) + SMALLEST_RADIUS
-        radius = xp.where(is_bulge, bulge_radius[:, None], disk_radius[:, None])
-        of_bulge, of_disk = values["bulge_ellipticity"], values["ellipticity"]
-        shape = xp.where(is_bulge[:, None], of_bulge[:, None], of_disk[:, None])
-        return gaussian_mixture_image(
-            weights,
-            np.concatenate([disk[1], bulge[1]]) * radius,
-            ellipse(shape, xp),
-            self.place(values, xp),
-            box=self.at.box,
-            psf_sigma=self.psf_sigma,
-            xp=xp,
-        )
+        return bulges_and_disks(self, values, fraction_of(values, xp), xp)
 
     def columns(self, values: dict) -> list[Column]:
         """Return radius and shape of the disk, and the bulge's share of the flux."""
-        fraction = 1 / (1 + np.exp(-np.asarray(values["bulge_logit"], float)))
-        text = "share of the bulge in the flux of the parametric scene"
-        return [
-            *shape_columns(values, "disk"),
-            Column("profile_bulge_fraction", fraction, None, text),
-        ]
+        return bulge_disk_columns(values)
+
+
+def fraction_of(values: dict, xp: Any = jnp):
+    """Return the bulge's share of the flux, ``[K]``."""
+    return 1 / (1 + xp.exp(-values["bulge_logit"]))
+
+
+def bulges_and_disks(group: AbstractParametric, values: dict, fraction, xp: Any = jnp):
+    """Return images ``[K, n, n]`` of bulges and disks.
+
+    Parameters
+    ----------
+    group
+        Sources with the sites of `BulgeDisk`.
+    values
+        Their values.
+    fraction
+        Share of the bulges in the flux, ``[K]``: 0 for the disks alone, 1 for the bulges.
+    xp
+        Array module.
+    """
+    disk, bulge = _mixture(1.0), _mixture(4.0)
+    # Each component has its own size and shape.
+    count = len(disk[0])
+    is_bulge = np.arange(count + len(bulge[0])) >= count
+    share = xp.where(is_bulge, fraction[:, None], 1 - fraction[:, None])
+    weights = np.concatenate([disk[0], bulge[0]]) * share
+    disk_radius = xp.exp(values["log_radius"]) + SMALLEST_RADIUS
+    bulge_radius = disk_radius * xp.exp(values["bulge_log_ratio"]) + SMALLEST_RADIUS
+    radius = xp.where(is_bulge, bulge_radius[:, None], disk_radius[:, None])
+    of_bulge, of_disk = values["bulge_ellipticity"], values["ellipticity"]
+    shape = xp.where(is_bulge[:, None], of_bulge[:, None], of_disk[:, None])
+    return gaussian_mixture_image(
+        weights,
+        np.concatenate([disk[1], bulge[1]]) * radius,
+        ellipse(shape, xp),
+        group.place(values, xp),
+        box=group.at.box,
+        psf_sigma=group.psf_sigma,
+        xp=xp,
+    )
+
+
+def bulge_disk_columns(values: dict) -> list[Column]:
+    """Return radius and shape of the disk, and the bulge's share of the flux."""
+    host = {name: np.asarray(value, float) for name, value in values.items()}
+    text = "share of the bulge in the flux of the parametric scene"
+    return [
+        *shape_columns(values, "disk"),
+        Column("profile_bulge_fraction", fraction_of(host, np), None, text),
+    ]
 
 
 def shape_columns(values: dict, what: str) -> list[Column]:

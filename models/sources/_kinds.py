@@ -9,13 +9,16 @@ from scorepriors._errors import InputError
 from ._abstract import AbstractSource
 from ._bulge_disk import BulgeDisk
 from ._free_form import FreeForm
+from ._moving import MovingStar
 from ._parametric import AbstractParametric, Site
 from ._placement import Placement
 from ._point import PointSource
 from ._sersic import Sersic
+from ._two_color import TwoColor
+from ._two_part import TwoPart
 
 #: Kinds of this package; others are found once the module that defines them is imported.
-OWN = (FreeForm, PointSource, BulgeDisk, Sersic)
+OWN = (FreeForm, PointSource, BulgeDisk, Sersic, TwoColor, TwoPart, MovingStar)
 
 
 def group_facts(group: AbstractSource) -> dict[str, Any]:
@@ -72,8 +75,9 @@ def group_from(
             f"the module that defines it first{f' ({module})' if module else ''}."
         )
     settings = dict(facts["settings"])
-    if kind is FreeForm:
-        return FreeForm(prior, at, facts["name"], tuple(settings["axes"]))
+    if kind in (FreeForm, TwoPart):
+        axes = tuple(settings.pop("axes"))
+        return kind(prior, at, facts["name"], axes, **settings)
     group = kind(at, facts["name"], **settings)
     if "sites" in facts:
         return group.replaced(sites={n: Site(**site) for n, site in facts["sites"].items()})

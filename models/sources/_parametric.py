@@ -16,7 +16,7 @@ from scorepriors._typing import Array
 from ._abstract import AbstractSource, Look
 
 
-def _single(number: Any) -> Any:
+def single(number: Any) -> Any:
     """Return an array for a Python number, so that another value of it recompiles nothing."""
     return np.asarray(number, np.float32) if isinstance(number, int | float) else number
 
@@ -35,8 +35,8 @@ class Site(eqx.Module):
         sets the first steps of a fit.
     """
 
-    mean: Any = eqx.field(converter=_single)
-    width: Any = eqx.field(converter=_single)
+    mean: Any = eqx.field(converter=single)
+    width: Any = eqx.field(converter=single)
     axis: str = eqx.field(static=True, default="")
     known: float = eqx.field(static=True, default=0.5)
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from scorepriors._errors import InputError
 from scorepriors._typing import Array
 
-from ._colors import color_prior
+from ._colors import bulge_tilt, color_prior
 from ._priors import GalaxySpectra, Settled, _product, pixel_noise
 from ._spectra import SpectrumPrior
 
@@ -148,6 +148,7 @@ class EpochSpectra(GalaxySpectra):
             tie=tie,
             known=np.linalg.inv([of_filters, correlation]),
             timescale=timescale,
+            tilt=bulge_tilt(wave, share / share.sum()),
             **options,
         )
 
@@ -168,6 +169,7 @@ class EpochSpectra(GalaxySpectra):
             jnp.where(varies, free, constant.covariance),
             jnp.where(varies, self.width[:, None] * jnp.eye(len(self.width)), tied),
             jnp.where(varies, self.known[1], self.known[0]),
+            jnp.where(varies[..., 0], 0.0, constant.mean * self.tilt),
         )
 
     def moments(

@@ -15,7 +15,7 @@ from numpyro import handlers
 
 from scorepriors._typing import Array
 
-from ._colors import color_prior
+from ._colors import bulge_tilt, color_prior
 from ._spectra import SpectrumPrior
 
 #: Mean, above the logarithm of the noise, and width of the logarithm of fluxes.  Number
@@ -138,6 +138,8 @@ class GalaxySpectra(AbstractSpectra):
         Band-summed noise of a pixel, the unit of the brightness.
     color_width
         Factor of the scatter of colors.
+    tilt
+        Mean difference of bulges from disks in each band relative to the flux, ``[B]``.
     brightness, brightness_width
         Mean of the brightness above the logarithm of `noise_flux`, and its standard deviation.
     """
@@ -148,6 +150,7 @@ class GalaxySpectra(AbstractSpectra):
     color_width: Float[Array, ""]
     brightness: Float[Array, ""]
     brightness_width: Float[Array, ""]
+    tilt: Float[Array, " B"]
 
     def __init__(
         self,
@@ -155,6 +158,7 @@ class GalaxySpectra(AbstractSpectra):
         covariance,
         noise_flux,
         *,
+        tilt=None,
         color_width: float = 1.0,
         brightness: float = BRIGHTNESS,
         brightness_width: float = BRIGHTNESS_WIDTH,
@@ -165,6 +169,7 @@ class GalaxySpectra(AbstractSpectra):
         ]
         self.mean, self.covariance, self.noise_flux = put[:3]
         self.color_width, self.brightness, self.brightness_width = put[3:]
+        self.tilt = np.zeros_like(self.mean) if tilt is None else np.asarray(tilt, np.float32)
 
     @classmethod
     def of_bands(
@@ -189,7 +194,9 @@ class GalaxySpectra(AbstractSpectra):
             Fields ``color_width``, ``brightness``, ``brightness_width``.
         """
         flat = np.ones(len(wave)) if flat is None else np.asarray(flat, float)
-        return cls(*color_prior(wave, flat), pixel_noise(weights), **options)
+        mean, covariance = color_prior(wave, flat)
+        tilt = bulge_tilt(wave, mean)
+        return cls(mean, covariance, pixel_noise(weights), tilt=tilt, **options)
 
     def sample(self, num_sources: int) -> SpectrumPrior:
         """Draw ``brightness [K]``."""
@@ -204,7 +211,8 @@ class GalaxySpectra(AbstractSpectra):
         """Return the Gaussian of the fluxes of sources of given brightness."""
         flux = jnp.exp(brightness)[:, None] * self.mean
         relative = self.color_width**2 * self.covariance
-        return SpectrumPrior(flux, flux[:, :, None] * flux[:, None, :] * relative)
+        covariance = flux[:, :, None] * flux[:, None, :] * relative
+        return SpectrumPrior(flux, covariance, tilt=flux * self.tilt)
 
     def moments(
         self,

@@ -17,13 +17,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from scorepriors._compat import SymbolicZero
 from scorepriors._typing import Array
 from scorepriors.models.noise._abstract import AbstractNoise
 
 from ._factorization import cholesky_and_inverse
+
+#: Scatter of the difference of the colors of two parts of a galaxy, in units of that of galaxies.
+PARTS = 0.5
 
 
 class SpectrumPrior(NamedTuple):
@@ -39,18 +42,56 @@ class SpectrumPrior(NamedTuple):
         Where amplitudes are tied to each other: matrices ``[K, B, B]`` so that they are the mean plus
         the basis times numbers of this precision, which knows no parameters.  The covariance, then
         all but singular, is not used for exact spectra.
+    tilt
+        Mean difference of the fluxes of two parts of a source for a share of one, ``[K, B]``; none
+        if not given.
     """
 
     mean: Float[Array, "K B"]
     covariance: Float[Array, "K B B"]
     basis: Float[Array, "K B B"] | None = None
     information: Float[Array, "K B B"] | None = None
+    tilt: Float[Array, "K B"] | None = None
 
     def of_amplitudes(self, area: Float[Array, " K"]) -> "SpectrumPrior":
         """Return the prior of amplitudes from this one of fluxes, amplitudes times `area`."""
         basis = None if self.basis is None else self.basis / area[:, None, None]
         covariance = self.covariance / area[:, None, None] ** 2
         return SpectrumPrior(self.mean / area[:, None], covariance, basis, self.information)
+
+    def with_gradients(
+        self,
+        slots: Int[np.ndarray, " G"],
+        share: Float[Array, " G"],
+        known: Float[Array, "G B"] | None = None,
+    ) -> "SpectrumPrior":
+        """Return this prior of fluxes with that of differences between two parts of some sources below.
+
+        Parameters
+        ----------
+        slots
+            Sources of two parts.
+        share
+            Scale of each, `Gradient.share`; its square must not vanish.
+        known
+            Fluxes to which the scales are relative, NaN for the means of this prior.
+        """
+        scale = jnp.broadcast_to(share[:, None], (len(slots), self.mean.shape[1]))
+        if known is not None:
+            scale = scale * jnp.where(jnp.isnan(known), 1.0, known / self.mean[slots])
+        wide = PARTS * scale
+        added = wide[:, :, None] * wide[:, None, :] * self.covariance[slots]
+        none = jnp.zeros_like(self.mean[slots])
+        if self.tilt is not None:
+            none = scale * self.tilt[slots]
+        basis, information = self.basis, self.information
+        if basis is not None:
+            basis = jnp.concatenate([basis, wide[:, :, None] * basis[slots]])
+        if information is not None:
+            information = jnp.concatenate([information, information[slots]])
+        mean = jnp.concatenate([self.mean, none])
+        covariance = jnp.concatenate([self.covariance, added])
+        return SpectrumPrior(mean, covariance, basis, information)
 
 
 class SpectrumPosterior(eqx.Module):

@@ -10,10 +10,33 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpyro import handlers
+from scipy.linalg import block_diag
 
 from scorepriors.inference.fitting._map import MAPResult
+from scorepriors.models.scene._blend import SMALLEST_SHARE
 from scorepriors.models.scene._linear import LinearScene, linearize, numbers_of
 from scorepriors.models.scene._scene import Scene
+from scorepriors.models.spectra._spectra import PARTS
+
+
+class Parts(NamedTuple):
+    """Color gradients of G sources of two parts, with R derivatives by shape parameters.
+
+    Attributes
+    ----------
+    owner, shape
+        Source of every gradient, ``[G]``, and shape parameter of every derivative, ``[R]``.
+    amplitude
+        Gradients at the mode, ``[G, B]``.
+    root
+        Roots of the covariances of their priors, ``[G, B, B]``.
+    """
+
+    owner: Int[np.ndarray, " G"]
+    shape: Int[np.ndarray, " R"]
+    amplitude: Float[np.ndarray, "G B"]
+    root: Float[np.ndarray, "G B B"]
 
 
 class Equations(NamedTuple):
@@ -26,8 +49,8 @@ class Equations(NamedTuple):
     seen
         Mask ``[N, B]``, False where there are no data about a source.
     normal, projected
-        Products ``[B, N + Q, N + Q]`` of renderings and derivatives with each other, and
-        ``[B, N + Q]`` with the residual.
+        Products ``[B, M, M]`` of N renderings and Q derivatives with each other, and ``[B, M]`` with
+        the residual; with `parts` those of G gradients and R of their derivatives follow.
     owner, site
         Source and site of every shape parameter, ``[Q]``.
     area_slope
@@ -36,6 +59,8 @@ class Equations(NamedTuple):
         First derivative of the log-prior of the shapes and minus the second, ``[Q]``.
     image, slope
         Images by source, and derivatives of the image by shape parameter.
+    parts
+        Color gradients; None where there are none.
     """
 
     amplitude: Float[np.ndarray, "N B"]
@@ -50,6 +75,7 @@ class Equations(NamedTuple):
     precision: Float[np.ndarray, " Q"]
     image: list[np.ndarray]
     slope: list[np.ndarray]
+    parts: Parts | None = None
 
     @property
     def flux(self) -> Float[np.ndarray, "N B"]:
@@ -85,16 +111,23 @@ def equations_of(scene: Scene, fit: MAPResult) -> Equations:
     values = {name: np.asarray(value) for name, value in fit.values.items()}
     spectrum = values["spectrum"]
     shapes = {n: v for n, v in values.items() if "/" in n}
-    return _ordered(scene, shapes, spectrum, linearize(scene, shapes, spectrum))
+    linear = linearize(scene, shapes, spectrum, values.get("gradient"))
+    equations, rows = _ordered(scene, shapes, spectrum, linear)
+    if "gradient" in values:
+        return _with_parts(equations, rows, scene, values, linear)
+    return equations
 
 
-def _ordered(scene: Scene, values: dict, spectrum: np.ndarray, linear: LinearScene) -> Equations:
+def _ordered(
+    scene: Scene, values: dict, spectrum: np.ndarray, linear: LinearScene
+) -> tuple[Equations, np.ndarray]:
+    """Return the equations without color gradients, and the rows of `linear` that they hold."""
     order = scene.order
     place = np.full(scene.num_sources, -1)
     place[order] = np.arange(len(order))
     owner, site, first = [], [], 0
-    for group, found in zip(scene.sources, linear.groups, strict=True):
-        count, numbers = np.shape(found.precision)
+    for group, slopes_of in zip(scene.sources, linear.groups, strict=True):
+        count, numbers = np.shape(slopes_of.precision)
         mine = place[first : first + count]
         first += count
         owner.append(np.repeat(mine, numbers))
@@ -112,7 +145,7 @@ def _ordered(scene: Scene, values: dict, spectrum: np.ndarray, linear: LinearSce
     slopes = [one for g in linear.groups for source in np.asarray(g.slope, float) for one in source]
     normal = np.asarray(linear.products.normal, float)[:, rows][:, :, rows]
     own = np.einsum("bnn->nb", normal[:, : len(order), : len(order)])
-    return Equations(
+    found = Equations(
         amplitude=np.asarray(spectrum, float)[order],
         area=np.array([images[k].sum() for k in order]),
         seen=own > 0,
@@ -126,6 +159,44 @@ def _ordered(scene: Scene, values: dict, spectrum: np.ndarray, linear: LinearSce
         image=[images[k] for k in order],
         slope=[slopes[q] for q in shapes],
     )
+    return found, rows
+
+
+def _with_parts(
+    equations: Equations, rows: np.ndarray, scene: Scene, values: dict, linear: LinearScene
+) -> Equations:
+    """Return the equations with color gradients."""
+    order, count = scene.order, scene.num_sources
+    place = np.full(count, -1)
+    place[order] = np.arange(len(order))
+    number = {row: q for q, row in enumerate(rows[len(order) :])}
+    slots, shapes, first, next_slope = [], [], 0, count
+    for group in linear.groups:
+        size, numbers = np.shape(group.precision)
+        if group.gradient is not None:
+            slots.append(first + np.arange(size))
+            shapes.append(next_slope + np.arange(size * numbers))
+        first, next_slope = first + size, next_slope + size * numbers
+    slot, slope = np.concatenate(slots), np.concatenate(shapes)
+    real, kept = place[slot] >= 0, np.isin(slope, rows)
+    every = np.append(np.flatnonzero(real), len(slot) + np.flatnonzero(kept))
+    rows = np.append(rows, next_slope + every)
+    sites = {n: v for n, v in values.items() if "/" not in n and len(v) == count}
+    with handlers.substitute(data=sites), handlers.seed(rng_seed=0):
+        prior = scene.spectra.sample(count)
+    share = np.concatenate([np.asarray(g.share) for g in linear.groups if g.share is not None])
+    scale = PARTS * np.maximum(share[real], SMALLEST_SHARE).astype(float)
+    width, axes = np.linalg.eigh(np.asarray(prior.covariance, float)[slot[real]])
+    root = axes * np.sqrt(np.maximum(width, 0))[:, None] * scale[:, None, None]
+    parts = Parts(
+        place[slot[real]],
+        np.array([number[row] for row in slope[kept]], int),
+        np.asarray(values["gradient"], float)[slot[real]],
+        root,
+    )
+    normal = np.asarray(linear.products.normal, float)[:, rows][:, :, rows]
+    projected = np.asarray(linear.products.projected, float)[:, rows]
+    return equations._replace(normal=normal, projected=projected, parts=parts)
 
 
 class System(NamedTuple):
@@ -146,11 +217,17 @@ class System(NamedTuple):
 
 
 def system_of(equations: Equations) -> System:
-    """Assemble the equations for fluxes, amplitudes times pixel sums, and shapes."""
+    """Assemble the equations for fluxes, amplitudes times pixel sums, and shapes.
+
+    Color gradients are integrated out: at the mode nothing pulls at them.
+    """
     amplitude, owner = equations.amplitude, equations.owner
     num_sources, num_bands = amplitude.shape
     fluxes, size = num_sources * num_bands, num_sources * num_bands + len(owner)
-    matrix, right = np.zeros((size, size)), np.zeros(size)
+    parts, count = equations.parts, num_sources + len(owner)
+    gradients = 0 if parts is None else len(parts.owner)
+    whole = size + gradients * num_bands
+    matrix, right = np.zeros((whole, whole)), np.zeros(size)
     unit = 1 / equations.area
     # A change of a shape at a fixed flux changes the amplitude as well: derivatives are those of
     # the normalized image.
@@ -159,14 +236,30 @@ def system_of(equations: Equations) -> System:
     for band in range(num_bands):
         normal, projected = equations.normal[band], equations.projected[band]
         bright = amplitude[owner, band]
-        turn = np.zeros((num_sources + len(owner), num_sources + len(owner)))
+        turn = np.zeros((len(normal), count + gradients))
         turn[:num_sources, :num_sources] = np.diag(unit)
-        turn[:num_sources, num_sources:] = -(select * lost * bright)
-        turn[num_sources:, num_sources:] = np.diag(bright)
+        turn[:num_sources, num_sources:count] = -(select * lost * bright)
+        turn[num_sources:count, num_sources:count] = np.diag(bright)
         rows = np.append(np.arange(num_sources) * num_bands + band, np.arange(fluxes, size))
+        if parts is not None:
+            turn[count : count + gradients, count:] = np.eye(gradients)
+            own = dict(zip(parts.owner, parts.amplitude[:, band], strict=True))
+            moved = count + gradients + np.arange(len(parts.shape))
+            turn[moved, num_sources + parts.shape] = [own[k] for k in owner[parts.shape]]
+            rows = np.append(rows, size + np.arange(gradients) * num_bands + band)
         matrix[np.ix_(rows, rows)] += turn.T @ normal @ turn
-        right[rows] += turn.T @ projected
+        right[rows[:count]] += (turn.T @ projected)[:count]
+    if parts is not None:
+        matrix = _integrated(matrix, size, parts.root)
     return System(equations, matrix, right)
+
+
+def _integrated(matrix: np.ndarray, size: int, root: Float[np.ndarray, "G B B"]) -> np.ndarray:
+    """Return the equations without their last numbers, of Gaussian priors with these roots."""
+    wide = block_diag(*root)
+    cross = matrix[:size, size:] @ wide
+    own = wide.T @ matrix[size:, size:] @ wide + np.eye(len(wide))
+    return matrix[:size, :size] - cross @ np.linalg.solve(own, cross.T)
 
 
 def solve(

@@ -59,6 +59,9 @@ class Photometry:
     center_covariance
         Covariance of the positions (row, column), ``[N, 2, 2]``; NaN for kinds of sources without
         a site ``offset``.
+    way_covariance
+        Covariance of the ways (row, column) of stars that move, in pixels between the first and the
+        last time, ``[N, 2, 2]``; NaN for all others.
     shape_error
         Standard deviations of size (pixels), e1 and e2 at the model's resolution, ``[N, 3]``.
     """
@@ -70,6 +73,7 @@ class Photometry:
     seen: Bool[np.ndarray, "N B"]
     center_covariance: Float[np.ndarray, "N 2 2"]
     shape_error: Float[np.ndarray, "N 3"]
+    way_covariance: Float[np.ndarray, "N 2 2"]
 
     def scaled(self, factor: Float[np.ndarray, " B"]) -> "Photometry":
         """Return the same with fluxes times a factor per band, for other units."""
@@ -175,6 +179,7 @@ def photometry(
         seen=seen,
         center_covariance=_center_covariance(equations, final.covariance[size:, size:]),
         shape_error=_shape_errors(equations, final.covariance[size:, size:]),
+        way_covariance=_center_covariance(equations, final.covariance[size:, size:], "way"),
     )
 
 
@@ -244,10 +249,13 @@ def _totals(flux: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     return np.where(nothing, np.nan, np.stack([total, np.sqrt(variance)]))
 
 
-def _center_covariance(equations: Equations, covariance: np.ndarray) -> np.ndarray:
+def _center_covariance(
+    equations: Equations, covariance: np.ndarray, site: str = "offset"
+) -> np.ndarray:
+    """Return the covariance of a pair of numbers of each source, NaN for sources without it."""
     out = np.full((len(equations.area), 2, 2), np.nan)
     for k in range(len(out)):
-        mine = np.flatnonzero((equations.owner == k) & (equations.site == "offset"))
+        mine = np.flatnonzero((equations.owner == k) & (equations.site == site))
         if len(mine) == 2:
             out[k] = covariance[np.ix_(mine, mine)]
     return out

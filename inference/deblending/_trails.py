@@ -1,0 +1,131 @@
+r"""Straight lines across an image, such as the trails of satellites and diffraction spikes of others.
+
+A Radon transform of what is left over, in units of its noise and cut at a few of these, finds lines on
+which it is positive all along: single sources, however bright, fill a part of a line only.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+#: Deviations beyond this count as this: a star on a line must not make it a trail.
+CUT = 4.0
+
+#: Significance of a line, of a stretch of it, and number of stretches and of those that must be
+#: significant: a source or two cover the others.
+LINE, STRETCH, STRETCHES, NEEDED = 10.0, 2.0, 12, 10
+
+#: Distance from its middle that is on a line, and those that are beside it, pixels; and least brightness
+#: of a stretch in units of the usual one, and largest of what is beside it in units of its own.
+ON, BESIDE, EVEN = 1.5, (6.0, 10.0), 0.4
+
+#: Least number of pixels along a line, and most trails of an image.
+SHORTEST, MOST = 24, 4
+
+#: Widths of trails that are tried, pixels.
+WIDTHS = (3, 7)
+
+#: Mean deviation at which a trail ends across its direction, and its largest half width, pixels.
+EDGE, WIDEST = 0.4, 15
+
+
+def trails(
+    deviation: Float[np.ndarray, "H W"], seen: Bool[np.ndarray, "H W"]
+) -> Bool[np.ndarray, "H W"]:
+    """Return the pixels of trails across an image.
+
+    Parameters
+    ----------
+    deviation
+        What no source explains, in units of its noise.
+    seen
+        Mask, False for pixels without data.
+    """
+    found = np.zeros(deviation.shape, bool)
+    cut = np.clip(deviation, -CUT, CUT)
+    places = np.indices(deviation.shape) - (np.array(deviation.shape)[:, None, None] - 1) / 2
+    for _ in range(MOST):
+        left = seen & ~found
+        line = _best_line(cut[left], places[:, left])
+        if line is None:
+            break
+        found |= _around(line, cut, left, places)
+    return found
+
+
+def _best_line(values, places) -> tuple[float, float] | None:
+    """Return angle and distance from the middle of the most significant line; None if none is."""
+    if len(values) < SHORTEST:
+        return None
+    reach = math.ceil(np.hypot(*places).max())
+    step = math.pi / math.ceil(math.pi * reach)
+    best, score = None, LINE
+    for angle in np.arange(0, math.pi, step):
+        place, value = _peak(angle, values, places, reach)
+        if value > score:
+            best, score = (angle, place), value
+    if best is None:
+        return None
+    finer = best[0] + step * np.linspace(-0.8, 0.8, 9)
+    each = [(*_peak(angle, values, places, reach), angle) for angle in finer]
+    place, _, angle = max(each, key=lambda one: one[1])
+    return (angle, place) if _is_whole(angle, place, values, places) else None
+
+
+def _peak(angle: float, values, places, reach: int) -> tuple[float, float]:
+    """Return the best distance from the middle of lines of one angle, and its significance."""
+    across = np.round(math.cos(angle) * places[0] + math.sin(angle) * places[1]).astype(int) + reach
+    size = 2 * reach + 1
+    total = np.bincount(across, values, size)
+    count = np.bincount(across, minlength=size).astype(float)
+    best = 0.0, 0.0
+    for width in WIDTHS:
+        box = np.ones(width)
+        pixels = np.convolve(count, box, "same")
+        strength = np.convolve(total, box, "same") / np.sqrt(np.maximum(pixels, 1.0))
+        strength[pixels < width * SHORTEST] = 0.0
+        at = int(np.argmax(strength))
+        if strength[at] > best[1]:
+            best = float(at - reach), float(strength[at])
+    return best
+
+
+def _is_whole(angle: float, place: float, values, places) -> bool:
+    """Return whether a line is brighter than what is beside it along all of its length."""
+    across = np.abs(math.cos(angle) * places[0] + math.sin(angle) * places[1] - place)
+    along = math.cos(angle) * places[1] - math.sin(angle) * places[0]
+    on = across <= ON
+    edges = np.quantile(along[on], np.linspace(0, 1, STRETCHES + 1)[1:-1])
+    which = np.searchsorted(edges, along)
+
+    def means(where):
+        count = np.maximum(np.bincount(which[where], minlength=STRETCHES), 1)
+        return np.bincount(which[where], values[where], STRETCHES) / count, 1 / count
+
+    (mean, variance), (other, of_other) = (
+        means(on),
+        means((across > BESIDE[0]) & (across <= BESIDE[1])),
+    )
+    excess = (mean - np.maximum(other, 0.0)) / np.sqrt(variance + of_other)
+    even = (mean > EVEN * np.median(mean)) & (other < EVEN * mean)
+    return int(((excess > STRETCH) & even).sum()) >= NEEDED
+
+
+def _around(line: tuple[float, float], cut, left, places) -> np.ndarray:
+    """Return the pixels of a trail across its whole width."""
+    angle, place = line
+    across = math.cos(angle) * places[0] + math.sin(angle) * places[1] - place
+    near = left & (np.abs(across) <= WIDEST)
+    which = np.round(across[near]).astype(int) + WIDEST
+    count = np.bincount(which, minlength=2 * WIDEST + 1)
+    # Sources beside a trail are no part of it: the median of a row is not theirs.
+    rows = [cut[near][which == one] for one in range(2 * WIDEST + 1)]
+    bright = np.array([len(row) > 0 and np.median(row) > EDGE for row in rows]) & (count > 0)
+    low = high = WIDEST
+    while low > 0 and bright[low - 1]:
+        low -= 1
+    while high < 2 * WIDEST and bright[high + 1]:
+        high += 1
+    # Where the profile has fallen to the edge it goes on for a pixel.
+    return (across >= low - WIDEST - 1.5) & (across <= high - WIDEST + 1.5)
