@@ -162,7 +162,7 @@ def weigh_many(
         for row in one.rows
     ]
     point, galaxy = np.zeros((2, len(every)))
-    for kept in _alike([every[k] for k in np.flatnonzero(seen)], np.flatnonzero(seen)):
+    for kept in _alike(every, np.flatnonzero(seen).tolist()):
         nothing = np.array([-0.5 * _chi2(every[k]) for k in kept])
         for kind, out in ("stars", point), ("profiles", galaxy):
             alone = [_scene(every[k], of_rows[k][0], settings, kind) for k in kept]
@@ -179,13 +179,13 @@ def weigh_many(
 
 
 def _alike(stamps: Sequence["_Stamp"], numbers: Sequence[int]) -> list[list[int]]:
-    """Return the numbers of stamps in groups whose arrays can be stacked.
+    """Return the numbers of some stamps in groups whose arrays can be stacked.
 
     Scenes with wide boxes have more kernels than others.
     """
     groups: dict[Any, list[int]] = {}
-    for stamp, number in zip(stamps, numbers, strict=True):
-        leaves, structure = jax.tree.flatten(stamp.exposures)
+    for number in numbers:
+        leaves, structure = jax.tree.flatten(stamps[number].exposures)
         key = structure, tuple(np.shape(leaf) for leaf in leaves)
         groups.setdefault(key, []).append(number)
     return list(groups.values())

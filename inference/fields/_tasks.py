@@ -22,7 +22,6 @@ from scorepriors.inference.deblending._deblend import Run
 from scorepriors.inference.deblending._doubts import doubts
 from scorepriors.inference.deblending._evidence import Fitted, Weighed, weigh_many
 from scorepriors.inference.deblending._flags import FLAGS, words_of
-from scorepriors.inference.deblending._local import Window as LocalWindow
 from scorepriors.inference.deblending._local import windows
 from scorepriors.inference.deblending._missing import missing
 from scorepriors.inference.deblending._options import Settings
@@ -165,14 +164,12 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
         pairs = zip(scenes, map(forgiving, images), strict=True)
         blends = [_blend(work, *pair, None) for pair in pairs]
         fitted = run.profiles(blends)
-        own = [np.arange(len(scene.own.ids)) for scene in scenes]
-        parts = [list(windows(*one)) for one in zip(fitted, own, strict=True)]
-        each = zip(blends, fitted, own, parts, strict=True)
-        weighed = weigh_many([Fitted(b.obs, b.positions, *rest) for b, *rest in each], settings)
-        lacks = [
-            _lacks(scene, b.obs, *rest)
-            for scene, b, *rest in zip(scenes, blends, fitted, parts, strict=True)
-        ]
+        each = []
+        for scene, b, one in zip(scenes, blends, fitted, strict=True):
+            own = np.arange(len(scene.own.ids))
+            each.append(Fitted(b.obs, b.positions, one, own, list(windows(one, own))))
+        weighed = weigh_many(each, settings)
+        lacks = [_lacks(*one) for one in zip(scenes, each, strict=True)]
         seconds = (time.monotonic() - started) / len(fitted)
         return [
             _profile_record(*one, seconds)
@@ -332,16 +329,14 @@ def _blend(work: Work, scene: SceneTask, obs: Observation, others: np.ndarray | 
     return prepare(obs, positions, work.settings, None if others is None else [others], sky)
 
 
-def _lacks(
-    scene: SceneTask, obs: Any, fitted: FittedScene, parts: Sequence[LocalWindow]
-) -> np.ndarray:
+def _lacks(scene: SceneTask, fitted: Fitted) -> np.ndarray:
     """Return row, column and significance of sources that a scene lacks near its own, ``[M, 3]``.
 
     None beside hidden sources, whose light goes on beyond what is masked.
     """
-    own = np.arange(len(scene.own.ids))
-    places, gain = missing(obs, fitted, rows=own, parts=parts)
-    apart = np.linalg.norm(places[:, None] - fitted.center, axis=-1)
+    own = fitted.rows
+    places, gain = missing(fitted.obs, fitted.scene, rows=own, parts=fitted.parts)
+    apart = np.linalg.norm(places[:, None] - fitted.scene.center, axis=-1)
     mine = np.isin(apart.argmin(1), own) if len(places) else np.zeros(0, bool)
     places = places + np.array(scene.window[:2])
     masked = np.linalg.norm(places[:, None] - scene.hidden[:, :2], axis=-1)

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from scorepriors.inference import deblend, deblend_many
 from scorepriors.inference.deblending import _local
+from scorepriors.inference.deblending._evidence import Fitted
 from scorepriors.inference.deblending._missing import Missing, missing
 from scorepriors.inference.deblending._needed import made_up, needed, with_misfit
 from scorepriors.inference.fields import _tasks
@@ -167,10 +168,11 @@ def test_of_a_field_each_scene_looks_about_its_own_sources(monkeypatch):
         window=(100, 200, 64),
         hidden=np.array([[100.0, 214.0, 3.0]]),
     )
-    found = _tasks._lacks(scene_of, None, SimpleNamespace(center=center), [])
+    looked = Fitted(None, None, SimpleNamespace(center=center), np.arange(1), [])
+    found = _tasks._lacks(scene_of, looked)
     # In pixels of the field, with the significance that such a gain is.
     np.testing.assert_allclose(found, [[110.0, 212.0, 4.0]])
     monkeypatch.setattr(
         _tasks, "missing", lambda obs, fitted, rows, parts: Missing(np.zeros((0, 2)), np.zeros(0))
     )
-    assert _tasks._lacks(scene_of, None, SimpleNamespace(center=center), []).shape == (0, 3)
+    assert _tasks._lacks(scene_of, looked).shape == (0, 3)
