@@ -196,8 +196,11 @@ class Reduced(AbstractSampler):
         learned, chains = self._inner.shapes(approximate, num_chains)
         size = len(learned.curvature.scale)
         whole = jax.ShapeDtypeStruct((size, size), learned.curvature.scale.dtype)
-        curvature = LowRankMap(learned.curvature.scale, whole, learned.curvature.scale)
-        learned = learned._replace(curvature=curvature)
+        learned = eqx.tree_at(
+            lambda one: (one.curvature.basis, one.curvature.gain),
+            learned,
+            (whole, learned.curvature.scale),
+        )
         excess = jax.ShapeDtypeStruct((num_chains,), chains.chains.logdensity.dtype)
         return (found, learned), Walkers(chains, excess)
 
