@@ -515,7 +515,8 @@ def test_defaults_of_the_command_are_those_of_python():
     for name in ("profile", "spectra", "tolerance", "max_iterations"):
         assert found[name] == getattr(plain, name)
     assert not module.SAMPLING["posterior"]
-    assert {found[name] for name in ("chains", "warmup", "draws", "models")} == {None}
+    given = command.make_context("evaluate", ["set.npz"]).params
+    assert {given[name] for name in ("chains", "warmup", "draws", "models")} == {None}
     assert found["anneal"] == "1,0.4"
     assert module.ANNEALING == (1.0, 0.4)
 

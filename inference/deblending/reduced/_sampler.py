@@ -201,7 +201,7 @@ class Reduced(AbstractSampler):
             learned,
             (whole, learned.curvature.scale),
         )
-        excess = jax.ShapeDtypeStruct((num_chains,), chains.chains.logdensity.dtype)
+        excess: Any = jax.ShapeDtypeStruct((num_chains,), chains.chains.logdensity.dtype)
         return (found, learned), Walkers(chains, excess)
 
     def bind(self, bound: Posterior, learned: tuple[Any, Learned], state: Walkers):
