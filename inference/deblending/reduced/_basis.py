@@ -20,8 +20,8 @@ from scorepriors.models.spectra._products import inner_products
 
 from ._model import ReducedScene
 
-#: Number of components per source: of blends of five LSST-like galaxies what is left of chi^2 is
-#: below a thousandth.
+#: Number of components per source.  Of one blend of four LSST-like galaxies (S/N 7 to 11) 40 of them
+#: had log-densities with an error of .02 nats.
 NUM_COMPONENTS = 32
 
 #: Number of draws of which components are made.
