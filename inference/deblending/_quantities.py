@@ -19,7 +19,7 @@ from .reduced import Reduced
 #: Looks at draws of `Flow`, whose chains cross between shapes rarely: few draws can agree by chance.
 FLOW_LOOKS = Until(at_least=500, every=250)
 
-#: Looks at draws of `Reduced`, of which a hundred per chain are hardly ever too few.
+#: Looks at draws of `Reduced`, whose chains are eight by default.
 REDUCED_LOOKS = Until(at_least=120, every=40)
 
 

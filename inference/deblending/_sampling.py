@@ -96,7 +96,7 @@ def sample_deblended(
 
     Every source is sampled under the model that `deblend` gave it.  By default galaxies are free
     forms under the learned prior; ``deblend(obs, models="simplest")``, as the command `sample`
-    does, leaves those their profile that the data do not refuse, which takes seconds.
+    does, leaves those their profile that the data do not refuse, which is far faster.
 
     Parameters
     ----------

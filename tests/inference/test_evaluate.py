@@ -345,12 +345,21 @@ def test_posterior_images_and_intervals_are_those_of_the_draws(path, monkeypatch
     monkeypatch.setattr(scene, "sample_deblended", sample_deblended)
     monkeypatch.setattr(fluxes, "source_draws", source_draws)
     monkeypatch.setattr(diagnostics, "said", lambda tree: [])
-    found = evaluate(path, method="posterior", limit=1)
+    found = evaluate(path, method="posterior", limit=1, models="free-form")
     mode = seen["result"].free_form.convolved[0].sum((1, 2, 3))
     for row, flux in zip(found["sources"], mode, strict=True):
         assert row["flux"] == pytest.approx(flux, rel=1e-4)
         assert row["flux_low"] == pytest.approx(0.932 * flux, rel=1e-3)
         assert row["flux_high"] == pytest.approx(1.068 * flux, rel=1e-3)
+
+
+def test_draws_are_of_the_simplest_models_unless_others_are_named():
+    def models(**options):
+        return module.Settings.of(**options).options.models
+
+    assert models(method="posterior") == "simplest"
+    assert models(method="posterior", models="free-form") == "free-form"
+    assert models(method="map") == models(method="laplace") == "free-form"
 
 
 #: As few draws as the slow test needs.
@@ -506,7 +515,8 @@ def test_defaults_of_the_command_are_those_of_python():
     for name in ("profile", "spectra", "tolerance", "max_iterations"):
         assert found[name] == getattr(plain, name)
     assert not module.SAMPLING["posterior"]
-    assert {found[name] for name in ("chains", "warmup", "draws", "models")} == {None}
+    given = command.make_context("evaluate", ["set.npz"]).params
+    assert {given[name] for name in ("chains", "warmup", "draws", "models")} == {None}
     assert found["anneal"] == "1,0.4"
     assert module.ANNEALING == (1.0, 0.4)
 

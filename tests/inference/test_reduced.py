@@ -20,7 +20,6 @@ from scorepriors.inference._posterior import without_data
 from scorepriors.inference.deblending import _sampling as scenes
 from scorepriors.inference.deblending.reduced import Reduced, _basis
 from scorepriors.inference.deblending.reduced._model import reduced_blend
-from scorepriors.inference.deblending.reduced._sampler import Pair
 from scorepriors.inference.sampling._calibration import coverage, ranks, thin, uniformity
 from scorepriors.inference.sampling._tree import group
 from scorepriors.models import PointSource, Scene, Sersic, blend, place_sources
@@ -76,15 +75,11 @@ def run(scene, algorithm, number=0, **options):
         )
 
 
-def reduced_of(scene, number=1):
+def off(scene):
+    """Return scatter of the log-density, and of its difference from that of components, nats."""
     fit = fit_map(blend, scene, key=jax.random.key(0), max_iterations=400)
     values = {n: np.asarray(v) for n, v in fit.values.items()}
-    return fit, _basis.reduced_scene(scene, values, values["spectrum"], number)
-
-
-def test_components_have_the_density_of_the_scene(simulate):
-    scene = scene_of(simulate(3)["pixels"])
-    fit, (found, widths) = reduced_of(scene)
+    found, widths = _basis.reduced_scene(scene, values, values["spectrum"], 1)
     exact, approximate = posterior(blend, scene), posterior(reduced_blend, found)
     assert approximate.sites() == exact.sites()
     flat, unravel = ravel_pytree(fit.params)
@@ -94,35 +89,29 @@ def test_components_have_the_density_of_the_scene(simulate):
         np.asarray(jax.jit(jax.vmap(lambda q, b=b: b.log_density(unravel(q))))(rows), float)
         for b in (approximate, exact)
     )
-    assert theirs.std() > 1
-    assert (ours - theirs).std() < 0.05
+    return theirs.std(), (ours - theirs).std()
+
+
+def test_components_have_the_density_of_the_scene(simulate):
+    scatter, difference = off(scene_of(simulate(3)["pixels"]))
+    assert scatter > 1
+    assert difference < 0.05
 
 
 def test_draws_are_exact_with_bad_components(simulate, monkeypatch):
-    """The second test pays for what components lack; without it draws are of another density."""
+    """The second test pays for what components lack."""
     scene = scene_of(simulate(5)["pixels"])
     exact = run(scene, Reduced(), num_samples=240)
-    monkeypatch.setattr(_basis, "NUM_COMPONENTS", 3)
+    monkeypatch.setattr(_basis, "NUM_COMPONENTS", 2)
     tree = run(scene, Reduced(), 1, num_samples=480)
-
-    def acceptance(tree):
-        return float(np.mean(group(tree, "sample_stats")["acceptance_rate"]))
-
-    def apart(tree):
-        """Return differences of means, and of standard deviations, in units of these."""
-        out = []
-        for name in ("flux", "profiles_log_radius", "stars_offset", "profiles_offset"):
-            ours, theirs = (np.asarray(group(t, "posterior")[name], float) for t in (tree, exact))
-            ours, theirs = (a.reshape(-1, *a.shape[2:]) for a in (ours, theirs))
-            spread = theirs.std(0)
-            for one in (ours.mean(0) - theirs.mean(0), ours.std(0) - spread):
-                out.append(abs(one / spread).max())
-        return max(out)
-
-    assert acceptance(tree) < acceptance(exact)
-    assert apart(tree) < 0.2
-    monkeypatch.setattr(Pair, "excess", lambda self, refinement, positions, reduced: 0 * reduced)
-    assert apart(run(scene, Reduced(thinning=1), 2, num_samples=240)) > 0.3
+    assert off(scene)[1] > 0.3
+    refused = [np.mean(group(t, "sample_stats")["acceptance_rate"]) for t in (tree, exact)]
+    assert refused[0] < 0.9 * refused[1]
+    for name in ("flux", "profiles_log_radius", "profiles_offset", "stars_offset"):
+        ours, theirs = (np.asarray(group(t, "posterior")[name], float) for t in (tree, exact))
+        ours, theirs = (a.reshape(-1, *a.shape[2:]) for a in (ours, theirs))
+        assert np.all(abs(ours.mean(0) - theirs.mean(0)) < 0.2 * theirs.std(0))
+        np.testing.assert_allclose(ours.std(0), theirs.std(0), rtol=0.2)
 
 
 def test_calibration_in_reduced_form(simulate):

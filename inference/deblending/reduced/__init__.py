@@ -6,7 +6,7 @@ to a space of some thirty dimensions (`_basis`), and with the spectra integrated
 depends on images through their inner products alone (`scorepriors.models.spectra._products`).  So
 the density :math:`\pi^*` of images projected on these components is a function of a few
 coefficients per source, within hundredths of a nat of the posterior :math:`\pi` where that is,
-and a gradient takes a tenth of the time.
+and a gradient takes a fifth to an eighth of the time.
 
 Chains move by Hamiltonian trajectories that leave :math:`\pi^*` invariant; after some of them the
 posterior itself accepts the way from x to y with probability

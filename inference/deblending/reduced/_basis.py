@@ -6,6 +6,7 @@ components of images of draws span it, in the metric of the data: the change of 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,13 +16,12 @@ import numpy as np
 from scorepriors.models.rendering._information import by_exposure
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import AbstractSource
-from scorepriors.models.sources._parametric import AbstractParametric
 from scorepriors.models.spectra._products import inner_products
 
 from ._model import ReducedScene
 
-#: Number of components per source: of blends of five LSST-like galaxies what is left of chi^2 is
-#: below a thousandth.
+#: Number of components per source.  Of one blend of four LSST-like galaxies (S/N 7 to 11) 40 of them
+#: had log-densities with an error of .02 nats.
 NUM_COMPONENTS = 32
 
 #: Number of draws of which components are made.
@@ -110,7 +110,7 @@ def _images(group: AbstractSource, values: dict) -> np.ndarray:
     return np.asarray(group.boxes(values).image, np.float32)
 
 
-def _sizes(group: AbstractParametric) -> dict[str, int]:
+def _sizes(group: Any) -> dict[str, int]:
     return {name: 2 if site.axis else 1 for name, site in group.sites.items()}
 
 
@@ -130,7 +130,7 @@ def _moved(group, values: dict, row: int, steps: np.ndarray) -> np.ndarray:
     return np.asarray(group.on(place).image(given, np))
 
 
-def _derivatives(group: AbstractParametric, values: dict) -> np.ndarray:
+def _derivatives(group: Any, values: dict) -> np.ndarray:
     """Return derivatives ``[K, d, n, n]`` of the images by their parameters."""
     widths = _widths(group)
     steps = np.concatenate([np.diag(widths), -np.diag(widths)]) * STEP
@@ -141,7 +141,7 @@ def _derivatives(group: AbstractParametric, values: dict) -> np.ndarray:
     return np.stack(out).astype(np.float32)
 
 
-def _widths(group: AbstractParametric) -> np.ndarray:
+def _widths(group: Any) -> np.ndarray:
     return np.concatenate(
         [np.full(n, float(group.sites[name].width)) for name, n in _sizes(group).items()]
     )
@@ -198,11 +198,13 @@ def _reduce(scene: Scene, origin, changes, spectrum, number: int) -> ReducedScen
     exposures = scene.exposures
     noise = [one.noise for one in exposures]
     own = by_exposure(spectrum, exposures)
-    project, parts, start = [], [[] for _ in exposures], [[] for _ in exposures]
+    project: list = []
+    parts: list[list] = [[] for _ in exposures]
+    mode: list[list] = [[] for _ in exposures]
     first = 0
     for group, image, change in zip(scene.sources, origin, changes, strict=True):
         for at, one in enumerate(exposures):
-            start[at].append(one.render(image, group.at.corner))
+            mode[at].append(one.render(image, group.at.corner))
         last = first + len(group.at)
         amplitudes = [one[first:last] for one in own]
         first = last
@@ -216,7 +218,7 @@ def _reduce(scene: Scene, origin, changes, spectrum, number: int) -> ReducedScen
                 return [one.render(images, corners) for one in exposures]
 
             seen = [a[:, None, None] * r for r, a in zip(render(change), amplitude, strict=True)]
-            gram = sum(
+            gram: Any = sum(
                 jnp.einsum("tbyx,ubyx->tu", n.precision(s), s)
                 for s, n in zip(seen, noise, strict=True)
             )
@@ -240,7 +242,7 @@ def _reduce(scene: Scene, origin, changes, spectrum, number: int) -> ReducedScen
         for at, one in enumerate(drawn):
             parts[at].append(one.reshape(-1, *one.shape[2:]))
     count = len(spectrum)
-    start = [jnp.concatenate(one) for one in start]
+    start = [jnp.concatenate(one) for one in mode]
     every = [jnp.concatenate([s, *p]) for s, p in zip(start, parts, strict=True)]
     left = [
         one.images - jnp.einsum("kb,kbyx->byx", a, s)

@@ -53,11 +53,11 @@ class ReducedScene(eqx.Module):
 
     def products(self, images) -> Products:
         """Return the products of K images and their changes, for images of every group."""
-        moved = [
+        each = [
             jnp.einsum("kjyx,kyx->kj", p, new - old)
             for p, new, old in zip(self.project, images, self.image, strict=True)
         ]
-        moved = jnp.concatenate(moved)
+        moved = jnp.concatenate(each)
         cross = jnp.einsum("bklj,lj->bkl", self.cross, moved)
         half = jnp.einsum("bkilj,lj->bkil", self.change, moved)
         change = jnp.einsum("bkil,ki->bkl", half, moved)

@@ -35,8 +35,8 @@ from scorepriors.inference.sampling._gradient import (
 from ._basis import empty_scene, reduced_scene
 from ._model import reduced_blend, scene_of
 
-#: Largest width for which trajectories are made longer: not at all, for of the widest directions,
-#: as of bulges of which the data know nothing, no flux depends much.
+#: Largest width for which trajectories are made longer: not at all.  With 1.5 the embedded example
+#: took 13 steps per draw, with 1 ten, for as many effective draws.
 WIDTH = 1.0
 
 #: Width of sites that are not those of sources, as of brightnesses, whose colors are uncertain.
@@ -196,9 +196,12 @@ class Reduced(AbstractSampler):
         learned, chains = self._inner.shapes(approximate, num_chains)
         size = len(learned.curvature.scale)
         whole = jax.ShapeDtypeStruct((size, size), learned.curvature.scale.dtype)
-        curvature = LowRankMap(learned.curvature.scale, whole, learned.curvature.scale)
-        learned = learned._replace(curvature=curvature)
-        excess = jax.ShapeDtypeStruct((num_chains,), chains.chains.logdensity.dtype)
+        learned = eqx.tree_at(
+            lambda one: (one.curvature.basis, one.curvature.gain),
+            learned,
+            (whole, learned.curvature.scale),
+        )
+        excess: Any = jax.ShapeDtypeStruct((num_chains,), chains.chains.logdensity.dtype)
         return (found, learned), Walkers(chains, excess)
 
     def bind(self, bound: Posterior, learned: tuple[Any, Learned], state: Walkers):
