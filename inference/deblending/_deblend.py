@@ -31,7 +31,7 @@ from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene, stack_scenes
 
 from ._find import find
-from ._mending import with_error_of_model, without_outliers
+from ._mending import with_error_of_model, without_outliers, without_trails
 from ._options import Options, Settings
 from ._priors import load_priors
 from ._result import Deblended, FittedScene, collect_scene
@@ -442,7 +442,7 @@ class Run:
 
     def _parametric(self, blends: Sequence[Blend]) -> list[tuple[Blend, Scene, MAPResult]]:
         """Fit profiles and stars; again with the noise of sources from the model where it matters."""
-        each = self._profiles(blends)
+        each = self._profiles([without_trails(b, self.settings) for b in blends])
         again = [i for i, (blend, *_) in enumerate(each) if blend.own_noise]
         if again and not any(fit.interrupted for *_, fit in each):
             mended, starts = [], []

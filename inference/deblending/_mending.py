@@ -13,9 +13,23 @@ from ._misfit import kept_weight, model_error, with_model_error
 from ._options import Settings
 from ._result import FittedScene
 from ._stages import Blend, noises_with_sky
+from ._trails import trails_of_one_band
 
 #: Change of a share of a weight, and factor of the error of a model, that are worth another fit.
 _CHANGED, _GROWN = 0.2, 1.2
+
+
+def without_trails(blend: Blend, settings: Settings) -> Blend:
+    """Return the blend without the weights of trails that are in one band alone, before any fit."""
+    if not settings.options.outliers or blend.given is not None:
+        return blend
+    views = [view.observation for view in blend.obs.views]
+    found = tuple(trails_of_one_band(one.images, one.weights) for one in views)
+    if not any(one.any() for one in found):
+        return blend
+    kept = tuple(np.where(one, 0.0, 1.0) for one in found)
+    weights = [one.weights for one in views]
+    return _weighed(replace(blend, kept=kept, trails=found), weights, settings)
 
 
 def without_outliers(blend: Blend, found: FittedScene, settings: Settings) -> Blend | None:
@@ -37,6 +51,9 @@ def without_outliers(blend: Blend, found: FittedScene, settings: Settings) -> Bl
         np.where(_is_noise(one), kept_weight(one.images - model, one.weights, model, one.psfs), 1.0)
         for one, model in _views(blend, found)
     )
+    if blend.trails is not None:
+        each = zip(kept, blend.trails, strict=True)
+        kept = tuple(np.where(trail, 0.0, one) for one, trail in each)
     before = [np.ones(one.shape) for one in kept] if blend.kept is None else blend.kept
     if all((np.abs(new - old) < _CHANGED).all() for new, old in zip(kept, before, strict=True)):
         return None

@@ -127,7 +127,7 @@ def _kept(residual: Band, weights: Band, model: Band, psf: np.ndarray) -> Band:
     precise = np.where(seen, 1 / (variance + light**2), 0.0)
     if not (np.abs(residual) * np.sqrt(precise) > AROUND).any():
         return kept
-    streak = trails(residual * np.sqrt(precise), seen)
+    streak = trails(residual * np.sqrt(precise), seen, model * np.sqrt(weights))
     kept[streak] = 0.0
     weights, precise = np.where(streak, 0.0, weights), np.where(streak, 0.0, precise)
     sharp = _sharp(residual, precise, psf)

@@ -1,5 +1,7 @@
 """Motions of stars between the epochs of a joint observation, with errors."""
 
+from typing import Any
+
 import numpy as np
 from astropy import units as u
 
@@ -37,7 +39,7 @@ def motion_columns(result: Deblended) -> dict[str, u.Quantity]:
     index = np.asarray(group.at.index)
     way = np.full((len(scene.order), 2), np.nan)
     way[index[index >= 0]] = np.asarray(values[f"{group.name}/way"], float)[index >= 0]
-    covariance = result.photometry.way_covariance
+    covariance: Any = result.photometry.way_covariance
     error = np.sqrt(np.einsum("kii->ki", covariance))
     rate = u.pix / u.day
     out = {}

@@ -71,6 +71,8 @@ class Blend:
         are outliers; None for all of it.
     model_error
         Error of the model in units of its light, ``[B]`` of each image; None for none.
+    trails
+        Mask ``[B, H, W]`` of trails in each image, found before any fit; None for none.
     """
 
     obs: Any
@@ -84,6 +86,7 @@ class Blend:
     unmended: Any = None
     kept: tuple[np.ndarray, ...] | None = None
     model_error: tuple[np.ndarray, ...] | None = None
+    trails: tuple[np.ndarray, ...] | None = None
 
     @property
     def own_noise(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.ndimage import gaussian_filter
 
 #: Deviations beyond this count as this: a star on a line must not make it a trail.
 CUT = 4.0
@@ -20,8 +21,14 @@ LINE, STRETCH, STRETCHES, NEEDED = 10.0, 2.0, 12, 10
 #: of a stretch in units of the usual one, and largest of what is beside it in units of its own.
 ON, BESIDE, EVEN = 1.5, (6.0, 10.0), 0.4
 
+#: Light of sources, in units of the noise, where a fit is no witness.
+LIT = 2.0
+
+#: The same of the light of all other bands together, smoothed over so many pixels.
+LIT_TOGETHER, SMOOTH = 3.0, 1.5
+
 #: Least number of pixels along a line, and most trails of an image.
-SHORTEST, MOST = 24, 4
+SHORTEST, MOST = 20, 4
 
 #: Widths of trails that are tried, pixels.
 WIDTHS = (3, 7)
@@ -31,7 +38,9 @@ EDGE, WIDEST = 0.4, 15
 
 
 def trails(
-    deviation: Float[np.ndarray, "H W"], seen: Bool[np.ndarray, "H W"]
+    deviation: Float[np.ndarray, "H W"],
+    seen: Bool[np.ndarray, "H W"],
+    light: Float[np.ndarray, "H W"] | None = None,
 ) -> Bool[np.ndarray, "H W"]:
     """Return the pixels of trails across an image.
 
@@ -41,16 +50,49 @@ def trails(
         What no source explains, in units of its noise.
     seen
         Mask, False for pixels without data.
+    light
+        Light of the sources in the same units.  Where there is any they may have taken that of a trail
+        for their own: lines are looked for elsewhere.
     """
     found = np.zeros(deviation.shape, bool)
     cut = np.clip(deviation, -CUT, CUT)
     places = np.indices(deviation.shape) - (np.array(deviation.shape)[:, None, None] - 1) / 2
+    dark = seen if light is None else seen & (np.abs(light) < LIT)
     for _ in range(MOST):
-        left = seen & ~found
+        left = dark & ~found
         line = _best_line(cut[left], places[:, left])
         if line is None:
             break
         found |= _around(line, cut, left, places)
+    return found
+
+
+def trails_of_one_band(
+    images: Float[np.ndarray, "B H W"], weights: Float[np.ndarray, "B H W"]
+) -> Bool[np.ndarray, "B H W"]:
+    """Return trails that are in one band alone, before any fit: none of an image of one band.
+
+    A fit could take a trail for a disk on edge.  Sources are in all bands, so lines are looked for where
+    the others together show none.
+
+    Parameters
+    ----------
+    images, weights
+        Pixels and inverse variances.
+    """
+    found = np.zeros(images.shape, bool)
+    if len(images) < 2:
+        return found
+    seen = weights > 0
+    deviation = np.array(images * np.sqrt(weights), float)
+    for band, good in zip(deviation, seen, strict=True):
+        band[good] -= np.median(band[good]) if good.any() else 0.0
+    # Of white noise the smoothed one has the scatter 1 / (2 pi^1/2 width).
+    smooth = gaussian_filter(deviation, SMOOTH, axes=(1, 2)) * (2 * math.sqrt(math.pi) * SMOOTH)
+    total = smooth.sum(0)
+    for number, (band, good) in enumerate(zip(deviation, seen, strict=True)):
+        others = (total - smooth[number]) / math.sqrt(len(images) - 1)
+        found[number] = trails(band, good, others * LIT / LIT_TOGETHER)
     return found
 
 

@@ -17,7 +17,7 @@ from ._alignment import align
 from ._observation import Observation
 from ._views import Photometry, View
 from ._warnings import note
-from .psfs._checks import PSFWarning
+from .psfs._checks import FINE, PSFWarning
 
 #: Share of a PSF's power beyond the Nyquist frequency of the reference that gives a warning.
 _LOST_POWER = 0.02
@@ -189,9 +189,13 @@ def _psfs_on(slope: np.ndarray, obs: Observation, name: str) -> np.ndarray:
     name
         What messages call it.
     """
-    size = obs.psfs.shape[-1]
+    images = obs.psfs
+    if obs.fine_psfs is not None:
+        # Between the pixels as well, which may undersample the PSF.
+        images, slope = obs.fine_psfs, slope / FINE
+    size = images.shape[-1]
     grid = 2 * size
-    transforms = np.fft.rfft2(obs.psfs.astype(float), (grid, grid))
+    transforms = np.fft.rfft2(images.astype(float), (grid, grid))
     back = np.linalg.inv(slope)
     waves = np.stack(np.meshgrid(np.fft.fftfreq(grid), np.fft.rfftfreq(grid), indexing="ij"))
     # A wave over these pixels, seen in those of the model.

@@ -42,7 +42,7 @@ from ._checks import (
 )
 from ._own_noise import check_own_noise
 from ._views import Photometry, View
-from .psfs._checks import check_psfs
+from .psfs._checks import check_fine, check_psfs, one_size
 from .psfs._read import place_of, psfs_for
 from .psfs._sampling import tell_sampling
 
@@ -87,6 +87,10 @@ class Observation(Photometry):
     correlation
         Correlations of the noise of pixels by their distance, ``[B, k, k]``, one in the center
         (`with_correlation`); None if it is not known, and pixels are taken as independent.
+    fine_psfs
+        The same PSFs at four places per pixel, ``[B, Q, Q]``, the pixel's response included: joint
+        fits need them where pixels undersample the PSF.  Known where `from_arrays` is given samples
+        finer than half a pixel; None otherwise, and the PSF between pixels is interpolated.
 
     Raises
     ------
@@ -115,6 +119,7 @@ class Observation(Photometry):
     corner: tuple[int, int] = (0, 0)
     time: float | None = None
     correlation: np.ndarray | None = None
+    fine_psfs: np.ndarray | None = None
 
     def __post_init__(self):
         images = numeric(self.images, "images")
@@ -123,6 +128,7 @@ class Observation(Photometry):
         images, weights = check_pixels(images, numeric(self.weights, "weights"), bands)
         check_own_noise(images, weights, bands)
         psfs = check_psfs(self.psfs, bands)
+        fine = check_fine(self.fine_psfs, psfs)
         unit = parse_unit(self.unit)
         checked = {
             "images": _freeze(images),
@@ -137,6 +143,7 @@ class Observation(Photometry):
             "corner": (int(self.corner[0]), int(self.corner[1])),
             "time": check_time(self.time, self.wcs),
             "correlation": _checked_correlation(self.correlation, len(bands)),
+            "fine_psfs": None if fine is None else _freeze(fine),
         }
         for field, value in checked.items():
             object.__setattr__(self, field, value)
@@ -260,8 +267,12 @@ class Observation(Photometry):
         zero_point = check_zero_point(zero_point, unit, len(values))
         bands, wcs, scale = check_bands(bands, len(values)), check_wcs(wcs), check_scale(scale)
         place = place_of(values.shape[1:], wcs, scale, corner)
-        psfs = psfs_for(psfs, bands, place, psf_oversampling)
-        about = (wcs, unit, zero_point, name, catalog, scale, corner, time, correlation)
+        psfs, fine = psfs_for(psfs, bands, place, psf_oversampling)
+        known = [one for one in fine if one is not None]
+        about = (
+            *(wcs, unit, zero_point, name, catalog, scale, corner, time, correlation),
+            one_size(known) if len(known) == len(fine) else None,
+        )
         obs = cls(values, noise, psfs, bands, *about)
         tell_sampling(obs.psfs, obs.bands, obs.pixel_scale)
         return obs

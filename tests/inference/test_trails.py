@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scorepriors.inference.deblending._trails import trails
+from scorepriors.inference.deblending._trails import trails, trails_of_one_band
 
 SHAPE = (64, 60)
 
@@ -33,6 +33,31 @@ def test_lines_of_any_direction_are_found_whole(angle, height):
     # All that is more than half a standard deviation, and not much around it.
     assert found[height * light > 0.5].mean() > 0.99
     assert not found[away > 10].any()
+
+
+def test_what_sources_took_for_their_own_is_masked_as_well():
+    light, away = line(0.8, 4.0)
+    own = (blob(32, 34, 9.0) > 0.2).astype(float)
+    image = noise(3) + 8 * light * (1 - own)
+    every = np.ones(SHAPE, bool)
+    # Half of the line is missing in what is left over.
+    assert not trails(image, every).any()
+    found = trails(image, every, 10 * own)
+    assert found[away < 2].all()
+
+
+def test_a_trail_in_one_band_is_found_before_any_fit():
+    light, away = line(0.5, 3.0)
+    source = 60 * blob(30, 28, 3.0)
+    images = np.stack([noise(seed) + source for seed in (5, 6, 7)])
+    images[1] += 9 * light
+    found = trails_of_one_band(images, np.ones(images.shape))
+    assert found[1][away < 2].all()
+    assert not found[[0, 2]].any()
+    # In all bands it could be anything.
+    every = np.stack([noise(seed) + source + 9 * light for seed in (5, 6, 7)])
+    assert not trails_of_one_band(every, np.ones(images.shape)).any()
+    assert not trails_of_one_band(images[1:2], np.ones((1, *SHAPE))).any()
 
 
 def test_two_trails_and_holes():

@@ -61,7 +61,7 @@ class Photometry:
         a site ``offset``.
     way_covariance
         Covariance of the ways (row, column) of stars that move, in pixels between the first and the
-        last time, ``[N, 2, 2]``; NaN for all others.
+        last time, ``[N, 2, 2]``; NaN for all others, None if nobody asked.
     shape_error
         Standard deviations of size (pixels), e1 and e2 at the model's resolution, ``[N, 3]``.
     """
@@ -73,7 +73,7 @@ class Photometry:
     seen: Bool[np.ndarray, "N B"]
     center_covariance: Float[np.ndarray, "N 2 2"]
     shape_error: Float[np.ndarray, "N 3"]
-    way_covariance: Float[np.ndarray, "N 2 2"]
+    way_covariance: Float[np.ndarray, "N 2 2"] | None = None
 
     def scaled(self, factor: Float[np.ndarray, " B"]) -> "Photometry":
         """Return the same with fluxes times a factor per band, for other units."""

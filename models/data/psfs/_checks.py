@@ -19,6 +19,10 @@ _MAX_CENTROID_OFFSET = 0.1
 #: Largest relative error of a PSF's sum from rounding or truncated wings.
 _MAX_SUM_ERROR = 0.01
 
+#: Places per pixel of fine PSFs, and how much they may differ from those on pixels, which were centered
+#: on their own centroid, in units of the peak.
+FINE, SAME_PSF = 4, 0.1
+
 
 class PSFWarning(UserWarning):
     """Warning about a PSF image that is used although it is not exactly as it should be."""
@@ -43,8 +47,40 @@ def check_psfs(psfs, bands: tuple[str, ...]) -> np.ndarray:
         note(f"PSFs do not sum to one, so they were normalized: {', '.join(off)}.", PSFWarning)
     moved, offsets = zip(*(centered(image) for image in images), strict=True)
     _tell_offsets(bands, offsets)
-    stack = _one_size(moved)
+    stack = one_size(moved)
     return (stack / stack.sum(axis=(1, 2), keepdims=True)).astype(np.float32)
+
+
+def check_fine(fine, psfs: np.ndarray) -> np.ndarray | None:
+    """Return checked float32 samples ``[B, Q, Q]`` of PSFs at `FINE` places per pixel, sums of one.
+
+    Parameters
+    ----------
+    fine
+        The samples; or None.
+    psfs
+        The PSFs ``[B, P, P]`` on pixels, checked.
+    """
+    if fine is None:
+        return None
+    found = numeric(fine, "fine_psfs").astype(np.float64)
+    if found.ndim != 3 or len(found) != len(psfs) or found.shape[1] != found.shape[2]:
+        raise InputError(
+            f"fine_psfs have the shape {found.shape}; give [{len(psfs)}, Q, Q], or leave them out."
+        )
+    found = found / found.sum((1, 2), keepdims=True)
+    middle = found.shape[-1] // 2
+    half = min(psfs.shape[-1] // 2, middle // FINE, 1)
+    place = slice(middle - half * FINE, middle + half * FINE + 1, FINE)
+    own = psfs.shape[-1] // 2
+    core = psfs[:, own - half : own + half + 1, own - half : own + half + 1]
+    away = np.abs(found[:, place, place] * FINE**2 - core).max((1, 2))
+    if (away > SAME_PSF * psfs.max((1, 2))).any():
+        raise InputError(
+            "fine_psfs are not those of psfs, of which they must be samples at four places per pixel; "
+            "give fine_psfs=None with other PSFs."
+        )
+    return found.astype(np.float32)
 
 
 def sum_is_off(total: float) -> bool:
@@ -120,7 +156,7 @@ def _tell_offsets(bands: tuple[str, ...], offsets: Sequence[np.ndarray]) -> None
         )
 
 
-def _one_size(images: Sequence[np.ndarray]) -> np.ndarray:
+def one_size(images: Sequence[np.ndarray]) -> np.ndarray:
     """Stack images of odd sides, the smaller ones padded with zeros."""
     size = max(len(image) for image in images)
     return np.stack([np.pad(image, (size - len(image)) // 2) for image in images])

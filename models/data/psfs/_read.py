@@ -13,7 +13,7 @@ from scorepriors._errors import InputError
 from scorepriors.models.data._checks import numeric
 from scorepriors.models.data._warnings import note
 
-from ._checks import check_psfs
+from ._checks import FINE, check_psfs
 from ._contents import sources_of
 from ._matching import match, named_band
 from ._resampling import on_pixels
@@ -67,13 +67,13 @@ def read_psf(
     """
     row, column = (None, None) if place is None else place
     where = Place(row, column, sky, pixel_scale)
-    return check_psfs(psfs_for(psf, tuple(bands), where, oversampling), tuple(bands))
+    return check_psfs(psfs_for(psf, tuple(bands), where, oversampling)[0], tuple(bands))
 
 
 def psfs_for(
     psf, bands: tuple[str, ...], place: Place, oversampling: float | None = None
-) -> list[np.ndarray]:
-    """Return PSF images on the image's pixels, one for each band, not yet checked.
+) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Return PSF images on the image's pixels, one for each band, not yet checked, and fine ones.
 
     Parameters
     ----------
@@ -85,20 +85,37 @@ def psfs_for(
         Where to evaluate.
     oversampling
         Samples per pixel; None to follow what files say.
+
+    Returns
+    -------
+    psfs, fine
+        Images ``[P, P]``, and at `FINE` places per pixel ``[Q, Q]``, None where the source has fewer
+        than two samples per pixel.
     """
-    return evaluate(choose(psf, bands), place, oversampling)
+    chosen = choose(psf, bands)
+    fine: dict[int, np.ndarray] = {}
+    images = evaluate(chosen, place, oversampling, fine)
+    return images, [fine.get(id(source)) for source in chosen]
 
 
 def evaluate(
-    chosen: Sequence[Source], place: Place, oversampling: float | None = None
+    chosen: Sequence[Source],
+    place: Place,
+    oversampling: float | None = None,
+    fine: dict[int, np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """Return images on the image's pixels of sources that were chosen, one for each band."""
+    """Return images on the image's pixels of sources that were chosen, one for each band.
+
+    Fine ones are added to `fine`, if given.
+    """
     if oversampling is not None:
         oversampling = check_oversampling(oversampling)
     stamps: dict[int, np.ndarray] = {}
     for source in chosen:
         if id(source) not in stamps:
-            stamps[id(source)] = _on_image(source, place, oversampling)
+            stamps[id(source)], more = _on_image(source, place, oversampling)
+            if fine is not None and more is not None:
+                fine[id(source)] = more
     return [stamps[id(source)] for source in chosen]
 
 
@@ -206,8 +223,10 @@ def _is_array(psf) -> bool:
         return False
 
 
-def _on_image(source: Source, place: Place, oversampling: float | None) -> np.ndarray:
-    """Evaluate a source, and sample it on the pixels of the image."""
+def _on_image(
+    source: Source, place: Place, oversampling: float | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Evaluate a source, and sample it on the pixels of the image and, if it can be, finely."""
     stamp = source.at(place)
     image = numeric(stamp.image, source.label)
     if image.ndim != 2:
@@ -226,7 +245,7 @@ def _on_image(source: Source, place: Place, oversampling: float | None) -> np.nd
             f"{1 / step:.4g} samples per pixel; a PSF needs its wings, so correct that number."
         )
     if step == 1 or not (np.isfinite(image).all() and image.sum() > 0):
-        return image  # the checks name what is wrong with it
+        return image, None  # the checks name what is wrong with it
     # Samples wider than pixels can't be summed over them.
     effective = stamp.effective or step > 1
     if not effective and step < 0.75 and abs(image.sum() * step**2 - 1) < _SUM_OF_EFFECTIVE:
@@ -237,4 +256,5 @@ def _on_image(source: Source, place: Place, oversampling: float | None) -> np.nd
         )
         effective = True
     sampled = on_pixels(image, step, effective)
-    return sampled / sampled.sum() if effective else sampled
+    more = on_pixels(image, step, effective, FINE) if step <= 0.5 else None
+    return sampled / sampled.sum() if effective else sampled, more

@@ -19,7 +19,7 @@ def center_of(image: np.ndarray) -> np.ndarray:
     return np.array([light.sum(1) @ rows, light.sum(0) @ columns]) / total
 
 
-def on_pixels(image: np.ndarray, step: float, effective: bool) -> np.ndarray:
+def on_pixels(image: np.ndarray, step: float, effective: bool, fine: int = 1) -> np.ndarray:
     """Sample a PSF on the pixels of an image, centered on one of them.
 
     Parameters
@@ -31,11 +31,14 @@ def on_pixels(image: np.ndarray, step: float, effective: bool) -> np.ndarray:
     effective
         Whether samples are values of the effective PSF, which are interpolated; else each is the
         light on a square of the side `step`, and these are summed over pixels.
+    fine
+        Number of places per pixel, along one axis, at which the light in a whole pixel is returned.
 
     Returns
     -------
     numpy.ndarray
-        PSF ``[P, P]``, P odd; its sum is that of the samples, unless `effective`.
+        PSF ``[P, P]``, P odd; its sum is that of the samples (times `fine` squared), unless
+        `effective`.
     """
     middle = (np.array(image.shape) - 1) / 2
     center = center_of(image)
@@ -45,13 +48,15 @@ def on_pixels(image: np.ndarray, step: float, effective: bool) -> np.ndarray:
     out = image
     for axis in (0, 1):
         if effective:
-            out = _interpolated(out, axis, center[axis], step, half)
+            out = _interpolated(out, axis, center[axis], step, half, fine)
         else:
-            out = _summed(out, axis, center[axis], step, half)
+            out = _summed(out, axis, center[axis], step, half, fine)
     return out
 
 
-def _summed(image: np.ndarray, axis: int, center: float, step: float, half: int) -> np.ndarray:
+def _summed(
+    image: np.ndarray, axis: int, center: float, step: float, half: int, fine: int = 1
+) -> np.ndarray:
     """Sum samples over pixels: differences of a spline through their cumulative sum.
 
     At edges of samples that sum is exact, so no light is lost between pixels.
@@ -61,16 +66,20 @@ def _summed(image: np.ndarray, axis: int, center: float, step: float, half: int)
     shape = [1 if axis == i else n for i, n in enumerate(padded.shape)]
     sums = np.concatenate([np.zeros(shape), np.cumsum(padded, axis)], axis)
     knots = np.arange(sums.shape[axis]) - 3.5
-    edges = center + (np.arange(2 * half + 2) - half - 0.5) / step
+    places = np.arange(2 * fine * half + 1) / fine - half
     spline = make_interp_spline(knots, sums, k=3, axis=axis)
-    return np.diff(spline(np.clip(edges, knots[0], knots[-1])), axis=axis)
+    low, high = (
+        spline(np.clip(center + (places + side) / step, knots[0], knots[-1]))
+        for side in (-0.5, 0.5)
+    )
+    return high - low
 
 
 def _interpolated(
-    image: np.ndarray, axis: int, center: float, step: float, half: int
+    image: np.ndarray, axis: int, center: float, step: float, half: int, fine: int = 1
 ) -> np.ndarray:
     """Interpolate samples by the sinc function, exact for what they resolve."""
-    where = center + (np.arange(2 * half + 1) - half) / step
+    where = center + (np.arange(2 * fine * half + 1) / fine - half) / step
     count = image.shape[axis]
     weights = np.sinc(where[:, None] - np.arange(count))
     weights[(where < -0.5) | (where > count - 0.5)] = 0
