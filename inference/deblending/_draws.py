@@ -107,7 +107,8 @@ def source_draws(tree: Any) -> Iterator[Draws]:
         values = group_values(posterior, facts["name"], row)
         count = len(spectrum)
         # One source per draw, all at the same place.
-        center, corner = (np.asarray(constant[n].values[k]) for n in ("center", "corner"))
+        center = np.asarray(constant["center"].values[k], np.float32)
+        corner = np.asarray(constant["corner"].values[k])
         at = Placement(
             np.broadcast_to(center, (count, 2)),
             np.broadcast_to(corner, (count, 2)),

@@ -233,5 +233,28 @@ def gaussian_mixture_image(
     outer = (-0.5 * yy / determinant)[..., None] * column**2
     cross = (xy / determinant)[..., None] * row
     amplitude = weights / (2 * np.pi * xp.sqrt(determinant))
+    if xp is np:
+        return _summed_on_host(amplitude, inner, outer, cross, column)
     exponent = inner[..., :, None] + outer[..., None, :] + cross[..., None] * column[..., None, :]
     return (amplitude[..., None, None] * xp.exp(exponent)).sum(-3)
+
+
+def _summed_on_host(amplitude, inner, outer, cross, column) -> np.ndarray:
+    """Return the sum of Gaussians, image by image: their components fit into the caches then."""
+    kind = np.result_type(amplitude, inner, outer, cross, column)
+    count, box = inner.shape[-2:]
+    leading = np.broadcast_shapes(*(a.shape[:-2] for a in (inner, outer, cross, column)))
+    amplitude = np.broadcast_to(amplitude, (*leading, count)).reshape(-1, count).astype(kind)
+    inner, outer, cross, column = (
+        np.broadcast_to(a, (*leading, *a.shape[-2:])).reshape(-1, *a.shape[-2:])
+        for a in (inner, outer, cross, column)
+    )
+    out = np.empty((len(amplitude), box * box), kind)
+    exponent = np.empty((count, box, box), kind)
+    for k in range(len(out)):
+        np.multiply(cross[k, :, :, None], column[k, :, None], out=exponent)
+        exponent += inner[k, :, :, None]
+        exponent += outer[k, :, None]
+        np.exp(exponent, out=exponent)
+        np.dot(amplitude[k], exponent.reshape(count, -1), out=out[k])
+    return out.reshape(*leading, box, box)
