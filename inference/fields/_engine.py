@@ -313,13 +313,10 @@ def _known(positions: Positions) -> Census:
 
 
 def _padded(stars: int, galaxies: int, *, final: bool) -> tuple[int, int]:
-    """Return the slots for stars and galaxies; without galaxies there is no network to run.
-
-    There are always some for stars: a program less, and scenes keep theirs when a galaxy turns out
-    to be a star.
-    """
-    slots = padded(max(stars, 1), STARS)
-    return slots, padded(galaxies, FREE_FORM if final else PROFILES) if galaxies or not final else 0
+    """Return the slots for stars and galaxies; without galaxies there is no network to run."""
+    if final and not galaxies:
+        return padded(stars, STARS), 0
+    return padded(stars, STARS), padded(galaxies, FREE_FORM if final else PROFILES)
 
 
 def _fitting(size: int, sources: int, bands: int) -> int:
