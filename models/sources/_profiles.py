@@ -241,6 +241,9 @@ def gaussian_mixture_image(
 
 def _summed_on_host(amplitude, inner, outer, cross, column) -> np.ndarray:
     """Return the sum of Gaussians, image by image: their components fit into the caches then."""
+    each = (amplitude, inner, outer, cross, column)
+    # Of JAX's arrays NumPy makes its own only when it must.
+    amplitude, inner, outer, cross, column = (np.asarray(a) for a in each)
     kind = np.result_type(amplitude, inner, outer, cross, column)
     count, box = inner.shape[-2:]
     leading = np.broadcast_shapes(*(a.shape[:-2] for a in (inner, outer, cross, column)))

@@ -51,6 +51,7 @@ from scorepriors.inference.deblending._sampling import (
     measured,
     unpadded,
 )
+from scorepriors.inference.deblending.reduced import Reduced
 from scorepriors.inference.diagnosis._outputs import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.reports._numbers import in_digits, value_and_error
 from scorepriors.inference.reports._samples import SAMPLE_NAMES
@@ -502,13 +503,16 @@ def test_python_and_the_command_line_have_the_same_defaults():
 
     helps = {option.name: option.help for option in command.params if hasattr(option, "help")}
     rule = f"{FAINT_ALGORITHM} if a source is faint (S/N below {FAINT:g}), else {BRIGHT_ALGORITHM}"
+    rule = f"{Reduced.name} without free forms; else {rule}"
     assert f"[default: {rule}]" in helps["algorithm"]
     for name in SCENE_ALGORITHMS:
         assert name in helps["algorithm"]
-    faint, bright = (SCENE_ALGORITHMS[name]() for name in (FAINT_ALGORITHM, BRIGHT_ALGORITHM))
-    number, other = bright.usual.num_chains, faint.usual.num_chains
-    assert f"[default: {number}; of flow {other}]" in helps["num_chains"]
-    assert f"[default: {SCENE_WARMUP}]" in helps["num_warmup"]
+    names = Reduced.name, FAINT_ALGORITHM, BRIGHT_ALGORITHM
+    profiles, faint, bright = (SCENE_ALGORITHMS[name]().usual.num_chains for name in names)
+    assert profiles == faint
+    assert f"[default: {faint} of reduced and flow, else {bright}]" in helps["num_chains"]
+    warmup = SCENE_ALGORITHMS[Reduced.name]().usual.num_warmup
+    assert f"[default: {warmup} of reduced, else {SCENE_WARMUP}]" in helps["num_warmup"]
     assert {Until().at_most, FLOW_LOOKS.at_most} == {2000}
     assert "[default: until the chains agree, up to 2,000]" in helps["num_samples"]
 
