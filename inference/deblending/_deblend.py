@@ -499,7 +499,7 @@ class Run:
             tolerance=self.settings.options.tolerance * counts,
             optimizer=_PROFILE_OPTIMIZER,
             progress=self._label("profiles"),
-            most=self.profile_iterations,
+            max_iterations=self.profile_iterations or self.settings.options.max_iterations,
         )
         return [
             (b, scene, fits[i]) for i, (b, scene) in enumerate(zip(blends, scenes, strict=True))
@@ -547,15 +547,15 @@ class Run:
                 break
         return scenes, fits
 
-    def _fit(self, scenes: Sequence[Scene], most: int | None = None, **rest) -> MAPResult:
+    def _fit(self, scenes: Sequence[Scene], **rest) -> MAPResult:
         stacked, axes = stack_scenes(scenes)
         key = jax.random.key(0) if self.key is None else self.key
         # Untested: products with the Hessian would cost more than the fit.
         options: dict[str, Any] = {
-            "max_iterations": min(most or np.inf, self.settings.options.max_iterations),
+            "max_iterations": self.settings.options.max_iterations,
             "verify": False,
         }
-        return fit_map(blend, stacked, key=key, in_axes=(axes,), **options, **rest)
+        return fit_map(blend, stacked, key=key, in_axes=(axes,), **(options | rest))
 
     def _label(self, name: str):
         return name if self.progress is True else self.progress

@@ -181,7 +181,7 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
 
 def fit_final(work: Work, batch: BatchTask) -> dict[str, Any]:
     """Deblend the scenes of a batch on the data without the light of others; write its part."""
-    few = ITERATIONS if batch.is_structured else None
+    few = min(ITERATIONS, work.settings.options.max_iterations) if batch.is_structured else None
     run = Run(work.settings, batch.numbers, key=work.key, profile_iterations=few)
 
     def fit(scenes: Sequence[SceneTask], images: Sequence[Observation]) -> list[Record]:
