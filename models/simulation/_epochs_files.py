@@ -1,6 +1,5 @@
 """Files of simulated epochs: one image per time, a catalog, and true light curves."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from astropy.time import Time
 from scorepriors._errors import InputError
 
 from ._epochs import Epochs, simulate_epochs
+from ._folders import writable_folder
 
 #: Days between images, the first of them (MJD), and time from it to the peak in units of all of it.
 CADENCE, FIRST, PEAK = 5.0, 60000.0, 0.55
@@ -42,17 +42,10 @@ def epoch_paths(directory: str | Path, number: int) -> list[Path]:
 
 def check_epochs(directory: str | Path, number: int, *, overwrite: bool) -> Path:
     """Return the folder of epochs that may be written; InputError for one that may not."""
-    directory = Path(directory)
     if number < 2:
         raise InputError(f"a light curve needs at least two epochs, got {number}.")
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"the output {str(directory)!r} is a file; epochs need a folder.")
-    there = [path for path in epoch_paths(directory, number) if path.exists()]
-    if there and not overwrite:
-        raise InputError(f"{there[0]} exists; use --force to replace it, or another folder.")
-    if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write to {str(directory)!r}: it is not a writable folder.")
-    return directory
+    paths = epoch_paths(directory, number)
+    return writable_folder(directory, paths, "epochs need", overwrite=overwrite)
 
 
 def write_epochs(

@@ -1,7 +1,6 @@
 """Files of simulated fields: the image as a survey delivers it, and beside it the truth."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from scorepriors._surveys import ZERO_POINT
 
 from ._fields import SimulatedField
 from ._fields_pixels import PLANES
+from ._folders import writable_folder
 
 #: Files in the folder of a field.
 FIELD, TRUTH, SUMMARY = "field.fits", "truth.fits", "summary.json"
@@ -55,18 +55,8 @@ def write_field(field: SimulatedField, directory: str | Path, *, overwrite: bool
 
 def check_folder(directory: str | Path, *, overwrite: bool) -> Path:
     """Return the folder of a field that may be written; InputError for one that may not."""
-    directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"the output {str(directory)!r} is a file; a field needs a folder.")
-    there = [name for name in (FIELD, TRUTH, SUMMARY) if (directory / name).exists()]
-    if there and not overwrite:
-        raise InputError(
-            f"{directory / there[0]} exists; use --force (overwrite=True) to replace it, or another "
-            "folder."
-        )
-    if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write to {str(directory)!r}: it is not a writable folder.")
-    return directory
+    paths = [Path(directory) / name for name in (FIELD, TRUTH, SUMMARY)]
+    return writable_folder(directory, paths, "a field needs", overwrite=overwrite)
 
 
 def _write_image(field: SimulatedField, path: Path) -> None:

@@ -1,14 +1,12 @@
 """Files of blends that two cameras see, the second turned against the first."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from astropy import units as u
 from astropy.table import QTable
 
-from scorepriors._errors import InputError
-
+from ._folders import writable_folder
 from ._simulation import simulate_joint
 
 
@@ -23,16 +21,8 @@ def pair_paths(directory: str | Path, number: int, seed: int) -> list[tuple[Path
 
 def check_pairs(directory: str | Path, number: int, seed: int, *, overwrite: bool) -> Path:
     """Return the folder of pairs that may be written; InputError for one that may not."""
-    directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"the output {str(directory)!r} is a file; pairs need a folder.")
     every = [path for paths in pair_paths(directory, number, seed) for path in paths]
-    there = [path for path in every if path.exists()]
-    if there and not overwrite:
-        raise InputError(f"{there[0]} exists; use --force to replace it, or another folder.")
-    if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write to {str(directory)!r}: it is not a writable folder.")
-    return directory
+    return writable_folder(directory, every, "pairs need", overwrite=overwrite)
 
 
 def write_pairs(
