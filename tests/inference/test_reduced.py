@@ -19,10 +19,19 @@ from scorepriors.inference import SamplingWarning, fit_map, posterior, sample
 from scorepriors.inference._posterior import without_data
 from scorepriors.inference.deblending import _sampling as scenes
 from scorepriors.inference.deblending.reduced import Reduced, _basis
-from scorepriors.inference.deblending.reduced._model import reduced_blend
+from scorepriors.inference.deblending.reduced._model import reduced_blend, refusal
 from scorepriors.inference.sampling._calibration import coverage, ranks, thin, uniformity
 from scorepriors.inference.sampling._tree import group
-from scorepriors.models import PointSource, Scene, Sersic, blend, place_sources
+from scorepriors.models import (
+    MovingStar,
+    PointSource,
+    Scene,
+    Sersic,
+    TwoColor,
+    blend,
+    epoch_spectra,
+    place_sources,
+)
 from scorepriors.models.spectra._priors import GalaxySpectra
 
 CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
@@ -143,6 +152,21 @@ def test_other_models_are_refused():
     profiled = Scene(scene.exposures, scene.sources, scene.spectra, "profiled")
     with pytest.raises(InputError, match="integrates spectra out"):
         sample(blend, profiled, key=jax.random.key(0), algorithm=Reduced())
+
+
+def test_sources_of_several_images_are_refused():
+    scene = scene_of()
+    galaxy, star = scene.sources
+    moving = MovingStar(star.at, "stars", phase=[0.0], days=1.0)
+    for sources, name in (((TwoColor(galaxy.at), star), "profiles"), ((galaxy, moving), "stars")):
+        other = Scene(scene.exposures, sources, scene.spectra)
+        said = refusal(posterior(blend, other))
+        assert f"two colors or that move ({name})" in said
+    assert refusal(posterior(blend, scene)) is None
+    obs = small_observation(CENTERS, shape=(20, 20))
+    tied = epoch_spectra(obs, scene.exposures, [False, True])
+    said = refusal(posterior(blend, Scene(scene.exposures, scene.sources, tied)))
+    assert "knows the prior `GalaxySpectra` alone, got EpochSpectra" in said
 
 
 def test_a_resumed_run_goes_on(simulate, tmp_path):

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from astropy.wcs import WCS, Sip
 from jax.test_util import check_grads
+from turned_sky import sky, slope_of
 
 from scorepriors._errors import InputError
 from scorepriors.models import exposures, join_observations, place_sources
@@ -27,37 +27,6 @@ SIDE, SHAPE = 0.2, (44, 44)
 GALAXY = np.array([[0.16, 0.05], [0.05, 0.09]])
 
 PLACES = np.array([[21.4, 23.2], [14.7, 30.1]])
-
-
-def sky(scale, shape, turn=0.0, *, mirror=False, shear=0.0, bend=None, kind="TAN"):
-    """A WCS about one point of the sky; `bend` is a coefficient of SIP, per pixel."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
-    c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-    matrix = np.array([[c, -s], [s, c]]) @ [[1, shear], [0, 1]]
-    wcs.wcs.cd = matrix @ np.diag([1 if mirror else -1, 1]) * scale / 3600
-    wcs.wcs.crval = [10.0, 2.0]
-    wcs.wcs.ctype = [f"RA---{kind}", f"DEC--{kind}"]
-    if bend is not None:
-        a, b = np.zeros((3, 3)), np.zeros((3, 3))
-        a[2, 0], b[1, 1], b[0, 2] = bend, -bend, bend / 2
-        wcs.sip = Sip(a, b, None, None, wcs.wcs.crpix)
-        wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"]
-    wcs.wcs.set()
-    return wcs
-
-
-def north_east(wcs, pixels):
-    """Arcseconds north and east of the point of the sky, from pixels (row, column)."""
-    ra, dec = wcs.all_pix2world(pixels[..., 1], pixels[..., 0], 0)
-    return np.stack([(dec - 2) * 3600, (ra - 10) * np.cos(np.radians(2.0)) * 3600], -1)
-
-
-def slope_of(wcs, pixel):
-    """Derivatives of arcseconds north and east by row and column."""
-    steps = np.array([[0.5, 0.0], [-0.5, 0.0], [0.0, 0.5], [0.0, -0.5]])
-    ends = north_east(wcs, np.asarray(pixel) + steps)
-    return np.stack([ends[0] - ends[1], ends[2] - ends[3]], 1)
 
 
 def gaussian(covariance, center, shape):

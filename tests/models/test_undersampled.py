@@ -7,7 +7,8 @@ import galsim
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.wcs import WCS, Sip
+from astropy.wcs import WCS
+from turned_sky import north_east, sky, slope_of
 
 from scorepriors import InputError
 from scorepriors.models import Observation, exposures, join_observations, place_sources
@@ -24,29 +25,6 @@ GALAXY = galsim.Exponential(half_light_radius=0.35, gsparams=ACCURATE).shear(g1=
 PSF = galsim.Gaussian(fwhm=0.5, gsparams=ACCURATE)
 
 
-def sky(scale, shape, turn=0.0, *, bend=None):
-    """A WCS about one point of the sky; `bend` is a coefficient of SIP, per pixel."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
-    c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-    wcs.wcs.cd = np.array([[c, -s], [s, c]]) @ np.diag([-1, 1]) * scale / 3600
-    wcs.wcs.crval = [10.0, 2.0]
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    if bend is not None:
-        a, b = np.zeros((3, 3)), np.zeros((3, 3))
-        a[2, 0], b[1, 1], a[0, 2] = bend, -bend, bend / 2
-        wcs.sip = Sip(a, b, None, None, wcs.wcs.crpix)
-        wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"]
-    wcs.wcs.set()
-    return wcs
-
-
-def north_east(wcs, pixels):
-    """Arcseconds north and east of the point of the sky, from pixels (row, column)."""
-    ra, dec = wcs.all_pix2world(pixels[..., 1], pixels[..., 0], 0)
-    return np.stack([(dec - 2) * 3600, (ra - 10) * np.cos(np.radians(2.0)) * 3600], -1)
-
-
 def observation(wcs, shape, bands):
     """Noise of one, with a Gaussian PSF."""
     images = np.random.default_rng(3).normal(size=(len(bands), *shape))
@@ -56,9 +34,7 @@ def observation(wcs, shape, bands):
 
 def drawn(light, wcs, shape, pixel):
     """Light about a pixel (row, column) under the local linear map of a WCS, by GalSim."""
-    steps = np.array([[0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]])
-    ends = north_east(wcs, np.asarray(pixel) + steps)
-    down, right = ends[0] - ends[1], ends[2] - ends[3]
+    down, right = slope_of(wcs, pixel).T
     # GalSim's u is west to keep the parity of an image with north up; here it is east.
     local = galsim.AffineTransform(right[1], down[1], right[0], down[0])
     image = galsim.ImageD(shape[1], shape[0])
@@ -160,8 +136,7 @@ def test_other_psfs_do_not_keep_the_fine_ones():
 
 def test_tpv():
     """The distortion of TPV is that of the same SIP polynomial."""
-    bend = 2e-5
-    sip = sky(SIDE, (40, 40), 20.0, bend=bend)
+    sip = sky(SIDE, (40, 40), 20.0, bend=2e-5)
     header = fits.Header()
     cd = sip.wcs.cd
     header["CTYPE1"], header["CTYPE2"] = "RA---TPV", "DEC--TPV"
@@ -174,10 +149,9 @@ def test_tpv():
             header[f"CD{axis}_{other}"] = cd[axis - 1, other - 1]
     # SIP bends pixels u, v before the matrix; TPV bends what comes out of it, in degrees.
     back = np.linalg.inv(cd)
-    quadratic = {
-        0: np.array([[bend, 0], [0, bend / 2]]),  # u^2 and v^2 of u
-        1: np.array([[0, -bend / 2], [-bend / 2, 0]]),  # u v of v
-    }
+    quadratic = [
+        np.array([[c[2, 0], c[1, 1] / 2], [c[1, 1] / 2, c[0, 2]]]) for c in (sip.sip.a, sip.sip.b)
+    ]
     for axis in (0, 1):
         form = sum(cd[axis, k] * back.T @ quadratic[k] @ back for k in (0, 1))
         # Of the second axis x and y are exchanged.

@@ -14,7 +14,7 @@ from scorepriors.models.scene._blend import SMALLEST_AREA, blend
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import AbstractSource
 from scorepriors.models.sources._parametric import AbstractParametric
-from scorepriors.models.spectra._priors import AbstractSpectra
+from scorepriors.models.spectra._priors import AbstractSpectra, GalaxySpectra
 from scorepriors.models.spectra._products import Products, chosen, log_marginal
 
 
@@ -101,7 +101,25 @@ def refusal(bound: Posterior) -> str | None:
             f"the algorithm 'reduced' integrates spectra out, but spectra={scene.treatment!r}; "
             "deblend with spectra='marginal'."
         )
+    changing = [g.name for g in scene.sources if _has_several_images(g)]
+    if changing:
+        return (
+            "the algorithm 'reduced' knows one image of each source, and there are sources of two colors "
+            f"or that move ({', '.join(changing)}); use 'dynamic_hmc' or 'nuts'."
+        )
+    if type(scene.spectra) is not GalaxySpectra:
+        return (
+            "the algorithm 'reduced' knows the prior `GalaxySpectra` alone, got "
+            f"{type(scene.spectra).__name__}; use 'dynamic_hmc' or 'nuts'."
+        )
     return None
+
+
+def _has_several_images(group: AbstractSource) -> bool:
+    """Return whether sources look otherwise in some bands or exposures."""
+    kind = type(group)
+    usual = AbstractSource.gradient, AbstractSource.image_in
+    return (kind.gradient, kind.image_in) != usual
 
 
 def scene_of(bound: Posterior) -> Scene:
