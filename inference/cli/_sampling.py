@@ -1,5 +1,6 @@
 """The command `sample`."""
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -171,8 +172,8 @@ def sample(
     for path in dict.fromkeys(paths):
         click.echo(str(path))
     reasons += input_sentences(result)
-    facts = [one for one in (noise_sentence(result), correlation_words(result)) if one]
-    for sentence in [*facts, *reasons]:
+    facts = models_sentence(tree), noise_sentence(result), correlation_words(result)
+    for sentence in [*filter(None, facts), *reasons]:
         click.echo(f"scorepriors: {sentence}", err=True)
     if tree.attrs.get("interrupted"):
         click.echo(
@@ -183,6 +184,24 @@ def sample(
         sys.exit(INTERRUPTED)
     checkpoint.unlink(missing_ok=True)
     sys.exit(NOT_TRUSTED if reasons else 0)
+
+
+def models_sentence(tree) -> str:
+    """Return a sentence on galaxies that are not sampled under the learned prior; empty for none."""
+    from scorepriors.inference.sampling._tree import group
+
+    models = json.loads(tree.attrs.get("models", "[]"))
+    ids = group(tree, "posterior")["source"].values[: len(models)]
+    names = [str(name) for name, model in zip(ids, models, strict=True) if model == "profile"]
+    if not names:
+        return ""
+    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    what = (
+        "source {} is sampled as the profile that explains it"
+        if len(names) == 1
+        else ("sources {} are sampled as the profiles that explain them")
+    )
+    return f"{what.format(listed)}; --models free-form takes the learned prior for all galaxies."
 
 
 def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:

@@ -296,6 +296,8 @@ def flux_catalog(tree: Any) -> QTable:
     zero_point = tree.attrs.get("flux_zero_point")
     table = QTable()
     table["id"] = ids
+    if "models" in tree.attrs:  # not in draws of an earlier version
+        table["model"] = json.loads(tree.attrs["models"])
     _add_shapes(table, tree)
     for b, band in enumerate(bands):
         _add_flux(table, band, draws[:, :, b], unit, zero_point)
@@ -425,6 +427,7 @@ _BAND_DESCRIPTIONS = {
 
 _DESCRIPTIONS = {
     "id": "name in the input catalog",
+    "model": "what the source was sampled as: point, profile or free-form (under the learned prior)",
     "ra": "ICRS right ascension of the centroid",
     "dec": "ICRS declination of the centroid",
     "ra_err": "standard deviation towards the east",

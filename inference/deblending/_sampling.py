@@ -288,6 +288,7 @@ def _facts(result: Deblended, scene: Scene) -> dict:
     obs = result.observation
     facts: dict[str, Any] = {
         "scene": json.dumps([group_facts(g) for g in scene.sources]),
+        "models": json.dumps(result.free_form.models.tolist()),
         "name": obs.name,
         "prior_name": result.prior_name,
         "height": obs.shape[0],

@@ -145,7 +145,8 @@ def _shape_row(row) -> list[str]:
     near = ""
     if "neighbor" in row.colnames:
         near = f"{row['neighbor']} ({row['neighbor_correlation']:+.2f})"
-    return [str(row["id"]), *pairs, f"{row['flux_ess']:.0f}", near]
+    model = row["model"] if "model" in row.colnames else ""
+    return [str(row["id"]), model, *pairs, f"{row['flux_ess']:.0f}", near]
 
 
 def _number(value) -> float:

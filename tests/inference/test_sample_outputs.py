@@ -498,6 +498,20 @@ def test_a_browser_shows_every_picture(sampled, tmp_path):
     assert re.search("<title>(.*)</title>", shown)[1] == "true,true"
 
 
+def test_what_sources_were_sampled_as_is_said():
+    from scorepriors.inference.cli._sampling import models_sentence
+
+    tree = fabricated()
+    assert not models_sentence(tree)
+    assert "model" not in flux_catalog(tree).colnames
+    known = ["profile", "point", "free-form"]
+    tree.attrs["models"] = json.dumps(known)
+    assert models_sentence(tree).startswith("source a is sampled as the profile that explains it")
+    assert list(flux_catalog(tree)["model"]) == known
+    tree.attrs["models"] = json.dumps(["profile", "point", "profile"])
+    assert models_sentence(tree).startswith("sources a, c are sampled as the profiles")
+
+
 def test_python_and_the_command_line_have_the_same_defaults():
     from scorepriors.inference.cli._sampling import sample as command
 
