@@ -176,8 +176,9 @@ def prepare(
     if not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     file = settings.options.noise == "file"
-    points = np.asarray(positions.is_point) | np.isin(positions.ids, settings.options.moving)
-    positions = replace(positions, is_point=points)
+    moving = np.isin(positions.ids, settings.options.moving)
+    if moving.any():
+        positions = replace(positions, is_point=np.asarray(positions.is_point) | moving)
     used = obs if file else noise_from_model(obs)
     given = None if used is obs else obs
     light = None if others is None else tuple(others)
