@@ -19,8 +19,9 @@ from .reduced import Reduced
 #: Looks at draws of `Flow`, whose chains cross between shapes rarely: few draws can agree by chance.
 FLOW_LOOKS = Until(at_least=500, every=250)
 
-#: Looks at draws of `Reduced`, whose chains are eight by default.
-REDUCED_LOOKS = Until(at_least=120, every=40)
+#: Looks at draws of `Reduced`.  Spectra, drawn after the run for each draw, add scatter of their own to
+#: fluxes, of which some among thirty would have an R-hat just above 1.01 by chance.
+REDUCED_LOOKS = Until(at_least=200, every=40, rhat=1.008)
 
 
 def until_measured(scene: Scene, sampler: AbstractSampler) -> Until:

@@ -118,8 +118,8 @@ def sample_deblended(
         Further arguments of `sample`, except `model` and `init`.  If `num_warmup` is not given, it is
         300, of ``"reduced"`` 80.  If `num_samples` is not given,
         runs go on until the brightnesses and lights of all sources, their centroids and sizes have
-        R-hat below 1.01 and 400 effective draws, or up to 2,000 draws per chain: of ``"flow"`` from
-        500 on, and by brightnesses and lights alone.
+        R-hat below 1.01 and 400 effective draws, or up to 2,000 draws per chain: of ``"reduced"``
+        with an R-hat below 1.008; of ``"flow"`` from 500 on, by brightnesses and lights alone.
 
     Returns
     -------

@@ -69,9 +69,9 @@ class BulgeDisk(AbstractParametric):
         offset = {"offset": Site(0.0, center_error, "axis", 0.7)}
         self.sites = {**offset, **SHAPE_SITES, **BULGE_SITES}
 
-    def image(self, values: dict, xp: Any = jnp):
+    def image(self, values: dict, xp: Any = jnp, pixels: Any = None):
         """Return disk and bulge as one mixture of Gaussians."""
-        return bulges_and_disks(self, values, fraction_of(values, xp), xp)
+        return bulges_and_disks(self, values, fraction_of(values, xp), xp, pixels)
 
     def columns(self, values: dict) -> list[Column]:
         """Return radius and shape of the disk, and the bulge's share of the flux."""
@@ -83,8 +83,10 @@ def fraction_of(values: dict, xp: Any = jnp):
     return 1 / (1 + xp.exp(-values["bulge_logit"]))
 
 
-def bulges_and_disks(group: AbstractParametric, values: dict, fraction, xp: Any = jnp):
-    """Return images ``[K, n, n]`` of bulges and disks.
+def bulges_and_disks(
+    group: AbstractParametric, values: dict, fraction, xp: Any = jnp, pixels: Any = None
+):
+    """Return images ``[K, n, n]`` of bulges and disks, or what they are ``[K, P]`` at pixels.
 
     Parameters
     ----------
@@ -96,6 +98,8 @@ def bulges_and_disks(group: AbstractParametric, values: dict, fraction, xp: Any 
         Share of the bulges in the flux, ``[K]``: 0 for the disks alone, 1 for the bulges.
     xp
         Array module.
+    pixels
+        Pixels (row, column) of each box, ``[K, P, 2]``; None for all.
     """
     disk, bulge = _mixture(1.0), _mixture(4.0)
     # Each component has its own size and shape.
@@ -115,6 +119,7 @@ def bulges_and_disks(group: AbstractParametric, values: dict, fraction, xp: Any 
         group.place(values, xp),
         box=group.at.box,
         psf_sigma=group.psf_sigma,
+        pixels=pixels,
         xp=xp,
     )
 

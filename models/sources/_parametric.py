@@ -1,5 +1,6 @@
 """Common base of sources with Gaussian shape parameters: sites and start values."""
 
+import inspect
 import math
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from scorepriors._errors import InputError
 from scorepriors._typing import Array
@@ -50,7 +51,8 @@ MOST_KNOWN = 30.0
 class AbstractParametric(AbstractSource):
     """Sources whose sites are all numbers, or pairs of them, with Gaussian priors.
 
-    A subclass has the field `sites` and draws the image; `sample` and `start` follow.
+    A subclass has the field `sites` and draws the image; `sample` and `start` follow.  Its `image`
+    may take ``pixels`` ``[K, P, 2]`` of each box, and then returns ``[K, P]``: see `image_at`.
 
     Attributes
     ----------
@@ -100,6 +102,24 @@ class AbstractParametric(AbstractSource):
                 f"the site 'offset' of {type(self).__name__} is a pair (row, column); give it the "
                 'name of its axis: `Site(0.0, center_error, "axis")`.'
             )
+
+    def image_at(self, values: dict, pixels: Int[Array, "K P 2"]) -> Float[Array, "K P"]:
+        """Return the images at pixels (row, column) of each box.
+
+        Where the method `image` of a kind takes an argument ``pixels``, the rest is not drawn.
+
+        Parameters
+        ----------
+        values
+            Site values by name without prefix.
+        pixels
+            Pixels of each box, the same number of each.
+        """
+        if "pixels" in inspect.signature(type(self).image).parameters:
+            return self.image(values, jnp, pixels=pixels)  # type: ignore[call-arg]
+        image = self.image(values, jnp)
+        number = pixels[..., 0] * self.at.box + pixels[..., 1]
+        return jnp.take_along_axis(image.reshape(len(image), -1), number, 1)
 
     def settings(self) -> dict[str, Any]:
         """Return the width of the model PSF; kinds with settings of their own add them."""

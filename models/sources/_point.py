@@ -55,10 +55,10 @@ class PointSource(AbstractParametric):
         self.at, self.name, self.psf_sigma = at, name, np.asarray(psf_sigma, np.float32)
         self.sites = {"offset": Site(0.0, center_error, "axis", 0.7)}
 
-    def image(self, values: dict, xp: Any = jnp):
+    def image(self, values: dict, xp: Any = jnp, pixels: Any = None):
         """Return the model PSF at the positions."""
-        place = self.place(values, xp)
-        return point_image(place, box=self.at.box, psf_sigma=self.psf_sigma, xp=xp)
+        place, sigma = self.place(values, xp), self.psf_sigma
+        return point_image(place, box=self.at.box, psf_sigma=sigma, pixels=pixels, xp=xp)
 
     def guess(self, width: float):
         """Return the model PSF; `width` does not matter."""
@@ -72,9 +72,16 @@ class PointSource(AbstractParametric):
         return values, widths
 
 
-def point_image(place: Float[Array, "K 2"], *, box: int, psf_sigma, xp=jnp):
-    """Return the model PSF, integrated over pixels, at (row, column) in ``[K, box, box]``."""
+def point_image(place: Float[Array, "K 2"], *, box: int, psf_sigma, pixels=None, xp=jnp):
+    """Return the model PSF, integrated over pixels, at (row, column) in ``[K, box, box]``.
+
+    Or at pixels ``[K, P, 2]`` alone, ``[K, P]``.
+    """
     erf = jax_erf if xp is jnp else scipy_erf
+    if pixels is not None:
+        near = (pixels - place[:, None, :]) / (2**0.5 * psf_sigma)
+        half = 0.5 / (2**0.5 * psf_sigma)
+        return xp.prod((erf(near + half) - erf(near - half)) / 2, -1)
     edges = xp.arange(box + 1, dtype=place.dtype) - 0.5
     steps = xp.diff(erf((edges - place[..., None]) / (2**0.5 * psf_sigma))) / 2
     return steps[..., 0, :, None] * steps[..., 1, None, :]

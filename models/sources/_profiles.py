@@ -5,7 +5,7 @@ from functools import cache
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import nnls
 from scipy.special import gammainc, gammaincinv
 
@@ -196,8 +196,9 @@ def gaussian_mixture_image(
     *,
     box: int,
     psf_sigma: float | Float[Array, ""],
+    pixels: Int[Array, "... P 2"] | None = None,
     xp=jnp,
-) -> Float[Array, "... box box"]:
+) -> Float[Array, "... box box"] | Float[Array, "... P"]:
     """Return the image of a mixture of ellipses, convolved with the model PSF and pixel.
 
     Parameters
@@ -213,26 +214,34 @@ def gaussian_mixture_image(
         Side of the box in pixels.
     psf_sigma
         Standard deviation of the model PSF; the pixel adds a variance of 1/12.
+    pixels
+        Pixels (row, column) where the image is wanted; None for all.
     xp
         Array module, `jax.numpy` or, for single images, `numpy`.
 
     Returns
     -------
     Array
-        Images ``[..., box, box]``, total flux that of the weights (less the part outside).
+        Images ``[..., box, box]``, total flux that of the weights (less the part outside); or their
+        values ``[..., P]`` at the pixels.
     """
     # Powers of widths far beyond any image would overflow in float32.
     squared, noise = xp.minimum(sigmas, WIDEST) ** 2, psf_sigma**2 + 1 / 12
     yy, xy, xx = squared * moments[0] + noise, squared * moments[1], squared * moments[2] + noise
     # As a sum: for long ellipses the difference yy xx - xy^2 is rounding error in float32.
     determinant = squared**2 + noise * squared * (moments[0] + moments[2]) + noise**2
-    pixels = xp.arange(box, dtype=squared.dtype)
-    row = (pixels - center[..., :1])[..., None, :]
-    column = (pixels - center[..., 1:])[..., None, :]
+    if pixels is None:
+        rows = columns = xp.arange(box, dtype=squared.dtype)
+    else:
+        rows, columns = pixels[..., 0], pixels[..., 1]
+    row = (rows - center[..., :1])[..., None, :]
+    column = (columns - center[..., 1:])[..., None, :]
     inner = (-0.5 * xx / determinant)[..., None] * row**2
     outer = (-0.5 * yy / determinant)[..., None] * column**2
     cross = (xy / determinant)[..., None] * row
     amplitude = weights / (2 * np.pi * xp.sqrt(determinant))
+    if pixels is not None:
+        return (amplitude[..., None] * xp.exp(inner + outer + cross * column)).sum(-2)
     if xp is np:
         return _summed_on_host(amplitude, inner, outer, cross, column)
     exponent = inner[..., :, None] + outer[..., None, :] + cross[..., None] * column[..., None, :]

@@ -65,7 +65,7 @@ class Sersic(AbstractParametric):
         offset = {"offset": Site(0.0, center_error, "axis", 0.7)}
         self.sites = {**offset, **SHAPE_SITES, **free}
 
-    def image(self, values: dict, xp: Any = jnp):
+    def image(self, values: dict, xp: Any = jnp, pixels: Any = None):
         """Return a mixture of Gaussians."""
         if self.index is None:
             weights, sigmas = sersic_mixture_of(_index(values["index_logit"], xp), xp)
@@ -79,6 +79,7 @@ class Sersic(AbstractParametric):
             self.place(values, xp),
             box=self.at.box,
             psf_sigma=self.psf_sigma,
+            pixels=pixels,
             xp=xp,
         )
 

@@ -19,6 +19,7 @@ from scorepriors.models.sources._abstract import AbstractSource
 from scorepriors.models.spectra._products import inner_products
 
 from ._model import ReducedScene
+from ._pixels import Components, at_pixels, num_pixels
 
 #: Number of components per source.  Of one blend of four LSST-like galaxies (S/N 7 to 11) 40 of them
 #: had log-densities with an error of .02 nats.
@@ -79,7 +80,16 @@ def reduced_scene(
         for name, part in zip(_sizes(group), np.split(here, ends[:-1], axis=1), strict=True):
             widths[f"{group.name}/{name}"] = part.reshape(np.shape(at[name]))
         first += len(group.at)
-    return _reduce(scene, origin, tuple(changes), spectrum, NUM_COMPONENTS), widths
+    components, parts = _reduce(scene, origin, tuple(changes), spectrum, NUM_COMPONENTS)
+    looks = [
+        at_pixels(image, change, one)
+        for image, change, one in zip(origin, changes, components, strict=True)
+    ]
+    pixels, seen, project = zip(*looks, strict=True)
+    area = np.concatenate([image.sum((1, 2)) for image in origin])
+    added = np.concatenate([np.asarray(one.image).sum((2, 3)) for one in components])
+    places = pixels, seen, project, area, added, spectrum
+    return ReducedScene(scene.sources, scene.spectra, *places, *parts), widths
 
 
 def empty_scene(scene: Scene) -> ReducedScene:
@@ -90,19 +100,20 @@ def empty_scene(scene: Scene) -> ReducedScene:
     def zeros(*shape):
         return np.zeros(shape, np.float32)
 
-    boxes = [(len(g.at), g.at.box) for g in scene.sources]
+    points = [(len(g.at), num_pixels(g.at.box)) for g in scene.sources]
     return ReducedScene(
         scene.sources,
         scene.spectra,
-        tuple(zeros(k, n, n) for k, n in boxes),
-        tuple(zeros(k, number, n, n) for k, n in boxes),
+        tuple(np.zeros((k, p, 2), np.int32) for k, p in points),
+        tuple(zeros(*shape) for shape in points),
+        tuple(zeros(k, number, p) for k, p in points),
+        zeros(count),
+        zeros(count, number),
         zeros(count, bands),
         zeros(bands, count, count),
-        zeros(bands),
         zeros(bands, count),
-        zeros(bands, count, count, number),
-        zeros(bands, count, number, count, number),
-        zeros(bands, count, number),
+        zeros(bands),
+        zeros(count, bands, count * (number + 1) + 1, number),
     )
 
 
@@ -193,12 +204,12 @@ def _gram(scene: Scene, origin, derivatives, spectrum):
 
 
 @eqx.filter_jit
-def _reduce(scene: Scene, origin, changes, spectrum, number: int) -> ReducedScene:
-    """Return the reduced scene from changes ``[K, T, n, n]`` of the images of each group."""
+def _reduce(scene: Scene, origin, changes, spectrum, number: int):
+    """Return components of each group, from changes ``[K, T, n, n]`` of the images, and products."""
     exposures = scene.exposures
     noise = [one.noise for one in exposures]
     own = by_exposure(spectrum, exposures)
-    project: list = []
+    components: list = []
     parts: list[list] = [[] for _ in exposures]
     mode: list[list] = [[] for _ in exposures]
     first = 0
@@ -211,7 +222,6 @@ def _reduce(scene: Scene, origin, changes, spectrum, number: int) -> ReducedScen
 
         def reduced(item):
             change, corner, *amplitude = item
-            each = zip(exposures, noise, amplitude, strict=True)
 
             def render(images):
                 corners = jnp.broadcast_to(corner, (len(images), 2))
@@ -227,18 +237,13 @@ def _reduce(scene: Scene, origin, changes, spectrum, number: int) -> ReducedScen
             floor = 1e-6 * values[-1]
             scale = jnp.where(values > floor, 1 / jnp.sqrt(jnp.maximum(values, floor)), 0.0)
             mixed = (vectors * scale)[:, ::-1][:, :number]
+            # In this metric components are orthonormal, and coefficients are products with them.
             images = jnp.einsum("tj,tyx->jyx", mixed, change)
-            drawn = render(images)
-            weighed = [
-                (a**2)[:, None, None] * n.precision(d)
-                for d, (_, n, a) in zip(drawn, each, strict=True)
-            ]
-            back = jax.vjp(render, images)[1]
-            return back(weighed)[0], drawn
+            return Components(images, gram @ mixed), render(images)
 
         items = (change, jnp.asarray(group.at.corner), *amplitudes)
         found, drawn = jax.lax.map(reduced, items)
-        project.append(found)
+        components.append(found)
         for at, one in enumerate(drawn):
             parts[at].append(one.reshape(-1, *one.shape[2:]))
     count = len(spectrum)
@@ -249,19 +254,11 @@ def _reduce(scene: Scene, origin, changes, spectrum, number: int) -> ReducedScen
         for one, a, s in zip(exposures, own, start, strict=True)
     ]
     found = inner_products(every, left, noise)
-    bands = len(found.square)
-    cross = found.normal[:, :count, count:].reshape(bands, count, count, number)
-    change = found.normal[:, count:, count:].reshape(bands, count, number, count, number)
-    return ReducedScene(
-        scene.sources,
-        scene.spectra,
-        origin,
-        tuple(project),
-        jnp.asarray(spectrum),
-        found.normal[:, :count, :count],
-        found.square,
-        found.projected[:, :count],
-        cross,
-        change,
-        found.projected[:, count:].reshape(bands, count, number),
-    )
+    # Of the components with themselves, with the images, and with the residual.
+    order = np.concatenate([np.arange(count, len(found.normal[0])), np.arange(count)])
+    change = found.normal[:, order, count:]
+    change = jnp.concatenate([change, found.projected[:, None, count:]], 1)
+    change = change.reshape(*change.shape[:2], count, number)
+    change = jnp.transpose(change, (2, 0, 1, 3))
+    start, first = found.normal[:, :count, :count], found.projected[:, :count]
+    return tuple(components), (start, first, found.square, change)

@@ -5,7 +5,8 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpyro
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpyro.handlers import scope
 
 from scorepriors._errors import InputError
 from scorepriors._typing import Array
@@ -25,47 +26,61 @@ class ReducedScene(eqx.Module):
     ----------
     sources, spectra
         Groups of sources, of parametric kinds, and prior on spectra, those of the scene.
-    image
-        Images ``[K, n, n]`` of the sources of each group at the origin.
+    pixels
+        Pixels ``[K, P, 2]`` of the boxes of each group at which images are drawn.
+    seen
+        Images ``[K, P]`` there, at the origin.
     project
-        Map ``[K, J, n, n]`` of each group from a change of an image to coefficients.
+        Map ``[K, J, P]`` of each group from a change of an image at the pixels to coefficients.
+    area, added
+        Sums ``[K]`` of the images at the origin, and ``[K, J]`` of the components.
     before
         Amplitudes ``[K, B]`` whose residual the products are with.
-    start, square
+    start, first, square
         Products at the origin: of the images with each other ``[B, K, K]`` and with the residual
         ``[B, K]``, and of the residual with itself ``[B]``.
-    cross, change, along
-        Products of the components: with images at the origin ``[B, K, K, J]``, with each other
-        ``[B, K, J, K, J]`` and with the residual ``[B, K, J]``.
+    change
+        Products of the components of each source with the components of all, with their images at
+        the origin, and with the residual: ``[K, B, K (J + 1) + 1, J]``.
     """
 
-    sources: tuple[AbstractSource, ...]
+    sources: tuple[AbstractParametric, ...]
     spectra: AbstractSpectra
-    image: tuple[Float[Array, "_ _ _"], ...]
-    project: tuple[Float[Array, "_ _ _ _"], ...]
+    pixels: tuple[Int[Array, "_ P 2"], ...]
+    seen: tuple[Float[Array, "_ P"], ...]
+    project: tuple[Float[Array, "_ J P"], ...]
+    area: Float[Array, " K"]
+    added: Float[Array, "K J"]
     before: Float[Array, "K B"]
     start: Float[Array, "B K K"]
+    first: Float[Array, "B K"]
     square: Float[Array, " B"]
-    pixels: Float[Array, "B K"]
-    cross: Float[Array, "B K K J"]
-    change: Float[Array, "B K J K J"]
-    along: Float[Array, "B K J"]
+    change: Float[Array, "K B _ J"]
 
-    def products(self, images) -> Products:
-        """Return the products of K images and their changes, for images of every group."""
-        each = [
-            jnp.einsum("kjyx,kyx->kj", p, new - old)
-            for p, new, old in zip(self.project, images, self.image, strict=True)
-        ]
-        moved = jnp.concatenate(each)
-        cross = jnp.einsum("bklj,lj->bkl", self.cross, moved)
-        half = jnp.einsum("bkilj,lj->bkil", self.change, moved)
-        change = jnp.einsum("bkil,ki->bkl", half, moved)
+    def coefficients(self, values: list[dict]) -> Float[Array, "K J"]:
+        """Return the coefficients of the sources for values of the sites of every group."""
+        groups = zip(self.sources, values, self.pixels, self.seen, self.project, strict=True)
+        return jnp.concatenate(
+            [
+                jnp.einsum("kjp,kp->kj", project, group.image_at(own, pixels) - seen)
+                for group, own, pixels, seen, project in groups
+            ]
+        )
+
+    def products(self, moved: Float[Array, "K J"]) -> Products:
+        """Return the products of K images and their changes, for given coefficients."""
+        # One product of matrices for each source, as the array lies in memory.
+        found = jnp.einsum("lbnj,lj->lbn", self.change, moved)
+        count, number = moved.shape
+        ends = [count * number, count * (number + 1)]
+        with_components, cross, along = jnp.split(found, ends, 2)
+        with_components = with_components.reshape(count, -1, count, number)
+        cross = jnp.transpose(cross, (1, 2, 0))
+        change = jnp.einsum("lbki,ki->bkl", with_components, moved)
         upper = jnp.concatenate([self.start, cross], 2)
         lower = jnp.concatenate([jnp.swapaxes(cross, 1, 2), change], 2)
-        along = jnp.einsum("bkj,kj->bk", self.along, moved)
         normal = jnp.concatenate([upper, lower], 1)
-        return Products(normal, jnp.concatenate([self.pixels, along], 1), self.square)
+        return Products(normal, jnp.concatenate([self.first, along[..., 0].T], 1), self.square)
 
 
 def reduced_blend(scene: ReducedScene) -> None:
@@ -74,12 +89,15 @@ def reduced_blend(scene: ReducedScene) -> None:
     The sites are those of `scorepriors.models.blend`, without deterministic ones, and so is the
     density up to a constant, as far as components describe the images.
     """
-    drawn = [group.draw() for group in scene.sources]
-    images = [one.image for one in drawn]
-    area = jnp.concatenate([image.sum((-2, -1)) for image in images])
+    values = []
+    for group in scene.sources:
+        with scope(prefix=group.name, divider="/"):
+            values.append(group.sample())
+    moved = scene.coefficients(values)
+    area = scene.area + jnp.einsum("kj,kj->k", scene.added, moved)
     area = jnp.maximum(area, SMALLEST_AREA)
     prior = scene.spectra.sample(len(area)).of_amplitudes(area)
-    held = chosen(scene.products(images), scene.before, jnp.ones(len(area), bool))
+    held = chosen(scene.products(moved), scene.before, jnp.ones(len(area), bool))
     numpyro.factor("pixels", log_marginal(held, prior, scene.before))
 
 
