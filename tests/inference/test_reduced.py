@@ -18,7 +18,7 @@ from scorepriors._errors import InputError
 from scorepriors.inference import SamplingWarning, fit_map, posterior, sample
 from scorepriors.inference._posterior import without_data
 from scorepriors.inference.deblending import _sampling as scenes
-from scorepriors.inference.deblending.reduced import Reduced, _basis
+from scorepriors.inference.deblending.reduced import Reduced, _basis, _pixels
 from scorepriors.inference.deblending.reduced._model import reduced_blend, refusal
 from scorepriors.inference.sampling._calibration import coverage, ranks, thin, uniformity
 from scorepriors.inference.sampling._tree import group
@@ -192,3 +192,21 @@ def test_a_resumed_run_goes_on(simulate, tmp_path):
 
 def test_scenes_of_profiles_are_reduced_by_default():
     assert scenes.SCENE_ALGORITHMS["reduced"] is Reduced
+
+
+def test_pixels_tell_the_coefficients_of_an_image(key):
+    """Of images in the span of two components any well chosen pixels know the coefficients."""
+    first, second = np.asarray(jax.random.normal(key, (2, 2, 2, 9, 9)), np.float32)
+    wanted = np.asarray(jax.random.normal(jax.random.key(1), (2, 30, 2)), np.float32)
+    changes = np.einsum("ktj,kjyx->ktyx", wanted, first)
+    found, seen, project = _pixels.at_pixels(
+        second[:, 0], changes, _pixels.Components(first, wanted)
+    )
+    assert found.shape == (2, _pixels.num_pixels(9), 2)
+    assert all(len(np.unique(one, axis=0)) == len(one) for one in found)
+    row = np.arange(2)[:, None]
+    np.testing.assert_array_equal(seen, second[:, 0][row, found[..., 0], found[..., 1]])
+    new = np.asarray([[2.0, -1.0], [0.5, 3.0]], np.float32)
+    image = np.einsum("kj,kjyx->kyx", new, first)
+    at = image[row, found[..., 0], found[..., 1]]
+    np.testing.assert_allclose(np.einsum("kjp,kp->kj", project, at), new, atol=1e-4)

@@ -9,7 +9,18 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
 from scorepriors.inference import catalog, deblend, load_scene, save_scene
-from scorepriors.models import AbstractParametric, Column, Placement, Positions, Site, place_sources
+from scorepriors.models import (
+    AbstractParametric,
+    BulgeDisk,
+    Column,
+    Look,
+    Placement,
+    PointSource,
+    Positions,
+    Sersic,
+    Site,
+    place_sources,
+)
 
 CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
 
@@ -103,3 +114,16 @@ def test_other_numbers_of_a_prior_are_the_same_program():
     assert jax.tree.structure(first) == jax.tree.structure(second)
     assert all(eqx.is_array_like(leaf) for leaf in jax.tree.leaves(first))
     assert not any(isinstance(leaf, float) for leaf in jax.tree.leaves(first))
+
+
+@pytest.mark.parametrize("kind", [PointSource, Sersic, BulgeDisk, Blob])
+def test_images_at_pixels_are_those_of_whole_images(kind, key):
+    """Of kinds that draw pixels alone, and of one whose `image` does not know how to."""
+    group = kind(place_sources(CENTERS, box=15))
+    values, _ = group.start(Look(None, None, np.array([20.0, 50.0]), ()))
+    shift = np.float32(0.2)
+    values = {n: jnp.asarray(v, jnp.float32) + shift for n, v in values.items()}
+    pixels = np.asarray(jax.random.randint(key, (2, 7, 2), 0, 15))
+    row = np.arange(2)[:, None]
+    whole = np.asarray(group.image(values))[row, pixels[..., 0], pixels[..., 1]]
+    np.testing.assert_allclose(group.image_at(values, pixels), whole, rtol=1e-5, atol=1e-7)
