@@ -18,7 +18,7 @@ from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import AbstractSource
 from scorepriors.models.spectra._products import inner_products
 
-from ._model import ReducedScene
+from ._model import ReducedScene, parametric
 from ._pixels import Components, at_pixels, num_pixels
 
 #: Number of components per source.  Of one blend of four LSST-like galaxies (S/N 7 to 11) 40 of them
@@ -89,7 +89,7 @@ def reduced_scene(
     area = np.concatenate([image.sum((1, 2)) for image in origin])
     added = np.concatenate([np.asarray(one.image).sum((2, 3)) for one in components])
     places = pixels, seen, project, area, added, spectrum
-    return ReducedScene(scene.sources, scene.spectra, *places, *parts), widths
+    return ReducedScene(parametric(scene), scene.spectra, *places, *parts), widths
 
 
 def empty_scene(scene: Scene) -> ReducedScene:
@@ -102,7 +102,7 @@ def empty_scene(scene: Scene) -> ReducedScene:
 
     points = [(len(g.at), num_pixels(g.at.box)) for g in scene.sources]
     return ReducedScene(
-        scene.sources,
+        parametric(scene),
         scene.spectra,
         tuple(np.zeros((k, p, 2), np.int32) for k, p in points),
         tuple(zeros(*shape) for shape in points),
@@ -260,5 +260,5 @@ def _reduce(scene: Scene, origin, changes, spectrum, number: int):
     change = jnp.concatenate([change, found.projected[:, None, count:]], 1)
     change = change.reshape(*change.shape[:2], count, number)
     change = jnp.transpose(change, (2, 0, 1, 3))
-    start, first = found.normal[:, :count, :count], found.projected[:, :count]
-    return tuple(components), (start, first, found.square, change)
+    at_origin = found.normal[:, :count, :count], found.projected[:, :count], found.square
+    return tuple(components), (*at_origin, change)

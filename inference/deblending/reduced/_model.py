@@ -1,6 +1,6 @@
 """The density of a scene of profiles from a few coefficients per source."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -99,6 +99,11 @@ def reduced_blend(scene: ReducedScene) -> None:
     prior = scene.spectra.sample(len(area)).of_amplitudes(area)
     held = chosen(scene.products(moved), scene.before, jnp.ones(len(area), bool))
     numpyro.factor("pixels", log_marginal(held, prior, scene.before))
+
+
+def parametric(scene: Scene) -> tuple[AbstractParametric, ...]:
+    """Return the groups of a scene, all of which are of parametric kinds."""
+    return cast(tuple[AbstractParametric, ...], scene.sources)
 
 
 def refusal(bound: Posterior) -> str | None:
