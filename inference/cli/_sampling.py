@@ -41,7 +41,7 @@ from ._input import Input, field_options
     "--num-chains",
     "--chains",
     type=int,
-    help="Side by side.  [default: 8 of reduced and flow, else 4]",
+    help="Side by side.  [default: 8 of flow, else 4]",
 )
 @click.option(
     "--num-warmup",

@@ -523,8 +523,8 @@ def test_python_and_the_command_line_have_the_same_defaults():
         assert name in helps["algorithm"]
     names = Reduced.name, FAINT_ALGORITHM, BRIGHT_ALGORITHM
     profiles, faint, bright = (SCENE_ALGORITHMS[name]().usual.num_chains for name in names)
-    assert profiles == faint
-    assert f"[default: {faint} of reduced and flow, else {bright}]" in helps["num_chains"]
+    assert profiles == bright
+    assert f"[default: {faint} of {FAINT_ALGORITHM}, else {bright}]" in helps["num_chains"]
     warmup = SCENE_ALGORITHMS[Reduced.name]().usual.num_warmup
     assert f"[default: {warmup} of reduced, else {SCENE_WARMUP}]" in helps["num_warmup"]
     assert {Until().at_most, FLOW_LOOKS.at_most} == {2000}
