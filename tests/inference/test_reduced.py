@@ -18,7 +18,7 @@ from scorepriors._errors import InputError
 from scorepriors.inference import SamplingWarning, fit_map, posterior, sample
 from scorepriors.inference._posterior import without_data
 from scorepriors.inference.deblending import _sampling as scenes
-from scorepriors.inference.deblending.reduced import Reduced, _basis, _pixels
+from scorepriors.inference.deblending.reduced import Reduced, _basis, _model, _pixels
 from scorepriors.inference.deblending.reduced._model import reduced_blend, refusal
 from scorepriors.inference.sampling._calibration import coverage, ranks, thin, uniformity
 from scorepriors.inference.sampling._tree import group
@@ -152,6 +152,12 @@ def test_other_models_are_refused():
     profiled = Scene(scene.exposures, scene.sources, scene.spectra, "profiled")
     with pytest.raises(InputError, match="integrates spectra out"):
         sample(blend, profiled, key=jax.random.key(0), algorithm=Reduced())
+
+
+def test_scenes_too_large_for_the_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(_model, "MOST_PIXELS", 2000)
+    said = refusal(posterior(blend, scene_of()))
+    assert "2 sources on 1200 pixels are too many; deblend a part of the image" in said
 
 
 def test_sources_of_several_images_are_refused():

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jaxtyping import Float, Int
 from numpyro.handlers import scope
@@ -17,6 +18,11 @@ from scorepriors.models.sources._abstract import AbstractSource
 from scorepriors.models.sources._parametric import AbstractParametric
 from scorepriors.models.spectra._priors import AbstractSpectra, GalaxySpectra
 from scorepriors.models.spectra._products import Products, chosen, log_marginal
+
+
+#: Largest number of sources times pixels of all bands: the images of the components of all sources, in
+#: all bands, are in memory at once (4 GiB here, with their products with the weights).
+MOST_PIXELS = 16_000_000
 
 
 class ReducedScene(eqx.Module):
@@ -129,6 +135,13 @@ def refusal(bound: Posterior) -> str | None:
         return (
             "the algorithm 'reduced' knows one image of each source, and there are sources of two colors "
             f"or that move ({', '.join(changing)}); use 'dynamic_hmc' or 'nuts'."
+        )
+    pixels = sum(np.size(one.images) for one in scene.exposures)
+    if scene.num_sources * pixels > MOST_PIXELS:
+        return (
+            f"the algorithm 'reduced' holds images of all sources in memory, and {scene.num_sources} "
+            f"sources on {pixels} pixels are too many; deblend a part of the image, or use "
+            "'dynamic_hmc'."
         )
     if type(scene.spectra) is not GalaxySpectra:
         return (
