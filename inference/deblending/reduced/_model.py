@@ -19,7 +19,6 @@ from scorepriors.models.sources._parametric import AbstractParametric
 from scorepriors.models.spectra._priors import AbstractSpectra, GalaxySpectra
 from scorepriors.models.spectra._products import Products, chosen, log_marginal
 
-
 #: Largest number of sources times pixels of all bands: the images of the components of all sources, in
 #: all bands, are in memory at once (4 GiB here, with their products with the weights).
 MOST_PIXELS = 16_000_000
