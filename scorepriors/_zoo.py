@@ -7,6 +7,7 @@ network from the description and refuses a file whose digest does not match.
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from ._surveys import nearest_survey
 
 #: Version of the weights format; files of another version are refused.
 FORMAT = 1
+
+#: File of the checksums of shipped weights.
+SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,13 @@ def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:
     ScorePrior('lsst-32', 32x32, sigma0=0.1, LogStretch(softening=0.05, scale=0.44))
     """
     path = prior_path(name)
+    prior = _loaded(path, _state(path), _state(path.parent / SUMS))
+    return prior if sigma is None else prior.at(sigma)
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: Path, *state) -> ScorePrior:
+    """Return the prior of a file in a given state: reading one takes as long as a fit."""
     header = _read_header(path)
     recipe = recipe_from_dict(header["recipe"])
     with safe_open(path, "np") as handle:
@@ -156,10 +167,19 @@ def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:
     names = _leaf_names(skeleton)
     if set(names) != set(arrays):
         raise InputError(f"the weights file {path.name} does not hold the network it describes.")
-    energy = jax.tree.unflatten(structure, [jnp.asarray(arrays[n], jnp.float32) for n in names])
     facts = {name: header.get(name) for name in ("pixel_scale", "model_psf_sigma")}
-    prior = prior_of(energy, recipe, facts)
-    return prior if sigma is None else prior.at(sigma)
+    # Kept for later calls: no part may belong to a function that is traced now.
+    with jax.ensure_compile_time_eval():
+        energy = jax.tree.unflatten(structure, [jnp.asarray(arrays[n], jnp.float32) for n in names])
+        return prior_of(energy, recipe, facts)
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Return what changes with the content of a file; None if there is none."""
+    if not path.is_file():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def save_prior(
@@ -246,7 +266,7 @@ def _read_header(path: Path) -> dict:
 
 def _verify_shipped(path: Path) -> None:
     """Compare a shipped file with the checksum committed beside it."""
-    sums = path.parent / "SHA256SUMS"
+    sums = path.parent / SUMS
     if path.parent != _weights_folder() or not sums.is_file():
         return
     lines = [line.split() for line in sums.read_text().splitlines() if line]

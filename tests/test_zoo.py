@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import pickle
 import shutil
 
@@ -221,6 +222,7 @@ def test_weights_hold_arrays_and_text_only(name, monkeypatch):
     for loader in ("load", "loads", "Unpickler"):
         monkeypatch.setattr(pickle, loader, refuse)
     path = prior_path(name)
+    zoo._loaded.cache_clear()
     load_prior(name)
     # Safetensors: length, JSON, raw numbers; nothing that could be run.
     with path.open("rb") as handle:
@@ -241,3 +243,18 @@ def test_a_pickle_under_the_name_of_weights_is_not_run(tmp_path):
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(InputError, match="damaged"):
         load_prior(path)
+
+
+def test_a_file_is_read_once_until_it_changes(saved):
+    energy, path = saved
+    first = load_prior(path)
+    assert load_prior(path) is first
+    other = jax.tree.map(lambda leaf: 2 * leaf, energy)
+    save_prior(path, other, RECIPE)
+    second = load_prior(path)
+    np.testing.assert_allclose(second.energy.mean, 2 * np.asarray(first.energy.mean))
+    os.utime(path, ns=(1, 1))
+    assert float(jax.jit(lambda x: x * load_prior(path).sigma)(1.0)) == pytest.approx(0.2)
+    # Nothing of the trace is left in what was kept.
+    kept = jax.tree.leaves(load_prior(path))
+    assert not any(isinstance(leaf, jax.core.Tracer) for leaf in kept)

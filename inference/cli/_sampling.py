@@ -38,10 +38,7 @@ from ._input import Input, field_options
     "dynamic_hmc]",
 )
 @click.option(
-    "--num-chains",
-    "--chains",
-    type=int,
-    help="Side by side.  [default: 8 of flow, else 4]",
+    "--num-chains", "--chains", type=int, help="Side by side.  [default: 8 of flow, else 4]"
 )
 @click.option(
     "--num-warmup",
