@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import PercentFormatter
 
 from scorepriors.inference.reports._figure import COLORS, INK, SOFT, color_composer
 
@@ -260,7 +261,7 @@ def _draw_detections(axis, codes) -> None:
         (m["num_shreds"] + m["num_spurious"]) / max(m["num_detections"], 1) for m in codes.values()
     )
     axis.set_xlim(0, max(0.03, 3.2 * worst))
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
     _dress(axis, "detections that are no source", "share of the detections")
 
 
