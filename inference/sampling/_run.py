@@ -1,5 +1,6 @@
 """The loop of every sampler: compiled blocks of draws, driven from the host."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ import numpy as np
 
 from ._abstract import AbstractSampler, Counts, Move, Window, traced
 from ._until import Until, quantities_of
+
+#: Seconds after which progress is told and Ctrl-C is heard, as long as a draw takes less.
+PATIENCE = 10.0
 
 
 @dataclass
@@ -36,7 +40,7 @@ class Run:
     snapshots
         Points ``[C, d]`` of `AbstractSampler.snapshot`, of this process alone.
     quantities
-        Quantities ``[n, C, m]`` of `Until`, of the blocks of `draws` at the last look.
+        Quantities ``[n, C, m]`` of `Until`, of the draws since the look before.
     """
 
     learned: Any
@@ -56,33 +60,49 @@ class Run:
         return sum(len(draws) for draws in self.draws)
 
 
-def enough(until: Until, problem, run: Run) -> bool:
-    """Return whether a run without a given length can end, after a block of draws."""
-    if not run.draws or not until.looks(run.kept, run.kept - len(run.draws[-1])):
+def enough(until: Until, problem, run: Run, block: int) -> bool:
+    """Return whether a run without a given length can end, after draws.
+
+    Only after whole blocks, of so many draws, so that the end does not depend on how fast they are.
+    """
+    kept = run.kept
+    before = (kept - 1) // block * block
+    if not kept or (kept % block and kept < until.at_most) or not until.looks(kept, before):
         return False
-    for block in run.draws[len(run.quantities) :]:
-        run.quantities.append(quantities_of(until, problem.coordinates, block))
+    seen = sum(map(len, run.quantities))
+    new = np.concatenate(run.draws)[seen:]
+    run.quantities.append(quantities_of(until, problem.coordinates, new))
     return until.met(np.swapaxes(np.concatenate(run.quantities), 0, 1))
 
 
 def blocks(sampler: AbstractSampler, problem, run: Run, counts: Counts, key) -> Iterator[Move]:
-    """Continue a run to its end, changing `run` in place; yield the moves of each block."""
+    """Continue a run to its end, changing `run` in place; yield the moves of each block.
+
+    A block that would take long is made in parts.  Which draws are made does not depend on that.
+    """
     num_warmup, total = counts.num_warmup, counts.num_warmup + counts.num_samples
     ends = sampler.windows(num_warmup)
     stops = sorted({end for end in (*ends, num_warmup) if end > 0} | {total})
-    moving = traced(sampler)
+    moving, most = traced(sampler), sampler.block
+    most_now = 1  # the first compiles
     while run.done < total:
-        count = min(sampler.block, next(s for s in stops if s > run.done) - run.done)
+        first = max((s for s in stops if s <= run.done), default=0)
+        whole = min(
+            most - (run.done - first) % most, next(s for s in stops if s > run.done) - run.done
+        )
+        count = min(whole, most_now)
         warming = run.done < num_warmup
         block = Block(np.int32(run.done), np.int32(count), np.asarray(warming))
+        begun = time.monotonic()
         run.state, drawn = advance(moving, problem, run.state, key, block)
         positions, gradients, moves = jax.tree.map(lambda a, n=count: np.asarray(a)[:n], drawn)
+        most_now = max(1, int(count * PATIENCE / max(time.monotonic() - begun, 1e-6)))
         run.done += count
         run.gradients += int(moves.n_steps.sum())
         if not warming:
             run.draws.append(sampler.keep(run.state, positions))
             run.moves.append(moves)
-            seen = sampler.snapshot(run.state)
+            seen = sampler.snapshot(run.state) if count == whole else None
             if seen is not None:
                 run.snapshots.append(seen)
         elif ends:

@@ -182,7 +182,7 @@ def sample(
                 saved = time.monotonic()
             if interrupt:
                 break
-            if until is not None and enough(until, problem, run):
+            if until is not None and enough(until, problem, run, sampler.block):
                 counts = counts._replace(num_samples=run.kept)
                 break
         if run.kept < 4:

@@ -89,6 +89,23 @@ def test_a_resumed_run_ends_where_a_whole_one_does(tmp_path):
     np.testing.assert_array_equal(resumed["posterior"]["x"], whole["posterior"]["x"])
 
 
+def test_slow_draws_are_told_and_interrupted_one_by_one(monkeypatch):
+    """However long a draw takes, a run has the same ones and the same end."""
+    given = {
+        "key": jax.random.key(0),
+        "num_warmup": 60,
+        "num_samples": Until(ess=400, every=40, at_least=40),
+    }
+    whole = sample(two_widths, **given)
+    told = []
+    monkeypatch.setattr("scorepriors.inference.sampling._run.PATIENCE", 0.0)
+    parts = sample(two_widths, **given, progress=lambda done, total, text: told.append(done))
+    assert {*range(1, 60 + whole.attrs["draws_kept"])} <= {*told}
+    assert parts.attrs["draws_kept"] == whole.attrs["draws_kept"]
+    np.testing.assert_array_equal(parts["posterior"]["x"], whole["posterior"]["x"])
+    assert parts.attrs["stein_discrepancy"] == whole.attrs["stein_discrepancy"]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
