@@ -148,13 +148,17 @@ def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:
     ScorePrior('lsst-32', 32x32, sigma0=0.1, LogStretch(softening=0.05, scale=0.44))
     """
     path = prior_path(name)
-    prior = _loaded(path, _state(path), _state(path.parent / SUMS))
+    precision = jnp.result_type(float)
+    prior = _loaded(path.resolve(), precision, _state(path), _state(path.parent / SUMS))
     return prior if sigma is None else prior.at(sigma)
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: Path, *state) -> ScorePrior:
-    """Return the prior of a file in a given state: reading one takes as long as a fit."""
+def _loaded(path: Path, precision, *state) -> ScorePrior:
+    """Return the prior of a file in a given state, for the precision of numbers now.
+
+    Reading one takes as long as a fit.
+    """
     header = _read_header(path)
     recipe = recipe_from_dict(header["recipe"])
     with safe_open(path, "np") as handle:
@@ -174,12 +178,12 @@ def _loaded(path: Path, *state) -> ScorePrior:
         return prior_of(energy, recipe, facts)
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _state(path: Path) -> tuple[int, int, int] | None:
     """Return what changes with the content of a file; None if there is none."""
     if not path.is_file():
         return None
     found = path.stat()
-    return found.st_mtime_ns, found.st_size
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def save_prior(

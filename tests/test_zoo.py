@@ -258,3 +258,6 @@ def test_a_file_is_read_once_until_it_changes(saved):
     # Nothing of the trace is left in what was kept.
     kept = jax.tree.leaves(load_prior(path))
     assert not any(isinstance(leaf, jax.core.Tracer) for leaf in kept)
+    with jax.enable_x64(True):
+        assert load_prior(path).sigma.dtype == np.float64
+    assert load_prior(path).sigma.dtype == np.float32

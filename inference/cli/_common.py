@@ -84,7 +84,10 @@ PROFILES = ("bulge-disk", "sersic", "two-color")
 
 def profile_option():
     """Return the option for the profile of parametric galaxies."""
-    text = "Parametric galaxies: bulges and disks, or Sersic profiles of free index."
+    text = (
+        "Parametric galaxies: bulges and disks, Sersic profiles of free index, or bulges and disks "
+        "with a spectrum each."
+    )
     return fit_option("--profile", type=click.Choice(PROFILES), help=text)
 
 

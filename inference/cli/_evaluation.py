@@ -48,7 +48,9 @@ def _default_of(name: str, *keys):
 @click.command()
 @click.argument("file", metavar="FILE_OR_FOLDER", type=click.Path())
 @click.option(
-    "--results", type=click.Path(), help="Of a field: folder of its catalog.  [default: deblended]"
+    "--results",
+    type=click.Path(),
+    help="Of a field: folder of its catalog.  [default: FOLDER/deblended]",
 )
 @click.option("--no-peers", is_flag=True, help="Of a field: without sep and photutils.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many blends.")

@@ -150,8 +150,8 @@ def correlation_option(more: str = ""):
         multiple=True,
         metavar="HOW",
         callback=lambda context, option, given: given or None,
-        help="Correlation of neighbors' noise: measure, lanczos3, drizzle:RATIO (pixfrac / scale) or "
-        f"white;{more}  [default: the file's, or none]",
+        help="Correlation of neighbors' noise: measure, lanczos3, drizzle:RATIO (pixfrac / scale), "
+        f"white, or a .npy or FITS file;{more}  [default: the file's, or none]",
     )
 
 

@@ -122,14 +122,15 @@ def sample(
         raise InputError(f"unknown --algorithm {algorithm!r}; there are {known}.")
     folder = Path(output)
     checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
+    # Only a learned prior can be asked what it has made up.
+    models = models or ("free-form" if diagnosed else "simplest")
     result = _deblend_one(
         given,
         prior_names,
         sigma=sigma,
         key=jax.random.key(seed),
         progress=on_terminal(True, quiet),
-        # Only a learned prior can be asked what it has made up.
-        models=models or ("free-form" if diagnosed else "simplest"),
+        models=models,
         rescale_noise=rescale_noise,
         subtract_sky=subtract_sky,
         sky=sky,
@@ -169,7 +170,7 @@ def sample(
     for path in dict.fromkeys(paths):
         click.echo(str(path))
     reasons += input_sentences(result)
-    facts = models_sentence(tree), noise_sentence(result), correlation_words(result)
+    facts = models_sentence(tree, models), noise_sentence(result), correlation_words(result)
     for sentence in [*filter(None, facts), *reasons]:
         click.echo(f"scorepriors: {sentence}", err=True)
     if tree.attrs.get("interrupted"):
@@ -183,13 +184,21 @@ def sample(
     sys.exit(NOT_TRUSTED if reasons else 0)
 
 
-def models_sentence(tree) -> str:
-    """Return a sentence on galaxies that are not sampled under the learned prior; empty for none."""
+def models_sentence(tree, models: str) -> str:
+    """Return a sentence on galaxies that are not sampled under the learned prior; empty for none.
+
+    Parameters
+    ----------
+    tree
+        Draws.
+    models
+        Models that were asked for: "simplest" or "free-form".
+    """
     from scorepriors.inference.sampling._tree import group
 
-    models = json.loads(tree.attrs.get("models", "[]"))
-    ids = group(tree, "posterior")["source"].values[: len(models)]
-    names = [str(name) for name, model in zip(ids, models, strict=True) if model == "profile"]
+    known = json.loads(tree.attrs.get("models", "[]"))
+    ids = group(tree, "posterior")["source"].values[: len(known)]
+    names = [str(name) for name, model in zip(ids, known, strict=True) if model == "profile"]
     if not names:
         return ""
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
@@ -198,7 +207,12 @@ def models_sentence(tree) -> str:
         if len(names) == 1
         else ("sources {} are sampled as the profiles that explain them")
     )
-    return f"{what.format(listed)}; --models free-form takes the learned prior for all galaxies."
+    if models == "free-form":
+        return f"{what.format(listed)}: no box of a learned prior holds the light."
+    return (
+        f"{what.format(listed)}; --models free-form takes the learned prior for all galaxies that "
+        "its boxes hold."
+    )
 
 
 def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:

@@ -84,7 +84,8 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
     each blend is an observation as well: scorepriors deblend FILE --index I.
 
     With --field the output is a folder with field.fits, an image whose PSF varies, truth.fits
-    and summary.json: scorepriors deblend FOLDER/field.fits, scorepriors evaluate FOLDER.
+    and summary.json: scorepriors deblend FOLDER/field.fits --output FOLDER/deblended,
+    scorepriors evaluate FOLDER.
 
     With --rotation the output is a folder with ground-SEED.fits, space-SEED.fits and
     truth-SEED.ecsv for each blend: scorepriors deblend ground-0.fits --with space-0.fits.

@@ -97,8 +97,8 @@ def deblend(
     progress
         True for bars; or a function called as ``progress(done, total, text)``.
     **options
-        Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `free_form`,
-        `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `sky`,
+        Fields of `Options`: `profile`, `spectra`, `center_error`, `start`, `anneal`, `models`,
+        `free_form`, `max_iterations`, `tolerance`, `noise`, `rescale_noise`, `subtract_sky`, `sky`,
         `outliers`, `model_error`, `correlation`, `variable`, `timescale`, `moving`, `padding`.
 
     Returns

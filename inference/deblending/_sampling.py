@@ -167,7 +167,8 @@ def sample_deblended(
 def default_algorithm(result: Deblended) -> str:
     """Return the name of the default sampler of a deblended scene.
 
-    It is ``"reduced"`` for scenes of stars and profiles alone; ``"flow"`` if the scene is one that
+    It is ``"reduced"`` for scenes of stars and profiles alone that `Reduced` samples (one image and
+    color of each source, components that fit into memory); ``"flow"`` if the scene is one that
     `Flow` samples and any source is faint, with a signal to noise below 40; and ``"dynamic_hmc"``
     for others.
     """

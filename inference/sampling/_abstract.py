@@ -109,7 +109,8 @@ class AbstractSampler(eqx.Module):
     usual
         Default length of a run.
     block
-        Number of draws per compiled call; between calls progress is shown and Ctrl-C handled.
+        Largest number of draws per compiled call, fewer where they are slow; between calls progress
+        is shown and Ctrl-C handled.
     thinning
         Number of transitions per kept draw.
     target_acceptance_rate
@@ -191,7 +192,7 @@ class AbstractSampler(eqx.Module):
     def snapshot(self, state) -> np.ndarray | None:
         """Return points ``[C, d]`` of the chains for the check against the density.
 
-        It is called after every block of draws.  None, the default, stands for the kept positions.
+        It is called after every whole block of draws.  None, the default, stands for the kept positions.
         """
         return None
 

@@ -40,7 +40,7 @@ class Run:
     snapshots
         Points ``[C, d]`` of `AbstractSampler.snapshot`, of this process alone.
     quantities
-        Quantities ``[n, C, m]`` of `Until`, of the draws since the look before.
+        Quantities ``[n, C, m]`` of `Until`, of the blocks of `draws` at the last look.
     """
 
     learned: Any
@@ -69,9 +69,8 @@ def enough(until: Until, problem, run: Run, block: int) -> bool:
     before = (kept - 1) // block * block
     if not kept or (kept % block and kept < until.at_most) or not until.looks(kept, before):
         return False
-    seen = sum(map(len, run.quantities))
-    new = np.concatenate(run.draws)[seen:]
-    run.quantities.append(quantities_of(until, problem.coordinates, new))
+    for draws in run.draws[len(run.quantities) :]:
+        run.quantities.append(quantities_of(until, problem.coordinates, draws))
     return until.met(np.swapaxes(np.concatenate(run.quantities), 0, 1))
 
 
@@ -91,6 +90,7 @@ def blocks(sampler: AbstractSampler, problem, run: Run, counts: Counts, key) -> 
             most - (run.done - first) % most, next(s for s in stops if s > run.done) - run.done
         )
         count = min(whole, most_now)
+        goes_on = bool(run.draws) and (run.done - first) % most > 0
         warming = run.done < num_warmup
         block = Block(np.int32(run.done), np.int32(count), np.asarray(warming))
         begun = time.monotonic()
@@ -100,7 +100,11 @@ def blocks(sampler: AbstractSampler, problem, run: Run, counts: Counts, key) -> 
         run.done += count
         run.gradients += int(moves.n_steps.sum())
         if not warming:
-            run.draws.append(sampler.keep(run.state, positions))
+            new = sampler.keep(run.state, positions)
+            if goes_on:  # the parts of a block are one
+                run.draws[-1] = np.concatenate([run.draws[-1], new])
+            else:
+                run.draws.append(new)
             run.moves.append(moves)
             seen = sampler.snapshot(run.state) if count == whole else None
             if seen is not None:

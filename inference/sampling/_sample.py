@@ -191,7 +191,8 @@ def sample(
         kept = run.kept
         every = jax.tree.map(lambda *parts: np.concatenate(parts).T, *run.moves)
         stats, own = sampler.results(run.state, every)
-        points = np.stack(run.snapshots) if run.snapshots else np.concatenate(run.draws)
+        end = sampler.snapshot(run.state)
+        points = np.concatenate(run.draws) if end is None else np.stack(run.snapshots or [end])
         checked = stein_check(sampler, problem, run.state, points, seed)
         tree = collect(problem.coordinates, run.draws, stats, keep, layout, key=draw_key)
     tree.attrs.update(_facts(sampler, counts, seed, run))

@@ -502,14 +502,20 @@ def test_what_sources_were_sampled_as_is_said():
     from scorepriors.inference.cli._sampling import models_sentence
 
     tree = fabricated()
-    assert not models_sentence(tree)
+    assert not models_sentence(tree, "simplest")
     assert "model" not in flux_catalog(tree).colnames
     known = ["profile", "point", "free-form"]
     tree.attrs["models"] = json.dumps(known)
-    assert models_sentence(tree).startswith("source a is sampled as the profile that explains it")
+    assert models_sentence(tree, "simplest").startswith(
+        "source a is sampled as the profile that explains it"
+    )
     assert list(flux_catalog(tree)["model"]) == known
     tree.attrs["models"] = json.dumps(["profile", "point", "profile"])
-    assert models_sentence(tree).startswith("sources a, c are sampled as the profiles")
+    said = models_sentence(tree, "simplest")
+    assert said.startswith("sources a, c are sampled as the profiles")
+    assert "--models free-form" in said
+    # Asked for all free forms, the rest are those that no box holds.
+    assert models_sentence(tree, "free-form").endswith("no box of a learned prior holds the light.")
 
 
 def test_python_and_the_command_line_have_the_same_defaults():

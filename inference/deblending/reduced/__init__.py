@@ -4,8 +4,9 @@ With few parameters per source what a gradient costs is rendering: every source 
 there and back.  But the images of a source within its errors are, in the metric of the data, close
 to a space of some thirty dimensions (`_basis`), coefficients in which are known from few pixels
 (`_pixels`), and with the spectra integrated out the likelihood depends on images through their
-inner products alone (`scorepriors.models.spectra._products`).  So the density :math:`\pi^*` of images projected on these components is a function of a few
-coefficients per source, within hundredths of a nat of the posterior :math:`\pi` where that is.
+inner products alone (`scorepriors.models.spectra._products`).  So the density :math:`\pi^*` of
+images projected on these components is a function of a few coefficients per source, within
+hundredths of a nat of the posterior :math:`\pi` where that is.
 
 Chains move by Hamiltonian trajectories that leave :math:`\pi^*` invariant; after some of them the
 posterior itself accepts the way from x to y with probability
