@@ -192,7 +192,8 @@ class AbstractSampler(eqx.Module):
     def snapshot(self, state) -> np.ndarray | None:
         """Return points ``[C, d]`` of the chains for the check against the density.
 
-        It is called after every whole block of draws.  None, the default, stands for the kept positions.
+        It is called after every whole block of draws.  None, the default, stands for the kept
+        positions.
         """
         return None
 
