@@ -108,6 +108,7 @@ def _plain(array):
 def _like(array, leaf):
     if _is_key(leaf):
         return jax.random.wrap_key_data(jnp.asarray(array))
-    if tuple(array.shape) != tuple(leaf.shape):
+    # The number of directions of a map is known only after its curvature.
+    if array.ndim != len(leaf.shape):
         raise ValueError(f"stored array of shape {array.shape}, expected {leaf.shape}")
     return jnp.asarray(array, leaf.dtype)

@@ -61,7 +61,8 @@ def sample(
     """Sample the posterior of any NumPyro model with BlackJAX.
 
     Chains move in whitened coordinates: offsets from the start, in units of widths that come
-    from the Hessian there (in full up to 400 dimensions, scale plus low rank beyond) and are
+    from the Hessian there (in full up to 400 dimensions, scale plus low rank beyond: see
+    `scorepriors.inference.AbstractGradientSampler`) and are
     refined from warm-up draws.  All chains run at once in one compiled program, distributed
     over the devices if there are several.
 
