@@ -34,6 +34,17 @@ def explained(found: FittedScene) -> np.ndarray:
     return (excess < REFUSED) | (np.sqrt(light) < FAINT)
 
 
+def no_better(found: FittedScene, final: FittedScene) -> np.ndarray:
+    """Return which sources a scene of free forms explains no better than a parametric one, ``[N]``.
+
+    Those whose chi2 it lowers by less than what refuses a profile: what the profile does not
+    explain is then no structure of the source, but light that no source has, or at the border.
+    """
+    weights = [np.asarray(one.noise.diagonal()) for one in found.scene.exposures]
+    spread = np.maximum(chi2_spread(found.convolved, weights), 1e-30)
+    return (found.source_chi2 - final.source_chi2) / spread < REFUSED
+
+
 def cut_off(scene: Scene, values: dict, box: int, within: int) -> np.ndarray:
     """Return the share of the light of profiles outside of a box, ``[N]``; zero for other kinds.
 

@@ -30,6 +30,7 @@ from scorepriors.models.data.positions._reading import read_positions
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene, stack_scenes
 
+from ._choice import no_better
 from ._find import find
 from ._mending import with_error_of_model, without_outliers, without_trails
 from ._options import Options, Settings
@@ -37,6 +38,7 @@ from ._priors import load_priors
 from ._result import Deblended, FittedScene, collect_scene
 from ._sky import kind_of_sky, tell_sky, with_level_subtracted
 from ._stages import (
+    FREE_FORMS,
     LARGE_PADDING,
     Blend,
     FreeFormStage,
@@ -324,6 +326,7 @@ class Run:
         finals: list[Any] = [(b, one) for (b, *_), one in zip(each, first, strict=True)]
         if free_form:
             finals = list(self._finals(each, first))
+            each, finals = self._simplified(each, first, finals)
             for _ in range(ROUNDS if all(f is not None for f in finals) else 0):
                 mended = self._with_error(finals)
                 each = self._again(each, mended)
@@ -393,6 +396,26 @@ class Run:
             if fit.interrupted.any():
                 break
         return finals
+
+    def _simplified(self, each: list[tuple[Blend, Scene, MAPResult]], first, finals):
+        """Fit scenes again with the profiles of galaxies that free forms explain no better."""
+        fitted = all(final is not None for final in finals)
+        if self.settings.options.models != "simplest" or not fitted:
+            return each, finals
+        each, finals, again = list(each), list(finals), []
+        for i, ((b, scene, fit), found, (_, final)) in enumerate(
+            zip(each, first, finals, strict=True)
+        ):
+            kinds = FreeFormStage(b, self.settings, scene, found).kinds
+            simple = np.isin(kinds, FREE_FORMS) & no_better(found, final)
+            if simple.any() and not bool(final.fit.interrupted):
+                each[i] = replace(b, simple=simple), scene, fit
+                again.append(i)
+        if again:
+            new = self._finals([each[i] for i in again], [first[i] for i in again])
+            for i, one in zip(again, new, strict=True):
+                finals[i] = one
+        return each, finals
 
     def _with_error(self, found: Sequence[tuple[Blend, FittedScene] | None]) -> dict[int, Blend]:
         """Return blends that need an error of the model, by number."""

@@ -75,8 +75,8 @@ class Options:
         prior's own: the rough shape is found before the details.
     models
         ``"free-form"``: every galaxy gets a free-form model, except those that no box holds.
-        ``"simplest"``: only those whose bulge and disk the data refuse, if they are bright enough;
-        others keep their profile, which takes no network.
+        ``"simplest"``: only those whose bulge and disk the data refuse, if they are bright enough
+        and a free form explains them better; others keep their profile, which takes no network.
     free_form
         Whether to fit free-form sources; without, the parametric scene is the result as well.
     max_iterations

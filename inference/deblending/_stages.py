@@ -62,6 +62,9 @@ class Blend:
         Light ``[B, H, W]`` in each image that is not of these sources, and is subtracted; or None.
     wide
         Mask ``[N]`` of galaxies in wide boxes; None for none.
+    simple
+        Mask ``[N]`` of galaxies that keep their profiles because free forms explain no more; None
+        for none known.
     sky
         Sky that `obs` is without, and what is left of which is integrated out; None for none.
     unmended
@@ -82,6 +85,7 @@ class Blend:
     given: Any = None
     others: tuple[np.ndarray, ...] | None = None
     wide: np.ndarray | None = None
+    simple: np.ndarray | None = None
     sky: FittedSky | None = None
     unmended: Any = None
     kept: tuple[np.ndarray, ...] | None = None
@@ -327,6 +331,10 @@ def restarted(before: Scene, values: dict, scene: Scene, init: dict) -> dict[str
     return out
 
 
+#: Names of the groups of free-form sources, by the side of their boxes.
+FREE_FORMS = ("galaxies", "large")
+
+
 class FreeFormStage:
     """Preparation of the scene under the learned priors from a fitted parametric one.
 
@@ -352,7 +360,8 @@ class FreeFormStage:
             if kept.any():
                 kept &= seen_outside(blend, scene, found, settings, boxes[-1]) > CUT_OFF_WIDE
             if settings.options.models == "simplest":
-                kept |= explained(found) & ~blend.is_point
+                simple = explained(found) & ~blend.is_point
+                kept |= simple if blend.simple is None else simple | blend.simple
             kinds[kept] = np.where(blend.is_wide, "wide", "profiles")[kept]
         #: Group of every source.
         self.kinds = kinds
@@ -360,7 +369,7 @@ class FreeFormStage:
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups of free-form sources."""
-        return tuple(name for name in ("galaxies", "large") if (self.kinds == name).any())
+        return tuple(name for name in FREE_FORMS if (self.kinds == name).any())
 
     @property
     def kept(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
 from scorepriors.inference import catalog, deblend, deblend_many
-from scorepriors.inference.deblending._choice import explained, source_values
+from scorepriors.inference.deblending._choice import explained, no_better, source_values
 from scorepriors.models import Observation, Positions
 
 PLACES = np.array([(9.0, 9.0), (30.0, 30.0), (8.0, 32.0)])
@@ -82,6 +82,25 @@ def test_faint_sources_keep_their_profiles():
     obs = Observation.from_arrays(obs.images + faint / 100, weights=obs.weights, psfs=obs.psfs)
     found = deblend(obs, positions(), models="simplest", **OPTIONS)
     assert set(found.kinds) == {"profiles"}
+
+
+def test_galaxies_that_free_forms_explain_no_better_keep_their_profiles():
+    """A pattern finer than the PSF is no structure of a galaxy; a ring is."""
+    obs = structured()
+    rows, columns = np.indices(obs.shape)
+    near = np.hypot(rows - PLACES[0, 0], columns - PLACES[0, 1]) < 6
+    pattern = 2 * near * (-1.0) ** (rows + columns) / np.sqrt(obs.weights)
+    obs = Observation.from_arrays(obs.images + pattern, weights=obs.weights, psfs=obs.psfs)
+    found = deblend(obs, positions(), models="simplest", **OPTIONS)
+    assert explained(found.parametric).tolist() == [False, False, True]
+    assert found.kinds.tolist() == ["profiles", "galaxies", "profiles"]
+    assert found.free_form.models.tolist() == ["profile", "free-form", "profile"]
+    assert no_better(found.parametric, found.free_form).tolist() == [True, False, True]
+    # The scene that was fitted again is the one that is returned.
+    assert found.free_form.scene.names == ("galaxies", "profiles")
+    flux = found.photometry.total
+    alone = deblend(structured(), positions(), models="simplest", **OPTIONS).photometry.total
+    assert (np.abs(flux[0] - alone[0]) < 2 * flux[1]).all()
 
 
 def test_values_of_single_sources(result):
