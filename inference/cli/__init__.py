@@ -14,6 +14,7 @@ from scorepriors.models.data._warnings import FileWarning
 from ._common import BAD_INPUT, INTERRUPTED
 from ._deblending import deblend
 from ._diagnosis import diagnose
+from ._doctor import doctor
 from ._evaluation import evaluate
 from ._forced import forced
 from ._sampling import sample
@@ -85,5 +86,6 @@ for _command in (
     train,
     priors,
     validate,
+    doctor,
 ):
     main.add_command(_command)

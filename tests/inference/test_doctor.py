@@ -1,0 +1,82 @@
+"""The state of an installation, as the command `doctor` tells it."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from scorepriors import InputError, __version__
+from scorepriors.inference import _doctor
+from scorepriors.inference.cli import main
+
+
+def test_it_tests_what_the_package_computes():
+    ran = CliRunner().invoke(main, ["doctor"])
+    assert ran.exit_code == 0, ran.output
+    assert ran.output.count("\nok ") == 4
+    assert "All tests passed." in ran.output
+    assert f"scorepriors   {__version__}, Python 3." in ran.output
+    assert all(len(line) <= 140 for line in ran.output.splitlines())
+
+
+def test_json_has_all_of_it(monkeypatch):
+    monkeypatch.setattr(_doctor, "trials", lambda: iter([_doctor.Trial("a", True, "b")]))
+    ran = CliRunner().invoke(main, ["doctor", "--json"])
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.output)
+    assert found["passed"] is True
+    assert found["tests"] == [{"name": "a", "passed": True, "text": "b"}]
+    assert found["libraries"]["numpy"] == np.__version__
+    assert found["cpus"] >= 1
+    assert found["devices"]
+
+
+def test_a_wrong_number_is_exit_code_3(monkeypatch):
+    """A derivative twice as large as it is, a file that is not what was shipped, a crash."""
+
+    def broken(name):
+        raise InputError(f"{name} is damaged.")
+
+    monkeypatch.setattr(_doctor, "load_prior", broken)
+    monkeypatch.setattr(_doctor, "fit_map", lambda *args, **rest: 1 / 0)
+    ran = CliRunner().invoke(main, ["doctor"])
+    assert ran.exit_code == 3
+    lines = [line for line in ran.output.splitlines() if line.startswith("FAILED")]
+    assert [line.split("  ")[1].split(":")[0] for line in lines] == [
+        "weights of the priors",
+        "derivative of a learned density",
+        "fit of a straight line",
+    ]
+    assert "lsst-32.safetensors is damaged." in lines[0]
+    assert "ZeroDivisionError" in lines[2]
+    assert "does not compute right" in ran.output
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.9])
+def test_a_derivative_that_is_off_is_found(monkeypatch, factor):
+    class Prior:
+        event_shape = (8, 8)
+
+        def log_prob(self, image):
+            return -0.5 * (image**2).sum()
+
+    monkeypatch.setattr(_doctor, "load_prior", lambda name: Prior())
+    good, text = _doctor._derivative()
+    assert good
+    assert "at most 2 %" in text
+    grad = _doctor.jax.grad
+    monkeypatch.setattr(_doctor.jax, "grad", lambda f: lambda x: factor * grad(f)(x))
+    bad, _ = _doctor._derivative()
+    assert not bad
+
+
+def test_a_cache_that_can_not_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(_doctor.os, "access", lambda path, mode: False)
+    found = _doctor._cache(tmp_path / "missing" / "folder")
+    assert found == {
+        "folder": str(tmp_path / "missing" / "folder"),
+        "writable": False,
+        "programs": 0,
+        "mib": 0.0,
+    }
