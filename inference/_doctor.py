@@ -84,7 +84,7 @@ def installation() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "libraries": {name: _version(name) for name in LIBRARIES},
-        "devices": [f"{one.platform}: {one.device_kind}" for one in jax.devices()],
+        "devices": _devices(),
         "x64": bool(jax.config.read("jax_enable_x64")),
         "cpus": _cpus(),
         "memory_gib": _memory(),
@@ -118,6 +118,13 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _devices() -> list[str]:
+    try:
+        return [f"{one.platform}: {one.device_kind}" for one in jax.devices()]
+    except Exception as error:  # a broken plugin is what a report is about
+        return [f"none: {error}"]
 
 
 def _cpus() -> int:

@@ -35,8 +35,8 @@ LANCZOS = 400
 #: 5,125 dimensions with galaxies of up to 195.
 ROUGH = 0.3
 
-#: Largest dimension in which it is, and the number of its directions that are kept.
-WHOLE, RANK = 8500, 1200
+#: Largest dimension in which it is, and the number of its directions that are kept unless asked for more.
+WHOLE, RANK = 4500, 1200
 
 #: Largest number of elements of sites with a scale per element; larger ones have one scale.
 SMALL_SITE = 64
@@ -105,7 +105,7 @@ def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = RANK, key) -> S
         Unconstrained parameters of a mode, or near one.
     rank
         Largest number of directions beyond `DENSE` dimensions: `LANCZOS` at most where these are
-        enough, or where there are more than `WHOLE` dimensions.
+        enough, or where there are more than `WHOLE` dimensions, unless it is above `RANK`.
     key
         Random key for the starting vector of Lanczos and the probes of the diagonal.
 
@@ -119,12 +119,16 @@ def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = RANK, key) -> S
     curve = _curve(bound, u)
     if dimension <= DENSE:
         return _full_spectrum(curve, dimension, flat.dtype)
-    found = _outer_spectrum(curve, flat, min(rank, LANCZOS), key)
+    asked = rank > RANK
+    most = rank if asked and dimension > WHOLE else min(rank, LANCZOS)
+    found = _outer_spectrum(curve, flat, most, key)
     if found is None or dimension > WHOLE or rank <= LANCZOS:
         return found
-    if _left(curve, whitening_map(found, flat.dtype), key) < ROUGH:
+    # Not the key of Lanczos' first vector, along which the map is right.
+    other = jax.random.fold_in(key, 1)
+    if not asked and _left(curve, whitening_map(found, flat.dtype), other) < ROUGH:
         return found
-    return _leading_spectrum(curve, dimension, rank, flat.dtype)
+    return _leading_spectrum(curve, dimension, rank, flat.dtype) or found
 
 
 def _outer_spectrum(curve, flat, rank, key) -> Spectrum | None:

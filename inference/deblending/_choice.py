@@ -7,7 +7,7 @@ from scorepriors.models.sources._parametric import AbstractParametric
 from scorepriors.models.sources._placement import Placement, place_sources
 from scorepriors.models.sources._two_color import TwoColor
 
-from ._result import FittedScene, chi2_spread
+from ._result import FittedScene, chi2_on, chi2_spread
 
 #: Share of a profile outside of a box below which there is nothing to look for, and least
 #: significance of what is there.
@@ -37,12 +37,14 @@ def explained(found: FittedScene) -> np.ndarray:
 def no_better(found: FittedScene, final: FittedScene) -> np.ndarray:
     """Return which sources a scene of free forms explains no better than a parametric one, ``[N]``.
 
-    Those whose chi2 it lowers by less than what refuses a profile: what the profile does not
-    explain is then no structure of the source, but light that no source has, or at the border.
+    Those that it does not explain either, and whose chi2 it lowers by less than what refuses a
+    profile: what is left is then no structure of the source, but light that no source has, or at
+    the border.  Both are taken on the footprint of the profile.
     """
     weights = [np.asarray(one.noise.diagonal()) for one in found.scene.exposures]
     spread = np.maximum(chi2_spread(found.convolved, weights), 1e-30)
-    return (found.source_chi2 - final.source_chi2) / spread < REFUSED
+    left = chi2_on(found.convolved, final)
+    return (left - 1 >= REFUSED * spread) & (found.source_chi2 - left < REFUSED * spread)
 
 
 def cut_off(scene: Scene, values: dict, box: int, within: int) -> np.ndarray:

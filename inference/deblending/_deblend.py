@@ -397,24 +397,32 @@ class Run:
                 break
         return finals
 
-    def _simplified(self, each: list[tuple[Blend, Scene, MAPResult]], first, finals):
-        """Fit scenes again with the profiles of galaxies that free forms explain no better."""
-        fitted = all(final is not None for final in finals)
-        if self.settings.options.models != "simplest" or not fitted:
+    def _simplified(self, each: list[tuple[Blend, Scene, MAPResult]], first: list, finals: list):
+        """Fit scenes again with the profiles of galaxies that free forms explain no better.
+
+        Returns the parametric fits and the results, anew where there are any; `first`, what the
+        parametric fits look like, is changed with them.
+        """
+        options = self.settings.options
+        done = all(final is not None and not final[1].fit.interrupted for final in finals)
+        if options.models != "simplest" or options.start == "blobs" or not done:
             return each, finals
-        each, finals, again = list(each), list(finals), []
-        for i, ((b, scene, fit), found, (_, final)) in enumerate(
-            zip(each, first, finals, strict=True)
-        ):
-            kinds = FreeFormStage(b, self.settings, scene, found).kinds
-            simple = np.isin(kinds, FREE_FORMS) & no_better(found, final)
-            if simple.any() and not bool(final.fit.interrupted):
-                each[i] = replace(b, simple=simple), scene, fit
-                again.append(i)
-        if again:
-            new = self._finals([each[i] for i in again], [first[i] for i in again])
-            for i, one in zip(again, new, strict=True):
-                finals[i] = one
+        again: dict[int, tuple[Blend, Scene, MAPResult]] = {}
+        for i, (b, scene, fit) in enumerate(each):
+            kinds = FreeFormStage(b, self.settings, scene, first[i]).kinds
+            simple = np.isin(kinds, FREE_FORMS) & no_better(first[i], finals[i][1])
+            if simple.any():
+                again[i] = replace(b, simple=simple), scene, fit
+        if not again:
+            return each, finals
+        # Without free forms the profiles are the result, and must not have been stopped early.
+        continued = self._continued(list(again.values()))
+        looks = [collect_scene(scene, fit) for _, scene, fit in continued]
+        new = self._finals(continued, looks)
+        each, finals = list(each), list(finals)
+        for i, one, look, final in zip(again, continued, looks, new, strict=True):
+            if final is not None and not final[1].fit.interrupted:
+                each[i], first[i], finals[i] = one, look, final
         return each, finals
 
     def _with_error(self, found: Sequence[tuple[Blend, FittedScene] | None]) -> dict[int, Blend]:
@@ -461,7 +469,9 @@ class Run:
         """Return what stages that run the same programs have in common."""
         simplest = self.settings.options.models == "simplest"
         number = stage.number("galaxies", self.settings.options.padding) if simplest else 0
-        return stage.groups, stage.kept, number
+        # Exposures for wide boxes have kernels for these as well.
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(stage.blend.exposures))
+        return stage.groups, stage.kept, number, shapes
 
     def _parametric(self, blends: Sequence[Blend]) -> list[tuple[Blend, Scene, MAPResult]]:
         """Fit profiles and stars; again with the noise of sources from the model where it matters."""

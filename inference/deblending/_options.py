@@ -76,11 +76,11 @@ class Options:
     models
         ``"free-form"``: every galaxy gets a free-form model, except those that no box holds.
         ``"simplest"``: only those whose bulge and disk the data refuse, if they are bright enough
-        and a free form explains them better; others keep their profile, which takes no network.
+        and a free form explains them better; others keep their profile.
     free_form
         Whether to fit free-form sources; without, the parametric scene is the result as well.
     max_iterations
-        Largest number of iterations of each of the two fits.
+        Largest number of iterations of each fit.
     tolerance
         Nats per source that the last ten iterations of a fit may have gained at its end.  On 12
         simulated blends 95 % of the fluxes at 1.0 are within 0.5, and at 0.3 within 0.3, of

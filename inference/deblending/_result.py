@@ -394,6 +394,17 @@ def footprint_chi2(squared, seen, images) -> np.ndarray:
     return weighed / np.maximum(total, 1e-30)
 
 
+def chi2_on(images: Sequence[np.ndarray], found: FittedScene) -> np.ndarray:
+    """Return the chi2 of a fit on the footprints of other images of its sources, ``[N]``."""
+    exposures = found.scene.exposures
+    squared = [
+        _squared_residual(one, drawn.sum(0))
+        for one, drawn in zip(exposures, found.convolved, strict=True)
+    ]
+    seen = [np.asarray(one.noise.diagonal()) > 0 for one in exposures]
+    return footprint_chi2(squared, seen, images)
+
+
 def chi2_spread(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
     """Return the standard deviation of each source's chi2 for pure noise, ``[N]``."""
     total, squares = 0.0, 0.0

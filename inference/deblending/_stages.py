@@ -356,7 +356,7 @@ class FreeFormStage:
         if settings.options.start != "blobs":
             if len(boxes) > 1:
                 kinds[cut_off(scene, values, *boxes) > CUT_OFF] = "large"
-            kept = blend.is_wide
+            kept = blend.is_wide.copy()
             if kept.any():
                 kept &= seen_outside(blend, scene, found, settings, boxes[-1]) > CUT_OFF_WIDE
             if settings.options.models == "simplest":

@@ -72,7 +72,7 @@ def gaussian_at_mode(bound: Posterior, point: dict, *, rank: int = RANK, key) ->
     point
         Unconstrained parameters near the mode.
     rank
-        Number of directions beyond `DENSE` dimensions.
+        Largest number of directions beyond `DENSE` dimensions: see `curvature_spectrum`.
     key
         Random key for the curvature.
 

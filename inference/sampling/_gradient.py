@@ -119,7 +119,8 @@ class AbstractGradientSampler(AbstractSampler):
         curvature is too expensive.
     rank
         Largest number of directions of the curvature, beyond 400 dimensions: 400 at most where
-        these leave little of it, or where there are more than 8,500 dimensions.
+        these leave little of it, or where there are more than 4,500 dimensions, unless it is above
+        the usual 1,200.
     longest_width
         Largest width of the posterior, in units of the coordinates', for which trajectories of a
         given length are made longer: in proportion to the widest direction, up to this.

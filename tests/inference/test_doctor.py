@@ -33,7 +33,7 @@ def test_json_has_all_of_it(monkeypatch):
 
 
 def test_a_wrong_number_is_exit_code_3(monkeypatch):
-    """A derivative twice as large as it is, a file that is not what was shipped, a crash."""
+    """A file that is not what was shipped, a crash."""
 
     def broken(name):
         raise InputError(f"{name} is damaged.")

@@ -594,16 +594,16 @@ def test_curvature_of_many_dimensions_of_all_widths(tmp_path, monkeypatch):
     bound = posterior(model)
     point = {"x": jnp.zeros(dimension)}
     left = {}
-    for rank in (LANCZOS, dimension):
+    for rank in (LANCZOS, 550, dimension):
         found = curvature_spectrum(bound, point, rank=rank, key=jax.random.key(0))
         assert len(found.values) == rank
         made = whitening_map(found, jnp.float32)
         left[rank] = whitening_error(bound, point, made, key=jax.random.key(1))
     assert left[LANCZOS] > ROUGH
+    assert left[dimension] < left[550] < left[LANCZOS] / 3
     assert left[dimension] < 0.02
     options = {"algorithm": "hmc", "init": {"x": np.zeros(dimension)}, "num_warmup": 20}
     whole = run(model, **options, num_samples=40)
-    assert float(group(whole, "sample_stats")["n_steps"].mean()) < 20
     monkeypatch.setattr(MODULE, "CHECKPOINT_INTERVAL", -1.0)
 
     def progress(done, total, text):

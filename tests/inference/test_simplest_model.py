@@ -90,12 +90,21 @@ def test_galaxies_that_free_forms_explain_no_better_keep_their_profiles():
     rows, columns = np.indices(obs.shape)
     near = np.hypot(rows - PLACES[0, 0], columns - PLACES[0, 1]) < 6
     pattern = 2 * near * (-1.0) ** (rows + columns) / np.sqrt(obs.weights)
-    obs = Observation.from_arrays(obs.images + pattern, weights=obs.weights, psfs=obs.psfs)
-    found = deblend(obs, positions(), models="simplest", **OPTIONS)
+
+    def with_pattern(obs):
+        return Observation.from_arrays(obs.images + pattern, weights=obs.weights, psfs=obs.psfs)
+
+    found, plain = deblend_many(
+        [with_pattern(obs), with_pattern(smooth())], [positions()] * 2, models="simplest", **OPTIONS
+    )
+    # Nothing but profiles is left.
+    assert not explained(plain.parametric)[0]
+    assert set(plain.kinds) == {"profiles"}
+    assert plain.free_form is plain.parametric
     assert explained(found.parametric).tolist() == [False, False, True]
     assert found.kinds.tolist() == ["profiles", "galaxies", "profiles"]
     assert found.free_form.models.tolist() == ["profile", "free-form", "profile"]
-    assert no_better(found.parametric, found.free_form).tolist() == [True, False, True]
+    assert no_better(found.parametric, found.free_form).tolist() == [True, False, False]
     # The scene that was fitted again is the one that is returned.
     assert found.free_form.scene.names == ("galaxies", "profiles")
     flux = found.photometry.total
