@@ -125,6 +125,7 @@ def test_a_task_that_kills_its_workers_is_given_up(two):
 
 
 SCRIPT = """
+import signal
 import time
 from pathlib import Path
 from scorepriors.inference.fields._executors import executor
@@ -134,6 +135,8 @@ def begins(shared, task):
     time.sleep(0.3)
 
 if __name__ == "__main__":
+    # A job in the background of a shell, as these tests may be, is started deaf to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with executor(workers=2) as run:
         for number, _ in run.map(begins, range(1000), shared="done"):
             print(number, flush=True)
