@@ -154,11 +154,10 @@ def _full_spectrum(curve, dimension, dtype) -> Spectrum | None:
     about one; a relative error `eps` times the root of the ratio of curvatures is left.
     """
     eps = float(jnp.finfo(dtype).eps)
-    whole = _products(curve, np.eye(dimension, dtype=dtype))
-    if not np.isfinite(whole).all() or not (np.diagonal(whole) > 0).any():
+    found = _scaled_hessian(curve, dimension, dtype)
+    if found is None:
         return None
-    scale = _scale_of(np.diagonal(whole))
-    whole = whole * scale[:, None] * scale
+    scale, whole = found
     values, vectors = np.linalg.eigh((whole + whole.T) / 2)
     error = _asymmetry(whole) + 2 * eps * np.abs(values).max() * np.ones(dimension)
     for _ in range(PASSES - 1):
@@ -181,16 +180,27 @@ def _full_spectrum(curve, dimension, dtype) -> Spectrum | None:
 
 def _leading_spectrum(curve, dimension, rank, dtype) -> Spectrum | None:
     """Return the directions of the full Hessian whose curvature is furthest from the typical one."""
-    whole = _many_products(curve, np.eye(dimension, dtype=dtype))
-    if not np.isfinite(whole).all() or not (np.diagonal(whole) > 0).any():
+    found = _scaled_hessian(curve, dimension, dtype)
+    if found is None:
         return None
-    scale = _scale_of(np.diagonal(whole))
-    whole = whole * scale[:, None] * scale
+    scale, whole = found
     values, vectors = np.linalg.eigh((whole + whole.T) / 2)
     away = np.abs(np.log(np.maximum(values, FLOOR)))
     kept = np.sort(np.argsort(away)[-rank:])
     limits = np.full(len(kept), FLOOR)
     return Spectrum(scale, values[kept], vectors[:, kept], limits, curve.differences)
+
+
+def _scaled_hessian(curve, dimension, dtype) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return widths ``[d]`` from the diagonal of the Hessian, and that in units of them, ``[d, d]``.
+
+    None if it is not finite or has no positive diagonal element.
+    """
+    whole = _many_products(curve, np.eye(dimension, dtype=dtype))
+    if not np.isfinite(whole).all() or not (np.diagonal(whole) > 0).any():
+        return None
+    scale = _scale_of(np.diagonal(whole))
+    return scale, whole * scale[:, None] * scale
 
 
 def _scale_of(diagonal) -> np.ndarray:
