@@ -96,8 +96,8 @@ def sample(
         True for a bar; or a function called as ``progress(done, total, text)``.
     checkpoint
         File for the state of the run.  If it exists and is of the same run, the run continues
-        from there, to the same draws (bit by bit, but for
-        maps of many directions, which round by 1e-6 of a width).
+        from there, to the same draws: bit by bit, except that maps of many directions round by
+        some 1e-6 of a width.
 
     Returns
     -------
