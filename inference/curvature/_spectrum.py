@@ -1,10 +1,10 @@
 r"""Curvature at a point, as a change of variables.
 
-In the stretched space a learned prior has one curvature, :math:`1/\sigma_0^2`, in most
-directions, and the data add curvature in some more: several hundred per source where that is bright.
-So the Hessian is a scale times identity plus directions that are fewer than all.  They come from
-Hessian-vector products of the whole log-density (prior, rendering and marginalized spectra at once,
-jointly over sources that overlap): by Lanczos, and where these leave much, from all products.
+In the stretched space a learned prior has one curvature, :math:`1/\sigma_0^2`, in all
+directions but some fifty per source, and the data add curvature in some more.  So the Hessian
+is a scale times identity plus few directions, which Lanczos finds from Hessian-vector
+products of the whole log-density: prior, rendering and marginalized spectra at once,
+jointly over sources that overlap.
 """
 
 from functools import partial
@@ -23,20 +23,8 @@ from ._hessian import flat_product, hessian
 from ._lanczos import ritz_pairs
 from ._preconditioner import LowRankMap
 
-#: Largest dimension for which the full Hessian is computed, as accurate as the density.
+#: Largest dimension for which the full Hessian is computed.
 DENSE = 400
-
-#: Largest number of directions that Lanczos finds beyond.
-LANCZOS = 400
-
-#: Deviation of the curvature from one, in the coordinates that these whiten, above which the full
-#: Hessian is computed after all, once: 1.04 in a scene of 3,115 dimensions with two galaxies of a
-#: signal to noise of 1,000, in which draws took 81 steps, and 12 with all directions; .02 in one of
-#: 5,125 dimensions with galaxies of up to 195.
-ROUGH = 0.3
-
-#: Largest dimension in which it is, and the number of its directions that are kept unless asked for more.
-WHOLE, RANK = 4500, 1200
 
 #: Largest number of elements of sites with a scale per element; larger ones have one scale.
 SMALL_SITE = 64
@@ -94,7 +82,7 @@ class Spectrum(NamedTuple):
         return int((np.abs(self.values) <= self.limits).sum())
 
 
-def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = RANK, key) -> Spectrum | None:
+def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = 400, key) -> Spectrum | None:
     """Return the spectrum of the Hessian at a point.
 
     Parameters
@@ -104,8 +92,7 @@ def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = RANK, key) -> S
     u
         Unconstrained parameters of a mode, or near one.
     rank
-        Largest number of directions beyond `DENSE` dimensions: `LANCZOS` at most where these are
-        enough, or where there are more than `WHOLE` dimensions, unless it is above `RANK`.
+        Largest number of directions to find, beyond `DENSE` dimensions.
     key
         Random key for the starting vector of Lanczos and the probes of the diagonal.
 
@@ -119,25 +106,11 @@ def curvature_spectrum(bound: Posterior, u: dict, *, rank: int = RANK, key) -> S
     curve = _curve(bound, u)
     if dimension <= DENSE:
         return _full_spectrum(curve, dimension, flat.dtype)
-    asked = rank > RANK
-    most = rank if asked and dimension > WHOLE else min(rank, LANCZOS)
-    found = _outer_spectrum(curve, flat, most, key)
-    if found is None or dimension > WHOLE or rank <= LANCZOS:
-        return found
-    # Not the key of Lanczos' first vector, along which the map is right.
-    other = jax.random.fold_in(key, 1)
-    if not asked and _left(curve, whitening_map(found, flat.dtype), other) < ROUGH:
-        return found
-    return _leading_spectrum(curve, dimension, rank, flat.dtype) or found
-
-
-def _outer_spectrum(curve, flat, rank, key) -> Spectrum | None:
-    """Return the directions of the Hessian that Lanczos finds first: those at its ends."""
     scale = _site_scales(curve, key)
     if scale is None:
         return None
     one = jnp.asarray(scale, flat.dtype)
-    rank = min(rank, len(flat))
+    rank = map_rank(dimension, rank)
     values, vectors, _ = ritz_pairs(partial(_scaled_product, curve, one), one, rank, key)
     if not np.isfinite(values).all():
         return None
@@ -154,10 +127,12 @@ def _full_spectrum(curve, dimension, dtype) -> Spectrum | None:
     about one; a relative error `eps` times the root of the ratio of curvatures is left.
     """
     eps = float(jnp.finfo(dtype).eps)
-    found = _scaled_hessian(curve, dimension, dtype)
-    if found is None:
+    whole = _products(curve, np.eye(dimension, dtype=dtype))
+    if not np.isfinite(whole).all() or not (np.diagonal(whole) > 0).any():
         return None
-    scale, whole = found
+    diagonal = np.diagonal(whole)
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, np.median(diagonal[diagonal > 0])))
+    whole = whole * scale[:, None] * scale
     values, vectors = np.linalg.eigh((whole + whole.T) / 2)
     error = _asymmetry(whole) + 2 * eps * np.abs(values).max() * np.ones(dimension)
     for _ in range(PASSES - 1):
@@ -176,37 +151,6 @@ def _full_spectrum(curve, dimension, dtype) -> Spectrum | None:
         mixed = (turn**2).T @ size
         error = _asymmetry(white) * mixed + 2 * eps * np.sqrt(np.abs(values).max() * mixed)
     return Spectrum(scale, values, vectors, KNOWN * error, curve.differences)
-
-
-def _leading_spectrum(curve, dimension, rank, dtype) -> Spectrum | None:
-    """Return the directions of the full Hessian whose curvature is furthest from the typical one."""
-    found = _scaled_hessian(curve, dimension, dtype)
-    if found is None:
-        return None
-    scale, whole = found
-    values, vectors = np.linalg.eigh((whole + whole.T) / 2)
-    away = np.abs(np.log(np.maximum(values, FLOOR)))
-    kept = np.sort(np.argsort(away)[-rank:])
-    limits = np.full(len(kept), FLOOR)
-    return Spectrum(scale, values[kept], vectors[:, kept], limits, curve.differences)
-
-
-def _scaled_hessian(curve, dimension, dtype) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return widths ``[d]`` from the diagonal of the Hessian, and that in units of them, ``[d, d]``.
-
-    None if it is not finite or has no positive diagonal element.
-    """
-    whole = _many_products(curve, np.eye(dimension, dtype=dtype))
-    if not np.isfinite(whole).all() or not (np.diagonal(whole) > 0).any():
-        return None
-    scale = _scale_of(np.diagonal(whole))
-    return scale, whole * scale[:, None] * scale
-
-
-def _scale_of(diagonal) -> np.ndarray:
-    """Return widths from the diagonal of a Hessian, the typical one where that is not positive."""
-    positive = diagonal > 0
-    return 1 / np.sqrt(np.where(positive, diagonal, np.median(diagonal[positive])))
 
 
 def _asymmetry(matrix) -> float:
@@ -239,20 +183,18 @@ def whitening_error(bound: Posterior, u: dict, whiten: LowRankMap, *, key) -> fl
 
     Root mean square of the eigenvalues less one, from products with random directions.
     """
-    return _left(_curve(bound, u), whiten, key)
-
-
-def _left(curve, whiten: LowRankMap, key) -> float:
     dimension = len(whiten.scale)
     probes = jax.random.normal(key, (8, dimension), whiten.scale.dtype)
-    curved = whiten.transpose(jnp.asarray(_products(curve, whiten(probes)), probes.dtype))
+    curved = whiten.transpose(
+        jnp.asarray(_products(_curve(bound, u), whiten(probes)), probes.dtype)
+    )
     left = np.asarray(curved - probes, float)
     return float(np.sqrt((left**2).sum() / (np.asarray(probes, float) ** 2).sum()))
 
 
 def map_rank(dimension: int, rank: int) -> int:
-    """Return the usual number of directions of a map: all of few dimensions, those of Lanczos."""
-    return dimension if dimension <= DENSE else min(rank, LANCZOS, dimension)
+    """Return the number of directions of a map: all where the full Hessian is computed."""
+    return dimension if dimension <= DENSE else min(rank, dimension)
 
 
 class _Curve(eqx.Module):
@@ -288,19 +230,14 @@ def _batch(dimension: int) -> int:
 
 
 def _products(curve, directions) -> np.ndarray:
-    """Return the products with a few ``directions [n, d]``, in double precision."""
+    """Return the products with ``directions [n, d]``, in double precision."""
     directions = np.asarray(directions)
-    if directions.shape[1] <= DENSE:
-        return _many_products(curve, directions)
-    # By the program of Lanczos: another number of directions recompiles nothing.
-    one = jnp.ones(directions.shape[1], directions.dtype)
-    found = [np.asarray(_scaled_product(curve, one, jnp.asarray(d))) for d in directions]
-    return np.stack(found).astype(float)
-
-
-def _many_products(curve, directions) -> np.ndarray:
-    """Return the products with many ``directions [n, d]``, in double precision."""
     count, dimension = directions.shape
+    if dimension > DENSE:
+        # By the program of Lanczos: another number of directions recompiles nothing.
+        one = jnp.ones(dimension, directions.dtype)
+        found = [np.asarray(_scaled_product(curve, one, jnp.asarray(d))) for d in directions]
+        return np.stack(found).astype(float)
     batch = _batch(dimension)
     # Padded to full batches: a smaller last one would be compiled separately.
     rows = np.pad(directions, ((0, -count % batch), (0, 0)))
@@ -332,7 +269,10 @@ def _site_scales(curve, key, probes: int = 8):
     diagonal[where] = products[np.arange(len(where)), where]
     for i in np.unique(label[~small]):
         diagonal[label == i] = np.median(diagonal[label == i])
-    return _scale_of(diagonal) if (diagonal > 0).any() else None
+    positive = diagonal > 0
+    if not positive.any():
+        return None
+    return 1 / np.sqrt(np.where(positive, diagonal, np.median(diagonal[positive])))
 
 
 @eqx.filter_jit

@@ -108,7 +108,6 @@ def _plain(array):
 def _like(array, leaf):
     if _is_key(leaf):
         return jax.random.wrap_key_data(jnp.asarray(array))
-    # The number of directions of a map is known only after its curvature.
-    if array.ndim != len(leaf.shape) or array.shape[:-1] != leaf.shape[:-1]:
+    if tuple(array.shape) != tuple(leaf.shape):
         raise ValueError(f"stored array of shape {array.shape}, expected {leaf.shape}")
     return jnp.asarray(array, leaf.dtype)

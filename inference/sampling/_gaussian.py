@@ -13,7 +13,6 @@ from scorepriors.inference._posterior import Posterior
 from scorepriors.inference.curvature._preconditioner import LowRankMap
 from scorepriors.inference.curvature._spectrum import (
     DENSE,
-    RANK,
     Spectrum,
     curvature_spectrum,
     whitening_map,
@@ -59,7 +58,7 @@ class Gaussian(NamedTuple):
         return LogDensity(problem_at(bound, self.point, self.whiten), no_refinement(self.point))
 
 
-def gaussian_at_mode(bound: Posterior, point: dict, *, rank: int = RANK, key) -> Gaussian | None:
+def gaussian_at_mode(bound: Posterior, point: dict, *, rank: int = 400, key) -> Gaussian | None:
     """Return the Gaussian about the mode that Newton's steps lead to.
 
     Steps are taken, and the curvature is computed anew, where that is the full Hessian and
@@ -72,7 +71,7 @@ def gaussian_at_mode(bound: Posterior, point: dict, *, rank: int = RANK, key) ->
     point
         Unconstrained parameters near the mode.
     rank
-        Largest number of directions beyond `DENSE` dimensions: see `curvature_spectrum`.
+        Number of directions beyond `DENSE` dimensions.
     key
         Random key for the curvature.
 

@@ -21,12 +21,7 @@ from scorepriors._compat import dual_averaging_adaptation
 from scorepriors._errors import InputError
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference.curvature._preconditioner import LowRankMap, identity_map, refine
-from scorepriors.inference.curvature._spectrum import (
-    RANK,
-    curvature_spectrum,
-    map_rank,
-    whitening_map,
-)
+from scorepriors.inference.curvature._spectrum import curvature_spectrum, map_rank, whitening_map
 
 from ._abstract import AbstractSampler, Counts, Move, Start, Window, traced
 from ._checks import check_gradient
@@ -118,9 +113,7 @@ class AbstractGradientSampler(AbstractSampler):
         (``"none"``).  Draws are correct with any; for comparisons, and for models whose
         curvature is too expensive.
     rank
-        Largest number of directions of the curvature, beyond 400 dimensions: 400 at most where
-        these leave little of it, or where there are more than 4,500 dimensions, unless it is above
-        the usual 1,200.
+        Number of directions of the curvature, beyond 400 dimensions.
     longest_width
         Largest width of the posterior, in units of the coordinates', for which trajectories of a
         given length are made longer: in proportion to the widest direction, up to this.
@@ -129,7 +122,7 @@ class AbstractGradientSampler(AbstractSampler):
     target_acceptance_rate: float = 0.8
     thinning: int = 1
     preconditioner: str = "both"
-    rank: int = RANK
+    rank: int = 400
     longest_width: float = 3.0
 
     usual: ClassVar[Counts] = Counts(500, 500, 4)

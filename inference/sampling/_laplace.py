@@ -21,7 +21,7 @@ from scorepriors.inference._moved import moved_keywords
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._status import Check, Finding, record
 from scorepriors.inference.curvature._differences import DIFFERENCES
-from scorepriors.inference.curvature._spectrum import DENSE, RANK, whitening_error
+from scorepriors.inference.curvature._spectrum import DENSE, whitening_error
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 
 from ._abstract import Coordinates
@@ -64,7 +64,7 @@ def laplace(
     model_kwargs: dict | None = None,
     best: MAPResult | None = None,
     num_samples: int = 1000,
-    rank: int = RANK,
+    rank: int = 400,
     keep: Keep = Keep(),  # noqa: B008 (a value)
 ) -> Any:
     """Draw independently from the Gaussian approximation of a posterior at its mode.
@@ -83,7 +83,7 @@ def laplace(
     num_samples
         Number of draws.
     rank
-        Largest number of directions of the curvature; beyond 400 dimensions the rest share one
+        Number of directions of the curvature; beyond 400 dimensions the rest share one
         width, which for learned priors is close to the truth: see `sample`.
     keep
         Content of the result beside the draws: see `sample`.

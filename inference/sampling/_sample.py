@@ -61,8 +61,7 @@ def sample(
     """Sample the posterior of any NumPyro model with BlackJAX.
 
     Chains move in whitened coordinates: offsets from the start, in units of widths that come
-    from the Hessian there (in full up to 400 dimensions, scale plus low rank beyond: see
-    `scorepriors.inference.AbstractGradientSampler`) and are
+    from the Hessian there (in full up to 400 dimensions, scale plus low rank beyond) and are
     refined from warm-up draws.  All chains run at once in one compiled program, distributed
     over the devices if there are several.
 
@@ -96,8 +95,7 @@ def sample(
         True for a bar; or a function called as ``progress(done, total, text)``.
     checkpoint
         File for the state of the run.  If it exists and is of the same run, the run continues
-        from there, to the same draws: bit by bit, except that maps of many directions round by
-        some 1e-6 of a width.
+        from there, to bit-identical draws.
 
     Returns
     -------
