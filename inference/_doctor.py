@@ -1,12 +1,13 @@
 """The state of an installation, and whether it computes what it should.
 
 For reports of problems: versions, devices and caches as a program sees them, and tests against
-numbers known in closed form that take some ten seconds.
+numbers known in closed form that take some twenty seconds.
 """
 
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -149,10 +150,19 @@ def _cache(folder: Path) -> dict[str, Any]:
         above = above.parent
     return {
         "folder": str(folder),
-        "writable": os.access(above, os.W_OK),
+        "writable": _writable(above),
         "programs": len(files),
         "mib": round(sum(path.stat().st_size for path in files) / 2**20, 1),
     }
+
+
+def _writable(folder: Path) -> bool:
+    """Return whether a file can be made in a folder, which permissions alone do not tell."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _weights() -> tuple[bool, str]:

@@ -12,7 +12,7 @@ from . import _common as common
 def doctor(as_json):
     """Show versions, devices and caches, and test the installation.
 
-    The tests take some ten seconds, and more the first time, when programs are compiled.  Exit code
+    The tests take some twenty seconds, and more the first time, when programs are compiled.  Exit code
     3 if one fails.  For reports of problems: paste what it prints.
     """
     common.prepare_jax()

@@ -71,11 +71,13 @@ def test_a_derivative_that_is_off_is_found(monkeypatch, factor):
     assert not bad
 
 
-def test_a_cache_that_can_not_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(_doctor.os, "access", lambda path, mode: False)
-    found = _doctor._cache(tmp_path / "missing" / "folder")
+def test_a_cache_that_can_not_be_written(tmp_path):
+    assert _doctor._cache(tmp_path / "missing" / "folder")["writable"]
+    # A file where the folder should be.
+    (tmp_path / "file").touch()
+    found = _doctor._cache(tmp_path / "file" / "folder")
     assert found == {
-        "folder": str(tmp_path / "missing" / "folder"),
+        "folder": str(tmp_path / "file" / "folder"),
         "writable": False,
         "programs": 0,
         "mib": 0.0,
