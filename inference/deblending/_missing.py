@@ -64,6 +64,7 @@ def missing(
     *,
     rows: np.ndarray | None = None,
     parts: Iterable[Window] | None = None,
+    least: float = CANDIDATE,
 ) -> Missing:
     """Return places about fitted sources where one more would explain the first image better.
 
@@ -79,6 +80,8 @@ def missing(
         Sources about which to look; all by default.
     parts
         Their `windows`, if they are there already.
+    least
+        Least gain of a candidate, nats.
     """
     first = obs.views[0].observation
     gain = np.zeros(fitted.scene.exposures[0].shape)
@@ -91,7 +94,7 @@ def missing(
             for first, part in zip(window.first, window.core, strict=True)
         )
         gain[here] = _gain(window, templates, spectra)[window.core]
-    best = np.argwhere((gain == maximum_filter(gain, 2 * APART + 1)) & (gain > CANDIDATE))
+    best = np.argwhere((gain == maximum_filter(gain, 2 * APART + 1)) & (gain > least))
     places = np.reshape([peak_at(gain, *map(int, place)) for place in best], (-1, 2))
     every = np.concatenate([fitted.center, places])
     part = shreds(first, every, fitted.convolved[0].sum(0))[len(fitted.center) :]

@@ -41,6 +41,10 @@ from ._plan import Window
 #: needles that mend an arm, for hundreds of iterations.  And the most of these.
 MISFIT, ITERATIONS = 0.05, 100
 
+#: Least gain in nats for which a scene is fitted again with a source more: to stay it has to be worth
+#: two more by the evidence, which can gain more than a template at one place but pays for its shape.
+WORTH_A_FIT = 7.0
+
 #: Distance to the mask of a hidden source within which a scene lacks nothing, pixels.
 BESIDE = 3.0
 
@@ -335,7 +339,9 @@ def _lacks(scene: SceneTask, fitted: Fitted) -> np.ndarray:
     None beside hidden sources, whose light goes on beyond what is masked.
     """
     own = fitted.rows
-    places, gain = missing(fitted.obs, fitted.scene, rows=own, parts=fitted.parts)
+    places, gain = missing(
+        fitted.obs, fitted.scene, rows=own, parts=fitted.parts, least=WORTH_A_FIT
+    )
     apart = np.linalg.norm(places[:, None] - fitted.scene.center, axis=-1)
     mine = np.isin(apart.argmin(1), own) if len(places) else np.zeros(0, bool)
     places = places + np.array(scene.window[:2])
