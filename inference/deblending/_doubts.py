@@ -65,9 +65,22 @@ def doubts(result: Deblended) -> dict[str, str]:
     Every one of these is a sign of wrong input: positions of another image, a wrong WCS or PSF,
     bright sources that are missing in the catalog.  Single sources with such troubles have flags.
     """
+    of_input = doubts_of_input(result.observation, result.positions)
+    return of_input | doubts_of_fit(result, noise_is_doubted="noise" in of_input)
+
+
+def doubts_of_fit(result: Deblended, *, noise_is_doubted: bool = False) -> dict[str, str]:
+    """Return what a fit itself says against a deblended scene: `doubts` without those of the input.
+
+    Parameters
+    ----------
+    result
+        Result of `deblend`.
+    noise_is_doubted
+        Whether the noise has been doubted already: then nothing is said about chi2.
+    """
     found, names = only_seen(result.free_form, result.observation), result.positions.ids
     out: dict[str, str] = {}
-    out |= doubts_of_input(result.observation, result.positions)
     undone, light = (part.sum() for part in canceled_light(found.convolved))
     if undone > CANCELS * light:
         out["cancels"] = (
@@ -92,12 +105,12 @@ def doubts(result: Deblended) -> dict[str, str]:
         )
     low, high = CHI2
     chi2 = max(result.free_form.chi2, 1e-12)
-    if chi2 < low and "noise" not in out:
+    if chi2 < low and not noise_is_doubted:
         out["chi2"] = (
             f"chi2 per pixel is {chi2:.2g}, so the errors in the file are too large, by a factor of about "
             f"{chi2**-0.5:.2g}: check the weights; rescale_noise=True (--rescale-noise) mends it."
         )
-    elif chi2 > high and "noise" not in out:
+    elif chi2 > high and not noise_is_doubted:
         out["chi2"] = (
             f"chi2 per pixel is {chi2:.2g}: the errors in the file are too small, by a factor of about "
             f"{chi2**0.5:.2g}, or the model does not fit; check the weights, the PSF and the positions."

@@ -19,7 +19,7 @@ from scorepriors._loops import interrupts_at_once
 from scorepriors._threads import one_thread
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._deblend import Run
-from scorepriors.inference.deblending._doubts import doubts
+from scorepriors.inference.deblending._doubts import doubts_of_fit
 from scorepriors.inference.deblending._evidence import Fitted, Weighed, weigh_many
 from scorepriors.inference.deblending._flags import FLAGS, words_of
 from scorepriors.inference.deblending._local import windows
@@ -385,7 +385,8 @@ def _final_record(scene: SceneTask, result: Deblended, others, seconds: float) -
     facts = _facts(scene, found, seconds) | {
         "units": {n: str(table[n].unit) for n in table.colnames if table[n].unit is not None},
         "descriptions": {n: table[n].info.description for n in table.colnames},
-        "doubts": doubts(result),
+        # Noise, sky and positions are those of the field, which its survey has looked at.
+        "doubts": doubts_of_fit(result),
         "noise_from_model": list(result.noise_from_model),
         "psf_sigma": result.psf_sigma,
     }

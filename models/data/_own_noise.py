@@ -6,6 +6,7 @@ weight, and every flux is biased low, the more the fewer counts there are (Humph
 Buote 2009, ApJ 693, 822).  `noise_from_model` mends it.
 """
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,11 @@ _FAINT = 3.0
 
 #: Fewest pixels for a judgment: by chance, variances explain one part in their number.
 _FEWEST = 100
+
+#: The latest answers by a digest of the pixels, and how many are kept: on its way to a fit an
+#: observation is made several times of the same pixels, and to look costs ten times the digest.
+_known: dict[bytes, "OwnNoise"] = {}
+_KEPT = 64
 
 
 class NoiseWarning(UserWarning):
@@ -68,9 +74,20 @@ def own_noise(images: np.ndarray, weights: np.ndarray) -> OwnNoise:
     images, weights
         Pixels and inverse variances ``[B, H, W]``; weight zero means masked.
     """
-    slopes = [_slopes(*band) for band in zip(images, weights, strict=True)]
-    above, below = np.array(slopes, float).reshape(-1, 2).T
-    return OwnNoise(above, below)
+    found = hashlib.blake2b(repr((images.shape, images.dtype, weights.dtype)).encode())
+    for array in (images, weights):
+        found.update(np.ascontiguousarray(array))
+    key = found.digest()
+    known = _known.get(key)
+    if known is None:
+        slopes = [_slopes(*band) for band in zip(images, weights, strict=True)]
+        above, below = np.array(slopes, float).reshape(-1, 2).T
+        above.setflags(write=False)
+        below.setflags(write=False)
+        while len(_known) >= _KEPT:
+            _known.pop(next(iter(_known)), None)
+        known = _known[key] = OwnNoise(above, below)
+    return known
 
 
 def check_own_noise(images: np.ndarray, weights: np.ndarray, bands: tuple[str, ...]) -> None:

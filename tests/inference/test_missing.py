@@ -12,9 +12,10 @@ from scipy.ndimage import gaussian_filter
 from scorepriors.inference import deblend, deblend_many
 from scorepriors.inference.deblending import _local
 from scorepriors.inference.deblending._evidence import Fitted
-from scorepriors.inference.deblending._missing import Missing, missing
+from scorepriors.inference.deblending._missing import CANDIDATE, Missing, missing
 from scorepriors.inference.deblending._needed import made_up, needed, with_misfit
 from scorepriors.inference.fields import _tasks
+from scorepriors.inference.fields._census import ADDED
 from scorepriors.models import Observation, Positions, detect, gaussian_psf, join_observations
 
 SHAPE, PSF = (48, 48), 1.7
@@ -68,6 +69,14 @@ def test_an_isolated_source_gains_half_of_its_squared_signal_to_noise():
     assert distance(found.places, APART) < 0.2
     # Its spectrum is not quite the mean one, and templates end.
     assert 0.8 < found.gain[0] / (squared / 2) < 1.01
+
+
+def test_candidates_gain_at_least_what_is_asked():
+    obs = scene([(FIRST, 1.5, 900.0), (APART, 0.0, 150.0)], noise=0.0)
+    one = fitted(obs, FIRST)
+    gain = float(missing(obs, one).gain[0])
+    assert len(missing(obs, one, least=0.99 * gain).places) == 1
+    assert len(missing(obs, one, least=1.01 * gain).places) == 0
 
 
 def test_a_shape_that_could_change_makes_up_for_a_neighbor():
@@ -161,7 +170,10 @@ def test_masked_pixels_edges_and_other_images():
 def test_of_a_field_each_scene_looks_about_its_own_sources(monkeypatch):
     near, halo, hidden = (10.0, 12.0), (30.0, 33.0), (2.0, 12.0)
     nats = Missing(np.array([near, halo, hidden]), np.array([8.0, 18.0, 32.0]))
-    monkeypatch.setattr(_tasks, "missing", lambda obs, fitted, rows, parts: nats)
+    asked = []
+    monkeypatch.setattr(
+        _tasks, "missing", lambda obs, fitted, **how: asked.append(how["least"]) or nats
+    )
     center = np.array([[9.0, 9.0], [31.0, 31.0]])
     scene_of = SimpleNamespace(
         own=SimpleNamespace(ids=("a",)),
@@ -172,7 +184,9 @@ def test_of_a_field_each_scene_looks_about_its_own_sources(monkeypatch):
     found = _tasks._lacks(scene_of, looked)
     # In pixels of the field, with the significance that such a gain is.
     np.testing.assert_allclose(found, [[110.0, 212.0, 4.0]])
+    # A fit is dear: what could not stay afterwards is no reason for one.
+    assert CANDIDATE < asked[0] < ADDED
     monkeypatch.setattr(
-        _tasks, "missing", lambda obs, fitted, rows, parts: Missing(np.zeros((0, 2)), np.zeros(0))
+        _tasks, "missing", lambda obs, fitted, **how: Missing(np.zeros((0, 2)), np.zeros(0))
     )
     assert _tasks._lacks(scene_of, looked).shape == (0, 3)

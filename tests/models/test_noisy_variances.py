@@ -58,6 +58,15 @@ def test_honest_variances_give_no_alarm_and_noisy_ones_always():
     assert np.all(missed)
 
 
+def test_pixels_that_changed_in_place_are_looked_at_anew():
+    rng = np.random.default_rng(0)
+    images = seen(rng, stars(rng, 100.0, 1.7, 4, 30), 100.0)[None]
+    weights = 1 / (100.0 + images)
+    assert own_noise(images, weights).found.all()
+    weights[:] = 0.01
+    assert not own_noise(images, weights).found.any()
+
+
 def test_slopes_are_the_gain_where_pixels_are_masked_and_variances_are_cut_at_zero():
     rng = np.random.default_rng(3)
     light = stars(rng, 100.0, 1.7, 5, 40)
