@@ -65,20 +65,16 @@ def doubts(result: Deblended) -> dict[str, str]:
     Every one of these is a sign of wrong input: positions of another image, a wrong WCS or PSF,
     bright sources that are missing in the catalog.  Single sources with such troubles have flags.
     """
-    of_input = doubts_of_input(result.observation, result.positions)
-    return of_input | doubts_of_fit(result, noise_is_doubted="noise" in of_input)
+    return said_once(doubts_of_input(result.observation, result.positions) | doubts_of_fit(result))
 
 
-def doubts_of_fit(result: Deblended, *, noise_is_doubted: bool = False) -> dict[str, str]:
-    """Return what a fit itself says against a deblended scene: `doubts` without those of the input.
+def said_once(doubts: dict[str, str]) -> dict[str, str]:
+    """Return doubts without that in chi2 where the noise is doubted, which says the same."""
+    return {code: doubts[code] for code in doubts if code != "chi2" or "noise" not in doubts}
 
-    Parameters
-    ----------
-    result
-        Result of `deblend`.
-    noise_is_doubted
-        Whether the noise has been doubted already: then nothing is said about chi2.
-    """
+
+def doubts_of_fit(result: Deblended) -> dict[str, str]:
+    """Return what a fit itself says against a deblended scene: `doubts` without those of the input."""
     found, names = only_seen(result.free_form, result.observation), result.positions.ids
     out: dict[str, str] = {}
     undone, light = (part.sum() for part in canceled_light(found.convolved))
@@ -105,12 +101,12 @@ def doubts_of_fit(result: Deblended, *, noise_is_doubted: bool = False) -> dict[
         )
     low, high = CHI2
     chi2 = max(result.free_form.chi2, 1e-12)
-    if chi2 < low and not noise_is_doubted:
+    if chi2 < low:
         out["chi2"] = (
             f"chi2 per pixel is {chi2:.2g}, so the errors in the file are too large, by a factor of about "
             f"{chi2**-0.5:.2g}: check the weights; rescale_noise=True (--rescale-noise) mends it."
         )
-    elif chi2 > high and not noise_is_doubted:
+    elif chi2 > high:
         out["chi2"] = (
             f"chi2 per pixel is {chi2:.2g}: the errors in the file are too small, by a factor of about "
             f"{chi2**0.5:.2g}, or the model does not fit; check the weights, the PSF and the positions."

@@ -22,6 +22,7 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress
 from scorepriors.inference.deblending._deblend import settings_of
+from scorepriors.inference.deblending._doubts import said_once
 from scorepriors.inference.deblending._options import Settings
 from scorepriors.models.data._correlations import (
     correlation_facts,
@@ -180,9 +181,6 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
     groups = _groups(cells, len(census))
     catalog, rows, found, places = collect(field, census, scenes, rounds, groups)
     lap("catalog")
-    if "noise" in survey.doubts:
-        # Says the same.
-        found["doubts"].pop("chi2", None)
     facts = {
         "num_sources": len(catalog),
         "num_added": int(census.added.sum()),
@@ -192,7 +190,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         "unsettled": unsettled,
         "shape": list(field.shape),
         "bands": list(field.bands),
-        "doubts": survey.doubts | found["doubts"],
+        "doubts": said_once(survey.doubts | found["doubts"]),
         "scene_doubts": found["scene_doubts"],
         "failed": found["failed"],
         "noise_from_model": found["noise_from_model"],

@@ -76,7 +76,7 @@ def own_noise(images: np.ndarray, weights: np.ndarray) -> OwnNoise:
     """
     found = hashlib.blake2b(repr((images.shape, images.dtype, weights.dtype)).encode())
     for array in (images, weights):
-        found.update(array.tobytes())
+        found.update(np.ascontiguousarray(array).data)
     key = found.digest()
     known = _known.get(key)
     if known is None:

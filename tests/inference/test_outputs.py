@@ -19,7 +19,7 @@ from scorepriors.inference._status import FitStatus
 from scorepriors.inference.cli._common import NOT_TRUSTED
 from scorepriors.inference.cli._deblending import _verdict
 from scorepriors.inference.deblending._catalog import catalog
-from scorepriors.inference.deblending._doubts import doubts, position_widths
+from scorepriors.inference.deblending._doubts import doubts, position_widths, said_once
 from scorepriors.inference.deblending._flags import bands_of, bits_of
 from scorepriors.inference.deblending._result import Deblended, FittedScene
 from scorepriors.inference.deblending._seen import SEEN, has_data, seen_share, total_seen
@@ -519,3 +519,9 @@ def test_report_draws_any_number_of_sources(num, bands):
     figure = report_figure(made(num, tuple(bands), ids=[f"long-{k}" for k in range(num)]))
     figure.canvas.draw()
     assert len(figure.subfigs[1].axes) >= 3 * num
+
+
+def test_chi2_is_not_doubted_beside_the_noise():
+    each = {"noise": "a", "sky": "b", "chi2": "c"}
+    assert said_once(each) == {"noise": "a", "sky": "b"}
+    assert said_once({"chi2": "c"}) == {"chi2": "c"}
