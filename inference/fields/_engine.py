@@ -229,7 +229,11 @@ class Engine:
         final = light is not None
         label = f"{step}/" if final else ""
         new = [scene for scene in scenes if f"{label}{scene.name}" not in self.places]
-        numbers = [_padded(*n, final=final) for n in slots(new)]
+        # Where only some galaxies get a free form, all are profiles first: the same programs as before.
+        options = self.work.settings.options
+        network = final and options.free_form and options.models != "simplest"
+        steps = FREE_FORM if network else PROFILES
+        numbers = [_padded(*n, steps, final=final) for n in slots(new)]
         bands = len(self.work.field.bands)
         structured = [final and self._is_structured(scene) for scene in new]
         each = zip(new, numbers, structured, strict=True)
@@ -312,11 +316,11 @@ def _known(positions: Positions) -> Census:
     return Census.begin(positions.ids, places, is_point, np.zeros(len(places)), given=True)
 
 
-def _padded(stars: int, galaxies: int, *, final: bool) -> tuple[int, int]:
+def _padded(stars: int, galaxies: int, steps: Sequence[int], *, final: bool) -> tuple[int, int]:
     """Return the slots for stars and galaxies; without galaxies there is no network to run."""
     if final and not galaxies:
         return padded(stars, STARS), 0
-    return padded(stars, STARS), padded(galaxies, FREE_FORM if final else PROFILES)
+    return padded(stars, STARS), padded(galaxies, steps)
 
 
 def _fitting(size: int, sources: int, bands: int) -> int:

@@ -152,7 +152,7 @@ FEW = {"num_warmup": 200, "num_samples": 200, "num_chains": 2}
 
 def test_calibration_in_reduced_form(calibrate):
     empty = calibrate.scene()
-    found = np.array([calibrate.rank_one(i, empty, **FEW) for i in range(20)])
+    found = np.array([calibrate.rank_one(i, empty, **FEW) for i in range(12)])
     report = calibrate.summary(found)
     assert report["smallest_p"] > report["smallest_p_allowed"]
     for level in (0.5, 0.68, 0.9):
@@ -164,7 +164,7 @@ def test_forgotten_jacobian_of_the_stretch_fails_calibration(calibrate):
     """Calibration is a test that can fail."""
     empty = calibrate.scene()
     wrong = calibrate.without_jacobian(empty["galaxies"].prior)
-    found = [calibrate.rank_one(i, empty, fitted=wrong, **FEW) for i in range(12)]
+    found = [calibrate.rank_one(i, empty, fitted=wrong, **FEW) for i in range(8)]
     report = calibrate.summary(np.array(found))
     assert report["smallest_p"] < report["smallest_p_allowed"]
 
