@@ -24,6 +24,7 @@ from scorepriors._compat import (
 )
 from scorepriors._errors import InputError
 from scorepriors._recovery import recover
+from scorepriors._traces import Kept
 
 from ._enumeration import (
     ENUMERATED,
@@ -111,6 +112,10 @@ class Posterior(eqx.Module):
         # The tree structure of the arguments can't be pickled, the arguments can.
         args, kwargs = self._with_numbers(lambda rows: np.array(rows).tolist())
         return _rebuild, (self.model, args, kwargs)
+
+    def described(self) -> tuple[Any, Any]:
+        """Return its traced and its other parts, for the names of its programs on disk."""
+        return self._with_numbers(tuple), self.model
 
     @property
     def arguments(self) -> tuple[tuple, dict]:
@@ -332,7 +337,7 @@ class Posterior(eqx.Module):
             Values of sites; others are set to the middle of their support.
         """
         # Abstractly: running the model eagerly would compile it operation by operation.
-        found = _empty_sites.eval_shape(self, {} if values is None else values)
+        found = _empty_sites.shapes(self, {} if values is None else values)
         return {name: site.shape for name, site in zip(found.names, found.sites, strict=True)}
 
     def shapes(self) -> dict:
@@ -479,15 +484,14 @@ class _Sites(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True)
 
 
-# Under jit for its cache: the model is traced once for each shape.
-@jax.jit
+@Kept
 def _empty_sites(bound: Posterior, values: dict) -> _Sites:
     """Return zeros in the shapes of the latent sites."""
     sites = _latent(bound, values, jax.random.key(0), init_to_feasible())
     return _Sites(tuple(jnp.zeros(site["fn"].shape()) for site in sites.values()), tuple(sites))
 
 
-@eqx.filter_jit
+@Kept
 def _start(bound: Posterior, values: dict, key) -> dict:
     median = init_to_median(num_samples=15)
     return {

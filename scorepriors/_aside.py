@@ -52,5 +52,9 @@ class Aside(Generic[T]):
     def __reduce__(self):
         return Aside, (self._value,)
 
+    def described(self):
+        """Return nothing: the names of programs on disk don't depend on it (`scorepriors._traces`)."""
+        return None, None
+
     def __repr__(self):
         return f"Aside({self._value!r})"

@@ -112,6 +112,11 @@ class ScorePrior(dist.Distribution):
         """Return names of array attributes in a fixed order; NumPyro's differs by process."""
         return tuple(sorted(super().gather_pytree_data_fields()))
 
+    @classmethod
+    def gather_pytree_aux_fields(cls):
+        """Return names of other attributes in a fixed order."""
+        return tuple(sorted(super().gather_pytree_aux_fields()))
+
     def __init__(
         self,
         energy: AbstractEnergy,

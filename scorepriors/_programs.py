@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -28,6 +29,15 @@ def keep_programs() -> bool:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     return True
+
+
+def kept_programs() -> Path | None:
+    """Return the folder in which JAX keeps compiled programs; None if it keeps none in a folder."""
+    settings: Any = jax.config
+    folder = settings.jax_compilation_cache_dir
+    if not folder or "://" in folder or not settings.jax_enable_compilation_cache:
+        return None
+    return Path(folder)
 
 
 def make_room_for_programs() -> bool:

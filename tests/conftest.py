@@ -49,9 +49,11 @@ def pytest_configure(config):
 @pytest.fixture(scope="session", autouse=True)
 def own_cache():
     """Keep the commands from choosing another cache: its folder is part of what a program is
-    looked up by, so all that follows in the process would be compiled anew."""
+    looked up by, so all that follows in the process would be compiled anew.  And traces are those
+    of this process: tests change what they are made of."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scorepriors.inference.cli._common.prepare_jax", lambda devices=1: None)
+        patch.setattr("scorepriors._traces.kept_programs", lambda: None)
         yield
 
 

@@ -12,10 +12,9 @@ MacKay (2003), Information Theory, Inference, and Learning Algorithms, chapters 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
@@ -24,6 +23,7 @@ from scipy.special import expit, logit
 
 from scorepriors._compat import quick_compilation
 from scorepriors._surveys import nearest_survey
+from scorepriors._traces import Kept
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 from scorepriors.models.data.positions._positions import Positions
@@ -277,7 +277,7 @@ def _start(scene: Scene, known: dict, settings: Settings) -> tuple[dict, dict]:
 def _laplace(scene: Scene, fit: MAPResult) -> float:
     """Return Laplace's approximation of the log evidence at a mode."""
     width, _ = ravel_pytree(_widths(scene, fit.params))
-    curvature = np.asarray(_compiled_hessian()(fit.posterior, fit.params), float)
+    curvature = np.asarray(_hessian(fit.posterior, fit.params), float)
     own = np.asarray(width, float)
     unit = own[:, None] * (curvature + curvature.T) / 2 * own
     values = np.linalg.eigvalsh(unit) if np.isfinite(unit).all() else np.full(len(own), np.inf)
@@ -297,12 +297,7 @@ def _widths(scene: Scene, params: dict) -> dict:
     return {n: np.full(np.shape(v), np.asarray(known.get(n, 1.0))) for n, v in params.items()}
 
 
+@partial(Kept, compiler_options=quick_compilation)
 def _hessian(bound, params: dict):
     flat, unravel = ravel_pytree(params)
     return jax.hessian(lambda v: bound.potential_fn(unravel(v)))(flat)
-
-
-@cache
-def _compiled_hessian():
-    jit: Any = eqx.filter_jit
-    return jit(_hessian, compiler_options=quick_compilation())

@@ -16,6 +16,10 @@ class Axes:
         leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None)
         self._key = (tuple(leaves), structure)
 
+    def described(self):
+        """Return its traced and its other parts, for the name of programs on disk."""
+        return None, self.tree
+
     def __hash__(self):
         return hash(self._key)
 

@@ -1,6 +1,6 @@
 """Iterations of a fit, many in one compiled program."""
 
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,6 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from scorepriors._compat import quick_compilation, unconstrain_fn
+from scorepriors._traces import Kept
 from scorepriors.inference._posterior import Posterior
 
 from ._batches import axes_of, mapped, with_arrays
@@ -71,7 +72,7 @@ class Best(eqx.Module):
     gain: Any
 
 
-@eqx.filter_jit
+@Kept
 def unconstrain(bound, values, batch):
     """Return unconstrained parameters for values of every site."""
 
@@ -98,9 +99,9 @@ def _objective(bound, arrays, origin, widths):
 
 
 def begin(bound, origin, optimizer, batch):
-    """Return a state of the right shape; `_advance` sets the start of a fit."""
+    """Return a state of the right shape; `advance` sets the start of a fit."""
     # Abstractly: nothing of it has to be computed or compiled.
-    state = _first_state.eval_shape(bound, origin, optimizer, batch)
+    state = _first_state.shapes(bound, origin, optimizer, batch)
     return jax.tree.map(_zeros, state)
 
 
@@ -111,8 +112,7 @@ def _zeros(s):
     return np.zeros(s.shape, s.dtype)
 
 
-# Under jit for its cache: the model is traced once for each shape.
-@partial(jax.jit, static_argnums=(2, 3))
+@Kept
 def _first_state(bound, origin, optimizer, batch):
     def one(arrays, origin):
         v = jnp.zeros_like(ravel_pytree(origin)[0])
@@ -138,13 +138,6 @@ def _first_state(bound, origin, optimizer, batch):
         )
 
     return mapped(one, batch, axes_of(batch), 0)(bound.arrays, origin)
-
-
-@cache
-def compiled_advance():
-    """Return `_advance`, compiled: one program per shape of a fit."""
-    jit: Any = eqx.filter_jit
-    return jit(_advance, compiler_options=quick_compilation())
 
 
 class Task(NamedTuple):
@@ -191,7 +184,8 @@ class Steering(NamedTuple):
     tested: Any
 
 
-def _advance(task: Task, state: State, steering: Steering, optimizer, block: int, batch):
+@partial(Kept, compiler_options=quick_compilation)
+def advance(task: Task, state: State, steering: Steering, optimizer, block: int, batch):
     """Do at most `block` iterations, fewer if a lane becomes free for a waiting fit.
 
     Returns the state, the values, NaN where idle, and the number of iterations.  There is one

@@ -25,7 +25,7 @@ from scorepriors.inference._status import FitStatus
 
 from ._batches import batch_axes, batch_size, members_of
 from ._conjugate import refine_large
-from ._iterations import Best, Steering, Task, begin, compiled_advance, unconstrain
+from ._iterations import Best, Steering, Task, advance, begin, unconstrain
 from ._lbfgs import flat_lbfgs
 from ._newton import DENSE, refine
 from ._newton import Problem as Newton
@@ -380,9 +380,7 @@ def _run(problem, optimizer, limits: _Limits, fits: list[_Fit], report, interrup
             np.asarray(max_iterations, np.int32),
             np.asarray(limits.tested),
         )
-        state, values, steps = compiled_advance()(
-            task, state, steering, optimizer, BLOCK, problem.vmapped
-        )
+        state, values, steps = advance(task, state, steering, optimizer, BLOCK, problem.vmapped)
         clock += int(steps)
         history = np.asarray(values).reshape(lanes, BLOCK)[:, : int(steps)]
         iterations = np.asarray(state.iteration).reshape(lanes)

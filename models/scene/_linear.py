@@ -11,13 +11,13 @@ of the data about fluxes and shapes is known without looking at the pixels again
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from numpyro import handlers
 
+from scorepriors._traces import Kept
 from scorepriors._typing import Array
 from scorepriors.models.sources._abstract import AbstractSource
 from scorepriors.models.spectra._products import Products, inner_products
@@ -70,7 +70,7 @@ class LinearScene(NamedTuple):
     groups: tuple[Slopes, ...]
 
 
-@eqx.filter_jit
+@Kept
 def linearize(
     scene: Scene,
     values: dict[str, Any],
