@@ -16,6 +16,7 @@ from scorepriors.inference.deblending.photometry._equations import (
     solve,
     system_of,
 )
+from scorepriors.inference.deblending.photometry._photometry import photometry
 from scorepriors.inference.deblending.photometry._posterior import posterior_fluxes
 from scorepriors.models import Observation, PointSource, Scene, place_sources, read_positions
 from scorepriors.models.rendering._psf import gaussian_psf
@@ -124,6 +125,18 @@ def test_a_band_without_data_has_no_part_in_the_covariance():
     for name in ("flux_g", "flux_err_g", "measured_flux_g", "fixed_shape_flux_err_g"):
         assert np.isnan(table[name].value).all()
     assert np.isfinite(table["flux_total"].value).all()
+
+
+def test_a_source_whose_fit_ended_nowhere_has_no_flux_and_takes_none_from_others():
+    places = [(10, 10), (22, 22)]
+    obs, at = observed([(p, 0.0, (300.0, 300.0)) for p in places], seed=0)
+    whole = deblend(obs, at, free_form=False, key=jax.random.key(0))
+    lost = np.where([[True], [False]], np.nan, whole.parametric.least_squares)
+    scene = dataclasses.replace(whole.parametric, least_squares=lost)
+    found = photometry(whole.scene, scene, scene, np.ones((2, 2), bool))
+    assert found.seen.tolist() == [[False, False], [True, True]]
+    assert np.isnan(found.flux[0]).all()
+    np.testing.assert_allclose(found.flux[1], whole.photometry.flux[1], rtol=1e-3)
 
 
 def test_the_inverse_survives_two_sources_in_one_place():

@@ -155,6 +155,9 @@ def photometry(
     likely = result.least_squares + np.where(seen, usual.flux_step - fixed, 0.0)
     size = seen.size
     own = usual.covariance[:size, :size]
+    # A fit that ended at a galaxy without light, or with that of a star next door, measures nothing.
+    seen = seen & np.isfinite(likely) & np.isfinite(measured)
+    seen = seen & (np.diag(own).reshape(seen.shape) > 0)
     flux, covariance, precision = posterior_fluxes(
         np.where(seen, likely, equations.flux),
         _with_unknown(own, equations.flux, seen),
