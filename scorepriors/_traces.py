@@ -12,22 +12,21 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import inspect
 import pickle
 import shutil
 import sys
 import time
 import types
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
-import jaxlib
 import jaxtyping
 import numpy as np
-import numpyro
-import optax
 from jax import export
 from numpyro.distributions import Distribution
 
@@ -37,18 +36,20 @@ from ._files import atomic_write
 from ._programs import kept_programs
 
 #: Packages whose functions and classes are known by their names, since their versions are.
-KNOWN = (
-    "scorepriors",
+PACKAGES = (
     "jax",
     "jaxlib",
     "numpyro",
-    "optax",
+    "blackjax",
     "equinox",
+    "lineax",
+    "matfree",
     "numpy",
-    "functools",
-    "builtins",
-    "copyreg",
+    "optax",
 )
+
+#: The same of everything that comes with Python or with this package.
+KNOWN = {*PACKAGES, "scorepriors", "builtins", "copyreg", "functools"}
 
 #: Settings of JAX that change a trace.
 SETTINGS = (
@@ -99,11 +100,15 @@ class Kept:
         jit: Any = eqx.filter_jit
         return jit(self._function, compiler_options=self._options())
 
-    def __call__(self, *args):
+    def __call__(self, *args, **kwargs):
         """Return the value of the function."""
         folder = traces_folder()
+        if kwargs:
+            bound = inspect.signature(self._function).bind(*args, **kwargs)
+            args, kwargs = bound.args, bound.kwargs
+            folder = None if kwargs else folder
         if folder is None:
-            return self._plain(*args)
+            return self._plain(*args, **kwargs)
         leaves, structure = jax.tree.flatten(args)
         signature = _signature(leaves, structure)
         if signature is None:
@@ -219,8 +224,7 @@ def _versions() -> tuple:
     folders = [root, *(folder.resolve() for folder in root.iterdir() if folder.is_dir())]
     for path in sorted({path for folder in folders for path in folder.rglob("*.py")}):
         source.update(path.read_bytes())
-    modules = jax, jaxlib, numpyro, optax, eqx, np
-    return (sys.version, *(module.__version__ for module in modules), source.hexdigest())
+    return sys.version, *map(version, PACKAGES), source.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from scorepriors._compat import stochtrace
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
 from scorepriors._progress import Progress, reporting
+from scorepriors._traces import Kept
 from scorepriors.inference._enumeration import ENUMERATED
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference.fitting._map import MAPResult
@@ -402,10 +403,10 @@ def _unraveled(operator, vector):
     return ravel_pytree(zeros)[1](vector)
 
 
-_product = eqx.filter_jit(flat_product)
+_product = Kept(flat_product)
 
 
-@eqx.filter_jit
+@Kept
 def _rows(operator, first, count):
     """Return rows ``[count, d]`` of the matrix from `first` on; zeros beyond the last."""
     size = _dimension(operator.in_structure())
@@ -456,7 +457,7 @@ def _probes(operator, key, first, count):
     return jax.vmap(lambda k: jax.random.rademacher(k, (size,), dtype))(keys)
 
 
-@eqx.filter_jit
+@Kept
 def _hutchinson_block(operator, key, first, count, use):
     """Return sum and sum of squares of ``v * H v`` over the probes of a block."""
     signs = _probes(operator, key, first, count)
@@ -468,7 +469,7 @@ def _hutchinson_block(operator, key, first, count, use):
     return mean, spread
 
 
-@eqx.filter_jit
+@Kept
 def _probe_traces(operator, key, first, count):
     signs = _probes(operator, key, first, count)
     return jnp.sum(signs * jax.vmap(partial(flat_product, operator))(signs), axis=1)
@@ -501,7 +502,7 @@ def _hutchinson(operator, key, probes, relative_error, chunk, progress):
     return Estimate(tree(jnp.asarray(mean, dtype)), tree(jnp.asarray(error, dtype)), done)
 
 
-@eqx.filter_jit
+@Kept
 def _xdiag(operator, key, probes, shift):
     """Return runs of matfree's XDiag of ``H - shift``, with the shift added again."""
     product, flat = _shifted(operator, shift)
@@ -512,7 +513,7 @@ def _xdiag(operator, key, probes, shift):
     return jax.vmap(partial(_unraveled, operator))(runs.astype(flat.dtype))
 
 
-@eqx.filter_jit
+@Kept
 def _xtrace(operator, key, probes, shift):
     product, flat = _shifted(operator, shift)
     estimate = stochtrace.estimator_leave_one_out(

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from scipy.linalg import eigh_tridiagonal
+
+from scorepriors._traces import Kept
 
 
 class RitzPairs(NamedTuple):
@@ -84,7 +85,7 @@ def ritz_pairs_each(
     return _diagonalized(_extend_all(operator, like, steps, key))
 
 
-@eqx.filter_jit
+@Kept
 def _extend_all(operator, like, steps: int, key) -> _Krylov:
     product = operator()
     return jax.lax.fori_loop(

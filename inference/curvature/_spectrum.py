@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from scorepriors._traces import Kept
 from scorepriors.inference._posterior import Posterior
 
 from ._differences import differenced_hessian, is_differentiable
@@ -245,7 +246,7 @@ def _products(curve, directions) -> np.ndarray:
     return np.concatenate(parts)[:count].astype(float)
 
 
-@eqx.filter_jit
+@Kept
 def _block(curve, rows):
     return jax.vmap(curve.product)(rows)
 
@@ -275,6 +276,6 @@ def _site_scales(curve, key, probes: int = 8):
     return 1 / np.sqrt(np.where(positive, diagonal, np.median(diagonal[positive])))
 
 
-@eqx.filter_jit
+@Kept
 def _scaled_product(curve, scale, direction):
     return scale * curve.product(scale * direction)

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors._traces import Kept
 from scorepriors.inference.deblending._draws import group_ids, scene_groups
 from scorepriors.inference.deblending._result import Deblended
 
@@ -94,7 +94,7 @@ def _mean_and_error(values):
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
 
 
-@eqx.filter_jit
+@Kept
 def _delta_of_draw(here: Galaxies, prior, key, num_probes):
     z = prior.stretch.inv(here.morphology)
     slope = slope_of(prior, z)

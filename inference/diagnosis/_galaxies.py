@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from scorepriors._traces import Kept
 from scorepriors._typing import Array
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.models.rendering._exposure import Exposure
@@ -130,12 +131,12 @@ def ids_of(result: Deblended, name: str) -> list[str]:
     return [str(result.positions.ids[row]) for row in index]
 
 
-@eqx.filter_jit
+@Kept
 def _rendered(exposures, morphology, corner):
     return tuple(one.render(morphology, corner) for one in exposures)
 
 
-@eqx.filter_jit
+@Kept
 def data_curvature(here: Galaxies) -> Float[Array, "K n n"]:
     """Return the diagonal of minus the log-likelihood's Hessian, inverse intensity squared.
 
@@ -161,7 +162,7 @@ def data_curvature(here: Galaxies) -> Float[Array, "K n n"]:
     return scene_diagonal(here.exposures, parts, here.corner)
 
 
-@eqx.filter_jit
+@Kept
 def slope_of(prior, z: Float[Array, "K n n"]) -> Float[Array, "K n n"]:
     """Return dx/dz, the derivative of intensities by stretched ones."""
     return jnp.exp(prior.stretch.log_abs_det_jacobian(z, prior.stretch(z)))

@@ -5,10 +5,10 @@ Parameters of a source are its pixels in z, its amplitudes and its log flux, in 
 
 from collections.abc import Sequence
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from scorepriors._traces import Kept
 from scorepriors.models.rendering._information import gather, likelihood_block
 
 from ._galaxies import Galaxies
@@ -24,7 +24,7 @@ def correlations(here: Galaxies) -> np.ndarray:
     return overlap / np.sqrt(np.outer(np.diagonal(overlap), np.diagonal(overlap)) + 1e-300)
 
 
-@eqx.filter_jit
+@Kept
 def _overlap(here: Galaxies):
     """Return weighted overlaps ``[K, K]`` of the sources as observed."""
     count, first = len(here.corner), 0
@@ -92,7 +92,7 @@ class Pairs:
         return block
 
 
-@eqx.filter_jit
+@Kept
 def _pair_arrays(here: Galaxies, k, m):
     """Return products by band: pixels, pixels with amplitudes both ways, and amplitudes."""
     products = here.spectrum[k] * here.spectrum[m]

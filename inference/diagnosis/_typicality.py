@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors._traces import Kept
 from scorepriors.inference.deblending._draws import group_ids, scene_groups
 
 from ._stretched import StretchedEnergy
@@ -66,7 +67,7 @@ def _light(images):
     return jnp.log(jnp.maximum(images.sum((-2, -1)), 1e-6))
 
 
-@eqx.filter_jit
+@Kept
 def oddness(prior: ScorePrior, images: Float[Array, "N n n"]) -> Float[Array, "N 2"]:
     """Return energy (nats) and norm of the score of each image, in the stretched space.
 

@@ -1,11 +1,11 @@
 """Check that the gradient of a density is consistent with its values."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scorepriors._errors import InputError
+from scorepriors._traces import Kept
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
@@ -60,7 +60,7 @@ def check_gradient(log_density, position, key, *, segments: int = 5, length: flo
         )
 
 
-@eqx.filter_jit
+@Kept
 def _compare(log_density, position, key, segments, length):
     steps = length * jax.random.normal(key, (segments, position.size), position.dtype)
     nodes = jnp.asarray((_NODES + 1) / 2, position.dtype)

@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scorepriors._distribution import ScorePrior
+from scorepriors._traces import Kept
 from scorepriors.inference._enumeration import untouched
 from scorepriors.inference._posterior import Posterior, observed_sites
 
@@ -88,7 +88,7 @@ def collect(
     return tree
 
 
-@eqx.filter_jit
+@Kept
 def _masks(coordinates: Coordinates, position) -> dict:
     return coordinates.bound.masks(coordinates.params(position))
 
@@ -130,7 +130,7 @@ def _leave_masked_out(tree: Any, masks: dict, layout: Layout, coords: Mapping) -
     replace_group(tree, "log_likelihood", dataset.drop_vars([n for n in idle if n in dataset]))
 
 
-@eqx.filter_jit
+@Kept
 def _recover_block(coordinates, positions, key, index, log_likelihood, predictive, log_prior):
     """Return values of draws ``[n, d]`` with numbers ``[n]``."""
 

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from scorepriors._traces import Kept
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference.curvature._preconditioner import LowRankMap, identity_map
 
@@ -50,6 +51,6 @@ def no_refinement(origin: dict) -> LowRankMap:
     return identity_map(len(flat), min(REFINEMENT_RANK, len(flat)), flat.dtype)
 
 
-@eqx.filter_jit
+@Kept
 def _terms(bound: Posterior, origin: dict) -> dict:
     return bound.log_density_terms(origin)

@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from blackjax.diagnostics import psis_weights
 from jax.flatten_util import ravel_pytree
 
+from scorepriors._traces import Kept
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference.curvature._preconditioner import LowRankMap
 from scorepriors.inference.curvature._spectrum import (
@@ -122,7 +122,7 @@ def _rising(density, slope, gain):
     return steps[enough.argmax()] if enough.any() else None
 
 
-@eqx.filter_jit
+@Kept
 def _slope(density, q):
     return jax.grad(lambda q: density(q))(q)
 
@@ -144,7 +144,7 @@ def log_ratios(density: LogDensity, draws) -> np.ndarray:
     return log_densities(density, draws) + (np.asarray(draws, float) ** 2).sum(1) / 2
 
 
-@eqx.filter_jit
+@Kept
 def _values(density, rows):
     # A few at a time: rendering needs much memory.
     return jax.lax.map(lambda q: density(q), rows, batch_size=8)

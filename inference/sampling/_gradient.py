@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from scorepriors._compat import dual_averaging_adaptation
 from scorepriors._errors import InputError
+from scorepriors._traces import Kept
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference.curvature._preconditioner import LowRankMap, identity_map, refine
 from scorepriors.inference.curvature._spectrum import curvature_spectrum, map_rank, whitening_map
@@ -322,14 +323,14 @@ class AbstractGradientSampler(AbstractSampler):
         return identity_map(len(flat), map_rank(len(flat), self._directions), flat.dtype)
 
 
-@eqx.filter_jit
+@Kept
 def begin_chains(sampler: AbstractGradientSampler, density: LogDensity, positions, key):
     """Return states of chains at ``positions [C, d]``."""
     keys = jax.random.split(key, len(positions))
     return jax.vmap(lambda k, q: sampler.begin(k, q, density))(keys, positions)
 
 
-@eqx.filter_jit
+@Kept
 def begin_tuner(step_size, rate, push=10.0):
     """Return dual averaging that starts at a step size and first tries larger ones, by `push`."""
     init, _, _ = dual_averaging_adaptation(rate)
@@ -376,7 +377,7 @@ def _evaluated(density: LogDensity, positions) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(values), np.asarray(slopes)
 
 
-@eqx.filter_jit
+@Kept
 def _evaluate(density: LogDensity, positions):
     return jax.vmap(jax.value_and_grad(lambda q: density(q)))(positions)
 

@@ -3,12 +3,12 @@
 from typing import Any, NamedTuple
 
 import blackjax
-import equinox as eqx
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from scorepriors._errors import InputError
+from scorepriors._traces import Kept
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference.curvature._spectrum import DENSE
 from scorepriors.inference.fitting._map import MAPResult, fit_map
@@ -127,7 +127,7 @@ def elsewhere(bound: Posterior, mode: Origin, reason: str, key) -> Origin | None
     return Origin(start, f"uniform ({reason})")
 
 
-@eqx.filter_jit
+@Kept
 def _value(bound: Posterior, point: dict) -> Any:
     return bound.log_density(point)
 
@@ -137,7 +137,7 @@ def _pathfinder(bound: Posterior, key) -> dict:
     return _approximate(bound, bound.start(key=first), second)
 
 
-@eqx.filter_jit
+@Kept
 def _approximate(bound: Posterior, start: dict, key) -> Any:
     state, _ = blackjax.vi.pathfinder.approximate(key, bound.log_density, start)
     return state.position

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from scorepriors._traces import Kept
 
 from ._abstract import AbstractSampler, Counts, Move, Window, traced
 from ._until import Until, quantities_of
@@ -127,7 +128,7 @@ class Block(NamedTuple):
     warming: Any
 
 
-@eqx.filter_jit
+@Kept
 def advance(sampler: AbstractSampler, problem, state, key, block: Block):
     """Make ``block.count`` draws of every chain, at most ``sampler.block``.
 

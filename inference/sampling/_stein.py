@@ -16,13 +16,13 @@ R-hat compares chains with each other; this compares them with the density.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
 from jaxtyping import Array, Float
 
+from scorepriors._traces import Kept
 from scorepriors.inference._status import Check, Finding
 
 from ._abstract import AbstractSampler
@@ -204,7 +204,7 @@ def stein_check(
     return SteinCheck(value, p_value, wanted, white.shape[1])
 
 
-@eqx.filter_jit
+@Kept
 def _scores(sampler: AbstractSampler, problem, positions, rows) -> Float[Array, "n r"]:
     """Return gradients of the log-density at ``positions [n, d]``, along rows if there are any."""
     density = sampler.density(problem)

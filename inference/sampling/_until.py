@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import equinox as eqx
 import jax
 import numpy as np
 import xarray
 
 from scorepriors._errors import InputError
+from scorepriors._traces import Kept
 
 from ._abstract import Coordinates
 from ._diagnostics import MAX_RHAT, MIN_ESS
@@ -108,7 +108,7 @@ def quantities_of(until: Until, coordinates: Coordinates, positions: np.ndarray)
     return found.reshape(count, chains, -1)
 
 
-@eqx.filter_jit
+@Kept
 def _constrained(coordinates: Coordinates, positions):
     def one(position):
         return coordinates.bound.constrain(coordinates.params(position), deterministics=False)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from scorepriors._errors import InputError
+from scorepriors._traces import Kept
 from scorepriors.models.rendering._information import by_exposure
 from scorepriors.models.spectra._spectra import SpectrumPosterior
 
@@ -108,7 +109,7 @@ def _empty(galaxies: int, dimension: int, rank: int, dtype) -> Reference:
     return Reference(jnp.zeros((galaxies, rank, dimension), dtype), none, none)
 
 
-@eqx.filter_jit
+@Kept
 def about(scene: FlowScene, images: Images, offset, brightness, num_chains: int) -> Walkers:
     """Return chains at one point, up to the error of inverting the flow."""
     noise = {
@@ -223,7 +224,7 @@ def of_all(scene: FlowScene, chain: Walkers, each: dict[str, Reference]) -> Refe
     return about_point(values[None], (turn.T @ basis)[None], flat)
 
 
-@eqx.filter_jit
+@Kept
 def _between(scene: FlowScene, chain: Walkers, each: dict[str, Reference]):
     """Return the curvature ``[R, R]`` in all directions of all galaxies, and these ``[R, d]``."""
     seen = _Seen(scene, chain)
@@ -253,7 +254,7 @@ def _between(scene: FlowScene, chain: Walkers, each: dict[str, Reference]):
     return (gram + gram.T) / 2, jnp.concatenate(rows)
 
 
-@eqx.filter_jit
+@Kept
 def _spread(scene: FlowScene, near: dict[str, Reference], states: Walkers, key) -> Walkers:
     """Spread chains about the mode as far as the likelihood allows, galaxy by galaxy."""
     fresh = normals(key, states.noise)

@@ -8,11 +8,11 @@ components of images of draws span it, in the metric of the data: the change of 
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorepriors._traces import Kept
 from scorepriors.models.rendering._information import by_exposure
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._abstract import AbstractSource
@@ -184,7 +184,7 @@ def _roots(scene: Scene, origin, derivatives: Sequence, spectrum):
     return out, alone
 
 
-@eqx.filter_jit
+@Kept
 def _gram(scene: Scene, origin, derivatives, spectrum):
     """Return products ``[B, N, N]`` of the images, and of all their derivatives."""
     images, moved = [], []
@@ -203,7 +203,7 @@ def _gram(scene: Scene, origin, derivatives, spectrum):
     return inner_products(images, moved, [one.noise for one in scene.exposures]).normal
 
 
-@eqx.filter_jit
+@Kept
 def _reduce(scene: Scene, origin, changes, spectrum, number: int):
     """Return components of each group, from changes ``[K, T, n, n]`` of the images, and products."""
     exposures = scene.exposures

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from scorepriors._errors import InputError
+from scorepriors._traces import Kept
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference.curvature._preconditioner import LowRankMap
 from scorepriors.inference.fitting._map import MAPResult, fit_map
@@ -280,7 +281,7 @@ class Reduced(AbstractSampler):
 _TEST = 2**31 - 1
 
 
-@eqx.filter_jit
+@Kept
 def _excess(problem: Pair, refinement, positions, reduced):
     return problem.excess(refinement, positions, reduced)
 
