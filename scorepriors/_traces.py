@@ -2,9 +2,10 @@
 
 Compiled programs are kept by JAX, but it has to trace and to lower a function before it knows which
 one it needs: a second and more for each shape of a scene, in every process anew.  Here the lowered
-program is found by a description of the arguments, without a look into the function.  It is kept
-where `scorepriors._programs.keep_programs` keeps the compiled ones, and only for what this package and
-those it is built on define: what a user's function does can change without a new name.
+program is found by a description of the arguments, without a look into the function.  It lies beside
+the compiled ones, where JAX keeps these (``jax_compilation_cache_dir``, which the commands set), and
+only if this package and those it is built on define all of it: what a user's function does can change
+without a new name.  Constants of this package that are changed while a process runs are not seen.
 """
 
 import contextlib
@@ -113,10 +114,11 @@ class Kept:
         signature = _signature(leaves, structure)
         if signature is None:
             return self._plain(*args)
-        if signature not in self._programs:
+        key = folder, signature
+        if key not in self._programs:
             _limit(self._programs)
-            self._programs[signature] = self._found(folder, args, leaves, structure)
-        program = self._programs[signature]
+            self._programs[key] = self._found(folder, args, leaves, structure)
+        program = self._programs[key]
         if program is None:
             return self._plain(*args)
         return program([leaf for leaf in leaves if _is_array(leaf)])
@@ -126,13 +128,14 @@ class Kept:
         signature = _signature(*jax.tree.flatten(args))
         if signature is None:
             return eqx.filter_eval_shape(self._function, *args)
-        if signature not in self._shapes:
-            _limit(self._shapes)
-            self._shapes[signature] = self._found_shapes(args)
-        return self._shapes[signature]
-
-    def _found_shapes(self, args):
         folder = traces_folder()
+        key = *_settings().values(), signature
+        if key not in self._shapes:
+            _limit(self._shapes)
+            self._shapes[key] = self._found_shapes(folder, args)
+        return self._shapes[key]
+
+    def _found_shapes(self, folder: Path | None, args):
         path = None if folder is None else self._path(folder, args, "shapes")
         found = None if path is None else _read(path)
         if found is None:
@@ -251,7 +254,9 @@ def _signature(leaves, structure) -> tuple | None:
     """Return what arguments of one program have in common; None for what has no hash, or is traced."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return None
-    signature = structure, tuple(_shape(leaf) if _is_array(leaf) else leaf for leaf in leaves)
+    # With types, for which 1 and 1.0 are the same.
+    each = [_shape(leaf) if _is_array(leaf) else (type(leaf), leaf) for leaf in leaves]
+    signature = structure, *each
     try:
         hash(signature)
     except TypeError:
