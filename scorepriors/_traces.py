@@ -31,8 +31,6 @@ import numpy as np
 from jax import export
 from numpyro.distributions import Distribution
 
-import scorepriors
-
 from ._files import atomic_write
 from ._programs import kept_programs
 
@@ -222,7 +220,7 @@ def _settings() -> dict[str, Any]:
 def _versions() -> tuple:
     """Return the versions of packages, and a digest of the source of this one."""
     source = hashlib.blake2b(digest_size=16)
-    root = Path(scorepriors.__file__).parent
+    root = Path(__file__).parent
     # In a development install two of its folders are links.
     folders = [root, *(folder.resolve() for folder in root.iterdir() if folder.is_dir())]
     for path in sorted({path for folder in folders for path in folder.rglob("*.py")}):
