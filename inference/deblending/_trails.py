@@ -5,10 +5,13 @@ which it is positive all along: single sources, however bright, fill a part of a
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import gaussian_filter
+from scipy.sparse import csr_array
 
 #: Deviations beyond this count as this: a star on a line must not make it a trail.
 CUT = 4.0
@@ -113,10 +116,22 @@ def _may_have_one(cut, left) -> bool:
     count = sums(left.astype(float))
     if count.sum() < SHORTEST:
         return False
-    places = np.indices(blocks) - (np.array(blocks)[:, None, None] - 1) / 2
+    lines, angles = _lines_of_blocks(tuple(blocks))
+    total, pixels = ((lines @ each).reshape(angles, -1) for each in (sums(left * cut), count))
+    return any((_strength(total, pixels, width) > COARSE).any() for width in (2, 4))
+
+
+@lru_cache(maxsize=4)
+def _lines_of_blocks(blocks: tuple[int, int]) -> tuple[csr_array, int]:
+    """Return the sums over lines through blocks as a matrix, angle by angle, and their number."""
+    places = (np.indices(blocks) - (np.array(blocks)[:, None, None] - 1) / 2).reshape(2, -1)
     reach = math.ceil(np.hypot(*places).max())
-    given = sums(np.where(left, cut, 0.0)), places.reshape(2, -1), reach, count, (2, 4)
-    return any(_peak(a, *given)[1] > COARSE for a in np.linspace(0, math.pi, 2 * reach, False))
+    angles = np.linspace(0, math.pi, 2 * reach, False)[:, None]
+    across = _across(angles, places, reach) + (2 * reach + 1) * np.arange(2 * reach)[:, None]
+    which = np.broadcast_to(np.arange(len(places[0])), across.shape)
+    shape = 2 * reach * (2 * reach + 1), len(places[0])
+    ones = np.ones(across.size)
+    return csr_array((ones, (across.ravel(), which.ravel())), shape), 2 * reach
 
 
 def _best_line(values, places) -> tuple[float, float] | None:
@@ -138,23 +153,34 @@ def _best_line(values, places) -> tuple[float, float] | None:
     return (angle, place) if _is_whole(angle, place, values, places) else None
 
 
-def _peak(
-    angle: float, values, places, reach: int, pixels=None, widths=WIDTHS
-) -> tuple[float, float]:
-    """Return the best distance from the middle of lines of one angle, and its significance.
+def _across(angle, places, reach: int) -> np.ndarray:
+    """Return distances of places from the line of an angle through the middle, from `-reach` on."""
+    return np.round(np.cos(angle) * places[0] + np.sin(angle) * places[1]).astype(int) + reach
 
-    Values are sums over so many `pixels` each, one if not given.
-    """
-    across = np.round(math.cos(angle) * places[0] + math.sin(angle) * places[1]).astype(int) + reach
-    size = 2 * reach + 1
+
+def _strength(total: np.ndarray, count: np.ndarray, width: int) -> np.ndarray:
+    """Return the significance of bundles of lines ``[..., n]`` from sums and numbers of pixels."""
+    along = _bundled(count, width)
+    strength = _bundled(total, width) / np.sqrt(np.maximum(along, 1.0))
+    return np.where(along < width * SHORTEST, 0.0, strength)
+
+
+def _bundled(lines: np.ndarray, width: int) -> np.ndarray:
+    """Return sums over as many neighbors ``[..., n]``."""
+    if lines.ndim == 1:
+        return np.convolve(lines, np.ones(width), "same")
+    padded = np.pad(lines, ((0, 0), (width // 2, (width - 1) // 2)))
+    return sliding_window_view(padded, width, -1).sum(-1)
+
+
+def _peak(angle: float, values, places, reach: int) -> tuple[float, float]:
+    """Return the best distance from the middle of lines of one angle, and its significance."""
+    across, size = _across(angle, places, reach), 2 * reach + 1
     total = np.bincount(across, values, size)
-    count = np.bincount(across, pixels, size).astype(float)
+    count = np.bincount(across, minlength=size).astype(float)
     best = 0.0, 0.0
-    for width in widths:
-        box = np.ones(width)
-        along = np.convolve(count, box, "same")
-        strength = np.convolve(total, box, "same") / np.sqrt(np.maximum(along, 1.0))
-        strength[along < width * SHORTEST] = 0.0
+    for width in WIDTHS:
+        strength = _strength(total, count, width)
         at = int(np.argmax(strength))
         if strength[at] > best[1]:
             best = float(at - reach), float(strength[at])
