@@ -115,7 +115,7 @@ class Posterior(eqx.Module):
 
     def described(self) -> tuple[Any, Any]:
         """Return its traced and its other parts, for the names of its programs on disk."""
-        return self._with_numbers(tuple), self.model
+        return self._with_numbers(_Numbers), self.model
 
     @property
     def arguments(self) -> tuple[tuple, dict]:

@@ -36,6 +36,9 @@ SOURCES: dict[str, str] = {
     # Documented, with no promise of its type.  Replacement: gradients of these inputs too,
     # computed in vain.  JAX 0.4.10 to 0.12.
     "SymbolicZero": "jax.custom_derivatives.SymbolicZero",
+    # Settings on which a trace depends, those of contexts included.  Replacement: traces are not
+    # kept on disk without it.  JAX 0.4 to 0.12.
+    "trace_context": "jax._src.config.trace_context",
     # Switches on the argument checks of a distribution's `log_prob`; every distribution of
     # NumPyro has it.  Replacement: the same few lines of our own.  NumPyro 0.10 to 0.22.
     "validate_sample": "numpyro.distributions.util.validate_sample",
@@ -55,6 +58,8 @@ SOURCES: dict[str, str] = {
     # NumPyro 0.15 to 0.22.
     "Messenger": "numpyro.primitives.Messenger",
     "apply_stack": "numpyro.primitives.apply_stack",
+    # The handlers that are active.  Replacement: none; a message that they answer.  NumPyro 0.2 to 0.22.
+    "active_handlers": "numpyro.primitives._PYRO_STACK",
     # Dual averaging of step sizes; we set fields of its state.  Replacement: twenty lines of
     # our own.  BlackJAX 1.0 to 1.7.
     "dual_averaging_adaptation": "blackjax.adaptation.step_size.dual_averaging_adaptation",

@@ -5,7 +5,8 @@ one it needs: a second and more for each shape of a scene, in every process anew
 program is found by a description of the arguments, without a look into the function.  It lies beside
 the compiled ones, where JAX keeps these (``jax_compilation_cache_dir``, which the commands set), and
 only if this package and those it is built on define all of it: what a user's function does can change
-without a new name.  Constants of this package that are changed while a process runs are not seen.
+without a new name.  What is changed in these packages while a process runs (a constant, a function) is
+not seen, and would be kept for others: set ``jax_enable_compilation_cache`` to False for that.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import enum
 import functools
 import hashlib
 import inspect
+import os
 import pickle
 import shutil
 import sys
@@ -31,6 +33,7 @@ import numpy as np
 from jax import export
 from numpyro.distributions import Distribution
 
+from . import _compat
 from ._files import atomic_write
 from ._programs import kept_programs
 
@@ -50,20 +53,14 @@ PACKAGES = (
 #: The same of everything that comes with Python or with this package.
 KNOWN = {*PACKAGES, "scorepriors", "builtins", "copyreg", "functools"}
 
-#: Settings of JAX that change a trace.
-SETTINGS = (
-    "jax_enable_x64",
-    "jax_default_matmul_precision",
-    "jax_numpy_dtype_promotion",
-    "jax_default_prng_impl",
-    "jax_threefry_partitionable",
-    "jax_debug_nans",
-    "jax_debug_infs",
-    "jax_disable_jit",
-)
+#: When this process began, roughly: the source of what runs is older.
+STARTED = time.time()
 
 #: File of the decorator that checks arrays as tests run, or as a user asks for.
 _CHECKS = jaxtyping.jaxtyped.__code__.co_filename
+
+#: What `jax.jit` makes of a function.
+_JITTED: Any = type(jax.jit(lambda x: x))
 
 #: Most signatures that a function remembers in a process.
 MOST = 512
@@ -127,7 +124,7 @@ class Kept:
         if signature is None:
             return eqx.filter_eval_shape(self._function, *args)
         folder = traces_folder()
-        key = *_settings().values(), signature
+        key = _settings(), signature
         if key not in self._shapes:
             _limit(self._shapes)
             self._shapes[key] = self._found_shapes(folder, args)
@@ -148,14 +145,21 @@ class Kept:
         if path is None:
             return None
         found = _read(path)
-        if found is None:
+        program = None if found is None else self._loaded(found)
+        if program is None:
             found = self._traced(leaves, structure)
-            if found is None or not _write(path, found):
-                return None
-        call: Any = export.deserialize(bytearray(found["program"])).call
+            if found is not None and _write(path, found):
+                program = self._loaded(found)
+        return program
+
+    def _loaded(self, found: dict[str, Any]) -> Callable | None:
+        """Return the program that a file holds; None if it is none."""
+        try:
+            call: Any = export.deserialize(found["program"]).call
+            outer = jax.tree.structure(found["shapes"])
+        except Exception:  # anything, of what is no program
+            return None
         compiled = jax.jit(call, compiler_options=self._options())
-        shapes, outer = jax.tree.flatten(found["shapes"])
-        assert all(isinstance(one, jax.ShapeDtypeStruct) for one in shapes)
         return lambda arrays: jax.tree.unflatten(outer, compiled(arrays))
 
     def _traced(self, leaves, structure) -> dict[str, Any] | None:
@@ -166,6 +170,8 @@ class Kept:
             rest = iter(arrays)
             whole = [next(rest) if here else leaf for here, leaf in zip(is_array, leaves)]
             result, form = jax.tree.flatten(self._function(*jax.tree.unflatten(structure, whole)))
+            if not all(_is_array(leaf) for leaf in result):
+                raise TypeError("what is no array would become one")
             outer.append(form)
             return result
 
@@ -177,55 +183,81 @@ class Kept:
             # As it runs without a file, or fails with its own words.
             return None
         shapes = [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in program.out_avals]
-        return {"program": bytes(data), "shapes": jax.tree.unflatten(outer[-1], shapes)}
+        return {"program": data, "shapes": jax.tree.unflatten(outer[-1], shapes)}
 
     def _path(self, folder: Path, args, kind: str) -> Path | None:
         try:
-            parts = self._function.__module__, self._function.__qualname__, kind
-            return folder / digest(*parts, args=args)
-        except _UnknownError:
+            return folder / digest(kind, self._function, args=args)
+        except Exception:  # of objects of others that are asked what they are
             return None
 
 
 def traces_folder() -> Path | None:
     """Return the folder of the traces of these versions; None where programs are not kept."""
     kept, settings = kept_programs(), _settings()
-    if kept is None or jax.device_count() > 1 or settings["jax_disable_jit"]:
+    # Handlers about a call change the model within it.
+    if kept is None or settings is None or _compat.active_handlers:
         return None
-    return _folder(kept, jax.default_backend(), *settings.values())
+    return _folder(kept, settings)
+
+
+def _settings() -> tuple | None:
+    """Return what a trace depends on beside its arguments; None where traces are not to be kept.
+
+    Settings of JAX, those of contexts included, its backend, what Equinox does at errors, and whether
+    NumPyro's distributions check their values.
+    """
+    settings: Any = jax.config
+    if jax.device_count() > 1 or settings.jax_default_device is not None:
+        return None
+    if settings.jax_disable_jit:
+        return None
+    found = tuple(map(repr, _compat.trace_context()))
+    # What has no value of its own shows by its address, which is another one in every process.
+    found = tuple(one for one in found if "AxisEnv" not in one)
+    if any(" at 0x" in one for one in found):
+        return None
+    rest = os.environ.get("EQX_ON_ERROR", ""), Distribution._validate_args
+    return *found, jax.default_backend(), *rest
 
 
 @functools.cache
-def _folder(kept: Path, *settings) -> Path | None:
+def _folder(kept: Path, settings: tuple) -> Path | None:
     """Return the folder for settings, and delete those of versions long gone."""
     mark = hashlib.blake2b(repr((_versions(), settings)).encode(), digest_size=16).hexdigest()
     folder = kept / "traces" / mark
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):  # of another user, or deleted by another process
         folder.touch()
         for other in folder.parent.iterdir():
             if time.time() - other.stat().st_mtime > OLD:
                 shutil.rmtree(other, ignore_errors=True)
-    except OSError:
-        return None
     return folder
 
 
-def _settings() -> dict[str, Any]:
-    """Return JAX's settings that change a trace."""
-    return {name: getattr(jax.config, name) for name in SETTINGS}
+@functools.cache
+def _sources() -> tuple[Path, ...]:
+    root = Path(__file__).parent
+    # In a development install two of its folders are links.
+    folders = [root, *(folder.resolve() for folder in root.iterdir() if folder.is_dir())]
+    return tuple(sorted({path for folder in folders for path in folder.rglob("*.py")}))
 
 
 @functools.cache
 def _versions() -> tuple:
     """Return the versions of packages, and a digest of the source of this one."""
     source = hashlib.blake2b(digest_size=16)
-    root = Path(__file__).parent
-    # In a development install two of its folders are links.
-    folders = [root, *(folder.resolve() for folder in root.iterdir() if folder.is_dir())]
-    for path in sorted({path for folder in folders for path in folder.rglob("*.py")}):
+    for path in _sources():
         source.update(path.read_bytes())
     return sys.version, *map(version, PACKAGES), source.hexdigest()
+
+
+def _is_current() -> bool:
+    """Return whether no source is younger than this process, which may run what is gone."""
+    return all(path.stat().st_mtime < STARTED for path in _sources())
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -244,7 +276,8 @@ def _write(path: Path, found: dict[str, Any]) -> bool:
     except Exception:
         return False  # a local class, say, among the results
     with contextlib.suppress(OSError):
-        atomic_write(path, data)
+        if _is_current():
+            atomic_write(path, data)
     return True
 
 
@@ -276,8 +309,8 @@ def _shape(leaf) -> tuple:
     return np.shape(leaf), leaf.dtype, getattr(leaf, "weak_type", False)
 
 
-def digest(*parts: str, args: Any) -> str:
-    """Return a name for arguments that those of another program don't have.
+def digest(kind: str, function: Callable, *, args: Any) -> str:
+    """Return a name for a function and arguments that those of another program don't have.
 
     Arrays of arguments enter with their shapes and types, everything else with its value.
     """
@@ -286,7 +319,8 @@ def digest(*parts: str, args: Any) -> str:
     def put(*words):
         mark.update(repr(words).encode())
 
-    put(*parts)
+    put(kind)
+    _describe(put, function, traced=False)
     _describe(put, args, traced=True)
     return mark.hexdigest()
 
@@ -295,12 +329,12 @@ def _describe(put: Callable, value: Any, *, traced: bool) -> None:
     """Put a description of a value, whose arrays are traced or constants, into a digest."""
     rest = functools.partial(_describe, put, traced=traced)
     constant = functools.partial(_describe, put, traced=False)
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.dtype):
-        put(type(value).__name__, repr(value))
-    elif _is_array(value):
+    if _is_array(value):  # before numbers, as NumPy's are both
         if not traced:
             raise _UnknownError(value)
         put("array", *map(str, _shape(value)))
+    elif value is None or isinstance(value, bool | int | float | complex | str | bytes | np.dtype):
+        put(type(value).__name__, repr(value))
     elif isinstance(value, type):
         put("type", *_name(value))
     elif isinstance(value, enum.Enum):
@@ -308,8 +342,10 @@ def _describe(put: Callable, value: Any, *, traced: bool) -> None:
     elif isinstance(value, types.FunctionType) and _is_checked(value):
         constant(value.__wrapped__)  # type: ignore[attr-defined]
     elif isinstance(value, types.FunctionType):
-        code = value.__code__
-        put("function", *_name(value), code.co_firstlineno, code.co_code)
+        if value.__globals__.get("__name__", "").partition(".")[0] not in KNOWN:
+            raise _UnknownError(value)  # its module may be a claim, as of `functools.wraps`
+        put("function", *_name(value))
+        _describe_code(put, value.__code__)
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         constant((cells, value.__defaults__, value.__kwdefaults__))
     elif isinstance(value, types.MethodType):
@@ -317,6 +353,11 @@ def _describe(put: Callable, value: Any, *, traced: bool) -> None:
         constant((value.__self__, value.__func__))
     elif isinstance(value, types.BuiltinFunctionType | np.ufunc):
         put("builtin", *_name(value))
+        owner = getattr(value, "__self__", None)
+        constant(None if isinstance(owner, types.ModuleType) else owner)
+    elif isinstance(value, _JITTED):
+        put("jitted", *_name(value))
+        constant(value.__wrapped__)  # type: ignore[attr-defined]
     elif isinstance(value, functools.partial):
         put("partial")
         constant((value.func, value.args, value.keywords))
@@ -357,10 +398,8 @@ def _describe_other(put: Callable, value: Any, *, traced: bool) -> None:
             _describe(put, child, traced=True)
         _describe(put, node[1], traced=False)
         return
-    if hasattr(value, "__wrapped__"):  # what `jax.jit` makes of a function
-        state: Any = (value.__wrapped__,)
-    elif isinstance(value, set | frozenset):
-        state = (sorted(value, key=repr),)
+    if isinstance(value, set | frozenset):
+        state: Any = (sorted(value, key=repr),)
     else:
         try:
             state = value.__reduce_ex__(4)
@@ -370,6 +409,16 @@ def _describe_other(put: Callable, value: Any, *, traced: bool) -> None:
     if not isinstance(state, tuple) or any(state[3:]):
         raise _UnknownError(value)
     _describe(put, state[:3], traced=False)
+
+
+def _describe_code(put: Callable, code: types.CodeType) -> None:
+    """Describe what a function does; lambdas of one line have the same name."""
+    put("code", code.co_name, code.co_firstlineno, code.co_code, code.co_names, code.co_freevars)
+    for one in code.co_consts:
+        if isinstance(one, types.CodeType):
+            _describe_code(put, one)
+        else:
+            _describe(put, one, traced=False)
 
 
 def _is_checked(function: types.FunctionType) -> bool:

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import time
-from functools import partial
+import types
+from functools import partial, wraps
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from conftest import gaussian_prior, small_observation
+from numpyro import handlers
 
 from scorepriors import LogStretch, _traces
 from scorepriors._aside import Aside
@@ -50,16 +52,23 @@ def scene(flux=300.0):
     return Scene.build(obs, galaxies=FreeForm(gaussian_prior(), place_sources(CENTERS, box=8)))
 
 
+def ours(function):
+    """The function as if a module of the package had it."""
+    space = {**function.__globals__, "__name__": "scorepriors.models"}
+    made = types.FunctionType(
+        function.__code__, space, function.__name__, function.__defaults__, function.__closure__
+    )
+    made.__module__ = "scorepriors.models"
+    return made
+
+
+@ours
 def stretched(stretch, values, times=1):
     return {"out": stretch(values["z"]) * times}
 
 
-#: As if a module of the package had it.
-stretched.__module__ = "scorepriors.models"
-
-
 def name(*args):
-    return digest("f", args=args)
+    return digest("program", stretched, args=args)
 
 
 def test_a_program_is_traced_once_and_read_by_later_processes(folder, traced):
@@ -122,13 +131,20 @@ def test_names_differ_where_programs_do():
     assert base == name(LogStretch(), jnp.ones(3))
     assert base != name(LogStretch(), np.zeros(4, np.float32))
     assert base != name(LogStretch(), np.zeros(3, np.int32))
-    assert base != digest("g", args=(LogStretch(), np.zeros(3, np.float32)))
+    assert base != digest("shapes", stretched, args=(LogStretch(), np.zeros(3, np.float32)))
+    assert base != digest("program", flat_lbfgs, args=(LogStretch(), np.zeros(3, np.float32)))
     assert name(Aside("a")) == name(Aside("b"))
     assert name({1, 2}) != name({1, 3})
     assert name(range(2)) != name(range(3))
     assert name({"a": 1, "b": 2}) == name({"b": 2, "a": 1})
     assert name((1, 2)) != name(((1,), 2))
-    assert name(1) != name(1.0) != name(True)
+    assert len({name(1), name(1.0), name(True), name(np.int32(1))}) == 4
+    assert name(np.float64(1)) == name(np.float64(2))
+    first, second = ours(lambda x: x.sin()), ours(lambda x: x.cos())
+    assert name(first) != name(second)
+    assert len({name(ours(lambda x, n=n: n * x)) for n in (1, 2)}) == 2
+    assert name({}.get) != name({1: 2}.get)
+    assert name(posterior(blend, [1, 2])) != name(posterior(blend, (1, 2)))
     # What closures and partial applications hold counts.
     assert name(flat_lbfgs(3)) == name(flat_lbfgs(3)) != name(flat_lbfgs(4))
     assert name(partial(place_sources, box=1)) != name(partial(place_sources, box=2))
@@ -144,12 +160,61 @@ class Thing:
 
 @pytest.mark.parametrize(
     "value",
-    [lambda x: x, scene, partial(jnp.add, np.ones(2)), dist.Normal(0, 1), Thing()],
-    ids=["lambda", "function", "constant", "distribution", "class"],
+    [
+        lambda x: x,
+        scene,
+        wraps(blend)(lambda scene: None),
+        handlers.condition(blend, {"x": np.ones(2)}),
+        np.ones(2).dot,
+        partial(jnp.add, np.ones(2)),
+        dist.Normal(0, 1),
+        Thing(),
+    ],
+    ids=["lambda", "function", "wrapped", "handler", "method", "constant", "numpyro", "class"],
 )
 def test_what_has_no_safe_name_has_none(value):
     with pytest.raises(_traces._UnknownError):
         name(value)
+
+
+def test_handlers_of_a_model_count():
+    value = scene()
+    found = [name(posterior(handlers.scale(blend, factor), value)) for factor in (0.25, 0.5)]
+    assert len({*found, name(posterior(blend, value))}) == 3
+
+
+def test_what_lies_about_a_call_counts(folder):
+    def inside(context):
+        with context:
+            return _traces.traces_folder()
+
+    # Within a handler a model is another one.
+    assert inside(handlers.substitute(data={"x": 1.0})) is None
+    assert inside(jax.default_device(jax.devices()[0])) is None
+    others = [
+        inside(context)
+        for context in (
+            jax.enable_x64(True),
+            jax.default_matmul_precision("float32"),
+            jax.numpy_rank_promotion("raise"),
+            dist.distribution.validation_enabled(not dist.Distribution._validate_args),
+        )
+    ]
+    assert len({folder, *others}) == 5
+
+
+def test_sources_younger_than_the_process_are_not_kept(folder, monkeypatch):
+    monkeypatch.setattr(_traces, "STARTED", 0.0)
+    found = Kept(stretched)(LogStretch(), {"z": jnp.arange(3.0)})
+    np.testing.assert_array_equal(found["out"], LogStretch()(jnp.arange(3.0)))
+    assert not list(folder.iterdir())
+
+
+def test_numbers_are_returned_as_numbers(folder):
+    found = Kept(ours(lambda x: (x + 1, 3)))(jnp.zeros(2))
+    assert found[1] == 3
+    assert not isinstance(found[1], jax.Array)
+    assert not list(folder.iterdir())
 
 
 def test_a_broken_file_is_written_again(folder, traced):
@@ -176,10 +241,10 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, traced):
 
 
 def test_errors_of_a_function_are_its_own(folder):
+    @ours
     def refuses(x):
         raise ValueError("no")
 
-    refuses.__module__ = "scorepriors.models"
     with pytest.raises(ValueError, match="no"):
         Kept(refuses)(jnp.zeros(2))
 
@@ -201,7 +266,8 @@ def test_names_are_those_of_other_processes():
     code = (
         "from scorepriors import load_prior, ScorePrior; from scorepriors._traces import digest;"
         "from scorepriors.inference.fitting._lbfgs import flat_lbfgs;"
-        "print(digest('f', args=(load_prior('lsst-32'), flat_lbfgs(3), {'a', 'b', 'c'})))"
+        "args = load_prior('lsst-32'), flat_lbfgs(3), {'a', 'b', 'c'};"
+        "print(digest('program', flat_lbfgs, args=args))"
     )
     root = str(Path(__file__).parents[1])
     found = {

@@ -246,7 +246,7 @@ def _products(curve, directions) -> np.ndarray:
     return np.concatenate(parts)[:count].astype(float)
 
 
-@Kept
+@eqx.filter_jit
 def _block(curve, rows):
     return jax.vmap(curve.product)(rows)
 

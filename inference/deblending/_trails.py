@@ -40,6 +40,9 @@ SHORTEST, MOST = 20, 4
 #: Widths of trails that are tried, pixels.
 WIDTHS = (3, 7)
 
+#: Most entries of the matrix of lines that is kept.
+ENTRIES = 2_000_000
+
 #: Mean deviation at which a trail ends across its direction, and its largest half width, pixels.
 EDGE, WIDEST = 0.4, 15
 
@@ -116,22 +119,30 @@ def _may_have_one(cut, left) -> bool:
     count = sums(left.astype(float))
     if count.sum() < SHORTEST:
         return False
-    lines, angles = _lines_of_blocks(tuple(blocks))
-    total, pixels = ((lines @ each).reshape(angles, -1) for each in (sums(left * cut), count))
-    return any((_strength(total, pixels, width) > COARSE).any() for width in (2, 4))
+    given = sums(np.where(left, cut, 0.0))
+    reach = math.ceil(math.hypot(*(np.array(blocks) - 1)) / 2)
+    every = tuple(np.linspace(0, math.pi, 2 * reach, False).tolist())
+    share = max(ENTRIES // len(count), 1)
+    # Of a scene all angles at once, by a matrix that the next one needs too.
+    made = _lines_of_blocks if share >= len(every) else _lines_of_blocks.__wrapped__
+    for first in range(0, len(every), share):
+        angles = every[first : first + share]
+        lines = made(tuple(blocks), angles, reach)
+        total, pixels = ((lines @ each).reshape(len(angles), -1) for each in (given, count))
+        if any((_strength(total, pixels, width) > COARSE).any() for width in (2, 4)):
+            return True
+    return False
 
 
 @lru_cache(maxsize=4)
-def _lines_of_blocks(blocks: tuple[int, int]) -> tuple[csr_array, int]:
-    """Return the sums over lines through blocks as a matrix, angle by angle, and their number."""
+def _lines_of_blocks(blocks: tuple[int, int], angles: tuple[float, ...], reach: int) -> csr_array:
+    """Return the matrix whose rows add up blocks along lines of some angles."""
     places = (np.indices(blocks) - (np.array(blocks)[:, None, None] - 1) / 2).reshape(2, -1)
-    reach = math.ceil(np.hypot(*places).max())
-    angles = np.linspace(0, math.pi, 2 * reach, False)[:, None]
-    across = _across(angles, places, reach) + (2 * reach + 1) * np.arange(2 * reach)[:, None]
+    size, number = 2 * reach + 1, len(angles)
+    across = _across(np.array(angles)[:, None], places, reach) + size * np.arange(number)[:, None]
     which = np.broadcast_to(np.arange(len(places[0])), across.shape)
-    shape = 2 * reach * (2 * reach + 1), len(places[0])
-    ones = np.ones(across.size)
-    return csr_array((ones, (across.ravel(), which.ravel())), shape), 2 * reach
+    entries = np.ones(across.size), (across.ravel(), which.ravel())
+    return csr_array(entries, (number * size, len(places[0])))
 
 
 def _best_line(values, places) -> tuple[float, float] | None:

@@ -155,12 +155,13 @@ def photometry(
     likely = result.least_squares + np.where(seen, usual.flux_step - fixed, 0.0)
     size = seen.size
     own = usual.covariance[:size, :size]
-    # A fit that ended at a galaxy without light, or with that of a star next door, measures nothing.
+    # A fit that ended at a galaxy without light, or with light without end, measures nothing.
     seen = seen & np.isfinite(likely) & np.isfinite(measured)
     seen = seen & (np.diag(own).reshape(seen.shape) > 0)
+    rough = np.nan_to_num(equations.flux, nan=0.0, posinf=0.0, neginf=0.0)
     flux, covariance, precision = posterior_fluxes(
-        np.where(seen, likely, equations.flux),
-        _with_unknown(own, equations.flux, seen),
+        np.where(seen, likely, rough),
+        _with_unknown(own, rough, seen),
         partial(_moments, scene, parametric.fit.values, _noise(own, seen)),
     )
     final = solve(system, flux_precision=precision)
