@@ -124,7 +124,7 @@ class Kept:
         if signature is None:
             return eqx.filter_eval_shape(self._function, *args)
         folder = traces_folder()
-        key = _settings(), signature
+        key = _settings(), jax.config.jax_enable_x64, signature  # type: ignore[attr-defined]
         if key not in self._shapes:
             _limit(self._shapes)
             self._shapes[key] = self._found_shapes(folder, args)
@@ -282,9 +282,16 @@ def _write(path: Path, found: dict[str, Any]) -> bool:
 
 
 def _signature(leaves, structure) -> tuple | None:
-    """Return what arguments of one program have in common; None for what has no hash, or is traced."""
+    """Return what arguments of one program have in common.
+
+    None for what has no hash, is traced, or lies on another device than programs are made for.
+    """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return None
+    if jax.default_backend() != "cpu":
+        here = {jax.devices()[0]}
+        if any(isinstance(leaf, jax.Array) and leaf.devices() != here for leaf in leaves):
+            return None
     # With types, for which 1 and 1.0 are the same.
     each = [_shape(leaf) if _is_array(leaf) else (type(leaf), leaf) for leaf in leaves]
     signature = structure, *each
