@@ -123,11 +123,10 @@ class Kept:
         signature = _signature(*jax.tree.flatten(args))
         if signature is None:
             return eqx.filter_eval_shape(self._function, *args)
-        folder = traces_folder()
         key = _settings(), jax.config.jax_enable_x64, signature  # type: ignore[attr-defined]
         if key not in self._shapes:
             _limit(self._shapes)
-            self._shapes[key] = self._found_shapes(folder, args)
+            self._shapes[key] = self._found_shapes(traces_folder(), args)
         return self._shapes[key]
 
     def _found_shapes(self, folder: Path | None, args):

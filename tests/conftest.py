@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -65,6 +67,21 @@ def forget_programs():
     """
     yield
     jax.clear_caches()
+
+
+def said_by_processes(program: str) -> set[str]:
+    """What a program prints in processes with other hashes of strings, and so orders of sets."""
+    root = str(Path(__file__).parents[1])
+    return {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": root},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
 
 
 @pytest.fixture

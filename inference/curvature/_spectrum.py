@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from scorepriors._traces import Kept
 from scorepriors.inference._posterior import Posterior
 
 from ._differences import differenced_hessian, is_differentiable
@@ -276,6 +275,6 @@ def _site_scales(curve, key, probes: int = 8):
     return 1 / np.sqrt(np.where(positive, diagonal, np.median(diagonal[positive])))
 
 
-@Kept
+@eqx.filter_jit
 def _scaled_product(curve, scale, direction):
     return scale * curve.product(scale * direction)
