@@ -27,12 +27,14 @@ class DiscreteSites(Exception):
 
 
 class continuous(Messenger):
-    """Raise `DiscreteSites` at the first discrete latent site of a model."""
+    """Raise `DiscreteSites` at the first discrete latent site of a model; refuse a `numpyro.param`."""
 
     def process_message(self, msg):
         if msg["type"] == "control_flow" and msg["kwargs"]["rng_key"] is None:
             # No handler sees into a loop before it has run, and a discrete site draws there.
             msg["kwargs"]["rng_key"] = jax.random.key(0)
+        if msg["type"] == "param":
+            raise InputError(param_sentence(msg["name"]))
         if is_discrete(msg):
             raise DiscreteSites(msg["name"])
 
@@ -44,6 +46,15 @@ class _watched(Messenger):
 
     def process_message(self, msg):
         self.found |= msg["type"] == "control_flow"
+
+
+def param_sentence(name: str) -> str:
+    """Return why a model with a `numpyro.param` is refused."""
+    return (
+        f"the model has a `numpyro.param`, {name!r}, which has no prior and so no place in "
+        "a posterior; make it a `numpyro.sample` site, with "
+        "`dist.ImproperUniform(constraint, (), shape)` for a flat prior."
+    )
 
 
 def is_discrete(site: dict) -> bool:

@@ -34,6 +34,7 @@ from ._enumeration import (
     draw_discrete,
     enumerated,
     is_discrete,
+    param_sentence,
     summing,
     traced,
     untouched,
@@ -462,11 +463,7 @@ def _latent(bound: Posterior, values: dict, key, other: Callable):
     trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*args, **kwargs)
     for name, site in trace.items():
         if site["type"] == "param":
-            raise InputError(
-                f"the model has a `numpyro.param`, {name!r}, which has no prior and so no place in "
-                "a posterior; make it a `numpyro.sample` site, with "
-                "`dist.ImproperUniform(constraint, (), shape)` for a flat prior."
-            )
+            raise InputError(param_sentence(name))
     latent = {
         name: site
         for name, site in trace.items()

@@ -47,7 +47,11 @@ class Status(Enum):
 class FitStatus(Status):
     """Status of a fit of `scorepriors.inference.fit_map`."""
 
-    CONVERGED = "converged", "a Newton step is expected to gain less than the tolerance"
+    CONVERGED = (
+        "converged",
+        "what is left to gain is expected to be less than the tolerance, by the curvature where it "
+        "was looked at (`verify`), otherwise by the last iterations",
+    )
     OUT_OF_ITERATIONS = (
         "out_of_iterations",
         "the fit had not converged when its iterations were used up",

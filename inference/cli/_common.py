@@ -140,13 +140,6 @@ def correlation_words(result) -> str:
     return used or known.correlation_sentence(obs, result.positions)
 
 
-def input_sentences(result) -> list[str]:
-    """Return sentences on positions, noise and sky that speak against a result."""
-    from scorepriors.inference.deblending._doubts import doubts_of_input
-
-    return list(doubts_of_input(result.observation, result.positions).values())
-
-
 def leave_to_doubts() -> None:
     """Do not show warnings while a command runs that it repeats at its end, as doubts."""
     from scorepriors.models.data._field_checks import FieldWarning

@@ -188,8 +188,12 @@ def _verdict(results, targets) -> int:
             code = NOT_TRUSTED
         if result.converged:
             continue
-        fit = result.free_form.fit
-        facts = f"{int(fit.num_iterations)} iterations, about {float(fit.expected_gain):.2g} nats to gain"
+        of_profiles = result.free_form.fit.converged
+        fit = (result.parametric if of_profiles else result.free_form).fit
+        facts = (
+            f"{'profiles, ' if of_profiles else ''}{int(fit.num_iterations)} iterations, of which the "
+            f"last ten gained about {float(fit.expected_gain):.2g} nats"
+        )
         click.echo(
             f"scorepriors: {which}not converged ({facts}): {fit.status.sentence}; "
             f"{FIT_REMEDIES[fit.status]}.",

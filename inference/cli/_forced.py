@@ -1,6 +1,7 @@
 """The command `forced`."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,12 @@ from ._input import correlation_option, reading_options, take_reading
     show_default=True,
     help="A sky in each band, of a field in each window, that is fitted with the sources.",
 )
+@common.noise_option()
 @correlation_option()
 @click.option("--output", type=click.Path(), metavar="FOLDER", help="[default: DIR/forced-FILE]")
 @click.option("--force", is_flag=True, help="Replace existing results.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def forced(folder, image, psf, index, sky, correlation, output, force, quiet, **options):
+def forced(folder, image, psf, index, sky, noise, correlation, output, force, quiet, **options):
     """Measure the sources of a finished run, in DIR, in another image.
 
     Shapes and places stay those of `deblend` or `sample`, of a scene or a field; fluxes are free,
@@ -76,16 +78,20 @@ def forced(folder, image, psf, index, sky, correlation, output, force, quiet, **
     )
     from scorepriors.models.data._field import Field
     from scorepriors.models.data._observation import Observation
+    from scorepriors.models.data._own_noise import NoiseWarning
 
     result, draws = opened(folder)
     reading = take_reading(options)
     read = Observation.read if isinstance(result, Deblended) else Field.open
-    opened_image = read(
-        list(image) if len(image) > 1 else image[0],
-        psf=list(psf) if len(psf) > 1 else next(iter(psf), None),
-        index=index,
-        **reading,
-    )
+    with warnings.catch_warnings():
+        # `noise_sentence` says it, with what was done about it.
+        warnings.simplefilter("ignore", NoiseWarning)
+        opened_image = read(
+            list(image) if len(image) > 1 else image[0],
+            psf=list(psf) if len(psf) > 1 else next(iter(psf), None),
+            index=index,
+            **reading,
+        )
     obs: Any = (
         field_with_correlation(opened_image, correlation)
         if isinstance(opened_image, Field)
@@ -96,13 +102,14 @@ def forced(folder, image, psf, index, sky, correlation, output, force, quiet, **
         obs,
         draws=draws,
         sky=None if sky == "none" else sky,
+        variances=noise,
         progress=on_terminal("measuring scenes", quiet),
     )
     said = known_sentence(correlation_facts(obs))
     if not said and isinstance(obs, Observation):
         said = correlation_sentence(obs)
-    if said:
-        click.echo(f"scorepriors: {said}", err=True)
+    for sentence in filter(None, (said, common.noise_sentence(found))):
+        click.echo(f"scorepriors: {sentence}", err=True)
     paths = write_forced(found, target, force=force, extra={"run": str(folder)})
     _print_fluxes(found)
     for path in paths:

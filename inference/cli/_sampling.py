@@ -15,7 +15,6 @@ from ._common import (
     NOT_TRUSTED,
     REMEDIES,
     correlation_words,
-    input_sentences,
     noise_sentence,
     scene_options,
 )
@@ -109,6 +108,7 @@ def sample(
 
     from scorepriors._progress import on_terminal
     from scorepriors.inference._status import record
+    from scorepriors.inference.deblending._doubts import doubts
     from scorepriors.inference.deblending._sampling import (
         SCENE_ALGORITHMS,
         default_algorithm,
@@ -169,7 +169,7 @@ def sample(
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
         click.echo(str(path))
-    reasons += input_sentences(result)
+    reasons += doubts(result).values()
     facts = models_sentence(tree, models), noise_sentence(result), correlation_words(result)
     for sentence in [*filter(None, facts), *reasons]:
         click.echo(f"scorepriors: {sentence}", err=True)

@@ -215,8 +215,8 @@ class Deblended:
 
     @property
     def converged(self) -> bool:
-        """Whether the free-form fit converged."""
-        return bool(self.free_form.fit.converged)
+        """Whether both fits converged: fluxes are of the one, most of their errors of the other."""
+        return bool(self.free_form.fit.converged and self.parametric.fit.converged)
 
     @property
     def center(self) -> np.ndarray:

@@ -138,8 +138,9 @@ def summarize(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, Any]:
         16th percentiles of the correlations; ``chi2_median``; ``coverage_68``, the share
         of true fluxes inside their 68 % intervals, over the sources that have one, by thirds of
         ``snr`` (``coverage_68_by_snr``, divided at ``snr_thirds``) and by blendedness
-        (``coverage_68_by_blendedness``: below 0.5, from 0.5 up); ``interval_68_width``, the
-        median width of the intervals as a share of the true flux; ``measured_pull``, mean and
+        (``coverage_68_by_blendedness``: below 0.5, from 0.5 up); ``interval_68_width`` and
+        ``interval_68_mean_width``, median and mean width of the intervals as a share of the true
+        flux; ``measured_pull``, mean and
         standard deviation of the errors of measured fluxes in units of their own.  None
         where there is no such source.
     """
@@ -179,6 +180,7 @@ def _coverage_by(rows: Sequence[dict]) -> dict:
     edges = np.quantile(known, [1 / 3, 2 / 3]) if known.size else np.zeros(2)
     third = np.where(np.isfinite(snr), np.digitize(snr, edges), -1)
     width = (column("flux_high") - column("flux_low")) / np.abs(column("flux_true"))
+    width = width[np.isfinite(width)]
     return {
         "snr_thirds": [float(edge) for edge in edges] if known.size else None,
         "coverage_68_by_snr": [_mean(covered[third == i]) for i in range(3)],
@@ -186,7 +188,8 @@ def _coverage_by(rows: Sequence[dict]) -> dict:
             _mean(covered[beta < BLENDED]),
             _mean(covered[beta >= BLENDED]),
         ],
-        "interval_68_width": _percentile(width[np.isfinite(width)], 50),
+        "interval_68_width": _percentile(width, 50),
+        "interval_68_mean_width": _mean(width),
     }
 
 

@@ -81,7 +81,10 @@ class MAPResult:
 
     @property
     def converged(self) -> Any:
-        """Whether a Newton step is expected to gain less than the tolerance; one per fit."""
+        """Whether what is left to gain is expected to be below the tolerance; one per fit.
+
+        That is what a Newton step gains, or without `verify` the weaker claim of `expected_gain`.
+        """
         return self._is(FitStatus.CONVERGED)
 
     @property

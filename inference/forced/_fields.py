@@ -16,7 +16,11 @@ from ._sources import Boxes, Fixed
 
 
 def forced_field(
-    result: Any, obs: Observation | Field, sky: str | None = None, progress: Progress = None
+    result: Any,
+    obs: Observation | Field,
+    sky: str | None = None,
+    variances: str = "auto",
+    progress: Progress = None,
 ) -> Forced:
     """Measure fluxes of the sources of a field in another image.
 
@@ -29,6 +33,8 @@ def forced_field(
         each.
     sky
         Sky to fit in each window; see `forced_photometry`.
+    variances
+        Variances of each window; see `forced_photometry`.
     progress
         See `scorepriors._progress`.
     """
@@ -46,15 +52,16 @@ def forced_field(
     share, chi2 = np.zeros((count, bands)), np.full(count, np.nan)
     model = np.zeros((bands, *image.shape), np.float32)
     background = None if sky is None else np.zeros_like(model)
-    seen_any = False
+    seen_any, mended = False, set()
     with reporting(progress, "measuring scenes", len(result.scenes)) as report:
         for number, scene in enumerate(result.scenes):
-            found = _scene(result, image, scene, places, shapes, sky)
+            found = _scene(result, image, scene, places, shapes, sky, variances)
             report(number + 1, len(result.scenes), "")
             if found is None:
                 continue
             seen_any = True
             rows, own, one = found
+            mended |= set(one.noise_from_model)
             solved, corner = one.solved, one.view.observation.corner
             flux[rows], share[rows], alone[rows] = (
                 a[own] for a in (solved.flux, solved.share, solved.alone)
@@ -87,10 +94,11 @@ def forced_field(
         model=model,
         shapes="catalog",
         background=background,
+        noise_from_model=tuple(band for band in image.bands if band in mended),
     )
 
 
-def _scene(result, image: Field, scene, places, shapes, sky):
+def _scene(result, image: Field, scene, places, shapes, sky, variances):
     """Measure one scene.
 
     Returns
@@ -131,7 +139,7 @@ def _scene(result, image: Field, scene, places, shapes, sky):
         slopes=slopes_of_errors(boxes, about),
     )
     own = np.flatnonzero(mine[rows])
-    return rows[own], own, measured(fixed, part, sky=sky)
+    return rows[own], own, measured(fixed, part, sky=sky, variances=variances)
 
 
 def _reaches(shape, first: np.ndarray, size: int, mine: bool) -> bool:

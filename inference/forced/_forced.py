@@ -11,6 +11,7 @@ from scorepriors._errors import InputError
 from scorepriors.inference.deblending._result import Deblended, footprint_chi2
 from scorepriors.models.data._field import Field
 from scorepriors.models.data._joint import JointObservation, view_on
+from scorepriors.models.data._model_noise import bands_with_own_noise, noise_from_model
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import Photometry, View
 from scorepriors.models.noise._abstract import AbstractNoise
@@ -22,6 +23,9 @@ from ._sources import Fixed, fixed_of
 
 #: Width of the sky that is fitted, in standard deviations of a pixel: it is hardly known before.
 _SKY_WIDTH = 10.0
+
+#: Variances of the image: see `forced_photometry`.
+NOISES = ("auto", "file")
 
 #: What the words for the origin of the errors of shapes mean.
 SHAPES = {
@@ -67,6 +71,9 @@ class Forced(Photometry):
         Covariance ``[B, N, N]`` of noise and shapes; None for a field.
     background
         Sky that was fitted with the sources, ``[B, H, W]``; None for none.
+    noise_from_model
+        Bands in which the variances of the file followed the noise of their own pixels, so that the
+        noise of sources was taken from the model.
     """
 
     ids: tuple[str, ...]
@@ -86,6 +93,7 @@ class Forced(Photometry):
     shapes: str
     covariance: Float[np.ndarray, "B N N"] | None = None
     background: Float[np.ndarray, "B H W"] | None = None
+    noise_from_model: tuple[str, ...] = ()
 
     @property
     def error(self) -> Float[np.ndarray, "N B"]:
@@ -112,6 +120,7 @@ def forced_photometry(
     draws: Any = None,
     noise: AbstractNoise | None = None,
     sky: str | None = None,
+    variances: str = "auto",
     progress: Any = None,
 ) -> Forced:
     """Measure the fluxes of the sources of a finished run in another image.
@@ -137,6 +146,10 @@ def forced_photometry(
     sky
         ``"constant"`` or ``"plane"``: a sky in each band, of a field in each window, that is fitted
         with the sources.
+    variances
+        ``"auto"``: where the variances of the image follow the noise of their own pixels, which
+        biases fluxes low, the noise of sources is taken from the model
+        (`scorepriors.models.noise_from_model`).  ``"file"``: always those of the image.
     progress
         Function for `scorepriors._progress`, called with done and total scenes of a field.
 
@@ -148,7 +161,8 @@ def forced_photometry(
     Raises
     ------
     InputError
-        If the folder holds no result, an image has no WCS or the two do not overlap.
+        If the folder holds no result, an image has no WCS or the two do not overlap, or for unknown
+        `variances`.
 
     Examples
     --------
@@ -157,6 +171,8 @@ def forced_photometry(
     """
     from ._folders import opened
 
+    if variances not in NOISES:
+        raise InputError(f"`variances` must be one of {', '.join(NOISES)}, got {variances!r}.")
     result, found = opened(result)
     draws = found if draws is None else draws
     if isinstance(obs, JointObservation):
@@ -164,19 +180,23 @@ def forced_photometry(
     if isinstance(result, Deblended):
         if not isinstance(obs, Observation):
             raise InputError(f"the image is a {type(obs).__name__}; give an Observation.")
-        return forced_scene(fixed_of(result, draws), obs, noise, sky)
+        return forced_scene(fixed_of(result, draws), obs, noise, sky, variances)
     if draws is not None or noise is not None:
         raise InputError("a field has neither draws nor a model of the noise; leave them out.")
     from ._fields import forced_field
 
-    return forced_field(result, obs, sky, progress)
+    return forced_field(result, obs, sky, variances, progress)
 
 
 def forced_scene(
-    fixed: Fixed, obs: Observation, noise: AbstractNoise | None = None, sky: str | None = None
+    fixed: Fixed,
+    obs: Observation,
+    noise: AbstractNoise | None = None,
+    sky: str | None = None,
+    variances: str = "auto",
 ) -> Forced:
     """Measure fluxes of sources of known shapes in another image."""
-    found = measured(fixed, obs, noise, sky)
+    found = measured(fixed, obs, noise, sky, variances)
     seen, solved, of_shapes = found.view, found.solved, found.of_shapes
     part = seen.observation
     world = fixed.reference.wcs.pixel_to_world(fixed.center[:, 1], fixed.center[:, 0]).icrs  # type: ignore[union-attr]
@@ -199,6 +219,7 @@ def forced_scene(
         shapes=origin_of_shapes(fixed),
         covariance=solved.covariance + of_shapes,
         background=found.background,
+        noise_from_model=found.noise_from_model,
     )
 
 
@@ -224,6 +245,8 @@ class Measured(NamedTuple):
         Mean squared residual over noise where each source is seen, ``[N]``.
     background
         Fitted sky ``[B, H, W]``; None for none.
+    noise_from_model
+        See `Forced`.
     """
 
     view: View
@@ -231,19 +254,43 @@ class Measured(NamedTuple):
     of_shapes: Float[np.ndarray, "B N N"]
     chi2: Float[np.ndarray, " N"]
     background: Float[np.ndarray, "B H W"] | None
+    noise_from_model: tuple[str, ...] = ()
 
 
 def measured(
-    fixed: Fixed, obs: Observation, noise: AbstractNoise | None = None, sky: str | None = None
+    fixed: Fixed,
+    obs: Observation,
+    noise: AbstractNoise | None = None,
+    sky: str | None = None,
+    variances: str = "auto",
 ) -> Measured:
     """Solve for the fluxes of sources of known shapes."""
     view = view_on(fixed.reference, obs, obs.name or "the image")
+    given = view.observation
+    if noise is not None:
+        if given is not obs:
+            noise = noise.cut(np.subtract(given.corner, obs.corner), given.shape)
+        return _solved(fixed, view, noise, sky)
+    own = bands_with_own_noise(given) if variances == "auto" else ()
+    if not own:
+        return _solved(fixed, view, None, sky)
+    first = _solved(fixed, _with_noise(view, None), None, sky)
+    model = np.einsum("kb,kbyx->byx", np.nan_to_num(first.solved.flux), first.solved.unit)
+    if first.background is not None:
+        model = model + first.background
+    return _solved(fixed, _with_noise(view, model), None, sky)._replace(noise_from_model=own)
+
+
+def _with_noise(view: View, model: np.ndarray | None) -> View:
+    return replace(view, observation=noise_from_model(view.observation, model))
+
+
+def _solved(fixed: Fixed, view: View, noise: AbstractNoise | None, sky: str | None) -> Measured:
+    """Solve with one model of the noise."""
+    part = view.observation
     sides = set(fixed.boxes.sides)
     if fixed.slopes is not None:
         sides |= set(fixed.slopes.about.sides)
-    part = view.observation
-    if noise is not None and part is not obs:
-        noise = noise.cut(np.subtract(part.corner, obs.corner), part.shape)
     exposure = exposure_of(
         view, boxes=tuple(sorted(sides)), psf_sigma=fixed.psf_sigma, noise=noise, on_model=False
     )

@@ -103,6 +103,7 @@ def forced_summary(found: Forced) -> dict[str, Any]:
         "chi2": _median(found.chi2[measured.any(1)]),
         "shapes": SHAPES[found.shapes],
         "noise_correlation": correlation_facts(found.observation),
+        "noise_from_model": list(found.noise_from_model),
         "versions": {"scorepriors": __version__},
     }
 

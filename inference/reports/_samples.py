@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._draws import flux_catalog, source_images
 from scorepriors.inference.deblending._hdus import observed_hdus, residual_hdus, source_names
 from scorepriors.inference.deblending._result import Deblended
@@ -56,7 +57,7 @@ def write_samples(
     list of pathlib.Path
         Files named as in `SAMPLE_NAMES`.
     """
-    table = flux_catalog(tree)
+    table = _with_fitted(flux_catalog(tree), result)
     page = report_page(result, tree, table=table)
     images = source_images(tree)
     images.extend(_as_observed(result, tree))
@@ -69,6 +70,15 @@ def write_samples(
         lambda path: save_scene(result, path, prior=prior),
     )
     return write_whole(directory, dict(zip(SAMPLE_NAMES, writers, strict=True)), force=force)
+
+
+def _with_fitted(table: Any, result: Deblended) -> Any:
+    """Add what draws under a prior can't say: measured fluxes, which have none, and the fit's flags."""
+    fitted = catalog(result)
+    chosen = [n for n in fitted.colnames if n.startswith("measured_flux_")]
+    for name in (*chosen, "snr", "flags", "flag_bits"):
+        table[name] = fitted[name]
+    return table
 
 
 def _as_observed(result: Deblended, tree: Any) -> list:

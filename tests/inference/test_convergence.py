@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from scorepriors import InputError
-from scorepriors.inference import FitStatus, fit_map, laplace, posterior, sample
+from scorepriors.inference import FitStatus, fit_map, hessian_operator, laplace, posterior, sample
 
 YEARS = np.arange(1961.0, 2021.0, dtype=np.float32)
 RNG = np.random.default_rng(0)
@@ -251,6 +251,23 @@ def test_a_param_is_refused_by_its_name(call, key):
 
     with pytest.raises(InputError, match=r"`numpyro\.param`, 'width'"):
         call(model, jnp.ones(3), key=key)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda bound, u: bound.log_density(u),
+        lambda bound, u: bound.log_density_terms(u),
+        lambda bound, u: hessian_operator(bound, u).mv(np.ones(1, np.float32)),
+    ],
+)
+def test_a_param_is_refused_by_whatever_has_a_density(use):
+    def model(y):
+        width = numpyro.param("width", 1.0, constraint=dist.constraints.positive)
+        numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0, 1)), width), obs=y)
+
+    with pytest.raises(InputError, match=r"`numpyro\.param`, 'width'"):
+        use(posterior(model, jnp.ones(3)), {"mu": jnp.zeros(())})
 
 
 def test_a_start_where_wide_priors_overflow_is_replaced(key):

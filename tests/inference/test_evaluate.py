@@ -182,11 +182,13 @@ def test_matches_are_nearest_first_and_unique():
 def test_a_summary_of_known_rows():
     rows = [
         {"beta": b, "e_F": e, "xi_morphology": 1 - abs(e), "xi_sed": 1.0, "covered": c}
-        for b, e, c in (
-            (0.1, 0.02, True),
-            (0.2, -0.04, False),
-            (0.6, 0.9, False),
-            (0.5, -0.3, None),
+        | {"snr": s, "flux_true": 10.0, "flux_low": 9.0, "flux_high": 9.0 + w}
+        | {"measured_flux": 10 * (1 + e), "measured_flux_error": 1.0}
+        for b, e, c, s, w in (
+            (0.1, 0.02, True, 90.0, 1.0),
+            (0.2, -0.04, False, 30.0, 2.0),
+            (0.6, 0.9, False, 10.0, 6.0),
+            (0.5, -0.3, None, 5.0, 0.0),
         )
     ]
     found = summarize(rows, [1.0, 1.2, 0.9])
@@ -196,6 +198,14 @@ def test_a_summary_of_known_rows():
     assert found["share_flux_error_above_half"] == 0.25
     assert found["coverage_68"] == pytest.approx(1 / 3)
     assert found["chi2_median"] == 1.0
+    # Sources without an interval count for none of these.
+    assert found["snr_thirds"] == pytest.approx([10 + 40 / 3, 30 + 20])
+    assert found["coverage_68_by_snr"] == [0, 0, 1]
+    assert found["coverage_68_by_blendedness"] == [0.5, 0]
+    assert found["interval_68_width"] == pytest.approx(0.2)
+    assert found["interval_68_mean_width"] == pytest.approx(0.3)
+    pulls = np.array([0.2, -0.4, 9, -3])
+    assert found["measured_pull"] == pytest.approx({"mean": pulls.mean(), "sd": pulls.std()})
     empty = summarize(rows[:2], [1.0])
     assert empty["median_abs_flux_error_blended"] is None
 

@@ -25,7 +25,7 @@ from scorepriors.inference.forced._forced import forced_scene
 from scorepriors.inference.forced._outputs import forced_images, forced_summary
 from scorepriors.inference.forced._shear import slopes_of_errors
 from scorepriors.inference.forced._sources import Boxes, Fixed, Slopes
-from scorepriors.models import Observation, join_observations
+from scorepriors.models import NoiseWarning, Observation, join_observations
 
 #: Side of the boxes of the fixed sources, pixels.
 BOX = 21
@@ -112,6 +112,33 @@ def test_masked_pixels_and_sources_beyond_the_image():
     flags = forced_catalog(forced_scene(outside, small))["flags"]
     assert "outside" in flags[1]
     assert "outside" not in flags[0]
+
+
+@pytest.mark.parametrize("sky", [None, "constant"])
+def test_variances_from_the_pixels_do_not_bias_fluxes(sky):
+    about, clean = fixed(), other(noise=0.0)
+    level = 4.0
+    errors, biases = [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        counts = rng.poisson(np.maximum(clean.images, 0) + level) - level
+        with pytest.warns(NoiseWarning, match="follows the noise of its own pixels"):
+            image = Observation.from_arrays(
+                counts,
+                variance=np.maximum(counts + level, 1.0),
+                psfs=clean.psfs,
+                bands=("J", "H"),
+                wcs=clean.wcs,
+            )
+        found = forced_scene(about, image, sky=sky)
+        assert found.noise_from_model == ("J", "H")
+        errors.append((found.flux - FLUX[:, [2, 0]]) / found.error)
+        kept = forced_scene(about, image, sky=sky, variances="file")
+        assert kept.noise_from_model == ()
+        biases.append((kept.flux - FLUX[:, [2, 0]]) / kept.error)
+    assert np.mean(biases) < -1
+    # 32 fluxes: four standard deviations of their mean.
+    assert abs(np.mean(errors)) < 0.7
 
 
 def test_a_sky_is_fitted_with_the_sources():

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from scorepriors import InputError, ScorePrior
 from scorepriors.inference._status import FitStatus
-from scorepriors.inference.cli._common import NOT_TRUSTED
+from scorepriors.inference.cli._common import NOT_CONVERGED, NOT_TRUSTED
 from scorepriors.inference.cli._deblending import _verdict
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._doubts import doubts, position_widths, said_once
@@ -217,6 +217,22 @@ def test_light_that_negative_light_undoes_is_flagged():
         assert "canceled" not in words[0]
         assert words[1] == [word]
         assert words[2] == ["ok"]
+
+
+@pytest.mark.parametrize("which", ["free_form", "parametric"])
+def test_both_fits_have_to_converge(which, tmp_path, capsys):
+    result = made()
+    assert result.converged
+    scene = getattr(result, which)
+    status = FitStatus.OUT_OF_ITERATIONS
+    fit = replace(scene.fit, status=status, num_iterations=70, expected_gain=3.21)
+    early = replace(result, **{which: replace(scene, fit=fit)})
+    assert not early.converged
+    assert all("not_converged" in words for words in catalog(early)["flags"])
+    assert _verdict([early], [tmp_path]) == NOT_CONVERGED
+    said = capsys.readouterr().err
+    assert "70 iterations, of which the last ten gained about 3.2 nats" in said
+    assert ("profiles, 70" in said) == (which == "parametric")
 
 
 def test_nothing_speaks_against_a_good_scene(tmp_path, capsys):

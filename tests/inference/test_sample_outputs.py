@@ -40,6 +40,7 @@ from scorepriors.inference import (
 )
 from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
+from scorepriors.inference.deblending._flags import FLAGS
 from scorepriors.inference.deblending._quantities import FLOW_LOOKS
 from scorepriors.inference.deblending._sampling import (
     BRIGHT_ALGORITHM,
@@ -421,6 +422,13 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
     table = QTable.read(target / "catalog.ecsv")
     np.testing.assert_allclose(table["x"], CENTERS[:, 1], atol=1)
     assert table.meta["warnings"]
+    # What draws under a prior can't say is that of the fit.
+    assert (table["measured_flux_err_band1"] > 0).all()
+    assert "point" in table["flags"][1]
+    np.testing.assert_array_equal(
+        (table["snr"] < 5).astype(int), table["flag_bits"] >> FLAGS["faint"].bit & 1
+    )
+    assert "The draws were not compared with the density" in text
     # What `diagnose` adds, from the draws themselves: the star has no image of its own.
     assert set(COLUMNS) <= set(table.colnames)
     assert [bool(np.isfinite(g)) for g in table["gamma"]] == [True, False, True]
@@ -656,9 +664,15 @@ def test_a_run_that_was_cut_short_is_not_lost(scene, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("trusted", "code"), [(True, 0), (False, NOT_TRUSTED), (None, INTERRUPTED)]
+    ("trusted", "said", "code"),
+    [
+        (True, {}, 0),
+        (False, {}, NOT_TRUSTED),
+        (None, {}, INTERRUPTED),
+        (True, {"cancels": "negative sources take away light."}, NOT_TRUSTED),
+    ],
 )
-def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
+def test_exit_codes(trusted, said, code, scene, tmp_path, monkeypatch):
     """The command around a fabricated run."""
     tree = fabricated(found=[Finding(Check.ONE_CHAIN)] if trusted is False else ())
     tree.attrs["interrupted"] = int(trusted is None)
@@ -672,8 +686,9 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
         return [folder / "posterior.nc"]
 
     monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_, **__: None)
-    for name in ("noise_sentence", "correlation_words", "input_sentences"):
+    for name in ("noise_sentence", "correlation_words"):
         monkeypatch.setattr(f"scorepriors.inference.cli._sampling.{name}", lambda _: [])
+    monkeypatch.setattr("scorepriors.inference.deblending._doubts.doubts", lambda _: said)
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
     options = "--algorithm", "hmc", "--output", tmp_path / "out"
@@ -683,3 +698,4 @@ def test_exit_codes(trusted, code, scene, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "checkpoint.npz").exists() == (trusted is None)
     assert ("use --num-chains 4" in outcome.stderr) == (trusted is False)
     assert ("--resume goes on" in outcome.stderr) == (trusted is None)
+    assert all(sentence in outcome.stderr for sentence in said.values())

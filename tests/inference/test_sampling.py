@@ -15,6 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from blackjax.mcmc import hmc, random_walk
+from jax.experimental.ode import odeint
 from numpyro.infer.util import constrain_fn
 from scipy.special import gamma
 
@@ -340,9 +341,22 @@ def skewed():
     numpyro.sample("x", dist.Gamma(5.0, 1.0).expand([30]).to_event(1))
 
 
-@pytest.mark.parametrize("model", [neal, far_groups, skewed])
+def volatility(returns):
+    """Stochastic volatility, a random walk of the log of the width."""
+    step = numpyro.sample("step", dist.Exponential(50.0))
+    nu = numpyro.sample("nu", dist.Exponential(0.1))
+    walk = dist.GaussianRandomWalk(scale=step, num_steps=len(returns))
+    log_width = numpyro.sample("log_width", walk)
+    numpyro.sample("r", dist.StudentT(nu, scale=jnp.exp(log_width)), obs=returns)
+
+
+@pytest.mark.parametrize("model", [neal, far_groups, skewed, volatility])
 def test_the_neck_of_a_funnel_is_no_start(model):
     args = ()
+    if model is volatility:
+        rng = np.random.default_rng(0)
+        widths = np.exp(-4 + np.cumsum(0.05 * rng.normal(size=200)))
+        args = ((widths * rng.normal(size=200)).astype("f4"),)
     if model is far_groups:
         args = (1000 + 20 * np.random.default_rng(0).normal(size=(8, 5)).astype("f4"),)
     bound = posterior(model, *args)
@@ -358,6 +372,9 @@ def test_the_neck_of_a_funnel_is_no_start(model):
         assert text.startswith("pathfinder (")
         assert abs(float(origin["mean"]) - 1000) < 300
         assert float(origin["width"]) > -3
+    elif model is volatility:
+        # At the mode all widths are alike, and the walk has no step.
+        assert text.startswith("uniform (")
     else:
         assert text == "map"
     positions = learned.curvature(chains.chains.position)
@@ -397,6 +414,33 @@ def test_models_without_forward_mode_are_sampled_and_say_so():
         tree = laplace(reverse_only, y, key=jax.random.key(0), num_samples=4000)
     x = draws(tree, "x").reshape(-1, 3)
     np.testing.assert_allclose(x.var(0), variance, rtol=4.5 * np.sqrt(2 / 4000))
+
+
+def decay(y):
+    """A rate known from a curve that `odeint` integrates, whose rule is of reverse mode only."""
+    rate = numpyro.sample("rate", dist.LogNormal(0.0, 1.0))
+    start = numpyro.sample("start", dist.Normal(1.0, 1.0))
+    curve = odeint(lambda x, t, r: -r * x, start, jnp.linspace(0.0, 2.0, len(y)), rate)
+    numpyro.sample("y", dist.Normal(curve, 0.05), obs=y)
+
+
+@pytest.mark.parametrize("init", ["map", "pathfinder"])
+def test_a_differential_equation_is_sampled(init):
+    times = np.linspace(0.0, 2.0, 12)
+    noise = 0.05 * np.random.default_rng(0).normal(size=12)
+    y = jnp.asarray(1.5 * np.exp(-0.8 * times) + noise, jnp.float32)
+    options = {"init": init, "num_chains": 2, "num_warmup": 100, "num_samples": 100}
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        tree = sample(decay, y, key=jax.random.key(0), **options)
+    assert tree.attrs["start"].startswith(init)
+    # Least squares in closed form about the solution.
+    curve = np.stack([np.exp(-0.8 * times), -1.5 * times * np.exp(-0.8 * times)], 1) / 0.05
+    width = np.sqrt(np.diag(np.linalg.inv(curve.T @ curve)))
+    for name, truth, sd in (("start", 1.5, width[0]), ("rate", 0.8, width[1])):
+        x = draws(tree, name)
+        assert abs(x.mean() - truth) < 4 * sd
+        np.testing.assert_allclose(x.std(), sd, rtol=0.35)
 
 
 @pytest.mark.parametrize("preconditioner", ["curvature", "warmup", "none"])
