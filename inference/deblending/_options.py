@@ -82,9 +82,10 @@ class Options:
     max_iterations
         Largest number of iterations of each fit.
     tolerance
-        Nats per source that the last ten iterations of a fit may have gained at its end.  On 12
-        simulated blends 95 % of the fluxes at 1.0 are within 0.5, and at 0.3 within 0.3, of
-        those at 0.1, in units of the catalog's errors; 0.3 takes twice the iterations of 1.0.
+        Nats per source that the last ten iterations of a fit may have gained at its end.  On ten
+        simulated blends of 58 sources the fluxes at 0.5 are within 0.2 (the median), 0.6 (95 %)
+        and 1.5 (the worst) of those at 0.005, in units of the catalog's errors; at 0.1 within
+        0.1, 0.5 and 0.7, in 1.7 times the iterations.
     noise
         Variances of the pixels.  ``"auto"``: where those of the file follow the noise of their own
         pixels, which biases fluxes low, the noise of sources is taken from the fitted profiles

@@ -48,6 +48,19 @@ def test_the_example_is_taken_apart(result):
     np.testing.assert_allclose(deblended.center, truth.center, atol=0.3)
 
 
+def test_a_fit_that_goes_on_keeps_its_fluxes(result):
+    # Convergence of scenes is judged by what the last iterations gained: the claim is this.
+    ended, _ = result
+    obs = ended.observation
+    longer = deblend(obs, read_positions(obs.catalog, obs), tolerance=0.01, max_iterations=1000)
+    assert longer.converged
+    more = longer.free_form.fit.num_iterations - ended.free_form.fit.num_iterations
+    assert more > 10
+    moved = np.abs(longer.photometry.flux - ended.photometry.flux) / ended.photometry.error
+    assert np.median(moved) < 0.4
+    assert moved.max() < 1.5
+
+
 def blends(counts, seed=0, stars=()):
     """Observations of so many sources each, and where they are."""
     rng = np.random.default_rng(seed)

@@ -136,7 +136,8 @@ def test_variances_from_the_pixels_do_not_bias_fluxes(sky):
         kept = forced_scene(about, image, sky=sky, variances="file")
         assert kept.noise_from_model == ()
         biases.append((kept.flux - FLUX[:, [2, 0]]) / kept.error)
-    assert np.mean(biases) < -1
+    # A fitted sky is biased as the sources are, and takes most of it from them.
+    assert sky or np.mean(biases) < -1
     # 32 fluxes: four standard deviations of their mean.
     assert abs(np.mean(errors)) < 0.7
 
