@@ -140,6 +140,11 @@ def correlation_words(result) -> str:
     return used or known.correlation_sentence(obs, result.positions)
 
 
+def say_start(path: str | Path) -> None:
+    """Say that a run starts which --resume was to go on with, as batch systems restart their jobs."""
+    click.echo(f"scorepriors: there is no {path} to go on with; the run starts.", err=True)
+
+
 def leave_to_doubts() -> None:
     """Do not show warnings while a command runs that it repeats at its end, as doubts."""
     from scorepriors.models.data._field_checks import FieldWarning

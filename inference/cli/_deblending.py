@@ -59,7 +59,7 @@ from ._input import Input, field_options
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes for a field."
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler of the workers for a field.")
-@click.option("--resume", is_flag=True, help="Go on with a field that was cut short.")
+@click.option("--resume", is_flag=True, help="Go on with a field that was cut short, or start.")
 def deblend(
     each,
     prior_names,
@@ -116,6 +116,8 @@ def deblend(
 
     for target in targets:
         check_target(target, force=force)
+    if resume:
+        click.echo("scorepriors: a scene keeps nothing to go on with; the run starts.", err=True)
     import jax
 
     from scorepriors._progress import on_terminal

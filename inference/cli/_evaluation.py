@@ -131,7 +131,7 @@ def _default_of(name: str, *keys):
     type=click.Path(),
     help="Where finished blends are kept.  [default: beside the JSON]",
 )
-@click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short, or start one.")
 @click.option("--force", is_flag=True, help="Replace existing results; start again.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.pass_context
@@ -170,14 +170,17 @@ def evaluate(
     _refuse_given(context, set(context.params) - {"results", "no_peers"}, "folders of fields")
     if force and resume:
         raise InputError("give either --force, to start again, or --resume, to go on.")
-    again = force or resume
+    kept = _kept(checkpoint, json_path, resume=resume)
+    # A run that is finished has no checkpoint, and its results are not for --resume to replace.
+    goes_on = resume and kept is not None and kept.exists()
     outputs = [
-        None if path is None else target_file(path, again, ending)
+        None if path is None else target_file(path, force or goes_on, ending)
         for path, ending in ((json_path, ".json"), (figure_path, ".png"))
     ]
     earlier = [_read_result(path) for path in compare]
-    kept = _kept(checkpoint, json_path, resume=resume)
     levels = _levels(anneal)
+    if kept is not None and resume and not goes_on:
+        common.say_start(kept)
 
     common.prepare_jax()
     from scorepriors._progress import on_terminal
@@ -264,7 +267,10 @@ def _kept(checkpoint, json_path, *, resume: bool) -> Path | None:
         if resume:
             raise InputError("--resume needs --json or --checkpoint, to know where the run is.")
         return None
-    return Path(checkpoint) if checkpoint else Path(json_path).with_suffix(".checkpoint.npz")
+    if checkpoint:
+        return Path(checkpoint)
+    beside = Path(json_path)
+    return beside.parent / f"{beside.stem}.checkpoint.npz"
 
 
 def _levels(text: str) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -41,7 +42,6 @@ class FieldRun:
         for name, given in (
             ("--workers", self.workers > 1),
             ("--scheduler", self.scheduler is not None),
-            ("--resume", self.resume),
         ):
             if given:
                 raise InputError(
@@ -106,10 +106,16 @@ def deblend_as_field(
     from scorepriors.inference.deblending._priors import load_priors
     from scorepriors.inference.evaluation._fields_run import truth_beside
     from scorepriors.inference.fields._deblend_field import deblend_field
+    from scorepriors.inference.fields._folder import NAME as RUN
+    from scorepriors.inference.fields._folder import is_begun
     from scorepriors.inference.fields._outputs import check_field_target, write_field_outputs
     from scorepriors.models.data._own_noise import NoiseWarning
 
-    check_field_target(target.output, force=target.force or run.resume)
+    kept = Path(target.output) / RUN
+    replace = target.force or (run.resume and is_begun(kept))
+    check_field_target(target.output, force=replace)
+    if run.resume and not replace:
+        common.say_start(kept)
     prior = load_priors(target.prior or None, sigma=sigma, pixel_scale=field.pixel_scale)
     with warnings.catch_warnings():
         # Said at the end, with what was done about it.
@@ -139,7 +145,7 @@ def deblend_as_field(
     paths = write_field_outputs(
         result,
         target.output,
-        force=target.force or run.resume,
+        force=replace,
         evaluation=evaluation,
         command=shlex.join(["scorepriors", *sys.argv[1:]]),
         extra=extra,

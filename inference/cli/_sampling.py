@@ -56,7 +56,7 @@ from ._input import Input, field_options
     "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
 )
 @field_options()
-@click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short, or start one.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 def sample(
     prior_names,
@@ -121,7 +121,7 @@ def sample(
         known = ", ".join(sorted(SCENE_ALGORITHMS))
         raise InputError(f"unknown --algorithm {algorithm!r}; there are {known}.")
     folder = Path(output)
-    checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
+    checkpoint, replace = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     # Only a learned prior can be asked what it has made up.
     models = models or ("free-form" if diagnosed else "simplest")
     result = _deblend_one(
@@ -163,7 +163,7 @@ def sample(
     reasons = [finding.sentence(REMEDIES) for finding in found]
     # Before anything is written: all files name the options of the command.
     tree.attrs.update(record(found, bool(tree.attrs["interrupted"]), REMEDIES))
-    paths = write_samples(result, tree, folder, force=force or resume, prior=prior_names)
+    paths = write_samples(result, tree, folder, force=replace, prior=prior_names)
     _print_fluxes(tree)
     if diagnosed:
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
@@ -215,22 +215,26 @@ def models_sentence(tree, models: str) -> str:
     )
 
 
-def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
-    """Return the path of a run's checkpoint, after checking that its folder can be used."""
+def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> tuple[Path, bool]:
+    """Return the path of a run's checkpoint, and whether results may be replaced.
+
+    Those of a run that is finished, which has no checkpoint, are not for --resume to replace.
+    """
     from scorepriors.inference.reports._outputs import check_target
 
-    check_target(folder, force=force or resume, names=names)
     path = folder / "checkpoint.npz"
-    if path.exists() and not (force or resume):
+    replace = force or (resume and path.exists())
+    check_target(folder, force=replace, names=names)
+    if path.exists() and not replace:
         raise InputError(
             f"{path} is of a run that was cut short; use --resume to go on, or --force to start "
             "again."
         )
-    if resume and not path.exists():
-        raise InputError(f"there is no {path} to go on with; leave out --resume.")
     if force:
         path.unlink(missing_ok=True)
-    return path
+    if resume and not replace:
+        common.say_start(path)
+    return path, replace
 
 
 def _deblend_one(given: Input, prior_names, *, sigma, **options):

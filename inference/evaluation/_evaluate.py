@@ -215,7 +215,7 @@ def evaluate(
     checkpoint
         File for the results of finished blends.
     resume
-        Whether to continue with the blends that are not in `checkpoint`.
+        Whether to continue with the blends that are not in `checkpoint`; with all if there is none.
     restart
         Whether to replace an existing checkpoint, once a blend is finished.
     progress
@@ -327,8 +327,7 @@ class _Checkpoint:
                 raise InputError("there is no checkpoint to go on with; give its file.")
             return
         if not self.path.exists():
-            if resume:
-                raise InputError(f"there is no {self.path} to go on with; do not resume.")
+            # Resumed or not: batch systems restart a job with the command it began with.
             return
         _, content = read_archive(
             self.path, kind=_CHECKPOINT, version=1, mend="give another name, or remove it"

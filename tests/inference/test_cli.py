@@ -162,10 +162,16 @@ def test_results_of_an_earlier_version_are_noticed(tmp_path):
 
 def test_not_converged_has_a_code_of_its_own_and_keeps_results(tmp_path):
     target = tmp_path / "results"
-    outcome = run("deblend", "--example", "--output", target, "--max-iterations", 2)
+    command = ("deblend", "--example", "--output", target, "--max-iterations", 2, "--resume")
+    outcome = run(*command)
     assert outcome.exit_code == NOT_CONVERGED
     assert "not converged" in outcome.stderr
-    assert not json.loads((target / "summary.json").read_text())["converged"]
+    # Batch systems restart a job with the command it began with.
+    assert "a scene keeps nothing to go on with; the run starts." in outcome.stderr
+    before = (target / "summary.json").read_text()
+    assert not json.loads(before)["converged"]
+    assert run(*command).exit_code == BAD_INPUT
+    assert (target / "summary.json").read_text() == before
 
 
 def test_each_file_a_blend_with_a_folder_of_its_own(blend, tmp_path):

@@ -437,14 +437,22 @@ def test_an_interrupted_command_goes_on(path, tmp_path, monkeypatch):
     target = tmp_path / "out.json"
     options = (path, "--max-iterations", 30, "--method", "parametric", "--json", target)
     monkeypatch.setattr(module, "deblend_many", interrupted)
-    outcome = run(*options)
+    # Batch systems restart a job with the command it began with.
+    outcome = run(*options, "--resume")
     assert outcome.exit_code == INTERRUPTED
+    sentence = f"there is no {tmp_path / 'out.checkpoint.npz'} to go on with; the run starts."
+    assert sentence in outcome.stderr
     assert "2 of 3 blends" in outcome.stderr
     assert not target.exists()
     monkeypatch.setattr(module, "deblend_many", fit)
     assert run(*options).exit_code == BAD_INPUT  # it would throw away what is there
-    assert run(*options, "--resume").exit_code == 0
+    second = run(*options, "--resume")
+    assert second.exit_code == 0
+    assert "the run starts" not in second.stderr
     assert json.loads(target.read_text())["number"] == 3
+    finished = run(*options, "--resume")
+    assert finished.exit_code == BAD_INPUT
+    assert "out.json exists; use --force" in finished.stderr
 
 
 MISTAKES = {
@@ -459,7 +467,7 @@ MISTAKES = {
     "ending": (lambda p, t: [p, "--json", t / "out.txt"], "must end in .json"),
     "folder": (lambda p, t: [p, "--figure", t / "no" / "f.png"], "does not exist; make it"),
     "resume": (lambda p, t: [p, "--resume"], "--json or --checkpoint"),
-    "nothing to resume": (lambda p, t: [p, "--resume", "--json", t / "o.json"], "there is no"),
+
     "both": (lambda p, t: [p, "--resume", "--force"], "either --force"),
     "comparison": (lambda p, t: [p, "--compare", _text(t / "x.json")], "no JSON of an evaluation"),
     "checkpoint": (
