@@ -10,7 +10,7 @@ from scorepriors import __version__
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED
+from ._common import INTERRUPTED, NOT_TRUSTED
 
 
 @click.command()
@@ -102,7 +102,11 @@ def priors():
 @click.option("--output", type=click.Path(), help="Folder.  [default: validation-NAME]")
 @click.option("--seed", type=int, default=0, show_default=True)
 def validate(name, num, images, output, seed):
-    """Compare samples of a prior with held-out images; write its model card."""
+    """Compare samples of a prior with held-out images; write its model card.
+
+    Exit codes: 0 all criteria are met, 2 bad input, 3 one is not (the card is written), 130
+    interrupted.
+    """
     common.prepare_jax()
 
     import jax
@@ -158,4 +162,33 @@ def validate(name, num, images, output, seed):
     denoising_figure(report, folder / f"{recipe.name}-denoising.png")
     card = folder / f"{recipe.name}.md"
     write_card(card, name, report)
+    sentences = _failures(report)
+    for sentence in sentences:
+        click.echo(f"scorepriors: {sentence}", err=True)
+    click.echo(_verdict(report))
     click.echo(str(card))
+    sys.exit(NOT_TRUSTED if sentences else 0)
+
+
+def _failures(report) -> list[str]:
+    """Return a sentence on each criterion that a report does not meet."""
+    from scorepriors.inference.validation import criteria
+
+    return [
+        f"{one.label} is {one.value:.4g}, and should be {one.comparison} {one.limit:g}."
+        for one in criteria(report).values()
+        if not one.passed
+    ]
+
+
+def _verdict(report) -> str:
+    """Return a sentence on the criteria together."""
+    from scorepriors.inference.validation import passed
+
+    met = passed(report)
+    if all(met.values()):
+        return f"{report['prior']['name']} meets all {len(met)} criteria."
+    return (
+        f"{report['prior']['name']} fails {len(met) - sum(met.values())} of {len(met)} criteria, "
+        "which are what a good prior of 32 x 32 pixels reaches on simulated galaxies."
+    )
