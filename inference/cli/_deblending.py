@@ -120,7 +120,7 @@ def deblend(
         click.echo("scorepriors: a scene keeps nothing to go on with; the run starts.", err=True)
     import jax
 
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
     from scorepriors.inference.deblending._priors import load_priors
 
@@ -132,7 +132,7 @@ def deblend(
         positions,
         prior=prior,
         key=jax.random.key(seed),
-        progress=on_terminal(True, quiet),
+        progress=unless_quiet(True, quiet),
         side_by_side=1 if len(observations) == 1 else SIDE_BY_SIDE,
         **options,
     )

@@ -183,7 +183,7 @@ def evaluate(
         common.say_start(kept)
 
     common.prepare_jax()
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference.evaluation._evaluate import evaluate as run
 
     if settings["method"] == "posterior":
@@ -196,7 +196,7 @@ def evaluate(
         checkpoint=kept,
         resume=resume,
         restart=force,
-        progress=on_terminal(settings["method"], quiet),
+        progress=unless_quiet(settings["method"], quiet),
         anneal=levels,
         **settings,
     )
@@ -231,14 +231,14 @@ def _evaluate_folder(directory: Path, results, peers: bool, force: bool, quiet: 
     for path in outputs:
         target_file(path, force, path.suffix)
     from scorepriors._files import atomic_path, atomic_write
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference.evaluation._fields_figure import field_figure
     from scorepriors.inference.evaluation._fields_run import evaluate_directory, open_field
 
     from ._field_tables import print_field
 
     result = evaluate_directory(
-        directory, results=results, peers=peers, progress=on_terminal("evaluating", quiet)
+        directory, results=results, peers=peers, progress=unless_quiet("evaluating", quiet)
     )
     print_field(result)
     atomic_write(outputs[0], json.dumps(result, allow_nan=False) + "\n")

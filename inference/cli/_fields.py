@@ -159,7 +159,7 @@ def deblend_as_field(
 def _print_summary(result) -> None:
     import numpy as np
 
-    from scorepriors.inference.fields._progress import duration
+    from scorepriors._progress import duration
 
     facts, catalog = result.facts, result.catalog
     models = Counter(str(one) for one in catalog["model"]).most_common()

@@ -65,7 +65,7 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
         raise InputError(f"there is no folder {folder!r}; give one that `deblend` wrote.")
     check_target(target, force=force, names=FORCED_NAMES)
     common.prepare_jax()
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference.deblending._result import Deblended
     from scorepriors.inference.forced._forced import forced_photometry
     from scorepriors.inference.forced._outputs import write_forced
@@ -103,7 +103,7 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
         draws=draws,
         sky=None if sky == "none" else sky,
         variances=noise,
-        progress=on_terminal("measuring scenes", quiet),
+        progress=unless_quiet("measuring scenes", quiet),
     )
     said = known_sentence(correlation_facts(obs))
     if not said and isinstance(obs, Observation):

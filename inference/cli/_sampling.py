@@ -106,7 +106,7 @@ def sample(
     common.leave_to_doubts()
     import jax
 
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference._status import record
     from scorepriors.inference.deblending._doubts import doubts
     from scorepriors.inference.deblending._sampling import (
@@ -129,7 +129,7 @@ def sample(
         prior_names,
         sigma=sigma,
         key=jax.random.key(seed),
-        progress=on_terminal(True, quiet),
+        progress=unless_quiet(True, quiet),
         models=models,
         rescale_noise=rescale_noise,
         subtract_sky=subtract_sky,
@@ -154,7 +154,7 @@ def sample(
                 algorithm=sampler,
                 **counts,
                 checkpoint=checkpoint,
-                progress=on_terminal(True, quiet),
+                progress=unless_quiet(True, quiet),
             )
     finally:
         if fresh and not any(folder.iterdir()):

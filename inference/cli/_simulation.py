@@ -117,9 +117,9 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
             if field
             else f"{option} is for fields; give --field as well, or leave it out."
         )
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
 
-    progress = on_terminal(f"simulating {survey}", quiet)
+    progress = unless_quiet(f"simulating {survey}", quiet)
     if field:
         click.echo(str(_simulate_field(survey, seed, output, force, progress, given)))
         return
@@ -163,7 +163,7 @@ def _simulate_pairs(
     survey, number, seed, field, rotation, output, force, quiet, given
 ) -> list[Path]:
     """Write pairs of observations; what is wrong with the options is said before any work."""
-    from scorepriors._progress import on_terminal, reporting
+    from scorepriors._progress import unless_quiet, reporting
     from scorepriors.models.simulation._pairs import check_pairs, write_pairs
 
     wrong = [{**_OF_SETS, **_OF_FIELDS}[name] for name in given if name != "sources"]
@@ -180,7 +180,7 @@ def _simulate_pairs(
         raise InputError(f"--sources is {sources!r}; pairs have one number of galaxies, such as 3.")
     count = 1 if number is None else number
     check_pairs(output, count, seed, overwrite=force)
-    with reporting(on_terminal("simulating pairs", quiet), "simulating pairs", count) as report:
+    with reporting(unless_quiet("simulating pairs", quiet), "simulating pairs", count) as report:
         return write_pairs(
             output,
             count,

@@ -16,7 +16,8 @@ from ._common import INTERRUPTED, NOT_TRUSTED
 @click.command()
 @click.argument("config", type=click.Path())
 @click.option("--output", type=click.Path(), help="Run folder.  [default: runs/NAME]")
-def train(config, output):
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def train(config, output, quiet):
     """Train a prior with the recipe CONFIG, a TOML file; resume an existing run.
 
     Writes images.npz (the training set), modes.npz, checkpoint.npz, confinement.npz (of the
@@ -30,6 +31,7 @@ def train(config, output):
     import jax
     import numpy as np
 
+    from scorepriors._progress import unless_quiet
     from scorepriors._zoo import load_prior, save_prior
     from scorepriors.inference.validation._cards import loss_curve_figure, sample_grid_figure
     from scorepriors.training._loop import train, training_images
@@ -41,7 +43,7 @@ def train(config, output):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {str(folder)!r}: {error.strerror}.") from error
-    result = train(recipe, folder, progress=recipe.name)
+    result = train(recipe, folder, progress=unless_quiet(recipe.name, quiet))
     loss_curve_figure(result.history, recipe.training.block, folder / "loss.png")
     if not result.finished:
         click.echo(f"stopped at step {result.step}; the same command resumes from {folder}.")
@@ -101,7 +103,8 @@ def priors():
 @click.option("--images", type=click.Path(), help="images.npz of the run; simulated if built in.")
 @click.option("--output", type=click.Path(), help="Folder.  [default: validation-NAME]")
 @click.option("--seed", type=int, default=0, show_default=True)
-def validate(name, num, images, output, seed):
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def validate(name, num, images, output, seed, quiet):
     """Compare samples of a prior with held-out images; write its model card.
 
     Exit codes: 0 all criteria are met, 2 bad input, 3 one is not (the card is written), 130
@@ -114,7 +117,7 @@ def validate(name, num, images, output, seed):
 
     from scorepriors._archives import read_arrays
     from scorepriors._files import atomic_write
-    from scorepriors._progress import console
+    from scorepriors._progress import say, unless_quiet
     from scorepriors._zoo import load_prior, prior_recipe
     from scorepriors.inference.reports._outputs import check_target
     from scorepriors.inference.validation import draw_clean_samples, validate_prior
@@ -134,7 +137,8 @@ def validate(name, num, images, output, seed):
             raise InputError(f"{images} is no images.npz of a training run.")
         train_images, held_out = archive["train"], archive["held_out"]
     elif data.set is not None:
-        console.print("simulating the training and held-out images again ...")
+        if not quiet:
+            say("simulating the training and held-out images again ...")
         everything = simulate(
             data.set, data.num_images + data.num_held_out, box=data.box, seed=data.seed
         )
@@ -149,7 +153,7 @@ def validate(name, num, images, output, seed):
         held_out,
         key=key,
         num=num,
-        progress=lambda done, total, part: console.print(f"  {part}"),
+        progress=unless_quiet("validating", quiet),
     )
     atomic_write(folder / f"{recipe.name}.json", json.dumps(report, indent=1))
     samples = np.asarray(draw_clean_samples(prior, 64, key=key))

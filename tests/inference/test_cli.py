@@ -8,6 +8,7 @@ from astropy.io import fits
 from astropy.table import Table
 from click.testing import CliRunner
 
+from scorepriors import _progress
 from scorepriors._zoo import prior_path
 from scorepriors.inference.cli import main
 from scorepriors.inference.cli._common import BAD_INPUT, NOT_CONVERGED
@@ -160,7 +161,9 @@ def test_results_of_an_earlier_version_are_noticed(tmp_path):
     assert (tmp_path / "catalogue.ecsv").read_text() == "of before"
 
 
-def test_not_converged_has_a_code_of_its_own_and_keeps_results(tmp_path):
+def test_not_converged_has_a_code_of_its_own_and_keeps_results(tmp_path, monkeypatch):
+    # Every line that is due after a minute in the log of a batch system.
+    monkeypatch.setattr(_progress, "EVERY", 0.0)
     target = tmp_path / "results"
     command = ("deblend", "--example", "--output", target, "--max-iterations", 2, "--resume")
     outcome = run(*command)
@@ -168,6 +171,8 @@ def test_not_converged_has_a_code_of_its_own_and_keeps_results(tmp_path):
     assert "not converged" in outcome.stderr
     # Batch systems restart a job with the command it began with.
     assert "a scene keeps nothing to go on with; the run starts." in outcome.stderr
+    for name in ("profiles", "free-form"):
+        assert f"scorepriors: {name}: 2 of 2, potential" in outcome.stderr
     before = (target / "summary.json").read_text()
     assert not json.loads(before)["converged"]
     assert run(*command).exit_code == BAD_INPUT

@@ -677,7 +677,8 @@ def test_exit_codes_and_going_on(trusted, said, code, scene, tmp_path, monkeypat
     tree = fabricated(found=[Finding(Check.ONE_CHAIN)] if trusted is False else ())
     tree.attrs["interrupted"] = int(trusted is None)
 
-    def fake(result, *, checkpoint, **options):
+    def fake(result, *, checkpoint, progress, **options):
+        assert progress is True  # a line a minute, where there is no terminal
         checkpoint.write_bytes(b"state")
         return tree
 
