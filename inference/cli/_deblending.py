@@ -14,12 +14,15 @@ from ._common import (
     INTERRUPTED,
     NOT_CONVERGED,
     NOT_TRUSTED,
+    Outcome,
     correlation_words,
     fit_option,
     noise_option,
     noise_sentence,
     profile_option,
     scene_options,
+    with_json,
+    written_summary,
 )
 from ._diagnosis import diagnose_scene
 from ._fields import FieldRun, Target, deblend_as_field, opened_field
@@ -60,6 +63,7 @@ from ._input import Input, field_options
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler of the workers for a field.")
 @click.option("--resume", is_flag=True, help="Go on with a field that was cut short, or start.")
+@with_json
 def deblend(
     each,
     prior_names,
@@ -103,7 +107,7 @@ def deblend(
                 "--variable, --timescale and --moving are for single scenes; use --scene."
             )
         where = Target(output, force=force, seed=seed, quiet=quiet, prior=prior_names)
-        sys.exit(deblend_as_field(given, field, run, where, sigma, options))
+        return deblend_as_field(given, field, run, where, sigma, options)
     run.refuse_for_scene()
     if each and (given.example or given.others):
         raise InputError(
@@ -137,18 +141,25 @@ def deblend(
         **options,
     )
     seconds = (time.monotonic() - started) / len(observations)
+    written = []
     for result, target in zip(results, targets, strict=True):
         if result is None:
             continue
         paths = write_outputs(
             result, target, force=force, seed=seed, total_seconds=seconds, prior=prior_names
         )
+        written.append(target)
         _print_table(result, truth)
         if diagnosed:
             paths += diagnose_scene(target, result, None, seed=seed, quiet=quiet)
         for path in dict.fromkeys(paths):
             click.echo(str(path))
-    sys.exit(_verdict(results, targets))
+
+    def summary():
+        found = [written_summary(target) for target in written]
+        return found if each else found[0]
+
+    return Outcome(_verdict(results, targets), summary if written else None)
 
 
 def _folders(files, output) -> list[Path]:

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, NOT_CONVERGED, NOT_TRUSTED
+from ._common import INTERRUPTED, NOT_CONVERGED, NOT_TRUSTED, Outcome, written_summary
 from ._input import Input
 
 #: Number of pixels beyond which an image is a field: 192 x 192.
@@ -98,8 +99,8 @@ def opened_field(given: Input, as_field: bool | None):
 
 def deblend_as_field(
     given: Input, field, run: FieldRun, target: Target, sigma: float | None, options: dict[str, Any]
-) -> int:
-    """Deblend a field, write its results, and return the exit code."""
+) -> Outcome:
+    """Deblend a field and write its results."""
     common.prepare_jax()
     import jax
 
@@ -137,7 +138,7 @@ def deblend_as_field(
         )
     except KeyboardInterrupt:
         click.echo("scorepriors: interrupted; --resume goes on from here.", err=True)
-        return INTERRUPTED
+        return Outcome(INTERRUPTED, None)
     extra = {"seed": target.seed}
     evaluation = None
     if len(given.files) == 1 and tuple(field.corner) == (0, 0):
@@ -153,7 +154,7 @@ def deblend_as_field(
     _print_summary(result)
     for path in paths:
         click.echo(str(path))
-    return _verdict(result)
+    return Outcome(_verdict(result), partial(written_summary, target.output))
 
 
 def _print_summary(result) -> None:

@@ -14,9 +14,12 @@ from ._common import (
     INTERRUPTED,
     NOT_TRUSTED,
     REMEDIES,
+    Outcome,
     correlation_words,
+    count_option,
     noise_sentence,
     scene_options,
+    with_json,
 )
 from ._diagnosis import diagnose_scene
 from ._input import Input, field_options
@@ -36,16 +39,16 @@ from ._input import Input, field_options
     "[default: reduced without free forms; else flow if a source is faint (S/N below 40), else "
     "dynamic_hmc]",
 )
-@click.option(
+@count_option(
     "--num-chains", "--chains", type=int, help="Side by side.  [default: 8 of flow, else 4]"
 )
-@click.option(
+@count_option(
     "--num-warmup",
     "--warmup",
     type=int,
     help="Draws to tune with.  [default: 80 of reduced, else 300]",
 )
-@click.option(
+@count_option(
     "--num-samples",
     "--draws",
     type=int,
@@ -58,6 +61,7 @@ from ._input import Input, field_options
 @field_options()
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short, or start one.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
+@with_json
 def sample(
     prior_names,
     sigma,
@@ -114,7 +118,7 @@ def sample(
         default_algorithm,
         sample_deblended,
     )
-    from scorepriors.inference.reports._samples import SAMPLE_NAMES, write_samples
+    from scorepriors.inference.reports._samples import SAMPLE_NAMES, sample_summary, write_samples
     from scorepriors.inference.sampling._diagnostics import SamplingWarning, findings
 
     if algorithm is not None and algorithm not in SCENE_ALGORITHMS:
@@ -169,19 +173,24 @@ def sample(
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
         click.echo(str(path))
-    reasons += doubts(result).values()
+    against = doubts(result)
+    reasons += against.values()
     facts = models_sentence(tree, models), noise_sentence(result), correlation_words(result)
     for sentence in [*filter(None, facts), *reasons]:
         click.echo(f"scorepriors: {sentence}", err=True)
+
+    def summary():
+        return {"output": str(folder), **sample_summary(tree), "doubts": against}
+
     if tree.attrs.get("interrupted"):
         click.echo(
             f"scorepriors: interrupted after {tree.attrs['draws_kept']} draws per chain; "
             "--resume goes on.",
             err=True,
         )
-        sys.exit(INTERRUPTED)
+        return Outcome(INTERRUPTED, summary)
     checkpoint.unlink(missing_ok=True)
-    sys.exit(NOT_TRUSTED if reasons else 0)
+    return Outcome(NOT_TRUSTED if reasons else 0, summary)
 
 
 def models_sentence(tree, models: str) -> str:

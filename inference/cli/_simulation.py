@@ -6,13 +6,13 @@ import click
 
 from scorepriors._errors import InputError
 
-from ._common import target_file
+from ._common import count_option, target_file
 
 _SURVEYS = ("lsst", "hsc", "ztf")
 
 #: Options of `simulate` for sets of blends and for fields, by their names in the function.
 _OF_SETS = {
-    "number": "--number",
+    "number": "--num-blends",
     "sources": "--sources",
     "galaxies": "--galaxies",
     "gradient": "--gradient",
@@ -30,7 +30,13 @@ _OF_FIELDS = {
 
 @click.command()
 @click.option("--survey", type=click.Choice(_SURVEYS), default="lsst", show_default=True)
-@click.option("--number", type=click.IntRange(1), help="How many blends.  [required for a set]")
+@count_option(
+    "--num-blends",
+    "--number",
+    "number",
+    type=click.IntRange(1),
+    help="How many blends.  [required for a set]",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--sources", metavar="MIN:MAX", help="Galaxies per blend.  [default: 2:8]")
 @click.option(
@@ -95,7 +101,7 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
     """
     given = {name: value for name, value in options.items() if value is not None}
     if epochs is not None:
-        others = {"field": field, "rotation": rotation, "number": number} | given
+        others = {"field": field, "rotation": rotation, "num_blends": number} | given
         for path in _simulate_epochs(survey, seed, epochs, output, force, others):
             click.echo(str(path))
         return
@@ -124,7 +130,7 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
         click.echo(str(_simulate_field(survey, seed, output, force, progress, given)))
         return
     if number is None:
-        raise InputError("give --number, how many blends, or --field with --size.")
+        raise InputError("give --num-blends, how many blends, or --field with --size.")
     path = target_file(output, force, ".npz")
     from scorepriors.models.simulation._blend_sets import parse_sources, simulate_set, write_set
 
@@ -163,7 +169,7 @@ def _simulate_pairs(
     survey, number, seed, field, rotation, output, force, quiet, given
 ) -> list[Path]:
     """Write pairs of observations; what is wrong with the options is said before any work."""
-    from scorepriors._progress import unless_quiet, reporting
+    from scorepriors._progress import reporting, unless_quiet
     from scorepriors.models.simulation._pairs import check_pairs, write_pairs
 
     wrong = [{**_OF_SETS, **_OF_FIELDS}[name] for name in given if name != "sources"]

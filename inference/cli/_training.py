@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ from scorepriors import __version__
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, NOT_TRUSTED
+from ._common import INTERRUPTED, NOT_TRUSTED, Outcome, count_option, with_json
 
 
 @click.command()
@@ -68,17 +69,25 @@ def train(config, output, quiet):
 
 
 @click.command()
-def priors():
+@click.option("--quiet", is_flag=True, help="Print names alone, one a line.")
+@with_json
+def priors(quiet):
     """List the priors that come with the package."""
     from rich.console import Console
     from rich.table import Table
 
     from scorepriors._zoo import list_priors
 
+    found = list_priors()
+    ended = Outcome(0, lambda: [asdict(info) | {"path": str(info.path)} for info in found])
+    if quiet:
+        for info in found:
+            click.echo(info.name)
+        return ended
     table = Table()
     for name in ("name", "box", "sigma0", "pixel", "license", "description"):
         table.add_column(name)
-    for info in list_priors():
+    for info in found:
         pixel = "" if info.pixel_scale is None else f'{info.pixel_scale:g}"'
         table.add_row(
             info.name,
@@ -89,12 +98,15 @@ def priors():
             info.description,
         )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return ended
 
 
 @click.command("validate-prior")
 @click.argument("name")
-@click.option(
+@count_option(
+    "--num-samples",
     "--num",
+    "num",
     type=click.IntRange(50),
     default=2000,
     show_default=True,
@@ -104,6 +116,7 @@ def priors():
 @click.option("--output", type=click.Path(), help="Folder.  [default: validation-NAME]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@with_json
 def validate(name, num, images, output, seed, quiet):
     """Compare samples of a prior with held-out images; write its model card.
 
@@ -120,7 +133,12 @@ def validate(name, num, images, output, seed, quiet):
     from scorepriors._progress import say, unless_quiet
     from scorepriors._zoo import load_prior, prior_recipe
     from scorepriors.inference.reports._outputs import check_target
-    from scorepriors.inference.validation import draw_clean_samples, validate_prior
+    from scorepriors.inference.validation import (
+        criteria,
+        draw_clean_samples,
+        passed,
+        validate_prior,
+    )
     from scorepriors.inference.validation._cards import (
         denoising_figure,
         sample_grid_figure,
@@ -148,12 +166,7 @@ def validate(name, num, images, output, seed, quiet):
     folder.mkdir(parents=True, exist_ok=True)
     key = jax.random.key(seed)
     report = validate_prior(
-        prior,
-        train_images,
-        held_out,
-        key=key,
-        num=num,
-        progress=unless_quiet("validating", quiet),
+        prior, train_images, held_out, key=key, num=num, progress=unless_quiet("validating", quiet)
     )
     atomic_write(folder / f"{recipe.name}.json", json.dumps(report, indent=1))
     samples = np.asarray(draw_clean_samples(prior, 64, key=key))
@@ -171,7 +184,13 @@ def validate(name, num, images, output, seed, quiet):
         click.echo(f"scorepriors: {sentence}", err=True)
     click.echo(_verdict(report))
     click.echo(str(card))
-    sys.exit(NOT_TRUSTED if sentences else 0)
+
+    def summary():
+        met = passed(report)
+        found = {n: c._asdict() | {"passed": met[n]} for n, c in criteria(report).items()}
+        return {"prior": name, "passed": all(met.values()), "criteria": found, "card": str(card)}
+
+    return Outcome(NOT_TRUSTED if sentences else 0, summary)
 
 
 def _failures(report) -> list[str]:

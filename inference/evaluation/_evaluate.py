@@ -24,6 +24,7 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
 from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
+from scorepriors.inference.deblending._defaults import ANNEALING
 from scorepriors.inference.deblending._options import STARTS as FIT_STARTS
 from scorepriors.inference.deblending._options import Options
 from scorepriors.inference.deblending._priors import load_priors
@@ -46,9 +47,6 @@ STARTS |= {name: name for name in FIT_STARTS if name != "profiles"}
 
 #: Spellings of starts in earlier versions.
 _EARLIER = {"catalogue": "catalog"}
-
-#: Noise levels of the prior before its own, for ``"annealed"``.
-ANNEALING = (1.0, 0.4)
 
 #: Error of the positions in pixels: a catalog of true centers has none (a small value helps
 #: the fit), peaks of a noisy image have some.

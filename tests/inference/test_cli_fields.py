@@ -147,7 +147,6 @@ def test_ctrl_c_says_how_to_go_on(files, tmp_path, monkeypatch):
     [
         (["--workers", 2], "--workers is for fields"),
         (["--scheduler", "tcp://x:1"], "--scheduler is for fields"),
-
         (["--field", "--diagnose"], "--diagnose is for single scenes"),
     ],
 )

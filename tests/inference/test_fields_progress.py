@@ -127,4 +127,3 @@ def test_nothing_is_said_after_the_end(monkeypatch, clock):
     said = stream.getvalue()
     shown.close()
     assert stream.getvalue() == said == "scorepriors: final: 0 scenes in 0 s\n"
-

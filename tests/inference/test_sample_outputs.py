@@ -633,7 +633,6 @@ MISTAKES = {
     "no warm-up": lambda b, t: [b, "--num-warmup", 0],
     "unknown prior": lambda b, t: [b, "--prior", "hubble-512"],
     "catalog outside": lambda b, t: [b, "--catalog", far_away(t)],
-
     "force and resume": lambda b, t: [b, "--resume", "--force"],
 }
 
@@ -693,12 +692,20 @@ def test_exit_codes_and_going_on(trusted, said, code, scene, tmp_path, monkeypat
     monkeypatch.setattr("scorepriors.inference.deblending._doubts.doubts", lambda _: said)
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
-    options = "--algorithm", "hmc", "--output", tmp_path / "out", "--resume"
+    options = "--algorithm", "hmc", "--output", tmp_path / "out", "--resume", "--json"
     outcome = run(scene[0] / "blend.fits", *options)
     assert outcome.exit_code == code, outcome.output
     # Batch systems restart a job with the command it began with.
     path = tmp_path / "out" / "checkpoint.npz"
     assert outcome.stderr.count(f"there is no {path} to go on with; the run starts.") == 1
+    # Nothing but the summary is on stdout.
+    found = json.loads(outcome.stdout)
+    assert found["interrupted"] == (trusted is None)
+    assert found["status"] == tree.attrs["status"]
+    assert len(found["warnings"]) == (trusted is False)
+    assert (found["num_chains"], found["num_sources"], found["bands"]) == (2, 3, ["g", "r"])
+    assert (found["draws_kept"], found["output"]) == (50, str(tmp_path / "out"))
+    assert "3 sources, flux in nJy" in outcome.stderr
     # The state is kept for as long as there is something to go on with.
     assert (tmp_path / "out" / "checkpoint.npz").exists() == (trusted is None)
     assert ("use --num-chains 4" in outcome.stderr) == (trusted is False)

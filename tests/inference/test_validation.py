@@ -330,11 +330,11 @@ def test_the_command_ends_with_a_verdict(report, wiener, tmp_path, monkeypatch):
     weights = save_prior(tmp_path / "tiny.safetensors", wiener, recipe, training=facts)
     np.savez(tmp_path / "images.npz", train=galaxies(80, 0), held_out=galaxies(60, 5))
 
-    def run(found):
+    def run(found, *more):
         monkeypatch.setattr(
             "scorepriors.inference.validation.validate_prior", lambda *_, **__: found
         )
-        options = "--images", tmp_path / "images.npz", "--output", tmp_path / "out"
+        options = "--images", tmp_path / "images.npz", "--output", tmp_path / "out", *more
         return CliRunner().invoke(main, ["validate-prior", *map(str, (weights, *options))])
 
     bad = {**meeting(report), "ring": {**report["ring"], "on_ring": -1.0, "ratio": 2.0}}
@@ -352,6 +352,13 @@ def test_the_command_ends_with_a_verdict(report, wiener, tmp_path, monkeypatch):
     assert good.exit_code == 0, good.output
     assert "should be" not in good.stderr
     assert good.stdout.startswith(f"tiny meets all {len(criteria(report))} criteria.\n")
+    found = json.loads(run(bad, "--json").stdout)
+    assert found["passed"] is False
+    assert found["criteria"].keys() == criteria(report).keys()
+    assert [name for name, one in found["criteria"].items() if not one["passed"]] == [
+        "ring_contrast"
+    ]
+    assert found["criteria"]["ring_contrast"]["limit"] == 10.0
 
 
 def test_figures(report, tmp_path):
