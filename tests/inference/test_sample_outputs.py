@@ -703,6 +703,7 @@ def test_exit_codes_and_going_on(trusted, said, code, scene, tmp_path, monkeypat
     assert found["interrupted"] == (trusted is None)
     assert found["status"] == tree.attrs["status"]
     assert len(found["warnings"]) == (trusted is False)
+    assert found["doubts"] == said
     assert (found["num_chains"], found["num_sources"], found["bands"]) == (2, 3, ["g", "r"])
     assert (found["draws_kept"], found["output"]) == (50, str(tmp_path / "out"))
     assert "3 sources, flux in nJy" in outcome.stderr
