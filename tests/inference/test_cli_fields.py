@@ -54,7 +54,7 @@ def finished(files, tmp_path_factory):
     output = tmp_path_factory.mktemp("out") / "results"
     found = run(
         "deblend", files / "field.fits", "--field", "--catalog", files / "catalog.ecsv",
-        "--output", output, "--resume",
+        "--output", output, "--resume", "--json",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     return output, found
@@ -78,6 +78,7 @@ def test_a_field_leaves_its_files(finished, files):
     facts = json.loads((output / "summary.json").read_text())
     assert facts["num_sources"] == 4
     assert facts["seed"] == 0
+    assert json.loads(found.stdout) == {"output": str(output), **facts}
     assert "</html>" in (output / "report.html").read_text()
 
 
