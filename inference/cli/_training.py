@@ -132,6 +132,7 @@ def validate(name, num, images, output, seed, quiet):
     from scorepriors._files import atomic_write
     from scorepriors._progress import say, unless_quiet
     from scorepriors._zoo import load_prior, prior_recipe
+    from scorepriors.inference.deblending._hdus import finite
     from scorepriors.inference.reports._outputs import check_target
     from scorepriors.inference.validation import (
         criteria,
@@ -187,8 +188,12 @@ def validate(name, num, images, output, seed, quiet):
 
     def summary():
         met = passed(report)
-        found = {n: c._asdict() | {"passed": met[n]} for n, c in criteria(report).items()}
-        return {"prior": name, "passed": all(met.values()), "criteria": found, "card": str(card)}
+        found = {
+            name: one._asdict() | {"value": finite(one.value), "passed": met[name]}
+            for name, one in criteria(report).items()
+        }
+        facts = {"prior": report["prior"]["name"], "passed": all(met.values()), "criteria": found}
+        return facts | {"card": str(card)}
 
     return Outcome(NOT_TRUSTED if sentences else 0, summary)
 

@@ -352,13 +352,17 @@ def test_the_command_ends_with_a_verdict(report, wiener, tmp_path, monkeypatch):
     assert good.exit_code == 0, good.output
     assert "should be" not in good.stderr
     assert good.stdout.startswith(f"tiny meets all {len(criteria(report))} criteria.\n")
+    # What can't be computed is not met, and is no number in JSON.
+    bad["stein"] = {**bad["stein"], "deviation": float("nan")}
     found = json.loads(run(bad, "--json").stdout)
-    assert found["passed"] is False
+    assert (found["prior"], found["passed"]) == ("tiny", False)
     assert found["criteria"].keys() == criteria(report).keys()
     assert [name for name, one in found["criteria"].items() if not one["passed"]] == [
-        "ring_contrast"
+        "ring_contrast",
+        "stein",
     ]
     assert found["criteria"]["ring_contrast"]["limit"] == 10.0
+    assert found["criteria"]["stein"]["value"] is None
 
 
 def test_figures(report, tmp_path):
