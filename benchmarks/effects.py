@@ -1,6 +1,6 @@
 """What a sky, outliers and a wrong PSF do to fluxes, left out of the model and modeled.
 
-    scorepriors simulate --number 40 --seed 21 --sources 2:6 --output set.npz
+    scorepriors simulate --num-blends 40 --seed 21 --sources 2:6 --output set.npz
     python benchmarks/effects.py set.npz --json effects.json
 
 Every blend is spoilt in one way at a time and deblended from true positions, with the options that

@@ -1,6 +1,6 @@
 """What bad starts, bad data and bad catalogs do to a deblending, against truth.
 
-    scorepriors simulate --number 30 --seed 21 --output set.npz
+    scorepriors simulate --num-blends 30 --seed 21 --output set.npz
     python benchmarks/robustness.py set.npz --json robustness.json
 
 Every blend is spoilt in one way at a time and deblended; figures are those of

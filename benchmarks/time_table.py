@@ -1,7 +1,7 @@
 """Seconds of a free-form fit by the number of sources and the size of the prior, and of many.
 
     python benchmarks/time_table.py sources
-    scorepriors simulate --number 1000 --seed 41 --output thousand.npz
+    scorepriors simulate --num-blends 1000 --seed 41 --output thousand.npz
     python benchmarks/time_table.py blends thousand.npz --number 10   # then 100, 1000
 
 `sources`: blends of 1 to 8 galaxies in six bands of 64 x 64 pixels, each fitted twice; the

@@ -14,9 +14,9 @@ browser by MathJax from its public address; set ``SCOREPRIORS_MATHJAX`` to a pat
 import os
 import re
 import shutil
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from scorepriors import __version__
 from scorepriors.inference import Keep
 
 HERE = Path(__file__).parent
@@ -26,8 +26,7 @@ HERE = Path(__file__).parent
 project = "scorepriors"
 author = "The scorepriors developers"
 copyright = author
-release = installed_version("scorepriors")
-version = release
+release = version = __version__
 
 # ---- pages -------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.metadata
+import json
 import os
 import re
 import sys
@@ -10,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import scorepriors
 
@@ -88,9 +90,43 @@ def test_upper_floors_are_linked_into_the_ground_floor(name):
 
 
 def test_version_is_the_same_everywhere():
-    assert scorepriors.__version__ == CONFIG["project"]["version"]
-    citation = (ROOT / "CITATION.cff").read_text()
-    assert re.search(rf"^version: \"?{re.escape(scorepriors.__version__)}\"?$", citation, re.M)
+    # One place: the build reads it from the source, without importing what is not installed yet.
+    assert "version" not in CONFIG["project"]
+    assert CONFIG["project"]["dynamic"] == ["version"]
+    assert SETUPTOOLS["dynamic"] == {"version": {"attr": "scorepriors.__version__"}}
+    source = ast.parse((ROOT / "scorepriors" / "__init__.py").read_text())
+    (found,) = (
+        node.value
+        for node in source.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__"
+    )
+    assert ast.literal_eval(found) == scorepriors.__version__
+    # It can't be read from elsewhere here.
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == scorepriors.__version__
+    released = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert released[0] == scorepriors.__version__
+
+
+def test_archives_get_what_is_to_be_cited():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    archived = json.loads((ROOT / ".zenodo.json").read_text())
+    assert archived["title"] == cited["title"]
+    assert archived["description"] == cited["abstract"].strip()
+    assert archived["license"] == cited["license"] == CONFIG["project"]["license"]
+    assert archived["keywords"] == cited["keywords"]
+    assert archived["creators"] == cited["authors"] == CONFIG["project"]["authors"]
+    assert "version" not in archived  # it is the tag's
+    (paper,) = cited["references"]
+    (said,) = archived["references"]
+    names = [one["family-names"] for one in paper["authors"]]
+    for word in (
+        *names,
+        paper["title"],
+        paper["journal"],
+        str(paper["volume"]),
+        str(paper["year"]),
+    ):
+        assert word in said
 
 
 def test_scripts_can_be_loaded():

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from scorepriors import _progress
-from scorepriors._progress import on_terminal, reporting
+from scorepriors._progress import Lines, Minutes, duration, reporting, unless_quiet
 
 
 def test_a_function_gets_what_is_reported():
@@ -27,7 +27,6 @@ def test_a_bar_on_a_terminal(monkeypatch, progress, name):
     assert name in stream.getvalue()
     assert "2/4" in stream.getvalue()
     assert "potential 1" in stream.getvalue()
-    assert (on_terminal("x", quiet=False), on_terminal("x", quiet=True)) == ("x", False)
 
 
 @pytest.mark.parametrize("progress", [False, None])
@@ -35,4 +34,67 @@ def test_silence(capsys, progress):
     with reporting(progress, "fit") as report:
         report(1, 1, "text")
     assert capsys.readouterr() == ("", "")
-    assert on_terminal(True, quiet=False) is False
+
+
+def test_commands_are_silent_if_they_are_told_to_be():
+    assert (unless_quiet("x", quiet=False), unless_quiet("x", quiet=True)) == ("x", False)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What is printed where there is no terminal."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=False, width=40)
+    monkeypatch.setattr(_progress, "console", console)
+    return stream
+
+
+def test_a_line_a_minute_without_a_terminal(monkeypatch, log):
+    clock = Clock()
+    monkeypatch.setattr(_progress, "_MINUTES", minutes := Minutes(clock))
+    # Two loops of half a minute each: what counts is how long nothing was said.
+    for name in ("profiles", "sample"):
+        with reporting(name, "fit") as report:
+            assert isinstance(report, Lines)
+            clock.now += 35
+            report(10, 2300, "")
+    assert log.getvalue() == "scorepriors: sample: 10 of 2,300, 17.1/min, 2 h 13 min left\n"
+    clock.now += 59
+    unless_quiet(True, quiet=False)  # another command of this process
+    clock.now += 2
+    assert not minutes.over()
+
+
+def test_lines_tell_rate_and_time_left(log):
+    clock = Clock()
+    report = Lines("sample", Minutes(clock))
+    for done in (0, 100, 100, 200):
+        report(done, 1000, "warm-up: acceptance 0.81")
+        clock.now += 30
+    assert log.getvalue() == (
+        "scorepriors: sample: 100 of 1,000, warm-up: acceptance 0.81, 3.3/s, 4 min 30 s left\n"
+    )
+    # Another part of the run begins: its rate is its own.
+    report(0, 40, "[draws]")
+    clock.now += 60
+    report(2, 40, "[draws]")
+    assert log.getvalue().splitlines()[1:] == [
+        "scorepriors: sample: 0 of 40, [draws]",
+        "scorepriors: sample: 2 of 40, [draws], 2.0/min, 19 min 0 s left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(59.4, "59 s"), (59.6, "1 min 0 s"), (3599.6, "1 h 0 min")]
+)
+def test_durations_round_up_to_the_next_unit(seconds, text):
+    assert duration(seconds) == text

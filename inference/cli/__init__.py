@@ -69,7 +69,17 @@ def _say(show):
     return say
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+#: The first line keeps click from wrapping the others.
+_COMPLETION = """\b
+The shell completes names of commands and options after
+  eval "$(_SCOREPRIORS_COMPLETE=bash_source scorepriors)"    in ~/.bashrc,
+  eval "$(_SCOREPRIORS_COMPLETE=zsh_source scorepriors)"     in ~/.zshrc,
+  _SCOREPRIORS_COMPLETE=fish_source scorepriors | source     in config.fish."""
+
+
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION
+)
 @click.version_option(__version__)
 def main():
     """Deblend galaxies with learned priors."""

@@ -1,15 +1,20 @@
 """Common parts of commands: exit codes, options of a scene, and reading of files."""
 
+import contextlib
+import functools
+import json
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from scorepriors._errors import InputError
 from scorepriors.inference._status import Check, FitStatus
+from scorepriors.inference.deblending import _defaults as defaults
 
 from ._input import input_options
 
@@ -37,6 +42,78 @@ FIT_REMEDIES = {
 }
 
 
+class Outcome(NamedTuple):
+    """How a command has ended.
+
+    Attributes
+    ----------
+    code
+        Exit code.
+    summary
+        Function that returns the summary for --json; None if there is no result.
+    """
+
+    code: int
+    summary: Callable[[], Any] | None
+
+
+def with_json(command):
+    """Add the option --json to a command that returns an `Outcome`.
+
+    Nothing but the summary goes to stdout then: what the command prints goes to stderr.
+    """
+
+    @click.option(
+        "--json", "as_json", is_flag=True, help="Print the summary as JSON, all else on stderr."
+    )
+    @functools.wraps(command)
+    def run(*arguments, as_json, **options):
+        with stdout_for_json(as_json) as show:
+            outcome = command(*arguments, **options)
+            if as_json and outcome.summary is not None:
+                show(outcome.summary())
+        sys.exit(outcome.code)
+
+    return run
+
+
+@contextlib.contextmanager
+def stdout_for_json(as_json: bool) -> Iterator[Callable[[Any], None]]:
+    """Yield a function that prints JSON to stdout, while all that is printed goes to stderr.
+
+    Without `as_json` everything goes where it went, and the function does nothing.
+    """
+    if not as_json:
+        yield lambda facts: None
+        return
+    stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield lambda facts: print(json.dumps(facts, indent=2, allow_nan=False), file=stdout)
+
+
+def written_summary(folder: str | Path) -> dict[str, Any]:
+    """Return the summary that was written to a folder, with its name."""
+    facts = json.loads((Path(folder) / "summary.json").read_text())
+    return {"output": str(folder), **facts}
+
+
+class OptionOfOldNames(click.Option):
+    """An option whose names after the first are those of earlier versions, which no help shows."""
+
+    def get_help_record(self, ctx):
+        """Return the help of the first name."""
+        names, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+
+def count_option(*names, **attributes):
+    """Return an option for a number of things, which has had the names after the first."""
+    return click.option(*names, cls=OptionOfOldNames, **attributes)
+
+
 def prepare_jax(devices: int = 1) -> None:
     """Enable the cache of compiled programs, and set the number of devices."""
     import jax
@@ -47,35 +124,10 @@ def prepare_jax(devices: int = 1) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
 
 
-class OptionWithLazyDefault(click.Option):
-    """An option whose default is a function, which is called for its help as well.
-
-    Defaults are in modules that a command imports when it runs: reading them earlier would
-    load JAX for every other command.
-    """
-
-    def get_default(self, ctx, call: bool = True):
-        """Return the value of the default instead of the function."""
-        del call
-        return super().get_default(ctx, call=True)
-
-
-def option_with_lazy_default(*names, default: Callable[[], Any], **attributes):
-    """Return an option with a default that is looked up when it is needed."""
-    return click.option(
-        *names, cls=OptionWithLazyDefault, default=default, show_default=True, **attributes
-    )
-
-
 def fit_option(name: str, **attributes):
     """Return an option for a field of `Options`, with the field's default."""
-
-    def default():
-        from scorepriors.inference.deblending._options import Options
-
-        return getattr(Options(), name.removeprefix("--").replace("-", "_"))
-
-    return option_with_lazy_default(name, default=default, **attributes)
+    default = getattr(defaults, name.removeprefix("--").replace("-", "_").upper())
+    return click.option(name, default=default, show_default=True, **attributes)
 
 
 #: Names of parametric profiles, as in `scorepriors.inference.deblending._options`.
@@ -101,15 +153,14 @@ def noise_option():
         "Variances: the file's, or where they follow the noise of their own pixels with the noise "
         "of sources from the model."
     )
-    return option_with_lazy_default(
-        "--variances", "noise", default=_default_noise, type=click.Choice(NOISES), help=text
+    return click.option(
+        "--variances",
+        "noise",
+        default=defaults.NOISE,
+        show_default=True,
+        type=click.Choice(NOISES),
+        help=text,
     )
-
-
-def _default_noise():
-    from scorepriors.inference.deblending._options import Options
-
-    return Options().noise
 
 
 def noise_sentence(result) -> str:
@@ -138,6 +189,11 @@ def correlation_words(result) -> str:
     obs = result.observation
     used = known.known_sentence(known.correlation_facts(obs))
     return used or known.correlation_sentence(obs, result.positions)
+
+
+def say_start(path: str | Path) -> None:
+    """Say that a run starts which --resume was to go on with, as batch systems restart their jobs."""
+    click.echo(f"scorepriors: there is no {path} to go on with; the run starts.", err=True)
 
 
 def leave_to_doubts() -> None:

@@ -14,12 +14,15 @@ from ._common import (
     INTERRUPTED,
     NOT_CONVERGED,
     NOT_TRUSTED,
+    Outcome,
     correlation_words,
     fit_option,
     noise_option,
     noise_sentence,
     profile_option,
     scene_options,
+    with_json,
+    written_summary,
 )
 from ._diagnosis import diagnose_scene
 from ._fields import FieldRun, Target, deblend_as_field, opened_field
@@ -59,7 +62,8 @@ from ._input import Input, field_options
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes for a field."
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler of the workers for a field.")
-@click.option("--resume", is_flag=True, help="Go on with a field that was cut short.")
+@click.option("--resume", is_flag=True, help="Go on with a field that was cut short, or start.")
+@with_json
 def deblend(
     each,
     prior_names,
@@ -103,7 +107,7 @@ def deblend(
                 "--variable, --timescale and --moving are for single scenes; use --scene."
             )
         where = Target(output, force=force, seed=seed, quiet=quiet, prior=prior_names)
-        sys.exit(deblend_as_field(given, field, run, where, sigma, options))
+        return deblend_as_field(given, field, run, where, sigma, options)
     run.refuse_for_scene()
     if each and (given.example or given.others):
         raise InputError(
@@ -116,9 +120,11 @@ def deblend(
 
     for target in targets:
         check_target(target, force=force)
+    if resume:
+        click.echo("scorepriors: a scene keeps nothing to go on with; the run starts.", err=True)
     import jax
 
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
     from scorepriors.inference.deblending._priors import load_priors
 
@@ -130,23 +136,30 @@ def deblend(
         positions,
         prior=prior,
         key=jax.random.key(seed),
-        progress=on_terminal(True, quiet),
+        progress=unless_quiet(True, quiet),
         side_by_side=1 if len(observations) == 1 else SIDE_BY_SIDE,
         **options,
     )
     seconds = (time.monotonic() - started) / len(observations)
+    written = []
     for result, target in zip(results, targets, strict=True):
         if result is None:
             continue
         paths = write_outputs(
             result, target, force=force, seed=seed, total_seconds=seconds, prior=prior_names
         )
+        written.append(target)
         _print_table(result, truth)
         if diagnosed:
             paths += diagnose_scene(target, result, None, seed=seed, quiet=quiet)
         for path in dict.fromkeys(paths):
             click.echo(str(path))
-    sys.exit(_verdict(results, targets))
+
+    def summary():
+        found = [written_summary(target) for target in written]
+        return found if each else found[0]
+
+    return Outcome(_verdict(results, targets), summary if written else None)
 
 
 def _folders(files, output) -> list[Path]:

@@ -47,7 +47,7 @@ def diagnose_scene(folder, result, tree, *, seed, quiet) -> list[Path]:
     """Diagnose a scene, write the results, and print them."""
     import jax
 
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference.diagnosis._diagnose import diagnose
     from scorepriors.inference.diagnosis._outputs import write_diagnosis
     from scorepriors.inference.sampling._diagnostics import SamplingWarning
@@ -56,7 +56,7 @@ def diagnose_scene(folder, result, tree, *, seed, quiet) -> list[Path]:
         # A flag records that the curvature is not that of a mode.
         warnings.filterwarnings("ignore", category=SamplingWarning)
         found = diagnose(
-            result, tree, key=jax.random.key(seed), progress=on_terminal("diagnose", quiet)
+            result, tree, key=jax.random.key(seed), progress=unless_quiet("diagnose", quiet)
         )
     extra = {}
     if tree is not None:

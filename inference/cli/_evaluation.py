@@ -7,13 +7,24 @@ from pathlib import Path
 import click
 
 from scorepriors._errors import InputError
+from scorepriors.inference.deblending._defaults import ANNEALING
 
 from . import _common as common
-from ._common import INTERRUPTED, fit_option, option_with_lazy_default, profile_option, target_file
+from ._common import (
+    INTERRUPTED,
+    count_option,
+    fit_option,
+    profile_option,
+    stdout_for_json,
+    target_file,
+)
 
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 _STARTS = ("catalog", "detect", "sed20", "flat", "gaussian", "blobs")
 _TREATMENTS = ("marginal", "profiled")
+
+#: File of --json that stands for stdout.
+_STDOUT = "-"
 
 
 class _Start(click.Choice):
@@ -31,20 +42,6 @@ class _Start(click.Choice):
         return super().convert(value, param, ctx)
 
 
-def _default_of(name: str, *keys):
-    """Return a function that looks up a default in the module of evaluations."""
-
-    def default():
-        from scorepriors.inference.evaluation import _evaluate
-
-        found = getattr(_evaluate, name)
-        for key in keys:
-            found = found[key]
-        return ",".join(f"{level:g}" for level in found) if isinstance(found, tuple) else found
-
-    return default
-
-
 @click.command()
 @click.argument("file", metavar="FILE_OR_FOLDER", type=click.Path())
 @click.option(
@@ -53,7 +50,13 @@ def _default_of(name: str, *keys):
     help="Of a field: folder of its catalog.  [default: FOLDER/deblended]",
 )
 @click.option("--no-peers", is_flag=True, help="Of a field: without sep and photutils.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many blends.")
+@count_option(
+    "--num-blends",
+    "--limit",
+    "limit",
+    type=click.IntRange(1),
+    help="Only the first so many blends.",
+)
 @click.option(
     "--start",
     type=_Start(_STARTS),
@@ -85,27 +88,28 @@ def _default_of(name: str, *keys):
 @fit_option("--spectra", type=click.Choice(_TREATMENTS), help="What becomes of the fluxes.")
 @fit_option("--tolerance", type=float, help="Nats per source.")
 @fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
-@option_with_lazy_default(
+@click.option(
     "--anneal",
     metavar="SIGMA,...",
-    default=_default_of("ANNEALING"),
+    default=",".join(f"{level:g}" for level in ANNEALING),
+    show_default=True,
     help="Noise levels before the prior's own, for --method annealed.",
 )
-@click.option(
+@count_option(
     "--num-chains",
     "--chains",
     "chains",
     type=click.IntRange(1),
     help="Of --method posterior.  [default: as `sample`]",
 )
-@click.option(
+@count_option(
     "--num-warmup",
     "--warmup",
     "warmup",
     type=click.IntRange(20),
     help="Draws to tune with.  [default: as `sample`]",
 )
-@click.option(
+@count_option(
     "--num-samples",
     "--draws",
     "draws",
@@ -118,7 +122,15 @@ def _default_of(name: str, *keys):
     help="Correlation of neighbors' noise: measure, lanczos3, drizzle:RATIO.  [default: none]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
-@click.option("--json", "json_path", type=click.Path(), help="Write figures and table here.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(),
+    is_flag=False,
+    flag_value=_STDOUT,
+    metavar="[FILE]",
+    help="Write figures and table here; without FILE to stdout, and all else to stderr.",
+)
 @click.option("--figure", "figure_path", type=click.Path(), help="Write the figure (PNG) here.")
 @click.option(
     "--compare",
@@ -131,7 +143,7 @@ def _default_of(name: str, *keys):
     type=click.Path(),
     help="Where finished blends are kept.  [default: beside the JSON]",
 )
-@click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short, or start one.")
 @click.option("--force", is_flag=True, help="Replace existing results; start again.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.pass_context
@@ -157,30 +169,39 @@ def evaluate(
 
     A folder is a field of `simulate --field`, deblended before: its catalog and those of sep and
     photutils on the same image are compared with the truth, in tables, in evaluation.json and
-    in evaluation.png.  All options but --results, --no-peers, --force and --quiet are for files.
+    in evaluation.png.  All options but --results, --no-peers, --json without FILE, --force and
+    --quiet are for files.
 
     A file is a set of `simulate`, or any npz of that layout.  Metrics are those of Sampson et
     al. (2024), eqs. 14-16.  Finished blends are kept beside the JSON: after Ctrl-C, or a
     crash, --resume continues.  Exit codes: 0 done, 2 bad input, 130 interrupted.
     """
+    show = context.with_resource(stdout_for_json(json_path == _STDOUT))
+    json_path = None if json_path == _STDOUT else json_path
     if Path(file).is_dir():
-        _refuse_given(context, ("file", "results", "no_peers", "force", "quiet"), "sets of blends")
-        _evaluate_folder(Path(file), results, not no_peers, force, quiet)
+        if json_path is not None:
+            raise InputError("--json FILE is for sets of blends; a field's is evaluation.json.")
+        own = ("file", "results", "no_peers", "json_path", "force", "quiet")
+        _refuse_given(context, own, "sets of blends")
+        show(_evaluate_folder(Path(file), results, not no_peers, force, quiet))
         return
     _refuse_given(context, set(context.params) - {"results", "no_peers"}, "folders of fields")
     if force and resume:
         raise InputError("give either --force, to start again, or --resume, to go on.")
-    again = force or resume
+    kept = _kept(checkpoint, json_path, resume=resume)
+    # A run that is finished has no checkpoint, and its results are not for --resume to replace.
+    goes_on = resume and kept is not None and kept.exists()
     outputs = [
-        None if path is None else target_file(path, again, ending)
+        None if path is None else target_file(path, force or goes_on, ending)
         for path, ending in ((json_path, ".json"), (figure_path, ".png"))
     ]
     earlier = [_read_result(path) for path in compare]
-    kept = _kept(checkpoint, json_path, resume=resume)
     levels = _levels(anneal)
+    if kept is not None and resume and not goes_on:
+        common.say_start(kept)
 
     common.prepare_jax()
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference.evaluation._evaluate import evaluate as run
 
     if settings["method"] == "posterior":
@@ -193,12 +214,13 @@ def evaluate(
         checkpoint=kept,
         resume=resume,
         restart=force,
-        progress=on_terminal(settings["method"], quiet),
+        progress=unless_quiet(settings["method"], quiet),
         anneal=levels,
         **settings,
     )
     if result["number"]:
         _print_result(result)
+    show(result)
     if result["interrupted"]:
         from scorepriors.models.simulation._blend_sets import BlendSet
 
@@ -222,20 +244,20 @@ def _refuse_given(context, allowed, what: str) -> None:
             raise InputError(f"{parameter.opts[0]} is for {what}; leave it out.")
 
 
-def _evaluate_folder(directory: Path, results, peers: bool, force: bool, quiet: bool) -> None:
-    """Evaluate a field, print the tables, write JSON and figure into its folder."""
+def _evaluate_folder(directory: Path, results, peers: bool, force: bool, quiet: bool) -> dict:
+    """Evaluate a field, print the tables, write JSON and figure into its folder; return the first."""
     outputs = [directory / name for name in ("evaluation.json", "evaluation.png")]
     for path in outputs:
         target_file(path, force, path.suffix)
     from scorepriors._files import atomic_path, atomic_write
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference.evaluation._fields_figure import field_figure
     from scorepriors.inference.evaluation._fields_run import evaluate_directory, open_field
 
     from ._field_tables import print_field
 
     result = evaluate_directory(
-        directory, results=results, peers=peers, progress=on_terminal("evaluating", quiet)
+        directory, results=results, peers=peers, progress=unless_quiet("evaluating", quiet)
     )
     print_field(result)
     atomic_write(outputs[0], json.dumps(result, allow_nan=False) + "\n")
@@ -243,6 +265,7 @@ def _evaluate_folder(directory: Path, results, peers: bool, force: bool, quiet: 
         field_figure(result, field).savefig(temporary, dpi=120, format="png")
     for path in outputs:
         click.echo(str(path))
+    return result
 
 
 def _write(result, earlier, json_path, figure_path) -> None:
@@ -262,9 +285,14 @@ def _kept(checkpoint, json_path, *, resume: bool) -> Path | None:
     """Return the path of the checkpoint; None if there is none."""
     if checkpoint is None and json_path is None:
         if resume:
-            raise InputError("--resume needs --json or --checkpoint, to know where the run is.")
+            raise InputError(
+                "--resume needs --json FILE or --checkpoint, to know where the run is."
+            )
         return None
-    return Path(checkpoint) if checkpoint else Path(json_path).with_suffix(".checkpoint.npz")
+    if checkpoint:
+        return Path(checkpoint)
+    beside = Path(json_path)
+    return beside.parent / f"{beside.stem}.checkpoint.npz"
 
 
 def _levels(text: str) -> tuple[float, ...]:

@@ -5,6 +5,8 @@ import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +14,7 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, NOT_CONVERGED, NOT_TRUSTED
+from ._common import INTERRUPTED, NOT_CONVERGED, NOT_TRUSTED, Outcome, written_summary
 from ._input import Input
 
 #: Number of pixels beyond which an image is a field: 192 x 192.
@@ -41,7 +43,6 @@ class FieldRun:
         for name, given in (
             ("--workers", self.workers > 1),
             ("--scheduler", self.scheduler is not None),
-            ("--resume", self.resume),
         ):
             if given:
                 raise InputError(
@@ -98,18 +99,24 @@ def opened_field(given: Input, as_field: bool | None):
 
 def deblend_as_field(
     given: Input, field, run: FieldRun, target: Target, sigma: float | None, options: dict[str, Any]
-) -> int:
-    """Deblend a field, write its results, and return the exit code."""
+) -> Outcome:
+    """Deblend a field and write its results."""
     common.prepare_jax()
     import jax
 
     from scorepriors.inference.deblending._priors import load_priors
     from scorepriors.inference.evaluation._fields_run import truth_beside
     from scorepriors.inference.fields._deblend_field import deblend_field
+    from scorepriors.inference.fields._folder import NAME as RUN
+    from scorepriors.inference.fields._folder import is_begun
     from scorepriors.inference.fields._outputs import check_field_target, write_field_outputs
     from scorepriors.models.data._own_noise import NoiseWarning
 
-    check_field_target(target.output, force=target.force or run.resume)
+    kept = Path(target.output) / RUN
+    replace = target.force or (run.resume and is_begun(kept))
+    check_field_target(target.output, force=replace)
+    if run.resume and not replace:
+        common.say_start(kept)
     prior = load_priors(target.prior or None, sigma=sigma, pixel_scale=field.pixel_scale)
     with warnings.catch_warnings():
         # Said at the end, with what was done about it.
@@ -131,7 +138,7 @@ def deblend_as_field(
         )
     except KeyboardInterrupt:
         click.echo("scorepriors: interrupted; --resume goes on from here.", err=True)
-        return INTERRUPTED
+        return Outcome(INTERRUPTED, None)
     extra = {"seed": target.seed}
     evaluation = None
     if len(given.files) == 1 and tuple(field.corner) == (0, 0):
@@ -139,7 +146,7 @@ def deblend_as_field(
     paths = write_field_outputs(
         result,
         target.output,
-        force=target.force or run.resume,
+        force=replace,
         evaluation=evaluation,
         command=shlex.join(["scorepriors", *sys.argv[1:]]),
         extra=extra,
@@ -147,13 +154,13 @@ def deblend_as_field(
     _print_summary(result)
     for path in paths:
         click.echo(str(path))
-    return _verdict(result)
+    return Outcome(_verdict(result), partial(written_summary, target.output))
 
 
 def _print_summary(result) -> None:
     import numpy as np
 
-    from scorepriors.inference.fields._progress import duration
+    from scorepriors._progress import duration
 
     facts, catalog = result.facts, result.catalog
     models = Counter(str(one) for one in catalog["model"]).most_common()

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
+from ._common import Outcome, with_json, written_summary
 from ._input import correlation_option, reading_options, take_reading
 
 
@@ -45,6 +47,7 @@ from ._input import correlation_option, reading_options, take_reading
 @click.option("--output", type=click.Path(), metavar="FOLDER", help="[default: DIR/forced-FILE]")
 @click.option("--force", is_flag=True, help="Replace existing results.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@with_json
 def forced(folder, image, psf, index, sky, noise, correlation, output, force, quiet, **options):
     """Measure the sources of a finished run, in DIR, in another image.
 
@@ -65,7 +68,7 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
         raise InputError(f"there is no folder {folder!r}; give one that `deblend` wrote.")
     check_target(target, force=force, names=FORCED_NAMES)
     common.prepare_jax()
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference.deblending._result import Deblended
     from scorepriors.inference.forced._forced import forced_photometry
     from scorepriors.inference.forced._outputs import write_forced
@@ -103,7 +106,7 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
         draws=draws,
         sky=None if sky == "none" else sky,
         variances=noise,
-        progress=on_terminal("measuring scenes", quiet),
+        progress=unless_quiet("measuring scenes", quiet),
     )
     said = known_sentence(correlation_facts(obs))
     if not said and isinstance(obs, Observation):
@@ -114,6 +117,7 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
     _print_fluxes(found)
     for path in paths:
         click.echo(str(path))
+    return Outcome(0, partial(written_summary, target))
 
 
 def _print_fluxes(found) -> None:

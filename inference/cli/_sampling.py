@@ -14,9 +14,12 @@ from ._common import (
     INTERRUPTED,
     NOT_TRUSTED,
     REMEDIES,
+    Outcome,
     correlation_words,
+    count_option,
     noise_sentence,
     scene_options,
+    with_json,
 )
 from ._diagnosis import diagnose_scene
 from ._input import Input, field_options
@@ -36,16 +39,16 @@ from ._input import Input, field_options
     "[default: reduced without free forms; else flow if a source is faint (S/N below 40), else "
     "dynamic_hmc]",
 )
-@click.option(
+@count_option(
     "--num-chains", "--chains", type=int, help="Side by side.  [default: 8 of flow, else 4]"
 )
-@click.option(
+@count_option(
     "--num-warmup",
     "--warmup",
     type=int,
     help="Draws to tune with.  [default: 80 of reduced, else 300]",
 )
-@click.option(
+@count_option(
     "--num-samples",
     "--draws",
     type=int,
@@ -56,8 +59,9 @@ from ._input import Input, field_options
     "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
 )
 @field_options()
-@click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short, or start one.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
+@with_json
 def sample(
     prior_names,
     sigma,
@@ -106,7 +110,7 @@ def sample(
     common.leave_to_doubts()
     import jax
 
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
     from scorepriors.inference._status import record
     from scorepriors.inference.deblending._doubts import doubts
     from scorepriors.inference.deblending._sampling import (
@@ -114,14 +118,14 @@ def sample(
         default_algorithm,
         sample_deblended,
     )
-    from scorepriors.inference.reports._samples import SAMPLE_NAMES, write_samples
+    from scorepriors.inference.reports._samples import SAMPLE_NAMES, sample_summary, write_samples
     from scorepriors.inference.sampling._diagnostics import SamplingWarning, findings
 
     if algorithm is not None and algorithm not in SCENE_ALGORITHMS:
         known = ", ".join(sorted(SCENE_ALGORITHMS))
         raise InputError(f"unknown --algorithm {algorithm!r}; there are {known}.")
     folder = Path(output)
-    checkpoint = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
+    checkpoint, replace = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
     # Only a learned prior can be asked what it has made up.
     models = models or ("free-form" if diagnosed else "simplest")
     result = _deblend_one(
@@ -129,7 +133,7 @@ def sample(
         prior_names,
         sigma=sigma,
         key=jax.random.key(seed),
-        progress=on_terminal(True, quiet),
+        progress=unless_quiet(True, quiet),
         models=models,
         rescale_noise=rescale_noise,
         subtract_sky=subtract_sky,
@@ -154,7 +158,7 @@ def sample(
                 algorithm=sampler,
                 **counts,
                 checkpoint=checkpoint,
-                progress=on_terminal(True, quiet),
+                progress=unless_quiet(True, quiet),
             )
     finally:
         if fresh and not any(folder.iterdir()):
@@ -163,25 +167,30 @@ def sample(
     reasons = [finding.sentence(REMEDIES) for finding in found]
     # Before anything is written: all files name the options of the command.
     tree.attrs.update(record(found, bool(tree.attrs["interrupted"]), REMEDIES))
-    paths = write_samples(result, tree, folder, force=force or resume, prior=prior_names)
+    paths = write_samples(result, tree, folder, force=replace, prior=prior_names)
     _print_fluxes(tree)
     if diagnosed:
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
         click.echo(str(path))
-    reasons += doubts(result).values()
+    against = doubts(result)
+    reasons += against.values()
     facts = models_sentence(tree, models), noise_sentence(result), correlation_words(result)
     for sentence in [*filter(None, facts), *reasons]:
         click.echo(f"scorepriors: {sentence}", err=True)
+
+    def summary():
+        return {"output": str(folder), **sample_summary(tree), "doubts": against}
+
     if tree.attrs.get("interrupted"):
         click.echo(
             f"scorepriors: interrupted after {tree.attrs['draws_kept']} draws per chain; "
             "--resume goes on.",
             err=True,
         )
-        sys.exit(INTERRUPTED)
+        return Outcome(INTERRUPTED, summary)
     checkpoint.unlink(missing_ok=True)
-    sys.exit(NOT_TRUSTED if reasons else 0)
+    return Outcome(NOT_TRUSTED if reasons else 0, summary)
 
 
 def models_sentence(tree, models: str) -> str:
@@ -215,22 +224,26 @@ def models_sentence(tree, models: str) -> str:
     )
 
 
-def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> Path:
-    """Return the path of a run's checkpoint, after checking that its folder can be used."""
+def _checkpoint(folder: Path, names, *, force: bool, resume: bool) -> tuple[Path, bool]:
+    """Return the path of a run's checkpoint, and whether results may be replaced.
+
+    Those of a run that is finished, which has no checkpoint, are not for --resume to replace.
+    """
     from scorepriors.inference.reports._outputs import check_target
 
-    check_target(folder, force=force or resume, names=names)
     path = folder / "checkpoint.npz"
-    if path.exists() and not (force or resume):
+    replace = force or (resume and path.exists())
+    check_target(folder, force=replace, names=names)
+    if path.exists() and not replace:
         raise InputError(
             f"{path} is of a run that was cut short; use --resume to go on, or --force to start "
             "again."
         )
-    if resume and not path.exists():
-        raise InputError(f"there is no {path} to go on with; leave out --resume.")
     if force:
         path.unlink(missing_ok=True)
-    return path
+    if resume and not replace:
+        common.say_start(path)
+    return path, replace
 
 
 def _deblend_one(given: Input, prior_names, *, sigma, **options):

@@ -6,13 +6,13 @@ import click
 
 from scorepriors._errors import InputError
 
-from ._common import target_file
+from ._common import count_option, target_file
 
 _SURVEYS = ("lsst", "hsc", "ztf")
 
 #: Options of `simulate` for sets of blends and for fields, by their names in the function.
 _OF_SETS = {
-    "number": "--number",
+    "number": "--num-blends",
     "sources": "--sources",
     "galaxies": "--galaxies",
     "gradient": "--gradient",
@@ -30,7 +30,13 @@ _OF_FIELDS = {
 
 @click.command()
 @click.option("--survey", type=click.Choice(_SURVEYS), default="lsst", show_default=True)
-@click.option("--number", type=click.IntRange(1), help="How many blends.  [required for a set]")
+@count_option(
+    "--num-blends",
+    "--number",
+    "number",
+    type=click.IntRange(1),
+    help="How many blends.  [required for a set]",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--sources", metavar="MIN:MAX", help="Galaxies per blend.  [default: 2:8]")
 @click.option(
@@ -95,7 +101,7 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
     """
     given = {name: value for name, value in options.items() if value is not None}
     if epochs is not None:
-        others = {"field": field, "rotation": rotation, "number": number} | given
+        others = {"field": field, "rotation": rotation, "num_blends": number} | given
         for path in _simulate_epochs(survey, seed, epochs, output, force, others):
             click.echo(str(path))
         return
@@ -117,14 +123,14 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
             if field
             else f"{option} is for fields; give --field as well, or leave it out."
         )
-    from scorepriors._progress import on_terminal
+    from scorepriors._progress import unless_quiet
 
-    progress = on_terminal(f"simulating {survey}", quiet)
+    progress = unless_quiet(f"simulating {survey}", quiet)
     if field:
         click.echo(str(_simulate_field(survey, seed, output, force, progress, given)))
         return
     if number is None:
-        raise InputError("give --number, how many blends, or --field with --size.")
+        raise InputError("give --num-blends, how many blends, or --field with --size.")
     path = target_file(output, force, ".npz")
     from scorepriors.models.simulation._blend_sets import parse_sources, simulate_set, write_set
 
@@ -163,7 +169,7 @@ def _simulate_pairs(
     survey, number, seed, field, rotation, output, force, quiet, given
 ) -> list[Path]:
     """Write pairs of observations; what is wrong with the options is said before any work."""
-    from scorepriors._progress import on_terminal, reporting
+    from scorepriors._progress import reporting, unless_quiet
     from scorepriors.models.simulation._pairs import check_pairs, write_pairs
 
     wrong = [{**_OF_SETS, **_OF_FIELDS}[name] for name in given if name != "sources"]
@@ -180,7 +186,7 @@ def _simulate_pairs(
         raise InputError(f"--sources is {sources!r}; pairs have one number of galaxies, such as 3.")
     count = 1 if number is None else number
     check_pairs(output, count, seed, overwrite=force)
-    with reporting(on_terminal("simulating pairs", quiet), "simulating pairs", count) as report:
+    with reporting(unless_quiet("simulating pairs", quiet), "simulating pairs", count) as report:
         return write_pairs(
             output,
             count,

@@ -1,8 +1,12 @@
 """The command `source`."""
 
+from functools import partial
+
 import click
 
 from scorepriors._errors import InputError
+
+from ._common import Outcome, with_json
 
 
 @click.command()
@@ -14,7 +18,9 @@ from scorepriors._errors import InputError
 )
 @click.option("--picture", type=click.Path(), metavar="FILE.png", help="Draw it.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
-def source(folder, id, position, output, picture, force):
+@click.option("--quiet", is_flag=True, help="Print nothing but the files that were written.")
+@with_json
+def source(folder, id, position, output, picture, force, quiet):
     """Show the source ID of a field that `deblend` wrote to DIR.
 
     Prints its row with errors, and its flags in sentences.  The images of --output are its
@@ -38,12 +44,13 @@ def source(folder, id, position, output, picture, force):
             check_file_target(path, force)
     result = open_field(folder)
     stamp = source_of(result, id, position=position)
-    from scorepriors.inference.fields._source_text import source_text
+    from scorepriors.inference.fields._source_text import source_facts, source_text
 
-    if position is not None:
+    if position is not None and not quiet:
         far = distance_to(stamp.row, position)
         click.echo(f"the nearest source is {far:.2f} arcsec from the position")
-    click.echo(source_text(stamp))
+    if not quiet:
+        click.echo(source_text(stamp))
     if output is not None:
         stamp.write(output, overwrite=force)
         click.echo(output)
@@ -55,3 +62,4 @@ def source(folder, id, position, output, picture, force):
         with atomic_path(picture) as temporary:
             source_figure(stamp).savefig(temporary, dpi=110, format=ending)
         click.echo(picture)
+    return Outcome(0, partial(source_facts, stamp))

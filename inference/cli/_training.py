@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -10,13 +11,14 @@ from scorepriors import __version__
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED
+from ._common import INTERRUPTED, NOT_TRUSTED, Outcome, count_option, with_json
 
 
 @click.command()
 @click.argument("config", type=click.Path())
 @click.option("--output", type=click.Path(), help="Run folder.  [default: runs/NAME]")
-def train(config, output):
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def train(config, output, quiet):
     """Train a prior with the recipe CONFIG, a TOML file; resume an existing run.
 
     Writes images.npz (the training set), modes.npz, checkpoint.npz, confinement.npz (of the
@@ -30,6 +32,7 @@ def train(config, output):
     import jax
     import numpy as np
 
+    from scorepriors._progress import unless_quiet
     from scorepriors._zoo import load_prior, save_prior
     from scorepriors.inference.validation._cards import loss_curve_figure, sample_grid_figure
     from scorepriors.training._loop import train, training_images
@@ -41,7 +44,7 @@ def train(config, output):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {str(folder)!r}: {error.strerror}.") from error
-    result = train(recipe, folder, progress=recipe.name)
+    result = train(recipe, folder, progress=unless_quiet(recipe.name, quiet))
     loss_curve_figure(result.history, recipe.training.block, folder / "loss.png")
     if not result.finished:
         click.echo(f"stopped at step {result.step}; the same command resumes from {folder}.")
@@ -66,17 +69,25 @@ def train(config, output):
 
 
 @click.command()
-def priors():
+@click.option("--quiet", is_flag=True, help="Print names alone, one a line.")
+@with_json
+def priors(quiet):
     """List the priors that come with the package."""
     from rich.console import Console
     from rich.table import Table
 
     from scorepriors._zoo import list_priors
 
+    found = list_priors()
+    ended = Outcome(0, lambda: [asdict(info) | {"path": str(info.path)} for info in found])
+    if quiet:
+        for info in found:
+            click.echo(info.name)
+        return ended
     table = Table()
     for name in ("name", "box", "sigma0", "pixel", "license", "description"):
         table.add_column(name)
-    for info in list_priors():
+    for info in found:
         pixel = "" if info.pixel_scale is None else f'{info.pixel_scale:g}"'
         table.add_row(
             info.name,
@@ -87,12 +98,15 @@ def priors():
             info.description,
         )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return ended
 
 
 @click.command("validate-prior")
 @click.argument("name")
-@click.option(
+@count_option(
+    "--num-samples",
     "--num",
+    "num",
     type=click.IntRange(50),
     default=2000,
     show_default=True,
@@ -101,8 +115,14 @@ def priors():
 @click.option("--images", type=click.Path(), help="images.npz of the run; simulated if built in.")
 @click.option("--output", type=click.Path(), help="Folder.  [default: validation-NAME]")
 @click.option("--seed", type=int, default=0, show_default=True)
-def validate(name, num, images, output, seed):
-    """Compare samples of a prior with held-out images; write its model card."""
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@with_json
+def validate(name, num, images, output, seed, quiet):
+    """Compare samples of a prior with held-out images; write its model card.
+
+    Exit codes: 0 all criteria are met, 2 bad input, 3 one is not (the card is written), 130
+    interrupted.
+    """
     common.prepare_jax()
 
     import jax
@@ -110,10 +130,16 @@ def validate(name, num, images, output, seed):
 
     from scorepriors._archives import read_arrays
     from scorepriors._files import atomic_write
-    from scorepriors._progress import console
+    from scorepriors._progress import say, unless_quiet
     from scorepriors._zoo import load_prior, prior_recipe
+    from scorepriors.inference.deblending._hdus import finite
     from scorepriors.inference.reports._outputs import check_target
-    from scorepriors.inference.validation import draw_clean_samples, validate_prior
+    from scorepriors.inference.validation import (
+        criteria,
+        draw_clean_samples,
+        passed,
+        validate_prior,
+    )
     from scorepriors.inference.validation._cards import (
         denoising_figure,
         sample_grid_figure,
@@ -130,7 +156,8 @@ def validate(name, num, images, output, seed):
             raise InputError(f"{images} is no images.npz of a training run.")
         train_images, held_out = archive["train"], archive["held_out"]
     elif data.set is not None:
-        console.print("simulating the training and held-out images again ...")
+        if not quiet:
+            say("simulating the training and held-out images again ...")
         everything = simulate(
             data.set, data.num_images + data.num_held_out, box=data.box, seed=data.seed
         )
@@ -140,12 +167,7 @@ def validate(name, num, images, output, seed):
     folder.mkdir(parents=True, exist_ok=True)
     key = jax.random.key(seed)
     report = validate_prior(
-        prior,
-        train_images,
-        held_out,
-        key=key,
-        num=num,
-        progress=lambda done, total, part: console.print(f"  {part}"),
+        prior, train_images, held_out, key=key, num=num, progress=unless_quiet("validating", quiet)
     )
     atomic_write(folder / f"{recipe.name}.json", json.dumps(report, indent=1))
     samples = np.asarray(draw_clean_samples(prior, 64, key=key))
@@ -158,4 +180,43 @@ def validate(name, num, images, output, seed):
     denoising_figure(report, folder / f"{recipe.name}-denoising.png")
     card = folder / f"{recipe.name}.md"
     write_card(card, name, report)
+    sentences = _failures(report)
+    for sentence in sentences:
+        click.echo(f"scorepriors: {sentence}", err=True)
+    click.echo(_verdict(report))
     click.echo(str(card))
+
+    def summary():
+        met = passed(report)
+        found = {
+            name: one._asdict() | {"value": finite(one.value), "passed": met[name]}
+            for name, one in criteria(report).items()
+        }
+        facts = {"prior": report["prior"]["name"], "passed": all(met.values()), "criteria": found}
+        return facts | {"card": str(card)}
+
+    return Outcome(NOT_TRUSTED if sentences else 0, summary)
+
+
+def _failures(report) -> list[str]:
+    """Return a sentence on each criterion that a report does not meet."""
+    from scorepriors.inference.validation import criteria
+
+    return [
+        f"{one.label} is {one.value:.4g}, and should be {one.comparison} {one.limit:g}."
+        for one in criteria(report).values()
+        if not one.passed
+    ]
+
+
+def _verdict(report) -> str:
+    """Return a sentence on the criteria together."""
+    from scorepriors.inference.validation import passed
+
+    met = passed(report)
+    if all(met.values()):
+        return f"{report['prior']['name']} meets all {len(met)} criteria."
+    return (
+        f"{report['prior']['name']} fails {len(met) - sum(met.values())} of {len(met)} criteria, "
+        "which are what a good prior of 32 x 32 pixels reaches on simulated galaxies."
+    )

@@ -19,6 +19,7 @@ from scorepriors.models.sources._sersic import Sersic
 from scorepriors.models.sources._two_color import TwoColor
 from scorepriors.models.spectra._priors import AbstractSpectra
 
+from . import _defaults as defaults
 from ._spectra import spectra_of
 
 #: Parametric profiles by their names on the command line.
@@ -126,16 +127,16 @@ class Options:
         their compiled programs.
     """
 
-    profile: str | Callable[..., AbstractSource] = "bulge-disk"
-    spectra: str = "marginal"
+    profile: str | Callable[..., AbstractSource] = defaults.PROFILE
+    spectra: str = defaults.SPECTRA
     center_error: float = 0.3
     start: str = "profiles"
     anneal: tuple[float, ...] = field(default=())
     models: str = "free-form"
     free_form: bool = True
-    max_iterations: int = 300
-    tolerance: float = 0.5
-    noise: str = "auto"
+    max_iterations: int = defaults.MAX_ITERATIONS
+    tolerance: float = defaults.TOLERANCE
+    noise: str = defaults.NOISE
     rescale_noise: bool = False
     subtract_sky: bool = False
     variable: tuple[str, ...] = ()

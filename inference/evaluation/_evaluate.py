@@ -24,6 +24,7 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
 from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
+from scorepriors.inference.deblending._defaults import ANNEALING
 from scorepriors.inference.deblending._options import STARTS as FIT_STARTS
 from scorepriors.inference.deblending._options import Options
 from scorepriors.inference.deblending._priors import load_priors
@@ -46,9 +47,6 @@ STARTS |= {name: name for name in FIT_STARTS if name != "profiles"}
 
 #: Spellings of starts in earlier versions.
 _EARLIER = {"catalogue": "catalog"}
-
-#: Noise levels of the prior before its own, for ``"annealed"``.
-ANNEALING = (1.0, 0.4)
 
 #: Error of the positions in pixels: a catalog of true centers has none (a small value helps
 #: the fit), peaks of a noisy image have some.
@@ -215,7 +213,7 @@ def evaluate(
     checkpoint
         File for the results of finished blends.
     resume
-        Whether to continue with the blends that are not in `checkpoint`.
+        Whether to continue with the blends that are not in `checkpoint`; with all if there is none.
     restart
         Whether to replace an existing checkpoint, once a blend is finished.
     progress
@@ -327,8 +325,7 @@ class _Checkpoint:
                 raise InputError("there is no checkpoint to go on with; give its file.")
             return
         if not self.path.exists():
-            if resume:
-                raise InputError(f"there is no {self.path} to go on with; do not resume.")
+            # Resumed or not: batch systems restart a job with the command it began with.
             return
         _, content = read_archive(
             self.path, kind=_CHECKPOINT, version=1, mend="give another name, or remove it"

@@ -135,6 +135,11 @@ def _take(lock, folder: Path) -> None:
         ) from error
 
 
+def is_begun(folder: Path) -> bool:
+    """Return whether there is a run in a folder, finished or not."""
+    return (folder / _FACTS).exists()
+
+
 def is_finished(folder: Path) -> bool:
     """Return whether the run in a folder is finished."""
     return bool(_read(folder).get("finished"))

@@ -1,19 +1,13 @@
 """Progress of a field: scenes done, sources per second, time left; a bar or a line a minute."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from scorepriors._progress import Progress, console
-
-#: Seconds between lines where there is no terminal.
-EVERY = 60.0
-
-#: Reports from which the rate is taken: the first batch of a shape is compiled and says little.
-_RECENT = 20
+from scorepriors import _progress as common
+from scorepriors._progress import Minutes, Pace, Progress, duration
 
 
 class FieldProgress:
@@ -51,17 +45,16 @@ class FieldProgress:
     ):
         self._clock = clock
         self._name, self._total, self._unit = "", 0, "scenes"
-        self._started = self._told = clock()
+        self._started, self._minutes = clock(), Minutes(clock)
         self._scenes = self._sources = 0
-        self._recent: deque[tuple[float, int, int]] = deque(maxlen=_RECENT + 1)
+        self._pace, self._pace_of_sources = Pace(clock), Pace(clock)
         self._report = progress if callable(progress) else None
         self._lines = bool(progress) and self._report is None
         self._bar: Bar | None = None
-        if self._lines and (console.is_terminal or console.is_jupyter):
+        if self._lines and common.has_screen():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self._bar = Bar(
-                *columns, TextColumn("{task.fields[text]}"), console=console, transient=True
-            )
+            text = TextColumn("{task.fields[text]}")
+            self._bar = Bar(*columns, text, console=common.console, transient=True)
             self._task = self._bar.add_task("", total=None, text="")
             self._bar.start()
         if dashboard:
@@ -84,16 +77,18 @@ class FieldProgress:
         self._finish()
         self._name, self._total, self._unit = name, int(total), unit
         self._scenes, self._sources = int(done), 0
-        self._started = self._told = self._clock()
-        self._recent.clear()
-        self._recent.append((self._started, self._scenes, 0))
+        self._started = self._clock()
+        self._minutes.start()
+        self._pace.start(self._scenes)
+        self._pace_of_sources.start()
         self._show([f"{done:,} {unit} done before"] if done else [])
 
     def advance(self, scenes: int = 1, sources: int = 0) -> None:
         """Count scenes that are done, and the sources in them."""
         self._scenes += int(scenes)
         self._sources += int(sources)
-        self._recent.append((self._clock(), self._scenes, self._sources))
+        self._pace.count(self._scenes)
+        self._pace_of_sources.count(self._sources)
         self._show(self._facts())
 
     def close(self) -> None:
@@ -115,15 +110,11 @@ class FieldProgress:
     def _facts(self) -> list[str]:
         """Return number and rate of the sources and the time left, as far as they are known."""
         facts = [f"{self._sources:,} sources"] if self._sources else []
-        (before, scenes, sources), (now, *_) = self._recent[0], self._recent[-1]
-        passed = now - before
-        if passed <= 0:
-            return facts
-        if self._sources > sources:
-            facts.append(f"{_rate((self._sources - sources) / passed)} sources/s")
-        left = self._total - self._scenes
-        if left > 0 and self._scenes > scenes:
-            facts.append(f"{duration(left * passed / (self._scenes - scenes))} left")
+        rate, left = self._pace_of_sources.rate, self._pace.left(self._total)
+        if rate is not None:
+            facts.append(f"{_rate(rate)} sources/s")
+        if left is not None:
+            facts.append(f"{duration(left)} left")
         return facts
 
     def _show(self, facts: list[str]) -> None:
@@ -137,8 +128,7 @@ class FieldProgress:
                 description=self._name,
                 text=", ".join(facts),
             )
-        elif self._lines and self._clock() - self._told >= EVERY:
-            self._told = self._clock()
+        elif self._lines and self._minutes.over():
             counts = f"{self._scenes:,} of {self._total:,} {self._unit}"
             self._say(f"{self._name}: {', '.join([counts, *facts])}")
 
@@ -153,24 +143,8 @@ class FieldProgress:
 
     def _say(self, line: str) -> None:
         if self._lines:
-            console.print(f"scorepriors: {line}", highlight=False, soft_wrap=True, markup=False)
+            common.say(line)
 
 
 def _rate(value: float) -> str:
     return f"{value:.1f}" if value < 10 else f"{value:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words.
-
-    Examples
-    --------
-    >>> duration(3.4), duration(76), duration(7380)
-    ('3 s', '1 min 16 s', '2 h 3 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

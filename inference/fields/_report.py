@@ -11,11 +11,11 @@ import jinja2
 import numpy as np
 
 from scorepriors import __version__
+from scorepriors._progress import duration
 from scorepriors.inference.deblending._flags import FLAGS
 
 from ._charts import bars, curves
 from ._layers import RANGE, Mosaic
-from ._progress import duration
 from ._strips import strips
 from ._tables import flag_counts, kinds_of, model_counts
 from ._worst import MOST_WORST, SERIOUS, SERIOUS_BITS, brightness_counts, worst_sources

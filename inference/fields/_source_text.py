@@ -1,4 +1,4 @@
-"""The row of one source of a field as text of 80 columns."""
+"""The row of one source of a field as text of 80 columns, or for JSON."""
 
 import textwrap
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from scorepriors.inference.deblending._flags import FLAGS, bands_of
+from scorepriors.inference.deblending._hdus import finite
 from scorepriors.inference.reports._numbers import in_digits, value_and_error
 
 from ._stamps import SourceStamp
@@ -31,6 +32,25 @@ def source_text(stamp: SourceStamp) -> str:
     parts += _bands(row, stamp.bands)
     parts += ["", *_single(row), *_others(row, stamp.bands)]
     return "\n".join(parts)
+
+
+def source_facts(stamp: SourceStamp) -> dict[str, Any]:
+    """Return the row of a source for JSON: plain numbers, None for NaN, flags as words, and units."""
+    row = stamp.row
+    columns = {name: _plain(row[name][0]) for name in row.colnames}
+    bits = int(row["flag_bits"][0])
+    return {
+        **columns,
+        "flags": [flag.word for flag in FLAGS.values() if bits & flag.value],
+        "units": {name: unit for name in row.colnames if (unit := _unit(row, name))},
+    }
+
+
+def _plain(value: Any) -> Any:
+    plain = np.asarray(getattr(value, "value", value))
+    if plain.dtype.kind == "f":
+        return finite(plain) if plain.ndim == 0 else [finite(one) for one in plain.ravel()]
+    return plain.tolist() if plain.dtype.kind in "iub" else str(plain)
 
 
 def _number(row: Any, name: str) -> float:

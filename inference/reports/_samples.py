@@ -1,18 +1,24 @@
 """Result files of a sampled scene, written atomically."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._draws import flux_catalog, source_images
-from scorepriors.inference.deblending._hdus import observed_hdus, residual_hdus, source_names
+from scorepriors.inference.deblending._hdus import (
+    finite,
+    observed_hdus,
+    residual_hdus,
+    source_names,
+)
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._stein import stein_sentence
-from scorepriors.inference.sampling._tree import save_tree
+from scorepriors.inference.sampling._tree import group, save_tree
 
 from ._observed import mean_as_observed
 from ._outputs import write_whole
@@ -90,6 +96,32 @@ def _as_observed(result: Deblended, tree: Any) -> list:
     for k, (identity, name) in enumerate(zip(ids, source_names(ids), strict=True)):
         hdus += observed_hdus(obs, [cube[k] for cube in convolved], identity, name)
     return [*hdus, *residual_hdus(obs, convolved)]
+
+
+#: Attributes of a tree of draws that its summary has, where they are known.
+_SUMMED = (
+    "status", "algorithm", "num_warmup", "draws_kept", "thinning", "seconds", "gradients", "max_rhat",
+    "max_pixel_rhat", "min_ess", "min_ess_site", "stein_discrepancy", "stein_p_value", "divergences",
+    "prior_name", "prior_sigma", "flux_unit",
+)  # fmt: skip
+
+
+def sample_summary(tree: Any) -> dict[str, Any]:
+    """Return what is known of a run as a whole, ready for JSON; None for what is not defined."""
+    posterior = group(tree, "posterior")
+    facts = {name: tree.attrs[name] for name in _SUMMED if name in tree.attrs}
+    plain = {
+        name: getattr(value, "item", lambda value=value: value)() for name, value in facts.items()
+    }
+    return {
+        **{n: finite(v) if isinstance(v, float) else v for n, v in plain.items()},
+        "interrupted": bool(tree.attrs["interrupted"]),
+        "warnings": json.loads(tree.attrs["warnings"]),
+        "num_chains": int(posterior.sizes["chain"]),
+        "num_sources": int(posterior.sizes["source"]),
+        "bands": [str(band) for band in posterior["band"].values],
+        "models": json.loads(tree.attrs.get("models", "[]")),
+    }
 
 
 def diagnostics(tree: Any, table: Any) -> str:

@@ -8,7 +8,8 @@ from astropy.io import fits
 from astropy.table import Table
 from click.testing import CliRunner
 
-from scorepriors._zoo import prior_path
+from scorepriors import _progress
+from scorepriors._zoo import list_priors, prior_path
 from scorepriors.inference.cli import main
 from scorepriors.inference.cli._common import BAD_INPUT, NOT_CONVERGED
 from scorepriors.models.simulation._example import load_example
@@ -160,12 +161,27 @@ def test_results_of_an_earlier_version_are_noticed(tmp_path):
     assert (tmp_path / "catalogue.ecsv").read_text() == "of before"
 
 
-def test_not_converged_has_a_code_of_its_own_and_keeps_results(tmp_path):
+def test_not_converged_has_a_code_of_its_own_and_keeps_results(tmp_path, monkeypatch):
+    # Every line that is due after a minute in the log of a batch system.
+    monkeypatch.setattr(_progress, "EVERY", 0.0)
     target = tmp_path / "results"
-    outcome = run("deblend", "--example", "--output", target, "--max-iterations", 2)
+    options = ("--max-iterations", 2, "--resume", "--json")
+    command = ("deblend", "--example", "--output", target, *options)
+    outcome = run(*command)
     assert outcome.exit_code == NOT_CONVERGED
     assert "not converged" in outcome.stderr
-    assert not json.loads((target / "summary.json").read_text())["converged"]
+    # Batch systems restart a job with the command it began with.
+    assert "a scene keeps nothing to go on with; the run starts." in outcome.stderr
+    for name in ("profiles", "free-form"):
+        assert f"scorepriors: {name}: 2 of 2, potential" in outcome.stderr
+    before = (target / "summary.json").read_text()
+    assert not json.loads(before)["converged"]
+    # Nothing but the summary is on stdout.
+    assert json.loads(outcome.stdout) == {"output": str(target), **json.loads(before)}
+    assert "4 sources, flux in" in outcome.stderr
+    again = run(*command)
+    assert (again.exit_code, again.stdout) == (BAD_INPUT, "")
+    assert (target / "summary.json").read_text() == before
 
 
 def test_each_file_a_blend_with_a_folder_of_its_own(blend, tmp_path):
@@ -173,14 +189,18 @@ def test_each_file_a_blend_with_a_folder_of_its_own(blend, tmp_path):
     load_example()[0].to_fits(other)
     target = tmp_path / "results"
     outcome = run(
-        "deblend", "--each", blend, other, "--output", target, "--max-iterations", 2, "--seed", 7
-    )
+        "deblend", "--each", blend, other, "--output", target, "--max-iterations", 2, "--seed", 7,
+        "--json",
+    )  # fmt: skip
     assert outcome.exit_code == NOT_CONVERGED
     assert sum("not converged" in line for line in outcome.stderr.splitlines()) == 2
     for name in ("blend", "other"):
         assert str(target / name) in outcome.stderr
         assert len(Table.read(target / name / "catalog.ecsv")) == 4
         assert json.loads((target / name / "summary.json").read_text())["seed"] == 7
+    found = json.loads(outcome.stdout)
+    assert [one["output"] for one in found] == [str(target / name) for name in ("blend", "other")]
+    assert not any(one["converged"] for one in found)
 
 
 def test_priors_are_listed():
@@ -188,6 +208,13 @@ def test_priors_are_listed():
     assert outcome.exit_code == 0
     assert "lsst-32" in outcome.output
     assert "ztf-32" in outcome.output
+    names = [info.name for info in list_priors()]
+    assert run("priors", "--quiet").output.split() == names
+    found = json.loads(run("priors", "--json").stdout)
+    assert [one["name"] for one in found] == names
+    assert found[0].keys() == {
+        "name", "box", "sigma0", "pixel_scale", "description", "license", "path",
+    }  # fmt: skip
 
 
 def test_train_refuses_a_bad_recipe(tmp_path):

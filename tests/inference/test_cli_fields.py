@@ -54,7 +54,7 @@ def finished(files, tmp_path_factory):
     output = tmp_path_factory.mktemp("out") / "results"
     found = run(
         "deblend", files / "field.fits", "--field", "--catalog", files / "catalog.ecsv",
-        "--output", output,
+        "--output", output, "--resume", "--json",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     return output, found
@@ -78,6 +78,7 @@ def test_a_field_leaves_its_files(finished, files):
     facts = json.loads((output / "summary.json").read_text())
     assert facts["num_sources"] == 4
     assert facts["seed"] == 0
+    assert json.loads(found.stdout) == {"output": str(output), **facts}
     assert "</html>" in (output / "report.html").read_text()
 
 
@@ -95,6 +96,20 @@ def test_one_source_of_a_field(finished, tmp_path):
     missing = run("source", output, "nobody")
     assert missing.exit_code == 2
     assert "no source 'nobody'" in missing.output
+
+
+def test_a_run_that_is_to_go_on_starts_where_there_is_none(finished):
+    output, found = finished
+    sentence = f"there is no {output / 'run'} to go on with; the run starts."
+    assert found.stderr.count(sentence) == 1
+
+
+def test_results_without_a_run_are_not_for_resume(files, tmp_path):
+    (tmp_path / "catalog.fits").write_text("of before")
+    again = run("deblend", files / "field.fits", "--field", "--resume", "--output", tmp_path)
+    assert again.exit_code == 2
+    assert "catalog.fits exists; use --force" in again.stderr
+    assert (tmp_path / "catalog.fits").read_text() == "of before"
 
 
 def test_results_are_not_replaced_unasked(finished, files):
@@ -124,6 +139,7 @@ def test_ctrl_c_says_how_to_go_on(files, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "catalog.fits").exists()
     second = run("deblend", files / "field.fits", "--field", *catalog, "--resume")
     assert second.exit_code == 0, second.output
+    assert "the run starts" not in second.stderr
     assert len(QTable.read(tmp_path / "out" / "catalog.fits")) == 4
 
 
@@ -132,7 +148,6 @@ def test_ctrl_c_says_how_to_go_on(files, tmp_path, monkeypatch):
     [
         (["--workers", 2], "--workers is for fields"),
         (["--scheduler", "tcp://x:1"], "--scheduler is for fields"),
-        (["--resume"], "--resume is for fields"),
         (["--field", "--diagnose"], "--diagnose is for single scenes"),
     ],
 )

@@ -70,7 +70,10 @@ def test_files_of_a_scene(folder, image, tmp_path):
     assert facts["measured"] == {"J": 2, "H": 2}
     again = refused(folder, "--on", image, "--output", tmp_path / "out")
     assert "--force" in again
-    assert run(folder, "--on", image, "--output", tmp_path / "out", "--force").exit_code == 0
+    over = run(folder, "--on", image, "--output", tmp_path / "out", "--force", "--json")
+    assert over.exit_code == 0
+    facts["output"] = str(tmp_path / "out")
+    assert json.loads(over.stdout).items() >= {n: facts[n] for n in ("output", "measured")}.items()
 
 
 def test_the_folder_beside_the_run_is_the_default(folder, image):

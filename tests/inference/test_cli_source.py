@@ -1,5 +1,6 @@
 """`scorepriors source`: one source of a finished field, in text, FITS and a picture."""
 
+import json
 import os
 from dataclasses import replace
 
@@ -126,6 +127,23 @@ def test_the_command_prints_and_writes(folder, result):
     with Image.open("s.png") as picture:
         assert min(picture.size) > 500
     assert sorted(os.listdir()) == ["deblended", "s.fits", "s.png"]
+
+
+def test_a_row_for_programs(folder, result):
+    done = run(folder, "source-5", "--output", "s.fits", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    row = source(result, "source-5").row
+    assert found.keys() == {*row.colnames, "units"}
+    assert found["id"] == "source-5"
+    assert found["flux_g"] == pytest.approx(row["flux_g"][0].value)
+    assert found["units"]["flux_g"] == str(row["flux_g"].unit)
+    assert isinstance(found["flags"], list)
+    # What is there to be read is on stderr then.
+    assert done.stderr.startswith("source-5: free-form\n")
+    assert done.stderr.endswith("s.fits\n")
+    quiet = run(folder, "source-5", "--output", "t.fits", "--quiet")
+    assert quiet.output == "t.fits\n"
 
 
 @pytest.mark.parametrize("spelling", ["degrees", "sexagesimal"])

@@ -411,7 +411,7 @@ def test_the_figure_says_what_it_shows(result):
 
 def test_the_command_writes_json_and_figure_and_compares(path, tmp_path):
     target, figure = tmp_path / "out.json", tmp_path / "out.png"
-    options = ("--limit", 2, "--max-iterations", 30, "--method", "parametric")
+    options = ("--num-blends", 2, "--max-iterations", 30, "--method", "parametric")
     outcome = run(path, *options, "--json", target)
     assert outcome.exit_code == 0, outcome.output
     assert "median |e_F|" in outcome.stdout
@@ -420,8 +420,13 @@ def test_the_command_writes_json_and_figure_and_compares(path, tmp_path):
     again = run(path, *options, "--json", target)
     assert again.exit_code == BAD_INPUT
     assert "--force" in again.stderr
-    compared = run(path, *options, "--figure", figure, "--compare", target, "--start", "flat")
+    more = ("--figure", figure, "--compare", target, "--start", "flat", "--json")
+    compared = run(path, *options, *more)
     assert compared.exit_code == 0, compared.output
+    # Without a file the JSON alone is on stdout.
+    assert json.loads(compared.stdout)["start"] == "flat"
+    assert "median |e_F|" in compared.stderr
+    assert str(figure) in compared.stderr
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
@@ -437,14 +442,22 @@ def test_an_interrupted_command_goes_on(path, tmp_path, monkeypatch):
     target = tmp_path / "out.json"
     options = (path, "--max-iterations", 30, "--method", "parametric", "--json", target)
     monkeypatch.setattr(module, "deblend_many", interrupted)
-    outcome = run(*options)
+    # Batch systems restart a job with the command it began with.
+    outcome = run(*options, "--resume")
     assert outcome.exit_code == INTERRUPTED
+    sentence = f"there is no {tmp_path / 'out.checkpoint.npz'} to go on with; the run starts."
+    assert sentence in outcome.stderr
     assert "2 of 3 blends" in outcome.stderr
     assert not target.exists()
     monkeypatch.setattr(module, "deblend_many", fit)
     assert run(*options).exit_code == BAD_INPUT  # it would throw away what is there
-    assert run(*options, "--resume").exit_code == 0
+    second = run(*options, "--resume")
+    assert second.exit_code == 0
+    assert "the run starts" not in second.stderr
     assert json.loads(target.read_text())["number"] == 3
+    finished = run(*options, "--resume")
+    assert finished.exit_code == BAD_INPUT
+    assert "out.json exists; use --force" in finished.stderr
 
 
 MISTAKES = {
@@ -453,13 +466,12 @@ MISTAKES = {
     "unreadable": (lambda p, t: [_text(t / "set.npz")], "not a readable npz"),
     "start": (lambda p, t: [p, "--start", "truth"], "'truth' is not one of"),
     "method": (lambda p, t: [p, "--method", "best"], "'best' is not one of"),
-    "limit": (lambda p, t: [p, "--limit", 0], "0 is not in the range"),
+    "limit": (lambda p, t: [p, "--num-blends", 0], "0 is not in the range"),
     "anneal": (lambda p, t: [p, "--anneal", "1,x"], "no list of noise levels"),
     "center": (lambda p, t: [p, "--center-error", 0], "`center_error` must be positive"),
     "ending": (lambda p, t: [p, "--json", t / "out.txt"], "must end in .json"),
     "folder": (lambda p, t: [p, "--figure", t / "no" / "f.png"], "does not exist; make it"),
     "resume": (lambda p, t: [p, "--resume"], "--json or --checkpoint"),
-    "nothing to resume": (lambda p, t: [p, "--resume", "--json", t / "o.json"], "there is no"),
     "both": (lambda p, t: [p, "--resume", "--force"], "either --force"),
     "comparison": (lambda p, t: [p, "--compare", _text(t / "x.json")], "no JSON of an evaluation"),
     "checkpoint": (
@@ -489,7 +501,7 @@ def test_simulate_writes_a_set_once(tmp_path):
     def simulate(*arguments):
         return CliRunner().invoke(main, ["simulate", *map(str, arguments)])
 
-    options = ("--survey", "ztf", "--number", 1, "--sources", "2", "--output", target)
+    options = ("--survey", "ztf", "--num-blends", 1, "--sources", "2", "--output", target)
     outcome = simulate(*options)
     assert outcome.exit_code == 0, outcome.output
     first = target.read_bytes()
@@ -499,9 +511,9 @@ def test_simulate_writes_a_set_once(tmp_path):
     assert simulate(*options, "--force").exit_code == 0
     assert target.read_bytes() == first
     for arguments, message in (
-        (("--survey", "sdss", "--number", 1), "'sdss' is not one of"),
-        (("--number", 0), "0 is not in the range"),
-        (("--number", 1, "--sources", "many"), "MIN:MAX"),
+        (("--survey", "sdss", "--num-blends", 1), "'sdss' is not one of"),
+        (("--num-blends", 0), "0 is not in the range"),
+        (("--num-blends", 1, "--sources", "many"), "MIN:MAX"),
     ):
         outcome = simulate(*arguments, "--output", tmp_path / "other.npz")
         assert outcome.exit_code == BAD_INPUT

@@ -354,8 +354,12 @@ def test_the_command_prints_tables_and_writes_json_and_a_figure(folder):
     again = evaluate(folder)
     assert again.exit_code == BAD_INPUT
     assert "evaluation.json exists; use --force" in again.output
-    assert evaluate(folder, "--force", "--no-peers").exit_code == 0
-    assert list(json.loads((folder / "evaluation.json").read_text())["codes"]) == ["scorepriors"]
+    ours = evaluate(folder, "--force", "--no-peers", "--json")
+    assert ours.exit_code == 0
+    written = json.loads((folder / "evaluation.json").read_text())
+    assert list(written["codes"]) == ["scorepriors"]
+    assert json.loads(ours.stdout) == written
+    assert "purity" in ours.stderr
 
 
 def test_the_truth_beside_a_field_for_its_report(folder, tmp_path):
@@ -421,7 +425,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(folder, tmp_path
     ("arguments", "message"),
     [
         (["--method", "map"], "--method is for sets of blends"),
-        (["--json", "x.json"], "--json is for sets of blends"),
+        (["--json", "x.json"], "--json FILE is for sets of blends"),
     ],
 )
 def test_options_of_sets_are_refused_for_folders(folder, arguments, message):
@@ -440,11 +444,11 @@ def test_options_of_folders_are_refused_for_sets(tmp_path):
     ("arguments", "message"),
     [
         (["--field"], "--field needs --size"),
-        (["--field", "--size", "64", "--number", "3"], "--number is for sets of blends"),
+        (["--field", "--size", "64", "--num-blends", "3"], "--num-blends is for sets of blends"),
         (["--field", "--size", "64", "--sources", "2:3"], "--sources is for sets of blends"),
-        (["--number", "3", "--size", "64"], "--size is for fields"),
-        (["--number", "3", "--gaps"], "--gaps is for fields"),
-        ([], "give --number, how many blends, or --field"),
+        (["--num-blends", "3", "--size", "64"], "--size is for fields"),
+        (["--num-blends", "3", "--gaps"], "--gaps is for fields"),
+        ([], "give --num-blends, how many blends, or --field"),
     ],
 )
 def test_options_of_simulations_that_do_not_go_together_are_refused(tmp_path, arguments, message):

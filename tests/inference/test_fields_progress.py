@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from scorepriors.inference.fields import _progress
-from scorepriors.inference.fields._progress import FieldProgress, duration
+from scorepriors import _progress
+from scorepriors.inference.fields._progress import FieldProgress
 
 
 class Clock:
@@ -52,7 +52,7 @@ def test_the_rate_is_that_of_late(clock):
     shown.step("final", 1000)
     clock.now += 1000
     shown.advance(10, 10)
-    for _ in range(_progress._RECENT):
+    for _ in range(_progress.RECENT):
         clock.now += 1
         shown.advance(10, 20)
     assert seen[-1] == (210, 1000, "final, 410 sources, 20 sources/s, 1 min 19 s left")
@@ -127,10 +127,3 @@ def test_nothing_is_said_after_the_end(monkeypatch, clock):
     said = stream.getvalue()
     shown.close()
     assert stream.getvalue() == said == "scorepriors: final: 0 scenes in 0 s\n"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(59.4, "59 s"), (59.6, "1 min 0 s"), (3599.6, "1 h 0 min")]
-)
-def test_durations_round_up_to_the_next_unit(seconds, text):
-    assert duration(seconds) == text

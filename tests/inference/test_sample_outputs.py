@@ -633,7 +633,6 @@ MISTAKES = {
     "no warm-up": lambda b, t: [b, "--num-warmup", 0],
     "unknown prior": lambda b, t: [b, "--prior", "hubble-512"],
     "catalog outside": lambda b, t: [b, "--catalog", far_away(t)],
-    "nothing to resume": lambda b, t: [b, "--resume"],
     "force and resume": lambda b, t: [b, "--resume", "--force"],
 }
 
@@ -672,16 +671,18 @@ def test_a_run_that_was_cut_short_is_not_lost(scene, tmp_path):
         (True, {"cancels": "negative sources take away light."}, NOT_TRUSTED),
     ],
 )
-def test_exit_codes(trusted, said, code, scene, tmp_path, monkeypatch):
+def test_exit_codes_and_going_on(trusted, said, code, scene, tmp_path, monkeypatch):
     """The command around a fabricated run."""
     tree = fabricated(found=[Finding(Check.ONE_CHAIN)] if trusted is False else ())
     tree.attrs["interrupted"] = int(trusted is None)
 
-    def fake(result, *, checkpoint, **options):
+    def fake(result, *, checkpoint, progress, **options):
+        assert progress is True  # a line a minute, where there is no terminal
         checkpoint.write_bytes(b"state")
         return tree
 
     def written(result, tree, folder, force, prior):
+        assert force == (folder / "posterior.nc").exists()
         (folder / "posterior.nc").write_text("x")
         return [folder / "posterior.nc"]
 
@@ -691,11 +692,27 @@ def test_exit_codes(trusted, said, code, scene, tmp_path, monkeypatch):
     monkeypatch.setattr("scorepriors.inference.deblending._doubts.doubts", lambda _: said)
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
-    options = "--algorithm", "hmc", "--output", tmp_path / "out"
+    options = "--algorithm", "hmc", "--output", tmp_path / "out", "--resume", "--json"
     outcome = run(scene[0] / "blend.fits", *options)
     assert outcome.exit_code == code, outcome.output
+    # Batch systems restart a job with the command it began with.
+    path = tmp_path / "out" / "checkpoint.npz"
+    assert outcome.stderr.count(f"there is no {path} to go on with; the run starts.") == 1
+    # Nothing but the summary is on stdout.
+    found = json.loads(outcome.stdout)
+    assert found["interrupted"] == (trusted is None)
+    assert found["status"] == tree.attrs["status"]
+    assert len(found["warnings"]) == (trusted is False)
+    assert found["doubts"] == said
+    assert (found["num_chains"], found["num_sources"], found["bands"]) == (2, 3, ["g", "r"])
+    assert (found["draws_kept"], found["output"]) == (50, str(tmp_path / "out"))
+    assert "3 sources, flux in nJy" in outcome.stderr
     # The state is kept for as long as there is something to go on with.
     assert (tmp_path / "out" / "checkpoint.npz").exists() == (trusted is None)
     assert ("use --num-chains 4" in outcome.stderr) == (trusted is False)
     assert ("--resume goes on" in outcome.stderr) == (trusted is None)
     assert all(sentence in outcome.stderr for sentence in said.values())
+    again = run(scene[0] / "blend.fits", *options)
+    assert "the run starts" not in again.stderr
+    # Results of a run that is finished are not for --resume to replace.
+    assert again.exit_code == (INTERRUPTED if trusted is None else BAD_INPUT), again.output

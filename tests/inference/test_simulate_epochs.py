@@ -48,5 +48,5 @@ def test_mistakes(tmp_path):
         write_epochs(tmp_path, 3)
     wrong = run("simulate", "--epochs", 3, "--sky", 1, "--output", tmp_path)
     assert "--sky does not go with --epochs" in wrong.stderr
-    wrong = run("simulate", "--lumpy", "--number", 1, "--output", tmp_path / "a.npz")
+    wrong = run("simulate", "--lumpy", "--num-blends", 1, "--output", tmp_path / "a.npz")
     assert "--lumpy is for --epochs" in wrong.stderr

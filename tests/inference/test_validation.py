@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from jax.tree_util import Partial
 
 from scorepriors import InputError, LogStretch, ScorePrior
 from scorepriors.energies._gaussian import GaussianEnergy
 from scorepriors.energies._wiener import ModeNetwork, WienerEnergy, principal_modes
+from scorepriors.inference.cli import main
+from scorepriors.inference.cli._common import NOT_TRUSTED
 from scorepriors.inference.validation import _cards as cards
 from scorepriors.inference.validation import _chains as chains
 from scorepriors.inference.validation import _comparison as comparison
@@ -302,6 +305,64 @@ def test_card(report, wiener, tmp_path):
     other = {**report, "prior": {**report["prior"], "name": "other"}}
     with pytest.raises(InputError, match="the report is of the prior 'other'"):
         cards.write_card(tmp_path / "no.md", weights, other)
+
+
+def meeting(report):
+    """The report with values that meet every criterion."""
+    found = json.loads(json.dumps(report))
+    for level in ("noisy", "denoised"):
+        part = found["samples"][level]
+        part |= {"trees_auc": 0.5, "one_maximum": 1.0, "ks": dict.fromkeys(part["ks"], 0.01)}
+    found["denoising"]["ratio"] = [0.3] * len(found["denoising"]["ratio"])
+    found["jacobian"]["kappa"] = 1e-7
+    found["ring"] |= {"on_ring": -1.0, "ratio": 20.0}
+    found["stein"]["deviation"] = 1.0
+    found["long_chains"] |= {"trees_auc": 0.5, "drift": -0.1}
+    return found
+
+
+def test_the_command_ends_with_a_verdict(report, wiener, tmp_path, monkeypatch):
+    from scorepriors import save_prior
+    from scorepriors.training._recipe import DataRecipe, NetworkRecipe, Recipe
+
+    recipe = Recipe("tiny", data=DataRecipe(set="lsst", box=N), network=NetworkRecipe(24, 8, 8, 1))
+    facts = {"seconds": 90.0, "steps": 10, "versions": {"jax": "0"}}
+    weights = save_prior(tmp_path / "tiny.safetensors", wiener, recipe, training=facts)
+    np.savez(tmp_path / "images.npz", train=galaxies(80, 0), held_out=galaxies(60, 5))
+
+    def run(found, *more):
+        monkeypatch.setattr(
+            "scorepriors.inference.validation.validate_prior", lambda *_, **__: found
+        )
+        options = "--images", tmp_path / "images.npz", "--output", tmp_path / "out", *more
+        return CliRunner().invoke(main, ["validate-prior", *map(str, (weights, *options))])
+
+    bad = {**meeting(report), "ring": {**report["ring"], "on_ring": -1.0, "ratio": 2.0}}
+    outcome = run(bad)
+    assert outcome.exit_code == NOT_TRUSTED, outcome.output
+    said = [line for line in outcome.stderr.splitlines() if "should be" in line]
+    assert said == [
+        "scorepriors: score on the ring over the mean absolute one elsewhere is 2, and should be "
+        ">= 10."
+    ]
+    verdict, card = outcome.stdout.splitlines()
+    assert verdict.startswith(f"tiny fails 1 of {len(criteria(report))} criteria")
+    assert card == str(tmp_path / "out" / "tiny.md")
+    good = run(meeting(report))
+    assert good.exit_code == 0, good.output
+    assert "should be" not in good.stderr
+    assert good.stdout.startswith(f"tiny meets all {len(criteria(report))} criteria.\n")
+    # What can't be computed is not met, and is no number in JSON.
+    bad["stein"] = {**bad["stein"], "deviation": float("nan")}
+    found = json.loads(run(bad, "--json").stdout)
+    assert (found["prior"], found["passed"]) == ("tiny", False)
+    assert found["criteria"].keys() == criteria(report).keys()
+    assert [name for name, one in found["criteria"].items() if not one["passed"]] == [
+        "ring_contrast",
+        "stein",
+    ]
+    assert found["criteria"]["ring_contrast"]["limit"] == 10.0
+    assert found["criteria"]["stein"]["value"] is None
 
 
 def test_figures(report, tmp_path):

@@ -41,7 +41,7 @@ def test_the_angle_is_from_north_through_east():
 
 
 def test_the_command_writes_pairs(tmp_path):
-    done = run("--rotation", 40, "--number", 2, "--seed", 5, "--output", tmp_path, "--quiet")
+    done = run("--rotation", 40, "--num-blends", 2, "--seed", 5, "--output", tmp_path, "--quiet")
     assert done.exit_code == 0, done.output
     assert len(done.output.split()) == 6
     ground, space = (Observation.read(tmp_path / f"{name}-6.fits") for name in ("ground", "space"))
