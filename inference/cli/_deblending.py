@@ -1,6 +1,8 @@
 """The command `deblend`."""
 
+import shlex
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -81,9 +83,10 @@ def deblend(
 ):
     """Deblend the galaxies in FILE (FITS or npz; or one FITS file per band).
 
-    Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
-    output folder, and light_curves.ecsv with --variable.  With --each every FILE is a blend, several are fitted at once, and the
-    results go to one folder per file within the output folder.
+    Writes catalog.ecsv, sources.fits, report.html (a page to look at), report.png,
+    sources.reg (for DS9), summary.json and scene.npz to the output folder, and
+    light_curves.ecsv with --variable.  With --each every FILE is a blend, several are
+    fitted at once, and the results go to one folder per file within the output folder.
 
     A large image is a field: it is read by windows and fitted in many scenes, and leaves
     catalog.parquet, catalog.fits, model.fits, residual.fits, summary.json and report.html.
@@ -125,6 +128,7 @@ def deblend(
     import jax
 
     from scorepriors._progress import unless_quiet
+    from scorepriors.inference.deblending._catalog import flag_words
     from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
     from scorepriors.inference.deblending._priors import load_priors
 
@@ -142,14 +146,22 @@ def deblend(
     )
     seconds = (time.monotonic() - started) / len(observations)
     written = []
-    for result, target in zip(results, targets, strict=True):
+    read = [[file] for file in given.files] if each else [given.names()]
+    for result, target, names in zip(results, targets, read, strict=True):
         if result is None:
             continue
         paths = write_outputs(
-            result, target, force=force, seed=seed, total_seconds=seconds, prior=prior_names
+            result,
+            target,
+            force=force,
+            seed=seed,
+            total_seconds=seconds,
+            prior=prior_names,
+            command=shlex.join(["scorepriors", *sys.argv[1:]]),
+            files=names,
         )
         written.append(target)
-        _print_table(result, truth)
+        _print_table(result, flag_words(result), truth)
         if diagnosed:
             paths += diagnose_scene(target, result, None, seed=seed, quiet=quiet)
         for path in dict.fromkeys(paths):
@@ -216,37 +228,42 @@ def _verdict(results, targets) -> int:
     return code
 
 
-def _print_table(result, truth=None) -> None:
-    import numpy as np
-    from rich.console import Console
-    from rich.table import Table
+def _print_table(result, flags, truth=None) -> None:
+    """Print the sources of a scene, what their flags mean, and how the fit ended."""
+    from scorepriors.inference.reports._numbers import in_digits, value_and_error
 
-    obs = result.observation
+    from ._source_tables import WIDTH, flux_title, source_tables
+
+    obs, scene = result.observation, result.free_form
     unit, factor = obs.flux_unit
-    table = Table(title=f"{len(result.positions.ids)} sources, flux in {unit}")
-    for name in ("id", "x", "y", *obs.bands, "chi2"):
-        table.add_column(name, justify="right")
+    ids, found = result.positions.ids, result.photometry.scaled(factor)
+    spread = result.photometry.center_covariance
+    row, column = result.center.T
+    facts = {
+        "x": [in_digits(x, c[1, 1] ** 0.5) for x, c in zip(column, spread, strict=True)],
+        "y": [in_digits(y, c[0, 0] ** 0.5) for y, c in zip(row, spread, strict=True)],
+        "S/N": [f"{one:.3g}" for one in found.snr],
+        "chi2": [f"{one:.2f}" for one in scene.source_chi2],
+    }
     if truth is not None:
-        table.add_column("total / truth", justify="right")
-    scene, found = result.free_form, result.photometry.scaled(factor)
-    for k, identity in enumerate(result.positions.ids):
-        pairs = zip(found.flux[k], found.error[k], strict=True)
-        cells = ["no data" if np.isnan(f) else f"{f:.4g} ± {e:.2g}" for f, e in pairs]
-        row, column = result.center[k]
-        cells = [identity, f"{column:.2f}", f"{row:.2f}", *cells, f"{scene.source_chi2[k]:.2f}"]
-        if truth is not None:
-            true = (truth.flux[k] * factor)[found.seen[k]].sum()
-            cells.append(f"{found.total[0, k] / true:.3f}")
-        table.add_row(*cells)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+        true = [(truth.flux[k] * factor)[found.seen[k]].sum() for k in range(len(ids))]
+        facts["flux / truth"] = [f"{f / t:.3f}" for f, t in zip(found.total[0], true, strict=True)]
+    each = [(band, found.flux[:, b], found.error[:, b]) for b, band in enumerate(obs.bands)]
+    if len(obs.bands) > 1:
+        each.append(("total", *found.total))
+    fluxes = {
+        name: [value_and_error(f, e) for f, e in zip(flux, error, strict=True)]
+        for name, flux, error in each
+    }
+    title = flux_title(len(ids), unit.to_string())
+    click.echo(source_tables(title, ids, facts, fluxes, flags))
     fit = scene.fit
     state = "converged" if result.converged else "NOT converged"
     prior = (
         f"prior {result.prior_name}, sigma0 = {result.sigma0:.3g}; " if result.prior_name else ""
     )
-    console.print(
+    said = (
         f"{state} in {int(fit.num_iterations)} iterations, chi2 per pixel {scene.chi2:.3f}; "
-        f"{prior}errors know shapes, neighbors and model",
-        highlight=False,
+        f"{prior}errors know shapes, neighbors and model"
     )
+    click.echo(f"\n{textwrap.fill(said, WIDTH)}")

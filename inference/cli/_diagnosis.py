@@ -1,6 +1,6 @@
 """The command `diagnose`, and the option `--diagnose` of others."""
 
-import sys
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def diagnose(folder, force, seed, quiet):
 
     Writes hallucination.fits and hallucination.png, gives catalog.ecsv the columns
     gamma, data_share, degrees_of_freedom, typicality, flux_err_free_total and more words
-    in flags, and, where there are chains, report.html a section.
+    in flags, and report.html a section.
     """
     from scorepriors.inference.reports._outputs import check_target
 
@@ -58,45 +58,37 @@ def diagnose_scene(folder, result, tree, *, seed, quiet) -> list[Path]:
         found = diagnose(
             result, tree, key=jax.random.key(seed), progress=unless_quiet("diagnose", quiet)
         )
-    extra = {}
-    if tree is not None:
-        from scorepriors.inference.diagnosis._figures import report_section
-        from scorepriors.inference.reports._page import report_page
-
-        page = report_page(result, tree, more=[report_section(found)])
-        extra["report.html"] = lambda path: path.write_text(page, encoding="utf-8")
-    paths = write_diagnosis(found, folder, force=True, extra=extra)
+    paths = write_diagnosis(found, folder, force=True)
     _print_diagnosis(found)
     return paths
 
 
 def _print_diagnosis(found) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from scorepriors.inference.deblending._flags import FLAGS
     from scorepriors.inference.diagnosis._diagnose import source_flags
 
-    table = Table(title="What the prior made up")
-    for name in ("id", "gamma", "data share of flux", "degrees of freedom", "typicality", "flags"):
-        table.add_column(name, justify="right")
+    from ._source_tables import WIDTH, source_tables
+
     maps, flags = found.maps, source_flags(found)
-    for k, identity in enumerate(str(i) for i in maps["source"].values):
-        table.add_row(
-            identity,
-            f"{float(maps['gamma'][k]):.3g}",
-            f"{float(maps['flux_share'][k]):.0%}",
-            f"{float(maps['degrees_of_freedom'][k]):.0f}",
-            f"{found.typicality[identity]:.3f}",
-            ", ".join(flags[identity]) or "ok",
+    ids = [str(one) for one in maps["source"].values]
+    facts = {
+        "gamma": [f"{float(one):.3g}" for one in maps["gamma"].values],
+        "data share": [f"{float(one):.0%}" for one in maps["flux_share"].values],
+        "freedom": [f"{float(one):.0f}" for one in maps["degrees_of_freedom"].values],
+        "typicality": [f"{found.typicality[one]:.3f}" for one in ids],
+    }
+    click.echo(
+        source_tables(
+            "What the prior made up: shares of the flux that the data hold by themselves,\n"
+            "and the degrees of freedom of the shape that they determine",
+            ids,
+            facts,
+            {},
+            [",".join(flags[one]) for one in ids],
         )
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+    )
     if found.laplace_ratio is not None:
         ratios = ", ".join(
             f"{identity} {ratio:.2f}"
             for identity, ratio in zip(found.result.positions.ids, found.laplace_ratio, strict=True)
         )
-        console.print(f"flux errors, Laplace over chains: {ratios}", highlight=False)
-    for word in dict.fromkeys(word for words in flags.values() for word in words):
-        console.print(f"{word}: {FLAGS[word].sentence}", highlight=False)
+        click.echo(f"\n{textwrap.fill(f'flux errors, Laplace over chains: {ratios}', WIDTH)}")

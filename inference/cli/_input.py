@@ -212,6 +212,10 @@ class Input:
             raise InputError("give either FILE or --example.")
         return cls(**own, reading=reading)
 
+    def names(self) -> list[str]:
+        """Return what is read, for records: the images, and those that are fitted jointly."""
+        return ["the embedded example"] if self.example else [*self.files, *self.others]
+
     def read(self, *, each: bool = False) -> Scenes:
         """Read observations and positions; with `each`, every file is a scene of its own."""
         from scorepriors.models.data._own_noise import NoiseWarning

@@ -112,6 +112,7 @@ def sample(
 
     from scorepriors._progress import unless_quiet
     from scorepriors.inference._status import record
+    from scorepriors.inference.deblending._catalog import flag_words
     from scorepriors.inference.deblending._doubts import doubts
     from scorepriors.inference.deblending._sampling import (
         SCENE_ALGORITHMS,
@@ -168,7 +169,7 @@ def sample(
     # Before anything is written: all files name the options of the command.
     tree.attrs.update(record(found, bool(tree.attrs["interrupted"]), REMEDIES))
     paths = write_samples(result, tree, folder, force=replace, prior=prior_names)
-    _print_fluxes(tree)
+    _print_fluxes(tree, flag_words(result))
     if diagnosed:
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
@@ -258,22 +259,22 @@ def _deblend_one(given: Input, prior_names, *, sigma, **options):
     return result
 
 
-def _print_fluxes(tree) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def _print_fluxes(tree, flags) -> None:
+    """Print the fluxes of the draws, and what the flags of the sources mean."""
     from scorepriors.inference.deblending._draws import seen_flux_draws
     from scorepriors.inference.deblending._seen import total_seen
     from scorepriors.inference.reports._numbers import value_and_error
 
+    from ._source_tables import flux_title, source_tables
+
     flux = seen_flux_draws(tree)
-    unit, bands = flux.attrs["unit"], [str(b) for b in flux["band"].values]
-    table = Table(title=f"{flux.sizes['source']} sources, flux{f' in {unit}' if unit else ''}")
-    for name in ("id", *bands, "total"):
-        table.add_column(name, justify="right")
-    for k, identity in enumerate(flux["source"].values):
-        draws = flux.values[:, :, k].reshape(-1, len(bands))
-        each = (*draws.T, total_seen(draws))
-        cells = [value_and_error(d.mean(), d.std(ddof=1)) for d in each]
-        table.add_row(str(identity), *cells)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    bands = [str(b) for b in flux["band"].values]
+    draws = flux.values.reshape(-1, *flux.shape[2:])
+    each = {band: draws[..., b] for b, band in enumerate(bands)} | {"total": total_seen(draws)}
+    fluxes = {
+        name: [value_and_error(one.mean(), one.std(ddof=1)) for one in own.T]
+        for name, own in each.items()
+    }
+    ids = [str(one) for one in flux["source"].values]
+    title = flux_title(len(ids), str(flux.attrs["unit"]))
+    click.echo(source_tables(title, ids, {}, fluxes, flags))

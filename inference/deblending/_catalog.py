@@ -16,10 +16,10 @@ from scorepriors.models.scene._exposures import exposures
 
 from ._choice import cut_off, seen_beyond
 from ._doubts import LEFT_OVER, MOVED, canceled_light, left_over
-from ._flags import bits_where, write_flags
+from ._flags import bits_where, words_of, write_flags
 from ._motions import MOTION_TEXTS, motion_columns, sky_steps
 from ._options import WIDE_BOX
-from ._result import Deblended, chi2_spread
+from ._result import Deblended, FittedScene, chi2_spread
 from ._seen import only_seen, total_seen
 
 #: Distance from the border, in pixels, within which a source's light reaches beyond the image.
@@ -95,8 +95,7 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     _add_shapes(table, result)
     table["chi2"] = scene.source_chi2
     table["model"] = scene.models
-    missing = [np.array(obs.bands)[np.isnan(flux)].tolist() for flux in scene.flux]
-    write_flags(table, bits_where(_tests(result)), missing)
+    write_flags(table, *flags_of(result, scene))
     profiles = only_seen(result.parametric, obs)
     for b, band in enumerate(obs.bands):
         table[f"profile_flux_{band}"] = profiles.flux[:, b] * factor[b] * unit
@@ -138,6 +137,30 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     if seed is not None:
         table.meta["seed"] = seed
     return table
+
+
+def flags_of(
+    result: Deblended, scene: FittedScene | None = None
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Return bits of the flags ``[N]`` of the sources, and names of the bands without data of each.
+
+    Parameters
+    ----------
+    result
+        Result of `deblend`.
+    scene
+        The result's scene without fluxes in bands without data (`only_seen`), if it is at hand.
+    """
+    obs = result.observation
+    scene = only_seen(result.free_form, obs) if scene is None else scene
+    missing = [np.array(obs.bands)[np.isnan(flux)].tolist() for flux in scene.flux]
+    return bits_where(_tests(result)), missing
+
+
+def flag_words(result: Deblended) -> list[str]:
+    """Return the comma-separated flags of the sources, as in the column ``flags``."""
+    bits, missing = flags_of(result)
+    return [words_of(one, named) for one, named in zip(bits, missing, strict=True)]
 
 
 def _add_positions(table: QTable, result: Deblended) -> None:

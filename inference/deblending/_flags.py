@@ -109,6 +109,52 @@ DIAGNOSED = (
 FLAGS = {flag.word: flag for flag in FITTED + DIAGNOSED}
 
 
+#: Flags that say that a flux may be wrong, not only that it is of a special kind; the worst first.
+SERIOUS = (
+    "not_converged", "no_mode", "negative", "canceled", "misfit", "outshone", "residual", "disputed",
+    "made_up", "atypical", "laplace_off",
+)  # fmt: skip
+
+#: Bits of `SERIOUS`.
+SERIOUS_BITS = sum(FLAGS[word].value for word in SERIOUS)
+
+#: All flags in the order in which tables, pictures and pages name them: the worst first.
+SEVERITY = (
+    *SERIOUS, "no_data", "cut_off", "masked", "down_weighted", "edge", "moved", "faint", "point",
+)  # fmt: skip
+
+
+def worst_first(words: str) -> tuple[str, ...]:
+    """Return comma-separated words in the order of `SEVERITY`; none for ``ok``.
+
+    Names of bands, as in ``no_data:g``, stay with their word.
+
+    Examples
+    --------
+    >>> worst_first("edge,faint,residual,no_data:g"), worst_first("ok")
+    (('residual', 'no_data:g', 'edge', 'faint'), ())
+    """
+    each = [word for word in words.split(",") if word not in ("", "ok")]
+    return tuple(sorted(each, key=lambda word: SEVERITY.index(word.partition(":")[0])))
+
+
+def is_serious(words: Iterable[str]) -> bool:
+    """Return whether one of the words of a source calls for a look."""
+    return any(word.partition(":")[0] in SERIOUS for word in words)
+
+
+def flags_said(words: Iterable[str]) -> dict[str, str]:
+    """Return the sentence of each flag that some source has, by word, the worst first.
+
+    Parameters
+    ----------
+    words
+        Comma-separated words of each source, as in the column ``flags``.
+    """
+    held = {word.partition(":")[0] for each in words for word in worst_first(each)}
+    return {word: FLAGS[word].sentence for word in SEVERITY if word in held}
+
+
 def bits_of(words: str | Iterable[str]) -> int:
     """Return the bits of comma-separated or single words; ``ok`` has none.
 

@@ -11,10 +11,18 @@ from scorepriors._errors import InputError
 from scorepriors.inference.deblending._draws import seen_flux_draws
 from scorepriors.inference.deblending._flags import DIAGNOSED, bands_of, bits_of, write_flags
 from scorepriors.inference.deblending._hdus import fits_text, source_names
-from scorepriors.inference.reports._outputs import check_target, existing_file, write_whole
+from scorepriors.inference.reports._outputs import (
+    check_target,
+    existing_file,
+    recorded,
+    write_whole,
+)
+from scorepriors.inference.reports._page import report_page
+from scorepriors.inference.reports._regions import ds9_regions
+from scorepriors.inference.reports._scene_page import scene_page
 
 from ._diagnose import SceneDiagnosis, source_flags
-from ._figures import diagnosis_figure
+from ._figures import diagnosis_figure, report_section
 from ._hallucination import pixels
 
 #: Names of the result files; the catalog of the folder gets new columns.
@@ -118,7 +126,7 @@ def write_diagnosis(
     force: bool = False,
     extra: dict | None = None,
 ) -> list[Path]:
-    """Write maps and figure, and add the columns to the folder's catalog.
+    """Write maps and figure, and add columns and flags to the folder's catalog, page and regions.
 
     Parameters
     ----------
@@ -134,7 +142,8 @@ def write_diagnosis(
     Returns
     -------
     list of pathlib.Path
-        ``hallucination.fits``, ``hallucination.png``, ``catalog.ecsv`` and the further ones.
+        ``hallucination.fits``, ``hallucination.png``, ``catalog.ecsv``, ``report.html`` and
+        ``sources.reg`` if the folder has them, and the further ones.
 
     Raises
     ------
@@ -151,6 +160,21 @@ def write_diagnosis(
         "hallucination.fits": lambda path: hallucination_images(diagnosis).writeto(path),
         "hallucination.png": lambda path: diagnosis_figure(diagnosis).savefig(path, dpi=110),
         "catalog.ecsv": lambda path: table.write(path, format="ascii.ecsv"),
-        **(extra or {}),
     }
+    result = diagnosis.result
+    if (directory / "report.html").exists():
+        page = _page(diagnosis, table, directory)
+        writers["report.html"] = lambda path: path.write_text(page, encoding="utf-8")
+    if (directory / "sources.reg").exists():
+        regions = ds9_regions(result, table)
+        writers["sources.reg"] = lambda path: path.write_text(regions, encoding="utf-8")
+    writers |= extra or {}
     return write_whole(directory, writers, force=True)
+
+
+def _page(diagnosis: SceneDiagnosis, table: QTable, directory: Path) -> str:
+    """Return the folder's page with the diagnosis: that of draws where there are chains."""
+    more = [report_section(diagnosis)]
+    if diagnosis.laplace_ratio is not None:
+        return report_page(diagnosis.result, diagnosis.tree, table=table, more=more)
+    return scene_page(diagnosis.result, table, recorded(directory, diagnosis.result), more=more)

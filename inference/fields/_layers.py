@@ -1,14 +1,11 @@
 """The images of a field for looking at: data, model and residual as pyramids of small tiles."""
 
-import base64
-import io
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from PIL import Image, features
 
 from scorepriors.inference.reports._figure import scaled_composer
+from scorepriors.inference.reports._pictures import NO_DATA, encoded, pull_colors
 
 from ._strips import ROWS, Strip, pixel_noise
 
@@ -28,14 +25,8 @@ TILE, COARSEST = 512, 512
 #: Quality of the compression of colors.
 QUALITY = 72
 
-#: Residuals are shown between these, in units of the noise.
-RANGE = 4.0
-
 #: Sky noise is this share of the linear range of brightness; Q of Lupton et al. (2004).
 _NOISE_SHARE, _SOFTENING = 1 / 12, 8.0
-
-#: Color of pixels without data in any band.
-_NO_DATA = (52, 52, 60)
 
 
 class Level(NamedTuple):
@@ -99,7 +90,7 @@ class Mosaic:
             if name == "data":
                 colors[
                     block_mean(np.any(obs.weights > 0, axis=0, keepdims=True), block)[0] == 0
-                ] = _NO_DATA
+                ] = NO_DATA
             self._put(name, strip.row, colors)
         self._put("residual", strip.row, significance_colors(strip, self._blocks["residual"]))
 
@@ -151,11 +142,7 @@ def significance_colors(strip: Strip, block: int = 1) -> np.ndarray:
     # Of a block: the sum over its own noise, so that the noise of blocks is one too.
     total, counts = (block_mean(one[None].astype(float), block)[0] for one in (pulls, number))
     value = total * block / np.sqrt(np.maximum(counts, 1e-9))
-    index = np.clip((value / RANGE + 1) * 127.5, 0, 255).round().astype(np.uint8)
-    table = (matplotlib.colormaps["RdBu_r"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-    colors = table[index]
-    colors[counts == 0] = _NO_DATA
-    return colors
+    return pull_colors(value, counts != 0)
 
 
 def block_mean(cube: np.ndarray, block: int) -> np.ndarray:
@@ -169,21 +156,16 @@ def block_mean(cube: np.ndarray, block: int) -> np.ndarray:
     return sums / (sizes[0][:, None] * sizes[1])
 
 
-def encoded(colors: np.ndarray, *, quality: int = QUALITY) -> str:
-    """Return colors ``[h, w, 3]`` as a `data:` address of an image, WebP if possible."""
-    kind = "webp" if features.check("webp") else "jpeg"
-    stream = io.BytesIO()
-    Image.fromarray(colors).save(stream, kind, quality=quality)
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
 def _levels(image: np.ndarray, scale: int) -> list[Level]:
     """Return an image and its halves down to `COARSEST`; its last row is the field's first."""
     levels = []
     while True:
         height, width = image.shape[:2]
         tiles = [
-            [encoded(image[i : i + TILE, j : j + TILE]) for j in range(0, width, TILE)]
+            [
+                encoded(image[i : i + TILE, j : j + TILE], quality=QUALITY)
+                for j in range(0, width, TILE)
+            ]
             for i in range(0, height, TILE)
         ]
         levels.append(Level(scale, width, height, tiles))

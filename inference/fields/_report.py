@@ -12,13 +12,15 @@ import numpy as np
 
 from scorepriors import __version__
 from scorepriors._progress import duration
-from scorepriors.inference.deblending._flags import FLAGS
+from scorepriors.inference.deblending._flags import FLAGS, SERIOUS, SERIOUS_BITS, SEVERITY
+from scorepriors.inference.reports._charts import bars, curves
+from scorepriors.inference.reports._pictures import RANGE
+from scorepriors.inference.reports._templates import page_text
 
-from ._charts import bars, curves
-from ._layers import RANGE, Mosaic
+from ._layers import Mosaic
 from ._strips import strips
 from ._tables import flag_counts, kinds_of, model_counts
-from ._worst import MOST_WORST, SERIOUS, SERIOUS_BITS, brightness_counts, worst_sources
+from ._worst import MOST_WORST, brightness_counts, worst_sources
 
 #: Most sources whose rows are in the page; the others are in the catalog.
 SHOWN = 20_000
@@ -91,7 +93,7 @@ def field_page(
         title=f"Field {field.name}" if field.name else "A field",
         data=data,
         script=_text("viewer.js"),
-        style=_text("report.css"),
+        style=page_text("page.css") + _text("report.css"),
         num_sources=len(catalog),
         num_scenes=len(result.scenes),
         num_failed=int(np.count_nonzero(~converged)),
@@ -103,7 +105,7 @@ def field_page(
         missed_snr=f"{MISSED_SNR:g}",
         doubts=dict(facts.get("doubts", {})),
         models=model_counts(catalog),
-        flags=[(w, n, FLAGS[w].sentence, w in SERIOUS) for w, n in flag_counts(catalog).items()],
+        flags=_flag_rows(catalog),
         counts=_counts_chart(result),
         truth=_truth_chart(evaluation),
         truth_facts=_truth_facts(evaluation),
@@ -152,6 +154,13 @@ def _units(catalog: Any, bands: tuple[str, ...]) -> dict[str, str]:
     names = ["size", "size_arcsec", "ra", "dec"] + [f"{k}_{b}" for b in bands for k in _BY_BAND]
     known = {n: getattr(catalog[n], "unit", None) for n in names if n in catalog.colnames}
     return {name: str(unit) for name, unit in known.items() if unit is not None}
+
+
+def _flag_rows(catalog: Any) -> list[tuple[str, int, str, bool]]:
+    """Return word, number of sources, sentence, and whether it calls for a look, the worst first."""
+    counts = flag_counts(catalog)
+    known = [word for word in SEVERITY if word in counts]
+    return [(word, counts[word], FLAGS[word].sentence, word in SERIOUS) for word in known]
 
 
 def _counts_chart(result: Any) -> str:

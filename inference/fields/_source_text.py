@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from scorepriors.inference.deblending._flags import FLAGS, bands_of
+from scorepriors.inference.deblending._flags import FLAGS, SEVERITY, bands_of
 from scorepriors.inference.deblending._hdus import finite
 from scorepriors.inference.reports._numbers import in_digits, value_and_error
 
@@ -68,7 +68,7 @@ def _flags(row: Any) -> list[str]:
     if not bits:
         return ["no flags"]
     lines = []
-    for flag in FLAGS.values():
+    for flag in (FLAGS[word] for word in SEVERITY):
         if bits & flag.value:
             named = ", ".join(bands_of(words)) if flag.word == "no_data" else ""
             text = f"{flag.word}{f' ({named})' if named else ''}: {flag.sentence}"

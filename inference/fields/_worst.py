@@ -4,19 +4,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scorepriors.inference.deblending._flags import FLAGS, words_of
+from scorepriors.inference.deblending._flags import (
+    FLAGS,
+    SERIOUS,
+    SERIOUS_BITS,
+    words_of,
+    worst_first,
+)
+from scorepriors.inference.reports._pictures import encoded
 
-from ._layers import encoded, significance_colors
+from ._layers import significance_colors
 from ._strips import Strip
-
-#: Flags that say that a flux may be wrong, not only that it is of a special kind.
-SERIOUS = (
-    "negative", "outshone", "residual", "disputed", "canceled", "not_converged", "misfit",
-    "made_up", "atypical", "laplace_off", "no_mode",
-)  # fmt: skip
-
-#: Bits of `SERIOUS`.
-SERIOUS_BITS = sum(FLAGS[word].value for word in SERIOUS)
 
 #: Most sources that are shown.
 MOST_WORST = 24
@@ -80,9 +78,10 @@ def worst_sources(result: Any, compose: Any, *, number: int = MOST_WORST) -> lis
         gap = np.full((height, 2, 3), 128, np.uint8)
         row = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], 1)
         bits = int(catalog["flag_bits"][k]) & SERIOUS_BITS
+        words = ",".join(worst_first(words_of(bits)))
         picture = encoded(np.ascontiguousarray(row[::-1]), quality=_QUALITY)
         chi2 = float(catalog["chi2"][k])
-        out.append(Worst(str(catalog["id"][k]), int(k), words_of(bits), chi2, picture))
+        out.append(Worst(str(catalog["id"][k]), int(k), words, chi2, picture))
     return out
 
 

@@ -194,8 +194,10 @@
     const best = value(name, k), error = value(name.replace(/^(flux|mag)_/, "$1_err_"), k);
     if (best === null || best === undefined) return "no data";
     if (!(error > 0)) return text(best);
-    const digits = Math.min(6, Math.max(0, 1 - Math.floor(Math.log10(error))));
-    return `${best.toFixed(digits)} ± ${error.toFixed(digits)}`;
+    // Two digits of the error, left of the point as well.
+    const digits = Math.min(6, 1 - Math.floor(Math.log10(error))), step = 10 ** -digits;
+    const rounded = (one) => digits < 0 ? String(Math.round(one / step) * step) : one.toFixed(digits);
+    return `${rounded(best)} ± ${rounded(error)}`;
   }
 
   function choose(k) {

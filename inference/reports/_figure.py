@@ -1,5 +1,6 @@
 """The report: observed, model, residual, and each source with its spectrum."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from scorepriors.inference.deblending._catalog import flag_words
+from scorepriors.inference.deblending._flags import is_serious, worst_first
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._seen import only_seen
 from scorepriors.models.data._views import View
 
-INK, SOFT = "#222222", "#8a8a8a"
+INK, SOFT, BAD = "#222222", "#8a8a8a", "#d5281b"
+#: Flags that are written beside a spectrum, the worst ones.
+_WORDS = 4
 #: Okabe and Ito's colors, which color-blind readers can distinguish.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a5195", "#666666")
 
@@ -30,11 +35,18 @@ def color_composer(images: np.ndarray, noise: np.ndarray):
     noise
         Standard deviation of the sky, ``[B]``.
     """
-    # Bands are scaled to a common brightness: a galaxy of mean color is white.
+    level, floor = band_levels(images, noise)
+    return scaled_composer(level, stretch=max(6 * floor, 0.12), softening=5)
+
+
+def band_levels(images: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the brightness ``[B]`` by which bands are divided, and the median noise after that.
+
+    Bands are scaled to a common brightness: a galaxy of mean color is white.
+    """
     level = np.array([np.percentile(image, 99.5) for image in images])
     level = np.where(level > 0, level, 1.0)
-    floor = float(np.median(noise / level))
-    return scaled_composer(level, stretch=max(6 * floor, 0.12), softening=5)
+    return level, float(np.median(noise / level))
 
 
 def scaled_composer(level: np.ndarray, *, stretch: float, softening: float):
@@ -64,9 +76,13 @@ def scaled_composer(level: np.ndarray, *, stretch: float, softening: float):
 
 def view_composer(view: View):
     """Return `color_composer` for cubes of one observation."""
-    obs = view.observation
-    noise = [1 / np.sqrt(np.median(w[w > 0])) if (w > 0).any() else 1.0 for w in obs.weights]
-    return color_composer(obs.images, np.array(noise))
+    return color_composer(view.observation.images, sky_noise(view))
+
+
+def sky_noise(view: View) -> np.ndarray:
+    """Return the median noise of the pixels of each band, ``[B]``; one where there are none."""
+    seen = (w[w > 0] for w in view.observation.weights)
+    return np.array([1 / np.sqrt(np.median(w)) if w.size else 1.0 for w in seen])
 
 
 def significance(view: View, total: np.ndarray) -> np.ndarray:
@@ -84,8 +100,17 @@ def significance(view: View, total: np.ndarray) -> np.ndarray:
     return pulls.sum(0) / np.sqrt(np.maximum((obs.weights > 0).sum(0), 1))
 
 
-def report_figure(result: Deblended) -> Figure:
+def report_figure(result: Deblended, *, flags: Sequence[str] | None = None) -> Figure:
     """Draw the report of a deblended scene.
+
+    Parameters
+    ----------
+    result
+        Result of `deblend`.
+    flags
+        Comma-separated flags of the sources, the catalog's column ``flags``; found again if not
+        given.  They stand beside the spectra, and a source with one that calls for a look has a
+        red ring.
 
     Returns
     -------
@@ -94,6 +119,7 @@ def report_figure(result: Deblended) -> Figure:
     """
     obs, scene = result.observation, result.free_form
     num_sources = len(result.positions.ids)
+    words = [worst_first(str(one)) for one in (flag_words(result) if flags is None else flags)]
     pages = 1 if num_sources <= 6 else 2
     rows = -(-num_sources // pages)
     width, height = (10.5, 3.8) if pages == 1 else (17.0, 5.6)
@@ -109,7 +135,7 @@ def report_figure(result: Deblended) -> Figure:
         model = f"model: {result.prior_name}, $\\sigma_0$ = {result.sigma0:.3g}"
     residual = f"residual / noise,  $\\chi^2$ per pixel {scene.chi2:.3f}"
     for row, view, cube in zip(axes, obs.views, scene.convolved, strict=True):
-        scene_row(row, result, view, cube.sum(0), model=model, residual=residual)
+        scene_row(row, result, view, cube.sum(0), model=model, residual=residual, words=words)
     compose = view_composer(obs.views[0])
     grid = bottom.subplots(
         rows, 3 * pages, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 3.6] * pages}
@@ -118,7 +144,8 @@ def report_figure(result: Deblended) -> Figure:
         axis.axis("off")
     for k in range(num_sources):
         page, row = divmod(k, rows)
-        _source_row(grid[row, 3 * page : 3 * page + 3], result, k, compose, first=row == 0)
+        axes = grid[row, 3 * page : 3 * page + 3]
+        _source_row(axes, result, k, compose, words[k], first=row == 0)
     return figure
 
 
@@ -129,7 +156,14 @@ def _tag(result: Deblended, k: int) -> str:
 
 
 def scene_row(
-    axes, result: Deblended, view: View, total: np.ndarray, *, model: str, residual: str
+    axes,
+    result: Deblended,
+    view: View,
+    total: np.ndarray,
+    *,
+    model: str,
+    residual: str,
+    words: Sequence[Sequence[str]],
 ) -> None:
     """Draw one observation: the data with the sources, the model, and the residual.
 
@@ -145,6 +179,8 @@ def scene_row(
         Model of its bands, ``[B, H, W]``.
     model, residual
         Titles of the panels.
+    words
+        Flags of each source; one with a flag that calls for a look gets a red ring.
     """
     obs, compose = view.observation, view_composer(view)
     views, name = result.observation.views, "observed"
@@ -155,6 +191,8 @@ def scene_row(
     for k, (row, column) in enumerate(view.pixels(result.center)):
         color = COLORS[k % len(COLORS)]
         axes[0].plot(column, row, "+", color="white", markersize=7, markeredgewidth=0.8)
+        if is_serious(words[k]):
+            axes[0].plot(column, row, "o", color=BAD, fillstyle="none", markersize=11)
         axes[0].annotate(
             _tag(result, k),
             (column, row),
@@ -205,7 +243,9 @@ def profile_label(result: Deblended) -> str:
     return _PROFILES.get(type(scene["profiles"]).__name__, "parametric")
 
 
-def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> None:
+def _source_row(
+    axes, result: Deblended, k: int, compose, words: Sequence[str], *, first: bool
+) -> None:
     obs, scene = result.observation, result.free_form
     color = COLORS[k % len(COLORS)]
     unit, factor = obs.flux_unit
@@ -274,6 +314,17 @@ def _source_row(axes, result: Deblended, k: int, compose, *, first: bool) -> Non
     spectrum.set_ylabel(f"flux [{label}]" if label else "flux", fontsize=8, color=INK)
     if _tag(result, k) != result.positions.ids[k]:
         spectrum.set_title(result.positions.ids[k], loc="right", fontsize=8, color=color, pad=2)
+    # Within the axes, above the points: the titles are those of the first row.
+    said = ", ".join(words[:_WORDS]) + (" ..." if len(words) > _WORDS else "")
+    spectrum.annotate(
+        said,
+        (0.995, 0.98),
+        xycoords="axes fraction",
+        fontsize=7,
+        color=BAD if is_serious(words) else INK,
+        ha="right",
+        va="top",
+    )
     if first:
         seen.set_title("as observed", fontsize=9, color=INK)
         model.set_title("model, zoomed", fontsize=9, color=INK)

@@ -1,11 +1,15 @@
 """Result files, written atomically."""
 
+import contextlib
 import json
 import os
+import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,9 +27,13 @@ from scorepriors.inference.deblending._scene_file import save_scene
 from scorepriors.models.data._correlations import correlation_facts
 
 from ._figure import report_figure
+from ._regions import ds9_regions
+from ._scene_page import scene_page
 
 #: Names of the result files.
-NAMES = ("catalog.ecsv", "sources.fits", "report.png", "summary.json", SCENE)
+NAMES = (
+    "catalog.ecsv", "sources.fits", "report.png", "summary.json", SCENE, "report.html", "sources.reg",
+)  # fmt: skip
 
 #: Name of the file of light curves, where a source varies.
 CURVES = "light_curves.ecsv"
@@ -85,9 +93,11 @@ def write_outputs(
     seed: int = 0,
     total_seconds: float | None = None,
     prior: str | Path | Sequence[str] = (),
+    command: str | None = None,
+    files: Sequence[str | Path] = (),
     extra: dict | None = None,
 ) -> list[Path]:
-    """Write catalog, source images, report and summary; all of them or none.
+    """Write catalog, source images, reports and summary; all of them or none.
 
     Parameters
     ----------
@@ -103,6 +113,10 @@ def write_outputs(
         Total wall time for the summary; the sum of the stages if not given.
     prior
         Names or weight files for loading the priors again; their own names if not given.
+    command
+        The command of the run, for summary and report.
+    files
+        Files that were read, for the same; the names of the observations if not given.
     extra
         Further entries of the summary.
 
@@ -110,21 +124,28 @@ def write_outputs(
     -------
     list of pathlib.Path
         Files ``catalog.ecsv``, ``sources.fits``, ``report.png``, ``summary.json``,
-        ``scene.npz``, and ``light_curves.ecsv`` if a source varies.
+        ``scene.npz``, ``report.html`` (a page that needs nothing else), ``sources.reg`` (regions
+        of DS9), and ``light_curves.ecsv`` if a source varies.
 
     Raises
     ------
     InputError
         See `check_target`.
     """
-    facts = summary(result, seed=seed, total_seconds=total_seconds) | (extra or {})
+    facts: dict[str, Any] = summary(
+        result, seed=seed, total_seconds=total_seconds, command=command, files=files
+    )
+    facts |= {"date": datetime.now(UTC).isoformat(timespec="seconds")} | (extra or {})
     text = json.dumps(facts, indent=2, allow_nan=False)
+    table = catalog(result, seed=seed)
     writers = (
-        lambda path: catalog(result, seed=seed).write(path, format="ascii.ecsv"),
+        lambda path: table.write(path, format="ascii.ecsv"),
         lambda path: model_images(result).writeto(path),
-        lambda path: report_figure(result).savefig(path, dpi=110),
+        lambda path: report_figure(result, flags=table["flags"]).savefig(path, dpi=110),
         lambda path: path.write_text(text + "\n"),
         lambda path: save_scene(result, path, prior=prior),
+        lambda path: path.write_text(scene_page(result, table, facts), encoding="utf-8"),
+        lambda path: path.write_text(ds9_regions(result, table), encoding="utf-8"),
     )
     named = dict(zip(NAMES, writers, strict=True))
     if result.variable:
@@ -192,13 +213,42 @@ def _move_all(staging: Path, directory: Path, names: Sequence[str]) -> None:
         raise
 
 
-def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = None) -> dict:
-    """Return a summary of the run, ready for JSON."""
+def recorded(directory: str | Path, result: Deblended) -> dict[str, Any]:
+    """Return the summary in a folder of results, completed by what the result says itself.
+
+    That of an earlier version may lack entries, or there is none.
+    """
+    facts: Any = {}
+    with contextlib.suppress(OSError, ValueError):  # none, or no JSON
+        facts = json.loads((Path(directory) / "summary.json").read_text(encoding="utf-8"))
+    return summary(result) | (facts if isinstance(facts, Mapping) else {})
+
+
+def summary(
+    result: Deblended,
+    *,
+    seed: int = 0,
+    total_seconds: float | None = None,
+    command: str | None = None,
+    files: Sequence[str | Path] = (),
+) -> dict:
+    """Return a summary of the run, ready for JSON.
+
+    Parameters
+    ----------
+    result
+        Result of `deblend`.
+    seed, total_seconds, command, files
+        Arguments of `write_outputs`.
+    """
     fit, first = result.free_form.fit, result.parametric.fit
     seconds = {name: round(value, 2) for name, value in result.seconds.items()}
     total = sum(result.seconds.values()) if total_seconds is None else total_seconds
     seconds["total"] = round(total, 2)
+    names = [view.observation.name for view in result.observation.views]
     return {
+        "command": command,
+        "input": [str(one) for one in files] or [name for name in names if name],
         "converged": result.converged,
         "doubts": doubts(result),
         "iterations": int(fit.num_iterations),
@@ -225,5 +275,6 @@ def summary(result: Deblended, *, seed: int = 0, total_seconds: float | None = N
             "scorepriors": __version__,
             "jax": jax.__version__,
             "numpyro": numpyro.__version__,
+            "python": platform.python_version(),
         },
     }

@@ -3,16 +3,14 @@
 import base64
 import io
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from scorepriors.inference.deblending._catalog import flag_words
 from scorepriors.inference.deblending._draws import (
     flux_catalog,
     flux_correlation,
@@ -20,14 +18,16 @@ from scorepriors.inference.deblending._draws import (
     seen_flux_draws,
     source_draws,
 )
+from scorepriors.inference.deblending._flags import SERIOUS, flags_said, worst_first
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._tree import group
 
 from ._arviz import energy_figure, rank_figure, trace_figure
 from ._figure import COLORS, INK, SOFT, scene_row, view_composer
-from ._numbers import value_and_error
+from ._numbers import number, value_and_error
 from ._observed import mean_as_observed
+from ._templates import page_text, templates
 
 #: Numbers of draws shown per source, of sources in the pair plot, and of points of a pair.
 _SHOWN, _PAIRS, _POINTS = 5, 5, 600
@@ -55,9 +55,10 @@ def report_page(
     names = ", ".join(map(str, table["id"]))
     unit = table[f"flux_{bands[0]}"].unit
     return (
-        _templates()
+        templates()
         .get_template("page.html.j2")
         .render(
+            style=page_text("page.css"),
             title=f"Posterior of {result.observation.name or 'a blend'}",
             num_sources=count,
             num_bands=len(bands),
@@ -70,6 +71,10 @@ def report_page(
             flux_names=[*bands, "total"],
             fluxes=[_flux_row(row, [*bands, "total"]) for row in table],
             shapes=[_shape_row(row) for row in table],
+            flags=[
+                (word, sentence, word in SERIOUS)
+                for word, sentence in flags_said(_flags(row) for row in table).items()
+            ],
             scene=(
                 _encoded(scene_figure(result, tree)),
                 f"Three images side by side: the observed blend with {count} sources marked, the "
@@ -123,34 +128,26 @@ def report_page(
     )
 
 
-@cache
-def _templates() -> jinja2.Environment:
-    folder = files("scorepriors.inference.reports")
-    return jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-
-
 def _flux_row(row, names) -> list[str]:
     fluxes = [
-        value_and_error(_number(row[f"flux_{n}"]), _number(row[f"flux_err_{n}"])) for n in names
+        value_and_error(number(row[f"flux_{n}"]), number(row[f"flux_err_{n}"])) for n in names
     ]
     return [str(row["id"]), *fluxes]
 
 
 def _shape_row(row) -> list[str]:
-    pairs = [value_and_error(_number(row[n]), _number(row[f"{n}_err"])) for n in ("x", "y", "size")]
+    pairs = [value_and_error(number(row[n]), number(row[f"{n}_err"])) for n in ("x", "y", "size")]
     near = ""
     if "neighbor" in row.colnames:
         near = f"{row['neighbor']} ({row['neighbor_correlation']:+.2f})"
     model = row["model"] if "model" in row.colnames else ""
-    return [str(row["id"]), model, *pairs, f"{row['flux_ess']:.0f}", near]
+    flags = ", ".join(worst_first(_flags(row))) or "ok"
+    return [str(row["id"]), model, *pairs, f"{row['flux_ess']:.0f}", near, flags]
 
 
-def _number(value) -> float:
-    return float(getattr(value, "value", value))
+def _flags(row) -> str:
+    """Return the flags of a source; none of a catalog without them."""
+    return str(row["flags"]) if "flags" in row.colnames else "ok"
 
 
 def _in_words(table) -> str:
@@ -207,7 +204,7 @@ def figures(tree: Any) -> list[tuple[str, str]]:
 
 def picture(figure: Figure, alt: str, caption: str) -> str:
     """Return a figure as HTML, with alternative text and caption."""
-    macros: Any = _templates().get_template("picture.html.j2").module
+    macros: Any = templates().get_template("picture.html.j2").module
     return str(macros.picture(_encoded(figure), alt, caption))
 
 
@@ -244,8 +241,9 @@ def scene_figure(result: Deblended, tree: Any) -> Figure:
     figure = _figure(10.5, 3.7 * len(obs.views))
     axes: Any = figure.subplots(len(obs.views), 3, squeeze=False)
     titles = {"model": "posterior mean", "residual": "residual / noise"}
+    words = [worst_first(one) for one in flag_words(result)]
     for row, view, cube in zip(axes, obs.views, mean_as_observed(result, tree), strict=True):
-        scene_row(row, result, view, cube.sum(0), **titles)
+        scene_row(row, result, view, cube.sum(0), words=words, **titles)
     return figure
 
 

@@ -12,6 +12,7 @@ from scorepriors import _progress
 from scorepriors._zoo import list_priors, prior_path
 from scorepriors.inference.cli import main
 from scorepriors.inference.cli._common import BAD_INPUT, NOT_CONVERGED
+from scorepriors.models import read_positions
 from scorepriors.models.simulation._example import load_example
 
 
@@ -128,6 +129,16 @@ def test_the_example_and_its_files(tmp_path):
         assert cubes[0].data.shape == (6, 64, 64)
         assert cubes[0].header["CTYPE1"] == "RA---TAN"
     assert (target / "report.png").read_bytes()[:4] == b"\x89PNG"
+    assert summary["command"].startswith("scorepriors")
+    assert summary["input"] == ["the embedded example"]
+    page = (target / "report.html").read_text(encoding="utf-8")
+    assert "4 sources; " in page
+    assert summary["date"] in page
+    again = read_positions(target / "sources.reg", load_example()[0])
+    np.testing.assert_allclose(again.row_column[:, 1], table["x"], atol=0.01)
+    printed = outcome.stdout.split(str(target))[0].splitlines()
+    assert printed[0] == "4 sources, flux in nJy"
+    assert max(map(len, printed)) <= 80
     # Nothing is replaced without being told to.
     before = (target / "catalog.ecsv").read_bytes()
     again = run("deblend", "--example", "--output", target)
@@ -197,7 +208,9 @@ def test_each_file_a_blend_with_a_folder_of_its_own(blend, tmp_path):
     for name in ("blend", "other"):
         assert str(target / name) in outcome.stderr
         assert len(Table.read(target / name / "catalog.ecsv")) == 4
-        assert json.loads((target / name / "summary.json").read_text())["seed"] == 7
+        summary = json.loads((target / name / "summary.json").read_text())
+        assert summary["seed"] == 7
+        assert summary["input"] == [str({"blend": blend, "other": other}[name])]
     found = json.loads(outcome.stdout)
     assert [one["output"] for one in found] == [str(target / name) for name in ("blend", "other")]
     assert not any(one["converged"] for one in found)

@@ -113,6 +113,11 @@ def test_the_command_says_what_was_made_up(folder):
         assert 0 < header["SHARE"] < 1
         assert np.isfinite(hdus[1].data).all()
     assert (folder / "hallucination.png").stat().st_size > 10_000
+    assert max(map(len, done.output.splitlines())) <= 80
+    # The page of the scene has the maps, and says what the run was.
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "held by the data alone" in page
+    assert json.loads((folder / "summary.json").read_text())["date"] in page
     words = {w for flags in table["flags"] for w in flags.split(",")}
     assert all(word in done.output for word in words & {flag.word for flag in DIAGNOSED})
     assert table["flag_bits"].tolist() == [bits_of(words) for words in table["flags"]]

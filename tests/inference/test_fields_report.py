@@ -14,11 +14,11 @@ from PIL import Image
 
 from scorepriors.inference.deblending._flags import FLAGS, write_flags
 from scorepriors.inference.fields import _report
-from scorepriors.inference.fields._charts import bars, curves
 from scorepriors.inference.fields._layers import Mosaic, block_mean, significance_colors
 from scorepriors.inference.fields._report import field_page
 from scorepriors.inference.fields._strips import Strip, strips
 from scorepriors.inference.fields._worst import brightness_counts, worst_rows
+from scorepriors.inference.reports._charts import bars, curves
 from scorepriors.models.data._field import Field
 
 

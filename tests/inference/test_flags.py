@@ -11,9 +11,12 @@ from scorepriors.inference.deblending._flags import (
     DIAGNOSED,
     FITTED,
     FLAGS,
+    SERIOUS,
+    SEVERITY,
     bands_of,
     bits_of,
     bits_where,
+    flags_said,
     words_of,
     write_flags,
 )
@@ -61,3 +64,9 @@ def test_the_documentation_lists_the_registry():
     assert "".join(rows) in text
     rows = [f"| {f.bit} | `{f.word}` | {f.sentence} |\n" for f in DIAGNOSED]
     assert "".join(rows) in text
+
+
+def test_every_flag_has_a_place_in_the_order_of_severity():
+    assert sorted(SEVERITY) == sorted(FLAGS)
+    assert SEVERITY[: len(SERIOUS)] == SERIOUS
+    assert list(flags_said(["edge,misfit", "ok", "no_data:g"])) == ["misfit", "no_data", "edge"]

@@ -138,6 +138,12 @@ def test_files(result, tmp_path):
     assert len(report_figure(result).axes) >= 6
     table = Table.read(tmp_path / "catalog.ecsv")
     assert {"flux_r", "flux_i", "flux_J"} <= set(table.colnames)
+    # The page shows each observation, band by band, and each source in both.
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("Data minus model in each band") == 2
+    for band in ("r", "i", "J"):
+        assert page.count(f"Residual in band {band} in units of the noise") == 1
+    assert page.count("Data about source a minus the light of its neighbors.") == 2
 
 
 def test_a_saved_scene_comes_back(result, tmp_path):

@@ -161,6 +161,8 @@ def test_a_band_without_data_has_no_flux_in_the_table_of_draws(tmp_path):
     assert np.isnan(QTable.read(tmp_path / "t.ecsv")["flux_r"][0])
     assert value_and_error(np.nan, np.nan) == "no data"
     assert value_and_error(12.345, 0.2) == "12.35 ± 0.20"
+    assert value_and_error(63187.4, 1523.0) == "63200 ± 1500"
+    assert value_and_error(-30.0, 1523.0) == "0 ± 1500"
 
 
 def test_catalog_holds_the_moments_of_the_draws():
@@ -325,7 +327,7 @@ def test_sources_go_back_to_the_order_of_the_catalog():
 
 def test_numbers_have_the_digits_of_their_errors():
     assert in_digits(123.456, 2.34) == "123.5"
-    assert in_digits(123456.7, 2345.6) == "123457"
+    assert in_digits(123456.7, 2345.6) == "123500"
     assert in_digits(0.123456, 0.00123) == "0.1235"
     assert in_digits(1.5, 0.0) == "1.5"
 
@@ -409,6 +411,13 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
     assert "raise --num-samples" in text
     assert "raise --num-samples" in page
     assert "±" in outcome.stdout
+    # Flags of the fit and of the diagnosis, in table, page and terminal.
+    assert max(map(len, outcome.stdout.split(str(target))[0].splitlines())) <= 80
+    words = [set(each.split(",")) for each in QTable.read(target / "catalog.ecsv")["flags"]]
+    assert "point" in words[1]
+    assert "point" not in words[0] | words[2]
+    assert FLAGS["point"].sentence in outcome.stdout
+    assert FLAGS["point"].sentence in page
     tree = load_tree(target / "posterior.nc")
     posterior = group(tree, "posterior")
     assert posterior["flux"].dims == ("chain", "draw", "source", "band")

@@ -1,9 +1,11 @@
-"""Small charts as SVG, whose colors follow the page: bars by class, and curves with errors."""
+"""Small charts as SVG, whose colors follow the page: bars by class, curves, and spectra."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
+
+from ._numbers import value_and_error
 
 _WIDTH, _HEIGHT = 640, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 30, 48
@@ -86,6 +88,61 @@ def curves(
     return _svg([*parts, _legend(list(values), prefix="c-", numbered=True)], label)
 
 
+def spectrum(
+    bands: Sequence[str],
+    flux: np.ndarray,
+    error: np.ndarray,
+    other: np.ndarray,
+    *,
+    y: str,
+    label: str,
+) -> str:
+    """Return fluxes by band with errors, and those of another fit as squares, as SVG.
+
+    Parameters
+    ----------
+    bands
+        Names of the bands.
+    flux, error
+        Fluxes and their standard deviations, ``[B]``; NaN leaves gaps.
+    other
+        Fluxes of the other fit, ``[B]``.
+    y, label
+        As for `bars`.
+    """
+    ends = [flux - error, flux + error, other, np.zeros(1)]
+    known = np.concatenate(ends)
+    known = known[np.isfinite(known)]
+    low, high = float(known.min()), float(known.max())
+    pad = 0.05 * (high - low) or 1.0
+    place = _Axes(-0.5, len(bands) - 0.5, low - (pad if low < 0 else 0.0), high + pad)
+    # A name for each band, as far as they have room.
+    step = -(-len(bands) // 12)
+    names = [(k, band) for k, band in enumerate(bands) if k % step == 0]
+    parts, points = [place.frame("", y, names)], []
+    for k, (value, spread, mode) in enumerate(zip(flux, error, other)):
+        x = place.x(k)
+        if np.isfinite(mode):
+            parts.append(
+                f'<rect class="mode" x="{x - 6:.1f}" y="{place.y(mode) - 6:.1f}" width="12" '
+                f'height="12"><title>{escape(bands[k])}, profile: {mode:.4g}</title></rect>'
+            )
+        if not np.isfinite(value):
+            continue
+        points.append(f"{x:.1f},{place.y(value):.1f}")
+        if np.isfinite(spread):
+            parts.append(
+                f'<line class="c-0" x1="{x:.1f}" x2="{x:.1f}" y1="{place.y(value + spread):.1f}" '
+                f'y2="{place.y(value - spread):.1f}"/>'
+            )
+        parts.append(
+            f'<circle class="c-0" cx="{x:.1f}" cy="{place.y(value):.1f}" r="4"><title>'
+            f"{escape(bands[k])}: {escape(value_and_error(value, spread))}</title></circle>"
+        )
+    parts.append(f'<polyline class="c-0" points="{" ".join(points)}"/>')
+    return _svg(parts, label)
+
+
 class _Axes:
     """Where numbers are drawn."""
 
@@ -101,8 +158,8 @@ class _Axes:
         share = (value - self.low) / (self.high - self.low)
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
-    def frame(self, x: str, y: str) -> str:
-        """Return lines, numbers and titles of the axes."""
+    def frame(self, x: str, y: str, names: Sequence[tuple[float, str]] | None = None) -> str:
+        """Return lines, numbers (or names at places) and titles of the axes."""
         parts, bottom = [], self.y(self.low)
         for value in _ticks(self.low, self.high, 5):
             at = self.y(value)
@@ -111,15 +168,17 @@ class _Axes:
                 f'y2="{at:.1f}"/><text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">'
                 f"{value:,g}</text>"
             )
-        for value in _ticks(self.left, self.right, 10):
-            at = self.x(value)
+        if names is None:
+            names = [(value, f"{value:g}") for value in _ticks(self.left, self.right, 10)]
+        for value, name in names:
             parts.append(
-                f'<text x="{at:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{value:g}</text>'
+                f'<text x="{self.x(value):.1f}" y="{bottom + 22:.1f}" text-anchor="middle">'
+                f"{escape(name)}</text>"
             )
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         parts.append(
             f'<text x="{middle:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x)}</text>'
-            f'<text x="4" y="16">{escape(y)}</text>'
+            f'<text x="{_LEFT}" y="16">{escape(y)}</text>'
         )
         return "".join(parts)
 
