@@ -15,10 +15,8 @@ from ._common import (
     NOT_CONVERGED,
     NOT_TRUSTED,
     correlation_words,
-    fit_option,
-    noise_option,
+    model_options,
     noise_sentence,
-    profile_option,
     scene_options,
 )
 from ._diagnosis import diagnose_scene
@@ -29,25 +27,8 @@ from ._input import Input, field_options
 @click.command()
 @scene_options("deblended")
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
-@profile_option()
-@fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
-@noise_option()
+@model_options
 @field_options()
-@click.option(
-    "--variable",
-    multiple=True,
-    metavar="ID",
-    help="A source that varies between FILE and the --with images, the epochs; all others are constant.",
-)
-@click.option(
-    "--timescale", type=float, metavar="DAYS", help="Time over which it varies.  [default: none]"
-)
-@click.option(
-    "--moving",
-    multiple=True,
-    metavar="ID",
-    help="A star that moves between FILE and the --with images: its motion is in the catalog.",
-)
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 @click.option(
     "--field/--scene",
@@ -78,8 +59,8 @@ def deblend(
     """Deblend the galaxies in FILE (FITS or npz; or one FITS file per band).
 
     Writes catalog.ecsv, sources.fits, report.png, summary.json and scene.npz to the
-    output folder, and light_curves.ecsv with --variable.  With --each every FILE is a blend, several are fitted at once, and the
-    results go to one folder per file within the output folder.
+    output folder, and light_curves.ecsv with --variable.  With --each every FILE is a blend, several
+    are fitted at once, and the results go to one folder per file within the output folder.
 
     A large image is a field: it is read by windows and fitted in many scenes, and leaves
     catalog.parquet, catalog.fits, model.fits, residual.fits, summary.json and report.html.

@@ -1,12 +1,14 @@
 """Light curves of sources that vary, in `deblend`, files and the shell."""
 
+import json
+
 import numpy as np
 import pytest
 from astropy.table import QTable
 from click.testing import CliRunner
 
 from scorepriors._errors import InputError
-from scorepriors.inference import deblend, light_curves, load_scene
+from scorepriors.inference import deblend, flux_covariance, light_curves, load_scene, load_tree
 from scorepriors.inference.cli import main
 from scorepriors.inference.reports._outputs import write_outputs
 from scorepriors.models import join_observations, read_positions, simulate_epochs
@@ -108,3 +110,51 @@ def test_the_shell_writes_light_curves(epochs, tmp_path):
     wrong = CliRunner().invoke(main, [*command[:-1], "--variable", "nova", "--output", "x"])
     assert wrong.exit_code == 2
     assert "no source 'nova'" in wrong.output
+
+
+@pytest.fixture(scope="module")
+def sampled(epochs, tmp_path_factory):
+    """Folder of the command `sample` on a night before the transient and one with it."""
+    folder = tmp_path_factory.mktemp("sampled")
+    files = [str(folder / f"night{number}.fits") for number in range(2)]
+    for obs, file in zip(epochs.observations[:2], files, strict=True):
+        obs.to_fits(file)
+    epochs.catalog.write(folder / "sources.ecsv")
+    command = ["sample", files[0], "--with", files[1], "--catalog", str(folder / "sources.ecsv")]
+    command += ["--variable", "transient", "--num-chains", "2", "--num-warmup", "60"]
+    command += ["--num-samples", "100", "--quiet", "--output", str(folder / "out")]
+    found = CliRunner().invoke(main, command)
+    assert found.exit_code in (0, 3), found.output
+    assert str(folder / "out" / "light_curves.ecsv") in found.output
+    return folder / "out"
+
+
+def test_draws_have_light_curves_too(epochs, sampled):
+    table = QTable.read(sampled / "light_curves.ecsv")
+    assert table["filter"].tolist() == ["g", "g", "r", "r"]
+    assert table["time"].mjd.tolist() == [60000.0, 60006.0] * 2
+    flux, error = table["flux"].value, table["flux_err"].value
+    assert abs((flux - epochs.flux[:2].T.ravel()) / error).max() < 4
+    # The same as of the fit: two estimates of one posterior, one of them from a hundred draws.
+    fitted = light_curves(load_scene(sampled))
+    assert (abs(flux - fitted["flux"].value) < 0.7 * error).all()
+    assert (abs(np.log(error / fitted["flux_err"].value)) < 0.5).all()
+    tree = load_tree(sampled / "posterior.nc")
+    np.testing.assert_allclose(light_curves(tree)["flux"].value, flux, rtol=1e-6)
+    own = flux_covariance(tree).sel(source="transient", source2="transient").values
+    np.testing.assert_allclose(error, np.sqrt(np.diag(own))[[0, 2, 1, 3]], rtol=1e-4)
+    host = light_curves(tree, "host")
+    assert np.ptp(host["flux"].value[host["filter"] == "r"]) < 0.002 * 5000
+
+
+def test_draws_that_know_no_epochs_are_refused(sampled):
+    tree = load_tree(sampled / "posterior.nc")
+    assert json.loads(tree.attrs["variable"]) == ["transient"]
+    with pytest.raises(InputError, match="no source 'nova'"):
+        light_curves(tree, "nova")
+    del tree.attrs["filters"]
+    with pytest.raises(InputError, match="of an earlier version"):
+        light_curves(tree)
+    del tree.attrs["scene"]
+    with pytest.raises(InputError, match="not of a deblended scene"):
+        light_curves(tree)
