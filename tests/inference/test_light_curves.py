@@ -158,3 +158,43 @@ def test_draws_that_know_no_epochs_are_refused(sampled):
     del tree.attrs["scene"]
     with pytest.raises(InputError, match="not of a deblended scene"):
         light_curves(tree)
+
+
+def variable_nucleus(times):
+    """A nucleus that fades and comes back."""
+    return 1000 + 600 * np.cos(2 * np.pi * (times - 60000) / 24)
+
+
+def test_host_nucleus_and_transient_are_told_apart():
+    seen = simulate_epochs(TIMES, bump, seed=2, nucleus=variable_nucleus)
+    assert seen.catalog["x"][2] == seen.catalog["x"][0]
+    obs = join_observations(*seen.observations)
+    names = ["transient", "nucleus"]
+    found = deblend(obs, seen.catalog, variable=names, free_form=False)
+    assert found.converged
+    assert abs(found.free_form.chi2 - 1) < 0.05
+    curve, covariance = light_curves(found), found.photometry.covariance
+    for name, true in zip(names, (seen.flux, seen.nucleus), strict=True):
+        mine = curve["id"] == name
+        flux, error = curve["flux"].value[mine], curve["flux_err"].value[mine]
+        pull = (flux - true.T.ravel()) / error
+        assert abs(pull).max() < 4
+        assert (pull**2).mean() < 4
+        # Neither is so uncertain that any flux would do.
+        assert (error < 0.3 * true.max()).all()
+    # How a nucleus changes is known far better than how much of the core is its own: changes in a filter.
+    row = list(found.positions.ids).index("nucleus")
+    own = covariance[row, :, row]
+    flux = found.photometry.flux[row]
+    for band, true in enumerate(seen.nucleus.T):
+        at = band + 2 * np.arange(4)
+        for k in range(1, 4):
+            one, other = at[0], at[k]
+            variance = own[one, one] + own[other, other] - 2 * own[one, other]
+            change = flux[one] - flux[other] - (true[0] - true[k])
+            assert abs(change) < 4 * np.sqrt(variance)
+            assert np.sqrt(variance) < 0.1 * true.max()
+    host = light_curves(found, "host")
+    for band, bright in (("g", 3000), ("r", 5000)):
+        mine = host["filter"] == band
+        assert abs(host["flux"].value[mine][0] - bright) < 4 * host["flux_err"].value[mine][0]
