@@ -63,7 +63,7 @@ def deblend(
     are fitted at once, and the results go to one folder per file within the output folder.
 
     A large image is a field: it is read by windows and fitted in many scenes, and leaves
-    catalog.parquet, catalog.fits, model.fits, residual.fits, summary.json and report.html.
+    catalog.parquet, catalog.fits, model.fits, residual.fits, kept.fits, summary.json and report.html.
 
     Exit codes: 0 done, 2 bad input, 3 not converged or not to be trusted (results are
     written), 130 interrupted (what was reached is written; of a field it is kept for

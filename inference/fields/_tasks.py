@@ -316,6 +316,7 @@ def _blank(work: Work, scene: SceneTask, failed: str | None = None) -> Record:
         "doubts": {},
         "noise_from_model": [],
         "psf_sigma": None,
+        "down_weighted": 0,
     }
     return Record(arrays, facts)
 
@@ -379,6 +380,8 @@ def _final_record(scene: SceneTask, result: Deblended, others, seconds: float) -
         "spectrum": found.flux,
         **columns,
     }
+    if result.kept is not None:
+        arrays["kept"] = np.asarray(result.kept[0], np.float32)
     for number, (image, corner) in enumerate(_boxes(found)):
         arrays[f"image/{number}"] = np.asarray(image / image.sum(), np.float32)
         arrays[f"corner/{number}"] = corner + first
@@ -389,6 +392,7 @@ def _final_record(scene: SceneTask, result: Deblended, others, seconds: float) -
         "doubts": doubts_of_fit(result),
         "noise_from_model": list(result.noise_from_model),
         "psf_sigma": result.psf_sigma,
+        "down_weighted": 0 if result.kept is None else int((result.kept[0] < 1).sum()),
     }
     return Record(arrays, facts)
 

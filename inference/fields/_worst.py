@@ -12,7 +12,7 @@ from ._strips import Strip
 #: Flags that say that a flux may be wrong, not only that it is of a special kind.
 SERIOUS = (
     "negative", "outshone", "residual", "disputed", "canceled", "not_converged", "misfit",
-    "made_up", "atypical", "laplace_off", "no_mode",
+    "down_weighted", "made_up", "atypical", "laplace_off", "no_mode",
 )  # fmt: skip
 
 #: Bits of `SERIOUS`.

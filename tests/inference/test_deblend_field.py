@@ -265,6 +265,33 @@ def test_a_scene_that_cannot_be_fitted_ends_nothing(field, monkeypatch):
     assert np.abs(pull).max() < 4
 
 
+def test_pixels_that_lost_weight_are_kept_in_a_map(result, field, tmp_path):
+    assert not result.scenes["down_weighted"].any()
+    assert (result.kept(0, 0, *field.shape) == 1).all()
+    images = field.images.copy()
+    rays = [(0, 24, 20), (1, 66, 95), (1, 67, 95), (0, 100, 3)]
+    for band, row, column in rays:
+        images[band, row, column] += 60
+    folder = tmp_path / "run"
+    spoilt = replace(field, images=images)
+    found = deblend_field(spoilt, positions(), free_form=False, output=folder)
+    kept = found.kept(0, 0, *field.shape)
+    assert kept.shape == field.images.shape
+    for ray in rays[:3]:
+        assert kept[ray] < 0.1
+    # Nothing far from the rays lost any.
+    lost = np.argwhere(kept < 0.5)
+    away = np.linalg.norm(lost[:, None, 1:] - np.array(rays)[:, 1:], axis=-1).min(1)
+    assert away.max() < 8
+    assert (np.asarray(found.scenes["down_weighted"]) > 0).sum() >= 2
+    np.testing.assert_array_equal(found.kept(20, 10, 60, 100), kept[:, 20:80, 10:110])
+    beyond = found.kept(-5, -7, 40, 40)
+    np.testing.assert_array_equal(beyond[:, 5:, 7:], kept[:, :35, :33])
+    assert (beyond[:, :5] == 1).all()
+    again = load_field_result(folder, field=Fieldlike(spoilt))
+    np.testing.assert_array_equal(again.kept(0, 0, *field.shape), kept)
+
+
 def test_nothing_to_fit():
     empty = observation((80, 80), PLACES[:0], FLUXES[:0])
     with pytest.raises(InputError, match="no source"):
