@@ -22,6 +22,7 @@ from ._census import Census
 from ._light import Light, overlap
 from ._parts import Place, Record, read_arrays_of, read_part
 from ._plan import Window
+from ._psfs import change_facts
 from ._tasks import SceneTask
 
 #: Share of the scenes from which on a doubt about them is one about the field; single ones have flags.
@@ -243,8 +244,8 @@ def collect(
     Returns
     -------
     catalog, scenes, facts, places
-        See `FieldResult`; facts are ``doubts``, ``scene_doubts`` (numbers of scenes by code) and
-        ``noise_from_model``.
+        See `FieldResult`; facts are ``doubts``, ``scene_doubts`` (numbers of scenes by code),
+        ``noise_from_model`` and ``psf_change`` (`change_facts`).
     """
     records = _records(scenes)
     ids = [name for record in records for name in record.facts["ids"]]
@@ -307,6 +308,7 @@ def collect(
         "scene_doubts": counts,
         "failed": len(failed),
         "noise_from_model": sorted({b for r in records for b in r.facts["noise_from_model"]}),
+        "psf_change": change_facts([r.facts["psf_change"] for r in records], field.bands),
     }
     return table, rows, facts, tuple(_place(scene) for scene in scenes)
 
