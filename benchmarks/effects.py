@@ -9,7 +9,7 @@ per source and band.  ``coverage`` is the share within one error of the truth (.
 their mean deviation from the truth in errors, ``shift`` the mean and ``moved`` the root mean square
 deviation from the fit of the clean images with the usual options in its errors, ``error`` the median of
 the errors in units of those, ``chi2`` the largest mean footprint chi2 of a blend's sources averaged
-over blends, and ``seconds`` the time of a blend.
+over blends, and ``seconds`` the time of a blend.  Prints the table in Markdown.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import time
 import warnings
 
 import numpy as np
+from markdown_rows import header, row
 from scipy.ndimage import affine_transform
 
 from scorepriors.inference import deblend_many
@@ -169,13 +170,13 @@ def main() -> None:
     number = arguments.number or len(blends)
     reference = run(blends, number, clean, arguments.seed, usual | LEFT_OUT)
     table = {}
-    print(f"{'effect':18} {'model':9}", *(f"{n:>8}" for n in summary(reference, reference)))
+    print(header(["effect", "model", *summary(reference, reference)], words=2), flush=True)
     for name in arguments.only or EFFECTS:
         spoil, models = EFFECTS[name]
         for label, options in {"left out": LEFT_OUT, **models}.items():
-            row = summary(run(blends, number, spoil, arguments.seed, usual | options), reference)
-            table[f"{name}, {label}"] = row
-            print(f"{name:18} {label:9}", *(f"{v:8.3f}" for v in row.values()), flush=True)
+            found = summary(run(blends, number, spoil, arguments.seed, usual | options), reference)
+            table[f"{name}, {label}"] = found
+            print(row([name, label, *found.values()]), flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump(table, file, indent=1)

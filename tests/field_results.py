@@ -47,9 +47,14 @@ class StandInResult:
     facts: dict
     light: np.ndarray
     sources: dict = field(default_factory=dict)
+    share: np.ndarray | None = None
 
     def model(self, row, column, height, width):
         return window_of(self.light, row, column, height, width)
+
+    def kept(self, row, column, height, width):
+        share = np.ones_like(self.light) if self.share is None else self.share
+        return window_of(share, row, column, height, width)
 
     def source(self, id):
         return self.sources[id]
@@ -108,6 +113,7 @@ def stand_in(*, shape=(150, 140), number=12, seed=0, wcs=True, zero_point=31.4):
             "converged": [True, True],
             "seconds": [0.5, 0.7],
             "chi2": [1.01, 0.98],
+            "down_weighted": [0, 0],
         }
     )
     facts = {

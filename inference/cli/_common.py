@@ -163,6 +163,37 @@ def noise_option():
     )
 
 
+def model_options(command):
+    """Add the options of `deblend` and `sample` that say what is fitted: profiles, variances, epochs."""
+    options = (
+        profile_option(),
+        fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit."),
+        noise_option(),
+        click.option(
+            "--variable",
+            multiple=True,
+            metavar="ID",
+            help="A source that varies between FILE and the --with images, the epochs; all others are "
+            "constant.",
+        ),
+        click.option(
+            "--timescale",
+            type=float,
+            metavar="DAYS",
+            help="Time over which it varies.  [default: none]",
+        ),
+        click.option(
+            "--moving",
+            multiple=True,
+            metavar="ID",
+            help="A star that moves between FILE and the --with images: its motion is in the catalog.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def noise_sentence(result) -> str:
     """Return a sentence on variances that follow the noise of their own pixels; empty if none do."""
     from scorepriors.models.data._model_noise import bands_with_own_noise

@@ -18,10 +18,8 @@ from ._common import (
     NOT_TRUSTED,
     Outcome,
     correlation_words,
-    fit_option,
-    noise_option,
+    model_options,
     noise_sentence,
-    profile_option,
     scene_options,
     with_json,
     written_summary,
@@ -34,25 +32,8 @@ from ._input import Input, field_options
 @click.command()
 @scene_options("deblended")
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
-@profile_option()
-@fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
-@noise_option()
+@model_options
 @field_options()
-@click.option(
-    "--variable",
-    multiple=True,
-    metavar="ID",
-    help="A source that varies between FILE and the --with images, the epochs; all others are constant.",
-)
-@click.option(
-    "--timescale", type=float, metavar="DAYS", help="Time over which it varies.  [default: none]"
-)
-@click.option(
-    "--moving",
-    multiple=True,
-    metavar="ID",
-    help="A star that moves between FILE and the --with images: its motion is in the catalog.",
-)
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
 @click.option(
     "--field/--scene",
@@ -89,7 +70,7 @@ def deblend(
     fitted at once, and the results go to one folder per file within the output folder.
 
     A large image is a field: it is read by windows and fitted in many scenes, and leaves
-    catalog.parquet, catalog.fits, model.fits, residual.fits, summary.json and report.html.
+    catalog.parquet, catalog.fits, model.fits, residual.fits, kept.fits, summary.json and report.html.
 
     Exit codes: 0 done, 2 bad input, 3 not converged or not to be trusted (results are
     written), 130 interrupted (what was reached is written; of a field it is kept for

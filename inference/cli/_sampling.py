@@ -17,6 +17,7 @@ from ._common import (
     Outcome,
     correlation_words,
     count_option,
+    model_options,
     noise_sentence,
     scene_options,
     with_json,
@@ -58,6 +59,7 @@ from ._input import Input, field_options
 @click.option(
     "--target-acceptance-rate", type=float, help="To tune steps for.  [default: the algorithm's]"
 )
+@model_options
 @field_options()
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short, or start one.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
@@ -67,38 +69,35 @@ def sample(
     sigma,
     models,
     algorithm,
+    num_chains,
+    num_warmup,
+    num_samples,
     thinning,
     target_acceptance_rate,
-    rescale_noise,
-    subtract_sky,
-    sky,
-    outliers,
-    model_error,
-    correlation,
     resume,
     diagnosed,
     output,
     force,
     seed,
     quiet,
-    **counts,
+    **options,
 ):
     """Deblend the galaxies in FILE, and sample the posterior about the result.
 
     Writes posterior.nc (for ArviZ), catalog.ecsv, sources.fits, diagnostics.txt,
-    report.html and scene.npz to the output folder.  While it runs, its state is kept there in
-    checkpoint.npz: after Ctrl-C, or a crash, --resume continues.  Exit codes: 0 draws to be
-    trusted, 2 bad input, 3 not to be trusted (results are written, with the reasons), 130
-    interrupted (draws made so far are written).
+    report.html and scene.npz to the output folder, and light_curves.ecsv with --variable.  While it
+    runs, its state is kept there in checkpoint.npz: after Ctrl-C, or a crash, --resume continues.
+    Exit codes: 0 draws to be trusted, 2 bad input, 3 not to be trusted (results are written, with
+    the reasons), 130 interrupted (draws made so far are written).
     """
-    given = Input.take(counts)
+    given = Input.take(options)
     if force and resume:
         raise InputError("give either --force, to start again, or --resume, to go on.")
     for name, number, least in (
-        ("num_chains", counts["num_chains"], 1),
+        ("num_chains", num_chains, 1),
         ("thinning", thinning, 1),
-        ("num_warmup", counts["num_warmup"], 20),
-        ("num_samples", counts["num_samples"], 4),
+        ("num_warmup", num_warmup, 20),
+        ("num_samples", num_samples, 4),
     ):
         if number is not None and number < least:
             option = "--" + "-".join(name.split("_"))
@@ -136,12 +135,7 @@ def sample(
         key=jax.random.key(seed),
         progress=unless_quiet(True, quiet),
         models=models,
-        rescale_noise=rescale_noise,
-        subtract_sky=subtract_sky,
-        sky=sky,
-        outliers=outliers,
-        model_error=model_error,
-        correlation=correlation,
+        **options,
     )
     algorithm = default_algorithm(result) if algorithm is None else algorithm
     # Settings that are not given are the sampler's defaults.
@@ -157,7 +151,9 @@ def sample(
                 result,
                 key=jax.random.key(seed),
                 algorithm=sampler,
-                **counts,
+                num_chains=num_chains,
+                num_warmup=num_warmup,
+                num_samples=num_samples,
                 checkpoint=checkpoint,
                 progress=unless_quiet(True, quiet),
             )

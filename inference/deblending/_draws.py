@@ -1,7 +1,7 @@
 """Fluxes, shapes and images with errors from draws, and correlations of fluxes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from scorepriors.models.sources._kinds import group_from
 from scorepriors.models.sources._placement import Placement
 
 from ._hdus import fits_text, image_header, source_hdu, source_names
+from ._motions import MOTION_TEXTS, columns_of_ways
 from ._seen import has_data, total_seen
 
 #: Percentiles in tables: the median, and those of one standard deviation of a Gaussian.
@@ -48,6 +49,9 @@ class Draws(NamedTuple):
     moved, gradient
         Of sources of two parts images ``[N, n, n]`` of their color gradients, and their amplitudes
         ``[N, B]``; None for others.
+    image_in
+        Of sources that move a function from the number of an exposure to the images ``[N, n, n]`` there;
+        None for others.
     """
 
     image: np.ndarray
@@ -55,6 +59,7 @@ class Draws(NamedTuple):
     spectrum: np.ndarray
     moved: np.ndarray | None = None
     gradient: np.ndarray | None = None
+    image_in: Callable[[int], np.ndarray] | None = None
 
     def in_bands(self, picks: np.ndarray) -> np.ndarray:
         """Return some of the draws in every band, ``[M, B, n, n]``."""
@@ -64,10 +69,12 @@ class Draws(NamedTuple):
             cubes = cubes + gradient[:, :, None, None] * self.moved[picks][:, None]
         return cubes
 
-    def mean(self) -> np.ndarray:
-        """Return the mean image in every band, ``[B, n, n]``."""
-        count = len(self.image)
-        mean = np.tensordot(self.spectrum.astype(float), self.image.astype(float), (0, 0)) / count
+    def mean(self, exposure: int | None = None) -> np.ndarray:
+        """Return the mean image in every band, ``[B, n, n]``, or where it is in one of the exposures."""
+        image, count = self.image, len(self.image)
+        if self.image_in is not None and exposure is not None:
+            image = self.image_in(exposure)
+        mean = np.tensordot(self.spectrum.astype(float), image.astype(float), (0, 0)) / count
         if self.moved is not None:
             gradient, moved = np.asarray(self.gradient, float), self.moved.astype(float)
             mean += np.tensordot(gradient, moved, (0, 0)) / count
@@ -118,10 +125,16 @@ def source_draws(tree: Any) -> Iterator[Draws]:
         one = group_from(_of_one(facts, row), at)
         image, parts = np.asarray(one.image(values, np)), one.gradient(values, np)
         if parts is None:
-            yield Draws(image, corner, spectrum[:, k])
+            moving = _images_of(one, values) if one.moves else None
+            yield Draws(image, corner, spectrum[:, k], image_in=moving)
         else:
             moved = np.asarray(parts.image)
             yield Draws(image, corner, spectrum[:, k], moved, _stacked(posterior["gradient"])[:, k])
+
+
+def _images_of(group: Any, values: dict[str, np.ndarray]) -> Callable[[int], np.ndarray]:
+    """Return a function from the number of an exposure to the images of a group there."""
+    return lambda number: np.asarray(group.image_in(values, number, np))
 
 
 def _of_one(facts: dict, row: int) -> dict:
@@ -364,6 +377,7 @@ def _add_shapes(table, tree) -> None:
         ra, dec, ra_sd, dec_sd = np.array(sky).T
         table["ra"], table["dec"] = ra * u.deg, dec * u.deg
         table["ra_err"], table["dec_err"] = ra_sd * u.arcsec, dec_sd * u.arcsec
+    _add_motions(table, tree, np.stack([row, column], 1), wcs)
     size, e1, e2, modulus = np.moveaxis(np.array(shape), 0, -1)
     table["size"], table["size_err"] = size * u.pix
     if "pixel_scale" in tree.attrs:
@@ -371,6 +385,23 @@ def _add_shapes(table, tree) -> None:
         table["size_arcsec"], table["size_arcsec_err"] = size[0] * scale, size[1] * scale
     for name, values in (("e1", e1), ("e2", e2), ("ellipticity", modulus)):
         table[name], table[f"{name}_err"] = values
+
+
+def _add_motions(table, tree, center, wcs) -> None:
+    """Add the motions of stars that move, where there are any."""
+    ids = [str(one) for one in table["id"]]
+    posterior, _ = scene_groups(tree)
+    for facts in json.loads(tree.attrs["scene"]):
+        if facts["kind"] != "MovingStar":
+            continue
+        way, covariance = np.full((len(ids), 2), np.nan), np.full((len(ids), 2, 2), np.nan)
+        for row, identity in enumerate(group_ids(posterior, facts["name"])):
+            drawn = group_values(posterior, facts["name"], row)["way"].astype(float)
+            number = ids.index(identity)
+            way[number], covariance[number] = drawn.mean(0), np.cov(drawn, rowvar=False)
+        days = float(facts["settings"]["days"])
+        for name, column in columns_of_ways(way, covariance, days, center, wcs).items():
+            table[name] = column
 
 
 def _mean_and_sd(values) -> np.ndarray:
@@ -442,6 +473,7 @@ _DESCRIPTIONS = {
     "neighbor_correlation": "that correlation",
     "flux_ess": "bulk effective draws of the fluxes, the least over bands",
     "flux_rhat": "R-hat of the fluxes, the largest over bands",
+    **MOTION_TEXTS,
 }
 
 

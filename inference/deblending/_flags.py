@@ -112,7 +112,7 @@ FLAGS = {flag.word: flag for flag in FITTED + DIAGNOSED}
 #: Flags that say that a flux may be wrong, not only that it is of a special kind; the worst first.
 SERIOUS = (
     "not_converged", "no_mode", "negative", "canceled", "misfit", "outshone", "residual", "disputed",
-    "made_up", "atypical", "laplace_off",
+    "down_weighted", "made_up", "atypical", "laplace_off",
 )  # fmt: skip
 
 #: Bits of `SERIOUS`.
@@ -120,7 +120,7 @@ SERIOUS_BITS = sum(FLAGS[word].value for word in SERIOUS)
 
 #: All flags in the order in which tables, pictures and pages name them: the worst first.
 SEVERITY = (
-    *SERIOUS, "no_data", "cut_off", "masked", "down_weighted", "edge", "moved", "faint", "point",
+    *SERIOUS, "no_data", "cut_off", "masked", "edge", "moved", "faint", "point",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from astropy import units as u
 from astropy.io import fits
 
 from ._result import Deblended
+from ._sky import FittedSky
 
 #: Longest name of a source in that of an extension, which has 68 characters.
 _LONGEST = 48
@@ -16,7 +17,8 @@ def model_images(result: Deblended) -> fits.HDUList:
     """Return two cubes ``[B, H, W]`` per source, of the model and as observed, and the residual.
 
     Where a sky was fitted it follows as SKY: data minus sources minus sky are the residual.  Where
-    pixels lost weight as outliers, KEPT is the share of it that they kept.  Each of joined observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).
+    pixels lost weight as outliers, KEPT is the share of it that they kept.  Each of joined
+    observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).
     """
     obs, found = result.observation, result.free_form
     primary = fits.PrimaryHDU()
@@ -34,11 +36,16 @@ def model_images(result: Deblended) -> fits.HDUList:
         hdus.append(source_hdu(found.model(k), header, f"MODEL_{name}", identity))
         hdus += observed_hdus(obs, [cube[k] for cube in found.convolved], identity, name)
     hdus += residual_hdus(obs, found.convolved)
-    if result.sky is not None:
-        hdus += image_hdus(obs, result.sky.images, "SKY")
-    if result.kept is not None:
-        hdus += image_hdus(obs, result.kept, "KEPT", unit=False)
+    hdus += mending_hdus(result, result.sky)
     return fits.HDUList(hdus)
+
+
+def mending_hdus(result: Deblended, sky: FittedSky | None) -> list[fits.ImageHDU]:
+    """Return the extensions SKY, of a sky, and KEPT, one per observation, as far as there are any."""
+    hdus = [] if sky is None else image_hdus(result.observation, sky.images, "SKY")
+    if result.kept is not None:
+        hdus += image_hdus(result.observation, result.kept, "KEPT", unit=False)
+    return hdus
 
 
 def image_header(wcs: fits.Header | None, bands, unit) -> fits.Header:

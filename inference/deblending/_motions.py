@@ -40,16 +40,35 @@ def motion_columns(result: Deblended) -> dict[str, u.Quantity]:
     way = np.full((len(scene.order), 2), np.nan)
     way[index[index >= 0]] = np.asarray(values[f"{group.name}/way"], float)[index >= 0]
     covariance: Any = result.photometry.way_covariance
+    return columns_of_ways(way, covariance, group.days, result.center, result.observation.wcs)
+
+
+def columns_of_ways(
+    way: np.ndarray, covariance: np.ndarray, days: float, center: np.ndarray, wcs: Any
+) -> dict[str, u.Quantity]:
+    """Return motions with errors as columns of a catalog: see `motion_columns`.
+
+    Parameters
+    ----------
+    way, covariance
+        Ways (rows, columns) in pixels between the first and the last time, ``[N, 2]``, and their
+        covariances ``[N, 2, 2]``; NaN for sources at rest.
+    days
+        Days between these times.
+    center
+        Places (row, column) of the sources, ``[N, 2]``.
+    wcs
+        WCS of the image; None for none.
+    """
     error = np.sqrt(np.einsum("kii->ki", covariance))
     rate = u.pix / u.day
     out = {}
     for axis, name in ((1, "motion_x"), (0, "motion_y")):
-        out[name] = way[:, axis] / group.days * rate
-        out[f"{name}_err"] = error[:, axis] / group.days * rate
-    wcs = result.observation.wcs
+        out[name] = way[:, axis] / days * rate
+        out[f"{name}_err"] = error[:, axis] / days * rate
     if wcs is not None:
-        turn = sky_steps(result.center[:, 0], result.center[:, 1], wcs)
-        years = u.arcsec / (group.days * u.day)
+        turn = sky_steps(center[:, 0], center[:, 1], wcs)
+        years = u.arcsec / (days * u.day)
         on_sky = np.einsum("kis,ki->ks", turn, way)
         spread = np.sqrt(np.einsum("kis,kij,kjs->ks", turn, covariance, turn))
         for axis, name in enumerate(("pm_ra", "pm_dec")):

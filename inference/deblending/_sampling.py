@@ -28,6 +28,7 @@ from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._kinds import group_facts
 
 from ._draws import source_draws
+from ._light_curves import epoch_facts
 from ._quantities import until_measured
 from ._result import Deblended
 from ._seen import seen_share
@@ -296,6 +297,7 @@ def _facts(result: Deblended, scene: Scene) -> dict:
         "width": obs.shape[1],
         "flux_unit": obs.flux_unit[0].to_string(),
         "image_unit": "" if obs.unit is None else obs.unit.to_string(),
+        **epoch_facts(result),
     }
     if result.sigma0 is not None:
         facts["prior_sigma"] = result.sigma0

@@ -44,6 +44,7 @@ from ._folder import NAME as RUN
 from ._folder import facts_of, fingerprint, finish, held, is_finished, open_folder
 from ._plan import Cell
 from ._progress import FieldProgress
+from ._psfs import change_words
 from ._result import FieldResult, collect, load, save
 from ._tasks import Work, quiet
 
@@ -194,6 +195,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         "scene_doubts": found["scene_doubts"],
         "failed": found["failed"],
         "noise_from_model": found["noise_from_model"],
+        "psf_change": found["psf_change"],
         "noise_correlation": correlation_facts(field),
         "seconds": seconds | {"total": round(time.monotonic() - started, 2)},
         "settings": _settings_facts(engine.work.settings, engine.mend),
@@ -203,6 +205,9 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
             "numpyro": numpyro.__version__,
         },
     }
+    said = change_words(found["psf_change"], len(rows))
+    if said:
+        note(said, FieldWarning)
     result = FieldResult(field, catalog, rows, facts, light, places, temporary)
     save(engine.folder, result)
     finish(engine.folder, {"facts": facts, "opened": field.opened})

@@ -1,4 +1,4 @@
-"""The images of a field for looking at: data, model and residual as pyramids of small tiles."""
+"""The images of a field for looking at: data, model, residual, weights as pyramids of small tiles."""
 
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ class Mosaic:
     """
 
     def __init__(self, result: Any, *, largest: int = LARGEST):
-        self._noise = pixel_noise(result.field)
+        self._result, self._noise = result, pixel_noise(result.field)
         self.compose = field_composer(result, self._noise)
         side = max(result.field.shape)
         self._scale = 1
@@ -73,6 +73,8 @@ class Mosaic:
             self._scale *= 2
         blocks = {"data": self._scale, "model": self._scale, "residual": self._scale}
         blocks["residual"] *= 2 if side > FINE_RESIDUAL else 1
+        if np.any(result.scenes["down_weighted"]):
+            blocks["kept"] = self._scale
         self._blocks = blocks
         self.images: dict[str, np.ndarray] = {}
         for name, block in blocks.items():
@@ -93,6 +95,9 @@ class Mosaic:
                 ] = NO_DATA
             self._put(name, strip.row, colors)
         self._put("residual", strip.row, significance_colors(strip, self._blocks["residual"]))
+        if "kept" in self._blocks:
+            kept = self._result.kept(strip.row, 0, *obs.images.shape[1:])
+            self._put("kept", strip.row, kept_colors(strip, kept, self._blocks["kept"]))
 
     def _put(self, name: str, row: int, colors: np.ndarray) -> None:
         first = row // self._blocks[name]
@@ -143,6 +148,21 @@ def significance_colors(strip: Strip, block: int = 1) -> np.ndarray:
     total, counts = (block_mean(one[None].astype(float), block)[0] for one in (pulls, number))
     value = total * block / np.sqrt(np.maximum(counts, 1e-9))
     return pull_colors(value, counts != 0)
+
+
+def kept_colors(strip: Strip, kept: np.ndarray, block: int = 1) -> np.ndarray:
+    """Return the least share of its weight that a pixel kept in any band, as colors ``[h, w, 3]``.
+
+    Dark red pixels kept nothing, bright ones all; pixels without data are gray.  Of a block it is the
+    least, so that single pixels are seen in large fields.
+    """
+    used = strip.seen.weights > 0
+    least = np.where(used, kept, 1.0).min(0)
+    rows, columns = (np.arange(0, size, block) for size in least.shape)
+    least = np.minimum.reduceat(np.minimum.reduceat(least, rows, 0), columns, 1)
+    colors = (matplotlib.colormaps["Reds_r"](least)[..., :3] * 255).round().astype(np.uint8)
+    colors[block_mean(np.any(used, axis=0, keepdims=True), block)[0] == 0] = _NO_DATA
+    return colors
 
 
 def block_mean(cube: np.ndarray, block: int) -> np.ndarray:

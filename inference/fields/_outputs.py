@@ -18,7 +18,8 @@ from ._tables import can_write_parquet, field_summary, write_fits_table, write_p
 
 #: Names of the result files of a field.
 FIELD_NAMES = (
-    "catalog.parquet", "catalog.fits", "model.fits", "residual.fits", "summary.json", "report.html",
+    "catalog.parquet", "catalog.fits", "model.fits", "residual.fits", "kept.fits", "summary.json",
+    "report.html",
 )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def write_field_outputs(
     -------
     list of pathlib.Path
         Files ``catalog.parquet``, ``catalog.fits``, ``model.fits``, ``residual.fits``,
-        ``summary.json`` and ``report.html``.
+        ``kept.fits``, ``summary.json`` and ``report.html``.
 
     Raises
     ------
@@ -78,8 +79,8 @@ def write_field_outputs(
     Notes
     -----
     Images have one extension for each band, compressed by tiles: pixels of the model are rounded
-    to 1/64 of the noise, those of the residual to 1/16, with a dither.  They are written by strips of
-    rows, so that memory does not grow with the height of the field.
+    to 1/64 of the noise, those of the residual to 1/16, with a dither, and shares of weights to 1/128 without.
+    They are written by strips of rows, so that memory does not grow with the height of the field.
     """
     directory = check_field_target(directory, force=force)
     extra = {"command": command, **(extra or {})} if command else extra
@@ -87,6 +88,7 @@ def write_field_outputs(
     titles = {
         "model.fits": "Light of all sources as observed. It is given under masked pixels too.",
         "residual.fits": "Data minus model. NaN where a pixel is masked in its band.",
+        "kept.fits": "Share of the weight that a pixel kept: less than one where no source explains it.",
     }
     writers = {
         "catalog.parquet": lambda path: write_parquet(result.catalog, path),
@@ -96,6 +98,13 @@ def write_field_outputs(
         ),
         "residual.fits": lambda path: write_images(
             path, result, lambda s: s.residual, steps=RESIDUAL_STEPS, title=titles[path.name]
+        ),
+        "kept.fits": lambda path: write_images(
+            path,
+            result,
+            lambda s: result.kept(s.row, 0, *s.seen.shape),
+            steps=None,
+            title=titles[path.name],
         ),
         "summary.json": lambda path: path.write_text(summary + "\n", encoding="utf-8"),
         "report.html": lambda path: path.write_text(

@@ -18,7 +18,7 @@ import numpy as np
 from scorepriors._archives import read_archive, write_archive
 from scorepriors._errors import InputError
 
-KIND, VERSION = "part of a field", 2
+KIND, VERSION = "part of a field", 3
 
 _MEND = "delete it, and resume the run"
 

@@ -19,15 +19,20 @@ from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._kernels import kernels_of
 
 from ._census import Census
-from ._light import Light
-from ._parts import Place, Record, read_part
+from ._light import Light, overlap
+from ._parts import Place, Record, read_arrays_of, read_part
+from ._plan import Window
+from ._psfs import change_facts
 from ._tasks import SceneTask
 
 #: Share of the scenes from which on a doubt about them is one about the field; single ones have flags.
 MANY = 0.02
 
-#: Name and kind of the file that says where the records of a finished run are.
-_NAME, _KIND = "result.npz", "result of a field"
+#: Name, kind and version of the file that says where the records of a finished run are.
+_NAME, _KIND, _VERSION = "result.npz", "result of a field", 2
+
+#: Columns of the scenes with the first pixels of their windows, and with their sizes.
+_WINDOWS = ("row", "column"), ("size", "size")
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class FieldResult:
         (found in what a first fit left), ``p_star``, ``evidence`` and ``model``.  x and y are pixels of the field.
     scenes
         A row for each scene: ``scene``, ``row``, ``column``, ``size`` (its window),
-        ``num_sources``, ``round`` (number of final fits), ``converged``, ``chi2``, ``seconds``.
+        ``num_sources``, ``round`` (number of final fits), ``converged``, ``chi2``, ``seconds``,
+        ``down_weighted`` (pixels of all bands that lost weight as outliers).
     facts
         Facts for a summary, ready for JSON.
     """
@@ -91,6 +97,25 @@ class FieldResult:
     def model(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         """Return the light of all sources in a window, ``[B, height, width]``."""
         return self._light.window(row, column, height, width)
+
+    def kept(self, row: int, column: int, height: int, width: int) -> np.ndarray:
+        """Return the share of their weight that the pixels of a window kept, ``[B, height, width]``.
+
+        Lower than one where there are outliers.  Of several scenes that hold a pixel it is that of the
+        one which left it least.
+        """
+        shape = height, width
+        out = np.ones((len(self.field.bands), *shape), np.float32)
+        first, size = (np.asarray([self.scenes[n] for n in names]).T for names in _WINDOWS)
+        near = (
+            (first < np.array([row + height, column + width])) & (first + size > (row, column))
+        ).all(1)
+        for k in np.flatnonzero(near & (np.asarray(self.scenes["down_weighted"]) > 0)):
+            (share,) = read_arrays_of(self._places[k], "kept")
+            window = Window(int(first[k, 0]) - row, int(first[k, 1]) - column, int(size[k, 0]))
+            inside, own = overlap(window, shape)
+            out[:, *inside] = np.minimum(out[:, *inside], share[:, *own])
+        return out
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -174,13 +199,13 @@ def save(folder: Path, result: FieldResult) -> None:
         ]
         columns = (np.asarray(getattr(table[n], "value", table[n])) for n in table.colnames)
         arrays |= {f"{kind}/{number}": column for number, column in enumerate(columns)}
-    write_archive(folder / _NAME, arrays, facts, kind=_KIND, version=1)
+    write_archive(folder / _NAME, arrays, facts, kind=_KIND, version=_VERSION)
 
 
 def load(folder: Path, field: Any, facts: dict[str, Any]) -> FieldResult:
     """Read a finished run."""
     mend = "resume the run, or begin it anew with --force"
-    arrays, found = read_archive(folder / _NAME, kind=_KIND, version=1, mend=mend)
+    arrays, found = read_archive(folder / _NAME, kind=_KIND, version=_VERSION, mend=mend)
     numbers = arrays["number"].tolist()
     places = [Place(folder / p, n) for p, n in zip(found["parts"], numbers, strict=True)]
     light = Light(folder / found["light"], len(field.bands), field.shape)
@@ -219,8 +244,8 @@ def collect(
     Returns
     -------
     catalog, scenes, facts, places
-        See `FieldResult`; facts are ``doubts``, ``scene_doubts`` (numbers of scenes by code) and
-        ``noise_from_model``.
+        See `FieldResult`; facts are ``doubts``, ``scene_doubts`` (numbers of scenes by code),
+        ``noise_from_model`` and ``psf_change`` (`change_facts`).
     """
     records = _records(scenes)
     ids = [name for record in records for name in record.facts["ids"]]
@@ -266,6 +291,7 @@ def collect(
             "converged": [r.facts["converged"] for r in records],
             "chi2": [r.facts["chi2"] for r in records],
             "seconds": [r.facts["seconds"] for r in records],
+            "down_weighted": [r.facts["down_weighted"] for r in records],
         }
     )
     failed = [r.facts for r in records if r.facts.get("failed")]
@@ -282,6 +308,7 @@ def collect(
         "scene_doubts": counts,
         "failed": len(failed),
         "noise_from_model": sorted({b for r in records for b in r.facts["noise_from_model"]}),
+        "psf_change": change_facts([r.facts["psf_change"] for r in records], field.bands),
     }
     return table, rows, facts, tuple(_place(scene) for scene in scenes)
 

@@ -28,6 +28,9 @@ ROWS = 128
 #: (1 / 16)² / 12, or .03 %, to the variance of a pixel; the model has no noise of its own.
 RESIDUAL_STEPS, MODEL_STEPS = 16, 64
 
+#: Shares are written in steps of one over this, a power of two, so that they are exact where they are one.
+SHARE_STEPS = 128
+
 #: Side and number along each axis of the windows in which the noise is looked up.
 _SAMPLE, _SAMPLES = 48, 6
 
@@ -89,7 +92,7 @@ def pixel_noise(field: Any) -> np.ndarray:
 
 
 def write_images(
-    path: Path, result: Any, values: Callable[[Strip], np.ndarray], *, steps: int, title: str
+    path: Path, result: Any, values: Callable[[Strip], np.ndarray], *, steps: int | None, title: str
 ) -> None:
     """Write an image of each band as a tile-compressed extension, strip by strip.
 
@@ -103,7 +106,7 @@ def write_images(
         Function that returns what is written of a strip, ``[B, rows, W]``.
     steps
         Values are rounded to the noise over this, with a dither that leaves sums unbiased and zeros
-        zero.
+        zero.  None for shares from 0 to 1, which have steps of `SHARE_STEPS` and no unit.
     title
         What the image is, for the header.
     """
@@ -112,27 +115,36 @@ def write_images(
     with ExitStack() as files, open(path, "wb") as stream:
         # Beside the file: on the disk that is known to have room.
         bands = [
-            _Band(files.enter_context(tempfile.TemporaryFile(dir=path.parent)), sigma / steps)
+            _Band(
+                files.enter_context(tempfile.TemporaryFile(dir=path.parent)),
+                None if steps is None else sigma / steps,
+            )
             for sigma in noise
         ]
         for strip in strips(result):
             for band, image in zip(bands, values(strip), strict=True):
-                band.add(strip.row, np.asarray(image, np.float32))
+                band.add(strip.row, image)
         fits.HDUList([_primary(field, title, steps)]).writeto(stream)
         wcs = None if field.wcs is None else field.wcs.to_header(relax=True)
         names = source_names(field.bands)  # which differ as names of extensions do
         for band, one, name in zip(bands, field.bands, names, strict=True):
-            header = image_header(wcs, [one], field.unit)
+            header = image_header(wcs, [one], None if steps is None else field.unit)
             header["EXTNAME"] = name
-            header["NOISE"] = (float(band.step * steps), "median standard deviation of a pixel")
-            header["QSTEP"] = (float(band.step), "values are rounded to this, with a dither")
+            if steps is None or band.step is None:
+                header["BSCALE"] = (1 / SHARE_STEPS, "shares are rounded to this")
+            else:
+                sigma = float(band.step * steps)
+                header["NOISE"] = (sigma, "median standard deviation of a pixel")
+                header["QSTEP"] = (float(band.step), "values are rounded to this, with a dither")
             band.write(stream, header, field.shape)
 
 
-def _primary(field: Any, title: str, steps: int) -> fits.PrimaryHDU:
+def _primary(field: Any, title: str, steps: int | None) -> fits.PrimaryHDU:
     primary = fits.PrimaryHDU()
     primary.header["OBJECT"] = fits_text(field.name)
     primary.header["COMMENT"] = fits_text(title)
+    if steps is None:
+        return primary
     primary.header["COMMENT"] = (
         f"Values are rounded to 1/{steps} of the noise of a pixel (QSTEP of each extension), with a "
         "dither."
@@ -141,25 +153,34 @@ def _primary(field: Any, title: str, steps: int) -> fits.PrimaryHDU:
 
 
 class _Band:
-    """Tiles of one band: their table rows in memory, their bytes in a file without a name."""
+    """Tiles of one band: their table rows in memory, their bytes in a file without a name.
 
-    def __init__(self, heap: IO[bytes], step: float):
-        self.heap, self.step, self.size = heap, float(step), 0
+    They hold numbers that are rounded to `step`, or with None shares as integers.
+    """
+
+    def __init__(self, heap: IO[bytes], step: float | None):
+        self.heap, self.step, self.size = heap, step, 0
+        self.layout = _SHARES if step is None else _ROW
         self.rows: list[np.ndarray] = []
         self.header: fits.Header | None = None
+
+    @property
+    def _heaps(self) -> tuple[str, ...]:
+        """Names of the columns that point into the heap."""
+        return ("compressed",) if self.step is None else ("compressed", "lossless")
 
     def add(self, row: int, image: np.ndarray) -> None:
         """Compress a strip that begins at this row."""
         # The dither of a tile goes by its number, which begins anew in each strip.
         tiles = row // TILE * -(-image.shape[1] // TILE)
-        hdu = fits.CompImageHDU(
-            image,
-            tile_shape=(TILE, TILE),
-            compression_type="RICE_1",
-            quantize_level=-self.step,
-            quantize_method=2,
-            dither_seed=tiles % 10_000 + 1,
-        )
+        how: dict[str, Any] = {"tile_shape": (TILE, TILE), "compression_type": "RICE_1"}
+        if self.step is None:
+            image = np.round(SHARE_STEPS * np.asarray(image)).astype(np.uint8)
+        else:
+            image = np.asarray(image, np.float32)
+            how |= {"quantize_level": -float(self.step), "quantize_method": 2}
+            how["dither_seed"] = tiles % 10_000 + 1
+        hdu = fits.CompImageHDU(image, **how)
         buffer = io.BytesIO()
         hdu.writeto(buffer)
         with fits.open(
@@ -169,10 +190,10 @@ class _Band:
             header = table.header
             start, count = table.fileinfo()["datLoc"], header["NAXIS1"] * header["NAXIS2"]
         whole = buffer.getbuffer()
-        rows = np.frombuffer(whole[start : start + count], _ROW).copy()
+        rows = np.frombuffer(whole[start : start + count], self.layout).copy()
         if self.header is None:
             self.header = header
-        for name in ("compressed", "lossless"):
+        for name in self._heaps:
             rows[name][:, 1] += self.size
         self.rows.append(rows)
         self.size += self.heap.write(whole[start + count : start + count + header["PCOUNT"]])
@@ -180,13 +201,16 @@ class _Band:
     def write(self, stream, header: fits.Header, shape: tuple[int, int]) -> None:
         """Write the extension to a file that is open for writing."""
         assert self.header is not None
-        rows = np.concatenate(self.rows, dtype=_ROW)  # by itself it would turn the bytes around
+        rows = np.concatenate(
+            self.rows, dtype=self.layout
+        )  # by itself it would turn the bytes around
         own = self.header.copy()
         own["NAXIS2"], own["PCOUNT"] = len(rows), self.size
-        for number, name in enumerate(("compressed", "lossless"), 1):
+        for number, name in enumerate(self._heaps, 1):
             own[f"TFORM{number}"] = f"1PB({rows[name][:, 0].max()})"
         own["ZNAXIS1"], own["ZNAXIS2"] = shape[1], shape[0]
-        own["ZDITHER0"], own["ZBLANK"] = 1, -(2**31)
+        if self.step is not None:
+            own["ZDITHER0"], own["ZBLANK"] = 1, -(2**31)
         own.update(header)
         stream.write(own.tostring().encode("ascii"))
         stream.write(rows.tobytes())
@@ -200,3 +224,6 @@ class _Band:
 _ROW = np.dtype(
     [("compressed", ">i4", 2), ("lossless", ">i4", 2), ("scale", ">f8"), ("zero", ">f8")]
 )
+
+#: The same of integers.
+_SHARES = np.dtype([("compressed", ">i4", 2)])

@@ -118,6 +118,7 @@ def field_summary(result: Any, *, extra: Mapping[str, Any] | None = None) -> dic
         "num_sources": len(catalog),
         "num_scenes": len(scenes),
         "num_scenes_not_converged": int(np.count_nonzero(~np.asarray(scenes["converged"], bool))),
+        "num_scenes_down_weighted": int(np.count_nonzero(scenes["down_weighted"])),
         "models": model_counts(catalog),
         "flags": flag_counts(catalog),
         **(extra or {}),

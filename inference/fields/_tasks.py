@@ -36,6 +36,7 @@ from scorepriors.models.noise._sky import SKIES
 from ._light import Light
 from ._parts import Place, Record, digest, read_arrays_of, write_part
 from ._plan import Window
+from ._psfs import psf_change
 
 #: Error of profiles as a share of the light, in parametric fits: bright spirals would bend them to
 #: needles that mend an arm, for hundreds of iterations.  And the most of these.
@@ -194,7 +195,8 @@ def fit_final(work: Work, batch: BatchTask) -> dict[str, Any]:
         blends = [_blend(work, *one) for one in zip(scenes, images, others, strict=True)]
         results: Any = run.all(blends)
         seconds = (time.monotonic() - started) / len(results)
-        each = zip(scenes, results, others, strict=True)
+        changes = [psf_change(work.field, scene.window) for scene in scenes]
+        each = zip(scenes, results, others, changes, strict=True)
         return [_final_record(*one, seconds) for one in each]
 
     return _fit(work, batch, fit)
@@ -316,6 +318,8 @@ def _blank(work: Work, scene: SceneTask, failed: str | None = None) -> Record:
         "doubts": {},
         "noise_from_model": [],
         "psf_sigma": None,
+        "down_weighted": 0,
+        "psf_change": [0.0] * len(bands),
     }
     return Record(arrays, facts)
 
@@ -364,7 +368,9 @@ def _profile_record(
     return Record(arrays, _facts(scene, fitted, seconds))
 
 
-def _final_record(scene: SceneTask, result: Deblended, others, seconds: float) -> Record:
+def _final_record(
+    scene: SceneTask, result: Deblended, others, change: np.ndarray, seconds: float
+) -> Record:
     found = result.free_form
     first = np.array(scene.window[:2])
     table = catalog(result)
@@ -379,6 +385,8 @@ def _final_record(scene: SceneTask, result: Deblended, others, seconds: float) -
         "spectrum": found.flux,
         **columns,
     }
+    if result.kept is not None:
+        arrays["kept"] = np.asarray(result.kept[0], np.float32)
     for number, (image, corner) in enumerate(_boxes(found)):
         arrays[f"image/{number}"] = np.asarray(image / image.sum(), np.float32)
         arrays[f"corner/{number}"] = corner + first
@@ -389,6 +397,8 @@ def _final_record(scene: SceneTask, result: Deblended, others, seconds: float) -
         "doubts": doubts_of_fit(result),
         "noise_from_model": list(result.noise_from_model),
         "psf_sigma": result.psf_sigma,
+        "down_weighted": 0 if result.kept is None else int((result.kept[0] < 1).sum()),
+        "psf_change": change.tolist(),
     }
     return Record(arrays, facts)
 

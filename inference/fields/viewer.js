@@ -53,9 +53,9 @@
     return (columns.flag_bits[k] & mask) !== 0;
   }
 
-  // Lines with a dark rim are seen on white residuals too.
+  // Lines with a dark rim are seen on white residuals and weights too.
   function stroke(color, width) {
-    if (state.layer === "residual" || color === "#ffffff") {
+    if (state.layer === "residual" || state.layer === "kept" || color === "#ffffff") {
       context.lineWidth = width + 2; context.strokeStyle = "rgb(0 0 0 / 70%)"; context.stroke();
     }
     context.lineWidth = width; context.strokeStyle = color; context.stroke();
@@ -310,6 +310,7 @@
       "+": () => zoomAt(1.4, width / 2, height / 2), "=": () => zoomAt(1.4, width / 2, height / 2),
       "-": () => zoomAt(1 / 1.4, width / 2, height / 2), 0: fit,
       1: () => layer("data"), 2: () => layer("model"), 3: () => layer("residual"),
+      4: () => { if (field.layers.kept) layer("kept"); },
       m: () => { state.marks = !state.marks; },
       Enter: () => choose(nearest(width / 2, height / 2, Infinity)),
     };

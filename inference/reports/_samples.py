@@ -9,10 +9,12 @@ from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._draws import flux_catalog, source_images
 from scorepriors.inference.deblending._hdus import (
     finite,
+    mending_hdus,
     observed_hdus,
     residual_hdus,
     source_names,
 )
+from scorepriors.inference.deblending._light_curves import light_curves
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
@@ -20,8 +22,8 @@ from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._stein import stein_sentence
 from scorepriors.inference.sampling._tree import group, save_tree
 
-from ._observed import mean_as_observed
-from ._outputs import write_whole
+from ._observed import mean_as_observed, sky_beside
+from ._outputs import CURVES, write_whole
 from ._page import figures, report_page
 
 #: Names of the result files.
@@ -61,7 +63,7 @@ def write_samples(
     Returns
     -------
     list of pathlib.Path
-        Files named as in `SAMPLE_NAMES`.
+        Files named as in `SAMPLE_NAMES`, and ``light_curves.ecsv`` if a source varies.
     """
     table = _with_fitted(flux_catalog(tree), result)
     page = report_page(result, tree, table=table)
@@ -75,7 +77,10 @@ def write_samples(
         lambda path: path.write_text(page, encoding="utf-8"),
         lambda path: save_scene(result, path, prior=prior),
     )
-    return write_whole(directory, dict(zip(SAMPLE_NAMES, writers, strict=True)), force=force)
+    named = dict(zip(SAMPLE_NAMES, writers, strict=True))
+    if result.variable:
+        named[CURVES] = lambda path: light_curves(tree).write(path, format="ascii.ecsv")
+    return write_whole(directory, named, force=force)
 
 
 def _with_fitted(table: Any, result: Deblended) -> Any:
@@ -88,14 +93,14 @@ def _with_fitted(table: Any, result: Deblended) -> Any:
 
 
 def _as_observed(result: Deblended, tree: Any) -> list:
-    """Return the HDUs of every source's mean as observed, and of the residual."""
-    obs = result.observation
+    """Return the HDUs of every source's mean as observed, the residual, sky and weights."""
     convolved = mean_as_observed(result, tree)
+    obs, sky = sky_beside(result, convolved)
     hdus = []
     ids = result.positions.ids
     for k, (identity, name) in enumerate(zip(ids, source_names(ids), strict=True)):
         hdus += observed_hdus(obs, [cube[k] for cube in convolved], identity, name)
-    return [*hdus, *residual_hdus(obs, convolved)]
+    return [*hdus, *residual_hdus(obs, convolved), *mending_hdus(result, sky)]
 
 
 #: Attributes of a tree of draws that its summary has, where they are known.

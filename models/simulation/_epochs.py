@@ -40,14 +40,18 @@ class Epochs(NamedTuple):
     observations
         One per time, with its `time`.
     catalog
-        Table with ``id`` (``host``, ``transient``), ``x``, ``y`` and ``is_star``.
+        Table with ``id`` (``host``, ``transient`` and, with one, ``nucleus``), ``x``, ``y`` and
+        ``is_star``.
     flux
         True fluxes of the point, ``[T, B]``, nanojanskys.
+    nucleus
+        The same of the nucleus; None without one.
     """
 
     observations: list[Observation]
     catalog: Table
     flux: np.ndarray
+    nucleus: np.ndarray | None = None
 
 
 def simulate_epochs(
@@ -57,6 +61,7 @@ def simulate_epochs(
     seed: int = 0,
     lumpy: bool = False,
     motion: tuple[float, float] = (0.0, 0.0),
+    nucleus: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Epochs:
     """Simulate images of a galaxy with a point source that varies, in g and r.
 
@@ -73,6 +78,9 @@ def simulate_epochs(
     motion
         Motion (row, column) of the point in pixels per day; in the middle of the times it is at its
         place.
+    nucleus
+        Flux in r of a second point, in the center of the galaxy, at times ``[T]``; in g it is six tenths
+        of that.  None for none.
 
     Raises
     ------
@@ -85,21 +93,24 @@ def simulate_epochs(
     host = (SIDE - 1) / 2 + rng.uniform(-0.5, 0.5, 2)
     point = host + rng.normal(0, SPREAD, 2)
     galaxy = _galaxy(rng, host, lumpy)
-    flux = np.asarray(light_curve(np.asarray(times, float)), float)[:, None] * [0.6, 1.0]
+    flux = _fluxes(light_curve, times)
+    central = None if nucleus is None else _fluxes(nucleus, times)
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
     wcs.wcs.crpix, wcs.wcs.crval = ((SIDE + 1) / 2,) * 2, (150.0, 2.0)
     wcs.wcs.cdelt = -SCALE / 3600, SCALE / 3600
     found = []
-    for time, own in zip(times, flux, strict=True):
+    for number, (time, own) in enumerate(zip(times, flux, strict=True)):
         images, psfs = [], []
         place = point + (time - (max(times) + min(times)) / 2) * np.array(motion)
-        for bright, of_point in zip(HOST.values(), own, strict=True):
+        for band, (bright, of_point) in enumerate(zip(HOST.values(), own, strict=True)):
             seeing = rng.uniform(*SEEING)
             fine = gaussian_psf(seeing * FINE, size=2 * int(6 * seeing * FINE) + 1)
             blurred = fftconvolve(galaxy, fine, mode="same")
             image = blurred.reshape(SIDE, FINE, SIDE, FINE).sum((1, 3))
             images.append(bright * image + of_point * _point(place, seeing))
+            if central is not None:
+                images[-1] += central[number, band] * _point(host, seeing)
             psfs.append(gaussian_psf(seeing, size=PSF_SIDE))
         pixels = np.array(images) + NOISE * rng.normal(size=(len(images), SIDE, SIDE))
         found.append(
@@ -122,7 +133,14 @@ def simulate_epochs(
             "is_star": [False, True],
         }
     )
-    return Epochs(found, catalog, flux)
+    if central is not None:
+        catalog.add_row(("nucleus", host[1], host[0], True))
+    return Epochs(found, catalog, flux, central)
+
+
+def _fluxes(light_curve: Callable[[np.ndarray], np.ndarray], times: Sequence[float]) -> np.ndarray:
+    """Return fluxes ``[T, B]`` of a point, in g six tenths of those in r."""
+    return np.asarray(light_curve(np.asarray(times, float)), float)[:, None] * [0.6, 1.0]
 
 
 def _galaxy(rng, center, lumpy: bool) -> np.ndarray:

@@ -11,7 +11,9 @@ from scorepriors.inference import catalog as catalog_of
 from scorepriors.inference import deblend, deblend_field, load_field_result
 from scorepriors.inference.deblending._deblend import settings_of
 from scorepriors.inference.fields import _engine, _executors
+from scorepriors.inference.fields._plan import Window
 from scorepriors.inference.fields._progress import FieldProgress
+from scorepriors.inference.fields._psfs import psf_change
 from scorepriors.inference.fields._tasks import Work
 from scorepriors.models import Field, FieldWarning, Observation, Positions, gaussian_psf
 
@@ -263,6 +265,72 @@ def test_a_scene_that_cannot_be_fitted_ends_nothing(field, monkeypatch):
     assert "Singular matrix" in found.facts["doubts"]["failed"]
     pull = ((table["flux_i"].value - 1.4 * FLUXES) / table["flux_err_i"].value)[~lost]
     assert np.abs(pull).max() < 4
+
+
+def test_pixels_that_lost_weight_are_kept_in_a_map(result, field, tmp_path):
+    assert not result.scenes["down_weighted"].any()
+    assert (result.kept(0, 0, *field.shape) == 1).all()
+    images = field.images.copy()
+    rays = [(0, 24, 20), (1, 66, 95), (1, 67, 95), (0, 100, 3)]
+    for band, row, column in rays:
+        images[band, row, column] += 60
+    folder = tmp_path / "run"
+    spoilt = replace(field, images=images)
+    found = deblend_field(spoilt, positions(), free_form=False, output=folder)
+    kept = found.kept(0, 0, *field.shape)
+    assert kept.shape == field.images.shape
+    for ray in rays[:3]:
+        assert kept[ray] < 0.1
+    # Nothing far from the rays lost any.
+    lost = np.argwhere(kept < 0.5)
+    away = np.linalg.norm(lost[:, None, 1:] - np.array(rays)[:, 1:], axis=-1).min(1)
+    assert away.max() < 8
+    assert (np.asarray(found.scenes["down_weighted"]) > 0).sum() >= 2
+    np.testing.assert_array_equal(found.kept(20, 10, 60, 100), kept[:, 20:80, 10:110])
+    beyond = found.kept(-5, -7, 40, 40)
+    np.testing.assert_array_equal(beyond[:, 5:, 7:], kept[:, :35, :33])
+    assert (beyond[:, :5] == 1).all()
+    again = load_field_result(folder, field=Fieldlike(spoilt))
+    np.testing.assert_array_equal(again.kept(0, 0, *field.shape), kept)
+
+
+class Widening:
+    """Windows of an image whose PSF grows along the columns."""
+
+    def __init__(self, obs, slope):
+        self.obs, self.slope = obs, slope
+
+    def pixels(self, box):
+        return self.obs.images[:, *box], self.obs.weights[:, *box]
+
+    def psfs(self, row, column):
+        width = 1.6 * (1 + self.slope * (column - 68))
+        return np.stack([gaussian_psf(1.6, 25), gaussian_psf(width, 25)])
+
+
+def test_the_change_of_a_psf_is_the_error_of_a_flux(field):
+    wide = replace(Fieldlike(field), _source=Widening(field, 1e-3))
+    g, i = psf_change(wide, Window(10, 30, 64))
+    middle, last = (1.6 * (1 + 1e-3 * (at - 68)) for at in (30 + 31.5, 30.0))
+    # Of Gaussians of widths s and t the product is 2 s² / (s² + t²) of the square.
+    assert i == pytest.approx(2 * middle**2 / (middle**2 + last**2) - 1, rel=0.05)
+    assert g == 0
+    assert psf_change(Fieldlike(field), Window(10, 30, 64)).max() < 1e-6
+
+
+def test_a_psf_that_changes_within_scenes_is_said_once(result, field):
+    assert result.facts["psf_change"] == {
+        "largest": {"g": 0.0, "i": 0.0}, "limit": 0.01, "scenes": 0,
+    }  # fmt: skip
+    wide = replace(Fieldlike(field), _source=Widening(field, 1e-3))
+    with pytest.warns(FieldWarning, match=r"that of a corner differs by more than 1 %") as said:
+        found = deblend_field(wide, positions(), free_form=False)
+    assert sum("one PSF in each band" in str(one.message) for one in said) == 1
+    facts = found.facts["psf_change"]
+    assert facts["largest"]["g"] < 1e-6
+    assert 0.01 < facts["largest"]["i"] < 0.1
+    assert 0 < facts["scenes"] <= len(found.scenes)
+    assert not found.facts["doubts"]
 
 
 def test_nothing_to_fit():

@@ -104,6 +104,31 @@ def test_images_read_back_within_the_rounding(result, folder):
                 )
 
 
+def test_shares_of_weights_are_exact_where_nothing_is_lost(result, folder, tmp_path):
+    share = np.ones_like(result.light)
+    share[1, 20:23, 30] = 0, 0.25, 0.3
+    share[2, 140, 139] = 0.9
+    spoilt = replace(result, share=share)
+    write_field_outputs(spoilt, tmp_path)
+    sizes = []
+    for name in ("kept.fits", "residual.fits"):
+        with fits.open(tmp_path / name, disable_image_compression=True) as hdus:
+            sizes.append(hdus[1].header["PCOUNT"])
+    assert sizes[0] < 0.1 * sizes[1]
+    with fits.open(tmp_path / "kept.fits") as hdus:
+        hdus.verify("exception")
+        assert [hdu.name for hdu in hdus[1:]] == ["g", "r", "i"]
+        for hdu, image in zip(hdus[1:], share, strict=True):
+            assert "BUNIT" not in hdu.header
+            exact = np.isin(image, (0, 0.25, 1))
+            np.testing.assert_array_equal(hdu.data[exact], image[exact])
+            assert np.abs(hdu.data - image).max() <= 0.5 / 128 + 1e-6
+            there = WCS(hdu.header).pixel_to_world_values(7, 9)
+            np.testing.assert_allclose(there, result.field.wcs.pixel_to_world_values(7, 9))
+    with fits.open(folder / "kept.fits") as hdus:
+        assert all((hdu.data == 1).all() for hdu in hdus[1:])
+
+
 def test_model_and_residual_make_the_data(result, folder):
     seen = result.field.window(0, 0, *result.field.shape)
     parts = [fits.getdata(folder / f"{name}.fits", "R") for name in ("model", "residual")]
@@ -163,6 +188,7 @@ def test_the_summary_counts(folder):
     found = json.loads((folder / "summary.json").read_text())
     assert found["num_sources"] == 12
     assert found["num_scenes_not_converged"] == 0
+    assert found["num_scenes_down_weighted"] == 0
     assert found["flags"] == {"edge": 1, "residual": 1, "no_data": 1}
     assert found["models"] == {"point": 4, "profile": 4, "free-form": 4}
     assert found["shape"] == [150, 140]

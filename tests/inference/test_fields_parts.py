@@ -1,9 +1,11 @@
 """Parts, light and census of a field."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from astropy.table import QTable, Table
 
 from scorepriors import InputError
 from scorepriors.inference.fields._census import Census
@@ -17,6 +19,7 @@ from scorepriors.inference.fields._parts import (
     write_part,
 )
 from scorepriors.inference.fields._plan import Window
+from scorepriors.inference.fields._result import FieldResult
 from scorepriors.inference.fields._seams import CHANGE, changed
 from scorepriors.inference.fields._survey import owns, without_twins
 from scorepriors.inference.fields._tasks import SceneTask, Sources
@@ -147,3 +150,25 @@ def test_a_scene_is_fitted_again_if_its_neighbors_light_changes(tmp_path, share)
     light = Light(tmp_path / "light.dat", 1, (64, 64))
     light.write([(window, change[None].astype(np.float32))])
     assert changed(scene, light, 4.0) == (share > 1)
+
+
+def test_shares_of_weights_are_those_of_the_scene_that_left_least(tmp_path):
+    share = np.ones((2, 2, 16, 16), np.float32)
+    share[0, 0, 10, 12] = 0.2  # row 10, column 12 of the field
+    share[1, 0, 2, 4] = 0.6  # the same pixel in the window of another scene
+    share[1, 1, 9, 0] = 0.0  # row 17, column 8
+    part = tmp_path / "final.npz"
+    write_part(
+        part, [Record({"kept": share[0]}), Record({"light": share[0]}), Record({"kept": share[1]})]
+    )
+    windows = {"row": [0, 4, 8], "column": [0, 4, 8], "size": [16] * 3, "down_weighted": [1, 0, 2]}
+    places = tuple(Place(part, number) for number in range(3))
+    field = SimpleNamespace(bands=("g", "r"), shape=(40, 40))
+    result = FieldResult(field, QTable(), Table(windows), {}, Light(tmp_path, 2, (40, 40)), places)
+    whole = result.kept(0, 0, 40, 40)
+    lost = {tuple(at): float(whole[tuple(at)]) for at in np.argwhere(whole < 1)}
+    assert lost == {(0, 10, 12): pytest.approx(0.2), (1, 17, 8): 0.0}
+    np.testing.assert_array_equal(result.kept(8, 6, 12, 9), whole[:, 8:20, 6:15])
+    # The border of a window is not part of the next one, and beyond the field nothing is lost.
+    assert (result.kept(11, 13, 4, 4) == 1).all()
+    assert (result.kept(-6, -6, 6, 6) == 1).all()

@@ -14,7 +14,12 @@ from PIL import Image
 
 from scorepriors.inference.deblending._flags import FLAGS, write_flags
 from scorepriors.inference.fields import _report
-from scorepriors.inference.fields._layers import Mosaic, block_mean, significance_colors
+from scorepriors.inference.fields._layers import (
+    Mosaic,
+    block_mean,
+    kept_colors,
+    significance_colors,
+)
 from scorepriors.inference.fields._report import field_page
 from scorepriors.inference.fields._strips import Strip, strips
 from scorepriors.inference.fields._worst import brightness_counts, worst_rows
@@ -119,6 +124,40 @@ def test_what_is_said(page):
     assert "true sources</th><td>1,200" in facts
     assert "median flux error</th><td>0.032" in facts
     assert "68 % interval" not in facts  # it was not measured
+
+
+def test_weights_that_were_lost_are_a_layer(result, page):
+    assert "kept" not in data_of(page)["layers"]
+    assert "weight kept" not in page
+    share = np.ones_like(result.light)
+    share[1, 64:72, 16:24] = 0
+    scenes = result.scenes.copy()
+    scenes["down_weighted"] = [64, 0]
+    spoilt = replace(result, scenes=scenes, share=share)
+    found = field_page(spoilt)
+    assert "4 weight kept" in found
+    layers = [one["value"] for one in Page(found).each("input") if one.get("name") == "layer"]
+    assert layers == ["data", "model", "residual", "kept"]
+    (level,) = data_of(found)["layers"]["kept"]
+    image = picture_of(level["tiles"][0][0])[::-1].astype(int)
+    lost, whole = image[66:70, 18:22].mean((0, 1)), image[80:90, 18:22].mean((0, 1))
+    assert lost[0] - lost[1] > 60
+    assert whole.min() > 220
+    # A single pixel is seen where blocks are shown.
+    strip = Strip(0, result.field.window(0, 0, 64, 64), result.model(0, 0, 64, 64))
+    one = np.ones((3, 64, 64))
+    one[2, 33, 41] = 0
+    colors = kept_colors(strip, one, 8).astype(int)
+    assert colors[4, 5, 1] < 50
+    assert (np.delete(colors[..., 1].ravel()[1:], 4 * 8 + 5 - 1)[8:] > 200).mean() > 0.8
+
+
+def test_sources_on_pixels_that_lost_weight_call_for_a_look(result):
+    catalog = result.catalog.copy()
+    bits = np.zeros(len(catalog), int)
+    bits[3] = FLAGS["down_weighted"].value
+    write_flags(catalog, bits)
+    assert worst_rows(catalog, 5).tolist() == [3]
 
 
 def test_missed_sources_and_wrong_detections_are_marked(page):

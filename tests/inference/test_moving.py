@@ -2,14 +2,16 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from astropy import units as u
 
 from scorepriors import InputError
-from scorepriors.inference import catalog, deblend, load_scene
+from scorepriors.inference import catalog, deblend, flux_catalog, laplace_deblended, load_scene
 from scorepriors.inference.deblending._scene_file import save_scene
+from scorepriors.inference.reports._observed import mean_as_observed
 from scorepriors.models import MovingStar, join_observations, place_sources, simulate_epochs
 
 TIMES = 60000.0 + 10.0 * np.arange(4)
@@ -100,3 +102,22 @@ def test_mistakes(epochs):
     timeless = [dataclasses.replace(one, time=None) for one in epochs.observations]
     with pytest.raises(InputError, match="give time=MJD to each of them"):
         deblend(join_observations(*timeless), epochs.catalog, moving="transient", free_form=False)
+
+
+def test_draws_know_the_motion(result):
+    tree = laplace_deblended(result, key=jax.random.key(2), num_samples=500)
+    fitted, table = catalog(result), flux_catalog(tree)
+    for name in ("motion_x", "motion_y", "pm_ra", "pm_dec"):
+        found, wanted, error = (t[1] for t in (table[name], fitted[name], fitted[f"{name}_err"]))
+        assert abs(found - wanted) < 0.3 * error
+        assert 0.8 < table[f"{name}_err"][1] / error < 1.25
+        assert np.isnan(table[name][0])
+    assert table["motion_x"].info.description == fitted["motion_x"].info.description
+    # As observed the star is where it is at each time, not in the middle of its way.
+    rows = np.arange(48)
+    places = []
+    for seen, fit in zip(mean_as_observed(result, tree), result.free_form.convolved, strict=True):
+        places.append([cube[1].sum((0, 2)) @ rows / cube[1].sum() for cube in (seen, fit)])
+    found, wanted = np.transpose(places)
+    np.testing.assert_allclose(found, wanted, atol=0.05)
+    assert found[-1] - found[0] > 2

@@ -671,6 +671,27 @@ def test_a_run_that_was_cut_short_is_not_lost(scene, tmp_path):
     assert os.listdir(tmp_path) == ["checkpoint.npz"]
 
 
+def test_sample_takes_what_is_fitted_as_deblend_does(scene, tmp_path, monkeypatch):
+    names = {"profile", "max_iterations", "noise", "variable", "timescale", "moving"}
+    for command in ("deblend", "sample"):
+        assert names <= {one.name for one in cli.main.commands[command].params}
+    seen = {}
+
+    def told(given, prior_names, **options):
+        seen.update(options)
+        raise InputError("enough.")
+
+    monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", told)
+    options = "--profile", "sersic", "--max-iterations", "7", "--variances", "file"
+    options += "--variable", "a", "--variable", "b", "--timescale", "3", "--moving", "c"
+    outcome = run(scene[0] / "blend.fits", *options, "--sky", "none", "--output", tmp_path / "out")
+    assert outcome.exit_code == BAD_INPUT
+    wanted = {"profile": "sersic", "max_iterations": 7, "noise": "file", "variable": ("a", "b")}
+    wanted |= {"timescale": 3.0, "moving": ("c",), "sky": "none", "models": "simplest"}
+    assert {name: seen[name] for name in wanted} == wanted
+    assert not {"num_chains", "num_warmup", "num_samples"} & seen.keys()
+
+
 @pytest.mark.parametrize(
     ("trusted", "said", "code"),
     [

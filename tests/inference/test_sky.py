@@ -4,17 +4,25 @@ import json
 import warnings
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
 
 from scorepriors import InputError
-from scorepriors.inference import deblend, deblend_many, load_scene
+from scorepriors.inference import (
+    deblend,
+    deblend_many,
+    laplace_deblended,
+    load_scene,
+    write_samples,
+)
 from scorepriors.inference.cli import main
 from scorepriors.inference.deblending._doubts import doubts
 from scorepriors.inference.deblending._scene_file import save_scene
 from scorepriors.inference.reports._outputs import summary
+from scorepriors.inference.sampling._diagnostics import SamplingWarning
 from scorepriors.models import FieldWarning, FileWarning, Observation, Positions
 from scorepriors.models.rendering._psf import gaussian_psf
 
@@ -161,3 +169,34 @@ def test_the_command_writes_the_sky(tmp_path):
     facts = json.loads((tmp_path / "out" / "summary.json").read_text())
     level = facts["sky"]["bands"]["band0"]["level"]
     assert abs(level["value"] - 0.5) < 5 * level["error"] < 0.5
+
+
+def test_files_of_draws_hold_sky_and_weights(clean, tmp_path):
+    hot = np.zeros((2, *SHAPE))
+    hot[0, 30, 8], hot[1, 8, 28] = 80.0, 60.0
+    spoilt = with_light(with_light(clean[0][3], plane()), hot)
+    result = deblend(spoilt, STARS, sky="plane", **OPTIONS)
+    with warnings.catch_warnings():
+        # Files of draws that are not to be trusted are like those of others.
+        warnings.simplefilter("ignore", SamplingWarning)
+        tree = laplace_deblended(result, key=jax.random.key(0), num_samples=200)
+    write_samples(result, tree, tmp_path / "out")
+    with fits.open(tmp_path / "out" / "sources.fits") as hdus:
+        seen = sum(hdu.data for hdu in hdus if hdu.name.startswith("SOURCE_"))
+        sky, residual, kept = (hdus[name].data for name in ("SKY", "RESIDUAL", "KEPT"))
+        unit = "BUNIT" in hdus["KEPT"].header
+    np.testing.assert_allclose(seen + sky + residual, spoilt.images, atol=1e-3)
+    # What is left over has no sky: neither level nor slopes.
+    used = kept > 0.5
+    rows, columns = (
+        np.broadcast_to(t, SHAPE) for t in np.ix_(*(np.linspace(-1, 1, n) for n in SHAPE))
+    )
+    for image, mask, light in zip(residual, used, sky, strict=True):
+        design = np.stack([np.ones(SHAPE), rows, columns], -1)[mask]
+        level = np.linalg.lstsq(design, image[mask], rcond=None)[0]
+        assert (abs(level) < 0.02).all()
+        assert abs(light - plane()).max() < 0.5
+    np.testing.assert_array_equal(kept[hot > 0], 0)
+    assert (kept[hot == 0] > 0.9).mean() > 0.99
+    assert not unit
+    np.testing.assert_array_equal(kept, result.kept[0])
