@@ -1,6 +1,10 @@
 """Whole fields: many scenes with the result of one, runs that are cut short and go on."""
 
+import os
+import signal
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from scorepriors.inference.fields import _engine, _executors
 from scorepriors.inference.fields._progress import FieldProgress
 from scorepriors.inference.fields._tasks import Work
 from scorepriors.models import Field, FieldWarning, Observation, Positions, gaussian_psf
+from scorepriors.models.data._tiles import tiles
 
 BANDS, SIGMA = ("g", "i"), 0.4
 FLUXES = np.array([90.0, 60.0, 200.0, 60.0, 120.0, 70.0, 150.0])
@@ -320,3 +325,77 @@ def test_a_catalog_may_reach_far_beyond_the_field(field):
     found = deblend_field(field, positions(places), free_form=False)
     assert list(found.catalog["id"]) == list("abcdefgh")
     assert "edge" in found.catalog["flags"][-1]
+
+
+@contextmanager
+def two_workers():
+    """Yield the address of a scheduler with two processes, and a client."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield cluster.scheduler_address, client
+
+
+def killer(client, step, killed):
+    """Return a progress function that kills a worker with work in a step; once, as `killed` tells."""
+    pids = client.run(os.getpid)
+
+    def progress(done, total, text):
+        busy = [address for address, tasks in client.processing().items() if tasks]
+        if not killed and 0 < done < total and text.startswith(step) and busy:
+            killed.append(pids[busy[0]])
+            os.kill(pids[busy[0]], signal.SIGKILL)
+
+    return progress
+
+
+def test_a_killed_worker_changes_no_survey(field, tmp_path, monkeypatch):
+    """The reduced form of the next test: no worker compiles anything."""
+    monkeypatch.setattr(_engine, "tiles", partial(tiles, core=32, margin=16))
+    settings = settings_of({"free_form": False}, None, field.pixel_scale)
+    work, found, killed = Work(Field.of(field), settings), [], []
+    with two_workers() as (scheduler, client):
+        for given in ({}, {"scheduler": scheduler}):
+            progress = killer(client, "survey", killed) if given else False
+            with _executors.executor(**given) as run, FieldProgress(progress) as shown:
+                run.folder = tmp_path / str(len(given))
+                run.folder.mkdir()
+                engine = _engine.Engine(work, run.folder, run, shown)
+                found.append(engine.survey(None))
+        client.wait_for_workers(2)
+        left = client.run(os.getpid)
+    assert len(killed) == 1
+    assert killed[0] not in left.values()
+    one, other = found
+    assert one.census.ids == other.census.ids
+    np.testing.assert_array_equal(one.census.places, other.census.places)
+    np.testing.assert_allclose(other.census.significance, one.census.significance, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(result, field, tmp_path, monkeypatch):
+    monkeypatch.setattr(_engine, "SCENES", 1)
+    killed = []
+    with two_workers() as (scheduler, client):
+        found = deblend_field(
+            field,
+            positions(),
+            free_form=False,
+            output=tmp_path,
+            scheduler=scheduler,
+            progress=killer(client, "final", killed),
+        ).catalog
+        client.wait_for_workers(2)
+        left = client.run(os.getpid)
+    assert len(killed) == 1
+    # Another one took its place.
+    assert killed[0] not in left.values()
+    for name in ("id", "flags", "model"):
+        assert list(found[name]) == list(result.catalog[name])
+    for name in ("flux_g", "flux_err_i", "x"):
+        ours, theirs = (np.asarray(t[name], float) for t in (result.catalog, found))
+        np.testing.assert_allclose(theirs, ours, rtol=2e-3)
