@@ -16,6 +16,7 @@ from ._common import (
     NOT_TRUSTED,
     correlation_words,
     fit_option,
+    models_option,
     noise_option,
     noise_sentence,
     profile_option,
@@ -30,6 +31,7 @@ from ._input import Input, field_options
 @scene_options("deblended")
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
 @profile_option()
+@models_option("free-form of a scene, simplest of a field")
 @fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")
 @noise_option()
 @field_options()
@@ -73,6 +75,7 @@ def deblend(
     resume,
     seed,
     quiet,
+    models,
     **options,
 ):
     """Deblend the galaxies in FILE (FITS or npz; or one FITS file per band).
@@ -83,6 +86,8 @@ def deblend(
 
     A large image is a field: it is read by windows and fitted in many scenes, and leaves
     catalog.parquet, catalog.fits, model.fits, residual.fits, summary.json and report.html.
+    Most sources of a field are so faint that a free form gains nothing and takes long, so its
+    default of --models is another one.
 
     Exit codes: 0 done, 2 bad input, 3 not converged or not to be trusted (results are
     written), 130 interrupted (what was reached is written; of a field it is kept for
@@ -91,6 +96,8 @@ def deblend(
     started = time.monotonic()
     given = Input.take(options)
     run = FieldRun(workers, scheduler, resume)
+    # Scenes and fields have defaults of their own.
+    options |= {} if models is None else {"models": models}
     if each and as_field:
         raise InputError("--field takes one field; leave out --each.")
     field = None if each else opened_field(given, as_field)

@@ -9,7 +9,14 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, fit_option, option_with_lazy_default, profile_option, target_file
+from ._common import (
+    INTERRUPTED,
+    fit_option,
+    models_option,
+    option_with_lazy_default,
+    profile_option,
+    target_file,
+)
 
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 _STARTS = ("catalog", "detect", "sed20", "flat", "gaussian", "blobs")
@@ -76,12 +83,7 @@ def _default_of(name: str, *keys):
     help="Error of the positions, px.  [default: 0.05 for true centers, 0.3 detected]",
 )
 @profile_option()
-@click.option(
-    "--models",
-    type=click.Choice(("simplest", "free-form")),
-    help="Models of galaxies: bulge and disk unless the data refuse them, or all free forms.  "
-    "[default: simplest of --method posterior, else free-form]",
-)
+@models_option("simplest of --method posterior, else free-form")
 @fit_option("--spectra", type=click.Choice(_TREATMENTS), help="What becomes of the fluxes.")
 @fit_option("--tolerance", type=float, help="Nats per source.")
 @fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")

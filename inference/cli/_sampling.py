@@ -15,6 +15,7 @@ from ._common import (
     NOT_TRUSTED,
     REMEDIES,
     correlation_words,
+    models_option,
     noise_sentence,
     scene_options,
 )
@@ -24,12 +25,7 @@ from ._input import Input, field_options
 
 @click.command()
 @scene_options("sampled")
-@click.option(
-    "--models",
-    type=click.Choice(("simplest", "free-form")),
-    help="simplest: galaxies keep their bulge and disk unless the data refuse it.  free-form: all "
-    "are images under the learned prior.  [default: simplest; free-form with --diagnose]",
-)
+@models_option("simplest; free-form with --diagnose")
 @click.option(
     "--algorithm",
     help="How chains move: reduced, flow, nuts, hmc, dynamic_hmc, adjusted_mclmc or mclmc.  "

@@ -9,6 +9,7 @@ from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from click.testing import CliRunner
 
+from scorepriors import InputError
 from scorepriors.inference.cli import main
 from scorepriors.inference.fields import _executors
 from scorepriors.models import Observation, gaussian_psf
@@ -65,6 +66,7 @@ def test_a_field_leaves_its_files(finished, files):
     assert "4 sources" in found.output
     table = QTable.read(output / "catalog.fits")
     assert list(table["id"]) == list("abcd")
+    assert set(table["model"]) == {"profile"}
     pull = (table["flux_i"].value - FLUXES) / table["flux_err_i"].value
     assert np.abs(pull).max() < 5
     wcs = WCS(fits.getheader(files / "field.fits", "IMAGE"), naxis=2)
@@ -147,3 +149,22 @@ def test_the_example_is_no_field(tmp_path):
     found = run("deblend", "--example", "--field", "--output", tmp_path / "out")
     assert found.exit_code == 2
     assert "--field goes with files" in found.output
+
+
+@pytest.mark.parametrize("kind", ["--scene", "--field"])
+@pytest.mark.parametrize("models", [None, "simplest", "free-form"])
+def test_models_are_given_to_scenes_and_fields(files, tmp_path, monkeypatch, kind, models):
+    """Without the option each has the default of its own function."""
+    given = {}
+
+    def caught(*arguments, **options):
+        given.update(options)
+        raise InputError("that is enough.")
+
+    home = "fields._deblend_field.deblend_field"
+    home = home if kind == "--field" else "deblending._deblend.deblend_many"
+    monkeypatch.setattr(f"scorepriors.inference.{home}", caught)
+    option = [] if models is None else ["--models", models]
+    found = run("deblend", files / "field.fits", kind, *option, "--output", tmp_path / "out")
+    assert "that is enough" in found.output
+    assert given.get("models") == models
