@@ -137,7 +137,8 @@ def deblend_field(
         run.folder = folder = open_folder(directory, mark, resume=resume, force=force)
         if resume and is_finished(folder):
             return load_field_result(directory, field)
-        stack.enter_context(held(folder, mark, resume=resume))
+        own = temporary is not None
+        stack.enter_context(held(folder, mark, resume=resume, temporary=own))
         shown = stack.enter_context(FieldProgress(progress, dashboard=run.dashboard))
         engine = Engine(Work(field, settings, key), folder, run, shown, mend, asked)
         return _run(engine, positions, started, temporary)

@@ -1,6 +1,8 @@
 """Fields in the shell: `deblend` on a large image, and `source`."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from astropy.wcs import WCS
 from click.testing import CliRunner
 
 from scorepriors import InputError
+from scorepriors.inference import deblend_field
 from scorepriors.inference.cli import main
 from scorepriors.inference.fields import _executors
 from scorepriors.models import Observation, gaussian_psf
@@ -127,6 +130,50 @@ def test_ctrl_c_says_how_to_go_on(files, tmp_path, monkeypatch):
     second = run("deblend", files / "field.fits", "--field", *catalog, "--resume")
     assert second.exit_code == 0, second.output
     assert len(QTable.read(tmp_path / "out" / "catalog.fits")) == 4
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_a_full_disk_is_said_and_the_run_goes_on(finished, files, tmp_path, monkeypatch, room):
+    """There is room for so many parts; half of the next one is written."""
+    where = ("--field", "--catalog", files / "catalog.ecsv", "--output", tmp_path / "out")
+    usual, written = np.savez, []
+
+    def full(stream, **arrays):
+        if len(written) == room:
+            stream.write(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(arrays)
+        usual(stream, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        first = run("deblend", files / "field.fits", *where)
+    assert first.exit_code == 2
+    assert first.stderr.splitlines()[-1] == (
+        f"scorepriors: cannot write to '{tmp_path / 'out'}': No space left on device; what is done is "
+        "kept, and --resume goes on with it."
+    )
+    assert "Traceback" not in first.output
+    kept = list((tmp_path / "out").rglob("*.npz"))
+    assert len(kept) == room
+    assert not (tmp_path / "out" / "catalog.fits").exists()
+    second = run("deblend", files / "field.fits", *where, "--resume")
+    assert second.exit_code == 0, second.output
+    ours, theirs = (QTable.read(one / "catalog.fits") for one in (finished[0], tmp_path / "out"))
+    assert theirs.colnames == ours.colnames
+    for name in ours.colnames:
+        np.testing.assert_array_equal(np.asarray(theirs[name]), np.asarray(ours[name]), name)
+
+
+def test_a_full_disk_without_a_folder_of_the_run(files, monkeypatch):
+    """Nothing is kept then, and nothing else is said."""
+
+    def full(stream, **arrays):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(InputError, match=r"No space left on device; give output="):
+        deblend_field(files / "field.fits", files / "catalog.ecsv")
 
 
 @pytest.mark.parametrize(
