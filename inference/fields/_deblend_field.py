@@ -204,7 +204,8 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
             "numpyro": numpyro.__version__,
         },
     }
-    result = FieldResult(field, catalog, rows, facts, light, places, temporary)
+    settings = engine.work.settings
+    result = FieldResult(field, catalog, rows, facts, light, places, temporary, settings)
     save(engine.folder, result)
     finish(engine.folder, {"facts": facts, "opened": field.opened})
     return result
