@@ -143,6 +143,19 @@ def profile_option():
     return fit_option("--profile", type=click.Choice(PROFILES), help=text)
 
 
+#: Models of galaxies, as in `scorepriors.inference.deblending._options`.
+MODELS = ("simplest", "free-form")
+
+
+def models_option(default: str):
+    """Return the option for the models of galaxies; `default` says in words what they are without it."""
+    text = (
+        "simplest: galaxies keep their bulge and disk unless the data refuse it.  free-form: all are "
+        f"images under the learned prior.  [default: {default}]"
+    )
+    return click.option("--models", type=click.Choice(MODELS), help=text)
+
+
 #: Variances of the pixels, as in `scorepriors.inference.deblending._options`.
 NOISES = ("auto", "file")
 

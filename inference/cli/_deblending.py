@@ -19,6 +19,7 @@ from ._common import (
     Outcome,
     correlation_words,
     model_options,
+    models_option,
     noise_sentence,
     scene_options,
     with_json,
@@ -32,6 +33,7 @@ from ._input import Input, field_options
 @click.command()
 @scene_options("deblended")
 @click.option("--each", is_flag=True, help="Every FILE is a blend of its own; a folder for each.")
+@models_option("free-form of a scene, simplest of a field")
 @model_options
 @field_options()
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
@@ -60,6 +62,7 @@ def deblend(
     resume,
     seed,
     quiet,
+    models,
     **options,
 ):
     """Deblend the galaxies in FILE (FITS or npz; or one FITS file per band).
@@ -71,6 +74,8 @@ def deblend(
 
     A large image is a field: it is read by windows and fitted in many scenes, and leaves
     catalog.parquet, catalog.fits, model.fits, residual.fits, kept.fits, summary.json and report.html.
+    Most sources of a field are so faint that a free form gains nothing and takes long, so its
+    default of --models is another one.
 
     Exit codes: 0 done, 2 bad input, 3 not converged or not to be trusted (results are
     written), 130 interrupted (what was reached is written; of a field it is kept for
@@ -79,6 +84,8 @@ def deblend(
     started = time.monotonic()
     given = Input.take(options)
     run = FieldRun(workers, scheduler, resume)
+    # Scenes and fields have defaults of their own.
+    options |= {} if models is None else {"models": models}
     if each and as_field:
         raise InputError("--field takes one field; leave out --each.")
     field = None if each else opened_field(given, as_field)

@@ -14,6 +14,7 @@ from ._common import (
     INTERRUPTED,
     count_option,
     fit_option,
+    models_option,
     profile_option,
     stdout_for_json,
     target_file,
@@ -79,12 +80,7 @@ class _Start(click.Choice):
     help="Error of the positions, px.  [default: 0.05 for true centers, 0.3 detected]",
 )
 @profile_option()
-@click.option(
-    "--models",
-    type=click.Choice(("simplest", "free-form")),
-    help="Models of galaxies: bulge and disk unless the data refuse them, or all free forms.  "
-    "[default: simplest of --method posterior, else free-form]",
-)
+@models_option("simplest of --method posterior, else free-form")
 @fit_option("--spectra", type=click.Choice(_TREATMENTS), help="What becomes of the fluxes.")
 @fit_option("--tolerance", type=float, help="Nats per source.")
 @fit_option("--max-iterations", type=click.IntRange(1), help="Most iterations of each fit.")

@@ -40,6 +40,8 @@ def print_field(result: dict[str, Any]) -> None:
             lambda one: _with_number(one, "coverage_68", "num_with_error"),
         )
     )
+    if ours["detections_by_magnitude"]:
+        console.print(_false(codes))
     if ours["stars"] is not None:
         console.print(_stars(ours["stars"]))
     if ours["seams"] is not None:
@@ -97,6 +99,24 @@ def _binned(title: str, codes: dict[str, Any], value: Callable[[dict], str]) -> 
     for bins in zip(*(measures["by_snr"] for measures in codes.values()), strict=True):
         cells = [value(one[kind]) for one in bins for kind in ("isolated", "blended")]
         table.add_row(_range(bins[0]), *cells)
+    return table
+
+
+def _false(codes: dict[str, Any]) -> Table:
+    """Return the table of detections that are no source, in bins of their measured magnitude."""
+    table = _table("shreds + spurious / detections", "measured magnitude", [])
+    for name in codes:
+        table.add_column("ours" if name == OURS else name, justify="right")
+    each = (measures["detections_by_magnitude"] for measures in codes.values())
+    for bins in zip(*each, strict=True):
+        cells = [
+            f"{one['num_shreds']} + {one['num_spurious']} / {one['num_detections']}"
+            if one["num_detections"]
+            else "-"
+            for one in bins
+        ]
+        if any(cell != "-" for cell in cells):
+            table.add_row(_range(bins[0]), *cells)
     return table
 
 
@@ -165,4 +185,6 @@ def _with_number(one: dict[str, Any], key: str, number: str) -> str:
 
 
 def _range(one: dict[str, Any]) -> str:
+    if one["low"] is None:
+        return f"< {one['high']:g}"
     return f">= {one['low']:g}" if one["high"] is None else f"{one['low']:g} - {one['high']:g}"

@@ -18,6 +18,7 @@ from ._common import (
     correlation_words,
     count_option,
     model_options,
+    models_option,
     noise_sentence,
     scene_options,
     with_json,
@@ -28,12 +29,7 @@ from ._input import Input, field_options
 
 @click.command()
 @scene_options("sampled")
-@click.option(
-    "--models",
-    type=click.Choice(("simplest", "free-form")),
-    help="simplest: galaxies keep their bulge and disk unless the data refuse it.  free-form: all "
-    "are images under the learned prior.  [default: simplest; free-form with --diagnose]",
-)
+@models_option("simplest; free-form with --diagnose")
 @click.option(
     "--algorithm",
     help="How chains move: reduced, flow, nuts, hmc, dynamic_hmc, adjusted_mclmc or mclmc.  "

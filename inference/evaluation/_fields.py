@@ -10,7 +10,7 @@ from scorepriors._errors import InputError
 
 from ._fields_columns import fluxes, numbers, places, require
 from ._fields_matching import Matches, match_sources, sort_detections
-from ._fields_measures import BRIGHT, by_bins, cell, seam_measures, star_measures
+from ._fields_measures import BRIGHT, by_bins, cell, detection_bins, seam_measures, star_measures
 from ._metrics import BLENDED, central_interval
 
 #: Edges of bins of signal to noise, the second of which is about 10, and width of those of magnitude.
@@ -55,7 +55,8 @@ def evaluate_field(
         that are a true source; ``shreds_per_bright`` with ``num_bright``, and both for
         galaxies ``structured`` and for ``stars``; of all and by bins (``by_snr``,
         ``by_magnitude``) what `cell` measures, each of ``isolated`` and ``blended`` sources
-        (blendedness below 0.5, from 0.5 up); ``stars`` if there is ``p_star``; ``seams`` if there
+        (blendedness below 0.5, from 0.5 up); ``detections_by_magnitude``, in bins of the measured
+        magnitude, what `detection_bins` counts; ``stars`` if there is ``p_star``; ``seams`` if there
         are scenes; and ``sources``, columns with an entry for each true source.
 
     Raises
@@ -93,10 +94,13 @@ def evaluate_field(
     rows = {name: values[counts] for name, values in sources.items()}
     blended = rows["blendedness"] >= BLENDED
     shreds, spurious = matches.is_shred & seen, matches.is_spurious & seen
-    real = int(np.sum((matches.true >= 0) & seen))
+    is_source = (matches.true >= 0) & seen
+    real = int(np.sum(is_source))
     false = int(np.sum(shreds) + np.sum(spurious))
     total = cell(rows, np.ones(len(blended), bool))
     magnitudes = rows["magnitude"]
+    edges = _magnitude_edges(magnitudes)
+    kinds = {"sources": is_source, "shreds": shreds, "spurious": spurious}
     return {
         "num_true": total["number"],
         "num_found": total["found"],
@@ -112,7 +116,12 @@ def evaluate_field(
         "isolated": cell(rows, ~blended),
         "blended": cell(rows, blended),
         "by_snr": by_bins(rows, rows["snr"], np.array(SNR_EDGES)),
-        "by_magnitude": by_bins(rows, magnitudes, _magnitude_edges(magnitudes)),
+        "by_magnitude": by_bins(rows, magnitudes, edges),
+        "detections_by_magnitude": detection_bins(
+            _measured_magnitudes(flux, true_flux, sources["magnitude"]), kinds, edges
+        )
+        if len(edges)
+        else [],
         "stars": star_measures(rows, _of(catalog, "p_star", sources["detection"][counts])),
         "seams": _seams(catalog, rows, own_places, mask, scenes),
         "sources": {name: _json(values) for name, values in sources.items()},
@@ -214,6 +223,20 @@ def _shreds(truth: Table, matches: Matches, bright: np.ndarray, seen: np.ndarray
         out[f"num_bright{key}"] = int(which.sum())
         out[f"shreds_per_bright{key}"] = float(per_source[which].mean()) if which.any() else None
     return out
+
+
+def _measured_magnitudes(
+    flux: np.ndarray, true_flux: np.ndarray, magnitude: np.ndarray
+) -> np.ndarray:
+    """Return magnitudes of fluxes ``[M]`` over all bands, NaN where these are not positive.
+
+    The zero point is that of the true sources: their magnitudes are of one band, and have a median
+    distance from those of their fluxes over all bands.
+    """
+    own, true = (-2.5 * np.log10(np.where(f > 0, f, np.nan)) for f in (flux, true_flux))
+    zero_point = magnitude - true
+    known = np.isfinite(zero_point)
+    return own + np.median(zero_point[known]) if known.any() else np.full(len(flux), np.nan)
 
 
 def _magnitude_edges(magnitudes: np.ndarray) -> np.ndarray:

@@ -70,6 +70,47 @@ def by_bins(
     return out
 
 
+def detection_bins(
+    magnitude: np.ndarray, kinds: dict[str, np.ndarray], edges: np.ndarray
+) -> list[dict[str, Any]]:
+    """Return what detections are, in bins of their measured magnitude.
+
+    Parameters
+    ----------
+    magnitude
+        Measured magnitudes, NaN where there is none, ``[M]``.
+    kinds
+        Which detections are ``sources``, ``shreds`` and ``spurious``, masks ``[M]``; others do not
+        count.
+    edges
+        Edges of the bins.  Before and after them there is one more, open to its side; that of the
+        faint ones has those without a magnitude too.
+
+    Returns
+    -------
+    list of dict
+        Of each bin ``low`` and ``high`` (None where it is open), ``num_detections``, ``num_shreds``,
+        ``num_spurious`` and ``purity`` (None without a detection).
+    """
+    number = np.digitize(np.where(np.isfinite(magnitude), magnitude, np.inf), edges)
+    ends = [None, *map(float, edges), None]
+    out = []
+    for order, (low, high) in enumerate(itertools.pairwise(ends)):
+        counts = {kind: int(np.sum(which & (number == order))) for kind, which in kinds.items()}
+        total = sum(counts.values())
+        out.append(
+            {
+                "low": low,
+                "high": high,
+                "num_detections": total,
+                "num_shreds": counts["shreds"],
+                "num_spurious": counts["spurious"],
+                "purity": counts["sources"] / total if total else None,
+            }
+        )
+    return out
+
+
 def star_measures(rows: dict[str, np.ndarray], p_star: np.ndarray | None) -> dict[str, Any] | None:
     """Return how stars and galaxies that were found are told apart.
 

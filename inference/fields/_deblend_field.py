@@ -138,7 +138,8 @@ def deblend_field(
         run.folder = folder = open_folder(directory, mark, resume=resume, force=force)
         if resume and is_finished(folder):
             return load_field_result(directory, field)
-        stack.enter_context(held(folder, mark, resume=resume))
+        own = temporary is not None
+        stack.enter_context(held(folder, mark, resume=resume, temporary=own))
         shown = stack.enter_context(FieldProgress(progress, dashboard=run.dashboard))
         engine = Engine(Work(field, settings, key), folder, run, shown, mend, asked)
         return _run(engine, positions, started, temporary)
@@ -208,7 +209,8 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
     said = change_words(found["psf_change"], len(rows))
     if said:
         note(said, FieldWarning)
-    result = FieldResult(field, catalog, rows, facts, light, places, temporary)
+    settings = engine.work.settings
+    result = FieldResult(field, catalog, rows, facts, light, places, temporary, settings)
     save(engine.folder, result)
     finish(engine.folder, {"facts": facts, "opened": field.opened})
     return result

@@ -90,8 +90,15 @@ def open_folder(directory: Path, mark: str, *, resume: bool, force: bool) -> Pat
 
 
 @contextmanager
-def held(folder: Path, mark: str, *, resume: bool) -> Iterator[None]:
+def held(folder: Path, mark: str, *, resume: bool, temporary: bool = False) -> Iterator[None]:
     """Hold the folder of a run, which one process at a time may work in.
+
+    Parameters
+    ----------
+    folder, mark, resume
+        Arguments and result of `open_folder`.
+    temporary
+        Whether the folder goes with the run.
 
     Raises
     ------
@@ -116,9 +123,13 @@ def held(folder: Path, mark: str, *, resume: bool) -> Iterator[None]:
     except OSError as error:
         # A lost scheduler is an error without a number.
         what = "the run ended" if error.errno is None else f"cannot write to {str(folder.parent)!r}"
+        rest = (
+            "give output=, a folder with room, where what is done is kept"
+            if temporary
+            else "what is done is kept, and --resume goes on with it"
+        )
         raise InputError(
-            f"{what}: {error.strerror or error or type(error).__name__}; what is done is kept, and "
-            "--resume goes on with it."
+            f"{what}: {error.strerror or error or type(error).__name__}; {rest}."
         ) from error
 
 

@@ -1,7 +1,7 @@
 """The result of a field: one catalog, the light of all sources, and each source on demand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,24 @@ from astropy import units as u
 from astropy.table import QTable, Table
 
 from scorepriors._archives import read_archive, write_archive
+from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors._progress import Progress
 from scorepriors.inference.deblending._catalog import EDGE, description, sky_columns
 from scorepriors.inference.deblending._flags import FLAGS
+from scorepriors.inference.deblending._options import Settings
+from scorepriors.inference.deblending._result import Deblended
 from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._kernels import kernels_of
 
+from ._again import scene_again, settings_again
 from ._census import Census
 from ._light import Light, overlap
 from ._parts import Place, Record, read_arrays_of, read_part
 from ._plan import Window
 from ._psfs import change_facts
-from ._tasks import SceneTask
+from ._tasks import SceneTask, Work
 
 #: Share of the scenes from which on a doubt about them is one about the field; single ones have flags.
 MANY = 0.02
@@ -93,6 +98,7 @@ class FieldResult:
     _light: Light
     _places: tuple[Place, ...]
     _kept: Any = None
+    _settings: Settings | None = None
 
     def model(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         """Return the light of all sources in a window, ``[B, height, width]``."""
@@ -129,13 +135,7 @@ class FieldResult:
         InputError
             If there is no such source.
         """
-        if str(id) not in self._rows:
-            raise InputError(
-                f"the field has no source {str(id)!r}; see the column id of the catalog."
-            )
-        row = self._rows[str(id)]
-        place = self._places[int(self.catalog["scene"][row])]
-        record = read_part(place.part)[place.number]
+        record = self._record(id)
         if "image/0" not in record.arrays:
             raise InputError(f"source {str(id)!r} has no data in any band, and so no image.")
         number = record.facts["ids"].index(str(id))
@@ -156,6 +156,60 @@ class FieldResult:
         others = self.model(int(first[0]), int(first[1]), whole, whole) - drawn * held
         corners = [(int(c[0]), int(c[1])) for c in (corner, first)]
         return Source(str(id), image, corners[0], flux, drawn, corners[1], others)
+
+    def _record(self, id: str) -> Record:
+        """Return the record of the scene of a source."""
+        if str(id) not in self._rows:
+            raise InputError(
+                f"the field has no source {str(id)!r}; see the column id of the catalog."
+            )
+        row = self._rows[str(id)]
+        place = self._places[int(self.catalog["scene"][row])]
+        if not place.part.exists():
+            raise InputError(
+                f"the files of the field are gone: there is no {place.part}; deblend it again."
+            )
+        return read_part(place.part)[place.number]
+
+    def scene(
+        self,
+        id: str,
+        *,
+        prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
+        key=None,
+        progress: Progress = False,
+        **options: Any,
+    ) -> Deblended:
+        """Return the scene of a source, fitted again, for all that is done with single scenes.
+
+        Parameters
+        ----------
+        id
+            Name of the source.
+        prior, key, progress
+            Arguments of `deblend`; the prior is that of the field if not given.
+        **options
+            Options of `deblend` in place of those of the field, as ``models="free-form"`` for
+            `diagnose`.  `padding` is 1 if not given: programs of this scene alone, and faster draws.
+
+        Returns
+        -------
+        Deblended
+            Result for the sources of its scene: `observation` is the window of the scene (``row``,
+            ``column`` and ``size`` in `scenes`) without the light of all others, and positions are
+            pixels of this window.  With the options of the field its fluxes are those of the catalog
+            up to the tolerance of the fits.
+
+        Raises
+        ------
+        InputError
+            If there is no such source, its scene has no data, or the files of the field are gone.
+        """
+        settings = settings_again(
+            self._settings or self.facts["settings"], self.field.pixel_scale, prior, options
+        )
+        work = Work(self.field, settings, key)
+        return scene_again(work, self._record(id), progress=progress)
 
     def shapes(self) -> dict[str, tuple[np.ndarray, np.ndarray, float | None]]:
         """Return the shapes of all sources that have data, by their names.
@@ -184,6 +238,8 @@ def save(folder: Path, result: FieldResult) -> None:
     """Write into the folder of a run what `load` needs beside its parts."""
     tables = {"catalog": result.catalog, "scenes": result.scenes}
     arrays = {"number": np.array([place.number for place in result._places])}
+    if result.field.correlation is not None:
+        arrays["correlation"] = np.asarray(result.field.correlation)
     facts: dict[str, Any] = {
         "parts": [str(place.part.relative_to(folder)) for place in result._places],
         "light": result._light.path.name,
@@ -206,6 +262,9 @@ def load(folder: Path, field: Any, facts: dict[str, Any]) -> FieldResult:
     """Read a finished run."""
     mend = "resume the run, or begin it anew with --force"
     arrays, found = read_archive(folder / _NAME, kind=_KIND, version=_VERSION, mend=mend)
+    if field.correlation is None and "correlation" in arrays:
+        # It may have been an option of the run.
+        field = replace(field, correlation=arrays["correlation"])
     numbers = arrays["number"].tolist()
     places = [Place(folder / p, n) for p, n in zip(found["parts"], numbers, strict=True)]
     light = Light(folder / found["light"], len(field.bands), field.shape)

@@ -197,7 +197,7 @@ def fit_final(work: Work, batch: BatchTask) -> dict[str, Any]:
         seconds = (time.monotonic() - started) / len(results)
         changes = [psf_change(work.field, scene.window) for scene in scenes]
         each = zip(scenes, results, others, changes, strict=True)
-        return [_final_record(*one, seconds) for one in each]
+        return [_final_record(*one, seconds, batch.is_structured) for one in each]
 
     return _fit(work, batch, fit)
 
@@ -233,6 +233,14 @@ def _each(fit: Callable, scenes: list[tuple[int, SceneTask, Observation]]) -> di
             return {scenes[0][0]: str(error)}
         return {k: one for item in scenes for k, one in _each(fit, [item]).items()}
     return {number: record for (number, *_), record in zip(scenes, records, strict=True)}
+
+
+def blend_again(work: Work, scene: SceneTask, others: np.ndarray) -> Blend:
+    """Return the blend of a scene without the light ``[B, S, S]`` of others, with its sky positions."""
+    with quiet():
+        obs = _pixels(work, scene)
+        own = replace(_mended(scene, obs), wcs=obs.wcs, scale=obs.scale)
+        return _blend(work, scene, own, others)
 
 
 def others_of(scene: SceneTask, light: Light | None) -> np.ndarray:
@@ -369,7 +377,12 @@ def _profile_record(
 
 
 def _final_record(
-    scene: SceneTask, result: Deblended, others, change: np.ndarray, seconds: float
+    scene: SceneTask,
+    result: Deblended,
+    others,
+    change: np.ndarray,
+    seconds: float,
+    is_structured: bool,
 ) -> Record:
     found = result.free_form
     first = np.array(scene.window[:2])
@@ -383,6 +396,12 @@ def _final_record(
         "deviation": _deviation(result.observation.views[0].observation.weights),
         "center_covariance": result.photometry.center_covariance,
         "spectrum": found.flux,
+        # What the scene is fitted again with.
+        "row_column": scene.own.row_column,
+        "is_point": scene.own.is_point,
+        "sky": scene.sky,
+        "noise": scene.noise,
+        "is_structured": np.array(is_structured),
         **columns,
     }
     if result.kept is not None:

@@ -1,6 +1,8 @@
 """Fields in the shell: `deblend` on a large image, and `source`."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from click.testing import CliRunner
 
+from scorepriors import InputError
+from scorepriors.inference import deblend_field
 from scorepriors.inference.cli import main
 from scorepriors.inference.fields import _executors
 from scorepriors.models import Observation, gaussian_psf
@@ -65,6 +69,7 @@ def test_a_field_leaves_its_files(finished, files):
     assert "4 sources" in found.output
     table = QTable.read(output / "catalog.fits")
     assert list(table["id"]) == list("abcd")
+    assert set(table["model"]) == {"profile"}
     pull = (table["flux_i"].value - FLUXES) / table["flux_err_i"].value
     assert np.abs(pull).max() < 5
     wcs = WCS(fits.getheader(files / "field.fits", "IMAGE"), naxis=2)
@@ -143,6 +148,50 @@ def test_ctrl_c_says_how_to_go_on(files, tmp_path, monkeypatch):
     assert len(QTable.read(tmp_path / "out" / "catalog.fits")) == 4
 
 
+@pytest.mark.parametrize("room", [1, 3])
+def test_a_full_disk_is_said_and_the_run_goes_on(finished, files, tmp_path, monkeypatch, room):
+    """There is room for so many parts; half of the next one is written."""
+    where = ("--field", "--catalog", files / "catalog.ecsv", "--output", tmp_path / "out")
+    usual, written = np.savez, []
+
+    def full(stream, **arrays):
+        if len(written) == room:
+            stream.write(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(arrays)
+        usual(stream, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        first = run("deblend", files / "field.fits", *where)
+    assert first.exit_code == 2
+    assert first.stderr.splitlines()[-1] == (
+        f"scorepriors: cannot write to '{tmp_path / 'out'}': No space left on device; what is done is "
+        "kept, and --resume goes on with it."
+    )
+    assert "Traceback" not in first.output
+    kept = list((tmp_path / "out").rglob("*.npz"))
+    assert len(kept) == room
+    assert not (tmp_path / "out" / "catalog.fits").exists()
+    second = run("deblend", files / "field.fits", *where, "--resume")
+    assert second.exit_code == 0, second.output
+    ours, theirs = (QTable.read(one / "catalog.fits") for one in (finished[0], tmp_path / "out"))
+    assert theirs.colnames == ours.colnames
+    for name in ours.colnames:
+        np.testing.assert_array_equal(np.asarray(theirs[name]), np.asarray(ours[name]), name)
+
+
+def test_a_full_disk_without_a_folder_of_the_run(files, monkeypatch):
+    """Nothing is kept then, and nothing else is said."""
+
+    def full(stream, **arrays):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(InputError, match=r"No space left on device; give output="):
+        deblend_field(files / "field.fits", files / "catalog.ecsv")
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -162,3 +211,22 @@ def test_the_example_is_no_field(tmp_path):
     found = run("deblend", "--example", "--field", "--output", tmp_path / "out")
     assert found.exit_code == 2
     assert "--field goes with files" in found.output
+
+
+@pytest.mark.parametrize("kind", ["--scene", "--field"])
+@pytest.mark.parametrize("models", [None, "simplest", "free-form"])
+def test_models_are_given_to_scenes_and_fields(files, tmp_path, monkeypatch, kind, models):
+    """Without the option each has the default of its own function."""
+    given = {}
+
+    def caught(*arguments, **options):
+        given.update(options)
+        raise InputError("that is enough.")
+
+    home = "fields._deblend_field.deblend_field"
+    home = home if kind == "--field" else "deblending._deblend.deblend_many"
+    monkeypatch.setattr(f"scorepriors.inference.{home}", caught)
+    option = [] if models is None else ["--models", models]
+    found = run("deblend", files / "field.fits", kind, *option, "--output", tmp_path / "out")
+    assert "that is enough" in found.output
+    assert given.get("models") == models

@@ -1,21 +1,30 @@
 """Whole fields: many scenes with the result of one, runs that are cut short and go on."""
 
+import json
+import os
+import shutil
+import signal
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from astropy.table import Table
+from conftest import gaussian_prior
 
 from scorepriors import InputError
 from scorepriors.inference import catalog as catalog_of
 from scorepriors.inference import deblend, deblend_field, load_field_result
 from scorepriors.inference.deblending._deblend import settings_of
 from scorepriors.inference.fields import _engine, _executors
+from scorepriors.inference.fields._again import settings_again
 from scorepriors.inference.fields._plan import Window
 from scorepriors.inference.fields._progress import FieldProgress
 from scorepriors.inference.fields._psfs import psf_change
 from scorepriors.inference.fields._tasks import Work
 from scorepriors.models import Field, FieldWarning, Observation, Positions, gaussian_psf
+from scorepriors.models.data._tiles import tiles
 
 BANDS, SIGMA = ("g", "i"), 0.4
 FLUXES = np.array([90.0, 60.0, 200.0, 60.0, 120.0, 70.0, 150.0])
@@ -388,3 +397,139 @@ def test_a_catalog_may_reach_far_beyond_the_field(field):
     found = deblend_field(field, positions(places), free_form=False)
     assert list(found.catalog["id"]) == list("abcdefgh")
     assert "edge" in found.catalog["flags"][-1]
+
+
+@contextmanager
+def two_workers():
+    """Yield the address of a scheduler with two processes, and a client."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield cluster.scheduler_address, client
+
+
+def killer(client, step, killed):
+    """Return a progress function that kills a worker with work in a step; once, as `killed` tells."""
+    pids = client.run(os.getpid)
+
+    def progress(done, total, text):
+        busy = [address for address, tasks in client.processing().items() if tasks]
+        if not killed and 0 < done < total and text.startswith(step) and busy:
+            killed.append(pids[busy[0]])
+            os.kill(pids[busy[0]], signal.SIGKILL)
+
+    return progress
+
+
+def test_a_killed_worker_changes_no_survey(field, tmp_path, monkeypatch):
+    """The reduced form of the next test: no worker compiles anything."""
+    monkeypatch.setattr(_engine, "tiles", partial(tiles, core=32, margin=16))
+    settings = settings_of({"free_form": False}, None, field.pixel_scale)
+    work, found, killed = Work(Field.of(field), settings), [], []
+    with two_workers() as (scheduler, client):
+        for given in ({}, {"scheduler": scheduler}):
+            progress = killer(client, "survey", killed) if given else False
+            with _executors.executor(**given) as run, FieldProgress(progress) as shown:
+                run.folder = tmp_path / str(len(given))
+                run.folder.mkdir()
+                engine = _engine.Engine(work, run.folder, run, shown)
+                found.append(engine.survey(None))
+        client.wait_for_workers(2)
+        left = client.run(os.getpid)
+    assert len(killed) == 1
+    assert killed[0] not in left.values()
+    one, other = found
+    assert one.census.ids == other.census.ids
+    np.testing.assert_array_equal(one.census.places, other.census.places)
+    np.testing.assert_allclose(other.census.significance, one.census.significance, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(result, field, tmp_path, monkeypatch):
+    monkeypatch.setattr(_engine, "SCENES", 1)
+    killed = []
+    with two_workers() as (scheduler, client):
+        found = deblend_field(
+            field,
+            positions(),
+            free_form=False,
+            output=tmp_path,
+            scheduler=scheduler,
+            progress=killer(client, "final", killed),
+        ).catalog
+        client.wait_for_workers(2)
+        left = client.run(os.getpid)
+    assert len(killed) == 1
+    # Another one took its place.
+    assert killed[0] not in left.values()
+    for name in ("id", "flags", "model"):
+        assert list(found[name]) == list(result.catalog[name])
+    for name in ("flux_g", "flux_err_i", "x"):
+        ours, theirs = (np.asarray(t[name], float) for t in (result.catalog, found))
+        np.testing.assert_allclose(theirs, ours, rtol=2e-3)
+
+
+# --- Single scenes of a field ---
+
+
+def test_the_scene_of_a_source_is_a_result_of_its_own(result, field, folder):
+    found = result.scene("c")
+    number = result.catalog["scene"][list(result.catalog["id"]).index("c")]
+    mine = result.catalog[result.catalog["scene"] == number]
+    assert list(found.positions.ids) == list(mine["id"])
+    assert {"c", "d"} <= set(found.positions.ids)
+    again = catalog_of(found)
+    for name in ("flux_g", "flux_i"):
+        ours, theirs = (t[name].value for t in (mine, again))
+        assert (
+            np.abs((theirs - ours) / mine[f"{name.replace('flux', 'flux_err')}"].value).max() < 0.1
+        )
+    row, column, size = (int(result.scenes[n][number]) for n in ("row", "column", "size"))
+    np.testing.assert_allclose(again["x"].value + column, mine["x"].value, atol=0.02)
+    # The pixels are those of the field without the light of the others.
+    own = found.parametric.convolved[0].sum(0)
+    others = result.model(row, column, size, size) - own
+    seen = found.observation.weights > 0
+    whole = field.images[:, row : row + size, column : column + size]
+    np.testing.assert_allclose((found.observation.images + others)[seen], whole[seen], atol=0.05)
+    assert 0.8 < found.free_form.chi2 < 1.2
+    # A field that is opened later knows its options.
+    later = load_field_result(folder, field=Field.of(field)).scene("c")
+    np.testing.assert_array_equal(later.free_form.flux, found.free_form.flux)
+
+
+def test_scenes_of_other_options(result):
+    facts = json.loads(json.dumps(result.facts["settings"]))
+    for known in (result._settings, facts):
+        options = settings_again(known, 0.2, None, {"models": "free-form"}).options
+        assert options == replace(result._settings.options, models="free-form", padding=1)
+        other = settings_again(known, 0.2, gaussian_prior(box=16), {"padding": 3})
+        assert other.boxes == (16,)
+        assert other.options.padding == 3
+    names = [prior.name for prior in settings_again(facts, 0.2, None, {}).priors]
+    assert names == [prior.name for prior in result._settings.priors]
+    with pytest.raises(InputError, match="a profile of its own, 'wisps'; give profile="):
+        settings_again(facts | {"profile": "wisps"}, 0.2, None, {})
+    with pytest.raises(InputError, match="the prior of the field, my-own, is not found"):
+        settings_again(facts | {"priors": ["my-own"]}, 0.2, None, {})
+    for name in ("subtract_sky", "rescale_noise", "correlation"):
+        with pytest.raises(InputError, match=f"`{name}` is that of the whole field"):
+            result.scene("g", **{name: None})
+    with pytest.raises(TypeError, match="unknown option"):
+        result.scene("g", colour="red")
+    with pytest.raises(InputError, match="no source 'z'"):
+        result.scene("z")
+
+
+def test_scenes_need_the_files_of_the_field(result, folder, field, tmp_path):
+    del result
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    later = load_field_result(copy, field=Field.of(field))
+    shutil.rmtree(copy)
+    for look in (later.scene, later.source):
+        with pytest.raises(InputError, match=r"the files of the field are gone: there is no .*npz"):
+            look("c")

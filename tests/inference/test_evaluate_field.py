@@ -303,6 +303,46 @@ def test_an_empty_catalog_finds_nothing():
     assert (found["completeness"], found["purity"], found["num_detections"]) == (0.0, None, 0)
 
 
+def test_false_detections_are_counted_by_measured_magnitude():
+    """Of detections of sources it is the true one here; of others that of their own flux."""
+    truth = truth_of([*GRID, (70.0, 140.0, 1e4, 900.0, 0.0)])
+    catalog = catalog_of(truth)
+
+    def add(x, y, flux):
+        catalog.add_row([x, y, *[0.5 * flux * units.nJy] * 2, *[1.0 * units.nJy] * 2])
+
+    # 1e4 nJy are magnitude 21.4; sources of the grid have 26.4 to 24.9.
+    add(76.0, 141.0, 10 ** (0.4 * (31.4 - 22.5)))  # a piece of the bright galaxy
+    add(75.0, 75.0, 10 ** (0.4 * (31.4 - 26.6)))  # of nothing, fainter than all sources but one bin
+    add(105.0, 75.0, 10 ** (0.4 * (31.4 - 29.5)))  # fainter than all
+    add(45.0, 75.0, -3.0)  # without a magnitude
+    add(15.0, 75.0, 10 ** (0.4 * (31.4 - 20.5)))  # brighter than all
+    found = evaluate_field(truth, catalog, psf_fwhm=FWHM)
+    bins = found["detections_by_magnitude"]
+    assert [(one["low"], one["high"]) for one in bins] == [
+        (None, 21.0), *((float(m), float(m + 1)) for m in range(21, 27)), (27.0, None),
+    ]  # fmt: skip
+    counts = [(one["num_detections"], one["num_shreds"], one["num_spurious"]) for one in bins]
+    assert counts == [
+        (1, 0, 1), (1, 0, 0), (1, 1, 0), (0, 0, 0), (5, 0, 0), (10, 0, 0), (6, 0, 1), (2, 0, 2),
+    ]  # fmt: skip
+    assert [one["purity"] for one in bins] == [0, 1, 0, None, 1, 1, pytest.approx(5 / 6), 0]
+    for number, name in enumerate(("num_detections", "num_shreds", "num_spurious")):
+        assert sum(one[number] for one in counts) == found[name]
+    # The zero point is that of the truth, whose magnitudes are of one band.
+    truth["magnitude"] += 0.3
+    shifted = evaluate_field(truth, catalog, psf_fwhm=FWHM)["detections_by_magnitude"]
+    assert [one["num_detections"] for one in shifted] == [1, 1, 1, 0, 0, 15, 6, 2]
+    assert [one["num_spurious"] for one in shifted] == [1, 0, 0, 0, 0, 0, 1, 2]
+
+
+def test_magnitudes_need_a_truth_with_some():
+    truth = truth_of(GRID)
+    truth.remove_column("magnitude")
+    found = evaluate_field(truth, catalog_of(truth), psf_fwhm=FWHM)
+    assert found["detections_by_magnitude"] == []
+
+
 # --- Folders and other programs ---
 
 
@@ -339,6 +379,7 @@ def test_the_command_prints_tables_and_writes_json_and_a_figure(folder):
     lines = done.output.splitlines()
     assert max(map(len, lines)) <= 80
     assert "purity" in done.output
+    assert "measured magnitude" in done.output
     assert lines[-2:] == [str(folder / "evaluation.json"), str(folder / "evaluation.png")]
     result = json.loads((folder / "evaluation.json").read_text())
     assert list(result["codes"])[:2] == ["scorepriors", "sep"]
