@@ -22,7 +22,7 @@ def cells(text):
 def alternatives(text):
     """Return the words for all pictures of a page; empty ones where there are none."""
     found = [alt for alt, _ in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", text)]
-    for figure in re.findall(r"^```\{(?:figure|image)\} .*\n(.*?)^```", text, re.M | re.S):
+    for figure in re.findall(r"^```\{(?:figure|image)\}[^\n]*\n(.*?)^```", text, re.M | re.S):
         # Options with colons have one line: what follows it would be a caption.
         alt = re.search(r"^:alt: *(.*)$", figure, re.M)
         found.append(alt[1] if alt else "")
