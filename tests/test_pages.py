@@ -15,7 +15,7 @@ LONGEST = 2000
 def cells(text):
     """Return the settings and the code of all executed cells."""
     for cell in re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", text, re.M | re.S):
-        head = re.match(r"---\n(.*?)^---\n|(?::.*\n)*", cell, re.M | re.S)[0]
+        head = re.match(r"---\n.*?^---\n|(?::[^\n]*\n)*", cell, re.M | re.S)[0]
         yield head, cell[len(head) :]
 
 
