@@ -13,13 +13,16 @@ browser by MathJax from its public address; set ``SCOREPRIORS_MATHJAX`` to a pat
 
 import os
 import re
-import shutil
+import sys
 from pathlib import Path
 
 from scorepriors import __version__
 from scorepriors.inference import Keep
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from _generated import write_pages  # noqa: E402
 
 # ---- the project -------------------------------------------------------------------
 
@@ -89,31 +92,7 @@ if os.environ.get("SCOREPRIORS_MATHJAX"):
     mathjax_path = os.environ["SCOREPRIORS_MATHJAX"]
 
 
-# ---- model cards -------------------------------------------------------------------
-
-
-def collect_cards(app) -> None:
-    """Copy the model cards to where `priors.md` includes them.
-
-    The cards belong to the weights and live in the package.  Their headings go down two
-    levels, to fit below that of the page.
-    """
-    weights = HERE.parent / "scorepriors" / "weights"
-    target = HERE / "_build" / "cards"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    lines = []
-    for card in sorted(weights.glob("*.md")):
-        inside_code = False
-        for line in card.read_text().splitlines():
-            inside_code ^= line.startswith("```")
-            lines.append(f"##{line}" if line.startswith("#") and not inside_code else line)
-        lines.append("")
-    for picture in weights.glob("*.png"):
-        shutil.copy(picture, target)
-    if not lines:
-        lines = ["No card has been written for the weights of this checkout."]
-    (target / "all.md").write_text("\n".join(lines) + "\n")
+# ---- signatures --------------------------------------------------------------------
 
 
 def shorten_types(app, what, name, obj, options, signature, returns):
@@ -137,7 +116,7 @@ def skip_fields(app, what, name, obj, skip, options):
 
 
 def setup(app) -> None:
-    """Tie the model cards and the types of signatures to the build."""
+    """Tie the generated pages and the types of signatures to the build."""
     app.connect("autodoc-process-signature", shorten_types)
     app.connect("autodoc-skip-member", skip_fields)
-    app.connect("builder-inited", collect_cards)
+    app.connect("builder-inited", write_pages)

@@ -59,7 +59,7 @@ def test_columns_survive_a_file(tmp_path):
 
 
 def test_the_documentation_lists_the_registry():
-    text = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "output-files.md").read_text()
     rows = [f"| {f.bit} | `{f.word}` | {f.sentence} |\n" for f in FITTED]
     assert "".join(rows) in text
     rows = [f"| {f.bit} | `{f.word}` | {f.sentence} |\n" for f in DIAGNOSED]
