@@ -10,8 +10,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from conftest import gaussian_prior
+from fits_files import hdu, wcs, write
 
 from scorepriors import InputError
 from scorepriors.inference import catalog as catalog_of
@@ -471,6 +473,68 @@ def test_a_killed_worker_changes_nothing(result, field, tmp_path, monkeypatch):
     for name in ("flux_g", "flux_err_i", "x"):
         ours, theirs = (np.asarray(t[name], float) for t in (result.catalog, found))
         np.testing.assert_allclose(theirs, ours, rtol=2e-3)
+
+
+# --- PSFs that vary over the field ---
+
+#: Standard deviations of the PSF at the left and at the right border.
+NARROW, WIDE = 1.3, 2.1
+LONG = (72, 328)
+ROW_OF_FIVE = np.array([[36.0, 36.3], [35.7, 100.0], [36.2, 164.4], [36.0, 227.6], [36.4, 292.0]])
+ARE_STARS = np.array([True, False, True, False, True])
+BRIGHT = np.array([150.0, 200.0, 150.0, 200.0, 150.0])
+
+
+def share_of_wide(column):
+    return column / (LONG[1] - 1)
+
+
+def varying_field(path):
+    """Write stars and round galaxies under a PSF that grows from left to right, and the PSF as PSFEx does."""
+    image = np.zeros((2, *LONG))
+    for place, flux, is_star in zip(ROW_OF_FIVE, BRIGHT, ARE_STARS, strict=True):
+        share, own = share_of_wide(place[1]), 0.0 if is_star else 1.6
+        seen = (1 - share) * blob(LONG, place, np.hypot(NARROW, own))
+        seen += share * blob(LONG, place, np.hypot(WIDE, own))
+        image += flux * np.array([0.6, 1.4])[:, None, None] * seen
+    image += np.random.default_rng(5).normal(0, SIGMA, image.shape)
+    cards = wcs(shape=LONG).to_header()
+    cards["BANDS"], cards["MAGZERO1"], cards["MAGZERO2"] = "g,i", 31.4, 31.4
+    narrow, wide = (gaussian_psf(sigma, 25) for sigma in (NARROW, WIDE))
+    mask = np.stack([narrow + wide, 2 * (wide - narrow), 0 * wide])[None] / 2
+    tables = []
+    for band in BANDS:
+        column = fits.Column("PSF_MASK", f"{mask.size}E", dim="(25,25,3)", array=mask)
+        table = fits.BinTableHDU.from_columns([column], name="PSF_DATA")
+        table.header.update({"BAND": band, "POLNAXIS": 2, "POLNGRP": 1, "POLDEG1": 1})
+        table.header["PSF_SAMP"] = 1.0
+        for axis, name in enumerate(("X_IMAGE", "Y_IMAGE"), 1):
+            table.header[f"POLNAME{axis}"], table.header[f"POLGRP{axis}"] = name, 1
+            # PSFEx counts from 1.
+            table.header[f"POLZERO{axis}"] = (LONG[2 - axis] + 1) / 2
+            table.header[f"POLSCAL{axis}"] = float(LONG[2 - axis] - 1)
+        tables.append(table)
+    variance = np.full(image.shape, SIGMA**2)
+    return write(path, hdu(image, "IMAGE", cards), hdu(variance, "VARIANCE"), *tables)
+
+
+def test_each_scene_has_the_psf_of_its_place(tmp_path):
+    varying = Field.open(varying_field(tmp_path / "field.fits"))
+    share = share_of_wide(164.0)
+    narrow, wide = (gaussian_psf(sigma, varying.psf_size) for sigma in (NARROW, WIDE))
+    np.testing.assert_allclose(
+        varying.psfs_at(36, 164)[0], (1 - share) * narrow + share * wide, atol=1e-5
+    )
+    given = Positions(tuple("abcde"), ROW_OF_FIVE, ARE_STARS)
+    table = deblend_field(varying, given, free_form=False).catalog
+    assert list(table["id"]) == list("abcde")
+    assert (np.asarray(table["model"]) == np.where(ARE_STARS, "point", "profile")).all()
+    off = table["flux_i"].to_value("nJy") - 1.4 * BRIGHT
+    assert np.abs(off / table["flux_err_i"].to_value("nJy")).max() < 4
+    assert np.abs(off / (1.4 * BRIGHT)).max() < 0.06
+    # With the PSF of the middle for all, stars leave rests that are taken for sources.
+    one = replace(varying.whole(), psfs=varying.psfs_at(36, 164))
+    assert deblend_field(one, given, free_form=False).catalog["added"].any()
 
 
 # --- Single scenes of a field ---
