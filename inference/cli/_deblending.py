@@ -119,7 +119,7 @@ def deblend(
     import jax
 
     from scorepriors._progress import on_terminal
-    from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
+    from scorepriors.inference.deblending._deblend import deblend_many
     from scorepriors.inference.deblending._priors import load_priors
 
     observations, positions, truth = given.read(each=each)
@@ -131,7 +131,7 @@ def deblend(
         prior=prior,
         key=jax.random.key(seed),
         progress=on_terminal(True, quiet),
-        side_by_side=1 if len(observations) == 1 else SIDE_BY_SIDE,
+        side_by_side=1 if len(observations) == 1 else None,
         **options,
     )
     seconds = (time.monotonic() - started) / len(observations)
