@@ -109,8 +109,8 @@ def counted(target: Path, command: list[str]) -> None:
     finally:
         found = {
             "counts": dict(counts),
-            "seconds": dict(seconds),
-            "traced most": names.most_common(10),
+            "seconds_in_jax": dict(seconds),
+            "traced_most": names.most_common(10),
         }
         target.write_text(json.dumps(found))
 

@@ -159,6 +159,8 @@ def figure(results: dict, path: Path) -> None:
     axes[1].set(xlabel="blendedness", xlim=(0, 1))
     axes[2].set(xlabel=f"seconds for {results['facts']['blends']} blends", xscale="log")
     axes[2].set_xlim(0.7 * min(spent, default=1), 1.4 * max(spent, default=10))
+    axes[2].xaxis.set_major_formatter("{x:g}")
+    axes[2].xaxis.set_minor_formatter("{x:g}")
     axes[2].legend(fontsize=8, frameon=False)
     ticks = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
     axes[0].set_yticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
