@@ -1,4 +1,4 @@
-"""Network calls, MAP iterations and thirty blends, as multiples of the arithmetic."""
+"""Network calls, iterations of fits and thirty blends, as multiples of the arithmetic."""
 
 import time
 
@@ -9,7 +9,9 @@ import pytest
 
 from scorepriors import load_prior
 from scorepriors.inference._posterior import posterior
+from scorepriors.inference.deblending import _deblend
 from scorepriors.inference.deblending._deblend import deblend_many
+from scorepriors.inference.fitting._map import fit_map
 from scorepriors.models.data.positions._reading import read_positions
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene
@@ -26,13 +28,18 @@ def flops_per_second():
     """Rate of a 1024 x 1024 float32 matrix product, the best of ten."""
     a = jnp.ones((1024, 1024))
     product = jax.jit(lambda a: a @ a)
-    product(a).block_until_ready()
+    return 2 * 1024**3 / shortest(lambda: product(a), 10)
+
+
+def shortest(call, rounds=20):
+    """Return the least seconds of a call, compiled before."""
+    jax.block_until_ready(call())
     times = []
-    for _ in range(10):
+    for _ in range(rounds):
         start = time.perf_counter()
-        product(a).block_until_ready()
+        jax.block_until_ready(call())
         times.append(time.perf_counter() - start)
-    return 2 * 1024**3 / min(times)
+    return min(times)
 
 
 def network_flops(prior, images):
@@ -41,7 +48,7 @@ def network_flops(prior, images):
     return 2 * 2 * matrices * images
 
 
-@pytest.mark.parametrize("images", [5, 64])
+@pytest.mark.parametrize("images", [5, 8, 64])
 def test_network_call(benchmark, flops_per_second, images):
     prior = load_prior("lsst-32")
     x = prior.sample(jax.random.key(0), (images,))
@@ -50,6 +57,7 @@ def test_network_call(benchmark, flops_per_second, images):
     benchmark(lambda: jax.block_until_ready(call(x)))
     arithmetic = network_flops(prior, images) / flops_per_second
     benchmark.extra_info["times_arithmetic"] = benchmark.stats["min"] / arithmetic
+    benchmark.extra_info["share_of_matmul_rate"] = arithmetic / benchmark.stats["min"]
 
 
 def test_share_of_the_network_in_a_gradient(benchmark):
@@ -68,14 +76,54 @@ def test_share_of_the_network_in_a_gradient(benchmark):
     whole = jax.jit(jax.value_and_grad(lambda b, u: b.potential_fn(u), argnums=1))
     network = jax.jit(jax.value_and_grad(lambda x: prior.log_prob(x).sum()))
     x = jnp.exp(u["galaxies/morphology"]) - 0.05
-    jax.block_until_ready((whole(bound, u), network(x)))
-    times = []
-    for _ in range(20):
-        start = time.perf_counter()
-        jax.block_until_ready(network(x))
-        times.append(time.perf_counter() - start)
+    jax.block_until_ready(whole(bound, u))
+    own = shortest(lambda: network(x))
     benchmark(lambda: jax.block_until_ready(whole(bound, u)))
-    benchmark.extra_info["network_share"] = min(times) / benchmark.stats["min"]
+    benchmark.extra_info["network_share"] = own / benchmark.stats["min"]
+    benchmark.extra_info["times_network"] = benchmark.stats["min"] / own
+
+
+def eight_fits(prior):
+    """The call of the free-form fits of eight blends of eight sources, as `deblend_many` makes it."""
+    calls = []
+
+    def recording(*args, **options):
+        calls.append((args, options))
+        return fit_map(*args, **options)
+
+    observations = [simulate_blend(8, seed=300 + i, spread=9.0)[0] for i in range(8)]
+    positions = [read_positions(obs.catalog, obs) for obs in observations]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_deblend, "fit_map", recording)
+        # Once: neither outliers nor errors of the model begin fits anew.
+        once = {"outliers": False, "model_error": False}
+        deblend_many(observations, positions, prior=prior, padding=8, side_by_side=8, **once)
+    return next(call for call in calls if call[1]["side_by_side"] == 8)
+
+
+def test_eight_fits_side_by_side(benchmark, flops_per_second):
+    """Time per fit and iteration, as a multiple of the network's own for eight of 64 images."""
+    prior = load_prior("lsst-32")
+    args, options = eight_fits(prior)
+
+    def fit(iterations):
+        start = time.perf_counter()
+        # No fit ends before.
+        found = fit_map(*args, **options | {"tolerance": 1e-9, "max_iterations": iterations})
+        assert set(np.asarray(found.num_iterations)) == {iterations}
+        return time.perf_counter() - start
+
+    few, many = 10, 50
+    start = min(fit(few) for _ in range(3))
+    benchmark.pedantic(fit, (many,), rounds=3, warmup_rounds=1)
+    each = (benchmark.stats["min"] - start) / (many - few) / 8
+    x = prior.sample(jax.random.key(0), (64,))
+    network = jax.jit(jax.value_and_grad(lambda x: prior.log_prob(x).sum()))
+    own = shortest(lambda: network(x)) / 8
+    benchmark.extra_info["milliseconds_per_fit_and_iteration"] = 1e3 * each
+    benchmark.extra_info["times_network"] = each / own
+    arithmetic = network_flops(prior, 8) / flops_per_second
+    benchmark.extra_info["times_arithmetic"] = each / arithmetic
 
 
 def thirty_blends():

@@ -117,7 +117,7 @@ def deblend(
 
     from scorepriors._progress import unless_quiet
     from scorepriors.inference.deblending._catalog import flag_words
-    from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
+    from scorepriors.inference.deblending._deblend import deblend_many
     from scorepriors.inference.deblending._priors import load_priors
 
     observations, positions, truth = given.read(each=each)
@@ -129,7 +129,7 @@ def deblend(
         prior=prior,
         key=jax.random.key(seed),
         progress=unless_quiet(True, quiet),
-        side_by_side=1 if len(observations) == 1 else SIDE_BY_SIDE,
+        side_by_side=1 if len(observations) == 1 else None,
         **options,
     )
     seconds = (time.monotonic() - started) / len(observations)

@@ -32,6 +32,7 @@ from scorepriors.models.scene._scene import Scene, stack_scenes
 
 from ._choice import no_better
 from ._find import find
+from ._lanes import chunk_of, free_form_lanes, profile_lanes
 from ._mending import with_error_of_model, without_outliers, without_trails
 from ._options import Options, Settings
 from ._priors import load_priors
@@ -58,13 +59,6 @@ _PROFILE_OPTIMIZER = flat_lbfgs(memory_size=40, first_step=0.5, max_step=20.0, m
 #: Optimizer for free-form scenes.  Steps are bounded in widths: far from galaxies a learned prior
 #: means nothing.
 _IMAGE_OPTIMIZER = flat_lbfgs(max_step=10.0, max_growth=100.0)
-
-#: Number of free-form fits that share an evaluation of the network: beyond some 64 images a call
-#: takes longer in proportion, and the caches overflow.
-SIDE_BY_SIDE = 8
-
-#: The same for blends with sources in large boxes.
-LARGE_SIDE_BY_SIDE = 2
 
 #: Rounds in which outliers, and the error of the model, are looked for: without the first of them more
 #: may come to light.
@@ -142,8 +136,8 @@ def deblend_many(
     prior: ScorePrior | str | Sequence[ScorePrior | str] | None = None,
     key=None,
     progress: Progress = False,
-    side_by_side: int = SIDE_BY_SIDE,
-    chunk: int = 32,
+    side_by_side: int | None = None,
+    chunk: int | None = None,
     **options: Any,
 ) -> list[Deblended | None]:
     """Deblend many observations, with several free-form fits at once.
@@ -163,11 +157,12 @@ def deblend_many(
     progress
         True for bars over the blends; or a function called as ``progress(done, total, text)``.
     side_by_side
-        Number of free-form fits that share an evaluation, at most two where there are large
-        boxes.  When one ends the next takes its place.
+        Number of free-form fits that share an evaluation; when one ends the next takes its place.
+        If not given the device decides: eight on CPUs, on accelerators as many as a quarter of the
+        memory holds, at most 256.  On CPUs never more than two where there are large boxes.
     chunk
         Number of blends for which both fits are done before the next ones begin, which limits
-        the memory, and the loss at Ctrl-C.
+        the memory, and the loss at Ctrl-C; 32 on CPUs and 1024 on accelerators if not given.
     **options
         Options of `deblend`; all blends are padded to the largest number of sources, rounded up
         to a multiple of `padding`.
@@ -189,7 +184,7 @@ def deblend_many(
             "give one per observation, None where sources are to be detected."
         )
     for name, number in (("side_by_side", side_by_side), ("chunk", chunk)):
-        if number < 1:
+        if number is not None and number < 1:
             raise InputError(f"`{name}` must be at least 1, got {number}.")
     settings = settings_of(options, prior, observations[0].pixel_scale if observations else None)
     prepared = _prepared(observations, given, settings)
@@ -284,8 +279,8 @@ class Run:
 
     settings: Settings
     sizes: tuple[int, int]
-    side_by_side: int = SIDE_BY_SIDE
-    chunk: int = 32
+    side_by_side: int | None = None
+    chunk: int | None = None
     key: Any = None
     progress: Any = False
     profile_iterations: int | None = None
@@ -301,9 +296,10 @@ class Run:
         """Fit all blends in chunks."""
         make_room_for_programs()
         results: list = [None] * len(blends)
-        for first in range(0, len(blends), self.chunk):
-            some = self._some(blends[first : first + self.chunk])
-            results[first : first + self.chunk] = some
+        chunk = chunk_of(self.chunk)
+        for first in range(0, len(blends), chunk):
+            some = self._some(blends[first : first + chunk])
+            results[first : first + chunk] = some
             if any(map(_stopped, some)):
                 break
         return results
@@ -509,10 +505,7 @@ class Run:
     def _profiles(
         self, blends: Sequence[Blend], before: Sequence[tuple[Scene, dict]] | None = None
     ) -> list[tuple[Blend, Scene, MAPResult]]:
-        """Fit profiles and stars, one blend at a time, from fitted scenes if given.
-
-        Without a network, fits at once would gain nothing and continue finished blends.
-        """
+        """Fit profiles and stars, from fitted scenes if given."""
         most = max(int(b.is_wide.sum()) for b in blends)
         num_wide = -(-most // LARGE_PADDING) * LARGE_PADDING
         scenes = [parametric_scene(b, self.settings, self.sizes, num_wide) for b in blends]
@@ -528,7 +521,7 @@ class Run:
             scenes,
             init=init,
             scale=scale,
-            side_by_side=1,
+            side_by_side=profile_lanes(scenes),
             tolerance=self.settings.options.tolerance * counts,
             optimizer=_PROFILE_OPTIMIZER,
             progress=self._label("profiles"),
@@ -542,7 +535,7 @@ class Run:
         self, stages: Sequence[FreeFormStage], before: Sequence[FittedScene] | None = None
     ) -> tuple[list[Scene], MAPResult]:
         """Fit scenes with the same groups of free-form sources, from fits of them where given."""
-        groups, side_by_side = stages[0].groups, min(self.side_by_side, self.chunk)
+        groups = stages[0].groups
         sizes, padding = {"galaxies": self.sizes[1]}, self.settings.options.padding
         if self.settings.options.models == "simplest":
             sizes["galaxies"] = stages[0].number("galaxies", padding)
@@ -550,8 +543,6 @@ class Run:
             sizes["profiles"] = self.sizes[1] - sizes["galaxies"] + padding
         for name in ("large", "wide"):
             sizes[name] = max(stage.number(name, LARGE_PADDING) for stage in stages)
-        if "large" in groups:
-            side_by_side = min(side_by_side, LARGE_SIDE_BY_SIDE)
         counts = np.array([len(stage.kinds) for stage in stages])
         names = ("galaxies", "large")
         priors = {n: p for n, p in zip(names, self.settings.priors) if n in groups}
@@ -567,11 +558,12 @@ class Run:
                     for i, (stage, scene) in enumerate(zip(stages, scenes, strict=True))
                 ]
             )
+            lanes = free_form_lanes(scenes, large="large" in groups, given=self.side_by_side)
             fits = self._fit(
                 scenes,
                 init=init,
                 scale=scale,
-                side_by_side=side_by_side,
+                side_by_side=min(lanes, chunk_of(self.chunk)),
                 optimizer=_IMAGE_OPTIMIZER,
                 tolerance=self.settings.options.tolerance * counts,
                 progress=self._label("free-form" if level is None else f"sigma {level:g}"),

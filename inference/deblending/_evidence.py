@@ -36,6 +36,7 @@ from scorepriors.models.sources._placement import place_sources
 from scorepriors.models.sources._point import STAR_BOX, PointSource
 
 from ._choice import source_values
+from ._lanes import profile_lanes
 from ._local import Window, cut_exposure
 from ._needed import made_up, with_misfit
 from ._options import Settings
@@ -254,7 +255,7 @@ def _evidences(scenes: Sequence[Scene], values: Sequence[dict], settings: Settin
         in_axes=(axes,),
         init=init,
         scale=scale,
-        side_by_side=1,
+        side_by_side=profile_lanes(scenes),
         tolerance=TOLERANCE,
         max_iterations=ITERATIONS,
         optimizer=_OPTIMIZER,

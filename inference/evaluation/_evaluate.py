@@ -23,7 +23,7 @@ from scorepriors._archives import read_archive, write_archive
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
-from scorepriors.inference.deblending._deblend import SIDE_BY_SIDE, deblend_many
+from scorepriors.inference.deblending._deblend import deblend_many
 from scorepriors.inference.deblending._defaults import ANNEALING
 from scorepriors.inference.deblending._options import STARTS as FIT_STARTS
 from scorepriors.inference.deblending._options import Options
@@ -366,7 +366,6 @@ def _evaluate_chunk(blends, indices, priors, chosen, kept, report) -> bool:
         [None if chosen.start == "detect" else positions[j] for j in seen],
         prior=priors,
         key=jax.random.key(chosen.seed),
-        side_by_side=SIDE_BY_SIDE,
         chunk=CHUNK,
         **_options(blends, positions, chosen),
         progress=report,

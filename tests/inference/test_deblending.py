@@ -16,6 +16,7 @@ from scorepriors import InputError, ScorePrior
 from scorepriors._stretch import LogStretch
 from scorepriors._surveys import SURVEYS
 from scorepriors._zoo import list_priors, priors_for
+from scorepriors.inference.deblending import _deblend
 from scorepriors.inference.deblending._deblend import deblend, deblend_many
 from scorepriors.inference.deblending._priors import PriorWarning
 from scorepriors.models.data.positions._positions import Positions
@@ -90,6 +91,29 @@ def test_a_batch_equals_one_by_one():
             assert abs(float(scene.fit.potential) - float(other.fit.potential)) < 0.1
         np.testing.assert_allclose(many.center, one.center, atol=0.02)
         assert len(many.free_form.fit.loss_history) == many.free_form.fit.num_iterations
+
+
+def test_as_many_side_by_side_as_on_an_accelerator(monkeypatch):
+    # Profiles too, and more places than fits; `test_lanes.py` has the numbers.
+    options = {"prior": gaussian_prior(box=16), "max_iterations": 80, "tolerance": 0.01}
+    observations, where = blends((3, 1, 4))
+    usual = deblend_many(observations, where, side_by_side=2, **options)
+    seen = []
+
+    def lanes(scenes, **_):
+        seen.append(len(scenes))
+        return 4
+
+    monkeypatch.setattr(_deblend, "profile_lanes", lanes)
+    monkeypatch.setattr(_deblend, "free_form_lanes", lanes)
+    at_once = deblend_many(observations, where, **options)
+    assert seen == [3, 3]
+    for one, other in zip(at_once, usual, strict=True):
+        error = np.maximum(other.free_form.flux_error, 1e-3)
+        pairs = (one.free_form, other.free_form), (one.parametric, other.parametric)
+        for scene, known in pairs:
+            assert (np.abs(scene.flux - known.flux) / error).max() < 0.05
+            assert abs(float(scene.fit.potential) - float(known.fit.potential)) < 0.1
 
 
 def test_nothing_compiles_from_the_second_batch_on():
