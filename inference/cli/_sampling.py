@@ -1,7 +1,6 @@
 """The command `sample`."""
 
 import json
-import sys
 import warnings
 from pathlib import Path
 
