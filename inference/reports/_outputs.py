@@ -221,7 +221,7 @@ def recorded(directory: str | Path, result: Deblended) -> dict[str, Any]:
     facts: Any = {}
     with contextlib.suppress(OSError, ValueError):  # none, or no JSON
         facts = json.loads((Path(directory) / "summary.json").read_text(encoding="utf-8"))
-    return summary(result) | (facts if isinstance(facts, Mapping) else {})
+    return {**summary(result), **(facts if isinstance(facts, Mapping) else {})}
 
 
 def summary(
