@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 
 from scorepriors.inference.reports._figure import scaled_composer
@@ -161,7 +162,7 @@ def kept_colors(strip: Strip, kept: np.ndarray, block: int = 1) -> np.ndarray:
     rows, columns = (np.arange(0, size, block) for size in least.shape)
     least = np.minimum.reduceat(np.minimum.reduceat(least, rows, 0), columns, 1)
     colors = (matplotlib.colormaps["Reds_r"](least)[..., :3] * 255).round().astype(np.uint8)
-    colors[block_mean(np.any(used, axis=0, keepdims=True), block)[0] == 0] = _NO_DATA
+    colors[block_mean(np.any(used, axis=0, keepdims=True), block)[0] == 0] = NO_DATA
     return colors
 
 

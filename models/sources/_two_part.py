@@ -44,7 +44,7 @@ class TwoPart(AbstractSource):
     name: str = eqx.field(static=True)
     axes: tuple[str, str] = eqx.field(static=True)
     rows: Int[Array, " S"]
-    shapes: dict[str, Float[Array, "S *n"]]
+    shapes: dict[str, Float[Array, "S *n"]]  # noqa: F821
     flux: Float[Array, "S B"]
     psf_sigma: Float[Array, ""]
 

@@ -101,6 +101,7 @@ def test_fluxes_are_biased_before_and_not_after():
         rng = np.random.default_rng(seed)
         with pytest.warns(NoiseWarning, match="in band r follows the noise of its own pixels"):
             obs = observed(rng, flux * shape, sky, (True,), bands=("r",))
+        fitted = np.nan
         for name, model in (("file", obs), ("neighbors", None), ("model", None)):
             if name == "neighbors":
                 model = noise_from_model(obs)

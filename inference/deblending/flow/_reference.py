@@ -82,7 +82,7 @@ class Reference(NamedTuple):
         return jnp.einsum("grd,gr->gd", self.basis, along)
 
 
-def reference(operator: Callable, noise: Float[Array, "G *n"], directions: int, key) -> Reference:
+def reference(operator: Callable, noise: Float[Array, "G *n"], directions: int, key) -> Reference:  # noqa: F821
     """Return the Gaussians about one point.
 
     Parameters
