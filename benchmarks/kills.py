@@ -119,10 +119,12 @@ def main() -> None:
     finished(usual, command(options, usual, "--force"), None)
     seconds = time.monotonic() - started
     print(f"undisturbed: {seconds:.0f} s", flush=True)
-    kills, done = 0, False
+    kills, rounds, done = 0, 0, False
     while options.one_worker and kills < options.kills:
-        again = command(options, killed, "--force")
+        again, rounds = command(options, killed, "--force"), rounds + 1
         kills += with_dying_workers(killed, again, seconds, options.kills - kills, rng)
+        if rounds > 5 * (kills + 1):
+            parser.error("runs end before a worker can be killed; give a larger field.")
         print(f"{kills} workers killed", flush=True)
         compare(usual, killed)
     if options.one_worker:

@@ -74,6 +74,10 @@ class FitStatus(Status):
         "the log-density or its gradient was not finite ten times in a row",
         "give other start values with `init`, or an optimizer that searches along lines",
     )
+    LEFT = (
+        "left",
+        "the fit was ended early on purpose: another one goes on from it, with other models",
+    )
     INTERRUPTED = (
         "interrupted",
         "Ctrl-C ended the fit; its best point so far is kept",

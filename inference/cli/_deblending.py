@@ -111,6 +111,8 @@ def deblend(
 
     for target in targets:
         check_target(target, force=force)
+    if resume and force:
+        raise InputError("give either --force, to start again, or --resume, to go on.")
     if resume:
         click.echo("scorepriors: a scene keeps nothing to go on with; the run starts.", err=True)
     import jax
@@ -201,11 +203,12 @@ def _verdict(results, targets) -> int:
             code = NOT_TRUSTED
         if result.converged:
             continue
-        of_profiles = result.free_form.fit.converged
-        fit = (result.parametric if of_profiles else result.free_form).fit
+        of_profiles, fit = result.free_form.fit.converged, result.free_form.fit
+        if of_profiles:
+            fit = result.parametric.fit
         facts = (
-            f"{'profiles, ' if of_profiles else ''}{int(fit.num_iterations)} iterations, of which the "
-            f"last ten gained about {float(fit.expected_gain):.2g} nats"
+            f"{'profiles, ' if of_profiles else ''}{int(fit.num_iterations)} iterations, about "
+            f"{float(fit.expected_gain):.2g} nats to gain"
         )
         click.echo(
             f"scorepriors: {which}not converged ({facts}): {fit.status.sentence}; "

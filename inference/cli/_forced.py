@@ -111,7 +111,9 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
     said = known_sentence(correlation_facts(obs))
     if not said and isinstance(obs, Observation):
         said = correlation_sentence(obs)
-    for sentence in filter(None, (said, common.noise_sentence(found))):
+    # Windows of a field decide one by one: nothing is said of those that needed no mending.
+    biased = common.noise_sentence(found) if found.noise_from_model or noise == "file" else ""
+    for sentence in filter(None, (said, biased)):
         click.echo(f"scorepriors: {sentence}", err=True)
     paths = write_forced(found, target, force=force, extra={"run": str(folder)})
     _print_fluxes(found)

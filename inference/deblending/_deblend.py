@@ -18,6 +18,7 @@ from scorepriors._programs import make_room_for_programs
 from scorepriors._progress import Progress
 from scorepriors._threads import one_thread
 from scorepriors.inference._posterior import posterior
+from scorepriors.inference._status import FitStatus
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 from scorepriors.models.data._correlations import warn_of_correlation, with_correlation
@@ -342,7 +343,7 @@ class Run:
                 final[0].obs,
                 final[0].positions,
                 final[1],
-                one,
+                one if final[1] is one else self._left(one),
                 seconds,
                 sigma,
                 final[0].own_noise,
@@ -352,6 +353,12 @@ class Run:
             )
             for one, final in zip(first, finals, strict=True)
         ]
+
+    def _left(self, found: FittedScene) -> FittedScene:
+        """Say of profiles that were stopped early, before another fit, that this was on purpose."""
+        if self.profile_iterations is None or found.fit.status is not FitStatus.OUT_OF_ITERATIONS:
+            return found
+        return replace(found, fit=replace(found.fit, status=FitStatus.LEFT))
 
     def _continued(self, each: list[tuple[Blend, Scene, MAPResult]]):
         """Go on with profiles that were stopped early if nothing else is fitted after them."""
@@ -521,7 +528,7 @@ class Run:
             scenes,
             init=init,
             scale=scale,
-            side_by_side=profile_lanes(scenes),
+            side_by_side=profile_lanes(scenes, self.side_by_side),
             tolerance=self.settings.options.tolerance * counts,
             optimizer=_PROFILE_OPTIMIZER,
             progress=self._label("profiles"),

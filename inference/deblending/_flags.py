@@ -124,6 +124,17 @@ SEVERITY = (
 )  # fmt: skip
 
 
+def without_band(word: str) -> str:
+    """Return a word without the band that it names.
+
+    Examples
+    --------
+    >>> without_band("no_data:g")
+    'no_data'
+    """
+    return word.partition(":")[0]
+
+
 def worst_first(words: str) -> tuple[str, ...]:
     """Return comma-separated words in the order of `SEVERITY`; none for ``ok``.
 
@@ -135,12 +146,12 @@ def worst_first(words: str) -> tuple[str, ...]:
     (('residual', 'no_data:g', 'edge', 'faint'), ())
     """
     each = [word for word in words.split(",") if word not in ("", "ok")]
-    return tuple(sorted(each, key=lambda word: SEVERITY.index(word.partition(":")[0])))
+    return tuple(sorted(each, key=lambda word: SEVERITY.index(without_band(word))))
 
 
 def is_serious(words: Iterable[str]) -> bool:
     """Return whether one of the words of a source calls for a look."""
-    return any(word.partition(":")[0] in SERIOUS for word in words)
+    return any(without_band(word) in SERIOUS for word in words)
 
 
 def flags_said(words: Iterable[str]) -> dict[str, str]:
@@ -151,7 +162,7 @@ def flags_said(words: Iterable[str]) -> dict[str, str]:
     words
         Comma-separated words of each source, as in the column ``flags``.
     """
-    held = {word.partition(":")[0] for each in words for word in worst_first(each)}
+    held = {without_band(word) for each in words for word in worst_first(each)}
     return {word: FLAGS[word].sentence for word in SEVERITY if word in held}
 
 
@@ -171,7 +182,7 @@ def bits_of(words: str | Iterable[str]) -> int:
     (5, 0)
     """
     each = words.split(",") if isinstance(words, str) else words
-    parts = {word.partition(":")[0] for word in each} - {"", "ok"}
+    parts = {without_band(word) for word in each} - {"", "ok"}
     unknown = sorted(parts - FLAGS.keys())
     if unknown:
         raise InputError(f"{unknown[0]!r} is no flag; there are {', '.join(FLAGS)}.")

@@ -24,8 +24,8 @@ MOST = 256
 SHARE = 0.25
 
 #: Memory of a fit per pixel of the boxes of its sources, bytes: twice what XLA reserves on CPUs for three
-#: to six bands, most of it the memory of the optimizer.
-BYTES = 2000
+#: to six bands, most of it the memory of the optimizer; and for how many bands that is enough.
+BYTES, BANDS = 2000, 6
 
 #: Memory of an accelerator that does not tell it, bytes.
 UNKNOWN = 4 * 2**30
@@ -49,13 +49,15 @@ def free_form_lanes(scenes: Sequence[Scene], *, large: bool, given: int | None =
     return min(lanes, LARGE_ON_CPU) if large else lanes
 
 
-def profile_lanes(scenes: Sequence[Scene]) -> int:
+def profile_lanes(scenes: Sequence[Scene], given: int | None = None) -> int:
     """Return the number of fits of profiles side by side.
 
-    One on CPUs: without a network fits at once would gain nothing, and continue finished ones.  An
-    accelerator would mostly wait for small kernels to start.
+    One on CPUs, whatever is asked for: without a network fits at once would gain nothing, and
+    continue finished ones.  An accelerator would mostly wait for small kernels to start.
     """
-    return 1 if jax.default_backend() == "cpu" else _in_memory(scenes)
+    if jax.default_backend() == "cpu":
+        return 1
+    return _in_memory(scenes) if given is None else given
 
 
 def chunk_of(given: int | None) -> int:
@@ -69,7 +71,9 @@ def _in_memory(scenes: Sequence[Scene]) -> int:
     """Return how many fits the memory holds, as a power of two: few programs are compiled."""
     facts = jax.local_devices()[0].memory_stats() or {}
     memory = facts.get("bytes_limit", UNKNOWN)
-    most = max(int(SHARE * memory / (BYTES * _pixels(scenes[0]))), 1)
+    bands = sum(exposure.num_bands for exposure in scenes[0].exposures)
+    each = BYTES * max(bands / BANDS, 1.0) * _pixels(scenes[0])
+    most = max(int(SHARE * memory / each), 1)
     # Lanes beyond the number of fits would run in vain.
     return min(MOST, 1 << (most.bit_length() - 1), 1 << (len(scenes) - 1).bit_length())
 

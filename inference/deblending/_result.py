@@ -8,6 +8,7 @@ import numpy as np
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._surveys import nearest_survey
+from scorepriors.inference._status import FitStatus
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
@@ -215,8 +216,14 @@ class Deblended:
 
     @property
     def converged(self) -> bool:
-        """Whether both fits converged: fluxes are of the one, most of their errors of the other."""
-        return bool(self.free_form.fit.converged and self.parametric.fit.converged)
+        """Whether both fits converged: fluxes are of the one, most of their errors of the other.
+
+        Profiles that a field left early, since free forms follow where they can't rest, count as
+        converged.
+        """
+        profiles = self.parametric.fit
+        left = profiles.status is FitStatus.LEFT
+        return bool(self.free_form.fit.converged and (left or profiles.converged))
 
     @property
     def center(self) -> np.ndarray:

@@ -438,7 +438,9 @@ def _fitted_scene(result: Deblended, chosen: Settings) -> _Fitted:
     mean, error = share * found.total
     measured = share * found.measured_total
     low, high = central_interval(mean, error)
-    return _Fitted(_places(result), images, error, low, high, bool(scene.fit.converged), measured)
+    fit = scene.fit
+    converged = bool(fit.converged) if chosen.method == "parametric" else result.converged
+    return _Fitted(_places(result), images, error, low, high, converged, measured)
 
 
 def _laplace_scene(result: Deblended, index: int, chosen: Settings) -> _Fitted:

@@ -1,11 +1,13 @@
 """The scene of a finished field, fitted once more as a result of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import jax
 import numpy as np
 
+from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress
 from scorepriors.inference.deblending._deblend import Run
@@ -14,15 +16,12 @@ from scorepriors.inference.deblending._priors import load_priors
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._stages import padded_sizes
 
-from ._parts import Record
+from ._parts import Record, digest
 from ._plan import Window
 from ._tasks import ITERATIONS, SceneTask, Sources, Work, blend_again, quiet
 
 #: Options that change the pixels: what was done to those of the field stays.
 _OF_THE_FIELD = ("subtract_sky", "rescale_noise", "correlation")
-
-#: Arrays of a record by which its scene is fitted again; those of earlier versions lack them.
-_NEEDED = ("row_column", "is_point", "sky", "noise", "others")
 
 
 def scene_again(work: Work, record: Record, *, progress: Progress = False) -> Deblended:
@@ -31,7 +30,7 @@ def scene_again(work: Work, record: Record, *, progress: Progress = False) -> De
     Raises
     ------
     InputError
-        If the scene has no data or could not be fitted, or an earlier version wrote the record.
+        If the scene has no data or could not be fitted.
     """
     facts, arrays = record.facts, record.arrays
     if facts.get("failed"):
@@ -40,11 +39,6 @@ def scene_again(work: Work, record: Record, *, progress: Progress = False) -> De
         )
     if "image/0" not in arrays:
         raise InputError("this scene of the field has no data in any band.")
-    if any(name not in arrays for name in _NEEDED):
-        raise InputError(
-            "an earlier version of scorepriors wrote this field, without what its scenes need to be "
-            "fitted again; deblend it again with --force (force=True)."
-        )
     own = Sources(tuple(facts["ids"]), arrays["row_column"], arrays["is_point"])
     window, nothing = Window(*facts["window"]), np.zeros((0, 3))
     scene = SceneTask(window, own, None, nothing, None, arrays["sky"], arrays["noise"])
@@ -57,6 +51,12 @@ def scene_again(work: Work, record: Record, *, progress: Progress = False) -> De
         # Only of several scenes may one be left out.
         found: Any = run.all([blend])[0]
     return found
+
+
+def weights_digest(priors: Sequence[ScorePrior]) -> str:
+    """Return a digest of the weights of priors, whatever their names and levels of noise."""
+    leaves = (leaf for prior in priors for leaf in jax.tree.leaves(prior))
+    return digest(*(np.asarray(leaf) for leaf in leaves if np.ndim(leaf)))
 
 
 def settings_again(
@@ -104,6 +104,11 @@ def settings_again(
                 f"the prior of the field, {' and '.join(known['priors'])}, is not found by its name; "
                 "give prior=."
             ) from error
+        if weights_digest(priors) != known["weights"]:
+            raise InputError(
+                f"the prior of the field was called {' and '.join(known['priors'])}, but had other "
+                "weights than what is found by that name; give prior=."
+            )
     else:
         priors = load_priors(prior, pixel_scale=pixel_scale)
     return Settings(Options.of(whole), priors)

@@ -38,6 +38,7 @@ from scorepriors.models.data._warnings import note
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.noise._sky import SKIES
 
+from ._again import weights_digest
 from ._engine import LOOKS, PASSES, Engine
 from ._executors import executor
 from ._folder import NAME as RUN
@@ -300,4 +301,5 @@ def _settings_facts(settings: Settings, mend: tuple[bool, bool]) -> dict[str, An
         "rescale_noise": mend[1],
         "priors": [str(prior.name) for prior in settings.priors],
         "sigma0": float(settings.priors[0].sigma),
+        "weights": weights_digest(settings.priors),
     }

@@ -15,7 +15,7 @@ from scorepriors._errors import InputError
 from scorepriors._files import atomic_write
 from scorepriors.inference.deblending._options import Settings
 
-from ._parts import digest
+from ._parts import VERSION, digest
 
 #: Name of the folder with the parts, within that of the results.
 NAME = "run"
@@ -28,7 +28,14 @@ _SAMPLE, _SAMPLES = 32, 3
 
 def fingerprint(field: Any, positions: Any, settings: Settings, mend: tuple[bool, bool]) -> str:
     """Return a digest of what a run depends on: pixels (a sample of them), sources, options, priors."""
-    parts: list[Any] = [__version__, field.name, list(field.shape), list(field.bands), list(mend)]
+    parts: list[Any] = [
+        __version__,
+        VERSION,
+        field.name,
+        list(field.shape),
+        list(field.bands),
+        list(mend),
+    ]
     wcs = None if field.wcs is None else field.wcs.to_header_string(relax=True)
     parts += [str(field.unit), field.zero_point, field.pixel_scale, wcs]
     for row in np.linspace(0, max(field.shape[0] - _SAMPLE, 0), _SAMPLES).astype(int):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from scorepriors.inference.deblending._flags import FLAGS, SEVERITY, bands_of
+from scorepriors.inference.deblending._flags import FLAGS, SEVERITY, bands_of, worst_first
 from scorepriors.inference.deblending._hdus import finite
 from scorepriors.inference.reports._numbers import in_digits, value_and_error
 
@@ -38,10 +38,9 @@ def source_facts(stamp: SourceStamp) -> dict[str, Any]:
     """Return the row of a source for JSON: plain numbers, None for NaN, flags as words, and units."""
     row = stamp.row
     columns = {name: _plain(row[name][0]) for name in row.colnames}
-    bits = int(row["flag_bits"][0])
     return {
         **columns,
-        "flags": [flag.word for flag in FLAGS.values() if bits & flag.value],
+        "flags": list(worst_first(str(row["flags"][0]))),
         "units": {name: unit for name in row.colnames if (unit := _unit(row, name))},
     }
 

@@ -414,6 +414,7 @@ def _final_record(
         "descriptions": {n: table[n].info.description for n in table.colnames},
         # Noise, sky and positions are those of the field, which its survey has looked at.
         "doubts": doubts_of_fit(result),
+        "converged": result.converged,
         "noise_from_model": list(result.noise_from_model),
         "psf_sigma": result.psf_sigma,
         "down_weighted": 0 if result.kept is None else int((result.kept[0] < 1).sum()),

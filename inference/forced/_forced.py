@@ -149,7 +149,8 @@ def forced_photometry(
     variances
         ``"auto"``: where the variances of the image follow the noise of their own pixels, which
         biases fluxes low, the noise of sources is taken from the model
-        (`scorepriors.models.noise_from_model`).  ``"file"``: always those of the image.
+        (`scorepriors.models.noise_from_model`).  ``"file"``: always those of the image.  Nothing of
+        it holds where `noise` is given.
     progress
         Function for `scorepriors._progress`, called with done and total scenes of a field.
 

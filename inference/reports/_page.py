@@ -50,6 +50,9 @@ def report_page(
         Further sections, as HTML, after the draws of the sources.
     """
     table = flux_catalog(tree) if table is None else table
+    if "flags" not in table.colnames:
+        table = table.copy()
+        table["flags"] = flag_words(result)
     count, bands = len(result.positions.ids), result.observation.bands
     chains, draws = (group(tree, "posterior").sizes[d] for d in ("chain", "draw"))
     names = ", ".join(map(str, table["id"]))
@@ -73,7 +76,7 @@ def report_page(
             shapes=[_shape_row(row) for row in table],
             flags=[
                 (word, sentence, word in SERIOUS)
-                for word, sentence in flags_said(_flags(row) for row in table).items()
+                for word, sentence in flags_said(map(str, table["flags"])).items()
             ],
             scene=(
                 _encoded(scene_figure(result, tree)),
@@ -141,13 +144,8 @@ def _shape_row(row) -> list[str]:
     if "neighbor" in row.colnames:
         near = f"{row['neighbor']} ({row['neighbor_correlation']:+.2f})"
     model = row["model"] if "model" in row.colnames else ""
-    flags = ", ".join(worst_first(_flags(row))) or "ok"
+    flags = ", ".join(worst_first(str(row["flags"]))) or "ok"
     return [str(row["id"]), model, *pairs, f"{row['flux_ess']:.0f}", near, flags]
-
-
-def _flags(row) -> str:
-    """Return the flags of a source; none of a catalog without them."""
-    return str(row["flags"]) if "flags" in row.colnames else "ok"
 
 
 def _in_words(table) -> str:

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from astropy.table import QTable
 
+from scorepriors.inference._status import FitStatus
 from scorepriors.inference.deblending._flags import (
     FLAGS,
     SERIOUS,
     flags_said,
     is_serious,
+    without_band,
     worst_first,
 )
 from scorepriors.inference.deblending._result import Deblended
@@ -118,10 +120,6 @@ def scene_page(
     )
 
 
-def _plain(word: str) -> str:
-    return word.partition(":")[0]
-
-
 def _about(result: Deblended, facts: Mapping[str, Any]) -> str:
     """Return what was deblended, in a sentence."""
     obs = result.observation
@@ -137,14 +135,15 @@ def _about(result: Deblended, facts: Mapping[str, Any]) -> str:
 def _not_converged(result: Deblended) -> str:
     """Return which fit did not converge, and why; empty if both did."""
     fits = {"free forms": result.free_form.fit, "profiles": result.parametric.fit}
-    said = {name: fit.status.sentence for name, fit in fits.items() if not fit.converged}
+    known = FitStatus.CONVERGED, FitStatus.LEFT
+    said = {name: fit.status.sentence for name, fit in fits.items() if fit.status not in known}
     return "; ".join(f"{name}, {sentence}" for name, sentence in said.items())
 
 
 def _flag_rows(ids: Sequence[str], words: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     """Return a row for each flag that some source has, the worst first."""
     said = flags_said(",".join(each) for each in words)
-    plain = [{_plain(word) for word in each} for each in words]
+    plain = [{without_band(word) for word in each} for each in words]
     return [
         {
             "word": word,
@@ -222,7 +221,10 @@ def _sources(result, table, seen, words, serious) -> list[dict[str, Any]]:
                 "serious": serious[k],
                 "open": is_open,
                 "words": words[k],
-                "flags": [(w, FLAGS[_plain(w)].sentence, _plain(w) in SERIOUS) for w in words[k]],
+                "flags": [
+                    (w, FLAGS[without_band(w)].sentence, without_band(w) in SERIOUS)
+                    for w in words[k]
+                ],
                 "facts": _source_facts(row),
                 "snr": f"{row['snr']:.1f}",
                 "panels": [

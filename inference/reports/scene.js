@@ -17,7 +17,7 @@
   }
 
   function open() {
-    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = location.hash && document.getElementById(location.hash.slice(1));
     if (!target) return;
     const details = target.querySelector("details");
     if (details) details.open = true;

@@ -526,7 +526,10 @@ def test_each_scene_has_the_psf_of_its_place(tmp_path):
         varying.psfs_at(36, 164)[0], (1 - share) * narrow + share * wide, atol=1e-5
     )
     given = Positions(tuple("abcde"), ROW_OF_FIVE, ARE_STARS)
-    table = deblend_field(varying, given, free_form=False).catalog
+    with pytest.warns(
+        FieldWarning, match="in 5 of 5 scenes that of a corner differs by more than 1 %"
+    ):
+        table = deblend_field(varying, given, free_form=False).catalog
     assert list(table["id"]) == list("abcde")
     assert (np.asarray(table["model"]) == np.where(ARE_STARS, "point", "profile")).all()
     off = table["flux_i"].to_value("nJy") - 1.4 * BRIGHT
@@ -580,6 +583,8 @@ def test_scenes_of_other_options(result):
         settings_again(facts | {"profile": "wisps"}, 0.2, None, {})
     with pytest.raises(InputError, match="the prior of the field, my-own, is not found"):
         settings_again(facts | {"priors": ["my-own"]}, 0.2, None, {})
+    with pytest.raises(InputError, match="but had other weights than what is found by that name"):
+        settings_again(facts | {"weights": "of another prior"}, 0.2, None, {})
     for name in ("subtract_sky", "rescale_noise", "correlation"):
         with pytest.raises(InputError, match=f"`{name}` is that of the whole field"):
             result.scene("g", **{name: None})

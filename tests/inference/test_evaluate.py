@@ -471,7 +471,7 @@ MISTAKES = {
     "center": (lambda p, t: [p, "--center-error", 0], "`center_error` must be positive"),
     "ending": (lambda p, t: [p, "--json", t / "out.txt"], "must end in .json"),
     "folder": (lambda p, t: [p, "--figure", t / "no" / "f.png"], "does not exist; make it"),
-    "resume": (lambda p, t: [p, "--resume"], "--json or --checkpoint"),
+    "resume": (lambda p, t: [p, "--resume"], "--json FILE or --checkpoint"),
     "both": (lambda p, t: [p, "--resume", "--force"], "either --force"),
     "comparison": (lambda p, t: [p, "--compare", _text(t / "x.json")], "no JSON of an evaluation"),
     "checkpoint": (

@@ -9,10 +9,11 @@ import pytest
 from scorepriors.inference.deblending import _lanes
 
 
-def scenes(number=1000, *, sources=8, box=32):
+def scenes(number=1000, *, sources=8, box=32, bands=(6,)):
     """Stand-ins with what the memory of a fit hangs on."""
     at = type("At", (), {"box": box, "__len__": lambda self: sources})()
-    return [SimpleNamespace(sources=[SimpleNamespace(at=at)])] * number
+    seen = [SimpleNamespace(num_bands=count) for count in bands]
+    return [SimpleNamespace(sources=[SimpleNamespace(at=at)], exposures=seen)] * number
 
 
 def device(monkeypatch, backend, memory=None):
@@ -30,7 +31,7 @@ def test_on_a_cpu_there_are_eight_and_two():
     assert _lanes.free_form_lanes(scenes(), large=False, given=20) == 20
     assert _lanes.free_form_lanes(scenes(), large=True, given=20) == 2
     assert _lanes.free_form_lanes(scenes(), large=True, given=1) == 1
-    assert _lanes.profile_lanes(scenes()) == 1
+    assert _lanes.profile_lanes(scenes()) == _lanes.profile_lanes(scenes(), 20) == 1
     assert (_lanes.chunk_of(None), _lanes.chunk_of(5)) == (32, 5)
 
 
@@ -41,6 +42,10 @@ def test_elsewhere_the_memory_decides(monkeypatch, backend):
     # A power of two that fits.
     assert _lanes.free_form_lanes(scenes(), large=False) == 32
     assert _lanes.profile_lanes(scenes()) == 32
+    assert _lanes.profile_lanes(scenes(), 20) == 20
+    # Many epochs take memory of their own, few bands save none.
+    assert _lanes.free_form_lanes(scenes(bands=(6, 6, 12)), large=False) == 8
+    assert _lanes.free_form_lanes(scenes(bands=(1,)), large=False) == 32
     assert _lanes.free_form_lanes(scenes(), large=False, given=20) == 20
     # Four times the pixels, or half of them.
     assert _lanes.free_form_lanes(scenes(box=64), large=True) == 8

@@ -131,8 +131,18 @@ def test_both_fits_have_to_converge(which, tmp_path, capsys):
     assert all("not_converged" in words for words in catalog(early)["flags"])
     assert _verdict([early], [tmp_path]) == NOT_CONVERGED
     said = capsys.readouterr().err
-    assert "70 iterations, of which the last ten gained about 3.2 nats" in said
+    assert "70 iterations, about 3.2 nats to gain" in said
     assert ("profiles, 70" in said) == (which == "parametric")
+
+
+def test_profiles_left_for_free_forms_have_converged(tmp_path, capsys):
+    result = made()
+    fit = replace(result.parametric.fit, status=FitStatus.LEFT)
+    left = replace(result, parametric=replace(result.parametric, fit=fit))
+    assert left.converged
+    assert not any("not_converged" in words for words in catalog(left)["flags"])
+    assert _verdict([left], [tmp_path]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_nothing_speaks_against_a_good_scene(tmp_path, capsys):
