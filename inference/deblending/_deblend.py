@@ -305,6 +305,11 @@ class Run:
                 break
         return results
 
+    @property
+    def _has_free_forms(self) -> bool:
+        """Whether free forms are fitted after the profiles, where galaxies need them."""
+        return bool(self.sizes[1] and self.settings.options.free_form)
+
     def _some(self, blends: Sequence[Blend]) -> list[Deblended | None]:
         clock = time.monotonic()
         each = self._parametric(blends)
@@ -312,7 +317,7 @@ class Run:
             return [None] * len(blends)
         each = self._continued(each)
         first = [collect_scene(scene, fit) for _, scene, fit in each]
-        free_form = bool(self.sizes[1] and self.settings.options.free_form)
+        free_form = self._has_free_forms
         for _ in range(0 if free_form else ROUNDS):
             mended = self._with_error([(b, one) for (b, *_), one in zip(each, first, strict=True)])
             each = self._again(each, mended)
@@ -366,9 +371,11 @@ class Run:
             return each
         left: dict[int, Blend] = {}
         for i, (b, scene, fit) in enumerate(each):
-            if not fit.converged:
-                stage = FreeFormStage(b, self.settings, scene, collect_scene(scene, fit))
-                left |= {} if stage.groups else {i: b}
+            if fit.converged:
+                continue
+            found = collect_scene(scene, fit)
+            if not self._has_free_forms or not FreeFormStage(b, self.settings, scene, found).groups:
+                left[i] = b
         return replace(self, profile_iterations=None)._again(each, left)
 
     def _finals(

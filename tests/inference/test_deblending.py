@@ -16,9 +16,11 @@ from scorepriors import InputError, ScorePrior
 from scorepriors._stretch import LogStretch
 from scorepriors._surveys import SURVEYS
 from scorepriors._zoo import list_priors, priors_for
+from scorepriors.inference._status import FitStatus
 from scorepriors.inference.deblending import _deblend
-from scorepriors.inference.deblending._deblend import deblend, deblend_many
+from scorepriors.inference.deblending._deblend import Run, deblend, deblend_many, settings_of
 from scorepriors.inference.deblending._priors import PriorWarning
+from scorepriors.inference.deblending._stages import padded_sizes, prepare
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.data.positions._reading import read_positions
 from scorepriors.models.simulation._example import load_example
@@ -114,6 +116,22 @@ def test_as_many_side_by_side_as_on_an_accelerator(monkeypatch):
         for scene, known in pairs:
             assert (np.abs(scene.flux - known.flux) / error).max() < 0.05
             assert abs(float(scene.fit.potential) - float(known.fit.potential)) < 0.1
+
+
+def test_profiles_left_early_for_free_forms_are_no_failure():
+    (obs,), (at,) = blends((3,))
+    settings = settings_of({"max_iterations": 80}, gaussian_prior(box=16), obs.pixel_scale)
+    one = prepare(obs, at, settings)
+    found = Run(settings, padded_sizes([one], 4), profile_iterations=2).all([one])[0]
+    assert found.parametric.fit.num_iterations == 2
+    assert found.parametric.fit.status is FitStatus.LEFT
+    assert found.free_form.fit.converged
+    assert found.converged
+    # Without free forms after them they go on to their end.
+    settings = settings_of({"free_form": False}, gaussian_prior(box=16), obs.pixel_scale)
+    alone = Run(settings, padded_sizes([one], 4), profile_iterations=2).all([one])[0]
+    assert alone.parametric.fit.num_iterations > 2
+    assert alone.converged
 
 
 def test_nothing_compiles_from_the_second_batch_on():
