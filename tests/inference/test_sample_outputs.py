@@ -362,7 +362,7 @@ def sampled(scene, tmp_path_factory):
 
     def padded(obs, positions, *, padding, **options):
         assert padding == 1
-        found.append(deblend(obs, positions, padding=3, max_iterations=40, **options))
+        found.append(deblend(obs, positions, padding=3, **options | {"max_iterations": 40}))
         return found[0]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -719,6 +719,9 @@ def test_exit_codes_and_going_on(trusted, said, code, scene, tmp_path, monkeypat
     monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_, **__: None)
     for name in ("noise_sentence", "correlation_words"):
         monkeypatch.setattr(f"scorepriors.inference.cli._sampling.{name}", lambda _: [])
+    monkeypatch.setattr(
+        "scorepriors.inference.deblending._catalog.flag_words", lambda _: ["ok"] * 3
+    )
     monkeypatch.setattr("scorepriors.inference.deblending._doubts.doubts", lambda _: said)
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
