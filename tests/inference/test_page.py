@@ -107,6 +107,7 @@ def test_the_page_says_everything_and_escapes_it(tree, monkeypatch, energy):
         table[name.replace("flux_", "flux_err_") if "_" in name else f"{name}_err"] = 0.02
     table["id"], table["flux_ess"] = ids, 812.0
     table["neighbor"], table["neighbor_correlation"] = ids[::-1], -0.5
+    table["flags"] = ["faint", *["ok"] * (SOURCES - 1)]
     if not energy:
         tree = without_energy(tree)
     section = "<h2>More</h2>" + picture(Figure(), 'an "alt" text', "a < caption")
