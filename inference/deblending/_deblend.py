@@ -535,7 +535,7 @@ class Run:
             scenes,
             init=init,
             scale=scale,
-            side_by_side=profile_lanes(scenes, self.side_by_side),
+            side_by_side=profile_lanes(scenes, given=self.side_by_side),
             tolerance=self.settings.options.tolerance * counts,
             optimizer=_PROFILE_OPTIMIZER,
             progress=self._label("profiles"),
