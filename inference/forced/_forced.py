@@ -8,6 +8,7 @@ from astropy import units as u
 from jaxtyping import Float
 
 from scorepriors._errors import InputError
+from scorepriors.inference.deblending._options import NOISES
 from scorepriors.inference.deblending._result import Deblended, footprint_chi2
 from scorepriors.models.data._field import Field
 from scorepriors.models.data._joint import JointObservation, view_on
@@ -23,9 +24,6 @@ from ._sources import Fixed, fixed_of
 
 #: Width of the sky that is fitted, in standard deviations of a pixel: it is hardly known before.
 _SKY_WIDTH = 10.0
-
-#: Variances of the image: see `forced_photometry`.
-NOISES = ("auto", "file")
 
 #: What the words for the origin of the errors of shapes mean.
 SHAPES = {

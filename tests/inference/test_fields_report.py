@@ -5,11 +5,11 @@ import io
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from field_results import stand_in
+from html_pages import Page
 from PIL import Image
 
 from scorepriors.inference.deblending._flags import FLAGS, write_flags
@@ -55,30 +55,6 @@ TRUTH = {
     },
     "by_magnitude": [a_bin(20.0, 40, 40), a_bin(21.0, 90, 100), a_bin(22.0, 30, 60)],
 }
-
-
-class Page(HTMLParser):
-    """Elements of a page, and the text of its scripts."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.open, self.bad = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in ("meta", "img", "input", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.bad.append(tag)
-
-    def each(self, tag):
-        return [attributes for one, attributes in self.elements if one == tag]
 
 
 def data_of(page):
