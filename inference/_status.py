@@ -77,6 +77,7 @@ class FitStatus(Status):
     LEFT = (
         "left",
         "the fit was ended early on purpose: another one goes on from it, with other models",
+        "ask the fit that goes on from it, `Deblended.fit`",
     )
     INTERRUPTED = (
         "interrupted",
