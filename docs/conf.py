@@ -7,8 +7,7 @@ The build needs no network::
 Links into the documentation of other projects need their inventories.  They are
 fetched only if the environment variable ``SCOREPRIORS_DOCS_ONLINE`` is set to ``1``;
 without it the same names stand as plain text.  Formulas are typeset in the reader's
-browser by MathJax from its public address; set ``SCOREPRIORS_MATHJAX`` to a path below
-``_static`` (``tex-svg.js`` of the npm package ``mathjax@3``) for pages read offline.
+browser by MathJax, which is copied into the pages: they need no network either.
 """
 
 import os
@@ -40,6 +39,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
 ]
 exclude_patterns = ["_build", "Thumbs.db", ".DS_Store", "recipes"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath"]
@@ -88,8 +88,6 @@ html_title = f"scorepriors {release}"
 html_static_path = ["_static"]
 html_css_files = ["scorepriors.css"]
 html_show_sphinx = False
-if os.environ.get("SCOREPRIORS_MATHJAX"):
-    mathjax_path = os.environ["SCOREPRIORS_MATHJAX"]
 
 
 # ---- signatures --------------------------------------------------------------------
