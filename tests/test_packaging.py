@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -175,3 +176,18 @@ def test_everything_imported_is_a_dependency():
     assert asked_for(at_import) <= required
     assert asked_for(everywhere) <= required | optional
     assert not asked_for({"requests"}) <= required | optional  # negative control
+
+
+@pytest.mark.parametrize(
+    ("tag", "published"), [("v" + scorepriors.__version__, True), ("v9", False)]
+)
+def test_a_release_needs_a_tag_of_the_version(tag, published):
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    steps = workflow["jobs"]["build"]["steps"]
+    (check,) = [step["run"] for step in steps if step.get("name") == "The tag is the version"]
+    ended = subprocess.run(
+        ["sh", "-euc", check], cwd=ROOT, env={**os.environ, "GITHUB_REF_NAME": tag}, check=False
+    )
+    assert (ended.returncode == 0) is published
+    assert workflow["jobs"]["publish"]["permissions"] == {"id-token": "write"}
+    assert workflow["jobs"]["publish"]["needs"] == "build"
