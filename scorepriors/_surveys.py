@@ -308,6 +308,18 @@ SPACE = Survey(
     depths=Depths(seeing=(0.48, 0.50, 0.52), depth=(24.0,) * 3, sky=(22.1, 22.1, 22.3)),
 )
 
+#: Euclid's visible camera, its wide survey: width of the PSF, depth (24.5 at 10 sigma for galaxies,
+#: some 26.2 at 5 sigma for point sources) and sky as planned (Scaramella et al. 2022, A&A 662, A112).
+EUCLID = Survey(
+    "euclid",
+    ("VIS",),
+    0.1,
+    depths=Depths(seeing=(0.16,), depth=(26.2,), sky=(22.35,)),
+    training_sets=("euclid", "euclid-large"),
+    priors=(),
+    galaxies=Galaxies("euclid", (20.0, 25.0), 23.5),
+)
+
 #: Cameras like HST's and JWST's in the infrared (WFC3, drizzled, and the long waves of NIRCam), for
 #: simulated pairs: widths and depths of deep fields.
 HST = Survey(
@@ -318,7 +330,7 @@ JWST = Survey(
 )
 
 #: Every survey.
-SURVEYS = (LSST, HSC, ZTF, SPACE)
+SURVEYS = (LSST, HSC, ZTF, EUCLID, SPACE)
 
 #: Pixel scale in arcseconds of each built-in training set.
 PIXEL_SCALES = {name: one.scale for one in SURVEYS for name in one.training_sets}
