@@ -122,8 +122,7 @@ def read_recipe(path: str | Path) -> Recipe:
     data = recipe.data
     if (data.set is None) == (data.path is None):
         raise InputError(
-            "[data] needs either `set` (one of "
-            f"{', '.join(PIXEL_SCALES)}) or `path`, and not both."
+            f"[data] needs either `set` (one of {', '.join(PIXEL_SCALES)}) or `path`, and not both."
         )
     if data.set is not None and (data.pixel_scale or data.model_psf_sigma):
         raise InputError(

@@ -96,6 +96,29 @@ def structured_image(galsim, rng, sizes: Sizes, *, scale: float, box: int, shift
         )
 
 
+def structured_profile(galsim, rng, sizes: Sizes):
+    """Draw a galaxy as a GalSim profile of unit flux, for simulated blends.
+
+    Its center, that of its adaptive moments under a narrow PSF, is at the origin.  The disk is
+    interpolated on a grid of a twentieth of its half-light radius, out to ten of them.
+    """
+    while True:
+        galaxy = draw_structured(galsim, rng, sizes)
+        radius = galaxy.disk.radius
+        step = radius / 20
+        at = (np.arange(401) - 200) * step
+        light = galaxy.disk(at[None, :], at[:, None]).astype(np.float32)
+        disk = galsim.InterpolatedImage(galsim.Image(light), scale=step, flux=galaxy.disk_flux)
+        profile = disk if galaxy.bulge is None else disk + galaxy.bulge
+        narrow = galsim.Gaussian(half_light_radius=max(0.3 * radius, 0.05))
+        image = galsim.Convolve(profile, narrow).drawImage(scale=max(radius, 0.1) / 5)
+        try:
+            center = image.FindAdaptiveMom().moments_centroid
+        except galsim.GalSimHSMError:
+            continue
+        return profile.shift(-(center - image.true_center) * image.scale)
+
+
 def render(galsim, galaxy: Structured, *, scale: float, box: int, shift) -> np.ndarray:
     """Return the image ``[box, box]`` of a galaxy at an offset (x, y) in arcsec."""
     side = (box + 2 * MARGIN) * FINE
@@ -116,9 +139,7 @@ def render(galsim, galaxy: Structured, *, scale: float, box: int, shift) -> np.n
 def draw_structured(galsim, rng, sizes: Sizes) -> Structured:
     """Draw a galaxy: one in three smooth, the others with one or several kinds of structure."""
     radius = float(
-        np.clip(
-            sizes.median * np.exp(0.6 * rng.standard_normal()), sizes.smallest, sizes.largest
-        )
+        np.clip(sizes.median * np.exp(0.6 * rng.standard_normal()), sizes.smallest, sizes.largest)
     )
     ratio = float(np.sqrt(0.15**2 + (1 - 0.15**2) * rng.uniform() ** 2))
     angle = rng.uniform(0, np.pi)
