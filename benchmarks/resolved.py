@@ -41,7 +41,7 @@ def simulate(args) -> None:
     facts = sets.survey("euclid")
     bright = dataclasses.replace(facts.galaxies, magnitudes=MAGNITUDES)
     resolved = dataclasses.replace(facts, galaxies=bright)
-    with mock.patch.object(sets, "survey", lambda name: resolved):
+    with mock.patch.object(sets, "survey", return_value=resolved):
         blends = sets.simulate_set(
             "euclid",
             args.number,
