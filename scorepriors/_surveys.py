@@ -27,7 +27,7 @@ class Camera:
     Attributes
     ----------
     bands
-        One letter each, from blue to red.
+        Names from blue to red, as a text if each is one letter.
     scale
         Arcseconds per pixel.
     seeing
@@ -36,13 +36,16 @@ class Camera:
         Gain, nJy per electron, ``[B]``.
     sky_variance
         Variance of a pixel without sources, nJy squared, ``[B]``.
+    aperture
+        Diameter of a telescope in space, m; None for one that looks through the atmosphere.
     """
 
-    bands: str
+    bands: str | tuple[str, ...]
     scale: float
     seeing: np.ndarray
     gain: np.ndarray
     sky_variance: np.ndarray
+    aperture: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Galaxies:
     Attributes
     ----------
     training_set
-        Name of the training set whose shapes they have, ``"lsst"`` or ``"ztf"``.
+        Name of the training set whose shapes they have, ``"lsst"``, ``"ztf"`` or
+        ``"euclid-large"``.
     magnitudes
         Brightest and faintest i magnitude (AB).
     size
@@ -122,7 +126,7 @@ class Survey:
     name
         Name, as on the command line.
     bands
-        One letter each, from blue to red.
+        Names from blue to red, as a text if each is one letter.
     scale
         Arcseconds per pixel.
     depths
@@ -142,10 +146,12 @@ class Survey:
         Model of the errors of fluxes for these pixels.
     stars
         Share of stars among detected sources, away from the plane of the Galaxy.
+    aperture
+        Diameter of a telescope in space, m; None for one that looks through the atmosphere.
     """
 
     name: str
-    bands: str
+    bands: str | tuple[str, ...]
     scale: float
     depths: Depths | None = None
     in_codex: bool = False
@@ -155,6 +161,7 @@ class Survey:
     galaxies: Galaxies | None = None
     errors: ErrorModel = ErrorModel()
     stars: float = 0.1
+    aperture: float | None = None
 
     @property
     def wavelengths(self) -> tuple[int, ...]:
@@ -204,7 +211,7 @@ class Survey:
         else:
             sky = np.array(self.depths.sky)[picks]
             gain = variance / (flux_of(sky) * self.scale**2)
-        return Camera(bands, self.scale, seeing, gain, variance)
+        return Camera(bands, self.scale, seeing, gain, variance, self.aperture)
 
 
 def flux_of(magnitude):
@@ -308,24 +315,45 @@ SPACE = Survey(
     depths=Depths(seeing=(0.48, 0.50, 0.52), depth=(24.0,) * 3, sky=(22.1, 22.1, 22.3)),
 )
 
+#: Euclid's visible camera, its wide survey: width of the PSF, depth (24.5 at 10 sigma for galaxies,
+#: some 26.2 at 5 sigma for point sources) and sky as planned (Scaramella et al. 2022, A&A 662, A112).
+EUCLID = Survey(
+    "euclid",
+    ("VIS",),
+    0.1,
+    depths=Depths(seeing=(0.16,), depth=(26.2,), sky=(22.35,)),
+    training_sets=("euclid", "euclid-large"),
+    priors=(),
+    galaxies=Galaxies("euclid-large", (20.0, 25.0), 23.0),
+    aperture=1.2,
+)
+
 #: Cameras like HST's and JWST's in the infrared (WFC3, drizzled, and the long waves of NIRCam), for
 #: simulated pairs: widths and depths of deep fields.
 HST = Survey(
-    "hst", "YJ", 0.08, depths=Depths(seeing=(0.15, 0.16), depth=(27.0, 27.0), sky=(22.6, 22.5))
+    "hst",
+    "YJ",
+    0.08,
+    depths=Depths(seeing=(0.15, 0.16), depth=(27.0, 27.0), sky=(22.6, 22.5)),
+    galaxies=Galaxies("euclid-large", (20.0, 26.0), 23.0),
+    aperture=2.4,
 )
 JWST = Survey(
     "jwst", "HK", 0.063, depths=Depths(seeing=(0.13, 0.15), depth=(28.0, 28.0), sky=(22.5, 22.5))
 )
 
 #: Every survey.
-SURVEYS = (LSST, HSC, ZTF, SPACE)
+SURVEYS = (LSST, HSC, ZTF, EUCLID, SPACE, HST)
 
 #: Pixel scale in arcseconds of each built-in training set.
 PIXEL_SCALES = {name: one.scale for one in SURVEYS for name in one.training_sets}
 
 
 def survey(name: str) -> Survey:
-    """Return a survey with sets of blends by name: ``"lsst"``, ``"hsc"`` or ``"ztf"``.
+    """Return a survey with sets of blends by name.
+
+    These are ``"lsst"``, ``"hsc"``, ``"ztf"``, ``"euclid"`` (its visible camera) and ``"hst"``
+    (in the near infrared).
 
     Raises
     ------

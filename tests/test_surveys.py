@@ -24,6 +24,7 @@ def test_rows_agree_with_what_names_them():
     assert tuple(one.name for one in SURVEYS if one.galaxies) == _SURVEYS
     assert {
         **dict.fromkeys(("lsst", "lsst-irregular", "lsst-large"), 0.2),
+        **dict.fromkeys(("euclid", "euclid-large"), 0.1),
         "hsc": 0.168,
         "ztf": 1.01,
     } == PIXEL_SCALES

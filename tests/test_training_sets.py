@@ -8,6 +8,7 @@ from astropy.io import fits
 
 from scorepriors import InputError
 from scorepriors.training._sets import (
+    STRUCTURED,
     _bulge_disk_lumps,
     iter_simulated,
     peak_normalize,
@@ -33,7 +34,7 @@ def test_simulated_galaxies_are_centered_with_a_peak_of_one(galsim, name):
     assert len({image.tobytes() for image in images}) == 12
 
 
-@pytest.mark.parametrize("name", POPULATIONS)
+@pytest.mark.parametrize("name", [*POPULATIONS, *STRUCTURED])
 def test_an_image_depends_on_the_seed_and_its_number_only(galsim, name):
     images = simulate(name, 9, box=16, seed=3)
     np.testing.assert_array_equal(simulate(name, 2, box=16, seed=3), images[:2])
@@ -114,7 +115,7 @@ def _asymmetry(galsim, image):
 def test_unknown_populations_name_the_known_ones(galsim):
     with pytest.raises(
         InputError,
-        match="unknown training set 'hst'; built in are hsc, lsst, lsst-irregular, lsst-large, ztf",
+        match="unknown training set 'hst'; built in are euclid, euclid-large, hsc, lsst, lsst-irr",
     ):
         simulate("hst", 1)
 

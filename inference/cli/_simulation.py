@@ -8,7 +8,7 @@ from scorepriors._errors import InputError
 
 from ._common import count_option, target_file
 
-_SURVEYS = ("lsst", "hsc", "ztf")
+_SURVEYS = ("lsst", "hsc", "ztf", "euclid", "hst")
 
 #: Options of `simulate` for sets of blends and for fields, by their names in the function.
 _OF_SETS = {

@@ -44,10 +44,12 @@ from scorepriors.models.data.readers._files import load_npz
 from scorepriors.models.data.readers._npz_files import read_from_set
 from scorepriors.models.noise._correlation import draw_correlated
 from scorepriors.models.noise._sky import sky_templates
-from scorepriors.training._sets import lsst_galaxy, ztf_galaxy
+from scorepriors.training._sets import STRUCTURED, lsst_galaxy, ztf_galaxy
+from scorepriors.training._structured import structured_profile
 
 from ._real_galaxies import RealGalaxies
 from ._simulation import (
+    closest,
     colors,
     draw,
     image_middle,
@@ -55,6 +57,7 @@ from ._simulation import (
     model_psf,
     photon_variance,
     psf_images,
+    psf_profile,
 )
 
 #: Image side, pixels.
@@ -111,7 +114,7 @@ def simulate_set(
     Parameters
     ----------
     name
-        Survey: ``"lsst"``, ``"hsc"`` or ``"ztf"``.
+        Survey: ``"lsst"``, ``"hsc"``, ``"ztf"``, ``"euclid"`` or ``"hst"``.
     number
         Number of blends.  With all else equal blend i depends on `seed` and i alone, so a
         longer set begins with the shorter one.
@@ -189,7 +192,7 @@ def simulate_set(
     if real is not None:
         table = hashlib.sha256(real.path.read_bytes()).hexdigest()
         meta |= {"galaxies": real.path.name, "galaxies_sha256": table}
-    if name != "ztf":
+    if facts.in_codex:
         meta["surveycodex"] = version("surveycodex")
     names = ("images", "psfs", "skyvar", *(["sky"] if sky or gradient else []))
     per_blend = {name: np.stack([b.pop(name) for b in blends]) for name in names}
@@ -219,13 +222,15 @@ def _blend(
     seeing = camera.seeing * (1 + 0.03 * rng.standard_normal(len(facts.bands)))
     # Ellipticity of one or two per cent, as of optics and tracking.
     psfs = [
-        galsim.Kolmogorov(fwhm=width).shear(e1=e[0], e2=e[1])
-        for width, e in zip(seeing, 0.015 * rng.standard_normal((len(seeing), 2)), strict=True)
+        psf_profile(galsim, camera, band, width).shear(e1=e[0], e2=e[1])
+        for band, (width, e) in enumerate(
+            zip(seeing, 0.015 * rng.standard_normal((len(seeing), 2)), strict=True)
+        )
     ]
     width = seeing.min() / facts.scale
     half = rng.uniform(1.5, 3.5) * max(width, 3.0)
-    # Closer than two thirds of the seeing, two galaxies would be cataloged as one.
-    centers = _places(rng, count, half, width / 1.5, facts.name) + image_middle(shape)
+    apart = closest(camera, seeing)
+    centers = _places(rng, count, half, apart, facts.name) + image_middle(shape)
     galaxies = [
         _galaxy(galsim, rng, facts, camera, real, psfs, center, shape) for center in centers
     ]
@@ -307,6 +312,8 @@ def bulge_and_disk(galsim, rng, population: Galaxies, magnitude: float):
     """Draw a profile of the survey's population, with the size of galaxies of the magnitude."""
     if population.training_set == "ztf":
         profile = ztf_galaxy(galsim, rng, int(rng.integers(2)))
+    elif population.training_set in STRUCTURED:
+        profile = structured_profile(galsim, rng, STRUCTURED[population.training_set])
     else:
         profile = lsst_galaxy(galsim, rng)
     return profile.dilate(10 ** (SIZE_SLOPE * (magnitude - population.size)))

@@ -22,7 +22,7 @@ from ._fields_places import draw_places, enroll
 from ._fields_psf import VaryingPsf
 from ._fields_stamps import Stamp, draw_stamp, model_shape
 from ._fields_truth import truth_table
-from ._simulation import field_wcs, import_galsim
+from ._simulation import closest, field_wcs, import_galsim
 
 #: Smallest and largest side of a field, pixels.
 SIDES = (64, 20_000)
@@ -113,12 +113,12 @@ def simulate_field(
     Parameters
     ----------
     name
-        Survey: ``"lsst"``, ``"hsc"`` or ``"ztf"``.
+        Survey: ``"lsst"``, ``"hsc"``, ``"ztf"``, ``"euclid"`` or ``"hst"``.
     size
         Side of the field, pixels.
     density
         Galaxies with a signal to noise of at least 5, per square arcminute.  If not given, 60 of
-        the LSST, and as many per pixel of others: 85 of HSC, 2.4 of ZTF.
+        the LSST, of Euclid and of HST, and as many per pixel of others: 85 of HSC, 2.4 of ZTF.
     stars
         The same of stars, from points that fill the pixels of the camera, whose light runs
         along columns, to faint ones.
@@ -166,7 +166,9 @@ def simulate_field(
     """
     facts = survey(name)
     if density is None:
-        density = _DENSITY * (LSST.scale / facts.scale) ** 2
+        # What a telescope in space resolves better is not more galaxies per square arcminute.
+        zoom = LSST.scale / facts.scale if facts.aperture is None else 1.0
+        density = _DENSITY * zoom**2
     _check(size, {"density": density, "stars": stars, "sky": sky}, clusters, structured, seed)
     correlation = None if noise_correlation is None else correlation_of(noise_correlation)
     galsim = import_galsim()
@@ -176,8 +178,7 @@ def simulate_field(
     rng = np.random.default_rng((seed, _STREAM))
     psf = VaryingPsf(galsim, rng, camera, size)
     missing = gap_pixels(rng, shape) if gaps else np.zeros(shape, bool)
-    # As in sets of blends: closer ones would be cataloged as one.
-    apart = float(camera.seeing.min()) / camera.scale / 1.5
+    apart = closest(camera, camera.seeing)
     counts = round(density * area), round(stars * area), clusters, structured
     roll = enroll(rng, *counts, room=int(np.sum(~missing)), gap=apart)
     places = draw_places(rng, roll, missing, apart)
@@ -253,16 +254,16 @@ def _check(size: int, numbers: dict[str, float], clusters: int, structured: int,
 def _some_bands(facts: Survey, bands: str | None) -> Camera:
     """Return the camera of sets of blends, with some of its bands."""
     camera = facts.camera()
-    wanted = camera.bands if bands is None else bands
+    # Names of more than one letter can't be told apart in a text: it is then one band.
+    wanted = camera.bands if bands is None else (bands,) if bands in facts.bands else bands
     unknown = [band for band in wanted if band not in camera.bands]
     if unknown or not wanted or len(set(wanted)) != len(wanted):
         raise InputError(
             f"the bands {wanted!r} are not some of {facts.name}'s {camera.bands}, each once."
         )
     picks = [camera.bands.index(band) for band in wanted]
-    return Camera(
-        wanted, camera.scale, *(x[picks] for x in (camera.seeing, camera.gain, camera.sky_variance))
-    )
+    seeing, gain, sky = (x[picks] for x in (camera.seeing, camera.gain, camera.sky_variance))
+    return Camera(wanted, camera.scale, seeing, gain, sky, camera.aperture)
 
 
 def _bright_enough(

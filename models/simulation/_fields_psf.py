@@ -8,7 +8,7 @@ from astropy.table import Table
 
 from scorepriors._surveys import Camera
 
-from ._simulation import STAMP, psf_images
+from ._simulation import STAMP, psf_images, psf_profile
 
 #: Change of the seeing over a field, and of each ellipticity, standard deviation of each term.
 _SEEING_CHANGE, _ELLIPTICITY_CHANGE = 0.02, 0.01
@@ -24,7 +24,7 @@ _GRID = 6
 
 
 class VaryingPsf:
-    """PSFs of Kolmogorov profiles whose width and ellipticity are polynomials of the place.
+    """PSFs of `psf_profile` whose width and ellipticity are polynomials of the place.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class VaryingPsf:
     """
 
     def __init__(self, galsim: Any, rng: np.random.Generator, camera: Camera, side: int):
-        self._galsim, self._side, self.scale = galsim, side, camera.scale
+        self._galsim, self._camera, self._side, self.scale = galsim, camera, side, camera.scale
         #: Row and column of the middle of the field.
         self.middle = ((side - 1) / 2, (side - 1) / 2)
         count = len(camera.bands)
@@ -57,9 +57,9 @@ class VaryingPsf:
         x, y = (2 * np.array([column, row]) - (self._side - 1)) / self._side
         terms = np.array([1, x, y, x**2 - 1 / 3, x * y, y**2 - 1 / 3])
         return [
-            self._galsim.Kolmogorov(fwhm=width).shear(e1=e1, e2=e2)
-            for width, e1, e2 in zip(
-                self._seeing @ terms, *(self._ellipticity @ terms), strict=True
+            psf_profile(self._galsim, self._camera, band, width).shear(e1=e1, e2=e2)
+            for band, (width, e1, e2) in enumerate(
+                zip(self._seeing @ terms, *(self._ellipticity @ terms), strict=True)
             )
         ]
 

@@ -5,6 +5,7 @@ galaxies come from `scorepriors.models.simulation._blend_sets`, which uses the s
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -289,6 +290,60 @@ def draw(galsim, profile, center, psfs, shape, scale) -> np.ndarray:
 def model_psf(galsim, scale: float):
     """Return the PSF at the model's resolution, as a GalSim object."""
     return galsim.Gaussian(sigma=MODEL_PSF_SIGMA * scale)
+
+
+def closest(camera: Camera, seeing: np.ndarray) -> float:
+    """Return the distance in pixels below which a survey would catalog two galaxies as one.
+
+    That is two thirds of the seeing; galaxies in images from space are themselves wider.
+    """
+    width = float(seeing.min()) / camera.scale
+    return (width if camera.aperture is None else max(width, 3.0)) / 1.5
+
+
+#: Share of the diameter of a telescope that its second mirror covers.
+_OBSCURED = 1 / 3
+
+
+def psf_profile(galsim, camera: Camera, band: int, width: float):
+    """Return the PSF of a camera in a band as a GalSim object, without the pixel.
+
+    The PSF of the atmosphere, or of a telescope in space: rings of a round aperture, a third of
+    whose diameter is obscured, widened by a Gaussian (jitter and diffusion of charge).
+
+    Parameters
+    ----------
+    galsim
+        The module.
+    camera
+        Camera.
+    band
+        Index of the band.
+    width
+        FWHM in arcsec.
+    """
+    if camera.aperture is None:
+        return galsim.Kolmogorov(fwhm=width)
+    diffraction = np.degrees(WAVELENGTHS[camera.bands[band]] * 1e-9 / camera.aperture) * 3600
+    widths, totals = _widened_rings()
+    rest = diffraction * np.interp(width / diffraction, totals, widths)
+    rings = galsim.Airy(lam_over_diam=diffraction, obscuration=_OBSCURED)
+    return galsim.Convolve(rings, galsim.Gaussian(fwhm=rest))
+
+
+@lru_cache(maxsize=1)
+def _widened_rings() -> tuple[np.ndarray, np.ndarray]:
+    """Return FWHMs of Gaussians and of the rings they widen, in wavelengths per diameter."""
+    galsim = import_galsim()
+    rings = galsim.Airy(lam_over_diam=1.0, obscuration=_OBSCURED)
+    widths = np.geomspace(0.1, 10, 25)
+    totals = [
+        galsim.Convolve(rings, galsim.Gaussian(fwhm=width))
+        .drawImage(nx=101, ny=101, scale=np.hypot(1, width) / 40, method="no_pixel")
+        .calculateFWHM()
+        for width in widths
+    ]
+    return widths, np.array(totals)
 
 
 def psf_images(psfs, scale: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 from scorepriors._defaults import NUM_MODES, SCALE, SIGMA0, SIGMA_MAX, SOFTENING
 from scorepriors._errors import InputError
+from scorepriors._surveys import PIXEL_SCALES
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def read_recipe(path: str | Path) -> Recipe:
     data = recipe.data
     if (data.set is None) == (data.path is None):
         raise InputError(
-            "[data] needs either `set` (lsst, lsst-irregular, lsst-large, hsc, ztf) or `path`, and not both."
+            f"[data] needs either `set` (one of {', '.join(PIXEL_SCALES)}) or `path`, and not both."
         )
     if data.set is not None and (data.pixel_scale or data.model_psf_sigma):
         raise InputError(

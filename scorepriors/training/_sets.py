@@ -1,4 +1,4 @@
-"""Images to train on: five GalSim populations, and the user's own FITS or npz files."""
+"""Images to train on: simulated populations, and the user's own FITS or npz files."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,17 @@ from scorepriors._defaults import MODEL_PSF_SIGMA
 from scorepriors._errors import InputError
 from scorepriors._surveys import LSST, PIXEL_SCALES
 
+from ._structured import Sizes, structured_image
+
 #: What NumPy and astropy raise for files cut short or damaged, besides OSError.
 _DAMAGED = (OSError, TypeError, ValueError, EOFError, zlib.error)
 
 
 #: Sersic indices are drawn from these: GalSim keeps a table for each index it has met.
 _SERSIC_INDICES = np.arange(5, 51, 5) / 10
+
+#: Sizes of the populations with structure (`structured_image`).
+STRUCTURED = {"euclid": Sizes(0.2, 0.05, 0.5), "euclid-large": Sizes(0.4, 0.1, 1.6)}
 
 
 def peak_normalize(images: np.ndarray) -> np.ndarray:
@@ -45,6 +50,9 @@ def simulate(name: str, num_images: int, *, box: int = 32, seed: int = 0) -> np.
         wide survey, 0.168 arcsec pixels.
         ``"ztf"``: single Sersic profiles, half of them n = 1 and half n = 4,
         1.01 arcsec pixels, as in Sampson et al. (2024), section 3.1.
+        ``"euclid"``: galaxies that a camera in space resolves, two of three with arms, bars, rings,
+        clumps, dust or tails, 0.1 arcsec pixels; disks of 0.05 to 0.5 arcsec around 0.2.
+        ``"euclid-large"``: the same with disks of 0.1 to 1.6 arcsec around 0.4, for boxes of 64.
     num_images
         Number of images; image i depends on `seed` and i only, so a set can be extended.
     box
@@ -82,22 +90,26 @@ def iter_simulated(
         "hsc": hsc_galaxy,
         "ztf": ztf_galaxy,
     }
-    if name not in populations:
-        raise InputError(
-            f"unknown training set {name!r}; built in are {', '.join(sorted(populations))}."
-        )
+    if name not in populations and name not in STRUCTURED:
+        known = ", ".join(sorted([*populations, *STRUCTURED]))
+        raise InputError(f"unknown training set {name!r}; built in are {known}.")
     if seed < 0:
         raise InputError(f"`seed` must not be negative, got {seed}.")
     scale = PIXEL_SCALES[name]
     psf = galsim.Gaussian(sigma=MODEL_PSF_SIGMA * scale)
     for index in indices:
         rng = np.random.default_rng((seed, index))
-        profile = populations[name](galsim, rng, index)
         # A box is placed on whole pixels, which leaves up to half a pixel either way; the
         # margin beyond it allows for errors of catalog positions.
-        shift = rng.uniform(-0.6, 0.6, 2) * scale
-        profile = galsim.Convolve(profile.shift(*shift), psf)
-        image = profile.drawImage(nx=box, ny=box, scale=scale, dtype=np.float32).array
+        if name in STRUCTURED:
+            shift = rng.uniform(-0.6, 0.6, 2) * scale
+            sizes = STRUCTURED[name]
+            image = structured_image(galsim, rng, sizes, scale=scale, box=box, shift=shift)
+        else:
+            profile = populations[name](galsim, rng, index)
+            shift = rng.uniform(-0.6, 0.6, 2) * scale
+            profile = galsim.Convolve(profile.shift(*shift), psf)
+            image = profile.drawImage(nx=box, ny=box, scale=scale, dtype=np.float32).array
         yield peak_normalize(image[None])[0]
 
 
