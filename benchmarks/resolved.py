@@ -2,9 +2,9 @@
 
     python benchmarks/resolved.py simulate --shapes spirals --number 150 --seed 71 --output set.npz
     scorepriors evaluate set.npz --method parametric --json parametric.json
-    scorepriors evaluate set.npz --method map --prior euclid-64 --json map.json
+    scorepriors evaluate set.npz --method map --prior mine.safetensors --json map.json
     python benchmarks/resolved.py table parametric=parametric.json map=map.json
-    python benchmarks/resolved.py figure set.npz --prior euclid-64 --output resolved.png
+    python benchmarks/resolved.py figure set.npz --prior mine.safetensors --output resolved.png
 
 ``simulate`` makes blends of two or three galaxies of 20 to 23.5 mag as Euclid's visible camera sees
 them, so that about a third have a signal to noise above 50.  Shapes: ``structured``, those of the
@@ -173,7 +173,7 @@ def main() -> None:
     two.set_defaults(run=table)
     three = parts.add_parser("figure")
     three.add_argument("file")
-    three.add_argument("--prior", default="euclid-64")
+    three.add_argument("--prior", required=True)
     three.add_argument("--number", type=int, default=10)
     three.add_argument("--output", required=True)
     three.set_defaults(run=figure)
