@@ -4,6 +4,7 @@ A file is kept under its checksum, not under its address: what lies there is wha
 whoever served it, and needs no network.
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -114,7 +115,7 @@ def _wanted_sum(address: str, fragment: str, sha256: str | None) -> str:
     if said is None and sha256 is None:
         raise InputError(
             f"what {address} gives can change: add its checksum, as '{address}#sha256=...' or "
-            "sha256=..., which whoever shares a prior says with it (SHA256SUMS)."
+            "sha256=..., which SHA256SUMS beside a shared prior has."
         )
     sums = {checked_sum(one) for one in (said, sha256) if one is not None}
     if len(sums) > 1:
@@ -204,7 +205,5 @@ def _unreachable(url: str, reason) -> InputError:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):  # not empty, or never made
         folder.rmdir()
-    except OSError:  # not empty, or never made
-        pass

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from scorepriors.energies._line import VarianceExploding
@@ -95,7 +96,7 @@ def load_galaxygrad(
     path: str | Path,
     *,
     sigma: float | None = None,
-    reference: Float[Array, "n n"] | None = None,
+    reference: ArrayLike | None = None,
     name: str | None = None,
     pixel_scale: float | None = None,
     model_psf_sigma: float | None = None,
@@ -196,7 +197,8 @@ def network_box(path: Path) -> int:
 
 def _read_leaves(handle: BinaryIO, path: Path) -> list[np.ndarray]:
     """Return all arrays of a file; the reader knows numbers alone, so nothing can be run."""
-    size, leaves = path.stat().st_size, []
+    size = path.stat().st_size
+    leaves: list[np.ndarray] = []
     while handle.tell() < size:
         try:
             version = np.lib.format.read_magic(handle)
@@ -215,6 +217,11 @@ def _read_leaves(handle: BinaryIO, path: Path) -> list[np.ndarray]:
             raise InputError(
                 f"{path.name} is no network of galaxygrad: array {len(leaves) + 1} holds {dtype.str}, "
                 "no real numbers."
+            )
+        if 0 in shape:
+            raise InputError(
+                f"{path.name} is no network of galaxygrad: array {len(leaves) + 1} has the shape "
+                f"{shape}, without a number."
             )
         # Counted with Python's numbers, which don't overflow, and before anything is allocated.
         length = math.prod(shape) * dtype.itemsize
