@@ -7,6 +7,7 @@ galaxygrad hold arrays alone (`scorepriors._galaxygrad`).
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -243,10 +244,7 @@ def _loaded(path: Path, precision, *state) -> ScorePrior:
             return galaxygrad.load_galaxygrad(path)
     header = _read_header(path)
     recipe = recipe_from_dict(header["recipe"])
-    with safe_open(path, "np") as handle:
-        arrays = {key: handle.get_tensor(key) for key in handle.keys()}
-    if _digest(arrays, header) != header["digest"]:
-        raise InputError(f"the weights file {path.name} is damaged: its checksum does not match.")
+    arrays = _read_arrays(path, header)
     _verify_shipped(path)
     skeleton = eqx.filter_eval_shape(_skeleton, recipe)
     structure = jax.tree.structure(skeleton)
@@ -318,10 +316,27 @@ def save_prior(
         **image_facts(recipe.data),
     }
     header["training"] = training or {}
-    header["digest"] = _digest(arrays, header)
+    _write(path, arrays, header)
+    return Path(path)
+
+
+def _write(path: str | Path, arrays: dict, header: dict) -> None:
+    header = header | {"digest": _digest(arrays, header)}
     with atomic_path(path) as temporary:
         save_file(arrays, temporary, metadata={"scorepriors": json.dumps(header)})
-    return Path(path)
+
+
+def copy_prior(name: str | Path, path: str | Path) -> None:
+    """Copy weights that `save_prior` wrote, without the folder of the training images in them."""
+    source = _own_path(name)
+    header = _read_header(source)
+    data = header["recipe"]["data"]
+    if data.get("path") is None or Path(data["path"]).name == data["path"]:
+        with atomic_path(path) as temporary:
+            shutil.copyfile(source, temporary)
+        return
+    data["path"] = Path(data["path"]).name
+    _write(path, _read_arrays(source, header), header)
 
 
 def training_facts(name: str | Path) -> dict:
@@ -356,6 +371,15 @@ def _read_header(path: Path) -> dict:
             f"{path.name} has weights format {header.get('format')}, this version reads {FORMAT}."
         )
     return header
+
+
+def _read_arrays(path: Path, header: dict) -> dict[str, np.ndarray]:
+    """Return the arrays of a weights file, compared with the digest in its description."""
+    with safe_open(path, "np") as handle:
+        arrays = {key: handle.get_tensor(key) for key in handle.keys()}
+    if _digest(arrays, header) != header["digest"]:
+        raise InputError(f"the weights file {path.name} is damaged: its checksum does not match.")
+    return arrays
 
 
 def _verify_shipped(path: Path) -> None:
