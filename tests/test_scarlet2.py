@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import biject_to, constraints
@@ -34,6 +35,15 @@ def scarlet2():
     module = pytest.importorskip("scarlet2")
     module.set_validation(False)
     return module
+
+
+@pytest.fixture
+def unvalidated():
+    """Where NumPyro checks arguments, as it does by default, scarlet2 0.5.1 gives its likelihood the
+    shape of bands and rows, and its sampler adds it up so often."""
+    numpyro.enable_validation(False)
+    yield
+    numpyro.enable_validation(True)
 
 
 @pytest.fixture
@@ -117,7 +127,7 @@ def test_scarlet2_maximizes_our_density(scarlet2, obs, mixed_numbers):
     np.testing.assert_allclose(seen[0], wanted, rtol=1e-5)
 
 
-def test_scarlet2_samples_our_density(scarlet2, obs, mixed_numbers):
+def test_scarlet2_samples_our_density(scarlet2, obs, mixed_numbers, unvalidated):
     prior = load_prior("lsst-32")
     frame = scarlet2.Frame.from_observations(obs)
     obs.match(frame)
