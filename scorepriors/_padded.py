@@ -54,7 +54,7 @@ class Padded(dist.Distribution):
     def __init__(
         self, prior: ScorePrior, shape: tuple[int, int], *, validate_args: bool | None = None
     ):
-        height, width = shape = tuple(int(one) for one in shape)
+        height, width = (int(one) for one in shape)
         box = prior.event_shape[-1]
         if not (1 <= height <= box and 1 <= width <= box):
             raise InputError(
@@ -62,7 +62,7 @@ class Padded(dist.Distribution):
                 f"{prior.name}; cut them, or take a prior with a larger box."
             )
         self.prior = prior
-        super().__init__(event_shape=shape, validate_args=validate_args)
+        super().__init__(event_shape=(height, width), validate_args=validate_args)
 
     @property
     def support(self):

@@ -1,6 +1,7 @@
 """A folder that shares a prior: weights, card, recipe, checksums."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from scorepriors._addresses import sum_of_file
@@ -68,7 +69,7 @@ def share_prior(
         lines = (f"{sum_of_file(path.parent / one)}  {one}\n" for one in (weights, card, toml))
         atomic_write(path, "".join(lines))
 
-    writers = {
+    writers: dict[str, Callable[[Path], object]] = {
         weights: lambda path: copy_prior(name, path),
         card: write_the_card,
         toml: lambda path: atomic_write(path, recipe_text(recipe)),
