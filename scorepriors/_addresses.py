@@ -181,10 +181,6 @@ def _download(url: str, target: Path) -> None:
         while True:
             try:
                 chunk = response.read(_CHUNK)
-            except http.client.IncompleteRead as error:
-                chunk, expected = error.partial, expected or "more"
-                received += len(chunk)
-                break
             except (OSError, http.client.HTTPException) as error:
                 raise _unreachable(url, error) from error
             if not chunk:
