@@ -335,8 +335,9 @@ def copy_prior(name: str | Path, path: str | Path) -> None:
         with atomic_path(path) as temporary:
             shutil.copyfile(source, temporary)
         return
+    arrays = _read_arrays(source, header)  # with the description as it is
     data["path"] = Path(data["path"]).name
-    _write(path, _read_arrays(source, header), header)
+    _write(path, arrays, header)
 
 
 def training_facts(name: str | Path) -> dict:
