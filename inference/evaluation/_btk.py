@@ -1,6 +1,7 @@
 """Our deblender behind the interface of the BlendingToolKit, for its batches and metrics."""
 
 import importlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from astropy.table import Table
 from scorepriors._errors import InputError
 from scorepriors.inference.deblending._deblend import deblend_many
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._own_noise import NoiseWarning
 from scorepriors.models.data.positions._reading import read_positions
 
 #: Most pixels on a side of the images of PSFs.
@@ -128,19 +130,22 @@ def observation_of(batch, index: int) -> Observation:
     filters = [survey.get_filter(band) for band in survey.available_filters]
     images = np.asarray(batch.blend_images[index], float)
     sky = np.array([_sky(survey, one) for one in filters])[:, None, None]
-    return Observation.from_arrays(
-        images,
-        variance=sky + np.clip(images, 0, None),
-        psfs=psf_images(batch),
-        bands=list(survey.available_filters),
-        wcs=batch.wcs,
-        # That of one electron in the whole exposure; filters have that of one in a second.
-        zero_point=[
-            one.zeropoint.value + 2.5 * np.log10(one.full_exposure_time.to_value("s"))
-            for one in filters
-        ],
-        name=f"{survey.name} {index}",
-    )
+    with warnings.catch_warnings():
+        # Said to those who give such variances unknowingly.
+        warnings.simplefilter("ignore", NoiseWarning)
+        return Observation.from_arrays(
+            images,
+            variance=sky + np.clip(images, 0, None),
+            psfs=psf_images(batch),
+            bands=list(survey.available_filters),
+            wcs=batch.wcs,
+            # That of one electron in the whole exposure; filters have that of one in a second.
+            zero_point=[
+                one.zeropoint.value + 2.5 * np.log10(one.full_exposure_time.to_value("s"))
+                for one in filters
+            ],
+            name=f"{survey.name} {index}",
+        )
 
 
 def psf_images(batch) -> np.ndarray:
