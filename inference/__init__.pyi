@@ -36,6 +36,7 @@ from .diagnosis._figures import plot_pixel_sd as plot_pixel_sd
 from .diagnosis._hallucination import hallucination_map as hallucination_map
 from .diagnosis._outputs import write_diagnosis as write_diagnosis
 from .diagnosis._typicality import typicality as typicality
+from .evaluation._btk import btk_deblender as btk_deblender
 from .evaluation._evaluate import evaluate as evaluate
 from .evaluation._fields import evaluate_field as evaluate_field
 from .evaluation._fields_run import evaluate_directory as evaluate_directory

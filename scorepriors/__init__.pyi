@@ -1,5 +1,7 @@
 from ._distribution import ScorePrior as ScorePrior
 from ._errors import InputError as InputError
+from ._galaxygrad import load_galaxygrad as load_galaxygrad
+from ._padded import Padded as Padded
 from ._stretch import AbstractStretch as AbstractStretch
 from ._stretch import AsinhStretch as AsinhStretch
 from ._stretch import LogStretch as LogStretch

@@ -13,10 +13,14 @@ _MOST = Path("/proc/sys/vm/max_map_count")
 _MAPPINGS = Path("/proc/self/maps")
 
 
+def default_cache() -> Path:
+    """Return the folder of this package below the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors"
+
+
 def cache_folder() -> Path:
     """Return the folder in which compiled programs are kept."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scorepriors" / "xla"
-    return Path(os.environ.get("SCOREPRIORS_CACHE", default))
+    return Path(os.environ.get("SCOREPRIORS_CACHE", default_cache() / "xla"))
 
 
 def keep_programs() -> bool:

@@ -1,11 +1,13 @@
-"""Trained priors by name: safetensors weights, checksums, model cards.
+"""Trained priors by name, path or address: safetensors weights, checksums, model cards.
 
 A weights file holds arrays and a JSON description, never code.  Loading rebuilds the
-network from the description and refuses a file whose digest does not match.
+network from the description and refuses a file whose digest does not match.  Files of
+galaxygrad hold arrays alone (`scorepriors._galaxygrad`).
 """
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -26,6 +28,8 @@ from scorepriors.training._prior import image_facts, prior_of
 from scorepriors.training._recipe import Recipe, recipe_from_dict
 from scorepriors.training._wall import initial_wall
 
+from . import _galaxygrad as galaxygrad
+from ._addresses import checked_sum, compare_sum, is_address, local_copy, sum_of_file
 from ._distribution import ScorePrior
 from ._errors import InputError
 from ._files import atomic_path
@@ -34,8 +38,12 @@ from ._surveys import nearest_survey
 #: Version of the weights format; files of another version are refused.
 FORMAT = 1
 
-#: File of the checksums of shipped weights.
+#: File of the checksums of shipped weights, and of those in a folder that is shared.
 SUMS = "SHA256SUMS"
+
+#: Endings of files of weights: ours, and galaxygrad's.
+WEIGHTS, FOREIGN = ".safetensors", galaxygrad.ENDING
+ENDINGS = (WEIGHTS, FOREIGN)
 
 
 @dataclass(frozen=True)
@@ -66,31 +74,96 @@ def list_priors() -> list[PriorInfo]:
     return [prior_info(path) for path in sorted(_weights_folder().glob("*.safetensors"))]
 
 
-def prior_path(name: str | Path) -> Path:
-    """Return the file of a shipped prior, or the path itself if `name` is one.
+def prior_path(name: str | Path, *, sha256: str | None = None) -> Path:
+    """Return the file of a prior: a shipped one, a file, one in a folder, or one at an address.
+
+    Parameters
+    ----------
+    name
+        As for `load_prior`.  What lies at an address is fetched, unless the cache has it.
+    sha256
+        Checksum of the file.
 
     Raises
     ------
     InputError
-        If there is no such prior.
+        If there is no such prior, or its checksum is wrong.
     """
+    if is_address(name):
+        return local_copy(str(name), sha256, endings=ENDINGS)
+    wanted = None if sha256 is None else checked_sum(sha256)
+    path = _named_path(name)
+    if wanted is not None:
+        compare_sum(path, wanted)
+    return path
+
+
+def _named_path(name: str | Path) -> Path:
     path = Path(name)
-    if path.suffix == ".safetensors":
+    if path.suffix in ENDINGS:
         if not path.is_file():
             raise InputError(f"no weights file at {str(path)!r}.")
         return path
-    shipped = _weights_folder() / f"{name}.safetensors"
-    if not shipped.is_file() or path.name != str(name):
-        known = ", ".join(p.stem for p in sorted(_weights_folder().glob("*.safetensors")))
+    if _is_shipped(name):
+        return _weights_folder() / f"{name}{WEIGHTS}"
+    if path.is_dir() and str(name):
+        return _path_in_folder(path)
+    known = ", ".join(p.stem for p in sorted(_weights_folder().glob(f"*{WEIGHTS}")))
+    raise InputError(
+        f"unknown prior {str(name)!r}; shipped are {known}, or give a file {WEIGHTS} or {FOREIGN}, a "
+        "folder that `scorepriors card` wrote, or an https:// or hf:// address."
+    )
+
+
+def _is_shipped(name: str | Path) -> bool:
+    return Path(name).name == str(name) and (_weights_folder() / f"{name}{WEIGHTS}").is_file()
+
+
+def lasting_name(name: str | Path) -> str:
+    """Return a name, an address or a path by which a prior is found from any folder."""
+    if is_address(name) or _is_shipped(name) or not Path(name).exists():
+        return str(name)
+    return str(Path(name).resolve())
+
+
+def _path_in_folder(folder: Path) -> Path:
+    """Return the weights file of a folder that is shared; all that it lists are as listed."""
+    if not (folder / SUMS).is_file():
         raise InputError(
-            f"unknown prior {str(name)!r}; shipped are {known}, or give a .safetensors file."
+            f"the folder {str(folder)!r} has no {SUMS}, as `scorepriors card` writes it; give the "
+            "weights file in it."
         )
-    return shipped
+    sums = _read_sums(folder / SUMS)
+    weights = [one for one in sums if one.endswith(ENDINGS)]
+    if len(weights) != 1:
+        raise InputError(
+            f"{folder / SUMS} lists {len(weights)} weights files, where one belongs; give the file."
+        )
+    for one, wanted in sums.items():
+        if not (folder / one).is_file():
+            raise InputError(f"the folder {str(folder)!r} lacks {one}, which its {SUMS} lists.")
+        compare_sum(folder / one, wanted)
+    return folder / weights[0]
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    """Return checksums by name of the file, from lines as `sha256sum` writes them."""
+    try:
+        lines = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+        sums = {name.removeprefix("*"): checked_sum(digest) for digest, name in lines}
+    except (OSError, ValueError) as error:  # also a digest that is none, and what is no text
+        raise InputError(f"{path} is no list of checksums as `sha256sum` writes it.") from error
+    if any(Path(name).name != name for name in sums):
+        raise InputError(f"{path} lists files of other folders.")
+    return sums
 
 
 def prior_info(name: str | Path) -> PriorInfo:
-    """Return the description of a prior, by name or file."""
+    """Return the description of a prior, by anything that `load_prior` takes."""
     path = prior_path(name)
+    if path.suffix == FOREIGN:
+        box, level = galaxygrad.network_box(path), galaxygrad.default_level()
+        return PriorInfo(path.stem, box, level, None, "network of galaxygrad", "unknown", path)
     header = _read_header(path)
     recipe = recipe_from_dict(header["recipe"])
     return PriorInfo(
@@ -122,16 +195,23 @@ def priors_for(pixel_scale: float | None) -> tuple[str, ...]:
     return nearest_survey(pixel_scale).priors
 
 
-def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:
+def load_prior(
+    name: str | Path, *, sigma: float | None = None, sha256: str | None = None
+) -> ScorePrior:
     """Load a trained prior.
 
     Parameters
     ----------
     name
-        A shipped prior (see `list_priors`) or the path of a ``.safetensors`` file
-        written by `save_prior`.
+        A shipped prior (see `list_priors`), the path of a ``.safetensors`` file written by
+        `save_prior` or of a ``.eqx`` file of galaxygrad (see `load_galaxygrad`), a folder written
+        by ``scorepriors card``, or the address of such a file:
+        ``https://...`` or ``hf://OWNER/REPOSITORY/FILE@REVISION``, of Hugging Face.
     sigma
         Noise level sigma0 in the stretched space; the recipe's by default.
+    sha256
+        Checksum of the file.  An address needs one, here or at its end, ``#sha256=...``: what it
+        gives is compared, and kept in a cache, from where it is loaded without network.
 
     Returns
     -------
@@ -140,14 +220,14 @@ def load_prior(name: str | Path, *, sigma: float | None = None) -> ScorePrior:
     Raises
     ------
     InputError
-        If the prior is unknown, the file is damaged, or its checksum is wrong.
+        If the prior is unknown or out of reach, the file is damaged, or its checksum is wrong.
 
     Examples
     --------
     >>> load_prior("lsst-32", sigma=0.1)
     ScorePrior('lsst-32', 32x32, sigma0=0.1, LogStretch(softening=0.05, scale=0.44))
     """
-    path = prior_path(name)
+    path = prior_path(name, sha256=sha256)
     precision = jnp.result_type(float)
     prior = _loaded(path.resolve(), precision, _state(path), _state(path.parent / SUMS))
     return prior if sigma is None else prior.at(sigma)
@@ -159,12 +239,12 @@ def _loaded(path: Path, precision, *state) -> ScorePrior:
 
     Reading one takes as long as a fit.
     """
+    if path.suffix == FOREIGN:
+        with jax.ensure_compile_time_eval():
+            return galaxygrad.load_galaxygrad(path)
     header = _read_header(path)
     recipe = recipe_from_dict(header["recipe"])
-    with safe_open(path, "np") as handle:
-        arrays = {key: handle.get_tensor(key) for key in handle.keys()}
-    if _digest(arrays, header) != header["digest"]:
-        raise InputError(f"the weights file {path.name} is damaged: its checksum does not match.")
+    arrays = _read_arrays(path, header)
     _verify_shipped(path)
     skeleton = eqx.filter_eval_shape(_skeleton, recipe)
     structure = jax.tree.structure(skeleton)
@@ -236,20 +316,46 @@ def save_prior(
         **image_facts(recipe.data),
     }
     header["training"] = training or {}
-    header["digest"] = _digest(arrays, header)
+    _write(path, arrays, header)
+    return Path(path)
+
+
+def _write(path: str | Path, arrays: dict, header: dict) -> None:
+    header = header | {"digest": _digest(arrays, header)}
     with atomic_path(path) as temporary:
         save_file(arrays, temporary, metadata={"scorepriors": json.dumps(header)})
-    return Path(path)
+
+
+def copy_prior(name: str | Path, path: str | Path) -> None:
+    """Copy weights that `save_prior` wrote, without the folder of the training images in them."""
+    source = _own_path(name)
+    header = _read_header(source)
+    data = header["recipe"]["data"]
+    if data.get("path") is None or Path(data["path"]).name == data["path"]:
+        with atomic_path(path) as temporary:
+            shutil.copyfile(source, temporary)
+        return
+    arrays = _read_arrays(source, header)  # with the description as it is
+    data["path"] = Path(data["path"]).name
+    _write(path, arrays, header)
 
 
 def training_facts(name: str | Path) -> dict:
     """Return the facts of the training run stored with the weights."""
-    return _read_header(prior_path(name))["training"]
+    return _read_header(_own_path(name))["training"]
 
 
 def prior_recipe(name: str | Path) -> Recipe:
     """Return the recipe stored with the weights."""
-    return recipe_from_dict(_read_header(prior_path(name))["recipe"])
+    return recipe_from_dict(_read_header(_own_path(name))["recipe"])
+
+
+def _own_path(name: str | Path) -> Path:
+    """Return the path of a prior that `save_prior` wrote; only these have a recipe."""
+    path = prior_path(name)
+    if path.suffix == FOREIGN:
+        raise InputError(f"{path.name} is a network of galaxygrad, which comes without a recipe.")
+    return path
 
 
 def _read_header(path: Path) -> dict:
@@ -268,14 +374,21 @@ def _read_header(path: Path) -> dict:
     return header
 
 
+def _read_arrays(path: Path, header: dict) -> dict[str, np.ndarray]:
+    """Return the arrays of a weights file, compared with the digest in its description."""
+    with safe_open(path, "np") as handle:
+        arrays = {key: handle.get_tensor(key) for key in handle.keys()}
+    if _digest(arrays, header) != header["digest"]:
+        raise InputError(f"the weights file {path.name} is damaged: its checksum does not match.")
+    return arrays
+
+
 def _verify_shipped(path: Path) -> None:
     """Compare a shipped file with the checksum committed beside it."""
     sums = path.parent / SUMS
     if path.parent != _weights_folder() or not sums.is_file():
         return
-    lines = [line.split() for line in sums.read_text().splitlines() if line]
-    known = {name: digest for digest, name in lines}
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    known, actual = _read_sums(sums), sum_of_file(path)
     if known.get(path.name) != actual:
         raise InputError(
             f"the shipped weights {path.name} are damaged: SHA-256 {actual[:12]}..., expected "

@@ -18,6 +18,7 @@ from ._doctor import doctor
 from ._evaluation import evaluate
 from ._forced import forced
 from ._sampling import sample
+from ._sharing import card
 from ._simulation import simulate
 from ._source import source
 from ._training import priors, train, validate
@@ -96,6 +97,7 @@ for _command in (
     train,
     priors,
     validate,
+    card,
     doctor,
 ):
     main.add_command(_command)

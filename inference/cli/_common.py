@@ -256,8 +256,8 @@ def scene_options(folder: str):
             "prior_names",
             multiple=True,
             metavar="NAME",
-            help="Name or .safetensors file; twice for small and large galaxies.  [default: the "
-            "shipped ones with the nearest pixels]",
+            help="Name, file or address of weights, or a folder of `card`; twice for small and large "
+            "galaxies.  [default: the shipped ones with the nearest pixels]",
         ),
         click.option("--sigma", type=float, help="Noise level sigma0 of the prior."),
         click.option(

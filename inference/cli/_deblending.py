@@ -67,7 +67,7 @@ def deblend(
 ):
     """Deblend the galaxies in FILE (FITS or npz; or one FITS file per band).
 
-    Writes catalog.ecsv, sources.fits, report.html (a page to look at), report.png,
+    Writes catalog.ecsv, catalog.parquet (with pyarrow), sources.fits, report.html (a page to look at), report.png,
     sources.reg (for DS9), summary.json and scene.npz to the output folder, and
     light_curves.ecsv with --variable.  With --each every FILE is a blend, several are
     fitted at once, and the results go to one folder per file within the output folder.

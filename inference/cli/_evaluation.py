@@ -70,8 +70,8 @@ class _Start(click.Choice):
     "--prior",
     multiple=True,
     metavar="NAME",
-    help="Name or .safetensors file; twice for small and large galaxies.  [default: those of the "
-    "survey, or of LSST]",
+    help="Name, file or address of weights, or a folder of `card`; twice for small and large "
+    "galaxies.  [default: those of the survey, or of LSST]",
 )
 @click.option("--sigma", type=float, help="Noise level sigma0 of the prior.")
 @click.option(

@@ -16,6 +16,7 @@ from astropy.wcs import WCS
 from scorepriors._archives import read_archive, write_archive
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors._zoo import lasting_name
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference.fitting._map import MAPResult
@@ -79,7 +80,7 @@ def save_scene(
         "unit": None if obs.unit is None else obs.unit.to_string(),
         "zero_point": None if obs.zero_point is None else list(obs.zero_point),
         "ids": list(positions.ids),
-        "priors": [_reference(name) for name in names],
+        "priors": [lasting_name(name) for name in names],
         "sigma0": result.sigma0,
         "psf_sigma": result.psf_sigma,
         "noise_from_model": list(result.noise_from_model),
@@ -224,11 +225,6 @@ def _observation(arrays: Mapping, facts: Mapping) -> Observation | JointObservat
         None if zero_point is None else tuple(zero_point),
         views[0].observation.unit if zero_point is None else None,
     )
-
-
-def _reference(prior: str) -> str:
-    """Return a name or path by which the prior is found from any folder."""
-    return str(Path(prior).resolve()) if Path(prior).is_file() else prior
 
 
 def _under(arrays: Mapping, label: str) -> dict:

@@ -18,6 +18,7 @@ from scorepriors.inference.reports._outputs import (
     write_whole,
 )
 from scorepriors.inference.reports._page import report_page
+from scorepriors.inference.reports._parquet import PARQUET, can_write_parquet, write_parquet
 from scorepriors.inference.reports._regions import ds9_regions
 from scorepriors.inference.reports._scene_page import scene_page
 
@@ -142,8 +143,8 @@ def write_diagnosis(
     Returns
     -------
     list of pathlib.Path
-        ``hallucination.fits``, ``hallucination.png``, ``catalog.ecsv``, ``report.html`` and
-        ``sources.reg`` if the folder has them, and the further ones.
+        ``hallucination.fits``, ``hallucination.png``, ``catalog.ecsv``, ``catalog.parquet``,
+        ``report.html`` and ``sources.reg`` if the folder has them, and the further ones.
 
     Raises
     ------
@@ -165,6 +166,8 @@ def write_diagnosis(
     if (directory / "report.html").exists():
         page = _page(diagnosis, table, directory)
         writers["report.html"] = lambda path: path.write_text(page, encoding="utf-8")
+    if (directory / PARQUET).exists() and can_write_parquet():
+        writers[PARQUET] = lambda path: write_parquet(table, path)
     if (directory / "sources.reg").exists():
         regions = ds9_regions(result, table)
         writers["sources.reg"] = lambda path: path.write_text(regions, encoding="utf-8")

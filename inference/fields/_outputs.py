@@ -10,11 +10,12 @@ from typing import Any
 from scorepriors._errors import InputError
 from scorepriors._files import atomic_write
 from scorepriors.inference.reports._outputs import check_target, write_whole
+from scorepriors.inference.reports._parquet import can_write_parquet, write_parquet
 from scorepriors.models.data._warnings import note
 
 from ._report import field_page
 from ._strips import MODEL_STEPS, RESIDUAL_STEPS, write_images
-from ._tables import can_write_parquet, field_summary, write_fits_table, write_parquet
+from ._tables import field_summary, write_fits_table
 
 #: Names of the result files of a field.
 FIELD_NAMES = (

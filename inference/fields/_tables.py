@@ -1,6 +1,5 @@
-"""The catalog of a field as FITS and Parquet, for programs that know nothing of this package."""
+"""The catalog of a field as a FITS table, and what its summary says of it."""
 
-import importlib.util
 import io
 import json
 from collections import Counter
@@ -14,31 +13,7 @@ from astropy.table import Table
 
 from scorepriors.inference.deblending._flags import FLAGS
 from scorepriors.inference.deblending._hdus import fits_text
-
-
-def can_write_parquet() -> bool:
-    """Return whether pyarrow, the extra ``parquet``, is installed."""
-    return importlib.util.find_spec("pyarrow") is not None
-
-
-def write_parquet(catalog: Table, path: Path) -> None:
-    """Write Parquet, with units and descriptions in the metadata of each column.
-
-    Metadata are those of astropy too, whose `QTable.read` so returns the catalog as it was.
-    """
-    import pyarrow.parquet as pq
-
-    plain = _plain(catalog)
-    plain.write(path, format="parquet", overwrite=True)
-    table = pq.read_table(path)
-    for number, name in enumerate(plain.colnames):
-        info = plain[name].info
-        known = {"unit": info.unit, "description": info.description}
-        metadata = {key: str(value) for key, value in known.items() if value is not None}
-        table = table.cast(
-            table.schema.set(number, table.schema.field(number).with_metadata(metadata))
-        )
-    pq.write_table(table, path, compression="zstd")
+from scorepriors.inference.reports._parquet import plain_columns
 
 
 def write_fits_table(catalog: Table, path: Path) -> None:
@@ -51,7 +26,7 @@ def fits_table(catalog: Table) -> fits.BinTableHDU:
 
     FITS holds ASCII alone: other letters of names become question marks.
     """
-    plain = _plain(catalog)
+    plain = plain_columns(catalog)
     meta, plain.meta = dict(plain.meta), {}
     for name in plain.colnames:
         column = plain[name]
@@ -125,19 +100,6 @@ def field_summary(result: Any, *, extra: Mapping[str, Any] | None = None) -> dic
     }
     # JSON knows no NaN and no infinity: null.
     return json.loads(json.dumps(found), parse_constant=lambda name: None)
-
-
-def _plain(catalog: Table) -> Table:
-    """Return a table of plain columns with units: a reader needs no classes of astropy."""
-    plain = Table()
-    for name in catalog.colnames:
-        column = catalog[name]
-        values = getattr(column, "value", column)
-        plain[name] = values
-        plain[name].info.unit = getattr(column, "unit", None)
-        plain[name].info.description = column.info.description
-    plain.meta.update(catalog.meta)
-    return plain
 
 
 def _ascii(text: Any) -> str:

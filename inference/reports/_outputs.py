@@ -27,12 +27,14 @@ from scorepriors.inference.deblending._scene_file import save_scene
 from scorepriors.models.data._correlations import correlation_facts
 
 from ._figure import report_figure
+from ._parquet import PARQUET, can_write_parquet, write_parquet
 from ._regions import ds9_regions
 from ._scene_page import scene_page
 
 #: Names of the result files.
 NAMES = (
     "catalog.ecsv", "sources.fits", "report.png", "summary.json", SCENE, "report.html", "sources.reg",
+    PARQUET,
 )  # fmt: skip
 
 #: Name of the file of light curves, where a source varies.
@@ -125,7 +127,8 @@ def write_outputs(
     list of pathlib.Path
         Files ``catalog.ecsv``, ``sources.fits``, ``report.png``, ``summary.json``,
         ``scene.npz``, ``report.html`` (a page that needs nothing else), ``sources.reg`` (regions
-        of DS9), and ``light_curves.ecsv`` if a source varies.
+        of DS9), ``catalog.parquet`` if pyarrow is installed, and ``light_curves.ecsv`` if a source
+        varies.
 
     Raises
     ------
@@ -146,11 +149,28 @@ def write_outputs(
         lambda path: save_scene(result, path, prior=prior),
         lambda path: path.write_text(scene_page(result, table, facts), encoding="utf-8"),
         lambda path: path.write_text(ds9_regions(result, table), encoding="utf-8"),
+        lambda path: write_parquet(table, path),
     )
     named = dict(zip(NAMES, writers, strict=True))
     if result.variable:
         named[CURVES] = lambda path: light_curves(result).write(path, format="ascii.ecsv")
-    return write_whole(directory, named, force=force)
+    return write_with_parquet(directory, named, force=force)
+
+
+def write_with_parquet(
+    directory: str | Path, writers: dict[str, Callable[[Path], object]], *, force: bool = False
+) -> list[Path]:
+    """Write several files as `write_whole` does, Parquet among them only if pyarrow is installed.
+
+    One of an earlier run is removed then: it would not be that of the other files.
+    """
+    if can_write_parquet():
+        return write_whole(directory, writers, force=force)
+    check_target(directory, force=force, names=tuple(writers))
+    others = {name: write for name, write in writers.items() if name != PARQUET}
+    paths = write_whole(directory, others, force=force)
+    (Path(directory) / PARQUET).unlink(missing_ok=True)
+    return paths
 
 
 def write_whole(

@@ -23,8 +23,9 @@ from scorepriors.inference.sampling._stein import stein_sentence
 from scorepriors.inference.sampling._tree import group, save_tree
 
 from ._observed import mean_as_observed, sky_beside
-from ._outputs import CURVES, write_whole
+from ._outputs import CURVES, write_with_parquet
 from ._page import figures, report_page
+from ._parquet import PARQUET, write_parquet
 
 #: Names of the result files.
 SAMPLE_NAMES = (
@@ -34,6 +35,7 @@ SAMPLE_NAMES = (
     "diagnostics.txt",
     "report.html",
     SCENE,
+    PARQUET,
 )
 
 
@@ -76,11 +78,12 @@ def write_samples(
         lambda path: path.write_text(diagnostics(tree, table), encoding="utf-8"),
         lambda path: path.write_text(page, encoding="utf-8"),
         lambda path: save_scene(result, path, prior=prior),
+        lambda path: write_parquet(table, path),
     )
     named = dict(zip(SAMPLE_NAMES, writers, strict=True))
     if result.variable:
         named[CURVES] = lambda path: light_curves(tree).write(path, format="ascii.ecsv")
-    return write_whole(directory, named, force=force)
+    return write_with_parquet(directory, named, force=force)
 
 
 def _with_fitted(table: Any, result: Deblended) -> Any:

@@ -16,7 +16,7 @@ from scorepriors.training._loop import LOSS_BINS
 def write_card(
     path: str | Path,
     name_or_path: str | Path,
-    report: dict,
+    report: dict | None = None,
     *,
     figures: Mapping[str, str] | None = None,
 ) -> Path:
@@ -29,7 +29,8 @@ def write_card(
     name_or_path
         Name of a shipped prior or a ``.safetensors`` file, as for `load_prior`.
     report
-        Result of `scorepriors.validation.validate_prior`.
+        Result of `scorepriors.validation.validate_prior`; without one the card says that nothing was
+        measured.
     figures
         Captions and files of figures to show, the files relative to the card.
 
@@ -44,7 +45,7 @@ def write_card(
         If there is no such prior or the report is of another one.
     """
     info = prior_info(name_or_path)
-    if report["prior"]["name"] != info.name:
+    if report is not None and report["prior"]["name"] != info.name:
         raise InputError(
             f"the report is of the prior {report['prior']['name']!r}, not of {info.name!r}."
         )
@@ -55,10 +56,7 @@ def write_card(
         _data(info, recipe),
         _recipe(recipe),
         _training(recipe, facts),
-        _verdict(report),
-        _samples(report),
-        _denoising(report),
-        _density(report),
+        *_measured(info, report),
         _figures(figures or {}),
         _limits(info, recipe, report),
     ]
@@ -187,10 +185,13 @@ License of the weights: {recipe.license}.
 """
 
 
-def _loading(info) -> str:
+def _argument(info) -> str:
     shipped = info.path.parent.name == "weights"
     # Without the folder: a card is read on other machines.
-    argument = info.name if shipped else info.path.name
+    return info.name if shipped else info.path.name
+
+
+def _loading(info) -> str:
     return f"""
 ## How to load
 
@@ -198,7 +199,7 @@ def _loading(info) -> str:
 import jax
 from scorepriors import load_prior
 
-prior = load_prior("{argument}")
+prior = load_prior("{_argument(info)}")
 images = prior.sample(jax.random.key(0), (4,))  # [4, {info.box}, {info.box}]
 log_prob = prior.log_prob(images)
 sharper = prior.at(0.05)  # another noise level, nothing recompiles
@@ -247,6 +248,15 @@ def _training(recipe, facts: dict) -> str:
         elif isinstance(value, str | int | float):
             rows.append((name.replace("_", " "), _show(value)))
     return "## Training run\n\n" + _table(("fact", "value"), rows)
+
+
+def _measured(info, report) -> list[str]:
+    if report is None:
+        return [
+            "## What it reaches\n\nNot measured yet. `scorepriors validate-prior "
+            f"{_argument(info)}` compares it with held-out images."
+        ]
+    return [_verdict(report), _samples(report), _denoising(report), _density(report)]
 
 
 def _verdict(report) -> str:
@@ -338,17 +348,17 @@ def _figures(figures: Mapping[str, str]) -> str:
 
 
 def _limits(info, recipe, report) -> str:
-    shift = report["shift"]
-    costs = ", ".join(
-        f"{drop:,.0f} nats for {pixels}"
-        for pixels, drop in zip(shift["pixels"], shift["drop"], strict=True)
-    )
-    stein = criteria(report)["stein"]
+    cost = "" if report is None else f": {_shift_costs(report)}"
     drift = (
         ""
-        if stein.passed
+        if report is None or criteria(report)["stein"].passed
         else "- The Stein identity fails: long chains of the prior *alone* leave its samples. "
         "Draw from it by `sample`; use the density together with data that hold it.\n"
+    )
+    chosen = (
+        "- "
+        if report is None
+        else "- The limits of the tables above were chosen for simulated galaxies in boxes of 32 pixels. "
     )
     wall = (
         "- Off the galaxies the energy is not learned but walled off: what lies behind the wall is "
@@ -367,15 +377,24 @@ def _limits(info, recipe, report) -> str:
 ## Limits of use
 
 - It knows the galaxies of its training set and nothing else, {resolution}.
-- Galaxies must be centered as in training: moving one by whole pixels costs {costs} pixels at
-  sigma = {report["protocol"]["sigma_density"]:g}.
+- Galaxies must be centered as in training{cost}.
 - The log-density is unnormalized, by a constant that depends on sigma0: neither sigma0 nor the
   choice between priors can be inferred from it.
 - It is the density of an image *with noise* of sigma0 in the stretched space; `denoise` removes
   that noise from one image.
-{wall}{drift}- The limits of the tables above were chosen for simulated galaxies in boxes of 32 pixels. One
+{wall}{drift}{chosen}One
   seed was trained; nothing is known of the scatter between seeds.
 """
+
+
+def _shift_costs(report) -> str:
+    shift = report["shift"]
+    costs = ", ".join(
+        f"{drop:,.0f} nats for {pixels}"
+        for pixels, drop in zip(shift["pixels"], shift["drop"], strict=True)
+    )
+    level = report["protocol"]["sigma_density"]
+    return f"moving one by whole pixels costs {costs} pixels at\n  sigma = {level:g}"
 
 
 def _table(head, rows) -> str:

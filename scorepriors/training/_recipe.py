@@ -1,6 +1,7 @@
 """Training recipes: small TOML files, checked before anything is computed."""
 
 import dataclasses
+import json
 import math
 import tomllib
 from dataclasses import dataclass, field
@@ -134,6 +135,30 @@ def read_recipe(path: str | Path) -> Recipe:
         recipe = dataclasses.replace(recipe, data=moved)
     _check(recipe)
     return recipe
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Return a recipe as TOML, all keys written out; of the user's images only their name.
+
+    Where they lay is nobody else's business, and says nothing on another machine.
+    """
+    lines, tables = [], []
+    for key, value in recipe.as_dict().items():
+        if isinstance(value, dict):
+            told = {name: one for name, one in value.items() if one is not None}
+            if key == "data" and recipe.data.path is not None:
+                told["path"] = Path(recipe.data.path).name
+            tables += ["", f"[{key}]", *(f"{name} = {_toml(one)}" for name, one in told.items())]
+        else:
+            lines.append(f"{key} = {_toml(value)}")
+    return "\n".join([*lines, *tables]) + "\n"
+
+
+def _toml(value: str | int | float) -> str:
+    # Strings of JSON are strings of TOML, where DEL must be escaped too.
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
 
 
 def recipe_from_dict(table: dict) -> Recipe:

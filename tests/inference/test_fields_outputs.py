@@ -22,6 +22,7 @@ from scorepriors.inference.fields._outputs import (
     write_field_report,
 )
 from scorepriors.inference.fields._strips import pixel_noise, write_images
+from scorepriors.inference.reports._parquet import write_parquet
 from scorepriors.models.data._warnings import FileWarning
 
 
@@ -77,7 +78,7 @@ def test_names_beyond_ascii_are_written(result, tmp_path):
     odd["id"] = [f"NGC {k} β" for k in range(len(odd))]
     _tables.write_fits_table(odd, tmp_path / "c.fits")
     assert QTable.read(tmp_path / "c.fits")["id"][1] == "NGC 1 ?"
-    _tables.write_parquet(odd, tmp_path / "c.parquet")
+    write_parquet(odd, tmp_path / "c.parquet")
     assert QTable.read(tmp_path / "c.parquet")["id"][1] == "NGC 1 β"
 
 

@@ -24,6 +24,7 @@ from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._doubts import doubts, position_widths, said_once
 from scorepriors.inference.deblending._flags import bands_of, bits_of
 from scorepriors.inference.deblending._seen import SEEN, has_data, seen_share, total_seen
+from scorepriors.inference.reports import _outputs
 from scorepriors.inference.reports import _outputs as outputs
 from scorepriors.inference.reports._figure import BAD, report_figure
 from scorepriors.inference.reports._outputs import NAMES, summary, write_outputs
@@ -320,6 +321,28 @@ def test_every_flag_is_raised_by_its_cause():
     for words, word in zip(found, expected, strict=True):
         assert {word, "not_converged"} <= words
     assert ["point" in words for words in found] == point.tolist()
+
+
+def test_catalogs_in_parquet_are_read_by_others(tmp_path, monkeypatch):
+    import pyarrow.parquet as pq
+
+    result = made(unit="nJy", ids=("a", "b", "é"))
+    write_outputs(result, tmp_path / "out")
+    path = tmp_path / "out" / "catalog.parquet"
+    plain, table = pq.read_table(path), QTable.read(tmp_path / "out" / "catalog.ecsv")
+    assert plain.column_names == table.colnames
+    assert plain["id"].to_pylist() == ["a", "b", "é"]
+    name = next(n for n in table.colnames if n.startswith("flux_"))
+    np.testing.assert_allclose(plain[name].to_numpy(), table[name].value, rtol=1e-6)
+    assert plain.schema.field(name).metadata[b"unit"] == b"nJy"
+    again = QTable.read(path)
+    assert again[name].unit == table[name].unit
+    assert again.meta["prior"] == table.meta["prior"]
+    # Without pyarrow there is none, and none of another run.
+    monkeypatch.setattr(_outputs, "can_write_parquet", lambda: False)
+    paths = write_outputs(result, tmp_path / "out", force=True)
+    assert [p.name for p in paths] == [name for name in NAMES if name != "catalog.parquet"]
+    assert not path.exists()
 
 
 def test_all_files_are_written_and_readable(tmp_path):

@@ -27,6 +27,7 @@ from scorepriors.inference.validation._report import (
     noise_and_denoise,
     oriented_subset,
 )
+from scorepriors.inference.validation._share import share_prior
 
 N = 16
 STRETCH = LogStretch()
@@ -305,6 +306,9 @@ def test_card(report, wiener, tmp_path):
     other = {**report, "prior": {**report["prior"], "name": "other"}}
     with pytest.raises(InputError, match="the report is of the prior 'other'"):
         cards.write_card(tmp_path / "no.md", weights, other)
+    (tmp_path / "tiny.json").write_text(json.dumps(report))
+    _, card, *_ = share_prior(tmp_path / "shared", weights, report=tmp_path / "tiny.json")
+    assert card.read_text() == text.replace("## Figures\n\n![Samples](tiny.png)\n\n", "")
 
 
 def meeting(report):

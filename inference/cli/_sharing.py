@@ -1,0 +1,49 @@
+"""The command `card`."""
+
+from pathlib import Path
+
+import click
+
+from ._common import Outcome, with_json
+
+
+@click.command()
+@click.argument("prior")
+@click.option(
+    "--output", type=click.Path(), metavar="FOLDER", help="Folder to write.  [default: NAME]"
+)
+@click.option(
+    "--report",
+    type=click.Path(),
+    metavar="FILE.json",
+    help="Report of `validate-prior`, whose figures the card then has.",
+)
+@click.option("--force", is_flag=True, help="Replace existing files.")
+@with_json
+def card(prior, output, report, force):
+    """Write a folder that shares PRIOR: weights, card, recipe, checksums.
+
+    PRIOR is a .safetensors file, or anything else that --prior of `deblend` takes.  Whoever has the
+    folder gives it to --prior, or to `load_prior`.
+    """
+    from scorepriors._zoo import prior_info
+    from scorepriors.inference.validation._share import share_prior
+
+    paths = share_prior(
+        output if output is not None else prior_info(prior).name, prior, report=report, force=force
+    )
+    for path in paths:
+        click.echo(str(path))
+
+    def summary():
+        weights, written, recipe, sums = map(str, paths)
+        digest = Path(sums).read_text().split()[0]
+        return {
+            "weights": weights,
+            "card": written,
+            "recipe": recipe,
+            "sums": sums,
+            "sha256": digest,
+        }
+
+    return Outcome(0, summary)
