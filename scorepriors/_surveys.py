@@ -219,6 +219,23 @@ def flux_of(magnitude):
     return 10 ** (-0.4 * (np.asarray(magnitude, float) - ZERO_POINT))
 
 
+def magnitude_errors(flux, error) -> np.ndarray:
+    """Return errors of magnitudes to first order; NaN without light, where there is no magnitude.
+
+    Parameters
+    ----------
+    flux, error
+        Fluxes and their errors, of one shape and in one unit.
+
+    Examples
+    --------
+    >>> magnitude_errors([10.0, -1.0], [1.0, 1.0]).round(3)
+    array([0.109,   nan])
+    """
+    flux = np.asarray(flux, float)
+    return 2.5 / np.log(10) * np.asarray(error, float) / np.where(flux > 0, flux, np.nan)
+
+
 def point_source_noise(depth, seeing, scale):
     """Return the standard deviation of a pixel, nJy, from the 5 sigma depth.
 

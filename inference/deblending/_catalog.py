@@ -11,6 +11,7 @@ from astropy.table import QTable
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._moments import shapes
+from scorepriors._surveys import magnitude_errors
 from scorepriors.models.data._correlations import correlation_facts
 from scorepriors.models.scene._exposures import exposures
 
@@ -82,7 +83,9 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
         table[f"flux_err_{band}"] = scaled.error[:, b] * unit
         if magnitudes is not None:
             table[f"mag_{band}"] = magnitudes[:, b] * u.mag
-            table[f"mag_err_{band}"] = _POGSON * scaled.error[:, b] / scaled.flux[:, b] * u.mag
+            table[f"mag_err_{band}"] = (
+                magnitude_errors(scaled.flux[:, b], scaled.error[:, b]) * u.mag
+            )
         table[f"measured_flux_{band}"] = scaled.measured[:, b] * unit
         table[f"measured_flux_err_{band}"] = scaled.measured_error[:, b] * unit
         fixed = np.where(found.seen[:, b], scene.flux_error[:, b], np.nan)
@@ -229,8 +232,6 @@ def description(name: str, bands) -> str:
     kind = _BAND_DESCRIPTIONS[name[: -len(band) - 1]]
     return f"{kind}, {f'band {band}' if band in bands else 'all bands with data'}"
 
-
-_POGSON = 2.5 / np.log(10)
 
 _BAND_DESCRIPTIONS = {
     "flux": "posterior mean of the flux",
