@@ -75,7 +75,7 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     found = result.photometry
     table = QTable()
     table["id"] = np.asarray(result.positions.ids)
-    _add_positions(table, result)
+    add_positions(table, result)
     magnitudes = obs.magnitudes(found.flux)
     scaled = found.scaled(factor)
     for b, band in enumerate(obs.bands):
@@ -95,7 +95,7 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     table["snr"] = scaled.snr
     for name, motion in motion_columns(result).items():
         table[name] = motion
-    _add_shapes(table, result)
+    add_shapes(table, result)
     table["chi2"] = scene.source_chi2
     table["model"] = scene.models
     write_flags(table, *flags_of(result, scene))
@@ -166,7 +166,7 @@ def flag_words(result: Deblended) -> list[str]:
     return [words_of(one, named) for one, named in zip(bits, missing, strict=True)]
 
 
-def _add_positions(table: QTable, result: Deblended) -> None:
+def add_positions(table: QTable, result: Deblended) -> None:
     """Add positions in pixels and on the sky, with errors."""
     wcs, covariance = result.observation.wcs, result.photometry.center_covariance
     row, column = result.center.T
@@ -203,7 +203,7 @@ def sky_columns(
     }
 
 
-def _add_shapes(table: QTable, result: Deblended) -> None:
+def add_shapes(table: QTable, result: Deblended) -> None:
     """Add size and ellipticities of the images, with errors."""
     size, e1, e2 = shapes(result.free_form.morphology)
     error = result.photometry.shape_error.T
