@@ -109,12 +109,17 @@ class ErrorModel:
     single
         Error of the model of a galaxy that has one fit alone, so that there is no difference, as a
         share of its flux at a signal to noise of one; it falls with the root of that.
+    size, ellipticity
+        Errors of the model of sizes and of ellipticities, in units of their differences between the
+        two fits.
     """
 
     scale: float = 1.0
     misfit: float = 2.0
     floor: float = 0.005
     single: float = 0.15
+    size: float = 1.5
+    ellipticity: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,10 @@ def photometry(
         ),
         seen=seen,
         center_covariance=_center_covariance(equations, final.covariance[size:, size:]),
-        shape_error=_shape_errors(equations, final.covariance[size:, size:]),
+        shape_error=np.hypot(
+            _shape_errors(equations, final.covariance[size:, size:]),
+            _model_errors_of_shapes(errors, result.morphology, parametric.morphology),
+        ),
         way_covariance=_center_covariance(equations, final.covariance[size:, size:], "way"),
     )
 
@@ -282,6 +285,18 @@ def _shape_errors(equations: Equations, covariance: np.ndarray) -> np.ndarray:
         )
         out[k] = np.sqrt(np.maximum(variance, 0.0))
     return out
+
+
+def _model_errors_of_shapes(
+    errors: ErrorModel, images: np.ndarray, others: np.ndarray
+) -> Float[np.ndarray, "N 3"]:
+    """Return errors of size, e1 and e2 by how much those of the two fits ``[N, H, W]`` disagree."""
+    if images is others:
+        return np.zeros((len(images), 3))
+    size, e1, e2 = (a - b for a, b in zip(shapes(images), shapes(others), strict=True))
+    # The same for both ellipticities, which mix as the image is turned.
+    both = errors.ellipticity * np.hypot(e1, e2) / np.sqrt(2)
+    return np.nan_to_num(np.stack([errors.size * np.abs(size), both, both], axis=1))
 
 
 def _shapes(images: list[np.ndarray]) -> np.ndarray:
