@@ -21,7 +21,7 @@ from ._common import (
 )
 
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
-_STARTS = ("catalog", "detect", "sed20", "flat", "gaussian", "blobs")
+_STARTS = ("catalog", "scattered", "detect", "sed20", "flat", "gaussian", "blobs")
 _TREATMENTS = ("marginal", "profiled")
 
 #: File of --json that stands for stdout.
@@ -63,7 +63,7 @@ class _Start(click.Choice):
     type=_Start(_STARTS),
     default="catalog",
     show_default=True,
-    help="True centers as the catalog, detected sources, or true centers and a bad start.",
+    help="True centers as the catalog, the same with errors, detected sources, or true centers and a bad start.",
 )
 @click.option("--method", type=click.Choice(_METHODS), default="map", show_default=True)
 @click.option(

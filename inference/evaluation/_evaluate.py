@@ -45,7 +45,7 @@ from ._metrics import central_interval, match_positions, mean_chi2, source_metri
 METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 
 #: Names of starts here and in `deblend`.
-STARTS = {"catalog": "profiles", "detect": "profiles"}
+STARTS = {"catalog": "profiles", "scattered": "profiles", "detect": "profiles"}
 STARTS |= {name: name for name in FIT_STARTS if name != "profiles"}
 
 #: Spellings of starts in earlier versions.
@@ -109,8 +109,8 @@ class Settings:
                 f"`sampling` goes with the methods {' and '.join(SAMPLING)}, not with {method!r}."
             )
         if options.get("center_error") is None:
-            detected = start == "detect"
-            options["center_error"] = DETECTED_CENTER_ERROR if detected else EXACT_CENTER_ERROR
+            uncertain = start in ("scattered", "detect")
+            options["center_error"] = DETECTED_CENTER_ERROR if uncertain else EXACT_CENTER_ERROR
         if not options["center_error"] > 0:
             raise InputError(f"`center_error` must be positive, got {options['center_error']}.")
         levels = tuple(options.pop("anneal", ANNEALING))
@@ -203,7 +203,8 @@ def evaluate(
         ``"posterior"``: means and quantiles of draws by `sample_deblended`, of every source under
         the simplest model that the data do not refuse, unless `models` is given.
     start
-        ``"catalog"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
+        ``"catalog"``, ``"scattered"`` (true centers plus Gaussian errors of `center_error`, drawn from
+        `seed`), ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
         ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centers.
     prior
         Priors, as for `deblend`; those of the set's survey if not given.
@@ -227,7 +228,7 @@ def evaluate(
     **options
         Options of `deblend`: `profile`, `spectra`, `center_error`, `anneal`, `max_iterations`,
         `tolerance`, `correlation`, `models`, `padding`.  If not given, `center_error` is 0.05 px for true centers and 0.3 px
-        for detections, and `anneal`, which is used for ``"annealed"`` alone, is (1, 0.4).
+        for scattered ones and detections, and `anneal`, which is used for ``"annealed"`` alone, is (1, 0.4).
 
     Returns
     -------
@@ -248,8 +249,9 @@ def evaluate(
     standard deviation of the draws, and intervals are their quantiles.
 
     True shapes are moments of the set's noiseless images at the model's resolution (``morph``), as
-    those of catalogs are.  With true centers as the catalog (all starts but ``"detect"``) positions are
-    known better than `center_error` says, and more of them than 68 % lie within their errors.
+    those of catalogs are.  Where true centers are the catalog (all starts but ``"scattered"`` and
+    ``"detect"``) positions are known better than `center_error` says, and more of them than 68 % lie
+    within their errors.
 
     With detected sources, each true source is matched to the nearest detection within 3 px
     that is not nearer to another.  True sources without one count as zeros (``e_F = -1``,
@@ -369,7 +371,9 @@ def _evaluate_chunk(blends, indices, priors, chosen, kept, report) -> bool:
     clock = time.monotonic()
     observations = [blends.observation(i) for i in indices]
     truths = [blends.truth(i) for i in indices]
-    positions = [_positions(o, t, chosen) for o, t in zip(observations, truths, strict=True)]
+    positions = [
+        _positions(o, t, chosen, i) for i, o, t in zip(indices, observations, truths, strict=True)
+    ]
     seen = [j for j, where in enumerate(positions) if where is not None]
     fitted = deblend_many(
         [observations[j] for j in seen],
@@ -424,10 +428,16 @@ def _options(blends: BlendSet, positions, chosen: Settings) -> dict[str, Any]:
     return {**options, "padding": -(-largest // multiple) * multiple}
 
 
-def _positions(obs: Observation, truth: BlendTruth, chosen: Settings) -> Positions | None:
-    """Return the catalog of one blend; None if nothing is detected."""
+def _positions(
+    obs: Observation, truth: BlendTruth, chosen: Settings, index: int
+) -> Positions | None:
+    """Return the catalog of a blend, given by its number; None if nothing is detected."""
     if chosen.start != "detect":
-        return read_positions(Table({"x": truth.center[:, 1], "y": truth.center[:, 0]}), obs)
+        center = truth.center
+        if chosen.start == "scattered":
+            rng = np.random.default_rng((chosen.seed, index))
+            center = center + chosen.options.center_error * rng.standard_normal(center.shape)
+        return read_positions(Table({"x": center[:, 1], "y": center[:, 0]}), obs)
     try:
         return detect(with_correlation(obs, chosen.options.correlation))
     except InputError:

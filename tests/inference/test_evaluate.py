@@ -275,6 +275,23 @@ def test_a_set_is_evaluated(result, path):
     assert numbers["size"] == numbers["x"] == 6
 
 
+def test_scattered_positions_have_the_errors_of_the_catalog(path):
+    blends = BlendSet(path)
+    obs, truth = blends.observation(0), blends.truth(0)
+    many = SimpleNamespace(center=np.tile(truth.center.mean(0), (400, 1)))
+    chosen = module.Settings.of(start="scattered", seed=3)
+    assert chosen.options.center_error == 0.3
+    found = module._positions(obs, many, chosen, 1).row_column
+    off = found - many.center
+    # 800 numbers: the standard deviation is known to a fortieth.
+    assert off.std() == pytest.approx(0.3, rel=0.1)
+    assert np.abs(off.mean(0)).max() < 0.06
+    again = module._positions(obs, many, chosen, 1).row_column
+    np.testing.assert_array_equal(found, again)
+    other = module._positions(obs, many, chosen, 2).row_column
+    assert (found != other).all()
+
+
 def without_seconds(result):
     return {name: value for name, value in result.items() if not name.startswith("seconds")}
 
