@@ -112,14 +112,17 @@ class ErrorModel:
     size, ellipticity
         Errors of the model of sizes and of ellipticities, in units of their differences between the
         two fits.
+    single_size
+        Factor of the error of the size of a galaxy that has one fit alone.
     """
 
     scale: float = 1.0
     misfit: float = 2.0
     floor: float = 0.005
     single: float = 0.15
-    size: float = 1.5
-    ellipticity: float = 1.0
+    size: float = 1.25
+    ellipticity: float = 0.75
+    single_size: float = 1.12
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,15 @@ def test_errors_of_shapes_know_by_how_much_both_fits_disagree():
     assert np.isfinite(_model_errors_of_shapes(errors, images, dark)).all()
 
 
+def test_sizes_that_no_other_fit_confirms_have_larger_errors():
+    obs, at = observed([((16, 16), 2.0, (900.0, 900.0))], seed=0)
+    whole = deblend(obs, at, free_form=False, key=jax.random.key(0)).parametric
+    given = (whole.scene, whole, whole, np.ones((1, 2), bool), ErrorModel(single_size=1.5))
+    confirmed, alone = (photometry(*given, np.array([one])) for one in (False, True))
+    ratio = alone.shape_error / confirmed.shape_error
+    np.testing.assert_allclose(ratio, [[1.5, 1.0, 1.0]], rtol=1e-6)
+
+
 def test_the_inverse_survives_two_sources_in_one_place():
     matrix = np.array([[1e8, 1e8 * (1 - 1e-12)], [1e8 * (1 - 1e-12), 1e8]])
     found = inverse(matrix)

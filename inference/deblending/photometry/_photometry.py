@@ -165,7 +165,8 @@ def photometry(
         partial(_moments, scene, parametric.fit.values, _noise(own, seen)),
     )
     final = solve(system, flux_precision=precision)
-    share = np.zeros(len(seen)) if single is None else errors.single * np.asarray(single, float)
+    alone = np.zeros(len(seen)) if single is None else np.asarray(single, float)
+    share = errors.single * alone
     share /= np.sqrt(np.maximum(_significance(measured, free.covariance[:size, :size]), 1.0))
     of_model = partial(_model_error, errors, disputed, share)
     width = errors.scale * _width(measured, free.covariance[:size, :size])
@@ -183,7 +184,8 @@ def photometry(
         seen=seen,
         center_covariance=_center_covariance(equations, final.covariance[size:, size:]),
         shape_error=np.hypot(
-            _shape_errors(equations, final.covariance[size:, size:]),
+            _shape_errors(equations, final.covariance[size:, size:])
+            * np.stack([1 + (errors.single_size - 1) * alone, *np.ones((2, len(alone)))], 1),
             _model_errors_of_shapes(errors, result.morphology, parametric.morphology),
         ),
         way_covariance=_center_covariance(equations, final.covariance[size:, size:], "way"),
