@@ -432,12 +432,16 @@ def _positions(
     obs: Observation, truth: BlendTruth, chosen: Settings, index: int
 ) -> Positions | None:
     """Return the catalog of a blend, given by its number; None if nothing is detected."""
+    if chosen.start == "scattered":
+        rng = np.random.default_rng((chosen.seed, index))
+        center = truth.center + chosen.options.center_error * rng.standard_normal(
+            truth.center.shape
+        )
+        # Not by `read_positions`, which refuses pairs that errors have brought to one place.
+        names = tuple(str(number) for number in range(len(center)))
+        return Positions(names, center, np.zeros(len(center), bool))
     if chosen.start != "detect":
-        center = truth.center
-        if chosen.start == "scattered":
-            rng = np.random.default_rng((chosen.seed, index))
-            center = center + chosen.options.center_error * rng.standard_normal(center.shape)
-        return read_positions(Table({"x": center[:, 1], "y": center[:, 0]}), obs)
+        return read_positions(Table({"x": truth.center[:, 1], "y": truth.center[:, 0]}), obs)
     try:
         return detect(with_correlation(obs, chosen.options.correlation))
     except InputError:

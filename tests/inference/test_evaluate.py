@@ -270,7 +270,9 @@ def test_a_set_is_evaluated(result, path):
         size, e1, _ = shapes(arrays["morph"][:1])
     assert quantities["size"]["true"] == pytest.approx(size[0])
     assert quantities["e1"]["true"] == pytest.approx(e1[0])
-    assert quantities["size"]["value"] == pytest.approx(size[0], rel=0.2)
+    # Some widths away at most, of errors that mean something.
+    off = abs(quantities["size"]["value"] - size[0])
+    assert off < 3 * quantities["size"]["error"] < 1.5 * size[0]
     numbers = {name: one["number"] for name, one in result["coverage_68_of"].items()}
     assert numbers["size"] == numbers["x"] == 6
 
