@@ -220,6 +220,7 @@ def chains(options) -> None:
         tree = sample_deblended(
             result,
             key=jax.random.key(1 + again),
+            models="given",
             num_chains=size(options, "chains"),
             num_warmup=100 if not options.small else 20,
             num_samples=size(options, "draws"),

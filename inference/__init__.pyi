@@ -24,6 +24,7 @@ from .deblending._sampling import laplace_deblended as laplace_deblended
 from .deblending._sampling import sample_deblended as sample_deblended
 from .deblending._scene_file import load_scene as load_scene
 from .deblending._scene_file import save_scene as save_scene
+from .deblending._simplest import simplest as simplest
 from .deblending.flow._sampler import Flow as Flow
 from .deblending.photometry._photometry import Photometry as Photometry
 from .deblending.reduced._sampler import Reduced as Reduced

@@ -95,9 +95,18 @@ def check_enumerable(sites: dict[str, Any]) -> None:
 
 
 def traced(model: Callable, args, kwargs) -> tuple[dict, bool]:
-    """Return the trace of a model with discrete sites drawn, and whether it has loops inside."""
+    """Return the trace of a model with discrete sites drawn, and whether it has loops inside.
+
+    Raises
+    ------
+    InputError
+        For a `numpyro.param`: behind a discrete site `continuous` has not come to it.
+    """
     seen = _watched(handlers.seed(model, jax.random.key(0)))
     trace = handlers.trace(seen).get_trace(*args, **kwargs)
+    for name, site in trace.items():
+        if site["type"] == "param":
+            raise InputError(param_sentence(name))
     return trace, seen.found
 
 

@@ -504,20 +504,27 @@ class _Numbers:
     rows: tuple
 
 
-def _listed(value):
-    """Return a list of numbers as an array, and anything else unchanged."""
+def listed(value, *, static: bool = True):
+    """Return a list of numbers as an array, and anything else unchanged.
+
+    Parameters
+    ----------
+    value
+        An argument of a model, or a part of one.
+    static
+        Whether a list of integers (counts or sizes) is static.
+    """
     if not isinstance(value, list) or not value:
         return value
     numbers = jax.tree.leaves(value, is_leaf=lambda x: x is None)
     if not all(isinstance(n, bool | int | float | np.number) for n in numbers):
-        return jax.tree.map(
-            _listed, value, is_leaf=lambda x: isinstance(x, list) and x is not value
-        )
+        each = partial(listed, static=static)
+        return jax.tree.map(each, value, is_leaf=lambda x: isinstance(x, list) and x is not value)
     try:
         array = np.array(value)
     except ValueError:  # rows of different lengths
         return value
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" or not static:
         return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
     return _Numbers(_as_tuples(array.tolist()))
 
@@ -558,7 +565,7 @@ def posterior(
     if isinstance(model, partial):
         model_args, keywords = (*model.args, *model_args), {**model.keywords, **keywords}
         model = model.func
-    whole = jax.tree.map(_listed, (model_args, keywords), is_leaf=lambda x: isinstance(x, list))
+    whole = jax.tree.map(listed, (model_args, keywords), is_leaf=lambda x: isinstance(x, list))
     # By `device_put`: a conversion would compile a program for every shape.
     whole = jax.tree.map(lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else a, whole)
     arrays, static = eqx.partition(whole, eqx.is_array)

@@ -109,12 +109,20 @@ class ErrorModel:
     single
         Error of the model of a galaxy that has one fit alone, so that there is no difference, as a
         share of its flux at a signal to noise of one; it falls with the root of that.
+    size, ellipticity
+        Errors of the model of sizes and of ellipticities, in units of their differences between the
+        two fits.
+    single_size
+        Factor of the error of the size of a galaxy that has one fit alone.
     """
 
     scale: float = 1.0
     misfit: float = 2.0
     floor: float = 0.005
     single: float = 0.15
+    size: float = 1.25
+    ellipticity: float = 0.75
+    single_size: float = 1.12
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,23 @@ class Survey:
 def flux_of(magnitude):
     """Return the flux in nJy of an AB magnitude."""
     return 10 ** (-0.4 * (np.asarray(magnitude, float) - ZERO_POINT))
+
+
+def magnitude_errors(flux, error) -> np.ndarray:
+    """Return errors of magnitudes to first order; NaN without light, where there is no magnitude.
+
+    Parameters
+    ----------
+    flux, error
+        Fluxes and their errors, of one shape and in one unit.
+
+    Examples
+    --------
+    >>> magnitude_errors([10.0, -1.0], [1.0, 1.0]).round(3)
+    array([0.109,   nan])
+    """
+    flux = np.asarray(flux, float)
+    return 2.5 / np.log(10) * np.asarray(error, float) / np.where(flux > 0, flux, np.nan)
 
 
 def point_source_noise(depth, seeing, scale):

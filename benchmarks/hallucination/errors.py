@@ -58,7 +58,12 @@ def one(blends: BlendSet, index: int, chains: bool) -> list[dict]:
     if chains:
         key = jax.random.key(index)
         draws = sample_deblended(
-            result, key=key, algorithm="dynamic_hmc", num_warmup=200, num_samples=250
+            result,
+            key=key,
+            models="given",
+            algorithm="dynamic_hmc",
+            num_warmup=200,
+            num_samples=250,
         )
         approximate = laplace_deblended(result, key=key)
         columns["ratio"] = error_ratio(approximate, draws)

@@ -6,8 +6,9 @@ PATH is a checkout of posteriordb, a git directory, or its address, which git cl
 `results.json`, to which further runs add, `table.md` and `figure.png`.  Both samplers have the
 same chains and lengths, in one process, in single precision (`--x64` for double).  Each runs
 twice; the second run counts, for which JAX's cache has the programs (NumPyro compiles anew in
-every run).  Gradients are those of all chains, warm-up included, without the fit that ours start
-from; seconds hold everything.
+every run).  Gradients are those of all chains, warm-up included, and of the start of ours: the fit,
+its test by the Hessian, and the curvature (`start.py`; a product with a Hessian counts as two).
+Seconds hold everything.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from database import ADDRESS, Database
 from numpyro.infer import MCMC
 from numpyro.infer import NUTS as NumPyroNUTS
 from scipy.stats import norm
+from start import counted
 
 from models import POSTERIORS
 from scorepriors.inference import sample
@@ -37,14 +39,16 @@ FALSE_ALARM = 0.001
 
 
 def ours(model, args):
-    """A function of a key: draws by site, seconds, gradients and the sentences of `sample`."""
+    """A function of a key: draws, seconds, gradients of chains and of the start, and sentences."""
 
     def run(key):
         began = time.perf_counter()
-        tree = sample(model, *args, key=key, **LENGTHS)
+        with counted() as start:
+            tree = sample(model, *args, key=key, **LENGTHS)
         seconds = time.perf_counter() - began
         draws = {str(n): np.asarray(v, float) for n, v in tree["posterior"].data_vars.items()}
-        return draws, seconds, tree.attrs["gradients"], json.loads(tree.attrs["warnings"])
+        said = json.loads(tree.attrs["warnings"])
+        return draws, seconds, (tree.attrs["gradients"], start.gradients), said
 
     return run
 
@@ -61,7 +65,7 @@ def numpyros(model, args):
             steps += int(np.asarray(chains.get_extra_fields()["num_steps"]).sum())
         draws = {n: np.asarray(v, float) for n, v in chains.get_samples(True).items()}
         chains.post_warmup_state = None
-        return draws, time.perf_counter() - began, steps, []
+        return draws, time.perf_counter() - began, (steps, 0), []
 
     return run
 
@@ -107,8 +111,9 @@ def measure(name, database, seed):
         result = compare(by_parameter(found, entry.draws), entry.draws)
         result |= {
             "seconds": seconds,
-            "gradients": gradients,
-            "per_1000_gradients": 1000 * result["effective"] / gradients,
+            "gradients": sum(gradients),
+            "gradients_of_start": gradients[1],
+            "per_1000_gradients": 1000 * result["effective"] / sum(gradients),
             "per_second": result["effective"] / seconds,
             "warnings": said,
         }

@@ -21,7 +21,7 @@ from ._common import (
 )
 
 _METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
-_STARTS = ("catalog", "detect", "sed20", "flat", "gaussian", "blobs")
+_STARTS = ("catalog", "scattered", "detect", "sed20", "flat", "gaussian", "blobs")
 _TREATMENTS = ("marginal", "profiled")
 
 #: File of --json that stands for stdout.
@@ -63,7 +63,7 @@ class _Start(click.Choice):
     type=_Start(_STARTS),
     default="catalog",
     show_default=True,
-    help="True centers as the catalog, detected sources, or true centers and a bad start.",
+    help="True centers as the catalog, the same with errors, detected sources, or true centers and a bad start.",
 )
 @click.option("--method", type=click.Choice(_METHODS), default="map", show_default=True)
 @click.option(
@@ -342,6 +342,10 @@ def _print_result(result: dict) -> None:
         shares = result[f"coverage_68_by_{key}"]
         cells = " ".join("-" if one is None else f"{one:.2f}" for one in shares)
         table.add_row(f"  {name}", cells)
+    others = result["coverage_68_of"]
+    for names in (("x", "y"), ("size", "e1", "e2"), ("mag",)):
+        cells = " ".join(f"{others[n]['covered']:.2f}" if n in others else "-" for n in names)
+        table.add_row(f"  {', '.join(names)}", cells)
     console = Console(width=None if sys.stdout.isatty() else 100)
     # Not as the table's title, which would be wrapped to its width.
     console.print(

@@ -145,6 +145,7 @@ def sample(
             tree = sample_deblended(
                 result,
                 key=jax.random.key(seed),
+                models="given",
                 algorithm=sampler,
                 num_chains=num_chains,
                 num_warmup=num_warmup,

@@ -9,7 +9,7 @@ eigenvalues exhaust it early.  Matfree's ``tridiag_sym`` orthogonalizes in full 
 divides by the vanishing remainder there and continues with noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -62,11 +62,30 @@ def ritz_pairs(product: Callable, like: Float[Array, " d"], steps: int, key) -> 
     key
         Random key for the first vector, and for new ones.
     """
+    *_, pairs = ritz_pairs_so_far(product, like, steps, steps, key)
+    return pairs
+
+
+def ritz_pairs_so_far(
+    product: Callable, like: Float[Array, " d"], steps: int, every: int, key
+) -> Iterator[RitzPairs]:
+    """Yield Ritz pairs of one symmetric operator after every few products, and after the last.
+
+    Parameters
+    ----------
+    product, like, steps, key
+        Arguments of `ritz_pairs`.
+    every
+        Number of products from one to the next.
+    """
     found = _begin(like[None], steps, key)
     for i in range(steps):
         row = np.int32(i)
         found = _extend_compiled(found, row, product(_row(found.basis, row)), key)
-    return _diagonalized(found)[0]
+        done = i + 1
+        if done == steps or done % every == 0:
+            begun = _Krylov(found.basis[:done], found.diagonal[:done], found.beside[:done])
+            yield _diagonalized(begun)[0]
 
 
 def ritz_pairs_each(

@@ -11,6 +11,7 @@ from astropy.table import QTable
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._moments import shapes
+from scorepriors._surveys import magnitude_errors
 from scorepriors.models.data._correlations import correlation_facts
 from scorepriors.models.scene._exposures import exposures
 
@@ -74,7 +75,7 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     found = result.photometry
     table = QTable()
     table["id"] = np.asarray(result.positions.ids)
-    _add_positions(table, result)
+    add_positions(table, result)
     magnitudes = obs.magnitudes(found.flux)
     scaled = found.scaled(factor)
     for b, band in enumerate(obs.bands):
@@ -82,7 +83,9 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
         table[f"flux_err_{band}"] = scaled.error[:, b] * unit
         if magnitudes is not None:
             table[f"mag_{band}"] = magnitudes[:, b] * u.mag
-            table[f"mag_err_{band}"] = _POGSON * scaled.error[:, b] / scaled.flux[:, b] * u.mag
+            table[f"mag_err_{band}"] = (
+                magnitude_errors(scaled.flux[:, b], scaled.error[:, b]) * u.mag
+            )
         table[f"measured_flux_{band}"] = scaled.measured[:, b] * unit
         table[f"measured_flux_err_{band}"] = scaled.measured_error[:, b] * unit
         fixed = np.where(found.seen[:, b], scene.flux_error[:, b], np.nan)
@@ -92,7 +95,7 @@ def catalog(result: Deblended, *, seed: int | None = None) -> QTable:
     table["snr"] = scaled.snr
     for name, motion in motion_columns(result).items():
         table[name] = motion
-    _add_shapes(table, result)
+    add_shapes(table, result)
     table["chi2"] = scene.source_chi2
     table["model"] = scene.models
     write_flags(table, *flags_of(result, scene))
@@ -163,7 +166,7 @@ def flag_words(result: Deblended) -> list[str]:
     return [words_of(one, named) for one, named in zip(bits, missing, strict=True)]
 
 
-def _add_positions(table: QTable, result: Deblended) -> None:
+def add_positions(table: QTable, result: Deblended) -> None:
     """Add positions in pixels and on the sky, with errors."""
     wcs, covariance = result.observation.wcs, result.photometry.center_covariance
     row, column = result.center.T
@@ -200,7 +203,7 @@ def sky_columns(
     }
 
 
-def _add_shapes(table: QTable, result: Deblended) -> None:
+def add_shapes(table: QTable, result: Deblended) -> None:
     """Add size and ellipticities of the images, with errors."""
     size, e1, e2 = shapes(result.free_form.morphology)
     error = result.photometry.shape_error.T
@@ -229,8 +232,6 @@ def description(name: str, bands) -> str:
     kind = _BAND_DESCRIPTIONS[name[: -len(band) - 1]]
     return f"{kind}, {f'band {band}' if band in bands else 'all bands with data'}"
 
-
-_POGSON = 2.5 / np.log(10)
 
 _BAND_DESCRIPTIONS = {
     "flux": "posterior mean of the flux",

@@ -59,7 +59,7 @@ _PROFILE_OPTIMIZER = flat_lbfgs(memory_size=40, first_step=0.5, max_step=20.0, m
 
 #: Optimizer for free-form scenes.  Steps are bounded in widths: far from galaxies a learned prior
 #: means nothing.
-_IMAGE_OPTIMIZER = flat_lbfgs(max_step=10.0, max_growth=100.0)
+IMAGE_OPTIMIZER = flat_lbfgs(max_step=10.0, max_growth=100.0)
 
 #: Rounds in which outliers, and the error of the model, are looked for: without the first of them more
 #: may come to light.
@@ -578,7 +578,7 @@ class Run:
                 init=init,
                 scale=scale,
                 side_by_side=min(lanes, chunk_of(self.chunk)),
-                optimizer=_IMAGE_OPTIMIZER,
+                optimizer=IMAGE_OPTIMIZER,
                 tolerance=self.settings.options.tolerance * counts,
                 progress=self._label("free-form" if level is None else f"sigma {level:g}"),
             )

@@ -13,6 +13,7 @@ from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
 from scorepriors._moments import centroids, shapes
+from scorepriors._surveys import magnitude_errors
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._rhat import rank_rhat
 from scorepriors.inference.sampling._tree import effective_sizes, group
@@ -20,15 +21,12 @@ from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.sources._kinds import group_from
 from scorepriors.models.sources._placement import Placement
 
-from ._hdus import fits_text, image_header, source_hdu, source_names
+from ._hdus import covariance_hdu, fits_text, image_header, source_hdu, source_names
 from ._motions import MOTION_TEXTS, columns_of_ways
 from ._seen import has_data, total_seen
 
 #: Percentiles in tables: the median, and those of one standard deviation of a Gaussian.
 _PERCENTILES = 16, 50, 84
-
-#: Magnitudes per relative error.
-_POGSON = 2.5 / np.log(10)
 
 #: Largest number of draws, evenly chosen, on which shapes are measured: medians and widths are
 #: then accurate to a few per cent.
@@ -355,7 +353,7 @@ def _add_flux(table, band, values, unit, zero_point) -> None:
     if zero_point is not None:
         bright = np.where(mean > 0, mean, np.nan)
         table[f"mag_{band}"] = (zero_point - 2.5 * np.log10(bright)) * u.mag
-        table[f"mag_err_{band}"] = _POGSON * sd / bright * u.mag
+        table[f"mag_err_{band}"] = magnitude_errors(mean, sd) * u.mag
 
 
 def _add_shapes(table, tree) -> None:
@@ -500,8 +498,6 @@ def source_images(tree: Any) -> fits.HDUList:
             named = f"{kind.upper()}_{name}"
             hdus.append(source_hdu(found[kind].values[k], header, named, identity))
     covariance = flux_covariance(tree)
-    size = covariance.sizes["source"] * covariance.sizes["band"]
-    matrix = image_header(None, bands, covariance.attrs["unit"])
-    values = covariance.values.reshape(size, size)
-    hdus.append(fits.ImageHDU(values, matrix, name="FLUX_COVARIANCE"))
+    unit = covariance.attrs["unit"]
+    hdus.append(covariance_hdu(covariance.values, bands, unit, "FLUX_COVARIANCE"))
     return fits.HDUList(hdus)

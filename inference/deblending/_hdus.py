@@ -18,7 +18,9 @@ def model_images(result: Deblended) -> fits.HDUList:
 
     Where a sky was fitted it follows as SKY: data minus sources minus sky are the residual.  Where
     pixels lost weight as outliers, KEPT is the share of it that they kept.  Each of joined
-    observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).
+    observations has its own cubes of sources as observed (SOURCE, SOURCE2, ...).  FLUX_COVARIANCE
+    and MEASURED_FLUX_COVARIANCE are those of the posterior and of the measured fluxes of the
+    catalog, in its unit squared (`covariance_hdu`).
     """
     obs, found = result.observation, result.free_form
     primary = fits.PrimaryHDU()
@@ -37,7 +39,33 @@ def model_images(result: Deblended) -> fits.HDUList:
         hdus += observed_hdus(obs, [cube[k] for cube in found.convolved], identity, name)
     hdus += residual_hdus(obs, found.convolved)
     hdus += mending_hdus(result, result.sky)
+    unit, factor = obs.flux_unit
+    scaled = result.photometry.scaled(factor)
+    for name, covariance in (
+        ("FLUX_COVARIANCE", scaled.covariance),
+        ("MEASURED_FLUX_COVARIANCE", scaled.measured_covariance),
+    ):
+        hdus.append(covariance_hdu(covariance, obs.bands, unit**2, name))
     return fits.HDUList(hdus)
+
+
+def covariance_hdu(covariance: np.ndarray, bands, unit, name: str) -> fits.ImageHDU:
+    """Return the covariance of fluxes as a matrix over sources and bands, bands run fastest.
+
+    Parameters
+    ----------
+    covariance
+        Covariance ``[N, B, N, B]``.
+    bands
+        Names of the bands.
+    unit
+        Unit of the covariance.
+    name
+        Name of the extension.
+    """
+    size = int(np.prod(np.shape(covariance)[:2]))
+    header = image_header(None, bands, unit)
+    return fits.ImageHDU(np.reshape(covariance, (size, size)), header, name=name)
 
 
 def mending_hdus(result: Deblended, sky: FittedSky | None) -> list[fits.ImageHDU]:

@@ -32,6 +32,7 @@ from ._light_curves import epoch_facts
 from ._quantities import until_measured
 from ._result import Deblended
 from ._seen import seen_share
+from ._simplest import simplest
 from .flow import Flow
 from .flow._scene import refusal
 from .reduced import Reduced
@@ -51,6 +52,9 @@ SCENE_ALGORITHMS: dict[str, Callable[..., AbstractSampler]] = {
     Flow.name: Flow,
     Reduced.name: Reduced,
 }
+
+#: Models of galaxies that are sampled: see `sample_deblended`.
+MODELS = "simplest", "given"
 
 #: Default samplers of scenes with free forms: with faint sources, and without.
 FAINT_ALGORITHM, BRIGHT_ALGORITHM = Flow.name, DynamicHMC.name
@@ -89,15 +93,16 @@ def sample_deblended(
     result: Deblended,
     *,
     key,
+    models: str = "simplest",
     algorithm: str | AbstractSampler | None = None,
     keep: Keep = Keep(),  # noqa: B008 (a value)
     **options: Any,
 ) -> Any:
     """Sample the posterior about a deblended scene.
 
-    Every source is sampled under the model that `deblend` gave it.  By default galaxies are free
-    forms under the learned prior; ``deblend(obs, models="simplest")``, as the command `sample`
-    does, leaves those their profile that the data do not refuse, which is far faster.
+    Every galaxy is sampled under the simplest model that the data do not refuse, as by the command
+    `sample` and by `evaluate`: its profile, which is far faster, or a free form under the learned prior
+    where the profile leaves more than noise.
 
     Parameters
     ----------
@@ -105,6 +110,10 @@ def sample_deblended(
         Result of `deblend`; chains start about its mode.
     key
         Random key, as for `sample`.
+    models
+        ``"simplest"``: models of galaxies are those of `simplest`, which fits the scene again if some
+        stay free forms.  ``"given"``: every source has the model that `deblend` gave it, by default a
+        free form for each galaxy.
     algorithm
         Algorithm of `sample`, by name or with settings, or ``"flow"`` (`Flow`): moves of the
         noise that the prior's flow maps to galaxies.  It finds shapes far from the mode, which
@@ -136,7 +145,8 @@ def sample_deblended(
     Raises
     ------
     InputError
-        If the spectra were profiled, which defines no density to sample; and see `sample`.
+        If the spectra were profiled, which defines no density to sample; for unknown `models`; and
+        see `sample`.
 
     Warns
     -----
@@ -144,6 +154,10 @@ def sample_deblended(
         If the draws fail a check.  R-hat and effective draws are those of fluxes, centroids and
         sizes of the sources (see `measured`), not of single pixels.
     """
+    if models not in MODELS:
+        raise InputError(f"`models` must be {' or '.join(map(repr, MODELS))}, got {models!r}.")
+    if models == "simplest":
+        result = simplest(result)
     chosen = default_algorithm(result) if algorithm is None else algorithm
     sampler = sampler_of(chosen, SCENE_ALGORITHMS)
     given = dict(options)

@@ -11,6 +11,7 @@ from scorepriors._progress import Progress, reporting
 from scorepriors.inference.deblending._draws import error_ratio
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._sampling import laplace_deblended
+from scorepriors.inference.deblending._simplest import check_sampled
 
 from ._hallucination import NEIGHBORS, hallucination_map
 from ._typicality import source_typicality
@@ -60,7 +61,8 @@ def diagnose(
     result
         Result of `deblend`.
     tree
-        Draws of `sample_deblended`; those of `laplace_deblended` if not given.
+        Draws of ``sample_deblended(result, models="given")``; those of `laplace_deblended` if not
+        given.
     key
         Random key.
     neighbors
@@ -71,7 +73,14 @@ def diagnose(
     Returns
     -------
     SceneDiagnosis
+
+    Raises
+    ------
+    InputError
+        If the draws are of other models of the sources than the result.
     """
+    if tree is not None:
+        check_sampled(result, tree)
     first, second, third = jax.random.split(key, 3)
     with reporting(progress, "diagnose") as report:
         report(0, 1, "curvature at the mode")

@@ -8,21 +8,24 @@ import dataclasses
 import hashlib
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import numpyro
-from astropy.table import Table
+from astropy.table import QTable, Table
 
 from scorepriors import __version__
 from scorepriors._archives import read_archive, write_archive
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
+from scorepriors._moments import shapes
 from scorepriors._progress import Progress, reporting
+from scorepriors._surveys import magnitude_errors
+from scorepriors.inference.deblending._catalog import add_positions, add_shapes
 from scorepriors.inference.deblending._deblend import deblend_many
 from scorepriors.inference.deblending._defaults import ANNEALING
 from scorepriors.inference.deblending._options import STARTS as FIT_STARTS
@@ -42,7 +45,7 @@ from ._metrics import central_interval, match_positions, mean_chi2, source_metri
 METHODS = ("parametric", "map", "annealed", "laplace", "posterior")
 
 #: Names of starts here and in `deblend`.
-STARTS = {"catalog": "profiles", "detect": "profiles"}
+STARTS = {"catalog": "profiles", "scattered": "profiles", "detect": "profiles"}
 STARTS |= {name: name for name in FIT_STARTS if name != "profiles"}
 
 #: Spellings of starts in earlier versions.
@@ -106,8 +109,8 @@ class Settings:
                 f"`sampling` goes with the methods {' and '.join(SAMPLING)}, not with {method!r}."
             )
         if options.get("center_error") is None:
-            detected = start == "detect"
-            options["center_error"] = DETECTED_CENTER_ERROR if detected else EXACT_CENTER_ERROR
+            uncertain = start in ("scattered", "detect")
+            options["center_error"] = DETECTED_CENTER_ERROR if uncertain else EXACT_CENTER_ERROR
         if not options["center_error"] > 0:
             raise InputError(f"`center_error` must be positive, got {options['center_error']}.")
         levels = tuple(options.pop("anneal", ANNEALING))
@@ -167,6 +170,8 @@ class _Fitted:
     high: np.ndarray
     converged: bool
     measured: np.ndarray | None = None  # [2, K], measured flux and its error
+    # Values and errors ``[2, K]`` by name.
+    quantities: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def evaluate(
@@ -198,7 +203,8 @@ def evaluate(
         ``"posterior"``: means and quantiles of draws by `sample_deblended`, of every source under
         the simplest model that the data do not refuse, unless `models` is given.
     start
-        ``"catalog"``, ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
+        ``"catalog"``, ``"scattered"`` (true centers plus Gaussian errors of `center_error`, drawn from
+        `seed`), ``"detect"``, or a bad start: ``"sed20"``, ``"flat"``,
         ``"gaussian"``, ``"blobs"`` (see `deblend`), with true centers.
     prior
         Priors, as for `deblend`; those of the set's survey if not given.
@@ -222,14 +228,16 @@ def evaluate(
     **options
         Options of `deblend`: `profile`, `spectra`, `center_error`, `anneal`, `max_iterations`,
         `tolerance`, `correlation`, `models`, `padding`.  If not given, `center_error` is 0.05 px for true centers and 0.3 px
-        for detections, and `anneal`, which is used for ``"annealed"`` alone, is (1, 0.4).
+        for scattered ones and detections, and `anneal`, which is used for ``"annealed"`` alone, is (1, 0.4).
 
     Returns
     -------
     dict
         Results, ready for JSON: those of `summarize`, ``seconds_total``, ``seconds_per_blend``
         (wall time of fits and draws, compilation included), ``sources`` (a row per true
-        source; fluxes in ``flux_unit``, summed over bands, of the part on the image),
+        source; fluxes in ``flux_unit``, summed over bands, of the part on the image; ``quantities``
+        by name, ``x``, ``y``, ``size``, ``e1``, ``e2`` and ``mag_<band>``, with ``value``, ``error`` and
+        ``true``),
         ``number`` of blends, settings, prior and versions.  Ctrl-C sets ``interrupted``; the
         finished blends are included.
 
@@ -239,6 +247,11 @@ def evaluate(
     intervals are those of the catalog, about the posterior mean (`Photometry`); for
     ``"laplace"`` those of the Gaussian about the mode, all shapes free; for ``"posterior"`` the
     standard deviation of the draws, and intervals are their quantiles.
+
+    True shapes are moments of the set's noiseless images at the model's resolution (``morph``), as
+    those of catalogs are.  Where true centers are the catalog (all starts but ``"scattered"`` and
+    ``"detect"``) positions are known better than `center_error` says, and more of them than 68 % lie
+    within their errors.
 
     With detected sources, each true source is matched to the nearest detection within 3 px
     that is not nearer to another.  True sources without one count as zeros (``e_F = -1``,
@@ -358,7 +371,9 @@ def _evaluate_chunk(blends, indices, priors, chosen, kept, report) -> bool:
     clock = time.monotonic()
     observations = [blends.observation(i) for i in indices]
     truths = [blends.truth(i) for i in indices]
-    positions = [_positions(o, t, chosen) for o, t in zip(observations, truths, strict=True)]
+    positions = [
+        _positions(o, t, chosen, i) for i, o, t in zip(indices, observations, truths, strict=True)
+    ]
     seen = [j for j, where in enumerate(positions) if where is not None]
     fitted = deblend_many(
         [observations[j] for j in seen],
@@ -413,8 +428,18 @@ def _options(blends: BlendSet, positions, chosen: Settings) -> dict[str, Any]:
     return {**options, "padding": -(-largest // multiple) * multiple}
 
 
-def _positions(obs: Observation, truth: BlendTruth, chosen: Settings) -> Positions | None:
-    """Return the catalog of one blend; None if nothing is detected."""
+def _positions(
+    obs: Observation, truth: BlendTruth, chosen: Settings, index: int
+) -> Positions | None:
+    """Return the catalog of a blend, given by its number; None if nothing is detected."""
+    if chosen.start == "scattered":
+        rng = np.random.default_rng((chosen.seed, index))
+        center = truth.center + chosen.options.center_error * rng.standard_normal(
+            truth.center.shape
+        )
+        # Not by `read_positions`, which refuses pairs that errors have brought to one place.
+        names = tuple(str(number) for number in range(len(center)))
+        return Positions(names, center, np.zeros(len(center), bool))
     if chosen.start != "detect":
         return read_positions(Table({"x": truth.center[:, 1], "y": truth.center[:, 0]}), obs)
     try:
@@ -440,12 +465,45 @@ def _fitted_scene(result: Deblended, chosen: Settings) -> _Fitted:
     low, high = central_interval(mean, error)
     fit = scene.fit
     converged = bool(fit.converged) if chosen.method == "parametric" else result.converged
-    return _Fitted(_places(result), images, error, low, high, converged, measured)
+    return _Fitted(
+        _places(result), images, error, low, high, converged, measured, _catalog_quantities(result)
+    )
+
+
+def _catalog_quantities(result: Deblended) -> dict[str, np.ndarray]:
+    """Return values and errors ``[2, K]`` of positions, shapes and magnitudes in the catalog."""
+    obs, found, table = result.observation, result.photometry, QTable()
+    add_positions(table, result)
+    add_shapes(table, result)
+    magnitudes = obs.magnitudes(found.flux)
+    if magnitudes is not None:
+        errors = magnitude_errors(found.flux, found.error)
+        for b, band in enumerate(obs.bands):
+            table[f"mag_{band}"], table[f"mag_err_{band}"] = magnitudes[:, b], errors[:, b]
+    return _quantities(table, obs.bands)
+
+
+def _quantities(table: QTable, bands: Sequence[str]) -> dict[str, np.ndarray]:
+    names = {name: f"{name}_err" for name in ("x", "y", "size", "e1", "e2")}
+    names |= {f"mag_{band}": f"mag_err_{band}" for band in bands if f"mag_{band}" in table.colnames}
+    plain = lambda name: np.asarray(getattr(table[name], "value", table[name]), float)  # noqa: E731
+    return {name: np.stack([plain(name), plain(error)]) for name, error in names.items()}
+
+
+def _true_quantities(obs: Observation, truth: BlendTruth) -> dict[str, np.ndarray]:
+    """Return the truth ``[K]`` of what `_quantities` has, as far as the set has it."""
+    out = {"x": truth.center[:, 1], "y": truth.center[:, 0]}
+    if truth.morphology is not None:
+        out |= dict(zip(("size", "e1", "e2"), shapes(truth.morphology), strict=True))
+    magnitudes = obs.magnitudes(truth.flux_total)
+    if magnitudes is not None:
+        out |= {f"mag_{band}": magnitudes[:, b] for b, band in enumerate(obs.bands)}
+    return out
 
 
 def _laplace_scene(result: Deblended, index: int, chosen: Settings) -> _Fitted:
     """Return the mode, with the errors of the Gaussian about it."""
-    from scorepriors.inference.deblending._draws import flux_draws
+    from scorepriors.inference.deblending._draws import flux_catalog, flux_draws
     from scorepriors.inference.deblending._sampling import laplace_deblended
     from scorepriors.inference.sampling._diagnostics import SamplingWarning
 
@@ -461,7 +519,10 @@ def _laplace_scene(result: Deblended, index: int, chosen: Settings) -> _Fitted:
     flux = mode.models.sum((1, 2, 3), dtype=float)
     error = _share(flux, result.free_form.flux.sum(1)) * spread
     low, high = central_interval(flux, error)
-    return dataclasses.replace(mode, error=error, low=low, high=high, measured=None)
+    quantities = _quantities(flux_catalog(tree), result.observation.bands)
+    return dataclasses.replace(
+        mode, error=error, low=low, high=high, measured=None, quantities=quantities
+    )
 
 
 def _share(on_image: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -470,7 +531,7 @@ def _share(on_image: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) -> _Fitted | None:
     """Return posterior means as observed, and quantiles of fluxes; None if interrupted."""
-    from scorepriors.inference.deblending._draws import source_draws
+    from scorepriors.inference.deblending._draws import flux_catalog, source_draws
     from scorepriors.inference.deblending._sampling import sample_deblended
     from scorepriors.inference.sampling._diagnostics import SamplingWarning, said
 
@@ -480,6 +541,7 @@ def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) ->
         tree = sample_deblended(
             result,
             key=jax.random.fold_in(jax.random.key(chosen.seed), index),
+            models="given",
             **chosen.sampling,
             progress=lambda done, total, text: report(0, 0, ""),
         )
@@ -502,6 +564,7 @@ def _posterior_scene(result: Deblended, index: int, chosen: Settings, report) ->
         np.array(low),
         np.array(high),
         converged=not said(tree),
+        quantities=_quantities(flux_catalog(tree), result.observation.bands),
     )
 
 
@@ -527,6 +590,8 @@ def _rows(
     covered = (low <= true) & (true <= high)
     unit, factor = obs.flux_unit
     scale = float(factor[0])
+    known = _true_quantities(obs, truth)
+    compared = {name: pair for name, pair in scene.quantities.items() if name in known}
     rows = []
     for k in range(len(true)):
         rows.append(
@@ -550,6 +615,15 @@ def _rows(
                 "e_F": float(metrics["e_F"][k]),
                 "xi_morphology": float(metrics["xi_morphology"][k]),
                 "xi_sed": float(metrics["xi_sed"][k]),
+                "quantities": {
+                    name: {
+                        "value": _number(pair[0, match[k]]),
+                        "error": _number(pair[1, match[k]]),
+                        "true": _number(known[name][k]),
+                    }
+                    for name, pair in compared.items()
+                    if found[k]
+                },
             }
         )
     return {

@@ -125,8 +125,8 @@ def summarize(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, Any]:
     ----------
     sources
         Rows with ``beta``, ``e_F``, ``xi_morphology``, ``xi_sed`` and ``covered``; where known,
-        ``snr``, the interval ``flux_low`` to ``flux_high``, and ``measured_flux`` with
-        ``measured_flux_error``.
+        ``snr``, the interval ``flux_low`` to ``flux_high``, ``measured_flux`` with
+        ``measured_flux_error``, and ``quantities`` by name with ``value``, ``error`` and ``true``.
     chi2
         Mean chi2 of each blend.
 
@@ -141,8 +141,9 @@ def summarize(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, Any]:
         (``coverage_68_by_blendedness``: below 0.5, from 0.5 up); ``interval_68_width`` and
         ``interval_68_mean_width``, median and mean width of the intervals as a share of the true
         flux; ``measured_pull``, mean and
-        standard deviation of the errors of measured fluxes in units of their own.  None
-        where there is no such source.
+        standard deviation of the errors of measured fluxes in units of their own; and
+        ``coverage_68_of`` positions, shapes and magnitudes (see `quantities_covered`).  None where
+        there is no such source.
     """
     column = lambda name: np.array([row[name] for row in sources], float)  # noqa: E731
     error, beta = np.abs(column("e_F")), column("beta")
@@ -162,6 +163,38 @@ def summarize(sources: Sequence[dict], chi2: Sequence[float]) -> dict[str, Any]:
         "coverage_68": _mean(covered),
         **_coverage_by(with_interval),
         "measured_pull": _pulls(sources),
+        "coverage_68_of": quantities_covered(sources),
+    }
+
+
+def quantities_covered(sources: Sequence[dict]) -> dict[str, dict]:
+    """Return how many true positions, shapes and magnitudes lie within their 68 % intervals.
+
+    Parameters
+    ----------
+    sources
+        Rows with ``quantities``: by name dictionaries with ``value``, ``error`` and ``true``.
+
+    Returns
+    -------
+    dict
+        By name the share ``covered``, the ``number`` of sources that have all three, and the median
+        of the errors, ``error``.  Magnitudes count together, as ``mag``, once in each band.
+    """
+    pulls: dict[str, list[tuple[float, float]]] = {}
+    for row in sources:
+        for name, one in row.get("quantities", {}).items():
+            if None not in (one["value"], one["error"], one["true"]) and one["error"] > 0:
+                pull = abs(one["value"] - one["true"]) / one["error"]
+                kind = "mag" if name.startswith("mag_") else name
+                pulls.setdefault(kind, []).append((pull, one["error"]))
+    return {
+        name: {
+            "covered": float(np.mean([pull <= _SIGMA_68 for pull, _ in pairs])),
+            "number": len(pairs),
+            "error": float(np.median([error for _, error in pairs])),
+        }
+        for name, pairs in pulls.items()
     }
 
 

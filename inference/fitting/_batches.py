@@ -1,11 +1,13 @@
 """Batches of posteriors: leading axes of their arrays, and their members."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import numpy as np
 
 from scorepriors._errors import InputError
-from scorepriors.inference._posterior import Posterior
+from scorepriors.inference._posterior import Posterior, listed
 
 
 class Axes:
@@ -78,6 +80,40 @@ def _spread_axes(position: int, entry, arg):
         ) from error
 
 
+def listed_batches(args: tuple, in_axes: tuple) -> tuple:
+    """Return arguments with lists of numbers as arrays, where they have a batch axis.
+
+    Elsewhere a list of integers is static (counts or sizes); along a batch it is data.
+
+    Parameters
+    ----------
+    args
+        Positional arguments of a model.
+    in_axes
+        Entries as in `batch_axes`, which refuses those that do not fit.
+    """
+    if not isinstance(in_axes, tuple | list):
+        raise InputError(
+            f"`in_axes` must be a tuple with an entry per positional argument, got {in_axes!r}: "
+            f"give ({in_axes!r},)."
+        )
+
+    def convert(axis, branch):
+        if axis is None:
+            return branch
+        as_data = partial(listed, static=False)
+        return jax.tree.map(as_data, branch, is_leaf=lambda x: isinstance(x, list))
+
+    def one(entry, arg):
+        try:
+            return jax.tree.map(convert, entry, arg, is_leaf=lambda x: x is None)
+        except (TypeError, ValueError):
+            return arg
+
+    pairs = zip(in_axes, args, strict=False)
+    return (*(one(entry, arg) for entry, arg in pairs), *args[len(in_axes) :])
+
+
 def batch_size(bound: Posterior, batch: Axes) -> int:
     """Return the number of posteriors in a batch; `InputError` if the arrays disagree."""
     sizes = {
@@ -89,6 +125,11 @@ def batch_size(bound: Posterior, batch: Axes) -> int:
         )
         if axis == 0
     }
+    if not sizes:
+        raise InputError(
+            "`in_axes` gives a batch axis to no array: give the entry of an argument that is an "
+            "array (or a list of numbers) a 0."
+        )
     if len(sizes) != 1:
         raise InputError(f"batched arguments disagree on the size of the batch: {sorted(sizes)}.")
     return sizes.pop()

@@ -22,13 +22,15 @@ from scorepriors._loops import deferred_interrupt
 from scorepriors._progress import Progress, reporting
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._status import FitStatus
+from scorepriors.inference._tracing import refuse_tracing
 
-from ._batches import batch_axes, batch_size, members_of
+from ._batches import batch_axes, batch_size, listed_batches, members_of
 from ._conjugate import refine_large
 from ._iterations import Best, Steering, Task, advance, begin, unconstrain
 from ._lbfgs import flat_lbfgs
 from ._newton import DENSE, refine
 from ._newton import Problem as Newton
+from ._optimizers import as_optax
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,8 @@ def fit_map(
         site; 1 by default.  They are the units of the search: a rough estimate of the
         posterior widths makes an ill-conditioned fit fast.
     optimizer
-        Any optax optimizer; L-BFGS by default (`flat_lbfgs`).  Line searches get the values
-        and the function that they need.
+        Any optax optimizer, or one of `numpyro.optim`; L-BFGS by default (`flat_lbfgs`).  Line
+        searches get the values and the function that they need.
     max_iterations
         Largest number of iterations, Newton steps included.
     tolerance
@@ -169,7 +171,8 @@ def fit_map(
     in_axes
         Axes of a batch, as in `jax.vmap`: one entry per positional argument, 0 for a leading
         batch axis, None for one shared by all, or a tree of them that is a prefix of the
-        argument's.  `init` and `scale` then have the batch axis as well.
+        argument's.  `init` and `scale` then have the batch axis as well.  Lists of numbers with a
+        batch axis are arrays, also those of integers.
     side_by_side
         Number of fits of a batch that share each evaluation; all of them by default.  When
         one ends, the next takes its place, so other fits don't wait for a long one, and
@@ -199,7 +202,8 @@ def fit_map(
     -----
     An optimizer may come to rest far from the mode, along directions that it has not seen.  So
     its claim is tested: up to 400 dimensions with the whole Hessian, beyond with products with
-    it (conjugate gradients, equilibrated).  The gain of a Newton step, half of g' H^-1 g, is
+    it (conjugate gradients, equilibrated), where a random start of Lanczos's recurrence looks for
+    directions that lead down without a slope.  The gain of a Newton step, half of g' H^-1 g, is
     the `expected_gain`, and must be below the tolerance with the rounding noise of the
     gradient, which is measured.  Where it is not, steps of a trust region follow.  L-BFGS makes
     way for them after 50 iterations, or as many as there are dimensions, at most 200.  Rounding
@@ -222,19 +226,17 @@ def fit_map(
         raise InputError(f"`max_iterations` must be at least 1, got {max_iterations}.")
     if not np.all(np.asarray(tolerance) > 0):
         raise InputError(f"`tolerance` must be positive, got {tolerance}.")
-    _refuse_tracing(model_args, model_kwargs, key, init, scale, tolerance)
-    optimizer = _DEFAULT_OPTIMIZER if optimizer is None else optimizer
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise InputError(
-            "`optimizer` must be an optax optimizer, such as `optax.adam(0.01)`, got "
-            f"{optimizer!r}."
-        )
-    if in_axes is not None and isinstance(model, partial):
-        in_axes = (None,) * len(model.args) + tuple(in_axes)
-    optimizer = optax.with_extra_args_support(optimizer)
+    is_default = optimizer is None
+    optimizer = as_optax(_DEFAULT_OPTIMIZER if optimizer is None else optimizer)
+    if in_axes is not None:
+        model_args = listed_batches(model_args, in_axes)
+        if isinstance(model, partial):
+            in_axes = (None,) * len(model.args) + tuple(in_axes)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    instead = ", with `in_axes` for many fits at once"
+    refuse_tracing("fit_map", bound, key, init, scale, tolerance, instead=instead)
     problem = _problem(bound, init, scale, key, tolerance, in_axes, side_by_side)
-    limits = _limits(problem, max_iterations, optimizer is _DEFAULT_OPTIMIZER, verify)
+    limits = _limits(problem, max_iterations, is_default, verify)
     batch, num_fits = problem.batch, problem.num_fits
     fits = [_Fit() for _ in range(num_fits)]
     total = max_iterations if num_fits == 1 else num_fits
@@ -263,16 +265,6 @@ def fit_map(
         posterior=bound,
         axes=batch,
     )
-
-
-def _refuse_tracing(*inputs) -> None:
-    # An operation on constants is traced inside of `jax.jit` alone, one on inputs in all.
-    if any(isinstance(a, jax.core.Tracer) for a in (*jax.tree.leaves(inputs), jnp.add(0, 0))):
-        raise InputError(
-            "`fit_map` runs compiled programs of its own and can't be part of a `jax.jit`, "
-            "`jax.vmap` or `jax.grad`: call it outside of them, with `in_axes` for many fits at "
-            "once."
-        )
 
 
 def _problem(bound, init, scale, key, tolerance, in_axes, side_by_side) -> "_Problem":

@@ -97,7 +97,7 @@ def _reverse(gradient, point, vector):
     return jax.vjp(gradient, point)[1](vector)[0]
 
 
-def _difference(gradient, point, vector):
+def by_difference(gradient, point, vector):
     """Return the product by central differences, a small share of the width apart."""
     eps = jnp.finfo(point.dtype).eps
 
@@ -280,9 +280,9 @@ class Problem:
             try:
                 return compiled(program)(self.bound, *inputs, self.product)
             except (TypeError, ValueError, NotImplementedError):
-                if self.product is _difference:
+                if self.product is by_difference:
                     raise
-                self.product = _reverse if self.product is _forward else _difference
+                self.product = _reverse if self.product is _forward else by_difference
 
     def quadratic(self, flat: np.ndarray, local: Local) -> Quadratic | None:
         """Return the quadratic of `local`; None if it is not finite."""

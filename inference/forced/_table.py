@@ -5,12 +5,10 @@ from astropy import units as u
 from astropy.table import QTable
 
 from scorepriors import __version__
+from scorepriors._surveys import magnitude_errors
 from scorepriors.inference.deblending._flags import Flag
 
 from ._forced import SHAPES, Forced
-
-#: Magnitudes per relative error.
-_POGSON = 2.5 / np.log(10)
 
 #: Shares of the light on unmasked pixels below which a source is flagged.
 _WHOLE, _NOTHING = 0.8, 1e-3
@@ -76,8 +74,7 @@ def forced_catalog(found: Forced) -> QTable:
         table[f"snr_{band}"].info.description = f"flux over its error, band {band}"
         if magnitudes is not None:
             table[f"mag_{band}"] = magnitudes[:, b] * u.mag
-            relative = error[:, b] / np.where(found.flux[:, b] > 0, found.flux[:, b], np.nan)
-            table[f"mag_err_{band}"] = _POGSON * relative * u.mag
+            table[f"mag_err_{band}"] = magnitude_errors(found.flux[:, b], error[:, b]) * u.mag
             table[f"mag_{band}"].info.description = f"AB magnitude, NaN below zero, band {band}"
             table[f"mag_err_{band}"].info.description = f"its error, to first order, band {band}"
         table[f"data_share_{band}"] = found.share[:, b]

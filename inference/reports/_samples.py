@@ -18,6 +18,7 @@ from scorepriors.inference.deblending._light_curves import light_curves
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
+from scorepriors.inference.deblending._simplest import as_sampled
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._stein import stein_sentence
 from scorepriors.inference.sampling._tree import group, save_tree
@@ -52,7 +53,8 @@ def write_samples(
     Parameters
     ----------
     result
-        Result of `deblend` that was sampled.
+        Result of `deblend` that was given to `sample_deblended`.  What is written is of the scene that
+        was sampled, by default `simplest` of it.
     tree
         Result of `sample_deblended`.
     directory
@@ -67,6 +69,7 @@ def write_samples(
     list of pathlib.Path
         Files named as in `SAMPLE_NAMES`, and ``light_curves.ecsv`` if a source varies.
     """
+    result = as_sampled(result, json.loads(tree.attrs.get("models", "[]")))
     table = _with_fitted(flux_catalog(tree), result)
     page = report_page(result, tree, table=table)
     images = source_images(tree)

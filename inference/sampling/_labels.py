@@ -44,6 +44,11 @@ def site_dims(trace: dict[str, Any]) -> dict[str, list[str]]:
     ----------
     trace
         Result of `Posterior.trace`.
+
+    Raises
+    ------
+    InputError
+        For ``event_dims`` that are no list of as many names as an event has axes.
     """
     dims = {}
     for name, site in trace.items():
@@ -57,11 +62,21 @@ def site_dims(trace: dict[str, Any]) -> dict[str, list[str]]:
             # A deterministic value inside of a plate may have other axes than the plate's.
             if 0 <= axis < ndim - event and np.shape(site["value"])[axis] == frame.size:
                 axes[axis] = frame.name
-        own = (site.get("infer") or {}).get("event_dims", [])
-        if own and len(own) == event:
-            axes[-event:] = own
+        own = (site.get("infer") or {}).get("event_dims")
+        if own is not None:
+            _check_event_dims(name, own, np.shape(site["value"])[ndim - event :])
+            axes[ndim - event :] = own
         dims[name] = axes
     return dims
+
+
+def _check_event_dims(name: str, own: Any, shape: tuple[int, ...]) -> None:
+    names = isinstance(own, list | tuple) and all(isinstance(axis, str) for axis in own)
+    if not names or len(own) != len(shape):
+        raise InputError(
+            f"the site {name!r} has infer={{'event_dims': {own!r}}}, and its event the shape "
+            f"{shape}: give a list of {len(shape)} names; axes of plates have the plates' names."
+        )
 
 
 def lay_out(bound: Posterior, keep) -> Layout:

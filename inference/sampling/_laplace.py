@@ -20,6 +20,7 @@ from scorepriors._errors import InputError
 from scorepriors.inference._moved import moved_keywords
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._status import Check, Finding, record
+from scorepriors.inference._tracing import refuse_tracing
 from scorepriors.inference.curvature._differences import DIFFERENCES
 from scorepriors.inference.curvature._spectrum import DENSE, whitening_error
 from scorepriors.inference.fitting._map import MAPResult, fit_map
@@ -102,7 +103,7 @@ def laplace(
     Raises
     ------
     InputError
-        If there is no mode, or no curvature at it.
+        If there is no mode, or no curvature at it, or inside of `jax.jit`, `jax.vmap` or `jax.grad`.
 
     Warns
     -----
@@ -131,6 +132,7 @@ def laplace(
     if rank < 1:
         raise InputError(f"`rank` must be at least 1, got {rank}.")
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    refuse_tracing("laplace", bound, key)
     layout = lay_out(bound, keep)
     fit_key, map_key, probe_key, draw_key, value_key, check_key = jax.random.split(key, 6)
     fit = fit_map(bound, key=fit_key, max_iterations=1000) if best is None else best

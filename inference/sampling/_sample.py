@@ -18,6 +18,7 @@ from scorepriors._progress import Progress, reporting
 from scorepriors.inference._moved import moved_keywords
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._status import Check, Finding, RunStatus, record
+from scorepriors.inference._tracing import refuse_tracing
 from scorepriors.inference.curvature._differences import DIFFERENCES
 from scorepriors.inference.fitting._map import MAPResult
 
@@ -126,7 +127,8 @@ def sample(
     ------
     InputError
         For a model that can't be sampled, a gradient that is not the density's, arguments out of
-        range, or names in `keep` that do not fit the model: all before the first draw.
+        range, names in `keep` that do not fit the model, or a call inside of `jax.jit`, `jax.vmap` or
+        `jax.grad`: all before the first draw.
 
     Warns
     -----
@@ -149,6 +151,7 @@ def sample(
     most = num_samples.at_most if isinstance(num_samples, Until) else num_samples
     counts = _counts(sampler, num_warmup, most, num_chains)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    refuse_tracing("sample", bound, key, init)
     if not bound.sites():
         raise InputError(
             "the model has no free site to sample: every site is observed or discrete."

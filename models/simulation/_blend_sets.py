@@ -366,6 +366,9 @@ class BlendTruth:
         Blendedness, and signal to noise of all bands, ``[K]``.
     magnitude
         AB magnitude ``[K]`` in i or, without it, the middle band; NaN if the file has none.
+    morphology
+        Shapes at the model's resolution with a total flux of one, ``[K, H, W]``; None if the file
+        has none.
     """
 
     center: np.ndarray
@@ -376,6 +379,7 @@ class BlendTruth:
     blendedness: np.ndarray
     snr: np.ndarray
     magnitude: np.ndarray
+    morphology: np.ndarray | None = None
 
 
 class BlendSet:
@@ -447,6 +451,7 @@ class BlendSet:
             blendedness=arrays["beta"][start:stop] if "beta" in arrays else blendedness(convolved),
             snr=arrays["snr"][start:stop] if "snr" in arrays else unknown,
             magnitude=arrays["mags"][start:stop, band] if "mags" in arrays else unknown,
+            morphology=arrays["morph"][start:stop] if "morph" in arrays else None,
         )
 
 

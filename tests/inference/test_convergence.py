@@ -107,6 +107,25 @@ def test_a_saddle_is_left(key):
     np.testing.assert_allclose(believed.values["x"], 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("at_mode", [False, True])
+def test_a_saddle_is_left_that_the_gradient_does_not_see(at_mode, key):
+    """By symmetry there is no slope along w, in many dimensions: in some only, or in all."""
+    y = np.random.default_rng(0).normal(size=500).astype(np.float32)
+
+    def wells(y):
+        x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real_vector, (), (500,)))
+        w = numpyro.sample("w", dist.ImproperUniform(dist.constraints.real, (), ()))
+        width = jnp.geomspace(0.01, 100, 500)
+        numpyro.factor("f", -0.5 * jnp.sum(((x - y) / width) ** 2) + w**2 - w**4)
+
+    init = {"x": jnp.asarray(y) if at_mode else jnp.zeros(500), "w": 0.0}
+    best = fit_map(wells, jnp.asarray(y), key=key, init=init)
+    assert best.converged
+    np.testing.assert_allclose(np.abs(best.values["w"]), 0.5**0.5, atol=0.05)
+    believed = fit_map(wells, jnp.asarray(y), key=key, init=init, verify=False)
+    assert believed.values["w"] == 0
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_a_density_without_a_mode_says_so(seed):
     y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12], np.float32)
@@ -219,9 +238,34 @@ def test_lists_and_partial_functions_are_data(key):
     def scaled(scale, y):
         normal_mean(y / scale)
 
+    # Along a batch a list of integers is data: elsewhere it is a size or a count.
+    best = fit_map(normal_mean, [[1, 2, 3], [4, 5, 6]], key=key, in_axes=(0,))
+    np.testing.assert_allclose(best.values["mu"], np.array([6, 15]) / 3.01, atol=0.1)
+    with pytest.raises(InputError, match="gives a batch axis to no array"):
+        fit_map(posterior(normal_mean, [[1, 2], [3, 4]]), key=key, in_axes=(0,))
     ys = jnp.asarray([VALUES, VALUES])
+    with pytest.raises(InputError, match=r"must be a tuple .* give \(0,\)"):
+        fit_map(normal_mean, ys, key=key, in_axes=0)
+
     best = fit_map(functools.partial(scaled, 2.0), ys, key=key, in_axes=(0,))
     np.testing.assert_allclose(best.values["mu"], MEAN / 2, atol=0.1)
+
+
+@pytest.mark.parametrize("function", [sample, laplace])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda draw: jax.jit(draw)(jnp.ones(3)),
+        lambda draw: jax.vmap(draw)(jnp.ones((2, 3))),
+        lambda draw: jax.jit(lambda: draw(np.ones(3)))(),
+    ],
+)
+def test_draws_refuse_tracing_too(function, call, key):
+    def draw(y):
+        return function(functools.partial(normal_mean, y), key=key)["posterior"]["mu"].values
+
+    with pytest.raises(InputError, match=f"`{function.__name__}` runs .* call it outside of them"):
+        call(draw)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +285,42 @@ def test_tracing_is_refused_in_a_sentence(call, message, key):
 def test_an_optimizer_is_an_object_of_optax(optimizer, key):
     with pytest.raises(InputError, match=r"`optax.adam\(0.01\)`"):
         fit_map(normal_mean, jnp.ones(3), key=key, optimizer=optimizer)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        numpyro.optim.Adam(0.01),
+        numpyro.optim.ClippedAdam(0.01),
+        numpyro.optim.optax_to_numpyro(optax.adam(0.01)),
+    ],
+)
+def test_an_optimizer_of_numpyro_is_one_too(optimizer, key):
+    seen = fit_map(
+        normal_mean,
+        jnp.asarray(VALUES),
+        key=key,
+        optimizer=optimizer,
+        verify=False,
+        init={"mu": 2.0},
+    )
+    same = fit_map(
+        normal_mean,
+        jnp.asarray(VALUES),
+        key=key,
+        optimizer=optax.adam(0.01),
+        verify=False,
+        init={"mu": 2.0},
+    )
+    assert seen.converged
+    np.testing.assert_allclose(seen.values["mu"], MEAN, atol=0.1)
+    # The same rule, and so the same path.
+    np.testing.assert_allclose(seen.loss_history[:20], same.loss_history[:20], rtol=1e-5)
+
+
+def test_a_fit_of_numpyro_is_no_optimizer(key):
+    with pytest.raises(InputError, match=r"Minimize.* leave `optimizer` out"):
+        fit_map(normal_mean, jnp.ones(3), key=key, optimizer=numpyro.optim.Minimize())
 
 
 @pytest.mark.parametrize("call", [fit_map, sample, laplace])

@@ -144,6 +144,20 @@ def test_without_funsor_one_sentence_names_the_site(monkeypatch, run):
         run(mixture, jnp.asarray(X), key=jax.random.key(0))
 
 
+@pytest.mark.parametrize("terms", [False, True])
+def test_a_param_behind_a_discrete_site_is_refused(funsor, terms):
+    def model(y):
+        which = numpyro.sample("which", dist.Bernoulli(0.3))
+        width = numpyro.param("width", 1.0)
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mu + which, width), obs=y)
+
+    bound = posterior(model, jnp.ones(3))
+    density = bound.log_density_terms if terms else bound.log_density
+    with pytest.raises(InputError, match=r"`numpyro\.param`, 'width'"):
+        density({"mu": jnp.zeros(())})
+
+
 def test_sites_that_cannot_be_enumerated_are_refused():
     def counted():
         n = numpyro.sample("n", dist.Poisson(3.0))

@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import click
 import numpy as np
 import pytest
+from astropy.table import QTable
 from click.testing import CliRunner
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
+from scorepriors._defaults import MODEL_PSF_SIGMA
+from scorepriors._moments import shapes
 from scorepriors.inference.cli import main
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED
 from scorepriors.inference.cli._evaluation import evaluate as command
@@ -24,6 +27,7 @@ from scorepriors.inference.evaluation._metrics import (
     correlation,
     match_positions,
     mean_chi2,
+    quantities_covered,
     source_metrics,
     summarize,
 )
@@ -87,6 +91,9 @@ def small_set(num=3, bands=3, seed=0):
         "src_start": np.arange(0, 2 * num + 1, 2),
         "centers": np.array(centers),
         "conv": convolved,
+        "morph": np.array(
+            [gaussian_source(c, (1.5 + MODEL_PSF_SIGMA**2) ** 0.5) for c in centers], np.float32
+        ),
         "flux_stamp": convolved.sum((2, 3)),
         "flux_total": np.full((2 * num, bands), 600.0),
         "beta": np.concatenate(betas),
@@ -210,10 +217,39 @@ def test_a_summary_of_known_rows():
     assert empty["median_abs_flux_error_blended"] is None
 
 
+def test_coverage_of_positions_shapes_and_magnitudes():
+    rng = np.random.default_rng(0)
+    true, error = rng.normal(size=4000), 0.5
+    rows = [
+        {
+            "quantities": {
+                n: {"value": v, "error": e, "true": t}
+                for n, v, e in (
+                    ("size", t + error * z, error),
+                    ("e1", t + 2 * error * z, error),
+                    ("mag_g", t, error),
+                    ("mag_r", t + 2, error if t > 0 else None),
+                )
+            }
+        }
+        for t, z in zip(true, rng.normal(size=4000), strict=True)
+    ]
+    found = quantities_covered(rows)
+    assert found.keys() == {"size", "e1", "mag"}
+    # Errors that are right, and half as large as they should be; a binomial scatter of .007.
+    assert found["size"]["covered"] == pytest.approx(0.68, abs=0.03)
+    assert found["e1"]["covered"] == pytest.approx(0.381, abs=0.03)
+    # Without an error a quantity does not count.
+    number = 4000 + (true > 0).sum()
+    assert found["mag"]["number"] == number
+    assert found["mag"]["covered"] == pytest.approx(4000 / number)
+    assert found["mag"]["error"] == error
+
+
 # --- end to end ---------------------------------------------------------------------------
 
 
-def test_a_set_is_evaluated(result):
+def test_a_set_is_evaluated(result, path):
     assert result.keys() >= KEYS
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert (result["number"], result["num_sources"], result["prior"]) == (3, 6, "gaussian")
@@ -226,6 +262,36 @@ def test_a_set_is_evaluated(result):
     row = result["sources"][0]
     assert row["flux_true"] == pytest.approx(1800, rel=0.02)
     assert row["flux_low"] < row["flux"] < row["flux_high"]
+    quantities = row["quantities"]
+    assert quantities["x"]["true"] == row["x"]
+    assert {"y", "size", "e1", "e2"} < set(quantities)
+    # The set's galaxies are as its file says, and the fit is near.
+    with np.load(path) as arrays:
+        size, e1, _ = shapes(arrays["morph"][:1])
+    assert quantities["size"]["true"] == pytest.approx(size[0])
+    assert quantities["e1"]["true"] == pytest.approx(e1[0])
+    # Some widths away at most, of errors that mean something.
+    off = abs(quantities["size"]["value"] - size[0])
+    assert off < 3 * quantities["size"]["error"] < 1.5 * size[0]
+    numbers = {name: one["number"] for name, one in result["coverage_68_of"].items()}
+    assert numbers["size"] == numbers["x"] == 6
+
+
+def test_scattered_positions_have_the_errors_of_the_catalog(path):
+    blends = BlendSet(path)
+    obs, truth = blends.observation(0), blends.truth(0)
+    many = SimpleNamespace(center=np.tile(truth.center.mean(0), (400, 1)))
+    chosen = module.Settings.of(start="scattered", seed=3)
+    assert chosen.options.center_error == 0.3
+    found = module._positions(obs, many, chosen, 1).row_column
+    off = found - many.center
+    # 800 numbers: the standard deviation is known to a fortieth.
+    assert off.std() == pytest.approx(0.3, rel=0.1)
+    assert np.abs(off.mean(0)).max() < 0.06
+    again = module._positions(obs, many, chosen, 1).row_column
+    np.testing.assert_array_equal(found, again)
+    other = module._positions(obs, many, chosen, 2).row_column
+    assert (found != other).all()
 
 
 def without_seconds(result):
@@ -355,12 +421,18 @@ def test_posterior_images_and_intervals_are_those_of_the_draws(path, monkeypatch
     monkeypatch.setattr(scene, "sample_deblended", sample_deblended)
     monkeypatch.setattr(fluxes, "source_draws", source_draws)
     monkeypatch.setattr(diagnostics, "said", lambda tree: [])
+    columns = ("x", "x_err", "y", "y_err", "size", "size_err", "e1", "e1_err", "e2", "e2_err")
+    table = QTable({name: np.arange(2.0) + i for i, name in enumerate(columns)})
+    monkeypatch.setattr(fluxes, "flux_catalog", lambda tree: table)
     found = evaluate(path, method="posterior", limit=1, models="free-form")
     mode = seen["result"].free_form.convolved[0].sum((1, 2, 3))
     for row, flux in zip(found["sources"], mode, strict=True):
         assert row["flux"] == pytest.approx(flux, rel=1e-4)
         assert row["flux_low"] == pytest.approx(0.932 * flux, rel=1e-3)
         assert row["flux_high"] == pytest.approx(1.068 * flux, rel=1e-3)
+    # Those of the table of the draws.
+    size = found["sources"][1]["quantities"]["size"]
+    assert (size["value"], size["error"]) == (5, 6)
 
 
 def test_draws_are_of_the_simplest_models_unless_others_are_named():

@@ -297,7 +297,13 @@ def test_scene_with_a_star_in_the_order_of_the_catalog(tmp_path):
     assert list(where.is_point) == [True, False]
     result = deblend(obs, where, prior=gaussian_prior(), padding=1)
     tree = sample_deblended(
-        result, key=jax.random.key(0), algorithm="flow", num_warmup=20, num_samples=20, num_chains=4
+        result,
+        key=jax.random.key(0),
+        models="given",
+        algorithm="flow",
+        num_warmup=20,
+        num_samples=20,
+        num_chains=4,
     )
     held = group(tree, "posterior")
     assert list(held["flux"]["source"].values) == ["s", "g"]

@@ -101,6 +101,7 @@ def test_draws_and_maps(result):
         chains = sample_deblended(
             result,
             key=jax.random.key(1),
+            models="given",
             algorithm="nuts",
             num_chains=2,
             num_warmup=20,

@@ -59,6 +59,21 @@ def test_names_are_checked_before_the_first_draw(run, keep, message, monkeypatch
         run(slopes, key=KEY, keep=Keep(**keep))
 
 
+@pytest.mark.parametrize("names", [["row"], ["row", "column", "n"], [], "ab", [1, 2]])
+@pytest.mark.parametrize("run", [sample, laplace])
+def test_names_of_events_are_checked_before_the_first_draw(run, names, monkeypatch):
+    monkeypatch.setattr("scorepriors.inference.sampling._laplace.fit_map", None)
+    monkeypatch.setattr("scorepriors.inference.sampling._gradient.origin_of", None)
+
+    def images():
+        with numpyro.plate("n", 4):
+            each = dist.Normal(0, 1).expand([4, 2, 3]).to_event(2)
+            numpyro.sample("image", each, infer={"event_dims": names})
+
+    with pytest.raises(InputError, match=r"the site 'image' .* \(2, 3\): give a list of 2 names"):
+        run(images, key=KEY)
+
+
 def test_right_names_reach_the_result():
     keep = Keep(
         dims={"b": ("k",), "c_d": ["m"], "t": ["k"]},

@@ -171,7 +171,7 @@ def test_draws_know_both_kinds(result, kind):
         tree = laplace_deblended(result, key=key, num_samples=100)
     else:
         options = {"num_warmup": 20, "num_samples": 20, "num_chains": 2}
-        tree = sample_deblended(result, key=key, algorithm="flow", **options)
+        tree = sample_deblended(result, key=key, models="given", algorithm="flow", **options)
     held = group(tree, "posterior")
     assert held["large_morphology"].shape[2:] == (1, LARGE, LARGE)
     assert held["galaxies_morphology"].shape[2:] == (1, SMALL, SMALL)

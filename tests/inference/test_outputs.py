@@ -58,6 +58,43 @@ def test_catalog_has_units_and_the_shapes_of_the_scene():
     assert "seed" not in table.meta
 
 
+def test_without_light_there_is_no_magnitude_and_no_error_of_it():
+    result = made(zero_point=30.4)
+    flux = result.photometry.flux.copy()
+    flux[0, 1], flux[1, 1] = -20.0, 0.0
+    table = catalog(replace(result, photometry=photometry_of(flux, np.full_like(flux, 10.0))))
+    for name in ("mag_r", "mag_err_r"):
+        assert list(np.isnan(table[name].value)) == [True, True, False]
+    relative = table["flux_err_g"] / table["flux_g"]
+    np.testing.assert_allclose(table["mag_err_g"].value, 2.5 / np.log(10) * relative, rtol=1e-6)
+
+
+def test_covariances_of_sources_and_bands_come_back_from_the_file(tmp_path):
+    result = made(zero_point=30.4)
+    num, bands = result.photometry.flux.shape
+    half = np.random.default_rng(0).normal(size=(num * bands, num * bands))
+    whole = (half @ half.T).reshape(num, bands, num, bands)
+    whole[1, 2], whole[:, :, 1, 2] = np.nan, np.nan  # a band without data
+    found = replace(result.photometry, covariance=whole, measured_covariance=4 * whole)
+    result = replace(result, photometry=found)
+    write_outputs(result, tmp_path / "r")
+    with fits.open(tmp_path / "r" / "sources.fits") as hdus:
+        names = ("FLUX_COVARIANCE", "MEASURED_FLUX_COVARIANCE")
+        for name, factor in zip(names, (1, 4), strict=True):
+            matrix, header = hdus[name].data, hdus[name].header
+            assert u.Unit(header["BUNIT"]) == u.nJy**2
+            assert header["BANDS"] == "g,r,i"
+            # Bands run fastest; a zero point one magnitude below that of a nanojansky.
+            wanted = factor * 10**0.8 * whole
+            assert matrix.shape == (num * bands, num * bands)
+            np.testing.assert_allclose(matrix[2 * bands + 1, 0], wanted[2, 1, 0, 0])
+            np.testing.assert_allclose(matrix, wanted.reshape(matrix.shape))
+    table = QTable.read(tmp_path / "r" / "catalog.ecsv")
+    with fits.open(tmp_path / "r" / "sources.fits") as hdus:
+        errors = np.sqrt(np.diag(hdus["FLUX_COVARIANCE"].data)).reshape(num, bands)
+    np.testing.assert_allclose(errors[:, 0], table["flux_err_g"].value)
+
+
 def test_a_plain_image_has_neither_sky_nor_magnitudes():
     names = catalog(made(wcs=False)).colnames
     assert not {"ra", "dec", "size_arcsec", "mag_r"} & set(names)
@@ -356,7 +393,8 @@ def test_all_files_are_written_and_readable(tmp_path):
         assert hdus[0].header["CONVERGD"] is True
         assert hdus[0].header["CHI2"] == 1.01
         names = [hdu.name for hdu in hdus[1:]]
-        assert names == [f"{k}_{i}" for i in "AB?" for k in ("MODEL", "SOURCE")] + ["RESIDUAL"]
+        images = [f"{k}_{i}" for i in "AB?" for k in ("MODEL", "SOURCE")] + ["RESIDUAL"]
+        assert names == [*images, "FLUX_COVARIANCE", "MEASURED_FLUX_COVARIANCE"]
         for hdu in hdus[1:]:
             assert hdu.data.shape == (3, 32, 40)
             assert hdu.header["BUNIT"] == "nJy"

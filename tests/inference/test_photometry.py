@@ -9,6 +9,8 @@ from astropy.table import Table
 from numpyro import handlers
 from scipy.stats import norm
 
+from scorepriors._moments import shapes
+from scorepriors._surveys import ErrorModel
 from scorepriors.inference import catalog, deblend, deblend_many
 from scorepriors.inference.deblending.photometry._equations import (
     equations_of,
@@ -16,7 +18,10 @@ from scorepriors.inference.deblending.photometry._equations import (
     solve,
     system_of,
 )
-from scorepriors.inference.deblending.photometry._photometry import photometry
+from scorepriors.inference.deblending.photometry._photometry import (
+    _model_errors_of_shapes,
+    photometry,
+)
 from scorepriors.inference.deblending.photometry._posterior import posterior_fluxes
 from scorepriors.models import Observation, PointSource, Scene, place_sources, read_positions
 from scorepriors.models.rendering._psf import gaussian_psf
@@ -137,6 +142,41 @@ def test_a_source_whose_fit_ended_nowhere_has_no_flux_and_takes_none_from_others
     assert found.seen.tolist() == [[False, False], [True, True]]
     assert np.isnan(found.flux[0]).all()
     np.testing.assert_allclose(found.flux[1], whole.photometry.flux[1], rtol=1e-3)
+
+
+def elliptical(angle, widths):
+    rows, columns = np.indices((41, 41)) - 20
+    along = np.cos(angle) * columns + np.sin(angle) * rows
+    across = np.cos(angle) * rows - np.sin(angle) * columns
+    image = np.exp(-0.5 * ((along / widths[0]) ** 2 + (across / widths[1]) ** 2))
+    return image / image.sum()
+
+
+def test_errors_of_shapes_know_by_how_much_both_fits_disagree():
+    errors = ErrorModel(size=1.5, ellipticity=2.0)
+    angles = (0.0, 0.4, np.pi / 4, 2.0)
+    images = np.stack([elliptical(angle, (3.0, 2.0)) for angle in angles])
+    others = np.stack([elliptical(angle, (2.5, 2.0)) for angle in angles])
+    found = _model_errors_of_shapes(errors, images, others)
+    one, other = (np.array(shapes(a)) for a in (images, others))
+    np.testing.assert_allclose(found[:, 0], 1.5 * np.abs(one - other)[0])
+    modulus = np.hypot(*(one - other)[1:])
+    np.testing.assert_allclose(found[:, 1], 2.0 * modulus / np.sqrt(2))
+    np.testing.assert_array_equal(found[:, 1], found[:, 2])
+    # Whichever way the galaxy is turned.
+    np.testing.assert_allclose(found[:, 1], found[0, 1], rtol=0.02)
+    assert (_model_errors_of_shapes(errors, images, images) == 0).all()
+    dark = np.zeros_like(images)
+    assert np.isfinite(_model_errors_of_shapes(errors, images, dark)).all()
+
+
+def test_sizes_that_no_other_fit_confirms_have_larger_errors():
+    obs, at = observed([((16, 16), 2.0, (900.0, 900.0))], seed=0)
+    whole = deblend(obs, at, free_form=False, key=jax.random.key(0)).parametric
+    given = (whole.scene, whole, whole, np.ones((1, 2), bool), ErrorModel(single_size=1.5))
+    confirmed, alone = (photometry(*given, np.array([one])) for one in (False, True))
+    ratio = alone.shape_error / confirmed.shape_error
+    np.testing.assert_allclose(ratio, [[1.5, 1.0, 1.0]], rtol=1e-6)
 
 
 def test_the_inverse_survives_two_sources_in_one_place():

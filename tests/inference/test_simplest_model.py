@@ -1,13 +1,31 @@
 """Every source gets the simplest model that the data can't refuse."""
 
+import json
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
+from astropy.table import Table
+from click.testing import CliRunner
 from conftest import gaussian_prior, small_observation
 
 from scorepriors import InputError
-from scorepriors.inference import catalog, deblend, deblend_many
+from scorepriors.inference import (
+    catalog,
+    deblend,
+    deblend_many,
+    diagnose,
+    evaluate,
+    sample_deblended,
+    simplest,
+)
+from scorepriors.inference.cli import main
+from scorepriors.inference.deblending import _sampling as sampling
 from scorepriors.inference.deblending._choice import explained, no_better, source_values
+from scorepriors.inference.deblending._simplest import as_sampled
 from scorepriors.models import Observation, Positions
+from scorepriors.models.simulation._blend_sets import BlendSet, write_set
 
 PLACES = np.array([(9.0, 9.0), (30.0, 30.0), (8.0, 32.0)])
 # The ring is so much brighter than its galaxy that the profile takes it for outliers, or needs an error
@@ -63,6 +81,96 @@ def test_without_free_forms_the_parametric_scene_is_the_result():
     usual = deblend(smooth(), positions(), **OPTIONS)
     assert set(catalog(usual)["model"]) == {"free-form"}
     assert set(catalog(deblend(smooth(), positions((0, 1, 2)), **OPTIONS))["model"]) == {"point"}
+
+
+def test_a_result_of_free_forms_is_simplified_as_deblend_does(result):
+    given = deblend(structured(), positions(stars=(2,)), **OPTIONS)
+    assert given.kinds.tolist() == ["galaxies", "galaxies", "stars"]
+    found = simplest(given)
+    assert found.kinds.tolist() == result.kinds.tolist()
+    assert found.free_form.models.tolist() == result.free_form.models.tolist()
+    assert found.free_form.fit.converged
+    error = result.photometry.total[1]
+    assert (np.abs(found.photometry.total[0] - result.photometry.total[0]) < 0.2 * error).all()
+    # What is simple already stays as it is.
+    assert simplest(found) is found
+    assert simplest(result) is result
+    plain = deblend(smooth(), positions(), **OPTIONS)
+    bare = simplest(plain)
+    assert bare.free_form is plain.parametric
+    assert bare.photometry.flux.shape == plain.photometry.flux.shape
+
+
+def a_set(obs):
+    """A set of one blend; of its truth only the places are used."""
+    light = np.ones((len(PLACES), *obs.images.shape), np.float32)
+    return {
+        "images": obs.images[None],
+        "psfs": np.asarray(obs.psfs, np.float32)[None],
+        "skyvar": np.ones((1, 3)),
+        "gain": np.full(3, 1e-6),
+        "bands": np.array(list("gri")),
+        "src_start": np.array([0, len(PLACES)]),
+        "centers": PLACES,
+        "conv": light,
+        "flux_stamp": light.sum((2, 3)),
+        "flux_total": light.sum((2, 3)),
+        "meta": np.array(json.dumps({"zp": 31.4, "survey": "lsst"})),
+    }
+
+
+class Reached(Exception):
+    """A run would begin here."""
+
+
+@pytest.mark.parametrize("make", [smooth, structured])
+def test_python_shell_and_evaluate_sample_the_same_models_by_the_same_algorithm(
+    make, tmp_path, monkeypatch
+):
+    """Up to the first draw, of one scene; the draws themselves are those of `sample`."""
+    seen = []
+
+    def sample(bound, *, algorithm, **_):
+        (scene,), _ = bound.arguments
+        kinds = [(group.name, len(group.at)) for group in scene.sources]
+        seen.append((type(algorithm).__name__, sorted(kinds)))
+        raise Reached
+
+    monkeypatch.setattr(sampling, "sample", sample)
+    prior = OPTIONS["prior"]
+    for module in ("deblending._deblend", "evaluation._evaluate"):
+        monkeypatch.setattr(
+            f"scorepriors.inference.{module}.load_priors", lambda *_, **__: (prior,)
+        )
+    path = write_set(tmp_path / "set.npz", a_set(make()))
+    blends = BlendSet(path)
+    obs, center = blends.observation(0), blends.truth(0).center
+    where = Positions(("0", "1", "2"), center, np.zeros(3, bool))
+    Table({"x": center[:, 1], "y": center[:, 0]}).write(tmp_path / "at.csv")
+    with pytest.raises(Reached):
+        sample_deblended(deblend(obs, where, center_error=0.05, **WEIGHTS), key=jax.random.key(0))
+    with pytest.raises(Reached):
+        evaluate(path, method="posterior", **WEIGHTS)
+    arguments = [str(path), "--index", "0", "--catalog", str(tmp_path / "at.csv"), "--no-outliers"]
+    arguments += ["--no-model-error", "--output", str(tmp_path / "out")]
+    outcome = CliRunner().invoke(main, ["sample", *arguments])
+    assert isinstance(outcome.exception, Reached), outcome.output
+    assert len(seen) == 3
+    assert seen[0] == seen[1] == seen[2]
+    assert seen[0][0] == ("Reduced" if make is smooth else "DynamicHMC")
+
+
+def test_draws_of_other_models_than_the_result_are_refused():
+    given = deblend(smooth(), positions(), **OPTIONS)
+    tree = SimpleNamespace(attrs={"models": json.dumps(["profile"] * 3)})
+    with pytest.raises(InputError, match=r"models='given', or give `simplest\(result\)`"):
+        diagnose(given, tree, key=jax.random.key(0))
+    assert as_sampled(given, ["free-form"] * 3) is given
+    assert as_sampled(given, ["profile"] * 3).free_form is given.parametric
+    with pytest.raises(InputError, match="give the result that was sampled"):
+        as_sampled(given, ["profile", "point", "profile"])
+    with pytest.raises(InputError, match="must be 'simplest' or 'given', got 'free-form'"):
+        sample_deblended(given, key=jax.random.key(0), models="free-form")
 
 
 def test_many_blends_of_both_kinds(result):

@@ -8,8 +8,10 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from conftest import gaussian_prior, small_observation
 
-from scorepriors.inference import Check, SamplingWarning, sample
+from scorepriors.inference import Check, Flow, SamplingWarning, fit_map, posterior, sample
+from scorepriors.inference.deblending.reduced import Reduced
 from scorepriors.inference.sampling import _stein
 from scorepriors.inference.sampling._stein import (
     SteinCheck,
@@ -19,6 +21,7 @@ from scorepriors.inference.sampling._stein import (
     stein_kernel,
     stein_sentence,
 )
+from scorepriors.models import FreeForm, PointSource, Scene, Sersic, blend, place_sources
 
 
 def test_kernel_against_automatic_differentiation():
@@ -108,6 +111,54 @@ def test_of_many_directions_some_are_checked(factor, monkeypatch):
     if factor != 1:
         assert "kernel Stein discrepancy" in tree.attrs["warnings"]
         assert " disagree " in stein_sentence(tree.attrs)
+
+
+CENTERS = np.array([[8.0, 9.0], [13.0, 12.0]])
+
+
+def galaxies(flux, **groups):
+    """Two sources that overlap, of noise and PSF that are known."""
+    obs = small_observation(CENTERS, shape=(20, 20), flux=flux)
+    return posterior(blend, Scene.build(obs, **groups))
+
+
+def scene_draws(bound, sampler, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)
+        best = fit_map(bound, key=jax.random.key(0))
+        return sample(bound, key=jax.random.key(0), algorithm=sampler, init=best, **options)
+
+
+def verdict(tree):
+    assert np.isfinite(tree.attrs["stein_p_value"])
+    return [finding.check for finding in stein_findings(tree.attrs)]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.4])
+def test_reduced_has_the_density_of_its_scene(factor, monkeypatch):
+    keep = Reduced.keep
+    # About the mode: draws are offsets from it.
+    monkeypatch.setattr(Reduced, "keep", lambda self, *args: factor * keep(self, *args))
+    galaxy, star = (place_sources(CENTERS[i : i + 1], box=15, index=[i]) for i in range(2))
+    bound = galaxies(3000.0, profiles=Sersic(galaxy), stars=PointSource(star))
+    tree = scene_draws(bound, Reduced(), num_warmup=80, num_samples=200)
+    assert verdict(tree) == ([] if factor == 1 else [Check.NOT_THE_DENSITY])
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.6])
+def test_flow_has_the_density_of_its_scene(factor, monkeypatch):
+    snapshot, seen = Flow.snapshot, []
+
+    def spread(self, state):
+        seen.append(snapshot(self, state))
+        middle = np.mean(seen, (0, 1))
+        return (middle + factor * (seen[-1] - middle)).astype(seen[-1].dtype)
+
+    monkeypatch.setattr(Flow, "snapshot", spread)
+    # Faint ones, between the shapes of which its moves go far.
+    bound = galaxies(150.0, galaxies=FreeForm(gaussian_prior(), place_sources(CENTERS, box=8)))
+    tree = scene_draws(bound, Flow(thinning=2), num_warmup=200, num_samples=1500)
+    assert verdict(tree) == ([] if factor == 1 else [Check.NOT_THE_DENSITY])
 
 
 def test_too_few_draws_are_not_compared():

@@ -133,7 +133,12 @@ def test_the_quantities_of_a_scene_are_those_its_fluxes_follow_from():
     positions = Positions(("a", "b"), np.array([[9.0, 8.0], [14.0, 15.0]]), np.zeros(2, bool))
     result = deblend(obs, positions, prior=gaussian_prior(box=16), max_iterations=60)
     tree = sample_deblended(
-        result, key=jax.random.key(1), algorithm="dynamic_hmc", num_warmup=60, num_samples=20
+        result,
+        key=jax.random.key(1),
+        models="given",
+        algorithm="dynamic_hmc",
+        num_warmup=60,
+        num_samples=20,
     )
     scene, _ = unpadded(result.scene, result.free_form.fit)
     posterior = tree["posterior"]

@@ -165,7 +165,8 @@ def photometry(
         partial(_moments, scene, parametric.fit.values, _noise(own, seen)),
     )
     final = solve(system, flux_precision=precision)
-    share = np.zeros(len(seen)) if single is None else errors.single * np.asarray(single, float)
+    alone = np.zeros(len(seen)) if single is None else np.asarray(single, float)
+    share = errors.single * alone
     share /= np.sqrt(np.maximum(_significance(measured, free.covariance[:size, :size]), 1.0))
     of_model = partial(_model_error, errors, disputed, share)
     width = errors.scale * _width(measured, free.covariance[:size, :size])
@@ -182,7 +183,11 @@ def photometry(
         ),
         seen=seen,
         center_covariance=_center_covariance(equations, final.covariance[size:, size:]),
-        shape_error=_shape_errors(equations, final.covariance[size:, size:]),
+        shape_error=np.hypot(
+            _shape_errors(equations, final.covariance[size:, size:])
+            * np.stack([1 + (errors.single_size - 1) * alone, *np.ones((2, len(alone)))], 1),
+            _model_errors_of_shapes(errors, result.morphology, parametric.morphology),
+        ),
         way_covariance=_center_covariance(equations, final.covariance[size:, size:], "way"),
     )
 
@@ -282,6 +287,18 @@ def _shape_errors(equations: Equations, covariance: np.ndarray) -> np.ndarray:
         )
         out[k] = np.sqrt(np.maximum(variance, 0.0))
     return out
+
+
+def _model_errors_of_shapes(
+    errors: ErrorModel, images: np.ndarray, others: np.ndarray
+) -> Float[np.ndarray, "N 3"]:
+    """Return errors of size, e1 and e2 by how much those of the two fits ``[N, H, W]`` disagree."""
+    if images is others:
+        return np.zeros((len(images), 3))
+    size, e1, e2 = (a - b for a, b in zip(shapes(images), shapes(others), strict=True))
+    # The same for both ellipticities, which mix as the image is turned.
+    both = errors.ellipticity * np.hypot(e1, e2) / np.sqrt(2)
+    return np.nan_to_num(np.stack([errors.size * np.abs(size), both, both], axis=1))
 
 
 def _shapes(images: list[np.ndarray]) -> np.ndarray:
