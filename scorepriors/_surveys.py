@@ -5,6 +5,7 @@ points, exposure times of the whole survey, sky brightness and seeing.  Those of
 which `surveycodex` lacks, are from the papers named beside them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ class Camera:
         Diameter of a telescope in space, m; None for one that looks through the atmosphere.
     """
 
-    bands: str | tuple[str, ...]
+    bands: Sequence[str]
     scale: float
     seeing: np.ndarray
     gain: np.ndarray
@@ -159,7 +160,7 @@ class Survey:
     """
 
     name: str
-    bands: str | tuple[str, ...]
+    bands: Sequence[str]
     scale: float
     depths: Depths | None = None
     in_codex: bool = False
@@ -186,7 +187,7 @@ class Survey:
         """
         return _codex_camera(self) if self.in_codex else self.published_camera()
 
-    def published_camera(self, bands: str | None = None, *, years: float = 10.0) -> Camera:
+    def published_camera(self, bands: Sequence[str] | None = None, *, years: float = 10.0) -> Camera:
         """Return the camera of simulated single blends, with the published `depths`.
 
         Parameters

@@ -61,7 +61,7 @@ class Body:
         return np.sum([flux for _, flux in self.parts], axis=0)
 
 
-def draw_galaxy(galsim, rng, facts: Survey, bands: str) -> Body:
+def draw_galaxy(galsim, rng, facts: Survey, bands: Sequence[str]) -> Body:
     """Draw a galaxy of the population of a survey's sets of blends."""
     population: Any = facts.galaxies
     magnitude = draw_magnitude(rng, *population.magnitudes)
@@ -70,7 +70,7 @@ def draw_galaxy(galsim, rng, facts: Survey, bands: str) -> Body:
     return Body(((profile, flux_of(magnitudes)),), magnitude)
 
 
-def draw_member(galsim, rng, facts: Survey, bands: str) -> Body:
+def draw_member(galsim, rng, facts: Survey, bands: Sequence[str]) -> Body:
     """Draw a galaxy of a cluster: of the same shapes, but red, and more often bright."""
     population: Any = facts.galaxies
     bright, faint = population.magnitudes
@@ -79,7 +79,7 @@ def draw_member(galsim, rng, facts: Survey, bands: str) -> Body:
     return Body(((profile, _flux(rng, magnitude, bands, _MEMBERS)),), magnitude)
 
 
-def draw_central(galsim, rng, facts: Survey, bands: str) -> Body:
+def draw_central(galsim, rng, facts: Survey, bands: Sequence[str]) -> Body:
     """Draw the galaxy in the middle of a cluster: bright, large, with the wings of a bulge."""
     population: Any = facts.galaxies
     magnitude = population.magnitudes[0] - rng.uniform(0, 1)
@@ -89,7 +89,7 @@ def draw_central(galsim, rng, facts: Survey, bands: str) -> Body:
     return Body(((profile, _flux(rng, magnitude, bands, _MEMBERS)),), magnitude)
 
 
-def draw_structured(galsim, rng, facts: Survey, bands: str) -> Body:
+def draw_structured(galsim, rng, facts: Survey, bands: Sequence[str]) -> Body:
     """Draw a bright spiral: a red bulge, a disk, and lumps of young stars along two arms."""
     population: Any = facts.galaxies
     magnitude = population.magnitudes[0] + rng.uniform(*_STRUCTURED_MAGNITUDES)
@@ -132,7 +132,7 @@ def _arms(galsim, rng, radius: float):
     )
 
 
-def draw_star(galsim, rng, facts: Survey, bands: str) -> Body:
+def draw_star(galsim, rng, facts: Survey, bands: Sequence[str]) -> Body:
     """Draw a star: a point of the color of a black body."""
     population: Any = facts.galaxies
     bright, faint = population.magnitudes
@@ -147,7 +147,7 @@ def draw_star(galsim, rng, facts: Survey, bands: str) -> Body:
     return Body(((galsim.DeltaFunction(), flux),), magnitude, is_star=True)
 
 
-def _flux(rng, magnitude: float, bands: str, slopes: tuple[float, float]) -> np.ndarray:
+def _flux(rng, magnitude: float, bands: Sequence[str], slopes: tuple[float, float]) -> np.ndarray:
     return flux_of(magnitude + colors(rng, 1, bands, slopes, _COLOR_SCATTER)[0])
 
 

@@ -146,7 +146,7 @@ def simulate_joint(
         first = one.published_camera()
     pair = first, other.published_camera()
     rng = np.random.default_rng(seed)
-    every = pair[0].bands + pair[1].bands
+    every = [*pair[0].bands, *pair[1].bands]
     both = _draw_scene(galsim, rng, num_sources, every, magnitudes, spread, gap)
     seen: list = []
     for number, camera in enumerate(pair):
@@ -395,7 +395,7 @@ def _apart(places, *, gap: float, reach: float, mend: str) -> np.ndarray:
 
 
 def colors(
-    rng, count: int, bands: str, slopes: tuple[float, float] = (0.2, 2.2), scatter: float = 0.08
+    rng, count: int, bands: Sequence[str], slopes: tuple[float, float] = (0.2, 2.2), scatter: float = 0.08
 ) -> np.ndarray:
     """Draw magnitudes relative to i ``[K, B]``: one color per galaxy, and some scatter."""
     wave = np.array([WAVELENGTHS[b] for b in bands])

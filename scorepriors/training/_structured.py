@@ -5,7 +5,7 @@ rings are circles; a bulge, whose center no grid resolves, is drawn by GalSim.  
 were chosen from what is known of galaxies in general, before any comparison with real images.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -33,22 +33,22 @@ class Sizes(NamedTuple):
 
 
 class Structured(NamedTuple):
-    """A galaxy: a function of the plane of the sky, and a GalSim profile.
+    """A galaxy: a disk as a function of the plane of the sky, and a bulge as a GalSim profile.
 
     Attributes
     ----------
     disk
-        Function of offsets x and y from the center in arcsec, ``[n, n]`` each, that returns
-        surface brightness, of a total of one.
+        Disk, called with offsets x ``[1, n]`` and y ``[n, 1]`` from its center in arcsec; returns
+        surface brightness ``[n, n]``, of a total of one.
     disk_flux
         Flux of the disk; the bulge has the rest.
     bulge
         GalSim profile; None if there is none.
     """
 
-    disk: object
+    disk: "_Disk"
     disk_flux: float
-    bulge: object
+    bulge: Any
 
 
 def structured_image(galsim, rng, sizes: Sizes, *, scale: float, box: int, shift) -> np.ndarray:
@@ -214,7 +214,8 @@ class _Disk:
         if has["tail"]:
             parts.append(_tail(rng, r / re, azimuth))
             shares.append(rng.uniform(0.05, 0.2))
-        total = sum(share * _unit(part) for share, part in zip(shares, parts, strict=True))
+        units = [share * _unit(part) for share, part in zip(shares, parts, strict=True)]
+        total = np.sum(units, axis=0)
         if has["dust"]:
             total = total * _dust(rng, along / re, across * self.ratio / re, self.ratio)
         # The light outside the grid is not counted: an image has a peak of one in the end.
