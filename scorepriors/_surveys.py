@@ -187,7 +187,9 @@ class Survey:
         """
         return _codex_camera(self) if self.in_codex else self.published_camera()
 
-    def published_camera(self, bands: Sequence[str] | None = None, *, years: float = 10.0) -> Camera:
+    def published_camera(
+        self, bands: Sequence[str] | None = None, *, years: float = 10.0
+    ) -> Camera:
         """Return the camera of simulated single blends, with the published `depths`.
 
         Parameters

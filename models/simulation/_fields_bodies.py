@@ -1,5 +1,6 @@
 """What simulated fields are made of: galaxies of the blends, members of clusters, stars."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 

@@ -10,7 +10,9 @@ from astropy.wcs import WCS
 from ._fields_bodies import Body
 
 
-def truth_table(bodies: Sequence[Body], places: np.ndarray, bands: Sequence[str], wcs: WCS) -> Table:
+def truth_table(
+    bodies: Sequence[Body], places: np.ndarray, bands: Sequence[str], wcs: WCS
+) -> Table:
     """Return what sources are and where, one row each, in the order in which they were drawn.
 
     Parameters

@@ -4,6 +4,7 @@
 galaxies come from `scorepriors.models.simulation._blend_sets`, which uses the same drawing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -395,7 +396,11 @@ def _apart(places, *, gap: float, reach: float, mend: str) -> np.ndarray:
 
 
 def colors(
-    rng, count: int, bands: Sequence[str], slopes: tuple[float, float] = (0.2, 2.2), scatter: float = 0.08
+    rng,
+    count: int,
+    bands: Sequence[str],
+    slopes: tuple[float, float] = (0.2, 2.2),
+    scatter: float = 0.08,
 ) -> np.ndarray:
     """Draw magnitudes relative to i ``[K, B]``: one color per galaxy, and some scatter."""
     wave = np.array([WAVELENGTHS[b] for b in bands])
