@@ -191,3 +191,5 @@ def test_a_release_needs_a_tag_of_the_version(tag, published):
     assert (ended.returncode == 0) is published
     assert workflow["jobs"]["publish"]["permissions"] == {"id-token": "write"}
     assert workflow["jobs"]["publish"]["needs"] == "build"
+    assert workflow["jobs"]["build"]["needs"] == "test"
+    assert workflow["jobs"]["test"]["steps"][-1] == {"run": ".ci/run"}
