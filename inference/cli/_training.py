@@ -17,17 +17,31 @@ from ._common import INTERRUPTED, NOT_TRUSTED, Outcome, count_option, with_json
 @click.command()
 @click.argument("config", type=click.Path())
 @click.option("--output", type=click.Path(), help="Run folder.  [default: runs/NAME]")
+@click.option(
+    "--from",
+    "results",
+    type=click.Path(),
+    metavar="RESULTS",
+    help="Folder of a deblended field: learn from its galaxies, which go to stamps.npz.",
+)
+@click.option(
+    "--min-snr",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Smallest signal to noise of galaxies of --from.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def train(config, output, quiet):
+def train(config, output, results, min_snr, quiet):
     """Train a prior with the recipe CONFIG, a TOML file; resume an existing run.
 
     Writes images.npz (the training set), modes.npz, checkpoint.npz, confinement.npz (of the
-    wall, if the recipe has one), NAME.safetensors, loss.png and samples.png to the run folder.
-    Ctrl-C saves a checkpoint and ends.
+    wall, if the recipe has one), NAME.safetensors, loss.png and samples.png to the run folder,
+    and rounds/ if it learns from noisy stamps. Ctrl-C saves a checkpoint and ends.
     """
-    from scorepriors.training._recipe import read_recipe
+    from scorepriors.training._recipe import POPULATIONS, read_recipe
 
-    recipe = read_recipe(config)
+    recipe = read_recipe(config, noisy=None if results is None else "stamps.npz")
     common.prepare_jax(recipe.training.devices)
     import jax
     import numpy as np
@@ -44,7 +58,22 @@ def train(config, output, quiet):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {str(folder)!r}: {error.strerror}.") from error
-    result = train(recipe, folder, progress=unless_quiet(recipe.name, quiet))
+    if results is not None:
+        stamps = _stamps_of_results(results, folder, recipe.data.box, min_snr)
+        recipe = read_recipe(config, noisy=stamps)
+    start = recipe.data.start
+    result = train(
+        recipe,
+        folder,
+        start=None if start is None or start in POPULATIONS else load_prior(start),
+        progress=unless_quiet(recipe.name, quiet),
+    )
+    if result.rounds[0] < result.rounds[1]:
+        done, wanted = result.rounds
+        click.echo(
+            f"stopped in round {done + 1} of {wanted}; the same command resumes from {folder}."
+        )
+        sys.exit(INTERRUPTED)
     loss_curve_figure(result.history, recipe.training.block, folder / "loss.png")
     if not result.finished:
         click.echo(f"stopped at step {result.step}; the same command resumes from {folder}.")
@@ -66,6 +95,27 @@ def train(config, output, quiet):
     samples = np.asarray(prior.sample(jax.random.key(recipe.training.seed), (64,)))
     sample_grid_figure(samples, images, folder / "samples.png", softening=recipe.stretch.softening)
     click.echo(str(weights))
+
+
+def _stamps_of_results(results: str, folder: Path, box: int, min_snr: float) -> Path:
+    """Write the galaxies of a field to the run folder, once, and return the file."""
+    from scorepriors._archives import read_archive, write_archive
+    from scorepriors.inference.fields._stamps import open_field
+    from scorepriors.inference.fields._training_stamps import field_stamps
+
+    path = folder / "stamps.npz"
+    kind, version = "set of stamps of a field", 1
+    identity = json.dumps([str(Path(results).resolve()), box, min_snr])
+    if path.exists():
+        other = "another field, box or --min-snr; train in a new folder (--output)"
+        read_archive(
+            path, kind=kind, version=version, mend="delete it", identity=identity, other=other
+        )
+        return path
+    found = field_stamps(open_field(results), box, min_snr=min_snr)
+    write_archive(path, found, {}, kind=kind, version=version, identity=identity)
+    click.echo(f"{len(found['id'])} galaxies of {results} in {path}", err=True)
+    return path
 
 
 @click.command()

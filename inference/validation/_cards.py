@@ -213,6 +213,11 @@ def _data(info, recipe) -> str:
         source = (
             f"simulated population `{data.set}` of `scorepriors.training_sets`, seed {data.seed}"
         )
+    elif data.noisy is not None:
+        source = (
+            f"noisy stamps of the author (`{Path(data.noisy).name}`), from which clean images were "
+            f"drawn in {recipe.rounds.number} rounds, seed {data.seed}"
+        )
     else:
         source = f"images of the author (`{Path(data.path or '').name}`), seed {data.seed}"
     scale = "unknown" if info.pixel_scale is None else f"{info.pixel_scale:g} arcsec"

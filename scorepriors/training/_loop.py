@@ -4,6 +4,7 @@ Two stages: denoising score matching, then, if the recipe has one, the wall of
 `scorepriors.Confined` around the learned region.
 """
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from scorepriors.energies._wiener import ModeNetwork, WienerEnergy, dihedral, pr
 
 from ._prior import prior_of
 from ._recipe import Recipe
+from ._rounds import Rounds, held_and_learned, identity_of, learn_from_stamps, read_recipe_stamps
 from ._sets import iter_simulated, read_images
 from ._wall import WallState, calibrate, initial_wall, make_wall_optimizer, make_wall_step
 
@@ -66,6 +68,8 @@ class TrainingResult:
     history
         Denoising loss per block and noise bin, ``[blocks, bins]``, NaN where a bin got no
         image.
+    rounds
+        Rounds done and wanted, for a recipe with noisy stamps; (0, 0) for others.
     """
 
     prior: ScorePrior
@@ -73,11 +77,12 @@ class TrainingResult:
     num_steps: int
     seconds: float
     history: np.ndarray
+    rounds: tuple[int, int] = (0, 0)
 
     @property
     def finished(self) -> bool:
-        """Whether every step of the recipe was done."""
-        return self.step >= self.num_steps
+        """Whether every round and step of the recipe was done."""
+        return self.step >= self.num_steps and self.rounds[0] >= self.rounds[1]
 
 
 def training_images(recipe: Recipe, directory: Path, progress: Progress = False):
@@ -87,11 +92,23 @@ def training_images(recipe: Recipe, directory: Path, progress: Progress = False)
     -------
     train, held_out
         Disjoint sets of images ``[N, n, n]``, float32, with peaks of one.
+
+    Raises
+    ------
+    InputError
+        If the user's images can't be used, or those stored are of another recipe; for noisy
+        stamps, if `train` has not drawn galaxies of them yet.
     """
     data = recipe.data
     stored = directory / "images.npz"
-    identity = json.dumps(recipe.as_dict()["data"], sort_keys=True)
-    kept = _read_stored(stored, identity)
+    if data.noisy is not None:
+        identity = identity_of(recipe, read_recipe_stamps(recipe))
+        kept = _read_stored(stored, identity, "recipe or other stamps")
+        if kept is None:
+            raise InputError(f"{directory} holds no galaxies of the noisy stamps yet; train first.")
+        return kept["train"], kept["held_out"]
+    identity = json.dumps(_described(recipe)["data"], sort_keys=True)
+    kept = _read_stored(stored, identity, "[data] table")
     if kept is not None:
         return kept["train"], kept["held_out"]
     if data.set is not None:
@@ -115,11 +132,10 @@ def _store(path: Path, identity: str, **arrays: np.ndarray) -> None:
     write_archive(path, arrays, {}, kind=f"set of {path.stem}", version=1, identity=identity)
 
 
-def _read_stored(path: Path, identity: str) -> dict[str, np.ndarray] | None:
+def _read_stored(path: Path, identity: str, table: str = "recipe") -> dict[str, np.ndarray] | None:
     """Return what `_store` wrote, None if missing; InputError for one of another recipe."""
     if not path.exists():
         return None
-    table = "[data] table" if path.stem == "images" else "recipe"
     arrays, _ = read_archive(
         path,
         kind=f"set of {path.stem}",
@@ -233,6 +249,7 @@ def train(
     recipe: Recipe,
     directory: str | Path,
     *,
+    start: ScorePrior | None = None,
     progress: Progress = False,
     checkpoint_seconds: float = 60.0,
 ) -> TrainingResult:
@@ -244,6 +261,9 @@ def train(
         Result of `read_recipe`.
     directory
         Folder of the stored images and the checkpoint; made if missing.
+    start
+        For noisy stamps: the prior that `data.start` names, by `load_prior`; none for a built-in
+        set.
     progress
         True for a bar; or a function, called as ``progress(done, total, text)`` while images
         are simulated and then after every block of steps, with the losses as the text.
@@ -265,10 +285,18 @@ def train(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with reporting(progress, recipe.name) as report:
-        return _train(recipe, directory, report, checkpoint_seconds)
+        return _train(recipe, directory, start, report, checkpoint_seconds)
 
 
-def _train(recipe: Recipe, directory: Path, report: Report, checkpoint_seconds) -> TrainingResult:
+def _train(recipe: Recipe, directory: Path, start, report, checkpoint_seconds) -> TrainingResult:
+    done = (0, 0) if recipe.data.noisy is None else (recipe.rounds.number,) * 2
+    if recipe.data.noisy is not None and not (directory / "images.npz").exists():
+        rounds = _draw_images(recipe, directory, start, report, checkpoint_seconds)
+        done = (rounds.done, rounds.total)
+        if rounds.images is None:
+            wanted = recipe.training.steps + recipe.confinement.steps
+            prior = prior_of(rounds.energy, recipe)
+            return TrainingResult(prior, 0, wanted, 0.0, np.zeros((0, len(LOSS_BINS) - 1)), done)
     images, _ = training_images(recipe, directory, report)
     energy = initial_energy(recipe, training_modes(recipe, directory, images))
     coordinates = jnp.asarray(mode_coordinates(recipe, energy, images), jnp.float32)
@@ -301,7 +329,45 @@ def _train(recipe: Recipe, directory: Path, report: Report, checkpoint_seconds) 
         prior = prior_of(Confined(energy, wall), recipe)
     else:
         prior = prior_of(energy, recipe)
-    return TrainingResult(prior, step, first + second, seconds, np.asarray(history))
+    return TrainingResult(prior, step, first + second, seconds, np.asarray(history), done)
+
+
+def _draw_images(recipe: Recipe, directory: Path, start, report, checkpoint_seconds) -> Rounds:
+    """Store the images that are learned from noisy stamps, as the training set of a run."""
+    stamps = read_recipe_stamps(recipe)
+
+    def untrained(images, folder):
+        return initial_energy(recipe, training_modes(recipe, folder, images))
+
+    def fit(energy, images, folder, number):
+        # Every round has its own batches and noise.
+        training = dataclasses.replace(
+            recipe.training, steps=recipe.rounds.steps, seed=recipe.training.seed + 7919 * number
+        )
+        within = dataclasses.replace(recipe, training=training)
+        coordinates = jnp.asarray(mode_coordinates(recipe, energy, images), jnp.float32)
+        optimizer = make_optimizer(within)
+        run = _run_stage(
+            folder / "checkpoint.npz",
+            _identity(within, "data", "stretch", "network", "training"),
+            _Run(TrainingState(energy.network, energy.network, optimizer.init(energy.network))),
+            training.steps,
+            lambda: _compile_block(energy, optimizer, within, coordinates),
+            _Settings(within, partial(_report, report, 0, training.steps), checkpoint_seconds),
+        )
+        if run.step < training.steps:
+            return None
+        return eqx.tree_at(lambda e: e.network, energy, run.state.average)
+
+    found = learn_from_stamps(
+        recipe, stamps, start, directory / "rounds", untrained, fit, report, checkpoint_seconds
+    )
+    if found.images is not None:
+        held, learned = held_and_learned(recipe, len(found.images))
+        identity = identity_of(recipe, stamps)
+        sets = {"train": found.images[learned], "held_out": found.images[held]}
+        _store(directory / "images.npz", identity, **sets)
+    return found
 
 
 class _Run(NamedTuple):
@@ -356,8 +422,21 @@ def _run_stage(
 
 
 def _identity(recipe: Recipe, *tables: str) -> str:
+    described = _described(recipe)
+    rounds = () if recipe.data.noisy is None else ("rounds",)
+    return json.dumps({name: described[name] for name in (*tables, *rounds)}, sort_keys=True)
+
+
+def _described(recipe: Recipe) -> dict:
+    """Return a recipe as it was described before there were noisy stamps, if it has none.
+
+    Runs that began then go on.  Stamps are told apart by their pixels, not by their place.
+    """
     described = recipe.as_dict()
-    return json.dumps({name: described[name] for name in tables}, sort_keys=True)
+    del described["data"]["noisy"]
+    if recipe.data.noisy is None:
+        del described["data"]["start"]
+    return described
 
 
 def _report(report: Report, before: int, total: int, step: int, losses: Sequence[float]) -> None:

@@ -13,6 +13,10 @@ from ._recipe import DataRecipe, Recipe
 
 def image_facts(data: DataRecipe) -> dict[str, Any]:
     """Return ``pixel_scale`` and ``model_psf_sigma`` of training images, None if unknown."""
+    if data.noisy is not None:
+        # Not those of the stamps: what is learned is what a model convolves with their PSFs.
+        sigma = MODEL_PSF_SIGMA if data.model_psf_sigma is None else data.model_psf_sigma
+        return {"pixel_scale": data.pixel_scale, "model_psf_sigma": sigma}
     if data.set is None:
         return {"pixel_scale": data.pixel_scale, "model_psf_sigma": data.model_psf_sigma}
     return {"pixel_scale": PIXEL_SCALES[data.set], "model_psf_sigma": MODEL_PSF_SIGMA}

@@ -12,13 +12,20 @@ from scorepriors._defaults import NUM_MODES, SCALE, SIGMA0, SIGMA_MAX, SOFTENING
 from scorepriors._errors import InputError
 from scorepriors._surveys import PIXEL_SCALES
 
+#: Names of the built-in sets.
+POPULATIONS = tuple(PIXEL_SCALES)
+
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """The training images: either a `set` (built in) or a `path` (the user's own)."""
+    """The training images: a `set` (built in), a `path` (the user's own), or `noisy` stamps."""
 
     set: str | None = None
     path: str | None = None
+    #: File of stamps as observed, with noise and PSFs; galaxies are learned from them in rounds.
+    noisy: str | None = None
+    #: Population from which that begins: a trained prior (name or file) or a built-in set.
+    start: str | None = None
     box: int = 32
     num_images: int = 44_000
     num_held_out: int = 2_000
@@ -83,6 +90,26 @@ class ConfinementRecipe:
 
 
 @dataclass(frozen=True)
+class RoundsRecipe:
+    """Rounds of learning from noisy stamps: clean galaxies are drawn, and learned from."""
+
+    #: Rounds in all; the galaxies drawn in the last one train the prior.
+    number: int = 6
+    #: Galaxies of the start are magnified by random factors up to this, and down to one over it.
+    #: One takes a prior as it is, network included.
+    widen: float = 2.0
+    #: The first rounds, in which only mean and covariance are learned, and no network.
+    gaussian: int = 0
+    #: Training steps between two rounds.
+    steps: int = 6_000
+    #: Noise levels of a chain, and its transitions at each.
+    levels: int = 14
+    transitions: int = 2
+    #: Stamps drawn at a time.
+    batch: int = 64
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that determines a set of trained weights."""
 
@@ -95,14 +122,22 @@ class Recipe:
     network: NetworkRecipe = field(default_factory=NetworkRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     confinement: ConfinementRecipe = field(default_factory=ConfinementRecipe)
+    rounds: RoundsRecipe = field(default_factory=RoundsRecipe)
 
     def as_dict(self) -> dict:
         """Return a plain nested dictionary, for metadata."""
         return dataclasses.asdict(self)
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def read_recipe(path: str | Path, *, noisy: str | Path | None = None) -> Recipe:
     """Read and check a TOML recipe.
+
+    Parameters
+    ----------
+    path
+        The file.
+    noisy
+        File of stamps for a recipe whose [data] table names no images: `data.noisy`.
 
     Raises
     ------
@@ -120,10 +155,22 @@ def read_recipe(path: str | Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is not valid TOML: {error}.") from error
     recipe = _fill(Recipe, table, "")
+    if noisy is not None:
+        if recipe.data.noisy is not None:
+            raise InputError(
+                f"{path.name} names stamps itself, as `data.noisy`; leave out that or the others."
+            )
+        named = dataclasses.replace(recipe.data, noisy=str(Path(noisy).absolute()))
+        recipe = dataclasses.replace(recipe, data=named)
     data = recipe.data
-    if (data.set is None) == (data.path is None):
+    if (data.set, data.path, data.noisy).count(None) != 2:
         raise InputError(
-            f"[data] needs either `set` (one of {', '.join(PIXEL_SCALES)}) or `path`, and not both."
+            f"[data] needs one of `set` ({', '.join(POPULATIONS)}), `path` and `noisy`, and no two."
+        )
+    if (data.start is None) != (data.noisy is None):
+        raise InputError(
+            "`data.start`, a prior or a built-in set, is where learning from the stamps of "
+            "`data.noisy` begins: give both or neither."
         )
     if data.set is not None and (data.pixel_scale or data.model_psf_sigma):
         raise InputError(
@@ -133,6 +180,11 @@ def read_recipe(path: str | Path) -> Recipe:
     if data.path is not None:  # relative to the recipe, not to the working directory
         moved = dataclasses.replace(data, path=str(path.parent / data.path))
         recipe = dataclasses.replace(recipe, data=moved)
+    if data.noisy is not None:
+        changes = {"noisy": str(path.parent / data.noisy)}
+        if data.start is not None and data.start.endswith(".safetensors"):
+            changes["start"] = str(path.parent / data.start)
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(data, **changes))
     _check(recipe)
     return recipe
 
@@ -182,6 +234,7 @@ def _fill(kind, table: dict, prefix: str):
             "network": NetworkRecipe,
             "training": TrainingRecipe,
             "confinement": ConfinementRecipe,
+            "rounds": RoundsRecipe,
         }.get(key if not prefix else "")
         if nested is not None:
             if not isinstance(value, dict):
@@ -229,6 +282,10 @@ def _check(recipe: Recipe) -> None:
         "confinement.codes": c.codes,
         "confinement.width": c.width,
         "confinement.reach": c.reach,
+        "rounds.number": recipe.rounds.number,
+        "rounds.steps": recipe.rounds.steps,
+        "rounds.transitions": recipe.rounds.transitions,
+        "rounds.batch": recipe.rounds.batch,
     }
     positive["data.pixel_scale"] = d.pixel_scale
     positive["data.model_psf_sigma"] = d.model_psf_sigma
@@ -240,6 +297,7 @@ def _check(recipe: Recipe) -> None:
         "training.seed": t.seed,
         "training.warmup": t.warmup,
         "confinement.steps": c.steps,
+        "rounds.gaussian": recipe.rounds.gaussian,
     }
     for name, value in not_negative.items():
         if value < 0:
@@ -252,6 +310,10 @@ def _check(recipe: Recipe) -> None:
         raise InputError(
             f"`training.sigma_max` must exceed `training.sigma_min` and be finite, got {t.sigma_max}."
         )
+    if not (recipe.rounds.widen >= 1 and math.isfinite(recipe.rounds.widen)):
+        raise InputError(f"`rounds.widen` must be at least 1, got {recipe.rounds.widen}.")
+    if recipe.rounds.levels < 2:
+        raise InputError(f"`rounds.levels` must be at least 2, got {recipe.rounds.levels}.")
     if not c.wide_factor >= 1:
         raise InputError(f"`confinement.wide_factor` must be at least 1, got {c.wide_factor}.")
     if not 0.5 <= c.inside <= 1:

@@ -300,12 +300,25 @@ def _read_arrays(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     if file.suffix.lower() == ".npz":
         yield from read_arrays(file).items()
         return
+    yield from read_hdus(file, named=False).items()
+
+
+def read_hdus(file: Path, *, named: bool = True) -> dict[str, np.ndarray]:
+    """Return the images of a FITS file, by the names of their extensions or their numbers.
+
+    Raises
+    ------
+    InputError
+        If it is no FITS file, or damaged.
+    """
     from astropy.io import fits
 
     try:
         with fits.open(file) as hdus:
-            for number, hdu in enumerate(hdus):
-                if getattr(hdu, "is_image", False) and hdu.data is not None:
-                    yield f"{number}", np.asarray(hdu.data)
+            return {
+                (named and hdu.name) or f"{number}": np.asarray(hdu.data)
+                for number, hdu in enumerate(hdus)
+                if getattr(hdu, "is_image", False) and hdu.data is not None
+            }
     except _DAMAGED as error:
         raise InputError(f"{file.name} is not a readable FITS file: {error}.") from error
