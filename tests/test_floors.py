@@ -205,7 +205,17 @@ def test_a_look_inside_a_prior_is_noticed(tmp_path):
 
 
 #: Rooms of `scorepriors.inference` that serve any NumPyro model; the others know of scenes.
-LOWER = {"_posterior", "_enumeration", "_status", "_moved", "fitting", "curvature", "sampling"}
+LOWER = {
+    "_posterior",
+    "_enumeration",
+    "_status",
+    "_moved",
+    "_tracing",
+    "_lanczos",
+    "fitting",
+    "curvature",
+    "sampling",
+}
 
 
 def room_of(name):

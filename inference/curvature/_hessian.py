@@ -23,11 +23,11 @@ from scorepriors._loops import deferred_interrupt
 from scorepriors._progress import Progress, reporting
 from scorepriors._traces import Kept
 from scorepriors.inference._enumeration import ENUMERATED
+from scorepriors.inference._lanczos import RitzPairs, ritz_pairs
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference.fitting._map import MAPResult
 
 from ._differences import DIFFERENCES, differenced_hessian, is_differentiable
-from ._lanczos import RitzPairs, ritz_pairs
 
 #: Number of vectors multiplied at once, which limits the memory.
 CHUNK = 64

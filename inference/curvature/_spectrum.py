@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from scorepriors.inference._lanczos import ritz_pairs
 from scorepriors.inference._posterior import Posterior
 
 from ._differences import differenced_hessian, is_differentiable
 from ._hessian import flat_product, hessian
-from ._lanczos import ritz_pairs
 from ._preconditioner import LowRankMap
 
 #: Largest dimension for which the full Hessian is computed.

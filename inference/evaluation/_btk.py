@@ -19,7 +19,7 @@ from scorepriors.models.data.positions._reading import read_positions
 _PSF_PIXELS = 61
 
 
-def btk_deblender(max_n_sources: int, *, key=None, **options: Any):
+def btk_deblender(max_n_sources: int, *, key=None, **options: Any) -> Any:
     """Return this package as a `Deblender` of the BlendingToolKit (BTK).
 
     It takes its `BlendBatch`, of one survey, and gives its `DeblendBatch`, so that BTK's generators

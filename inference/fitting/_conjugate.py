@@ -23,9 +23,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.linalg import eigh_tridiagonal
 
+from scorepriors.inference._lanczos import ritz_pairs_so_far
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference._status import FitStatus
-from scorepriors.inference.curvature._lanczos import ritz_pairs_so_far
 
 from ._newton import Outcome, Problem, by_difference, compiled, falls_on
 

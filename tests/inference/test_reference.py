@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorepriors.inference.curvature._lanczos import ritz_pairs, ritz_pairs_each
+from scorepriors.inference._lanczos import ritz_pairs, ritz_pairs_each
 from scorepriors.inference.deblending.flow._reference import (
     CORRELATED,
     WIDER,

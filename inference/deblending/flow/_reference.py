@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from scorepriors.inference.curvature._lanczos import ritz_pairs_each
+from scorepriors.inference._lanczos import ritz_pairs_each
 
 #: Factor by which references are wider than the curvature implies: with one that is narrower
 #: than the posterior, chains would stay for long in its tails.
