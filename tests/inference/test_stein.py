@@ -156,8 +156,9 @@ def test_flow_has_the_density_of_its_scene(factor, monkeypatch):
 
     monkeypatch.setattr(Flow, "snapshot", spread)
     # Faint ones, between the shapes of which its moves go far.
-    bound = galaxies(150.0, galaxies=FreeForm(gaussian_prior(), place_sources(CENTERS, box=8)))
-    tree = scene_draws(bound, Flow(thinning=2), num_warmup=200, num_samples=1500)
+    bound = galaxies(60.0, galaxies=FreeForm(gaussian_prior(), place_sources(CENTERS, box=8)))
+    lengths = {"num_warmup": 200, "num_samples": 1500, "num_chains": 16}
+    tree = scene_draws(bound, Flow(thinning=2), **lengths)
     assert verdict(tree) == ([] if factor == 1 else [Check.NOT_THE_DENSITY])
 
 
