@@ -83,7 +83,7 @@ def test_path_is_relative_to_the_recipe(write, tmp_path, monkeypatch):
         (GOOD + "[training]\nwarmup = -2", "`training.warmup` .* must not be negative, got -2"),
         (GOOD + "[training]\nlearning_rate = inf", "`training.learning_rate` .* positive, got inf"),
         (GOOD + "[training]\nsigma_max = inf", "`training.sigma_max` .* be finite, got inf"),
-        ("name = 'a/b'\n[data]\nset = 'lsst'", "leave the slash out of 'a/b'"),
+        ("name = 'a/b'\n[data]\nset = 'lsst'", "leave slashes, .* out of 'a/b'"),
         (GOOD + "[confinement]\nreach = 0", "`confinement.reach` in the recipe must be positive"),
         (
             GOOD + "[confinement]\ninside = 1.1",
@@ -96,6 +96,13 @@ def test_path_is_relative_to_the_recipe(write, tmp_path, monkeypatch):
 def test_mistakes_are_named(write, text, message):
     with pytest.raises(InputError, match=message):
         read_recipe(write(text))
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a\\b", "..", ".a", "a\nb", "C:\\a"])
+def test_names_from_files_of_others_stay_in_the_folder(name):
+    with pytest.raises(InputError, match="`name` in the recipe names files; leave slashes"):
+        recipe_from_dict(Recipe(name).as_dict())
+    assert recipe_from_dict(Recipe("a.b-32 é").as_dict()).name == "a.b-32 é"  # control
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -191,7 +191,16 @@ def write_whole(
     -------
     list of pathlib.Path
         The files.
+
+    Raises
+    ------
+    InputError
+        If a name leads to another folder, and see `check_target`.
     """
+    # Names may come from files of others.
+    for name in writers:
+        if name == ".." or Path(name).name != name:
+            raise InputError(f"{name!r} is no name of a file in {str(directory)!r}.")
     directory = check_target(directory, force=force, names=tuple(writers))
     fresh = not directory.exists()
     try:

@@ -214,7 +214,13 @@ def _toml(value: str | int | float) -> str:
 
 
 def recipe_from_dict(table: dict) -> Recipe:
-    """Rebuild a recipe from `Recipe.as_dict`."""
+    """Rebuild a recipe from `Recipe.as_dict`.
+
+    Raises
+    ------
+    InputError
+        For an unknown key, a wrong type, or a name that cannot be that of a file.
+    """
     return _fill(Recipe, {k: v for k, v in table.items() if v is not None}, "")
 
 
@@ -254,7 +260,21 @@ def _fill(kind, table: dict, prefix: str):
         values[key] = value
     if kind is Recipe and not values.get("name"):
         raise InputError("the recipe needs a `name` for the prior.")
+    if kind is Recipe:
+        _check_name(values["name"])
     return kind(**values)
+
+
+def _check_name(name: str) -> None:
+    """Raise InputError for a name that could lead out of a folder or break a line of a list.
+
+    Files and folders are called by it, and it may come from a file of somebody else.
+    """
+    if name.startswith(".") or set(name) & set("/\\") or not name.isprintable():
+        raise InputError(
+            "`name` in the recipe names files; leave slashes, dots at its beginning and line breaks "
+            f"out of {name!r}."
+        )
 
 
 def _check(recipe: Recipe) -> None:
@@ -302,10 +322,6 @@ def _check(recipe: Recipe) -> None:
     for name, value in not_negative.items():
         if value < 0:
             raise InputError(f"`{name}` in the recipe must not be negative, got {value}.")
-    if "/" in recipe.name or "\\" in recipe.name:
-        raise InputError(
-            f"`name` in the recipe names a file; leave the slash out of {recipe.name!r}."
-        )
     if not (t.sigma_max > t.sigma_min and math.isfinite(t.sigma_max)):
         raise InputError(
             f"`training.sigma_max` must exceed `training.sigma_min` and be finite, got {t.sigma_max}."

@@ -18,6 +18,7 @@ from test_zoo import RECIPE
 from scorepriors import InputError, load_prior, prior_info, prior_recipe, save_prior
 from scorepriors._zoo import lasting_name, prior_path, training_facts
 from scorepriors.inference.cli import main
+from scorepriors.inference.reports._outputs import write_whole
 from scorepriors.inference.validation._share import share_prior
 from scorepriors.training._recipe import read_recipe, recipe_from_dict, recipe_text
 
@@ -168,6 +169,34 @@ def test_the_command(weights, tmp_path, monkeypatch):
     assert command(weights, "--output", "other").output.split() == [
         f"other/{name}" for name in ("small.safetensors", "README.md", "small.toml", "SHA256SUMS")
     ]
+
+
+@pytest.mark.parametrize("place", ["..", "inside", "absolute"])
+def test_names_in_files_of_others_lead_nowhere_else(place, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "deep").mkdir(parents=True)
+    (home / "pyproject.toml").write_text("mine")
+    name = {"..": "../../pyproject", "inside": "deep/pyproject", "absolute": f"{home}/pyproject"}
+    file = save_prior(
+        tmp_path / "hostile.safetensors", small_energy(), replace(RECIPE, name=name[place])
+    )
+    monkeypatch.chdir(home / "deep")
+    for words in ((), ("--output", "shared", "--force")):
+        found = command(file, *words)
+        assert found.exit_code == 2
+        assert "`name` in the recipe names files; leave slashes" in found.output
+        assert len(found.output.strip().splitlines()) == 1
+    with pytest.raises(InputError, match="`name` in the recipe"):
+        load_prior(file)
+    assert sorted(path.name for path in home.rglob("*")) == ["deep", "pyproject.toml"]
+    assert (home / "pyproject.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "/nowhere/a", "..", "."])
+def test_files_are_written_into_the_folder_alone(name, tmp_path):
+    with pytest.raises(InputError, match="is no name of a file in"):
+        write_whole(tmp_path / "out", {name: lambda path: path.write_text("")}, force=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_reports(weights, tmp_path):
