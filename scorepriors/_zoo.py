@@ -123,7 +123,8 @@ def lasting_name(name: str | Path) -> str:
     """Return a name, an address or a path by which a prior is found from any folder."""
     if is_address(name) or _is_shipped(name) or not Path(name).exists():
         return str(name)
-    return str(Path(name).resolve())
+    # Links are kept: what they lead to may have no ending, as in the cache of Hugging Face.
+    return str(Path(name).absolute())
 
 
 def _path_in_folder(folder: Path) -> Path:
@@ -229,7 +230,7 @@ def load_prior(
     """
     path = prior_path(name, sha256=sha256)
     precision = jnp.result_type(float)
-    prior = _loaded(path.resolve(), precision, _state(path), _state(path.parent / SUMS))
+    prior = _loaded(path.absolute(), precision, _state(path), _state(path.parent / SUMS))
     return prior if sigma is None else prior.at(sigma)
 
 
@@ -386,7 +387,7 @@ def _read_arrays(path: Path, header: dict) -> dict[str, np.ndarray]:
 def _verify_shipped(path: Path) -> None:
     """Compare a shipped file with the checksum committed beside it."""
     sums = path.parent / SUMS
-    if path.parent != _weights_folder() or not sums.is_file():
+    if path.parent.resolve() != _weights_folder().resolve() or not sums.is_file():
         return
     known, actual = _read_sums(sums), sum_of_file(path)
     if known.get(path.name) != actual:

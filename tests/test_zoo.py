@@ -11,12 +11,13 @@ import jax
 import numpy as np
 import pytest
 from conftest import gaussian_prior, small_energy
+from mixer_files import made_network, write_network
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import scorepriors._zoo as zoo
 from scorepriors import InputError, list_priors, load_prior, save_prior
-from scorepriors._zoo import prior_info, prior_path, prior_recipe, training_facts
+from scorepriors._zoo import lasting_name, prior_info, prior_path, prior_recipe, training_facts
 from scorepriors.training._recipe import DataRecipe, NetworkRecipe, Recipe
 
 SHIPPED = [info.name for info in list_priors()]
@@ -243,6 +244,29 @@ def test_a_pickle_under_the_name_of_weights_is_not_run(tmp_path):
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(InputError, match="damaged"):
         load_prior(path)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".eqx"])
+def test_links_are_followed_and_keep_their_ending(saved, ending, tmp_path, monkeypatch):
+    """In the cache of Hugging Face names are links to files that are called by a checksum."""
+    blob, link = tmp_path / "blobs" / "0123abcd", tmp_path / "snapshots" / f"mine{ending}"
+    blob.parent.mkdir()
+    link.parent.mkdir()
+    if ending == ".eqx":
+        write_network(tmp_path / "a.eqx", made_network()).rename(blob)
+    else:
+        saved[1].rename(blob)
+    link.symlink_to("../blobs/0123abcd")
+    assert load_prior(link).event_shape == (8, 8)
+    monkeypatch.chdir(link.parent)
+    lasting = lasting_name(link.name)
+    assert lasting == str(link)
+    monkeypatch.chdir("/")
+    assert load_prior(lasting) is load_prior(link)
+    # A change of what the link leads to is noticed.
+    blob.write_bytes(b"")
+    with pytest.raises(InputError, match=r"mine\.(safetensors is damaged|eqx .*holds 0 arrays)"):
+        load_prior(link)
 
 
 def test_a_file_is_read_once_until_it_changes(saved):

@@ -54,7 +54,7 @@ def test_the_folder_is_a_prior(weights, folder):
     assert (shared.name, shared.pixel_scale) == ("small", 0.3)
     assert prior_info(folder).path == folder / "small.safetensors"
     assert training_facts(folder) == {"steps": 10}
-    assert lasting_name(folder) == str(folder.resolve())
+    assert lasting_name(folder) == str(folder.absolute())
 
 
 def test_the_recipe_trains_it_again(weights, folder):
