@@ -328,16 +328,23 @@ def _write(path: str | Path, arrays: dict, header: dict) -> None:
 
 
 def copy_prior(name: str | Path, path: str | Path) -> None:
-    """Copy weights that `save_prior` wrote, without the folder of the training images in them."""
+    """Copy weights that `save_prior` wrote, without the folder of the training images in them.
+
+    Raises
+    ------
+    InputError
+        If they are damaged: checksums of the copy would say that they are not.
+    """
     source = _own_path(name)
     header = _read_header(source)
-    data = header["recipe"]["data"]
-    if data.get("path") is None or Path(data["path"]).name == data["path"]:
+    arrays = _read_arrays(source, header)  # with the description as it is
+    _verify_shipped(source)
+    images = recipe_from_dict(header["recipe"]).data.path
+    if images is None or Path(images).name == images:
         with atomic_path(path) as temporary:
             shutil.copyfile(source, temporary)
         return
-    arrays = _read_arrays(source, header)  # with the description as it is
-    data["path"] = Path(data["path"]).name
+    header["recipe"]["data"]["path"] = Path(images).name
     _write(path, arrays, header)
 
 

@@ -199,6 +199,19 @@ def test_files_are_written_into_the_folder_alone(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("images", [{"path": "stamps"}, {"path": None, "set": "lsst"}])
+def test_damaged_weights_are_not_shared(images, tmp_path):
+    recipe = replace(RECIPE, data=replace(RECIPE.data, **images))
+    file = save_prior(tmp_path / "small.safetensors", small_energy(), recipe)
+    assert command(file, "--output", tmp_path / "whole").exit_code == 0  # control
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1, whole[-1]]))
+    found = command(file, "--output", tmp_path / "shared")
+    assert found.exit_code == 2
+    assert "damaged: its checksum does not match" in found.output
+    assert not (tmp_path / "shared").exists()
+
+
 def test_reports(weights, tmp_path):
     for content, words in (
         ("{", "is no report: it is not JSON"),
