@@ -24,6 +24,9 @@ TIMEOUT = 30.0
 #: Where repositories of Hugging Face are; `HF_ENDPOINT` names a mirror, as for their own library.
 HUB = "https://huggingface.co"
 
+#: Largest file that is fetched, bytes; shipped weights have up to ten million.
+MOST_BYTES = 2_000_000_000
+
 _CHUNK = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HUB_ADDRESS = re.compile(
@@ -86,8 +89,9 @@ def local_copy(address: str, sha256: str | None = None, *, endings: tuple[str, .
     Raises
     ------
     InputError
-        For an address of another kind or ending, without a checksum, or out of reach; and if
-        what it gives is cut short or has another checksum.  Nothing is kept then.
+        For an address of another kind or ending, without a checksum, or out of reach, or that leads
+        to a server without https; and if what it gives is cut short, larger than `MOST_BYTES` or
+        has another checksum.  Nothing is kept then.
     """
     plain, _, fragment = address.partition("#")
     wanted = _wanted_sum(address, fragment, sha256)
@@ -135,11 +139,33 @@ def _url(address: str) -> str:
         owner, repo, file, revision = found.group("owner", "repo", "file", "revision")
         hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
         at = quote(revision or "main", safe="")
+        if not _is_safe(hub):
+            raise InputError(f"HF_ENDPOINT must be an https:// address, got {hub!r}.")
         return f"{hub}/{owner}/{repo}/resolve/{at}/{quote(file)}"
-    parts = urlsplit(address)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOCAL):
+    if _is_safe(address):
         return address
     raise InputError(f"{address} is no address that can be read: give https:// or hf://.")
+
+
+def _is_safe(url: str) -> bool:
+    """Return whether nobody on the way can read or change what comes from an address."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:  # brackets without an end
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and host in _LOCAL))
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a file that has moved, by each step only to a server that `_is_safe`."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        """Return the next request."""
+        if not _is_safe(newurl):
+            fp.close()
+            raise InputError(f"{req.full_url} leads to {newurl}, which is no https:// address.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _fetch(url: str, path: Path, wanted: str) -> None:
@@ -170,7 +196,10 @@ def _download(url: str, target: Path) -> None:
 
     request = urllib.request.Request(url, headers={"User-Agent": f"scorepriors/{__version__}"})
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        opener = urllib.request.build_opener(_SafeRedirects)
+        response = opener.open(request, timeout=TIMEOUT)
+    except InputError:
+        raise
     except urllib.error.HTTPError as error:
         with error:
             raise InputError(f"{url} gave no file: {error.code} {error.reason}.") from None
@@ -178,6 +207,8 @@ def _download(url: str, target: Path) -> None:
         raise _unreachable(url, getattr(error, "reason", error)) from error
     with response, target.open("wb") as handle:
         expected, received = response.headers.get("Content-Length"), 0
+        if (response.length or 0) > MOST_BYTES:
+            raise _too_large(url)
         while True:
             try:
                 chunk = response.read(_CHUNK)
@@ -186,11 +217,21 @@ def _download(url: str, target: Path) -> None:
             if not chunk:
                 break
             received += len(chunk)
+            # Not every server says beforehand how much it sends.
+            if received > MOST_BYTES:
+                raise _too_large(url)
             handle.write(chunk)
     if expected is not None and str(received) != expected:
         raise InputError(
             f"the transfer from {url} was cut off after {received} of {expected} bytes; run it again."
         )
+
+
+def _too_large(url: str) -> InputError:
+    return InputError(
+        f"{url} gives more than {MOST_BYTES:,} bytes, which no prior has; if it is one, fetch the file "
+        "yourself and give its path."
+    )
 
 
 def _unreachable(url: str, reason) -> InputError:

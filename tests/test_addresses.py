@@ -13,7 +13,7 @@ from conftest import small_energy
 from mixer_files import made_network, write_network
 from test_zoo import RECIPE
 
-from scorepriors import InputError, load_prior, prior_info, save_prior
+from scorepriors import InputError, _addresses, load_prior, prior_info, save_prior
 from scorepriors._addresses import local_copy, prior_cache
 from scorepriors._zoo import ENDINGS, lasting_name, prior_path
 from scorepriors.inference.cli import main
@@ -26,6 +26,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.asked, self.cut = {}, [], False
+        self.says_length = True
 
     @property
     def address(self):
@@ -40,12 +41,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", self.path.removeprefix("/moved"))
             self.end_headers()
             return
+        if self.path.startswith("/away/"):
+            self.send_response(302)
+            self.send_header("Location", f"http://example.org{self.path.removeprefix('/away')}")
+            self.end_headers()
+            return
         if self.path not in self.server.files:
             self.send_error(404)
             return
         whole = self.server.files[self.path]
         self.send_response(200)
-        self.send_header("Content-Length", str(len(whole)))
+        if self.server.says_length:
+            self.send_header("Content-Length", str(len(whole)))
         self.end_headers()
         self.wfile.write(whole[:-100] if self.server.cut else whole)
 
@@ -84,7 +91,7 @@ def offline(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("asked for network")
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
 
 
 def cached():
@@ -164,6 +171,39 @@ def test_a_transfer_that_is_cut_off(server, address, content):
     assert load_prior(address, sha256=sum_of(content)).name == "small"
 
 
+@pytest.mark.parametrize("says_length", [True, False])
+def test_a_file_that_is_too_large(says_length, server, address, content, monkeypatch):
+    server.says_length = says_length
+    monkeypatch.setattr(_addresses, "MOST_BYTES", len(content) - 1)
+    with pytest.raises(InputError, match=r"small\.safetensors gives more than [\d,]+ bytes"):
+        load_prior(address, sha256=sum_of(content))
+    assert not list(prior_cache().iterdir())
+    monkeypatch.setattr(_addresses, "MOST_BYTES", len(content))
+    assert load_prior(address, sha256=sum_of(content)).name == "small"  # control
+
+
+def test_files_that_have_moved_to_a_server_without_https(server, address, content):
+    away = address.replace("/priors", "/away/priors")
+    with pytest.raises(
+        InputError, match=r"leads to http://example\.org/.*, which is no https:// address"
+    ):
+        load_prior(away, sha256=sum_of(content))
+    assert server.asked == ["/away/priors/small.safetensors"]
+    assert not cached()
+
+
+@pytest.mark.parametrize(
+    "hub", ["http://example.org", "ftp://127.0.0.1", "example.org", "http://["]
+)
+def test_mirrors_need_https_too(hub, offline, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub)
+    with pytest.raises(InputError, match="HF_ENDPOINT must be an https:// address, got"):
+        load_prior("hf://a/b/p.eqx", sha256="0" * 64)
+    monkeypatch.setenv("HF_ENDPOINT", "https://example.org")
+    with pytest.raises(AssertionError, match="asked for network"):  # control
+        load_prior("hf://a/b/p.eqx", sha256="0" * 64)
+
+
 def test_a_file_that_is_not_there(server, address):
     with pytest.raises(InputError, match=r"none\.safetensors gave no file: 404 Not Found"):
         load_prior(address.replace("small", "none"), sha256="0" * 64)
@@ -212,6 +252,7 @@ def test_the_cache_is_the_users(monkeypatch, tmp_path):
         ("https://a.org/p.zip#sha256=" + "0" * 64, r"p\.zip is no file that ends in \.safetensors"),
         ("http://a.org/p.eqx#sha256=" + "0" * 64, "give https:// or hf://"),
         ("ftp://a.org/p.eqx#sha256=" + "0" * 64, "give https:// or hf://"),
+        ("https://[a/p.eqx#sha256=" + "0" * 64, "give https:// or hf://"),
         ("hf://a/p.eqx#sha256=" + "0" * 64, "is hf://OWNER/REPOSITORY/FILE"),
     ],
 )
