@@ -208,7 +208,11 @@ def _read_leaves(handle: BinaryIO, path: Path) -> list[np.ndarray]:
                 else np.lib.format.read_array_header_2_0
             )
             shape, fortran, dtype = reader(handle, max_header_size=_LONGEST)
-        except (ValueError, OverflowError) as error:
+        except OSError:
+            raise
+        # NumPy hands descriptions to Python's own parser, which has many kinds of errors: that of an
+        # unclosed bracket is none of syntax.
+        except Exception as error:
             what = "no network of galaxygrad" if not leaves else "damaged"
             raise InputError(
                 f"{path.name} is {what}: array {len(leaves) + 1} does not begin as one of NumPy's."
@@ -218,10 +222,10 @@ def _read_leaves(handle: BinaryIO, path: Path) -> list[np.ndarray]:
                 f"{path.name} is no network of galaxygrad: array {len(leaves) + 1} holds {dtype.str}, "
                 "no real numbers."
             )
-        if 0 in shape:
+        if min(shape, default=1) < 1:
             raise InputError(
                 f"{path.name} is no network of galaxygrad: array {len(leaves) + 1} has the shape "
-                f"{shape}, without a number."
+                f"{shape}, whose lengths must be positive."
             )
         # Counted with Python's numbers, which don't overflow, and before anything is allocated.
         length = math.prod(shape) * dtype.itemsize

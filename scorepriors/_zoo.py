@@ -45,6 +45,9 @@ SUMS = "SHA256SUMS"
 WEIGHTS, FOREIGN = ".safetensors", galaxygrad.ENDING
 ENDINGS = (WEIGHTS, FOREIGN)
 
+#: What the description of weights must have, and kinds of values.
+_ENTRIES = {"recipe": dict, "training": dict, "digest": str}
+
 
 @dataclass(frozen=True)
 class PriorInfo:
@@ -374,11 +377,19 @@ def _read_header(path: Path) -> dict:
         raise InputError(f"the weights file {path.name} is damaged: {error}.") from error
     if "scorepriors" not in metadata:
         raise InputError(f"{path.name} holds no scorepriors weights (no description inside).")
-    header = json.loads(metadata["scorepriors"])
+    try:
+        header = json.loads(metadata["scorepriors"])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path.name} is damaged: its description is not JSON.") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{path.name} is damaged: its description is no table.")
     if header.get("format") != FORMAT:
         raise InputError(
             f"{path.name} has weights format {header.get('format')}, this version reads {FORMAT}."
         )
+    for name, kind in _ENTRIES.items():
+        if not isinstance(header.get(name), kind):
+            raise InputError(f"{path.name} is damaged: its description lacks `{name}`.")
     return header
 
 

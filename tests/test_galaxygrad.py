@@ -158,6 +158,40 @@ def too_large(path):
     path.write_bytes(buffer.getvalue())
 
 
+def described(path, text, version=b"\x01\x00"):
+    """Begin a file with a description that NumPy does not write itself."""
+    length = len(text).to_bytes(2 if version == b"\x01\x00" else 4, "little")
+    path.write_bytes(b"\x93NUMPY" + version + length + text.encode() + bytes(64))
+
+
+def unclosed(path):
+    described(path, "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2\n")
+
+
+def unclosed_and_newer(path):
+    described(path, "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2\n", b"\x02\x00")
+
+
+def deep(path):
+    described(path, "(" * 9_000 + "\n")
+
+
+def other_keys(path):
+    described(path, "{1: 2, 'shape': ()}\n")
+
+
+def no_kind(path):
+    described(path, "{'descr': (), 'fortran_order': False, 'shape': ()}\n")
+
+
+def negative(path):
+    described(path, "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}\n")
+
+
+def twice_negative(path):
+    described(path, "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -1)}\n")
+
+
 def shortened(path):
     path.write_bytes(path.read_bytes()[:-3])
 
@@ -221,7 +255,14 @@ def no_time(path):
         (no_square, "has 3 patches, which make no square image"),
         (other_layers, r"its first and last layers have the shapes \(3, 3\)"),
         (colored, r"array 1 has the shape \(6, 4, 4, 4\), where \(6, 2, 4, 4\) belongs"),
-        (no_numbers, r"array 1 has the shape \(0, 2, 4, 4\), without a number"),
+        (no_numbers, r"array 1 has the shape \(0, 2, 4, 4\), whose lengths must be positive"),
+        (negative, r"array 1 has the shape \(-1,\), whose lengths must be positive"),
+        (twice_negative, r"array 1 has the shape \(-1, -1\), whose lengths must be positive"),
+        (unclosed, "no network of galaxygrad: array 1 does not begin"),
+        (unclosed_and_newer, "no network of galaxygrad: array 1 does not begin"),
+        (deep, "no network of galaxygrad: array 1 does not begin"),
+        (other_keys, "no network of galaxygrad: array 1 does not begin"),
+        (no_kind, "no network of galaxygrad: array 1 does not begin"),
         (no_time, "damaged: its diffusion ends at the time 0"),
     ],
     ids=lambda one: getattr(one, "__name__", ""),

@@ -175,6 +175,27 @@ def test_other_formats_are_refused(saved):
         load_prior(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "its description is not JSON"),
+        ("[" * 100_000, "its description is not JSON"),
+        ("[]", "its description is no table"),
+        ('{"format": 1}', "its description lacks `recipe`"),
+        ('{"format": 1, "recipe": 1}', "its description lacks `recipe`"),
+        ('{"format": 1, "recipe": {}}', "its description lacks `training`"),
+        ('{"format": 1, "recipe": {}, "training": {}}', "its description lacks `digest`"),
+    ],
+    ids=range(7),
+)
+def test_descriptions_that_are_none_are_refused(text, words, tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"a": np.ones(3)}, path, metadata={"scorepriors": text})
+    for use in (load_prior, prior_info, prior_recipe, training_facts):
+        with pytest.raises(InputError, match=rf"other\.safetensors is damaged: {words}"):
+            use(path)
+
+
 def test_weights_of_something_else_are_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"a": np.ones(3)}, path)
