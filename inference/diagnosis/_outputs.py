@@ -15,10 +15,10 @@ from scorepriors.inference.reports._outputs import (
     check_target,
     existing_file,
     recorded,
-    write_whole,
+    write_with_parquet,
 )
 from scorepriors.inference.reports._page import report_page
-from scorepriors.inference.reports._parquet import PARQUET, can_write_parquet, write_parquet
+from scorepriors.inference.reports._parquet import PARQUET, write_parquet
 from scorepriors.inference.reports._regions import ds9_regions
 from scorepriors.inference.reports._scene_page import scene_page
 
@@ -144,7 +144,8 @@ def write_diagnosis(
     -------
     list of pathlib.Path
         ``hallucination.fits``, ``hallucination.png``, ``catalog.ecsv``, ``catalog.parquet``,
-        ``report.html`` and ``sources.reg`` if the folder has them, and the further ones.
+        ``report.html`` and ``sources.reg`` if the folder has them, and the further ones.  Without
+        pyarrow a ``catalog.parquet`` is removed: it would lack the new columns.
 
     Raises
     ------
@@ -166,13 +167,13 @@ def write_diagnosis(
     if (directory / "report.html").exists():
         page = _page(diagnosis, table, directory)
         writers["report.html"] = lambda path: path.write_text(page, encoding="utf-8")
-    if (directory / PARQUET).exists() and can_write_parquet():
+    if (directory / PARQUET).exists():  # removed where it cannot be written anew
         writers[PARQUET] = lambda path: write_parquet(table, path)
     if (directory / "sources.reg").exists():
         regions = ds9_regions(result, table)
         writers["sources.reg"] = lambda path: path.write_text(regions, encoding="utf-8")
     writers |= extra or {}
-    return write_whole(directory, writers, force=True)
+    return write_with_parquet(directory, writers, force=True)
 
 
 def _page(diagnosis: SceneDiagnosis, table: QTable, directory: Path) -> str:

@@ -1,6 +1,7 @@
 """`diagnose`: scenes read from files, and results added to folders."""
 
 import json
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -16,7 +17,9 @@ from scorepriors.inference.cli import main
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._flags import DIAGNOSED, bits_of
 from scorepriors.inference.deblending._scene_file import load_scene, save_scene
+from scorepriors.inference.diagnosis import _outputs
 from scorepriors.inference.diagnosis._outputs import COLUMNS
+from scorepriors.inference.reports import _outputs as reports
 from scorepriors.inference.reports._outputs import summary
 from scorepriors.training._recipe import DataRecipe, NetworkRecipe, Recipe
 
@@ -127,6 +130,32 @@ def test_the_command_says_what_was_made_up(folder):
     assert "--force" in again.output
     assert run("diagnose", folder, "--quiet", "--force").exit_code == 0
     assert list(QTable.read(folder / "catalog.ecsv")["flags"]) == list(table["flags"])
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_no_catalog_of_before_stays_beside_the_new_one(installed, tmp_path, monkeypatch):
+    """Without pyarrow `catalog.parquet` cannot get the columns."""
+    if installed:
+        pytest.importorskip("pyarrow")
+    else:
+        monkeypatch.setattr(reports, "can_write_parquet", lambda: False)
+    QTable({"id": ["0"]}).write(tmp_path / "catalog.ecsv")
+    (tmp_path / "catalog.parquet").write_text("of before")
+
+    def with_gamma(table, diagnosis):
+        return QTable({**table, "gamma": [0.5]})
+
+    maps = SimpleNamespace(writeto=lambda path: path.write_text("maps"))
+    figure = SimpleNamespace(savefig=lambda path, dpi: path.write_text("figure"))
+    monkeypatch.setattr(_outputs, "add_columns", with_gamma)
+    monkeypatch.setattr(_outputs, "hallucination_images", lambda diagnosis: maps)
+    monkeypatch.setattr(_outputs, "diagnosis_figure", lambda diagnosis: figure)
+    paths = _outputs.write_diagnosis(SimpleNamespace(result=None), tmp_path)
+    assert QTable.read(tmp_path / "catalog.ecsv")["gamma"] == [0.5]
+    parquet = tmp_path / "catalog.parquet"
+    assert (parquet in paths, parquet.exists()) == (installed, installed)
+    if installed:
+        assert QTable.read(parquet)["gamma"] == [0.5]
 
 
 def test_bad_folders(folder, tmp_path):
