@@ -107,7 +107,7 @@ def _named_path(name: str | Path) -> Path:
         if not path.is_file():
             raise InputError(f"no weights file at {str(path)!r}.")
         return path
-    if _is_shipped(name):
+    if is_shipped(name):
         return _weights_folder() / f"{name}{WEIGHTS}"
     if path.is_dir() and str(name):
         return _path_in_folder(path)
@@ -118,13 +118,22 @@ def _named_path(name: str | Path) -> Path:
     )
 
 
-def _is_shipped(name: str | Path) -> bool:
+def is_shipped(name: str | Path) -> bool:
+    """Return whether this is the name of a shipped prior, which it means wherever one is asked for."""
     return Path(name).name == str(name) and (_weights_folder() / f"{name}{WEIGHTS}").is_file()
+
+
+def hides_a_folder(name: str | Path) -> bool:
+    """Return whether a shipped prior is meant by the name of a folder here that shares another one."""
+    sums = Path(name) / SUMS
+    if not is_shipped(name) or not sums.is_file():
+        return False
+    return sum_of_file(_named_path(name)) not in sums.read_text(errors="replace")
 
 
 def lasting_name(name: str | Path) -> str:
     """Return a name, an address or a path by which a prior is found from any folder."""
-    if is_address(name) or _is_shipped(name) or not Path(name).exists():
+    if is_address(name) or is_shipped(name) or not Path(name).exists():
         return str(name)
     # Links are kept: what they lead to may have no ending, as in the cache of Hugging Face.
     return str(Path(name).absolute())
@@ -207,7 +216,7 @@ def load_prior(
     Parameters
     ----------
     name
-        A shipped prior (see `list_priors`), the path of a ``.safetensors`` file written by
+        A shipped prior (see `list_priors`; a folder of the same name is ``"./NAME"``), the path of a ``.safetensors`` file written by
         `save_prior` or of a ``.eqx`` file of galaxygrad (see `load_galaxygrad`), a folder written
         by ``scorepriors card``, or the address of such a file:
         ``https://...`` or ``hf://OWNER/REPOSITORY/FILE@REVISION``, of Hugging Face.

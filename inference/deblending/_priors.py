@@ -8,7 +8,8 @@ import numpy as np
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
-from scorepriors._zoo import load_prior, prior_info, priors_for
+from scorepriors._zoo import hides_a_folder, load_prior, prior_info, priors_for
+from scorepriors.models.data._warnings import note
 
 #: Largest difference in the logarithm of the pixel sizes of image and prior.
 SAME_PIXELS = 0.1
@@ -40,10 +41,21 @@ def load_priors(
     InputError
         If there are more than two, or two of one size or for different pixels or model PSFs, or
         for a noise level outside the range of their training.
+
+    Warns
+    -----
+    PriorWarning
+        If a shipped prior is loaded by a name that a folder with another one has too.
     """
-    if prior is None:
-        prior = priors_for(pixel_scale)
-    several = [prior] if isinstance(prior, str | Path | ScorePrior) else list(prior)
+    given = priors_for(pixel_scale) if prior is None else prior
+    several = [given] if isinstance(given, str | Path | ScorePrior) else list(given)
+    for one in several:
+        if prior is not None and isinstance(one, str | Path) and hides_a_folder(one):
+            note(
+                f"{one} is the shipped prior, not the folder of that name: write './{one}' for the "
+                "folder.",
+                PriorWarning,
+            )
     loaded = [load_prior(one) if isinstance(one, str | Path) else one for one in several]
     if sigma is not None:
         for one in loaded:

@@ -23,6 +23,7 @@ from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._joint import JointObservation
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import View
+from scorepriors.models.data._warnings import said_before
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.rendering._turned import Turned
 from scorepriors.models.scene._blend import blend
@@ -140,7 +141,8 @@ def load_scene(
     if prior is not None:
         priors = load_priors(prior)
     elif facts["priors"]:
-        priors = load_priors(facts["priors"], sigma=facts["sigma0"])
+        with said_before():  # these names meant what they mean, wherever they are read
+            priors = load_priors(facts["priors"], sigma=facts["sigma0"])
     obs = _observation(arrays, facts)
     positions = Positions(
         tuple(facts["ids"]), arrays["positions/row_column"], arrays["positions/is_point"]

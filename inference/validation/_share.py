@@ -7,7 +7,15 @@ from pathlib import Path
 from scorepriors._addresses import sum_of_file
 from scorepriors._errors import InputError
 from scorepriors._files import atomic_write
-from scorepriors._zoo import SUMS, copy_prior, list_priors, prior_info, prior_recipe
+from scorepriors._zoo import (
+    SUMS,
+    copy_prior,
+    is_shipped,
+    list_priors,
+    prior_info,
+    prior_path,
+    prior_recipe,
+)
 from scorepriors.inference.reports._outputs import write_whole
 from scorepriors.training._recipe import recipe_text
 
@@ -31,7 +39,8 @@ def share_prior(
     Parameters
     ----------
     folder
-        Folder to write to; made if missing.
+        Folder to write to; made if missing.  The bare name of a shipped prior is only for that one,
+        since it would be loaded by that name.
     name
         Prior that `save_prior` wrote, as for `load_prior`.
     report
@@ -49,10 +58,15 @@ def share_prior(
     Raises
     ------
     InputError
-        If there is no such prior or it has no recipe, files exist and `force` is False, or the report
-        is none, or of another prior.
+        If there is no such prior, it is damaged or has no recipe, files exist and `force` is False,
+        the report is none, or of another prior, or the folder has the name of a shipped one.
     """
     recipe = prior_recipe(name)
+    if is_shipped(folder) and sum_of_file(prior_path(name)) != sum_of_file(prior_path(folder)):
+        raise InputError(
+            f"{str(folder)!r} is the name of a shipped prior, which --prior {folder} loads; give a "
+            "folder of another name, --output FOLDER."
+        )
     figures = None if report is None else _read_report(Path(report))
     weights, card, toml, sums = shared_names(name)
     shipped = {info.path: info for info in list_priors()}.get(prior_info(name).path)

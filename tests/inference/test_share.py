@@ -18,6 +18,7 @@ from test_zoo import RECIPE
 from scorepriors import InputError, load_prior, prior_info, prior_recipe, save_prior
 from scorepriors._zoo import lasting_name, prior_path, training_facts
 from scorepriors.inference.cli import main
+from scorepriors.inference.deblending._priors import PriorWarning, load_priors
 from scorepriors.inference.reports._outputs import write_whole
 from scorepriors.inference.validation._share import share_prior
 from scorepriors.training._recipe import read_recipe, recipe_from_dict, recipe_text
@@ -210,6 +211,26 @@ def test_damaged_weights_are_not_shared(images, tmp_path):
     assert found.exit_code == 2
     assert "damaged: its checksum does not match" in found.output
     assert not (tmp_path / "shared").exists()
+
+
+def test_names_of_shipped_priors_are_theirs(tmp_path, monkeypatch):
+    """A folder ./lsst-32 would never be loaded by its bare name."""
+    file = save_prior(tmp_path / "a.safetensors", small_energy(), replace(RECIPE, name="lsst-32"))
+    monkeypatch.chdir(tmp_path)
+    for words in ((), ("--output", "lsst-32")):
+        found = command(file, *words)
+        assert found.exit_code == 2
+        assert "'lsst-32' is the name of a shipped prior, which --prior" in found.output
+    assert not (tmp_path / "lsst-32").exists()
+    # That one itself may have the folder, and nothing is said then.
+    assert command("lsst-32").exit_code == 0
+    assert load_priors("lsst-32")[0].event_shape == (32, 32)
+    assert command(file, "--output", "./lsst-32", "--force").exit_code == 0
+    with pytest.warns(PriorWarning, match=r"is the shipped prior, not .* write '\./lsst-32'"):
+        (prior,) = load_priors("lsst-32")
+    assert prior.event_shape == (32, 32)
+    assert load_priors("./lsst-32")[0].event_shape == (8, 8)
+    assert load_priors(None, pixel_scale=0.2)[0].event_shape == (32, 32)  # nobody named it
 
 
 def test_reports(weights, tmp_path):
