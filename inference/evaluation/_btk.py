@@ -47,7 +47,7 @@ def btk_deblender(max_n_sources: int, *, key=None, **options: Any) -> Any:
     Raises
     ------
     InputError
-        If BTK is not installed.  Its requirement astropy < 7 is not ours: it works with later ones,
+        If BTK is not installed, or later if a blend has more sources than that.  Its requirement astropy < 7 is not ours: it works with later ones,
         and ``pip install --no-deps blending_toolkit fast3tree`` installs it beside this package.
     """
     try:
@@ -89,6 +89,13 @@ def btk_deblender(max_n_sources: int, *, key=None, **options: Any) -> Any:
 
         def _examples(self, batch, indices, catalogs):
             given = batch.catalog_list if catalogs is None else catalogs
+            # Before anything is fitted: a batch takes minutes.
+            for i in indices:
+                if len(given[i]) > self.max_n_sources:
+                    raise InputError(
+                        f"blend {i} has {len(given[i])} sources, more than `max_n_sources` = "
+                        f"{self.max_n_sources}."
+                    )
             filled = [i for i in indices if len(given[i])]
             observations = [observation_of(batch, i) for i in filled]
             positions = [
@@ -105,11 +112,6 @@ def btk_deblender(max_n_sources: int, *, key=None, **options: Any) -> Any:
             catalog = Table({"ra": np.zeros(0), "dec": np.zeros(0)})
             if result is not None:
                 found = np.asarray(result.free_form.convolved[0])
-                if len(found) > self.max_n_sources:
-                    raise InputError(
-                        f"a blend has {len(found)} sources, more than `max_n_sources` = "
-                        f"{self.max_n_sources}."
-                    )
                 images[: len(found)] = found
                 catalog = _catalog(result, batch.wcs)
             extra = None if result is None else {"result": result}

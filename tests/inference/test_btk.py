@@ -1,9 +1,10 @@
 """Behind the interface of the BlendingToolKit, as PyPI has it; `.ci/peers` installs it.
 
-All but one test is skipped where it is not installed.
+All but two tests are skipped where it is not installed.
 """
 
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from astropy.table import Table
 
 from scorepriors import InputError
 from scorepriors.inference import btk_deblender
+from scorepriors.inference.evaluation import _btk
 from scorepriors.inference.evaluation._btk import psf_images
 
 SIZE = 41
@@ -24,6 +26,28 @@ def test_a_sentence_without_it(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(InputError, match="BlendingToolKit is not installed: pip install --no-deps"):
         btk_deblender(3)
+
+
+def test_too_many_sources_are_noticed_before_a_fit(monkeypatch):
+    class Deblender:
+        def __init__(self, max_n_sources):
+            self.max_n_sources = max_n_sources
+
+    def fitted(*args, **kwargs):
+        raise AssertionError("a blend was fitted")
+
+    btk = SimpleNamespace(Deblender=Deblender)
+    monkeypatch.setattr(importlib, "import_module", lambda name: btk)
+    monkeypatch.setattr(_btk, "observation_of", lambda batch, index: index)
+    monkeypatch.setattr(_btk, "_pixels", lambda catalog, wcs: catalog)
+    monkeypatch.setattr(_btk, "read_positions", lambda catalog, obs: catalog)
+    monkeypatch.setattr(_btk, "deblend_many", fitted)
+    catalogs = [Table({"ra": np.zeros(n), "dec": np.zeros(n)}) for n in (1, 3)]
+    batch = SimpleNamespace(batch_size=2, catalog_list=catalogs, wcs=None)
+    with pytest.raises(InputError, match="blend 1 has 3 sources, more than `max_n_sources` = 2"):
+        btk_deblender(2).batch_call(batch)
+    with pytest.raises(AssertionError, match="was fitted"):  # control
+        btk_deblender(3).batch_call(batch)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +129,7 @@ def test_one_blend_other_positions_and_none(batch):
     assert not none.deblended_images.any()
     one = deblender.deblend(1, batch)
     assert len(one.catalog) == 1
-    with pytest.raises(InputError, match="a blend has 2 sources, more than `max_n_sources` = 1"):
+    with pytest.raises(InputError, match="blend 0 has 2 sources, more than `max_n_sources` = 1"):
         deblender.deblend(0, batch)
     with pytest.raises(InputError, match="leave out `njobs`, got 2"):
         deblender(batch, njobs=2)
