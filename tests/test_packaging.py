@@ -193,3 +193,19 @@ def test_a_release_needs_a_tag_of_the_version(tag, published):
     assert workflow["jobs"]["publish"]["needs"] == "build"
     assert workflow["jobs"]["build"]["needs"] == "test"
     assert workflow["jobs"]["test"]["steps"][-1] == {"run": ".ci/run"}
+
+
+def test_the_job_beside_peers_has_what_its_tests_ask_for():
+    """Tests of what cannot be imported are skipped, so the job must fail before."""
+    job = (ROOT / ".ci" / "peers").read_text()
+    imported = set(re.search(r'python" -c "import ([^"]+)"', job)[1].split(", "))
+    asked = set()
+    for line in re.findall(r"-m pytest .*", job):
+        for name in re.findall(r"tests/\S+\.py", line):
+            asked |= set(re.findall(r'importorskip\("([^"]+)"\)', (ROOT / name).read_text()))
+    assert len(asked) == 3
+    assert asked == imported
+    page = (ROOT / "docs" / "coming-from-scarlet.md").read_text()
+    assert re.findall(r"galaxygrad==(\S+)", job) == re.findall(
+        r"^galaxygrad (\d\S*\d);", page, re.M
+    )
