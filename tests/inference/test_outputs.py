@@ -395,7 +395,10 @@ def test_all_files_are_written_and_readable(tmp_path):
         names = [hdu.name for hdu in hdus[1:]]
         images = [f"{k}_{i}" for i in "AB?" for k in ("MODEL", "SOURCE")] + ["RESIDUAL"]
         assert names == [*images, "FLUX_COVARIANCE", "MEASURED_FLUX_COVARIANCE"]
-        for hdu in hdus[1:]:
+        for name in ("FLUX_COVARIANCE", "MEASURED_FLUX_COVARIANCE"):
+            assert hdus[name].data.shape == (9, 9)
+            assert hdus[name].header["BUNIT"] == "nJy2"
+        for hdu in (hdus[name] for name in images):
             assert hdu.data.shape == (3, 32, 40)
             assert hdu.header["BUNIT"] == "nJy"
             assert hdu.header["BANDS"] == "g,r,i"
