@@ -136,8 +136,9 @@ def forced_photometry(
         of a field also a `Field`.
     draws
         Draws of the scene, from `sample_deblended` or `laplace_deblended`: the scatter of the
-        fluxes over them is the error that the shapes make.  Without, it follows from the
-        curvature of the scene.
+        fluxes over them is the error that the shapes make, and the sources have the models that were
+        sampled (by default those of `simplest`).  Without, it follows from the curvature of the
+        scene.
     noise
         Model of the noise of the image; its weights, and its correlation if that is known, if not
         given.
@@ -160,8 +161,8 @@ def forced_photometry(
     Raises
     ------
     InputError
-        If the folder holds no result, an image has no WCS or the two do not overlap, or for unknown
-        `variances`.
+        If the folder holds no result, an image has no WCS or the two do not overlap, for draws of
+        another scene, or for unknown `variances`.
 
     Examples
     --------

@@ -1,5 +1,6 @@
 """Shapes and places of the sources of a finished scene, and how uncertain they are."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from scorepriors._errors import InputError
 from scorepriors.inference.deblending._draws import source_draws
 from scorepriors.inference.deblending._result import Deblended, FittedScene
+from scorepriors.inference.deblending._simplest import as_sampled
 from scorepriors.inference.deblending.photometry._equations import equations_of, solve, system_of
 from scorepriors.inference.sampling._tree import group
 from scorepriors.models.data._observation import Observation
@@ -104,20 +106,25 @@ def fixed_of(result: Deblended, tree: Any = None) -> Fixed:
     result
         The scene.
     tree
-        Draws of it, from `sample_deblended` or `laplace_deblended`; or None.
+        Draws of it, from `sample_deblended` or `laplace_deblended`; or None.  With draws the sources
+        have the models that were sampled, by default those of `simplest`.
 
     Raises
     ------
     InputError
         If the draws are of another scene.
     """
+    if tree is not None:
+        _check_ids(result, tree)
+        # Fluxes of free forms with errors of profiles would be those of neither.
+        result = as_sampled(result, json.loads(tree.attrs.get("models", "[]")))
     return Fixed(
         ids=tuple(result.positions.ids),
         reference=result.observation.views[0].observation,
         boxes=_boxes_of(result.free_form),
         center=result.center,
         psf_sigma=result.psf_sigma,
-        draws=() if tree is None else _drawn(result, tree),
+        draws=() if tree is None else _drawn(tree),
         slopes=_slopes_of(result.parametric) if tree is None else None,
     )
 
@@ -130,13 +137,16 @@ def _boxes_of(found: FittedScene) -> Boxes:
     return Boxes([images[k] for k in order], corners[order])
 
 
-def _drawn(result: Deblended, tree: Any) -> tuple[Boxes, ...]:
+def _check_ids(result: Deblended, tree: Any) -> None:
     ids = [str(one) for one in group(tree, "posterior")["source"].values]
     if ids != list(result.positions.ids):
         raise InputError(
             f"the draws are of {len(ids)} other sources than the {len(result.positions.ids)} of "
             "the scene; give those of the same run."
         )
+
+
+def _drawn(tree: Any) -> tuple[Boxes, ...]:
     each = list(source_draws(tree))
     count = len(each[0].image)
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_DRAWS)).astype(int))

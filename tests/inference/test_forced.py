@@ -1,6 +1,7 @@
 """Forced photometry: closed forms, and errors that hold."""
 
 import dataclasses
+import json
 import warnings
 
 import jax
@@ -20,6 +21,7 @@ from scorepriors.inference import (
     forced_figure,
     forced_photometry,
     laplace_deblended,
+    simplest,
 )
 from scorepriors.inference.forced._forced import forced_scene
 from scorepriors.inference.forced._outputs import forced_images, forced_summary
@@ -228,6 +230,24 @@ def test_a_deblended_scene_in_another_image(result):
     hdus = forced_images(by_draws)
     assert [hdu.name for hdu in hdus[1:]] == ["MODEL", "RESIDUAL", "COVARIANCE"]
     assert forced_summary(by_draws)["detected"] == {"J": 2, "H": 2}
+
+
+def test_fluxes_and_errors_are_of_the_models_that_were_sampled(result):
+    """By default draws are of `simplest(result)`: here of profiles, the result of free forms."""
+    image, simple = other(seed=3), simplest(result)
+    assert set(result.free_form.models) == {"free-form"}
+    assert set(simple.free_form.models) == {"profile"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)
+        tree = laplace_deblended(simple, key=jax.random.key(0), num_samples=20)
+    found = forced_photometry(result, image, draws=tree)
+    expected = forced_photometry(simple, image, draws=tree)
+    np.testing.assert_allclose(found.flux, expected.flux, rtol=1e-6)
+    np.testing.assert_allclose(found.error, expected.error, rtol=1e-6)
+    assert (np.abs(found.flux / forced_photometry(result, image).flux - 1) > 1e-4).any()
+    tree.attrs["models"] = json.dumps(["point", "profile"])
+    with pytest.raises(InputError, match="give the result that was sampled"):
+        forced_photometry(result, image, draws=tree)
 
 
 def test_fluxes_in_the_image_of_the_run_are_those_of_the_run(result):
