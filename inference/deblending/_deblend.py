@@ -355,6 +355,8 @@ class Run:
                 final[0].sky,
                 final[0].kept,
                 final[0].model_error,
+                self.settings.options.max_iterations,
+                self.settings.options.tolerance,
             )
             for one, final in zip(first, finals, strict=True)
         ]

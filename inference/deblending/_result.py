@@ -19,6 +19,7 @@ from scorepriors.models.sources._abstract import AbstractSource, Column, Morphol
 from scorepriors.models.sources._moving import MovingStar
 from scorepriors.models.spectra._epochs import EpochSpectra
 
+from ._defaults import MAX_ITERATIONS, TOLERANCE
 from ._seen import has_data, seen_share
 from ._sky import FittedSky
 from .photometry._equations import inverse
@@ -146,6 +147,8 @@ class Deblended:
     model_error
         Error of the model in units of its light, ``[B]`` for each image, which is in the weights of
         `observation`; None if none was needed.
+    max_iterations, tolerance
+        Options of its fits, with which `simplest` fits the scene again.
     """
 
     observation: Observation | JointObservation
@@ -159,6 +162,8 @@ class Deblended:
     sky: FittedSky | None = None
     kept: tuple[np.ndarray, ...] | None = None
     model_error: tuple[np.ndarray, ...] | None = None
+    max_iterations: int = MAX_ITERATIONS
+    tolerance: float = TOLERANCE
 
     @property
     def variable(self) -> tuple[str, ...]:
@@ -188,6 +193,8 @@ class Deblended:
         sky: FittedSky | None = None,
         kept: tuple[np.ndarray, ...] | None = None,
         model_error: tuple[np.ndarray, ...] | None = None,
+        max_iterations: int = MAX_ITERATIONS,
+        tolerance: float = TOLERANCE,
     ) -> "Deblended":
         """Return the result of two fits, with the photometry that follows from them."""
         weights = [view.observation.weights for view in observation.views]
@@ -207,6 +214,8 @@ class Deblended:
             sky,
             kept,
             model_error,
+            max_iterations,
+            tolerance,
         )
 
     @property

@@ -156,8 +156,9 @@ def sample_deblended(
     """
     if models not in MODELS:
         raise InputError(f"`models` must be {' or '.join(map(repr, MODELS))}, got {models!r}.")
+    _refuse_profiled(result)
     if models == "simplest":
-        result = simplest(result)
+        result = simplest(result, progress=options.get("progress", False))
     chosen = default_algorithm(result) if algorithm is None else algorithm
     sampler = sampler_of(chosen, SCENE_ALGORITHMS)
     given = dict(options)
@@ -234,14 +235,19 @@ def unpadded(scene: Scene, fit: MAPResult) -> tuple[Scene, MAPResult]:
     return real, dataclasses.replace(fit, values=values, posterior=posterior(blend, real))
 
 
-def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
-    """Return draws by ``draw(bound, mode, keep)`` in the order of the catalog."""
-    make_room_for_programs()
+def _refuse_profiled(result: Deblended) -> None:
+    """Raise InputError if the spectra of a scene were profiled: there is nothing to sample."""
     if result.scene.treatment == "profiled":
         raise InputError(
             "the scene was fitted with spectra='profiled', a maximum and no density; "
             "deblend with spectra='marginal' to sample it."
         )
+
+
+def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
+    """Return draws by ``draw(bound, mode, keep)`` in the order of the catalog."""
+    make_room_for_programs()
+    _refuse_profiled(result)
     scene, best = unpadded(result.scene, result.free_form.fit)
     obs = result.observation
     coords: dict[str, Any] = {"band": list(obs.bands), "axis": ["y", "x"]}

@@ -32,6 +32,7 @@ from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._kinds import group_facts, group_from
 from scorepriors.models.sources._placement import Placement
 
+from ._defaults import MAX_ITERATIONS, TOLERANCE
 from ._priors import load_priors
 from ._result import Deblended, FittedScene, collect_scene
 from ._sky import FittedSky, with_sky
@@ -93,6 +94,8 @@ def save_scene(
         if result.model_error is None
         else [one.tolist() for one in result.model_error],
         "seconds": {n: float(v) for n, v in result.seconds.items()},
+        "max_iterations": int(result.max_iterations),
+        "tolerance": float(result.tolerance),
         "stages": {stage: _stage_facts(getattr(result, stage)) for stage in stages},
     }
     arrays: dict[str, Any] = {
@@ -167,6 +170,9 @@ def load_scene(
         sky,
         None if kept[0] is None else tuple(np.asarray(one) for one in kept),
         None if error is None else tuple(np.array(one) for one in error),
+        # Earlier files don't have them.
+        facts.get("max_iterations", MAX_ITERATIONS),
+        facts.get("tolerance", TOLERANCE),
     )
 
 

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from scorepriors._errors import InputError
+from scorepriors._progress import Progress
 from scorepriors.inference.fitting._map import fit_map
+from scorepriors.models.data._warnings import note
 from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.scene._start import start_values
@@ -16,39 +18,65 @@ from scorepriors.models.sources._placement import Placement
 
 from ._choice import explained, galaxies_of, no_better
 from ._deblend import IMAGE_OPTIMIZER
-from ._options import Options
 from ._result import Deblended, FittedScene, collect_scene
 from ._stages import FREE_FORMS
 
+#: Attribute of a result with what `simplest` made of it: written to its dictionary, as
+#: `functools.cached_property` does, it lasts as long as the result and is no field of it.
+_FOUND = "_simplest"
 
-def simplest(result: Deblended) -> Deblended:
+
+def simplest(result: Deblended, *, progress: Progress = False) -> Deblended:
     """Return a deblended scene with the simplest model of every galaxy that the data do not refuse.
 
     What ``deblend(obs, models="simplest")`` gives, from a result of free forms: galaxies whose
     profile leaves no more than noise, or that are too faint for their shape to matter, keep it, and so
     do those that a free form explains no better.  Scenes of which some galaxies stay free forms are
-    fitted again, from both fits of the result.
+    fitted again, from both fits of the result and with its `max_iterations` and `tolerance`; once for
+    each result, however often it is asked for.
 
     Parameters
     ----------
     result
         Result of `deblend`.
+    progress
+        True for a bar where the scene is fitted again; or a function called as
+        ``progress(done, total, text)``.
 
     Returns
     -------
     Deblended
         The result as it is, where there is nothing to simplify.
 
+    Warns
+    -----
+    UserWarning
+        If the scene that was fitted again did not converge.
+
     See Also
     --------
     sample_deblended : Samples this scene by default.
     """
-    found = _with_profiles(result, explained(result.parametric))
-    return _with_profiles(found, no_better(found.parametric, found.free_form))
+    found = vars(result).get(_FOUND)
+    if found is None:
+        found = _with_profiles(result, explained(result.parametric), progress)
+        found = _with_profiles(found, no_better(found.parametric, found.free_form), progress)
+        fit = found.free_form.fit
+        if found is not result and fit is not result.parametric.fit and not fit.converged:
+            note(
+                f"the scene with the simplest models did not converge: {fit.status.sentence}; deblend "
+                "with a larger `max_iterations`, or sample with models='given'.",
+                UserWarning,
+            )
+        if found is not result and not fit.interrupted:
+            vars(result)[_FOUND] = found
+    return found
 
 
 def as_sampled(result: Deblended, models: list[str]) -> Deblended:
     """Return the result that draws were made of: as it is, or the simplest.
+
+    The models are those of the draws, which are not chosen again: what was sampled is never refused.
 
     Parameters
     ----------
@@ -64,8 +92,16 @@ def as_sampled(result: Deblended, models: list[str]) -> Deblended:
     """
     if not models or models == result.free_form.models.tolist():
         return result
-    found = simplest(result)
-    if models != found.free_form.models.tolist():
+    known = vars(result).get(_FOUND)
+    if known is not None and models == known.free_form.models.tolist():
+        return known
+    own, of_profiles = result.free_form.models, result.parametric.models
+    found = None
+    if len(models) == len(own):
+        changed = own != models
+        possible = np.isin(result.kinds, FREE_FORMS) & (of_profiles == models)
+        found = _with_profiles(result, changed) if possible[changed].all() else None
+    if found is None or models != found.free_form.models.tolist():
         raise InputError(
             f"the draws are of sources with the models {', '.join(models)}, the result has "
             f"{', '.join(result.free_form.models.tolist())}: give the result that was sampled."
@@ -96,7 +132,7 @@ def check_sampled(result: Deblended, tree: Any) -> None:
         )
 
 
-def _with_profiles(result: Deblended, chosen: np.ndarray) -> Deblended:
+def _with_profiles(result: Deblended, chosen: np.ndarray, progress: Progress = False) -> Deblended:
     """Return the result with the profiles of the free forms among the chosen sources."""
     kinds, simple = result.kinds.copy(), chosen & np.isin(result.kinds, FREE_FORMS)
     kinds[simple] = result.parametric.kinds[simple]
@@ -107,7 +143,7 @@ def _with_profiles(result: Deblended, chosen: np.ndarray) -> Deblended:
     if not simple.any():
         return result
     free = np.isin(kinds, FREE_FORMS).any()
-    final = _fitted(result, kinds) if free else result.parametric
+    final = _fitted(result, kinds, progress) if free else result.parametric
     return Deblended.of(
         result.observation,
         result.positions,
@@ -119,10 +155,12 @@ def _with_profiles(result: Deblended, chosen: np.ndarray) -> Deblended:
         result.sky,
         result.kept,
         result.model_error,
+        result.max_iterations,
+        result.tolerance,
     )
 
 
-def _fitted(result: Deblended, kinds: np.ndarray) -> FittedScene:
+def _fitted(result: Deblended, kinds: np.ndarray, progress: Progress) -> FittedScene:
     """Fit the scene in which sources have these kinds, from the two scenes of a result."""
     old, before = result.scene, result.parametric.scene
     values: dict[str, Any] = dict(result.free_form.fit.values)
@@ -144,17 +182,18 @@ def _fitted(result: Deblended, kinds: np.ndarray) -> FittedScene:
     known = {n: v for n, v in values.items() if n.split("/")[0] in scene.names}
     psf_sigma = 0.0 if result.psf_sigma is None else result.psf_sigma
     init, scale = start_values(scene, images=images, values=known, psf_sigma=psf_sigma)
-    options = Options()
     fit = fit_map(
         blend,
         scene,
+        # Nothing is drawn: all start values are known.
         key=jax.random.key(0),
         init=init,
         scale=scale,
         optimizer=IMAGE_OPTIMIZER,
-        max_iterations=options.max_iterations,
-        tolerance=options.tolerance * len(kinds),
+        max_iterations=result.max_iterations,
+        tolerance=result.tolerance * len(kinds),
         verify=False,
+        progress="simplest models" if progress is True else progress,
     )
     return collect_scene(scene, fit)
 

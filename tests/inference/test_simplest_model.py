@@ -1,5 +1,6 @@
 """Every source gets the simplest model that the data can't refuse."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from scorepriors.inference import (
 )
 from scorepriors.inference.cli import main
 from scorepriors.inference.deblending import _sampling as sampling
+from scorepriors.inference.deblending import _simplest
 from scorepriors.inference.deblending._choice import explained, no_better, source_values
 from scorepriors.inference.deblending._simplest import as_sampled
 from scorepriors.models import Observation, Positions
@@ -83,15 +85,35 @@ def test_without_free_forms_the_parametric_scene_is_the_result():
     assert set(catalog(deblend(smooth(), positions((0, 1, 2)), **OPTIONS))["model"]) == {"point"}
 
 
-def test_a_result_of_free_forms_is_simplified_as_deblend_does(result):
+def test_a_result_of_free_forms_is_simplified_as_deblend_does(result, monkeypatch):
     given = deblend(structured(), positions(stars=(2,)), **OPTIONS)
     assert given.kinds.tolist() == ["galaxies", "galaxies", "stars"]
+    # More than its free forms took.
+    given = dataclasses.replace(given, max_iterations=300)
     found = simplest(given)
     assert found.kinds.tolist() == result.kinds.tolist()
     assert found.free_form.models.tolist() == result.free_form.models.tolist()
     assert found.free_form.fit.converged
     error = result.photometry.total[1]
     assert (np.abs(found.photometry.total[0] - result.photometry.total[0]) < 0.2 * error).all()
+    # Fitted once; in another process the models of the draws are fitted, not chosen anew.
+    models = found.free_form.models.tolist()
+    assert simplest(given) is found
+    assert as_sampled(given, models) is found
+    there = dataclasses.replace(given)
+    monkeypatch.setattr(_simplest, "explained", lambda scene: np.zeros(3, bool))
+    again = as_sampled(there, models)
+    assert again.free_form.models.tolist() == models
+    monkeypatch.undo()
+    assert again is not found
+    np.testing.assert_allclose(again.free_form.flux, found.free_form.flux, rtol=1e-4)
+    # It keeps to the options of the result, and says where that is too little.
+    said = []
+    short = dataclasses.replace(given, max_iterations=2)
+    with pytest.warns(UserWarning, match="simplest models did not converge: .* iterations"):
+        found_short = simplest(short, progress=lambda done, total, text: said.append(total))
+    assert found_short.free_form.fit.num_iterations == 2
+    assert said
     # What is simple already stays as it is.
     assert simplest(found) is found
     assert simplest(result) is result
@@ -171,6 +193,19 @@ def test_draws_of_other_models_than_the_result_are_refused():
         as_sampled(given, ["profile", "point", "profile"])
     with pytest.raises(InputError, match="must be 'simplest' or 'given', got 'free-form'"):
         sample_deblended(given, key=jax.random.key(0), models="free-form")
+
+
+def test_profiled_spectra_are_refused_before_anything_is_fitted(result, monkeypatch):
+    def fit(*_, **__):
+        raise Reached
+
+    monkeypatch.setattr(_simplest, "fit_map", fit)
+    scene = dataclasses.replace(result.free_form.scene, treatment="profiled")
+    given = dataclasses.replace(
+        result, free_form=dataclasses.replace(result.free_form, scene=scene)
+    )
+    with pytest.raises(InputError, match="spectra='profiled', a maximum and no density"):
+        sample_deblended(given, key=jax.random.key(0))
 
 
 def test_many_blends_of_both_kinds(result):
