@@ -127,10 +127,12 @@ def _extend(found: _Krylov, i, image, key) -> _Krylov:
     basis, diagonal, beside = found
     diagonal = diagonal.at[i].set(jnp.sum(image * basis[i], -1))
     rest = _without(basis, image)
-    length = jnp.linalg.norm(rest, axis=-1)
+    norm = jnp.linalg.norm(image, axis=-1)
+    # What overflows is no exhausted space, and makes all pairs NaN.
+    length = jnp.where(jnp.isfinite(norm), jnp.linalg.norm(rest, axis=-1), jnp.inf)
     # Rounding error of a product within the space.
-    noise = 10 * jnp.finfo(image.dtype).eps * jnp.linalg.norm(image, axis=-1)
-    exhausted = length <= noise * image.shape[-1] ** 0.5
+    noise = 10 * jnp.finfo(image.dtype).eps * norm
+    exhausted = jnp.isfinite(length) & (length <= noise * image.shape[-1] ** 0.5)
     fresh = jax.lax.cond(
         exhausted.any(),
         lambda: _without(

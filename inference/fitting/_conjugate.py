@@ -9,7 +9,8 @@ gives (Golub & Meurant 2010, "Matrices, Moments and Quadrature", chapter 12).
 The Krylov space of the gradient knows nothing of directions that have no part in it: by symmetry
 a saddle may have no slope along the direction that leads down.  A claim of convergence is thus
 followed by Lanczos's recurrence from a random vector, which has a part in every direction
-(Kuczynski & Wozniakowski 1992, SIAM J. Matrix Anal. Appl. 13, 1094).
+(Kuczynski & Wozniakowski 1992, SIAM J. Matrix Anal. Appl. 13, 1094).  It is a search: a narrow
+way down among many wide directions may be missed.
 
 Coordinates are equilibrated: rows of the scaled Hessian have unit norm (Ruiz 2001), estimated by
 random probes.
@@ -180,8 +181,11 @@ def _image(bound: Posterior, u: dict, scale, vector, product):
     return scale * product(_gradient(bound, unravel), flat, scale * vector)
 
 
-def _falling(problem: Problem, u: dict, scale, interrupt) -> np.ndarray | None:
-    """Return a direction of negative curvature in unconstrained coordinates, if one is found."""
+def _falling(problem: Problem, u: dict, scale, interrupt) -> tuple[np.ndarray | None, bool]:
+    """Return a direction of negative curvature in unconstrained coordinates, or None.
+
+    The second value says whether curvatures were finite, without which nothing is known.
+    """
     # Rounding of a flat direction is no curvature; differences of gradients are less exact.
     exact = problem.product is not by_difference
     noise = np.sqrt(problem.eps) if exact else problem.eps**0.25
@@ -191,11 +195,13 @@ def _falling(problem: Problem, u: dict, scale, interrupt) -> np.ndarray | None:
 
     steps = min(SOUGHT, problem.dimension)
     for pairs in ritz_pairs_so_far(product, scale, steps, LOOK, jax.random.key(1)):
-        if not np.isfinite(pairs.values).all() or interrupt:
-            return None
+        if not np.isfinite(pairs.values).all():
+            return None, False
+        if interrupt:
+            break
         if pairs.values[0] < -noise * np.abs(pairs.values).max():
-            return np.asarray(scale, float) * pairs.vectors[:, 0]
-    return None
+            return np.asarray(scale, float) * pairs.vectors[:, 0], True
+    return None, True
 
 
 def _lowest(lengths: list, ratios: list) -> float:
@@ -224,8 +230,14 @@ def refine_large(
         scale = problem.attempt(_equilibrated, u, jax.random.key(0))
         found = _newton_step(problem, u, point, scale, tolerance, interrupt)
         gain = np.inf if found.bent is not None else found.gain + found.missing
-        if gain < tolerance and (falling := _falling(problem, u, scale, interrupt)) is not None:
-            gain, found = np.inf, found._replace(bent=falling)
+        if gain < tolerance:
+            falling, known = _falling(problem, u, scale, interrupt)
+            if not known:
+                # Products overflow, or have no value: whether this is a mode can't be checked.
+                gain, status = np.inf, FitStatus.ROUNDING
+                break
+            if falling is not None:
+                gain, found = np.inf, found._replace(bent=falling)
         if gain < tolerance and not interrupt:
             status = FitStatus.CONVERGED
             break

@@ -126,6 +126,22 @@ def test_a_saddle_is_left_that_the_gradient_does_not_see(at_mode, key):
     assert believed.values["w"] == 0
 
 
+def test_a_mode_whose_curvature_overflows_is_not_called_one(key):
+    """Squares of the curvature along w are beyond float32, and the slopes know nothing of w."""
+
+    def steep():
+        x = numpyro.sample("x", dist.Normal(0, 1).expand([500]).to_event(1))
+        w = numpyro.sample("w", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.factor("f", -0.5 * 1e25 * w**2 + jnp.sum(x))
+
+    init = {"x": jnp.zeros(500), "w": 0.0}
+    best = fit_map(steep, key=key, init=init)
+    assert best.status is FitStatus.ROUNDING
+    assert best.expected_gain == np.inf
+    np.testing.assert_allclose(best.values["x"], 1, atol=0.05)
+    assert fit_map(steep, key=key, init=init, verify=False).converged
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_a_density_without_a_mode_says_so(seed):
     y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12], np.float32)
