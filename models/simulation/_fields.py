@@ -255,7 +255,7 @@ def _some_bands(facts: Survey, bands: str | None) -> Camera:
     """Return the camera of sets of blends, with some of its bands."""
     camera = facts.camera()
     # Names of more than one letter can't be told apart in a text: it is then one band.
-    wanted = camera.bands if bands is None else (bands,) if bands in facts.bands else bands
+    wanted = camera.bands if bands is None else (bands,) if bands in [*facts.bands] else bands
     unknown = [band for band in wanted if band not in camera.bands]
     if unknown or not wanted or len(set(wanted)) != len(wanted):
         raise InputError(
