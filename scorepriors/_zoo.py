@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from scorepriors.energies._confined import Confined
 from scorepriors.energies._wiener import ModeNetwork, WienerEnergy
 from scorepriors.training._prior import image_facts, prior_of
-from scorepriors.training._recipe import Recipe, recipe_from_dict
+from scorepriors.training._recipe import Recipe, recipe_from_dict, without_folders
 from scorepriors.training._wall import initial_wall
 
 from . import _galaxygrad as galaxygrad
@@ -340,7 +340,7 @@ def _write(path: str | Path, arrays: dict, header: dict) -> None:
 
 
 def copy_prior(name: str | Path, path: str | Path) -> None:
-    """Copy weights that `save_prior` wrote, without the folder of the training images in them.
+    """Copy weights that `save_prior` wrote, without the folders of the user's files in them.
 
     Raises
     ------
@@ -351,12 +351,14 @@ def copy_prior(name: str | Path, path: str | Path) -> None:
     header = _read_header(source)
     arrays = _read_arrays(source, header)  # with the description as it is
     _verify_shipped(source)
-    images = recipe_from_dict(header["recipe"]).data.path
-    if images is None or Path(images).name == images:
+    recipe = recipe_from_dict(header["recipe"])
+    named = without_folders(recipe).data
+    if named == recipe.data:
         with atomic_path(path) as temporary:
             shutil.copyfile(source, temporary)
         return
-    header["recipe"]["data"]["path"] = Path(images).name
+    told = {name: getattr(named, name) for name in ("path", "noisy", "start")}
+    header["recipe"]["data"] |= {name: one for name, one in told.items() if one is not None}
     _write(path, arrays, header)
 
 

@@ -7,7 +7,15 @@ import pytest
 
 from scorepriors import InputError
 from scorepriors._zoo import _read_header, list_priors, prior_path
-from scorepriors.training._recipe import Recipe, read_recipe, recipe_from_dict
+from scorepriors.training._recipe import (
+    DataRecipe,
+    Recipe,
+    RoundsRecipe,
+    read_recipe,
+    recipe_from_dict,
+    recipe_text,
+    without_folders,
+)
 
 SHIPPED = sorted((Path(__file__).parents[1] / "docs" / "recipes").glob("*.toml"))
 
@@ -126,3 +134,39 @@ def test_images_of_users_are_described(tmp_path):
     path.write_text("name = 'a'\n[data]\npath = 'b'\npixel_scale = -1.0\n")
     with pytest.raises(InputError, match="pixel_scale"):
         read_recipe(path)
+
+
+def test_only_recipes_of_noisy_stamps_speak_of_them():
+    # Older versions refuse keys that they do not know.
+    clean = Recipe("a", data=DataRecipe(set="lsst"))
+    assert not {"noisy", "start", "rounds"} & {*clean.as_dict(), *clean.as_dict()["data"]}
+    assert "rounds" not in recipe_text(clean)
+    noisy = Recipe(
+        "a", data=DataRecipe(noisy="b.npz", start="lsst"), rounds=RoundsRecipe(number=4)
+    )
+    assert recipe_from_dict(noisy.as_dict()) == noisy
+    assert "number = 4" in recipe_text(noisy)
+
+
+@pytest.mark.parametrize(
+    ("start", "read", "told"),
+    [
+        ("lsst-32", "lsst-32", "lsst-32"),
+        ("c.safetensors", "/HERE/c.safetensors", "c.safetensors"),
+        ("sub/c.eqx", "/HERE/sub/c.eqx", "c.eqx"),
+        ("./lsst-32", "/HERE/lsst-32", "./lsst-32"),
+        ("https://a.b/c.safetensors", "https://a.b/c.safetensors", "https://a.b/c.safetensors"),
+        ("hf://a/b/c.safetensors@d", "hf://a/b/c.safetensors@d", "hf://a/b/c.safetensors@d"),
+    ],
+)
+def test_starts_lie_beside_the_recipe_and_are_told_without_folders(
+    write, tmp_path, monkeypatch, start, read, told
+):
+    path = write(f"name = 'a'\n[data]\nnoisy = 'b.npz'\nstart = '{start}'")
+    monkeypatch.chdir(tmp_path)
+    for one in (path, path.name):
+        recipe = read_recipe(one)
+        assert recipe.data.start == read.replace("/HERE", str(tmp_path))
+        assert (found := without_folders(recipe).data).start == told
+        assert found.noisy == "b.npz"
+        assert str(tmp_path) not in recipe_text(recipe)

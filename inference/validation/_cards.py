@@ -11,6 +11,7 @@ from scorepriors._files import atomic_path, atomic_write
 from scorepriors._zoo import prior_info, prior_recipe, training_facts
 from scorepriors.inference.validation import criteria
 from scorepriors.training._loop import LOSS_BINS
+from scorepriors.training._recipe import without_folders
 
 
 def write_card(
@@ -235,7 +236,7 @@ def _data(info, recipe) -> str:
 def _recipe(recipe) -> str:
     rows = [
         (f"{table}.{name}", str(value))
-        for table, values in recipe.as_dict().items()
+        for table, values in without_folders(recipe).as_dict().items()
         if isinstance(values, dict)
         for name, value in values.items()
         if value is not None and name != "path"

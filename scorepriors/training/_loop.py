@@ -433,9 +433,8 @@ def _described(recipe: Recipe) -> dict:
     Runs that began then go on.  Stamps are told apart by their pixels, not by their place.
     """
     described = recipe.as_dict()
-    del described["data"]["noisy"]
-    if recipe.data.noisy is None:
-        del described["data"]["start"]
+    for name in ("noisy", "start"):
+        described["data"].pop(name, None)
     return described
 
 

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scorepriors._addresses import is_address
 from scorepriors._defaults import NUM_MODES, SCALE, SIGMA0, SIGMA_MAX, SOFTENING
 from scorepriors._errors import InputError
 from scorepriors._surveys import PIXEL_SCALES
 
 #: Names of the built-in sets.
 POPULATIONS = tuple(PIXEL_SCALES)
+
+#: Endings of files of weights.
+_WEIGHTS = (".safetensors", ".eqx")
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,17 @@ class Recipe:
     rounds: RoundsRecipe = field(default_factory=RoundsRecipe)
 
     def as_dict(self) -> dict:
-        """Return a plain nested dictionary, for metadata."""
-        return dataclasses.asdict(self)
+        """Return a plain nested dictionary, for metadata.
+
+        Without noisy stamps it has no word on them, so that older versions read what is written.
+        """
+        described = dataclasses.asdict(self)
+        if self.data.noisy is None:
+            del described["rounds"]
+            for name in ("noisy", "start"):
+                if described["data"][name] is None:
+                    del described["data"][name]
+        return described
 
 
 def read_recipe(path: str | Path, *, noisy: str | Path | None = None) -> Recipe:
@@ -182,24 +195,40 @@ def read_recipe(path: str | Path, *, noisy: str | Path | None = None) -> Recipe:
         recipe = dataclasses.replace(recipe, data=moved)
     if data.noisy is not None:
         changes = {"noisy": str(path.parent / data.noisy)}
-        if data.start is not None and data.start.endswith(".safetensors"):
-            changes["start"] = str(path.parent / data.start)
+        if data.start is not None and _is_path(data.start):
+            # Absolute: `./lsst-32` is a folder, and `lsst-32` would be a shipped prior.
+            changes["start"] = str((path.parent / data.start).absolute())
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(data, **changes))
     _check(recipe)
     return recipe
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """Return a recipe as TOML, all keys written out; of the user's images only their name.
+def _is_path(start: str) -> bool:
+    """Return whether a start is a file or folder: no address, no name of a prior or of a set."""
+    has_folder = Path(start).name != start
+    return not is_address(start) and (has_folder or start.endswith(_WEIGHTS))
+
+
+def without_folders(recipe: Recipe) -> Recipe:
+    """Return a recipe that names the user's files, and not the folders that they are in.
 
     Where they lay is nobody else's business, and says nothing on another machine.
     """
+    data = recipe.data
+    changes = {n: Path(v).name for n in ("path", "noisy") if (v := getattr(data, n))}
+    if data.start is not None and _is_path(data.start):
+        name = Path(data.start).name
+        # A folder may have the name of a shipped prior.
+        changes["start"] = name if name.endswith(_WEIGHTS) else f"./{name}"
+    return dataclasses.replace(recipe, data=dataclasses.replace(data, **changes))
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Return a recipe as TOML, all keys written out; of the user's files only their names."""
     lines, tables = [], []
-    for key, value in recipe.as_dict().items():
+    for key, value in without_folders(recipe).as_dict().items():
         if isinstance(value, dict):
             told = {name: one for name, one in value.items() if one is not None}
-            if key == "data" and recipe.data.path is not None:
-                told["path"] = Path(recipe.data.path).name
             tables += ["", f"[{key}]", *(f"{name} = {_toml(one)}" for name, one in told.items())]
         else:
             lines.append(f"{key} = {_toml(value)}")

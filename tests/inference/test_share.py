@@ -76,6 +76,24 @@ def test_nothing_says_where_the_images_were(folder):
     assert b"stamps" in (folder / "small.safetensors").read_bytes()  # control: the name is there
 
 
+def test_nothing_says_where_noisy_stamps_and_their_start_were(tmp_path):
+    data = replace(
+        RECIPE.data,
+        path=None,
+        set=None,
+        noisy=f"/home/{SECRET}/stamps.npz",
+        start=f"/home/{SECRET}/start.safetensors",
+    )
+    file = save_prior(
+        tmp_path / "small.safetensors", small_energy(), replace(RECIPE, data=data), training={}
+    )
+    share_prior(tmp_path / "shared", file)
+    assert SECRET.encode() in file.read_bytes()  # control
+    for path in (tmp_path / "shared").iterdir():
+        assert SECRET.encode() not in path.read_bytes()
+    assert prior_recipe(tmp_path / "shared").data.start == "start.safetensors"
+
+
 def test_checksums_are_those_of_sha256sum(folder):
     lines = (folder / "SHA256SUMS").read_text().splitlines()
     assert len(lines) == 3
