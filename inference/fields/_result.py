@@ -157,6 +157,11 @@ class FieldResult:
         corners = [(int(c[0]), int(c[1])) for c in (corner, first)]
         return Source(str(id), image, corners[0], flux, drawn, corners[1], others)
 
+    def _mending(self, id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return sky and factors of errors ``[B]`` with which the scene of a source was fitted."""
+        arrays = self._record(id).arrays
+        return arrays["sky"], arrays["noise"]
+
     def _record(self, id: str) -> Record:
         """Return the record of the scene of a source."""
         if str(id) not in self._rows:

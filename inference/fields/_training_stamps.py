@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 
 from scorepriors._errors import InputError
+from scorepriors.models.noise._correlation import error_factor
 
 from ._stamps import source
+from ._tasks import mended
 
 #: Smallest signal to noise of a galaxy that a prior learns from.
 MIN_SNR = 20.0
@@ -24,7 +26,9 @@ def field_stamps(
     """Return stamps of the galaxies of a field, without their neighbors.
 
     Galaxies are taken that have no flag, and a signal to noise of `min_snr` and more, each in the
-    band in which its own is highest.
+    band in which its own is highest.  Pixels are those that its scene was fitted to: without its
+    sky, errors rescaled, outliers with the weight that the fit left them.  Where noise is
+    correlated, errors are those of sums over many pixels.
 
     Parameters
     ----------
@@ -33,7 +37,8 @@ def field_stamps(
     box
         Side of the stamps, pixels; galaxies are in the middle, to half a pixel.
     min_snr
-        Smallest signal to noise (column ``snr``).
+        Smallest signal to noise, of all bands together (column ``snr``) and of the galaxy's light
+        in the band that is taken.
     neighbor_error
         Standard error of the light of neighbors, as a share of it: added to the variance.
 
@@ -53,26 +58,36 @@ def field_stamps(
     bright = np.nan_to_num(np.asarray(catalog["snr"], float)) >= min_snr
     found: dict[str, list] = {"images": [], "variance": [], "psf": [], "mask": [], "id": []}
     for row in np.flatnonzero(wanted & bright):
-        one = _stamp(result, str(catalog["id"][row]), box, neighbor_error)
+        one = _stamp(result, str(catalog["id"][row]), box, neighbor_error, min_snr)
         if one is not None:
             for name, value in one.items():
                 found[name].append(value)
     if not found["id"]:
         raise InputError(
             f"no galaxy of the field is left: of {len(catalog)} sources {wanted.sum()} are galaxies "
-            f"without flags, and {(wanted & bright).sum()} of these have a signal to noise of "
-            f"{min_snr:g}; lower it, or take a deeper field."
+            f"without flags, {(wanted & bright).sum()} of these have a signal to noise of {min_snr:g}, "
+            "and none has that in one band and enough pixels; lower it, or take a deeper field."
         )
     return {name: np.stack(values) for name, values in found.items()}
 
 
-def _stamp(result: Any, id: str, box: int, neighbor_error: float) -> dict[str, Any] | None:
-    """Return the stamp of a source; None where too many pixels or too much light is missing."""
+def _stamp(
+    result: Any, id: str, box: int, neighbor_error: float, min_snr: float
+) -> dict[str, Any] | None:
+    """Return the stamp of a source; None where too much is missing, or it is too faint."""
     stamp = source(result, id)
     row, column = (float(stamp.row[name][0]) for name in ("y", "x"))
     # The middle of a box is between two pixels where its side is even, as for galaxies of a prior.
     corner = tuple(round(at - (box - 1) / 2) for at in (row, column))
     seen = result.field.window(*corner, box, box)
+    if not seen.weights.any():
+        return None
+    seen = mended(seen, *result._mending(id))
+    weights = seen.weights * result.kept(*corner, box, box)
+    if result.field.correlation is not None:
+        # Noise of the likelihood is white: as much as that of sums over many pixels, where that is more.
+        factor = np.maximum(error_factor(np.asarray(result.field.correlation)), 1)
+        weights = weights / factor[:, None, None] ** 2
     others = np.array(result.model(*corner, box, box))
     own = np.zeros_like(others)
     offset = np.subtract(stamp.observed_corner, corner)
@@ -84,8 +99,11 @@ def _stamp(result: Any, id: str, box: int, neighbor_error: float) -> dict[str, A
     own[:, *inner] = stamp.observed[:, *outer]
     # Within its own window the light of all others is known; beyond it the source has none.
     others[:, *inner] = stamp.others[:, *outer]
-    band = int(np.argmax((own**2 * seen.weights).sum((1, 2))))
-    weights = seen.weights[band]
+    squared = (own**2 * weights).sum((1, 2))
+    band = int(np.argmax(squared))
+    if squared[band] < min_snr**2:
+        return None
+    weights = weights[band]
     mask = ~(weights > 0)
     light = own[band].sum()
     if max(mask.mean(), own[band][mask].sum() / light if light > 0 else 1) > MOST_MISSING:

@@ -62,6 +62,38 @@ def test_stamps_may_be_larger_than_the_window_of_a_source(result):
         assert image[~mask].std() > 2
 
 
+def test_pixels_are_those_that_scenes_were_fitted_to(result):
+    plain = field_stamps(result, 16, min_snr=20)
+    correlation = np.zeros((3, 3, 3))
+    correlation[:, 1, 1], correlation[:, 1, 0], correlation[:, 1, 2] = 1, 0.25, 0.25
+    changed = dataclasses.replace(
+        result,
+        sky=(0.0, 0.0, 7.0),
+        noise=(2.0, 2.0, 2.0),
+        share=np.full_like(result.light, 0.5),
+        field=dataclasses.replace(result.field, correlation=correlation),
+    )
+    found = field_stamps(changed, 16, min_snr=20)
+    assert len(found["id"]) > 5
+    for image, variance, mask, id in zip(*(found[n] for n in ("images", "variance", "mask", "id"))):
+        k = list(plain["id"]).index(id)
+        good = ~mask
+        np.testing.assert_allclose(image[good], plain["images"][k][good] - 7, atol=1e-3)
+        # Twice the error, half the weight, and 1.5 times the variance of sums.  Neighbors count as before.
+        np.testing.assert_allclose(
+            variance[good] - plain["variance"][k][good], 4 / 0.5 * 1.5 - 1, rtol=1e-4
+        )
+
+
+def test_the_band_that_is_taken_is_bright_enough_itself(result):
+    faint = dataclasses.replace(result, catalog=result.catalog.copy())
+    faint.catalog["snr"] = 1e6
+    number = len(field_stamps(faint, 16, min_snr=300)["id"])
+    assert number < len(field_stamps(faint, 16, min_snr=20)["id"])
+    with pytest.raises(InputError, match="none has that in one band and enough pixels"):
+        field_stamps(faint, 16, min_snr=1e5)
+
+
 def test_a_field_without_a_galaxy_that_is_bright_enough_says_why(result):
     with pytest.raises(InputError, match=r"no galaxy of the field is left: of 24 sources \d+ are"):
         field_stamps(result, 16, min_snr=1e6)
