@@ -184,3 +184,16 @@ def test_a_draw_depends_on_its_key_and_stamp_alone(two_modes):
     one, other = drawn(np.array([0, 1])), drawn(np.array([2, 1]))
     np.testing.assert_array_equal(one[1], other[1])
     assert np.abs(one[0] - other[0]).max() > 0.1
+
+
+def test_draws_where_jax_computes_with_64_bits(two_modes):
+    stamps = stamps_of(galaxies([1.4]), 0.05)
+    prior = np.asarray(two_modes.mean).reshape(1, BOX, BOX) * np.ones((8, 1, 1))
+    options = {"half": stamps.half, "num_transitions": 1}
+    with jax.enable_x64(True):
+        target = make_target(two_modes, STRETCH, prior, 0.05, 4, key=jr.key(1))
+        parts = Stamp(*map(jnp.asarray, stamps.part(np.array([0]))))
+        start = linear_modes(target, parts, half=stamps.half)
+        found = draw_galaxies(target, parts, start, jr.split(jr.key(2), 1), **options)
+    assert found.z.dtype == jnp.float32
+    assert np.isfinite(found.z).all()

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import scorepriors
 from scorepriors import InputError, ScorePrior, load_prior, save_prior
 from scorepriors._psfs import difference_kernels, gaussian_psf
 from scorepriors.energies._wiener import principal_modes
-from scorepriors.training._loop import initial_energy, training_images
+from scorepriors.training._loop import _identity, initial_energy, training_images
 from scorepriors.training._recipe import (
     DataRecipe,
     NetworkRecipe,
@@ -23,7 +24,7 @@ from scorepriors.training._recipe import (
     TrainingRecipe,
     read_recipe,
 )
-from scorepriors.training._rounds import magnified
+from scorepriors.training._rounds import held_and_learned, magnified, origin_of, read_recipe_stamps
 from scorepriors.training._stamps import read_stamps
 
 
@@ -165,6 +166,15 @@ def test_a_run_that_was_interrupted_anywhere_gives_the_same(recipe, tmp_path):
     other = dataclasses.replace(recipe.rounds, transitions=1)
     with pytest.raises(InputError, match="another recipe or other stamps; train in a new dir"):
         train(dataclasses.replace(recipe, rounds=other), tmp_path / "part")
+    # So has another start of the same name, before and after the last draws.
+    start = load_prior(recipe.data.start)
+    energy = eqx.tree_at(lambda e: e.mean, start.energy, start.energy.mean + 0.01)
+    moved = ScorePrior(energy, start.stretch, 0.1, model_psf_sigma=0.7)
+    with pytest.raises(InputError, match="drawn from another start than"):
+        scorepriors.train(recipe, tmp_path / "part", start=moved)
+    (tmp_path / "part" / "images.npz").unlink()
+    with pytest.raises(InputError, match="other stamps or another start; train in a new dir"):
+        scorepriors.train(recipe, tmp_path / "part", start=moved)
     # The prior is that of galaxies as a model has them.
     path = save_prior(tmp_path / "noisy.safetensors", rest.prior, recipe)
     assert load_prior(path).model_psf_sigma == 0.7
@@ -253,6 +263,14 @@ HOLE[1] = np.nan
             {"psf": np.zeros((3, 9, 9))},
             r"PSF 0 is not finite or has no light; remove the 3 such PSF",
         ),
+        (
+            {"psf": np.stack([gaussian_psf(s, 9) for s in (1.5, 0.6, 1.5)])},
+            r"PSF 1 is narrower than the model's, a Gaussian of 0.7 pixels; remove the 1 such",
+        ),
+        (
+            {"psf": gaussian_psf(3.0, 9)},
+            r"PSF 0 differs by more than 5% from what its kernel .* more of their wings",
+        ),
     ],
 )
 def test_faults_of_stamps_are_named(tmp_path, changes, message):
@@ -260,6 +278,43 @@ def test_faults_of_stamps_are_named(tmp_path, changes, message):
     np.savez(tmp_path / "stamps.npz", **arrays)
     with pytest.raises(InputError, match=message):
         read_stamps(tmp_path / "stamps.npz", BOX, 0.7)
+
+
+def test_a_psf_as_wide_as_the_models_is_wide_enough(tmp_path):
+    np.savez(tmp_path / "stamps.npz", **ONE | {"psf": gaussian_psf(0.7, 9)})
+    stamps = read_stamps(tmp_path / "stamps.npz", BOX, 0.7)
+    delta = np.fft.irfft2(stamps.kernels[0])
+    assert delta.max() == pytest.approx(1, abs=1e-3)
+
+
+def test_stamps_beyond_those_of_the_recipe_are_not_drawn(tmp_path):
+    rng = np.random.default_rng(2)
+    arrays = observed(population(20, rng), rng)
+    np.savez(tmp_path / "stamps.npz", **arrays)
+    recipe = recipe_of(tmp_path / "stamps.npz", "lsst")
+    whole = read_recipe_stamps(recipe)
+    assert (len(whole.images), whole.left_out) == (20, 0)
+    few = dataclasses.replace(recipe.data, num_images=9, num_held_out=3)
+    some = read_recipe_stamps(dataclasses.replace(recipe, data=few))
+    assert (len(some.images), some.left_out, some.digest) == (12, 8, whole.digest)
+    np.testing.assert_array_equal(some.images, whole.images[some.numbers])
+    np.testing.assert_array_equal(some.kernels, whole.kernels[some.numbers])
+    held, learned = held_and_learned(dataclasses.replace(recipe, data=few), 12)
+    assert sorted([*held, *learned]) == list(range(12))
+    assert len(held) == 3
+
+
+def test_a_run_is_told_apart_by_its_start_and_stamps(recipe):
+    assert origin_of(recipe_of("a", "lsst"), None) == "lsst"
+    start = load_prior(recipe.data.start)
+    moved = ScorePrior(
+        eqx.tree_at(lambda e: e.mean, start.energy, start.energy.mean + 1), start.stretch, 0.1
+    )
+    assert origin_of(recipe, start) == origin_of(recipe, start.at(0.3)) != origin_of(recipe, moved)
+    one, other = (_identity(recipe, "data", noisy=name) for name in ("a", "b"))
+    assert one != other
+    elsewhere = dataclasses.replace(recipe.data, noisy="x", start="y.safetensors")
+    assert _identity(dataclasses.replace(recipe, data=elsewhere), "data", noisy="a") == one
 
 
 def test_paths_that_hold_no_stamps(tmp_path):

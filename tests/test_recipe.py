@@ -141,9 +141,7 @@ def test_only_recipes_of_noisy_stamps_speak_of_them():
     clean = Recipe("a", data=DataRecipe(set="lsst"))
     assert not {"noisy", "start", "rounds"} & {*clean.as_dict(), *clean.as_dict()["data"]}
     assert "rounds" not in recipe_text(clean)
-    noisy = Recipe(
-        "a", data=DataRecipe(noisy="b.npz", start="lsst"), rounds=RoundsRecipe(number=4)
-    )
+    noisy = Recipe("a", data=DataRecipe(noisy="b.npz", start="lsst"), rounds=RoundsRecipe(number=4))
     assert recipe_from_dict(noisy.as_dict()) == noisy
     assert "number = 4" in recipe_text(noisy)
 

@@ -101,18 +101,23 @@ def _stamps_of_results(results: str, folder: Path, box: int, min_snr: float) -> 
     """Write the galaxies of a field to the run folder, once, and return the file."""
     from scorepriors._archives import read_archive, write_archive
     from scorepriors.inference.fields._stamps import open_field
-    from scorepriors.inference.fields._training_stamps import field_stamps
+    from scorepriors.inference.fields._training_stamps import field_digest, field_stamps
 
     path = folder / "stamps.npz"
     kind, version = "set of stamps of a field", 1
-    identity = json.dumps([str(Path(results).resolve()), box, min_snr])
+    # By its catalog: the folder may hold another run, and a run may lie in another folder.
+    result = open_field(results)
+    identity = json.dumps([field_digest(result), box, min_snr])
     if path.exists():
-        other = "another field, box or --min-snr; train in a new folder (--output)"
+        other = (
+            "another field, box or --min-snr, or of the field as it was deblended before; train in a "
+            "new folder (--output)"
+        )
         read_archive(
             path, kind=kind, version=version, mend="delete it", identity=identity, other=other
         )
         return path
-    found = field_stamps(open_field(results), box, min_snr=min_snr)
+    found = field_stamps(result, box, min_snr=min_snr)
     write_archive(path, found, {}, kind=kind, version=version, identity=identity)
     click.echo(f"{len(found['id'])} galaxies of {results} in {path}", err=True)
     return path

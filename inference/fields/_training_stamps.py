@@ -1,5 +1,6 @@
 """Stamps of the galaxies of a finished field, for a prior that learns from them."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,19 @@ def field_stamps(
             "and none has that in one band and enough pixels; lower it, or take a deeper field."
         )
     return {name: np.stack(values) for name, values in found.items()}
+
+
+def field_digest(result: Any) -> str:
+    """Return a digest of a field's catalog, which changes when the field is deblended differently."""
+    digest = hashlib.sha256()
+    for name in result.catalog.colnames:
+        column = result.catalog[name]
+        values = np.asarray(getattr(column, "value", column))
+        if values.dtype.kind == "O":
+            values = values.astype(str)
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _stamp(

@@ -2,8 +2,9 @@ r"""Draws of clean galaxies from noisy stamps: the E step of learning from these
 
 The density of a galaxy given its stamp is that of the prior at noise level sigma times the
 likelihood, and since this prior's energy is a number, Hamiltonian Monte Carlo with a Metropolis
-test draws from it exactly.  At the lowest level alone a chain would not get around; so it starts at
-a level as wide as what the data leave open, and goes down with a few transitions at each.  A
+test needs no approximation of it.  Draws are approximate all the same, since chains are short: as near
+to the density as the descent brings them.  At the lowest level alone a chain would not get around; so it
+starts at a level as wide as what the data leave open, and goes down with a few transitions at each.  A
 direction in which the posterior is much wider than sigma keeps the width that it had when it was
 drawn above; those that are narrower are drawn anew.
 
@@ -13,6 +14,10 @@ differ by their flux), where it may never find the peak that the prior wants.  A
 
 Coordinates of unit width: the curvature of a level is at most :math:`1/\sigma^2` of the prior and the
 Gauss-Newton matrix of the likelihood, dense in the principal modes, one number outside of them.
+It is taken where a level begins, before any of its transitions, and stays during these.  At the lowest
+level so does the length of steps.  With both fixed each transition leaves the density invariant; but both
+come from the chain itself, so the level as a whole does so only nearly.  That fades with more transitions.
+
 At the end the noise of the lowest level is taken off: one denoising step, and the spread that its
 posterior has.
 """
@@ -123,6 +128,8 @@ def make_target(
     """
     levels = noise_schedule(max(START, 2 * sigma_min), sigma_min, num_levels - 1, even=True)
     z = jnp.asarray(reference[:NUM_REFERENCE], jnp.float32)
+    # Carries of scans keep the type of galaxies, also where JAX computes with 64 bits.
+    levels = levels.astype(z.dtype)
     floors, spread = _measure(energy, z, levels, key)
     return Target(energy, stretch, levels, floors, spread)
 
@@ -323,11 +330,14 @@ def _search(target, stamp, *, half):
 
 
 def _transitions(energy, stretch, stamp, half, place, step, level, num, key):
-    """Do `num` transitions at one noise level, in coordinates of unit width."""
+    """Do `num` transitions at one noise level, in coordinates of unit width.
+
+    Coordinates are those of the place at which the level begins, before any of its transitions.
+    """
     sigma, floor, temper, first, last = level
     stamp = stamp._replace(weights=stamp.weights * temper)
     matrix, largest = _curvature(energy, stretch, stamp, half, _image(energy, place))
-    factor = jnp.linalg.cholesky(matrix + jnp.eye(len(matrix)) / sigma**2)
+    factor = jnp.linalg.cholesky(matrix + jnp.eye(len(matrix), dtype=matrix.dtype) / sigma**2)
     width = 1 / jnp.sqrt(largest + 1 / (energy.tail + sigma**2))
     center = place
 

@@ -34,8 +34,16 @@ from scorepriors.energies._wiener import ModeNetwork, WienerEnergy, dihedral, pr
 
 from ._prior import prior_of
 from ._recipe import Recipe
-from ._rounds import Rounds, held_and_learned, identity_of, learn_from_stamps, read_recipe_stamps
+from ._rounds import (
+    Rounds,
+    held_and_learned,
+    identity_of,
+    learn_from_stamps,
+    origin_of,
+    read_recipe_stamps,
+)
 from ._sets import iter_simulated, read_images
+from ._stamps import Stamps
 from ._wall import WallState, calibrate, initial_wall, make_wall_optimizer, make_wall_step
 
 _CHECKPOINT = "checkpoint of a training run"
@@ -171,14 +179,17 @@ def _simulate_parallel(recipe: Recipe, progress: Progress) -> np.ndarray:
     return np.concatenate(images)
 
 
-def training_modes(recipe: Recipe, directory: Path, train: np.ndarray) -> dict[str, np.ndarray]:
+def training_modes(
+    recipe: Recipe, directory: Path, train: np.ndarray, noisy: str = ""
+) -> dict[str, np.ndarray]:
     """Return mean and leading modes of the training images, stored in `directory`.
 
     A network is valid only in the coordinates of the modes that it was trained with, and
     two machines give modes of different signs.  The stored modes let a run move to another.
+    `noisy` tells apart what a run with noisy stamps learns from.
     """
     stored = directory / "modes.npz"
-    identity = _identity(recipe, "data", "stretch", "network")
+    identity = _identity(recipe, "data", "stretch", "network", noisy=noisy)
     modes = _read_stored(stored, identity)
     if modes is None:
         stretch = LogStretch(recipe.stretch.softening, recipe.stretch.scale)
@@ -289,22 +300,26 @@ def train(
 
 
 def _train(recipe: Recipe, directory: Path, start, report, checkpoint_seconds) -> TrainingResult:
-    done = (0, 0) if recipe.data.noisy is None else (recipe.rounds.number,) * 2
+    done, noisy = (0, 0), ""
+    if recipe.data.noisy is not None:
+        stamps, origin = read_recipe_stamps(recipe), origin_of(recipe, start)
+        done, noisy = (recipe.rounds.number,) * 2, f"{stamps.digest} {origin}"
+        _check_origin(recipe, stamps, directory / "images.npz", origin)
     if recipe.data.noisy is not None and not (directory / "images.npz").exists():
-        rounds = _draw_images(recipe, directory, start, report, checkpoint_seconds)
+        rounds = _draw_images(recipe, stamps, directory, start, report, checkpoint_seconds)
         done = (rounds.done, rounds.total)
         if rounds.images is None:
             wanted = recipe.training.steps + recipe.confinement.steps
             prior = prior_of(rounds.energy, recipe)
             return TrainingResult(prior, 0, wanted, 0.0, np.zeros((0, len(LOSS_BINS) - 1)), done)
     images, _ = training_images(recipe, directory, report)
-    energy = initial_energy(recipe, training_modes(recipe, directory, images))
+    energy = initial_energy(recipe, training_modes(recipe, directory, images, noisy))
     coordinates = jnp.asarray(mode_coordinates(recipe, energy, images), jnp.float32)
     first, second = recipe.training.steps, recipe.confinement.steps
     optimizer = make_optimizer(recipe)
     run = _run_stage(
         directory / "checkpoint.npz",
-        _identity(recipe, "data", "stretch", "network", "training"),
+        _identity(recipe, "data", "stretch", "network", "training", noisy=noisy),
         _Run(TrainingState(energy.network, energy.network, optimizer.init(energy.network))),
         first,
         lambda: _compile_block(energy, optimizer, recipe, coordinates),
@@ -318,7 +333,7 @@ def _train(recipe: Recipe, directory: Path, start, report, checkpoint_seconds) -
         run = _run_stage(
             # A separate checkpoint: another wall needs no new energy.
             directory / "confinement.npz",
-            _identity(recipe, "data", "stretch", "network", "training", "confinement"),
+            _identity(recipe, "data", "stretch", "network", "training", "confinement", noisy=noisy),
             _Run(WallState(untrained, start)),
             second,
             lambda: _wall_block(energy, recipe, coordinates),
@@ -332,12 +347,25 @@ def _train(recipe: Recipe, directory: Path, start, report, checkpoint_seconds) -
     return TrainingResult(prior, step, first + second, seconds, np.asarray(history), done)
 
 
-def _draw_images(recipe: Recipe, directory: Path, start, report, checkpoint_seconds) -> Rounds:
+def _check_origin(recipe: Recipe, stamps: Stamps, path: Path, origin: str) -> None:
+    """Raise InputError if the galaxies that a run has drawn began with another start."""
+    kept = _read_stored(path, identity_of(recipe, stamps), "recipe or other stamps")
+    if kept is not None and str(kept["origin"]) != origin:
+        raise InputError(
+            f"{path} holds galaxies that were drawn from another start than "
+            f"{recipe.data.start!r} is now; train in a new directory."
+        )
+
+
+def _draw_images(
+    recipe: Recipe, stamps: Stamps, directory: Path, start, report, checkpoint_seconds
+) -> Rounds:
     """Store the images that are learned from noisy stamps, as the training set of a run."""
-    stamps = read_recipe_stamps(recipe)
+    origin = origin_of(recipe, start)
+    noisy = f"{stamps.digest} {origin}"
 
     def untrained(images, folder):
-        return initial_energy(recipe, training_modes(recipe, folder, images))
+        return initial_energy(recipe, training_modes(recipe, folder, images, noisy))
 
     def fit(energy, images, folder, number):
         # Every round has its own batches and noise.
@@ -349,7 +377,7 @@ def _draw_images(recipe: Recipe, directory: Path, start, report, checkpoint_seco
         optimizer = make_optimizer(within)
         run = _run_stage(
             folder / "checkpoint.npz",
-            _identity(within, "data", "stretch", "network", "training"),
+            _identity(within, "data", "stretch", "network", "training", noisy=noisy),
             _Run(TrainingState(energy.network, energy.network, optimizer.init(energy.network))),
             training.steps,
             lambda: _compile_block(energy, optimizer, within, coordinates),
@@ -364,8 +392,10 @@ def _draw_images(recipe: Recipe, directory: Path, start, report, checkpoint_seco
     )
     if found.images is not None:
         held, learned = held_and_learned(recipe, len(found.images))
+        # Without the start, so that who reads the images needs none.
         identity = identity_of(recipe, stamps)
         sets = {"train": found.images[learned], "held_out": found.images[held]}
+        sets["origin"] = np.asarray(origin)
         _store(directory / "images.npz", identity, **sets)
     return found
 
@@ -421,16 +451,17 @@ def _run_stage(
     return _Run(state, step, seconds, history)
 
 
-def _identity(recipe: Recipe, *tables: str) -> str:
+def _identity(recipe: Recipe, *tables: str, noisy: str = "") -> str:
     described = _described(recipe)
     rounds = () if recipe.data.noisy is None else ("rounds",)
-    return json.dumps({name: described[name] for name in (*tables, *rounds)}, sort_keys=True)
+    about = {name: described[name] for name in (*tables, *rounds)}
+    return json.dumps(about | ({"noisy": noisy} if noisy else {}), sort_keys=True)
 
 
 def _described(recipe: Recipe) -> dict:
     """Return a recipe as it was described before there were noisy stamps, if it has none.
 
-    Runs that began then go on.  Stamps are told apart by their pixels, not by their place.
+    Runs that began then go on.  Stamps and starts are told apart by what they hold, not by their place.
     """
     described = recipe.as_dict()
     for name in ("noisy", "start"):

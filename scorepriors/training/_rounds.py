@@ -15,12 +15,14 @@ References
 .. [2] Barco, Adam, Stone, Hezaveh & Perreault-Levasseur (2024): populations from noisy images.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -116,6 +118,7 @@ def learn_from_stamps(
         If the start does not fit the recipe, or the draws of another recipe are in the folder.
     """
     stretch = LogStretch(recipe.stretch.softening, recipe.stretch.scale)
+    identity = identity_of(recipe, stamps, origin_of(recipe, start))
     energy, reference = _start(recipe, start, stretch)
     total = recipe.rounds.number
     _, learned = held_and_learned(recipe, len(stamps.images))
@@ -126,8 +129,9 @@ def learn_from_stamps(
         folder.mkdir(parents=True, exist_ok=True)
         # Chains begin at the draws of the round before; the first ones search.
         z = _draw_round(
-            recipe, stamps, folder, number, energy, reference, z, report, checkpoint_seconds
-        )
+            recipe, stamps, identity, folder, number, energy, reference, z, report,
+            checkpoint_seconds,
+        )  # fmt: skip
         if z is None:
             return Rounds(None, energy, number - 1, total)
         images = np.asarray(stretch(jnp.asarray(z)))
@@ -149,21 +153,21 @@ def learn_from_stamps(
 def held_and_learned(recipe: Recipe, num: int) -> tuple[np.ndarray, np.ndarray]:
     """Return which stamps are held out and which are learned from, as numbers.
 
-    The recipe does not set how many there are: it sets the share that is held out.
+    The recipe does not set how many there are: it sets the share that is held out, and the most
+    that are used.
     """
     data = recipe.data
     order = np.random.default_rng(data.seed).permutation(num)
-    share = data.num_held_out / (data.num_images + data.num_held_out)
-    held = max(1, round(share * num))
+    most = data.num_images + data.num_held_out
+    held = max(1, round(data.num_held_out / most * min(num, most)))
     return order[:held], order[held : held + data.num_images]
 
 
 def _draw_round(
-    recipe, stamps, folder, number, energy, reference, start, report, checkpoint_seconds
+    recipe, stamps, identity, folder, number, energy, reference, start, report, checkpoint_seconds
 ):
     """Return the stretched galaxies of a round, peaks of one; None if interrupted."""
     path = folder / "draws.npz"
-    identity = identity_of(recipe, stamps)
     z = np.zeros(stamps.images.shape, np.float32)
     accepted = np.zeros(len(z), np.float32)
     done = 0
@@ -174,7 +178,7 @@ def _draw_round(
             version=1,
             mend="delete the folder of its round and those after it",
             identity=identity,
-            other="another recipe or other stamps; train in a new directory",
+            other="another recipe, other stamps or another start; train in a new directory",
         )
         z, accepted, done = arrays["z"], arrays["accepted"], facts["done"]
     if done == len(z):
@@ -199,6 +203,8 @@ def _draw_round(
             z[done : done + count], accepted[done : done + count] = found
             done += count
             text = f"stamps drawn, round {number} of {recipe.rounds.number}"
+            if stamps.left_out:
+                text += f", {stamps.left_out:,} more left out by `data.num_images`"
             report(done, len(z), f"{text}, {accepted[:done].mean():.0%} of proposals accepted")
             if time.monotonic() - saved > checkpoint_seconds and done < len(z):
                 save()
@@ -224,7 +230,7 @@ def _draw_batch(recipe, stamps, target: Target, first: int, count: int, start, k
     )
     z, accepted = np.asarray(drawn.z)[:count], np.asarray(drawn.accepted)[:count]
     if not np.isfinite(z).all():
-        bad = first + int(np.flatnonzero(~np.isfinite(z).all((1, 2)))[0])
+        bad = stamps.numbers[first + int(np.flatnonzero(~np.isfinite(z).all((1, 2)))[0])]
         raise InputError(f"the draw of stamp {bad} is not finite; look at it, and leave it out.")
     return with_unit_peaks(z, target.stretch), accepted
 
@@ -259,11 +265,7 @@ def _prior_start(
 ) -> tuple[WienerEnergy, np.ndarray]:
     """Return the energy of a trained prior without its wall, and galaxies drawn from it."""
     data = recipe.data
-    if prior is None:
-        raise InputError(
-            f"`data.start` = {data.start!r} is no built-in set; load that prior for `train`, with "
-            f"start=load_prior({data.start!r})."
-        )
+    assert prior is not None  # `origin_of` asked for it
     energy = prior.energy.energy if isinstance(prior.energy, Confined) else prior.energy
     if not isinstance(energy, WienerEnergy):
         raise InputError(
@@ -307,16 +309,42 @@ def magnified(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return peak_normalize(np.stack(found))
 
 
-def identity_of(recipe: Recipe, stamps: Stamps) -> str:
-    """Return what must be the same for a run to go on: the recipe's numbers, and the stamps."""
+def origin_of(recipe: Recipe, start: ScorePrior | None) -> str:
+    """Return what tells a start from others: the name of a built-in set, or a digest of weights.
+
+    A file of the same name may hold other weights, and a file elsewhere the same ones.
+
+    Raises
+    ------
+    InputError
+        If the start is no built-in set, and no prior is given.
+    """
+    if recipe.data.start in POPULATIONS:
+        return str(recipe.data.start)
+    if start is None:
+        raise InputError(
+            f"`data.start` = {recipe.data.start!r} is no built-in set; load that prior for `train`, "
+            f"with start=load_prior({recipe.data.start!r})."
+        )
+    digest = hashlib.sha256(type(start.energy).__name__.encode())
+    for leaf in jax.tree.leaves(eqx.filter(start.energy, eqx.is_array)):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.shape}{array.dtype}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def identity_of(recipe: Recipe, stamps: Stamps, origin: str = "") -> str:
+    """Return what must be the same for a run to go on: the recipe's numbers, stamps and start."""
     described = recipe.as_dict()
-    del described["data"]["noisy"]  # where they lie is of no matter
+    for name in ("noisy", "start"):  # where they lie is of no matter
+        del described["data"][name]
     names = ("data", "stretch", "network", "training", "rounds")
-    return json.dumps({n: described[n] for n in names} | {"stamps": stamps.digest}, sort_keys=True)
+    about = {"stamps": stamps.digest} | ({"start": origin} if origin else {})
+    return json.dumps({n: described[n] for n in names} | about, sort_keys=True)
 
 
 def read_recipe_stamps(recipe: Recipe) -> Stamps:
-    """Return the stamps of a recipe with `data.noisy`.
+    """Return the stamps of a recipe with `data.noisy`, no more than it learns from or holds out.
 
     Raises
     ------
@@ -328,4 +356,9 @@ def read_recipe_stamps(recipe: Recipe) -> Stamps:
     stamps = read_stamps(recipe.data.noisy, recipe.data.box, sigma)
     if len(stamps.images) < 3:
         raise InputError(f"{len(stamps.images)} stamps are too few to train on.")
-    return stamps
+    most = recipe.data.num_images + recipe.data.num_held_out
+    if len(stamps.images) <= most:
+        return stamps
+    # Draws of others would be thrown away, round after round.
+    index = np.random.default_rng(recipe.data.seed).permutation(len(stamps.images))[:most]
+    return stamps.only(np.sort(index))

@@ -19,7 +19,7 @@ from scipy.fft import next_fast_len
 
 from scorepriors._archives import read_arrays
 from scorepriors._errors import InputError
-from scorepriors._psfs import difference_kernels
+from scorepriors._psfs import difference_kernels, gaussian_psf
 
 from ._sets import read_hdus
 
@@ -28,6 +28,14 @@ NAMES = ("images", "variance", "sigma", "psf", "mask")
 
 #: Smallest signal to noise of a stamp, that of its own pixels in a matched filter of its PSF.
 MIN_SNR = 5.0
+
+#: Sum of squares of a PSF over that of the model's, above which it counts as narrower.  A Gaussian is
+#: then narrower by 3 %, and absolute values of its kernel add up to 1.3, where they should to one.
+NARROW = 1.05
+
+#: Largest relative error of a PSF made by its kernel: of a galaxy with a signal to noise of 20, the
+#: least that `--from` takes, it is then as large as the noise of all pixels together.
+MOST_ERROR = 0.05
 
 
 class Stamps(NamedTuple):
@@ -47,6 +55,10 @@ class Stamps(NamedTuple):
         Number of pixels from the kernels' first to their middle.
     digest
         Digest of all that, for the identity of a run.
+    numbers
+        Their numbers ``[N]`` in the file.
+    left_out
+        Number of stamps of the file that are not among these.
     """
 
     images: np.ndarray
@@ -54,6 +66,16 @@ class Stamps(NamedTuple):
     kernels: np.ndarray
     half: int
     digest: str
+    numbers: np.ndarray
+    left_out: int = 0
+
+    def only(self, index: np.ndarray) -> "Stamps":
+        """Return some of the stamps; the digest stays, since the recipe says which these are."""
+        kernels = self.kernels if len(self.kernels) == 1 else self.kernels[index]
+        return Stamps(
+            self.images[index], self.weights[index], kernels, self.half, self.digest,
+            self.numbers[index], self.left_out + len(self.images) - len(index),
+        )  # fmt: skip
 
     def part(self, index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return images, weights and kernels of some stamps, each with a leading axis of these."""
@@ -136,13 +158,17 @@ def make_stamps(
     level = np.sqrt([np.median(v[g]) for v, g in zip(variance, good)])[:, None, None]
     weights = np.where(good, level**2 / np.where(good, variance, 1), 0)
     pixels = np.where(good, images / level, 0)
-    kernels, half = _kernels(psf / total[:, None, None], box, model_psf_sigma)
+    psf = psf / total[:, None, None]
+    if model_psf_sigma is not None:
+        _no_narrow(name, psf, model_psf_sigma)
+    kernels, half = _kernels(name, psf, box, model_psf_sigma)
     return Stamps(
         pixels.astype(np.float32),
         weights.astype(np.float32),
         kernels,
         half,
         _digest(pixels, weights, kernels),
+        np.arange(num),
     )
 
 
@@ -165,18 +191,33 @@ def _variance(name: str, shape, variance, sigma) -> np.ndarray:
     return variance
 
 
-def _no_bad(name: str, bad: np.ndarray, kind: str, what: str) -> None:
+def _no_bad(name: str, bad: np.ndarray, kind: str, what: str, mend: str = "") -> None:
     found = np.flatnonzero(bad)
     if found.size:
-        raise InputError(
-            f"{name}: {kind} {found[0]} {what}; remove the {found.size} such {kind}(s)."
-        )
+        mend = (mend or f"remove the {{}} such {kind}(s)").format(found.size)
+        raise InputError(f"{name}: {kind} {found[0]} {what}; {mend}.")
 
 
-def _kernels(psfs: np.ndarray, box: int, model_psf_sigma: float | None):
+def _no_narrow(name: str, psfs: np.ndarray, model_psf_sigma: float) -> None:
+    """Raise InputError for PSFs that are sharper than the model's.
+
+    Their kernels ring, and yet reproduce them: `DifferenceKernels.error` does not tell.  The sum of
+    squares is the mean power of all frequencies; noise of a measured PSF hardly changes it.
+    """
+    model = gaussian_psf(model_psf_sigma, max(psfs.shape[-1], 2 * int(5 * model_psf_sigma) + 3))
+    sharper = (psfs**2).sum((1, 2)) > NARROW * ((model / model.sum()) ** 2).sum()
+    what = f"is narrower than the model's, a Gaussian of {model_psf_sigma:g} pixels"
+    mend = "remove the {} such PSF(s) with their stamps, or set a smaller `data.model_psf_sigma`"
+    _no_bad(name, sharper, "PSF", what, mend)
+
+
+def _kernels(name: str, psfs: np.ndarray, box: int, model_psf_sigma: float | None):
     """Return transforms of difference kernels, on a grid for boxes of this side."""
     reach = min(psfs.shape[-1] // 2, box - 1)  # pixels further apart share no box
-    kernels = difference_kernels(psfs, model_psf_sigma).kernels
+    kernels, error = difference_kernels(psfs, model_psf_sigma)
+    what = f"differs by more than {MOST_ERROR:.0%} from what its kernel and the model's PSF give"
+    mend = "give the {} such PSF(s) with more of their wings, in more pixels"
+    _no_bad(name, error > MOST_ERROR, "PSF", what, mend)
     middle = psfs.shape[-1] // 2
     kernels = kernels[:, middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
     # What wraps around falls outside of the box that is cut from the middle.
