@@ -110,8 +110,8 @@ def _stamps_of_results(results: str, folder: Path, box: int, min_snr: float) -> 
     identity = json.dumps([field_digest(result), box, min_snr])
     if path.exists():
         other = (
-            "another field, box or --min-snr, or of the field as it was deblended before; train in a "
-            "new folder (--output)"
+            "another field, box or --min-snr, or to an earlier outcome of this field; train in a new "
+            "folder (--output)"
         )
         read_archive(
             path, kind=kind, version=version, mend="delete it", identity=identity, other=other

@@ -147,14 +147,14 @@ def test_the_command_learns_from_the_galaxies_of_a_field(result, tmp_path, monke
     assert CliRunner().invoke(main, [*command, "--min-snr", "100"]).exit_code == 0
     ended = CliRunner().invoke(main, [*command, "--min-snr", "90"])
     assert ended.exit_code == 2
-    assert "another field, box or --min-snr; train in a new folder" in ended.stderr
+    assert "another field, box or --min-snr, or to an earlier outcome" in ended.stderr
     # So does the same folder after another run.
     again = dataclasses.replace(result, catalog=result.catalog.copy())
     again.catalog["chi2"] += 0.01
     monkeypatch.setattr(_stamps, "open_field", lambda folder: again)
     ended = CliRunner().invoke(main, [*command, "--min-snr", "100"])
     assert ended.exit_code == 2
-    assert "or of the field as it was deblended before" in ended.stderr
+    assert "or to an earlier outcome of this field; train in a new folder" in ended.stderr
     (tmp_path / "own.toml").write_text(RECIPE.replace("start", "noisy = 'a.npz'\nstart"))
     ended = CliRunner().invoke(main, command)
     assert ended.exit_code == 2
