@@ -215,7 +215,9 @@ def without_folders(recipe: Recipe) -> Recipe:
     Where they lay is nobody else's business, and says nothing on another machine.
     """
     data = recipe.data
-    changes = {n: Path(v).name for n in ("path", "noisy") if (v := getattr(data, n))}
+    changes: dict[str, Any] = {
+        n: Path(v).name for n in ("path", "noisy") if (v := getattr(data, n))
+    }
     if data.start is not None and _is_path(data.start):
         name = Path(data.start).name
         # A folder may have the name of a shipped prior.
