@@ -124,6 +124,8 @@ def test_files(result, tmp_path):
             "SOURCE2_B",
             "RESIDUAL",
             "RESIDUAL2",
+            "FLUX_COVARIANCE",
+            "MEASURED_FLUX_COVARIANCE",
         ]
         assert hdus["SOURCE_A"].data.shape == (2, 22, 22)
         assert hdus["SOURCE2_A"].data.shape == (1, 32, 32)
