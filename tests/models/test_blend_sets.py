@@ -86,7 +86,13 @@ def test_truth_is_consistent(three):
 
 @pytest.mark.parametrize("name", [one.name for one in SURVEYS if one.galaxies])
 def test_surveys_have_their_bands_and_pixels(galsim, name, tmp_path):
-    bands, scale = {"lsst": ("ugrizy", 0.2), "hsc": ("grizy", 0.168), "ztf": ("gri", 1.01)}[name]
+    bands, scale = {
+        "lsst": ("ugrizy", 0.2),
+        "hsc": ("grizy", 0.168),
+        "ztf": ("gri", 1.01),
+        "euclid": (("VIS",), 0.1),
+        "hst": ("YJ", 0.08),
+    }[name]
     facts = survey(name)
     assert (facts.bands, facts.scale) == (bands, scale)
     made = write_set(tmp_path / "set.npz", simulate_set(name, 1, seed=2, sources=(2, 2)))
