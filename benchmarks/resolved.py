@@ -4,7 +4,6 @@
     scorepriors evaluate set.npz --method parametric --json parametric.json
     scorepriors evaluate set.npz --method map --prior mine.safetensors --json map.json
     python benchmarks/resolved.py table parametric=parametric.json map=map.json
-    python benchmarks/resolved.py figure set.npz --prior mine.safetensors --output resolved.png
 
 ``simulate`` makes blends of two or three galaxies of 20 to 23.5 mag as Euclid's visible camera sees
 them, so that about a third have a signal to noise above 50.  Shapes: ``structured``, those of the
@@ -126,38 +125,6 @@ def _against(blends, base, value, rng) -> tuple[str, str]:
     return (f"{median:.4f} +- {spread[0]:.4f}", f"{median / reference:.2f} +- {spread[1]:.2f}")
 
 
-def figure(args) -> None:
-    """Draw the brightest galaxies of ten blends: truth, data, both models, what the prior made up."""
-    import jax.random as jr
-    import matplotlib.pyplot as plt
-
-    from scorepriors.inference import deblend, hallucination_map
-    from scorepriors.models.simulation._blend_sets import BlendSet
-
-    blends = BlendSet(args.file)
-    count = min(args.number, len(blends))
-    panels, axes = plt.subplots(count, 5, figsize=(9, 1.85 * count), squeeze=False)
-    names = ("data", "truth of one", "bulge and disk", "learned", "made up")
-    for index in range(count):
-        obs, truth = blends.observation(index), blends.truth(index)
-        found = deblend(obs, truth.center[:, ::-1], prior=args.prior)
-        best = int(np.argmax(truth.snr))
-        sigma = float(np.sqrt(1 / np.median(truth.weights)))
-        learned = np.asarray(found.model_images())[best, 0]
-        smooth = np.asarray(found.parametric.model_images())[best, 0]
-        shown = (obs.images[0], truth.convolved[best, 0], smooth, learned)
-        for axis, image in zip(axes[index], shown, strict=False):
-            axis.imshow(np.arcsinh(np.asarray(image) / (3 * sigma)), origin="lower", cmap="magma")
-        made = hallucination_map(found, key=jr.key(index))
-        axes[index, 4].imshow(np.asarray(made)[best], origin="lower", cmap="viridis")
-        for axis, name in zip(axes[index], names, strict=True):
-            axis.set_axis_off()
-            if index == 0:
-                axis.set_title(name, fontsize=9)
-    panels.tight_layout(pad=0.3)
-    panels.savefig(args.output, dpi=110)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parts = parser.add_subparsers(required=True)
@@ -171,12 +138,6 @@ def main() -> None:
     two = parts.add_parser("table")
     two.add_argument("methods", nargs="+", metavar="NAME=FILE[,FILE]")
     two.set_defaults(run=table)
-    three = parts.add_parser("figure")
-    three.add_argument("file")
-    three.add_argument("--prior", required=True)
-    three.add_argument("--number", type=int, default=10)
-    three.add_argument("--output", required=True)
-    three.set_defaults(run=figure)
     args = parser.parse_args()
     args.run(args)
 
