@@ -78,7 +78,9 @@ def memory_of_tree(pid: int) -> int:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 total += 1024 * int(line.split()[1])
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        # A scheduler starts its workers from a thread of its own.
+        threads = Path(f"/proc/{pid}/task").iterdir()
+        children = [one for task in threads for one in (task / "children").read_text().split()]
     except OSError:  # it ended just now
         return total
     return total + sum(memory_of_tree(int(one)) for one in children)
@@ -122,9 +124,13 @@ def as_blends(options, folder: Path, ours: dict) -> dict | None:
         near = np.flatnonzero(((places >= corner) & (places <= corner + CUTOUT - 1)).all(1))
         windows.append(field.window(*map(int, corner), CUTOUT, CUTOUT))
         ids = tuple(str(one) for one in near)
-        positions.append(Positions(ids, places[near] - corner, np.zeros(len(near), bool)))
+        is_point = np.array([str(one) == "point" for one in catalog["model"][near]])
+        positions.append(Positions(ids, places[near] - corner, is_point))
         own.append(int(np.flatnonzero(near == detection)[0]))
-    results = deblend_many(windows, positions, key=jax.random.key(0), progress=True)
+    # As the field fits them.
+    results = deblend_many(
+        windows, positions, key=jax.random.key(0), models="simplest", progress=True
+    )
     flux = np.array(
         [
             result.photometry.scaled(obs.flux_unit[1]).flux[one].sum()

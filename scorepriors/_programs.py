@@ -1,6 +1,7 @@
 """Compiled programs: their cache on disk, and the memory mappings that they take."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,25 @@ def kept_programs() -> Path | None:
     if not folder or "://" in folder or not settings.jax_enable_compilation_cache:
         return None
     return Path(folder)
+
+
+#: Seconds after which mappings are counted again: of 40,000 that takes 75 ms.
+_AGAIN = 2.0
+
+_counted = -_AGAIN
+
+
+def make_room_now_and_then() -> None:
+    """Call `make_room_for_programs` unless that was done a moment ago.
+
+    For what is called often: a process that samples one model after the other, as a notebook or a
+    benchmark does, ran out of mappings after some fifteen models and was ended.
+    """
+    global _counted
+    now = time.monotonic()
+    if now - _counted >= _AGAIN:
+        _counted = now
+        make_room_for_programs()
 
 
 def make_room_for_programs() -> bool:

@@ -1,6 +1,6 @@
 """A finished field without a fit: round galaxies and stars with known light, and its catalog."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,11 @@ class StandInResult:
     def _mending(self, id):
         return np.array(self.sky), np.array(self.noise)
 
+    def fitted(self, row, column, height, width):
+        obs = self.field.window(row, column, height, width)
+        sky, noise = (np.array(one)[:, None, None] for one in (self.sky, self.noise))
+        return replace(obs, images=obs.images - sky, weights=obs.weights / noise**2)
+
     def model(self, row, column, height, width):
         return window_of(self.light, row, column, height, width)
 
@@ -92,7 +97,8 @@ def stand_in(*, shape=(150, 140), number=12, seed=0, wcs=True, zero_point=31.4):
         box = tuple(slice(f + size, f + 2 * size) for f in first)
         observed = (own[:, None, None] * seen).astype(np.float32)
         others = padded[:, *box] - observed
-        sources[one] = Source(one, image, first, own, observed, first, others)
+        model = own[:, None, None] * image
+        sources[one] = Source(one, image, first, own, model, observed, first, others)
     weights = np.ones(light.shape, np.float32)
     weights[:, 40:60, 100:120] = 0
     weights[0, :, :5] = 0

@@ -10,7 +10,7 @@ MacKay (2003), Information Theory, Inference, and Learning Algorithms, chapters 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -95,15 +95,25 @@ class Fitted(NamedTuple):
         Fitted scene of stars and parametric galaxies.
     rows
         Sources to weigh, ``[N]``.
-    parts
-        Their `windows`, if they are there already.
     """
 
     obs: Any
     positions: Positions
     scene: FittedScene
     rows: np.ndarray
-    parts: Sequence[Window] | None = None
+
+
+class Alone(NamedTuple):
+    """Log evidence of N sources as points and as galaxies against none, the others' light held.
+
+    Attributes
+    ----------
+    point, galaxy
+        Nats, ``[N]``.
+    """
+
+    point: Float[np.ndarray, " N"]
+    galaxy: Float[np.ndarray, " N"]
 
 
 def weigh(
@@ -143,14 +153,21 @@ def weigh_many(
 ) -> list[Weighed]:
     """Weigh sources of several scenes of the same bands and priors of spectra.
 
-    The stamps of all are fitted in one call: a source has the same stamp whatever the scene.
-
     Parameters
     ----------
     scenes
         The scenes.
     settings, star_share
         As for `weigh`.
+    """
+    each = zip(scenes, each_alone(scenes, settings), strict=True)
+    return [weighed(*one, star_share=star_share) for one in each]
+
+
+def each_alone(scenes: Sequence[Fitted], settings: Settings) -> list[Alone]:
+    """Return what sources of several scenes are by themselves, for `weighed`.
+
+    The stamps of all are fitted in one call: a source has the same stamp whatever the scene.
     """
     every = [stamp for one in scenes for stamp in _stamps(one.positions, one.scene, one.rows)]
     # Where a stamp has no data there is no evidence for anything.
@@ -168,15 +185,8 @@ def weigh_many(
         for kind, out in ("stars", point), ("profiles", galaxy):
             alone = [_scene(every[k], of_rows[k][0], settings, kind) for k in kept]
             out[kept] = _evidences(alone, [of_rows[k][1] for k in kept], settings) - nothing
-    found, first = [], 0
-    for one in scenes:
-        mine = slice(first, first + len(one.rows))
-        first += len(one.rows)
-        odds = star_share
-        if odds is None:
-            odds = nearest_survey(one.obs.pixel_scale).stars
-        found.append(_weighed(one, point[mine], galaxy[mine], odds))
-    return found
+    ends = np.cumsum([len(one.rows) for one in scenes])[:-1]
+    return [Alone(*pair) for pair in zip(np.split(point, ends), np.split(galaxy, ends))]
 
 
 def _alike(stamps: Sequence["_Stamp"], numbers: Sequence[int]) -> list[list[int]]:
@@ -192,8 +202,27 @@ def _alike(stamps: Sequence["_Stamp"], numbers: Sequence[int]) -> list[list[int]
     return list(groups.values())
 
 
-def _weighed(one: Fitted, point: np.ndarray, galaxy: np.ndarray, odds: float) -> Weighed:
-    others, error = made_up(one.scene, one.rows, one.parts)
+def weighed(
+    one: Fitted,
+    alone: Alone,
+    *,
+    star_share: float | None = None,
+    parts: Iterable[Window] | None = None,
+) -> Weighed:
+    """Weigh the sources of one scene by what they are alone.
+
+    Parameters
+    ----------
+    one, alone
+        The scene, and its sources by themselves (`each_alone`).
+    star_share
+        As for `weigh`.
+    parts
+        The `windows` of the sources, if they are there already.
+    """
+    point, galaxy = alone
+    odds = nearest_survey(one.obs.pixel_scale).stars if star_share is None else star_share
+    others, error = made_up(one.scene, one.rows, parts)
     either = np.logaddexp(math.log(odds) + point, math.log1p(-odds) + galaxy)
     needed = either - others
     needed = np.where(needed > 0, with_misfit(needed, error), needed)

@@ -87,6 +87,12 @@ FITTED = (
         "more than a tenth of the light falls on pixels that lost half of their weight or more, since "
         "no source explains them",
     ),
+    Flag(
+        15,
+        "unsettled",
+        "in a field: the light of its neighbors changed after its last fit, by what moves the flux "
+        "of a point in its scene by a fifth of its error and more",
+    ),
 )
 
 #: Flags that a diagnosis adds.
@@ -120,7 +126,7 @@ SERIOUS_BITS = sum(FLAGS[word].value for word in SERIOUS)
 
 #: All flags in the order in which tables, pictures and pages name them: the worst first.
 SEVERITY = (
-    *SERIOUS, "no_data", "cut_off", "masked", "edge", "moved", "faint", "point",
+    *SERIOUS, "no_data", "cut_off", "unsettled", "masked", "edge", "moved", "faint", "point",
 )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
+from scorepriors.inference.fields._folder import NAME as RUN
+from scorepriors.inference.fields._result import load_scenes
 from scorepriors.models.data.positions._files import read_table
 from scorepriors.models.data.psfs._read import read_psf
 from scorepriors.models.simulation._fields_files import FIELD, SUMMARY, TRUTH
@@ -82,7 +84,7 @@ def evaluate_directory(
             Table(read_table(path)),
             psf_fwhm=field.psf_fwhm,
             mask=mask,
-            scenes=_scenes(folder),
+            scenes=load_scenes(folder / RUN),
         )
         for done, (name, run) in enumerate(PEERS.items() if peers else (), 1):
             report(done, 1 + len(PEERS), name)
@@ -192,15 +194,6 @@ def _catalog_path(directory: Path, folder: Path) -> Path:
         f"{folder} has no {CATALOGS[1]} or {CATALOGS[0]}; make it with `scorepriors deblend "
         f"{directory / FIELD} --output {folder}`."
     )
-
-
-def _scenes(folder: Path) -> Table | None:
-    """Return the scenes of the fit: of the run, or of the summary; None if neither has them."""
-    path = folder / "run" / "scenes.fits"
-    if path.is_file():
-        return Table(read_table(path))
-    listed = _read_json(folder / SUMMARY).get("scenes")
-    return Table(rows=listed) if isinstance(listed, list) and listed else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

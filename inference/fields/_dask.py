@@ -78,7 +78,14 @@ class _Packed:
     def value(self) -> Any:
         if self._payload is not None:
             data = self._payload
-            self._value = pickle.loads(data if isinstance(data, bytes) else data.read_bytes())
+            try:
+                read = data if isinstance(data, bytes) else data.read_bytes()
+            except FileNotFoundError as error:
+                raise InputError(
+                    f"a worker does not see {str(data)!r}: the folder of the results must be one that "
+                    "all workers see."
+                ) from error
+            self._value = pickle.loads(read)
             self._payload = None
         return self._value
 
@@ -202,8 +209,8 @@ def _value(future) -> Any:
         return future.result()
     except KilledWorker as error:
         raise InputError(
-            f"a task ended its worker {_DEATHS + 1} times, mostly for want of memory: give fewer "
-            "workers, or more memory to each; --resume (resume=True) goes on from what is done."
+            f"a task ended its worker {error.allowed_failures + 1} times, mostly for want of memory: give "
+            "fewer workers, or more memory to each; --resume (resume=True) goes on from what is done."
         ) from error
 
 

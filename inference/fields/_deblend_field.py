@@ -42,12 +42,21 @@ from ._again import weights_digest
 from ._engine import LOOKS, PASSES, Engine
 from ._executors import executor
 from ._folder import NAME as RUN
-from ._folder import facts_of, fingerprint, finish, held, is_finished, open_folder
+from ._folder import (
+    facts_of,
+    fingerprint,
+    finish,
+    held,
+    is_finished,
+    open_folder,
+    say_changed_files,
+)
 from ._plan import Cell
 from ._progress import FieldProgress
 from ._psfs import change_words
 from ._result import FieldResult, collect, load, save
 from ._tasks import Work, quiet
+from ._tile_mending import TileMending
 
 
 def deblend_field(
@@ -137,10 +146,12 @@ def deblend_field(
         # First, so that a scheduler that does not answer leaves the folder as it is.
         run = stack.enter_context(executor(workers=workers, scheduler=scheduler))
         run.folder = folder = open_folder(directory, mark, resume=resume, force=force)
+        if resume:
+            say_changed_files(folder, field.opened)
         if resume and is_finished(folder):
             return load_field_result(directory, field)
         own = temporary is not None
-        stack.enter_context(held(folder, mark, resume=resume, temporary=own))
+        stack.enter_context(held(folder, mark, field.opened, resume=resume, temporary=own))
         shown = stack.enter_context(FieldProgress(progress, dashboard=run.dashboard))
         engine = Engine(Work(field, settings, key), folder, run, shown, mend, asked)
         return _run(engine, positions, started, temporary)
@@ -182,15 +193,16 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
     scenes, light, rounds, unsettled = engine.finals(survey, census, cells, light)
     lap("final")
     groups = _groups(cells, len(census))
-    catalog, rows, found, places = collect(field, census, scenes, rounds, groups)
+    catalog, rows, found, places = collect(field, census, scenes, rounds, groups, unsettled)
     lap("catalog")
+    mending = TileMending(survey.sky, survey.noise)
     facts = {
         "num_sources": len(catalog),
         "num_added": int(census.added.sum()),
         "num_scenes": len(rows),
         "num_groups": int(groups.max()) + 1,
         "converged": int(np.sum(rows["converged"])),
-        "unsettled": unsettled,
+        "unsettled": len(unsettled),
         "shape": list(field.shape),
         "bands": list(field.bands),
         "doubts": said_once(survey.doubts | found["doubts"]),
@@ -199,6 +211,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         "noise_from_model": found["noise_from_model"],
         "psf_change": found["psf_change"],
         "noise_correlation": correlation_facts(field),
+        "mended_tiles": mending.facts(field.bands, field.shape),
         "seconds": seconds | {"total": round(time.monotonic() - started, 2)},
         "settings": _settings_facts(engine.work.settings, engine.mend),
         "versions": {
@@ -211,7 +224,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
     if said:
         note(said, FieldWarning)
     settings = engine.work.settings
-    result = FieldResult(field, catalog, rows, facts, light, places, temporary, settings)
+    result = FieldResult(field, catalog, rows, facts, light, places, temporary, settings, mending)
     save(engine.folder, result)
     finish(engine.folder, {"facts": facts, "opened": field.opened})
     return result
@@ -244,6 +257,7 @@ def load_field_result(directory: str | os.PathLike, field: Field | None = None) 
             # What its files say was said when the run began.
             warnings.simplefilter("ignore", UserWarning)
             field = Field.open(**known["opened"])
+        say_changed_files(folder, known["opened"])
     facts = known["facts"]
     if list(field.shape) != facts["shape"] or list(field.bands) != facts["bands"]:
         raise InputError(

@@ -194,10 +194,11 @@ class Engine:
 
     def finals(
         self, survey: Survey, census: Census, cells: Sequence[Cell], light: Light
-    ) -> tuple[list[SceneTask], Light, list[int], int]:
+    ) -> tuple[list[SceneTask], Light, list[int], list[int]]:
         """Deblend all scenes, and again those whose neighbors changed.
 
-        Returns the scenes, all light, how often each was fitted, and how many are not settled.
+        Returns the scenes, all light, how often each was fitted, and the numbers of those that are
+        not settled.
         """
         alone = [self._scene(survey, census, cell, False, None) for cell in cells]
         scenes = [scene._replace(before=self.profiled[scene.own_name]) for scene in alone]
@@ -212,7 +213,7 @@ class Engine:
             todo = [k for k, scene in enumerate(scenes) if changed(scene, light, survey.fwhm)]
             if not todo:
                 break
-        return scenes, light, rounds, len(todo)
+        return scenes, light, rounds, todo
 
     def _scene(self, survey: Survey, census: Census, cell: Cell, with_halo: bool, before):
         middle = np.array(cell.window[:2]) + (cell.window.size - 1) / 2

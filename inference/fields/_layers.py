@@ -139,9 +139,10 @@ def field_composer(result: Any, noise: np.ndarray):
 def significance_colors(strip: Strip, block: int = 1) -> np.ndarray:
     """Return the residual of all bands in units of its noise, as colors ``[h, w, 3]``.
 
-    Red is light that the model lacks; pixels without data are gray.
+    Red is light that the model lacks; pixels without data are gray.  It is that of the fit: without
+    the sky that was subtracted, and with the errors that were used.
     """
-    obs = strip.seen
+    obs = strip.fitted
     used = obs.weights > 0
     pulls = np.where(used, (obs.images - strip.model) * np.sqrt(obs.weights), 0).sum(0)
     number = used.sum(0)

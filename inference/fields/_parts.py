@@ -94,13 +94,18 @@ def read_arrays_of(place: Place, *names: str) -> tuple[np.ndarray, ...]:
         If the part is damaged.
     """
     try:
-        archive = _opened(place.part)
+        about = place.part.stat()
+        archive = _opened(place.part, (about.st_mtime_ns, about.st_size, about.st_ino))
         return tuple(archive[f"{place.number}/{name}"] for name in names)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(f"{place.part} cannot be read: {_MEND}.") from error
 
 
 @lru_cache(maxsize=16)
-def _opened(part: Path):
-    """Return an open part: scenes of one batch are read one after the other, and never change."""
+def _opened(part: Path, state: tuple[int, ...]):
+    """Return an open part: scenes of one batch are read one after the other.
+
+    A run that replaces another (``force``) writes parts of the same names, hence the `state` of the
+    file: what was open is the part that was deleted.
+    """
     return np.load(part, allow_pickle=False)

@@ -15,9 +15,10 @@ from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress
 from scorepriors.inference.deblending._catalog import EDGE, description, sky_columns
-from scorepriors.inference.deblending._flags import FLAGS
+from scorepriors.inference.deblending._flags import FLAGS, bands_of, words_of
 from scorepriors.inference.deblending._options import Settings
 from scorepriors.inference.deblending._result import Deblended
+from scorepriors.models.data._observation import Observation
 from scorepriors.models.noise._diagonal import Diagonal
 from scorepriors.models.rendering._exposure import Exposure
 from scorepriors.models.rendering._kernels import kernels_of
@@ -29,6 +30,7 @@ from ._parts import Place, Record, read_arrays_of, read_part
 from ._plan import Window
 from ._psfs import change_facts
 from ._tasks import SceneTask, Work
+from ._tile_mending import TileMending
 
 #: Share of the scenes from which on a doubt about them is one about the field; single ones have flags.
 MANY = 0.02
@@ -54,6 +56,9 @@ class Source:
         Row and column of its first pixel in the field.
     flux
         Fluxes ``[B]`` of the mode, in the unit of the image.
+    model
+        The source at the model's resolution in every band, ``[B, n, n]``: the morphology times the
+        fluxes, and what two parts of different colors add to it.
     observed
         The source as observed, ``[B, m, m]``.
     observed_corner
@@ -66,6 +71,7 @@ class Source:
     morphology: np.ndarray
     corner: tuple[int, int]
     flux: np.ndarray
+    model: np.ndarray
     observed: np.ndarray
     observed_corner: tuple[int, int]
     others: np.ndarray
@@ -85,7 +91,8 @@ class FieldResult:
         (found in what a first fit left), ``p_star``, ``evidence`` and ``model``.  x and y are pixels of the field.
     scenes
         A row for each scene: ``scene``, ``row``, ``column``, ``size`` (its window),
-        ``num_sources``, ``round`` (number of final fits), ``converged``, ``chi2``, ``seconds``,
+        ``num_sources``, ``round`` (number of final fits), ``settled`` (whether the light of its
+        neighbors stayed as it was in the last of them), ``converged``, ``chi2``, ``seconds``,
         ``down_weighted`` (pixels of all bands that lost weight as outliers).
     facts
         Facts for a summary, ready for JSON.
@@ -99,10 +106,19 @@ class FieldResult:
     _places: tuple[Place, ...]
     _kept: Any = None
     _settings: Settings | None = None
+    _tiles: TileMending | None = None
 
     def model(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         """Return the light of all sources in a window, ``[B, height, width]``."""
         return self._light.window(row, column, height, width)
+
+    def fitted(self, row: int, column: int, height: int, width: int) -> Observation:
+        """Return the pixels of a window as they were fitted: without sky, with rescaled errors.
+
+        Those of the file if nothing was subtracted and no error rescaled.
+        """
+        obs = self.field.window(row, column, height, width)
+        return obs if self._tiles is None else self._tiles.of(obs, row, column, self.field.shape)
 
     def kept(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         """Return the share of their weight that the pixels of a window kept, ``[B, height, width]``.
@@ -150,12 +166,18 @@ class FieldResult:
         exposure = Exposure(blank, Diagonal(blank), kernels)
         at = np.array([[kernels.size // 2] * 2])
         drawn = exposure.render_on_host(image[None], at)[0] * flux[:, None, None]
+        model = image * flux[:, None, None]
+        if f"moved/{number}" in record.arrays:
+            moved = record.arrays[f"moved/{number}"]
+            gradient = record.arrays["gradient"][number][:, None, None]
+            drawn = drawn + exposure.render_on_host(moved[None], at)[0] * gradient
+            model = model + moved * gradient
         first = corner - kernels.size // 2
         # In the light of the field a source ends with the window of its scene.
         held = _within(first, whole, record.facts["window"], self.field.shape)
         others = self.model(int(first[0]), int(first[1]), whole, whole) - drawn * held
         corners = [(int(c[0]), int(c[1])) for c in (corner, first)]
-        return Source(str(id), image, corners[0], flux, drawn, corners[1], others)
+        return Source(str(id), image, corners[0], flux, model, drawn, corners[1], others)
 
     def _mending(self, id: str) -> tuple[np.ndarray, np.ndarray]:
         """Return sky and factors of errors ``[B]`` with which the scene of a source was fitted."""
@@ -245,6 +267,8 @@ def save(folder: Path, result: FieldResult) -> None:
     arrays = {"number": np.array([place.number for place in result._places])}
     if result.field.correlation is not None:
         arrays["correlation"] = np.asarray(result.field.correlation)
+    if result._tiles is not None:
+        arrays |= {f"tiles/{name}": value for name, value in result._tiles._asdict().items()}
     facts: dict[str, Any] = {
         "parts": [str(place.part.relative_to(folder)) for place in result._places],
         "light": result._light.path.name,
@@ -276,13 +300,38 @@ def load(folder: Path, field: Any, facts: dict[str, Any]) -> FieldResult:
     if not light.is_there:
         raise InputError(f"there is no {light.path}: {mend}.")
     catalog, scenes = QTable(), Table()
-    for kind, table in (("catalog", catalog), ("scenes", scenes)):
-        for number, about in enumerate(found[kind]):
-            values = arrays[f"{kind}/{number}"]
-            unit = about["unit"]
-            table[about["name"]] = values if unit is None else values * u.Unit(unit)
-            table[about["name"]].info.description = about["description"]
-    return FieldResult(field, catalog, scenes, facts, light, tuple(places))
+    _fill(catalog, "catalog", arrays, found)
+    _fill(scenes, "scenes", arrays, found)
+    mending = None
+    if "tiles/sky" in arrays:
+        mending = TileMending(arrays["tiles/sky"], arrays["tiles/noise"])
+    return FieldResult(field, catalog, scenes, facts, light, tuple(places), _tiles=mending)
+
+
+def load_scenes(folder: Path) -> Table | None:
+    """Return the scenes of a finished run without its image; None if there is no such run."""
+    if not (folder / _NAME).is_file():
+        return None
+    mend = "begin the run anew with --force"
+    scenes = Table()
+    arrays, found = read_archive(
+        folder / _NAME,
+        kind=_KIND,
+        version=_VERSION,
+        mend=mend,
+        only=lambda name: name.startswith("scenes/"),
+    )
+    _fill(scenes, "scenes", arrays, found)
+    return scenes
+
+
+def _fill(table: Table, kind: str, arrays: dict[str, np.ndarray], found: dict[str, Any]) -> None:
+    """Put into a table the columns that `save` wrote of it."""
+    for number, about in enumerate(found[kind]):
+        values = arrays[f"{kind}/{number}"]
+        unit = about["unit"]
+        table[about["name"]] = values if unit is None else values * u.Unit(unit)
+        table[about["name"]].info.description = about["description"]
 
 
 def collect(
@@ -291,6 +340,7 @@ def collect(
     scenes: Sequence[SceneTask],
     rounds: Sequence[int],
     groups: np.ndarray,
+    unsettled: Sequence[int],
 ) -> tuple[QTable, Table, dict[str, Any], tuple[Place, ...]]:
     """Collect the records of scenes.
 
@@ -304,6 +354,8 @@ def collect(
         Scenes with their last records, and how often each was fitted.
     groups
         Number of the group of every source, ``[N]``.
+    unsettled
+        Numbers of the scenes whose neighbors' light changed after their last fit.
 
     Returns
     -------
@@ -312,6 +364,14 @@ def collect(
         ``noise_from_model`` and ``psf_change`` (`change_facts`).
     """
     records = _records(scenes)
+    if all(np.isnan(record.arrays["spectrum"]).all() for record in records):
+        said = next((r.facts["failed"] for r in records if r.facts.get("failed")), None)
+        why = (
+            "no source of the field has any data"
+            if said is None
+            else f"no scene can be fitted: {said}"
+        )
+        raise InputError(f"{why.rstrip('.')}; compare the places of the sources with the image.")
     ids = [name for record in records for name in record.facts["ids"]]
     order = _order(ids, census.ids)
     table = QTable()
@@ -325,6 +385,7 @@ def collect(
     scene = np.repeat(np.arange(len(records)), [len(r.facts["ids"]) for r in records])[order]
     windows = np.array([r.facts["window"] for r in records])[scene]
     _mark_edges(table, windows, field.shape)
+    _mark(table, "unsettled", np.isin(scene, unsettled))
     if field.wcs is not None:
         found = sky_columns(np.asarray(table["y"]), np.asarray(table["x"]), covariance, field.wcs)
         after = table.colnames.index("y_err") + 1
@@ -352,6 +413,7 @@ def collect(
             "size": [r.facts["window"][2] for r in records],
             "num_sources": [len(r.facts["ids"]) for r in records],
             "round": list(rounds),
+            "settled": ~np.isin(np.arange(len(records)), unsettled),
             "converged": [r.facts["converged"] for r in records],
             "chi2": [r.facts["chi2"] for r in records],
             "seconds": [r.facts["seconds"] for r in records],
@@ -367,6 +429,11 @@ def collect(
             f"pixels from row {row}, column {column} ({failed[0]['failed']}); their sources have no flux "
             "and the flag not_converged."
         )
+    if unsettled and len(unsettled) >= MANY * len(records):
+        said["unsettled"] = (
+            f"in {len(unsettled)} of {len(records)} scenes the light of neighbors still changed after the "
+            "last fit, by what moves the flux of a point by a fifth of its error and more (flag unsettled)."
+        )
     facts = {
         "doubts": said,
         "scene_doubts": counts,
@@ -378,7 +445,7 @@ def collect(
 
 
 #: Beginnings of the names of arrays that become columns.
-_COLUMNS = ("column/", "center_covariance")
+_COLUMNS = ("column/", "center_covariance", "spectrum")
 
 
 def _text(name: str, bands: Sequence[str]) -> str | None:
@@ -417,15 +484,17 @@ def _mark_edges(table: QTable, windows: np.ndarray, shape: tuple[int, int]) -> N
     distance = np.minimum(place, np.array(shape) - 1 - place).min(1)
     last = windows[:, :2] + windows[:, 2:]
     at_border = ((windows[:, :2] <= 0) | (last >= np.array(shape))).any(1)
+    has = np.asarray(table["flag_bits"]) & FLAGS["edge"].value != 0
+    _mark(table, "edge", (distance < EDGE) | (has & at_border))
+
+
+def _mark(table: QTable, word: str, sources: np.ndarray) -> None:
+    """Give a flag to the sources of a mask ``[N]``, and take it from all others."""
     bits, words = np.asarray(table["flag_bits"]).copy(), [str(w) for w in table["flags"]]
-    edge = FLAGS["edge"]
-    for k, far in enumerate(distance):
-        has = bool(bits[k] & edge.value)
-        should = bool(far < EDGE) or (has and bool(at_border[k]))
-        if has != should:
-            rest = [w for w in words[k].split(",") if w not in ("ok", edge.word)]
-            words[k] = ",".join(([edge.word] if should else []) + rest) or "ok"
-            bits[k] = (bits[k] & ~edge.value) | (edge.value if should else 0)
+    value = FLAGS[word].value
+    for k in np.flatnonzero((bits & value != 0) != sources):
+        bits[k] = (bits[k] & ~value) | (value if sources[k] else 0)
+        words[k] = words_of(int(bits[k]), bands_of(words[k]))
     for name, values in (("flags", words), ("flag_bits", bits)):
         text = table[name].info.description
         table[name] = values

@@ -14,7 +14,10 @@ SEEN = 1e-3
 
 
 def changed(scene: SceneTask, light: Light, fwhm: float) -> bool:
-    """Return whether the light of others moves a flux of the scene by more than `CHANGE`.
+    """Return whether the light of others moves the flux of a point in the scene by more than `CHANGE`.
+
+    A point at the place of each source: that of a galaxy of several widths of the PSF moves by up to as
+    many times more of its error for a fixed shape.
 
     Parameters
     ----------

@@ -47,6 +47,8 @@ class SourceStamp(NamedTuple):
         Light of all other sources there, ``[B, m, m]``.
     data, weights
         Pixels of the field there and their inverse variances, ``[B, m, m]``.
+    sky
+        Sky that was subtracted before the fit, ``[B, m, m]``; it is in `data`.
     observed_corner
         Row and column of their first pixel in the field.
     observed_wcs
@@ -64,24 +66,26 @@ class SourceStamp(NamedTuple):
     others: np.ndarray
     data: np.ndarray
     weights: np.ndarray
+    sky: np.ndarray
     observed_corner: tuple[int, int]
     observed_wcs: WCS | None
 
     @property
     def alone(self) -> np.ndarray:
-        """Data minus the light of all others ``[B, m, m]``, NaN where masked."""
-        return np.where(self.weights > 0, self.data - self.others, np.float32(np.nan))
+        """Data minus sky and light of all others ``[B, m, m]``, NaN where masked."""
+        alone = self.data - self.sky - self.others
+        return np.where(self.weights > 0, alone, np.float32(np.nan))
 
     @property
     def residual(self) -> np.ndarray:
-        """Data minus the light of all sources ``[B, m, m]``, NaN where masked."""
+        """Data minus sky and light of all sources ``[B, m, m]``, NaN where masked."""
         return self.alone - self.observed
 
     def write(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write FITS, atomically.
 
         Extensions are the cubes MODEL (at the model's resolution), OBSERVED, DATA, ALONE (data
-        minus all others) and RESIDUAL, NaN where masked, and CATALOG with the source's row.
+        minus sky and all others) and RESIDUAL, NaN where masked, and CATALOG with the source's row.
 
         Parameters
         ----------
@@ -159,19 +163,19 @@ def source(
     found = result.source(str(result.catalog["id"][row]))
     side, size = found.observed.shape[-1], found.morphology.shape[-1]
     seen = result.field.window(*found.observed_corner, side, side)
-    model = found.morphology * np.asarray(found.flux)[:, None, None]
     return SourceStamp(
         id=str(found.id),
         row=result.catalog[row : row + 1],
         bands=tuple(result.field.bands),
         unit=result.field.unit,
-        model=model,
+        model=found.model,
         corner=(int(found.corner[0]), int(found.corner[1])),
         wcs=result.field.window(*found.corner, size, size).wcs,
         observed=found.observed,
         others=found.others,
         data=seen.images,
         weights=seen.weights,
+        sky=seen.images - result.fitted(*found.observed_corner, side, side).images,
         observed_corner=(int(found.observed_corner[0]), int(found.observed_corner[1])),
         observed_wcs=seen.wcs,
     )

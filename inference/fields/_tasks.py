@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scorepriors._errors import InputError
 from scorepriors._loops import interrupts_at_once
 from scorepriors._threads import one_thread
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._deblend import Run
 from scorepriors.inference.deblending._doubts import doubts_of_fit
-from scorepriors.inference.deblending._evidence import Fitted, Weighed, weigh_many
+from scorepriors.inference.deblending._evidence import Fitted, Weighed, each_alone, weighed
 from scorepriors.inference.deblending._flags import FLAGS, words_of
+from scorepriors.inference.deblending._local import Window as Part
 from scorepriors.inference.deblending._local import windows
 from scorepriors.inference.deblending._missing import missing
 from scorepriors.inference.deblending._options import Settings
@@ -172,13 +172,17 @@ def fit_profiles(work: Work, batch: BatchTask) -> dict[str, Any]:
         each = []
         for scene, b, one in zip(scenes, blends, fitted, strict=True):
             own = np.arange(len(scene.own.ids))
-            each.append(Fitted(b.obs, b.positions, one, own, list(windows(one, own))))
-        weighed = weigh_many(each, settings)
-        lacks = [_lacks(*one) for one in zip(scenes, each, strict=True)]
+            each.append(Fitted(b.obs, b.positions, one, own))
+        looks = []
+        for scene, whole, alone in zip(scenes, each, each_alone(each, settings), strict=True):
+            # Windows are larger than all else of a scene: those of one scene at a time are there.
+            parts = list(windows(whole.scene, whole.rows))
+            looks.append((weighed(whole, alone, parts=parts), _lacks(scene, whole, parts)))
+            del parts
         seconds = (time.monotonic() - started) / len(fitted)
         return [
-            _profile_record(*one, seconds)
-            for one in zip(scenes, fitted, weighed, lacks, strict=True)
+            _profile_record(scene, one, *look, seconds)
+            for scene, one, look in zip(scenes, fitted, looks, strict=True)
         ]
 
     return _fit(work, batch, fit)
@@ -212,7 +216,9 @@ def _fit(work: Work, batch: BatchTask, fit: Callable) -> dict[str, Any]:
             fit, [(k, batch.scenes[k], _mended(batch.scenes[k], images[k])) for k in seen]
         )
     records = [
-        found[k] if isinstance(found.get(k), Record) else _blank(work, scene, found.get(k))
+        found[k]
+        if isinstance(found.get(k), Record)
+        else _blank(work, scene, batch.light, found.get(k))
         for k, scene in enumerate(batch.scenes)
     ]
     write_part(batch.part, records)
@@ -228,7 +234,7 @@ def _each(fit: Callable, scenes: list[tuple[int, SceneTask, Observation]]) -> di
         return {}
     try:
         records = fit([scene for _, scene, _ in scenes], [obs for *_, obs in scenes])
-    except (np.linalg.LinAlgError, InputError) as error:
+    except (ValueError, ArithmeticError) as error:
         if len(scenes) == 1:
             return {scenes[0][0]: str(error)}
         return {k: one for item in scenes for k, one in _each(fit, [item]).items()}
@@ -285,19 +291,24 @@ def mended(obs: Observation, sky: np.ndarray, noise: np.ndarray) -> Observation:
     return replace(obs, images=images, weights=obs.weights / noise[:, None, None] ** 2)
 
 
-def _blank(work: Work, scene: SceneTask, failed: str | None = None) -> Record:
+def _blank(work: Work, scene: SceneTask, light: Light | None, failed: str | None = None) -> Record:
     """Return the record of a scene without any data, or that can't be fitted.
 
-    It has no flux, and a flag that says which of both it is.
+    It has no flux, and a flag that says which of both it is.  The light that an earlier fit found
+    stays: without it neighbors would be fitted to these sources as well.
     """
     count, bands, size = len(scene.own.ids), work.field.bands, scene.window.size
     nothing = np.zeros((len(bands), size, size), np.float32)
+    own, others = nothing, nothing
+    if failed is not None and scene.before is not None and light is not None:
+        (own,) = read_arrays_of(scene.before, "light")
+        others = light.of(scene.window) - own
     bits = FLAGS["no_data" if failed is None else "not_converged"].value
     words = words_of(bits, bands)
     unknown = np.full(count, np.nan)
     arrays = {
-        "light": nothing,
-        "others": nothing,
+        "light": own,
+        "others": others,
         "deviation": np.full(len(bands), np.inf),
         "center_covariance": np.full((count, 2, 2), np.nan),
         "spectrum": np.full((count, len(bands)), np.nan),
@@ -345,15 +356,13 @@ def _blend(work: Work, scene: SceneTask, obs: Observation, others: np.ndarray | 
     return prepare(obs, positions, work.settings, None if others is None else [others], sky)
 
 
-def _lacks(scene: SceneTask, fitted: Fitted) -> np.ndarray:
+def _lacks(scene: SceneTask, fitted: Fitted, parts: Sequence[Part]) -> np.ndarray:
     """Return row, column and significance of sources that a scene lacks near its own, ``[M, 3]``.
 
     None beside hidden sources, whose light goes on beyond what is masked.
     """
     own = fitted.rows
-    places, gain = missing(
-        fitted.obs, fitted.scene, rows=own, parts=fitted.parts, least=WORTH_A_FIT
-    )
+    places, gain = missing(fitted.obs, fitted.scene, rows=own, parts=parts, least=WORTH_A_FIT)
     apart = np.linalg.norm(places[:, None] - fitted.scene.center, axis=-1)
     mine = np.isin(apart.argmin(1), own) if len(places) else np.zeros(0, bool)
     places = places + np.array(scene.window[:2])
@@ -363,14 +372,14 @@ def _lacks(scene: SceneTask, fitted: Fitted) -> np.ndarray:
 
 
 def _profile_record(
-    scene: SceneTask, fitted: FittedScene, weighed: Weighed, lacks: np.ndarray, seconds: float
+    scene: SceneTask, fitted: FittedScene, found: Weighed, lacks: np.ndarray, seconds: float
 ) -> Record:
     own = slice(len(scene.own.ids))
     arrays = {
         "light": fitted.convolved[0][own].sum(0),
         "is_structured": np.array(int(fitted.fit.num_iterations) >= ITERATIONS),
-        "p_star": weighed.p_star,
-        "evidence": weighed.needed,
+        "p_star": found.p_star,
+        "evidence": found.needed,
         "lacks": lacks,
     }
     return Record(arrays, _facts(scene, fitted, seconds))
@@ -406,9 +415,12 @@ def _final_record(
     }
     if result.kept is not None:
         arrays["kept"] = np.asarray(result.kept[0], np.float32)
-    for number, (image, corner) in enumerate(_boxes(found)):
+    for number, (image, moved, corner) in enumerate(_boxes(found)):
         arrays[f"image/{number}"] = np.asarray(image / image.sum(), np.float32)
         arrays[f"corner/{number}"] = corner + first
+        if found.gradient is not None and moved is not None:
+            arrays[f"moved/{number}"] = np.asarray(moved, np.float32)
+            arrays["gradient"] = found.gradient
     facts = _facts(scene, found, seconds) | {
         "units": {n: str(table[n].unit) for n in table.colnames if table[n].unit is not None},
         "descriptions": {n: table[n].info.description for n in table.colnames},
@@ -435,13 +447,26 @@ def _facts(scene: SceneTask, fitted: FittedScene, seconds: float) -> dict[str, A
     }
 
 
-def _boxes(found: FittedScene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield images and first pixels of the boxes of sources, in the order of the catalog."""
+def _boxes(found: FittedScene) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:
+    """Yield images, those of color gradients, and first pixels of the boxes of sources.
+
+    In the order of the catalog; sources of one color have no gradient (None).
+    """
     boxes = found.scene.morphologies(found.fit.values)
     images = [image for box in boxes for image in box.image]
+    moved = [
+        None if box.gradient is None else box.gradient.image[k]
+        for box in boxes
+        for k in range(len(box.image))
+    ]
     corners = [corner for box in boxes for corner in box.corner]
     for slot in found.scene.order:
-        yield np.asarray(images[slot]), np.asarray(corners[slot])
+        own = moved[slot]
+        yield (
+            np.asarray(images[slot]),
+            None if own is None else np.asarray(own),
+            np.asarray(corners[slot]),
+        )
 
 
 def _deviation(weights: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ import optax
 
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
+from scorepriors._programs import make_room_now_and_then
 from scorepriors._progress import Progress, reporting
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._status import FitStatus
@@ -235,6 +236,7 @@ def fit_map(
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     instead = ", with `in_axes` for many fits at once"
     refuse_tracing("fit_map", bound, key, init, scale, tolerance, instead=instead)
+    make_room_now_and_then()
     problem = _problem(bound, init, scale, key, tolerance, in_axes, side_by_side)
     limits = _limits(problem, max_iterations, is_default, verify)
     batch, num_fits = problem.batch, problem.num_fits

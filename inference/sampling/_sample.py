@@ -14,6 +14,7 @@ import numpy as np
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
+from scorepriors._programs import make_room_now_and_then
 from scorepriors._progress import Progress, reporting
 from scorepriors.inference._moved import moved_keywords
 from scorepriors.inference._posterior import Posterior, posterior
@@ -152,6 +153,7 @@ def sample(
     counts = _counts(sampler, num_warmup, most, num_chains)
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     refuse_tracing("sample", bound, key, init)
+    make_room_now_and_then()
     if not bound.sites():
         raise InputError(
             "the model has no free site to sample: every site is observed or discrete."

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from scorepriors.inference.fields._again import settings_again
 from scorepriors.inference.fields._plan import Window
 from scorepriors.inference.fields._progress import FieldProgress
 from scorepriors.inference.fields._psfs import psf_change
+from scorepriors.inference.fields._stamps import source
 from scorepriors.inference.fields._tasks import Work
 from scorepriors.models import Field, FieldWarning, Observation, Positions, gaussian_psf
 from scorepriors.models.data._tiles import tiles
@@ -276,6 +278,82 @@ def test_a_scene_that_cannot_be_fitted_ends_nothing(field, monkeypatch):
     assert "Singular matrix" in found.facts["doubts"]["failed"]
     pull = ((table["flux_i"].value - 1.4 * FLUXES) / table["flux_err_i"].value)[~lost]
     assert np.abs(pull).max() < 4
+    # The light that its first fit found stays, so that no neighbor is fitted to it.
+    row, column = np.round(PLACES[2]).astype(int)
+    light = found.model(row - 12, column - 12, 25, 25).sum((1, 2))
+    assert (light > 0.7 * np.array([0.6, 1.4]) * FLUXES[2]).all()
+
+
+def test_a_second_run_in_one_process_is_of_its_own_pixels(field, tmp_path):
+    one = [positions(PLACES[2:3])]
+    first = deblend_field(field, *one, free_form=False, output=tmp_path)
+    before = float(first.model(50, 70, 40, 40).sum())
+    twice = replace(field, images=2 * field.images)
+    again = deblend_field(twice, *one, free_form=False, output=tmp_path, force=True)
+    # Parts have the names of the first run's.
+    assert again.model(50, 70, 40, 40).sum() == pytest.approx(2 * before, rel=0.05)
+    assert again.source("a").others.sum() == pytest.approx(0, abs=0.02 * before)
+
+
+def test_scenes_that_are_not_settled_say_so(field, monkeypatch):
+    monkeypatch.setattr(_engine, "FINALS", 1)
+    seen = []
+
+    def first_one(scene, light, fwhm):
+        seen.append(scene.own.ids)
+        return len(seen) == 1
+
+    monkeypatch.setattr(_engine, "changed", first_one)
+    found = deblend_field(field, positions(), free_form=False)
+    flagged = {str(row["id"]) for row in found.catalog if "unsettled" in row["flags"].split(",")}
+    assert flagged == set(seen[0])
+    assert len(flagged) < len(found.catalog)
+    assert (np.asarray(found.catalog["flag_bits"]) >> 15 & 1).sum() == len(flagged)
+    assert np.count_nonzero(~np.asarray(found.scenes["settled"])) == 1
+    assert "in 1 of" in found.facts["doubts"]["unsettled"]
+
+
+def test_what_was_subtracted_is_in_the_result(field, folder, tmp_path):
+    with_sky = replace(field, images=field.images + np.array([0.2, 0.0])[:, None, None])
+    found = deblend_field(
+        with_sky, positions(), free_form=False, subtract_sky=True, output=tmp_path
+    )
+    (tile,) = found.facts["mended_tiles"]
+    assert tile["sky"]["g"] == pytest.approx(0.2, abs=0.03)
+    assert tile["noise_factor"] == {"g": 1.0, "i": 1.0}
+    assert (tile["row"], tile["column"], tile["height"], tile["width"]) == (0, 0, *field.shape)
+    again = load_field_result(tmp_path, field=Field.of(with_sky))
+    for one in (found, again):
+        fitted = one.fitted(-3, 10, 40, 50)
+        seen = fitted.weights > 0
+        changed = (Field.of(with_sky).window(-3, 10, 40, 50).images - fitted.images)[seen]
+        np.testing.assert_allclose(
+            np.unique(np.round(changed, 3)).max(), tile["sky"]["g"], atol=1e-3
+        )
+    stamp = source(found, "e")
+    assert abs(np.nanmean(stamp.residual[0])) < 0.03
+    assert np.nanmean(stamp.data[0] - stamp.alone[0] - stamp.others[0]) == pytest.approx(
+        tile["sky"]["g"], abs=1e-3
+    )
+
+
+def test_a_source_of_two_colors_has_both(tmp_path):
+    place = np.array([[40.0, 42.0]])
+    rows, columns = np.indices((80, 84))
+    r2 = (rows - 40.0) ** 2 + (columns - 42.0) ** 2
+    parts = [np.exp(-r2 / (2 * s**2)) / (2 * np.pi * s**2) for s in (2.0, 5.0)]
+    # The middle is in one band, the rest in the other.
+    image = 900 * np.stack([0.9 * parts[0] + 0.1 * parts[1], 0.1 * parts[0] + 0.9 * parts[1]])
+    obs = replace(
+        observation((80, 84), place, [1.0]),
+        images=(image + np.random.default_rng(0).normal(0, SIGMA, image.shape)).astype(np.float32),
+    )
+    found = deblend_field(obs, positions(place), free_form=False, profile="two-color")
+    one = found.source("a")
+    assert np.abs(one.others).max() < 1e-3 * one.observed.max()
+    shape = one.model / one.model.sum((1, 2), keepdims=True)
+    assert np.abs(shape[0] - shape[1]).sum() > 0.3
+    np.testing.assert_allclose(one.model.sum((1, 2)), one.flux, rtol=0.02)
 
 
 def test_pixels_that_lost_weight_are_kept_in_a_map(result, field, tmp_path):
@@ -392,6 +470,37 @@ def test_a_source_without_data_has_no_flux_and_ends_nothing():
     assert np.abs(pull[[0, 2]]).max() < 4
     with pytest.raises(InputError, match="no data"):
         found.source("b")
+
+
+def test_a_field_without_any_data_is_said(field):
+    nothing = replace(field, weights=np.zeros_like(field.weights))
+    with pytest.raises(InputError, match="data"):
+        deblend_field(nothing, positions(), free_form=False)
+    holed = with_hole(field, slice(0, 60), slice(0, 60))
+    with pytest.raises(InputError, match="no source of the field has any data"):
+        deblend_field(holed, positions(PLACES[:1]), free_form=False)
+
+
+def test_a_file_that_was_written_again_is_said(tmp_path):
+    path = varying_field(tmp_path / "field.fits")
+    given = Positions(("a",), ROW_OF_FIVE[:1], ARE_STARS[:1])
+    with quietly():
+        deblend_field(Field.open(path), given, free_form=False, output=tmp_path / "out")
+        load_field_result(tmp_path / "out")
+    os.utime(path, ns=(1, 1))
+    with pytest.warns(FieldWarning, match="field.fits was written again since the run"):
+        load_field_result(tmp_path / "out")
+    with pytest.warns(FieldWarning, match="field.fits was written again since the run"):
+        deblend_field(
+            Field.open(path), given, free_form=False, output=tmp_path / "out", resume=True
+        )
+
+
+@contextmanager
+def quietly():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "in 1 of 1 scenes that of a corner")
+        yield
 
 
 def test_a_catalog_may_reach_far_beyond_the_field(field):

@@ -2,12 +2,13 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from astropy import units
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import QTable, Table
 from click.testing import CliRunner
 
 from scorepriors import InputError
@@ -18,6 +19,7 @@ from scorepriors.inference.evaluation._fields_figure import field_figure
 from scorepriors.inference.evaluation._fields_matching import match_sources, sort_detections
 from scorepriors.inference.evaluation._fields_run import open_field, truth_beside
 from scorepriors.inference.evaluation._peers import FieldImages, photutils_catalog, sep_catalog
+from scorepriors.inference.fields._result import FieldResult, save
 
 pytest.importorskip("galsim")
 
@@ -422,10 +424,19 @@ def test_parquet_is_read_and_scenes_of_the_run(folder, tmp_path):
     catalog = Table.read(folder / "deblended" / "catalog.fits")
     columns = {name: np.asarray(catalog[name]).astype(float) for name in catalog.colnames}
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "catalog.parquet")
+    result = evaluate_directory(folder, results=tmp_path, peers=False)
+    assert "near_border" not in result["codes"]["scorepriors"]["seams"]
     (tmp_path / "run").mkdir()
-    Table({"scene": [0.0], "row": [10], "column": [0], "size": [96]}).write(
-        tmp_path / "run" / "scenes.fits"
+    scenes = Table({"scene": [0.0], "row": [10], "column": [0], "size": [96]})
+    run = FieldResult(
+        SimpleNamespace(correlation=None),
+        QTable(catalog),
+        scenes,
+        {},
+        SimpleNamespace(path=tmp_path / "light.dat"),
+        (),
     )
+    save(tmp_path / "run", run)
     result = evaluate_directory(folder, results=tmp_path, peers=False)
     assert result["catalog"] == "catalog.parquet"
     assert {"near_border", "inside"} <= set(result["codes"]["scorepriors"]["seams"])

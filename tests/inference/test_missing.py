@@ -180,7 +180,7 @@ def test_of_a_field_each_scene_looks_about_its_own_sources(monkeypatch):
         window=(100, 200, 64),
         hidden=np.array([[100.0, 214.0, 3.0]]),
     )
-    looked = Fitted(None, None, SimpleNamespace(center=center), np.arange(1), [])
+    looked = Fitted(None, None, SimpleNamespace(center=center), np.arange(1))
     found = _tasks._lacks(scene_of, looked)
     # In pixels of the field, with the significance that such a gain is.
     np.testing.assert_allclose(found, [[110.0, 212.0, 4.0]])
