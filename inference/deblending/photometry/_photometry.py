@@ -33,7 +33,7 @@ from ._posterior import posterior_fluxes
 #: Factor of the posterior's width in the Gauss-Newton approximation, which exaggerates it for
 #: shapes that are hardly known, and the signal to noise at which half of it holds: of a
 #: source that is not there the shape does not matter.
-WIDTH, KNOWN = 0.74, 3.0
+WIDTH, KNOWN = 0.66, 3.0
 
 #: Share of the prior of shapes that stays when a flux is measured: without any, the shape of a
 #: source that is not there would be undetermined.  Positions keep theirs, which is the catalog's.
