@@ -246,12 +246,13 @@ class FieldResult:
         (None for none).
         """
         found = {}
-        for part in dict.fromkeys(place.part for place in self._places):
+        numbers: dict[Path, list[int]] = {}
+        for place in self._places:
+            numbers.setdefault(place.part, []).append(place.number)
+        for part, members in numbers.items():
             records = read_part(part, lambda name: name.startswith(("image/", "corner/")))
-            for place in self._places:
-                if place.part != part:
-                    continue
-                record = records[place.number]
+            for one in members:
+                record = records[one]
                 for number, name in enumerate(record.facts["ids"]):
                     if f"image/{number}" in record.arrays:
                         image, corner = (

@@ -1,6 +1,6 @@
 """Forced photometry of a whole field: scene by scene, each with the neighbors whose light it holds."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.wcs import NoConvergence
@@ -47,6 +47,7 @@ def forced_field(
     places = np.stack([np.asarray(catalog["y"], float), np.asarray(catalog["x"], float)], 1)
     known = result.shapes()
     shapes = [known.get(str(one)) for one in catalog["id"]]
+    spans = _Spans.of(shapes)
     count, bands = len(catalog), len(image.bands)
     flux, noise, of_shapes, alone = np.full((4, count, bands), np.nan)
     share, chi2 = np.zeros((count, bands)), np.full(count, np.nan)
@@ -55,7 +56,7 @@ def forced_field(
     seen_any, mended = False, set()
     with reporting(progress, "measuring scenes", len(result.scenes)) as report:
         for number, scene in enumerate(result.scenes):
-            found = _scene(result, image, scene, places, shapes, sky, variances)
+            found = _scene(result, image, scene, places, shapes, spans, sky, variances)
             report(number + 1, len(result.scenes), "")
             if found is None:
                 continue
@@ -98,7 +99,22 @@ def forced_field(
     )
 
 
-def _scene(result, image: Field, scene, places, shapes, sky, variances):
+class _Spans(NamedTuple):
+    """First pixels of the boxes of sources and those after the last, ``[N, 2]``, where known ``[N]``."""
+
+    first: np.ndarray
+    last: np.ndarray
+    known: np.ndarray
+
+    @classmethod
+    def of(cls, shapes) -> "_Spans":
+        known = np.array([shape is not None for shape in shapes], bool)
+        first = np.array([(0, 0) if shape is None else shape[1] for shape in shapes]).reshape(-1, 2)
+        side = np.array([0 if shape is None else len(shape[0]) for shape in shapes], int)
+        return cls(first, first + side[:, None], known)
+
+
+def _scene(result, image: Field, scene, places, shapes, spans: _Spans, sky, variances):
     """Measure one scene.
 
     Returns
@@ -116,12 +132,9 @@ def _scene(result, image: Field, scene, places, shapes, sky, variances):
     size = int(scene["size"])
     window = result.field.window(*first, size, size)
     mine = np.asarray(result.catalog["scene"]) == scene["scene"]
-    near = np.array(
-        [
-            shape is not None and _reaches(shape, first, size, mine[k])
-            for k, shape in enumerate(shapes)
-        ]
-    )
+    # The box of a source reaches into the window, or the source is the scene's own.
+    reaches = ((spans.last > first) & (spans.first < first + size)).all(1)
+    near = spans.known & (mine | reaches)
     rows = np.flatnonzero(near)
     if not (near & mine).any():
         return None
@@ -140,13 +153,6 @@ def _scene(result, image: Field, scene, places, shapes, sky, variances):
     )
     own = np.flatnonzero(mine[rows])
     return rows[own], own, measured(fixed, part, sky=sky, variances=variances)
-
-
-def _reaches(shape, first: np.ndarray, size: int, mine: bool) -> bool:
-    """Return whether the box of a source reaches into a window, or it is the scene's own."""
-    image, corner, _ = shape
-    last = np.asarray(corner) + len(image)
-    return mine or bool((last > first).all() and (corner < first + size).all())
 
 
 def _window_of(image: Field, window: Observation) -> Observation | None:
