@@ -19,8 +19,7 @@ from astropy.table import Table
 from scipy.ndimage import affine_transform
 
 from scorepriors._zoo import priors_for
-from scorepriors.inference import deblend_many
-from scorepriors.inference.deblending import _catalog as catalog
+from scorepriors.inference import catalog, deblend_many
 from scorepriors.inference.deblending._priors import load_priors
 from scorepriors.inference.evaluation._metrics import source_metrics, summarize
 from scorepriors.models import read_positions
