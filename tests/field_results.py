@@ -54,9 +54,9 @@ class StandInResult:
     def _mending(self, id):
         return np.array(self.sky), np.array(self.noise)
 
-    def fitted(self, row, column, height, width):
-        obs = self.field.window(row, column, height, width)
-        sky, noise = (np.array(one)[:, None, None] for one in (self.sky, self.noise))
+    def as_fitted(self, obs, row, column):
+        bands = len(obs.bands)
+        sky, noise = (np.array(one)[:bands, None, None] for one in (self.sky, self.noise))
         return replace(obs, images=obs.images - sky, weights=obs.weights / noise**2)
 
     def model(self, row, column, height, width):

@@ -95,7 +95,9 @@ class Mosaic:
                     block_mean(np.any(obs.weights > 0, axis=0, keepdims=True), block)[0] == 0
                 ] = NO_DATA
             self._put(name, strip.row, colors)
-        self._put("residual", strip.row, significance_colors(strip, self._blocks["residual"]))
+        # That of the fit: a sky that was subtracted is no light that the model lacks.
+        fitted = strip._replace(seen=self._result.as_fitted(obs, strip.row, 0))
+        self._put("residual", strip.row, significance_colors(fitted, self._blocks["residual"]))
         if "kept" in self._blocks:
             kept = self._result.kept(strip.row, 0, *obs.images.shape[1:])
             self._put("kept", strip.row, kept_colors(strip, kept, self._blocks["kept"]))
@@ -139,10 +141,9 @@ def field_composer(result: Any, noise: np.ndarray):
 def significance_colors(strip: Strip, block: int = 1) -> np.ndarray:
     """Return the residual of all bands in units of its noise, as colors ``[h, w, 3]``.
 
-    Red is light that the model lacks; pixels without data are gray.  It is that of the fit: without
-    the sky that was subtracted, and with the errors that were used.
+    Red is light that the model lacks; pixels without data are gray.
     """
-    obs = strip.fitted
+    obs = strip.seen
     used = obs.weights > 0
     pulls = np.where(used, (obs.images - strip.model) * np.sqrt(obs.weights), 0).sum(0)
     number = used.sum(0)

@@ -112,12 +112,16 @@ class FieldResult:
         """Return the light of all sources in a window, ``[B, height, width]``."""
         return self._light.window(row, column, height, width)
 
-    def fitted(self, row: int, column: int, height: int, width: int) -> Observation:
-        """Return the pixels of a window as they were fitted: without sky, with rescaled errors.
+    def as_fitted(self, obs: Observation, row: int, column: int) -> Observation:
+        """Return a window of the field as it was fitted: without sky, with rescaled errors.
 
-        Those of the file if nothing was subtracted and no error rescaled.
+        Parameters
+        ----------
+        obs
+            The window, of `field`.
+        row, column
+            Its first pixel in the field.
         """
-        obs = self.field.window(row, column, height, width)
         return obs if self._tiles is None else self._tiles.of(obs, row, column, self.field.shape)
 
     def kept(self, row: int, column: int, height: int, width: int) -> np.ndarray:

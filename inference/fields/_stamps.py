@@ -175,7 +175,7 @@ def source(
         others=found.others,
         data=seen.images,
         weights=seen.weights,
-        sky=seen.images - result.fitted(*found.observed_corner, side, side).images,
+        sky=seen.images - result.as_fitted(seen, *map(int, found.observed_corner)).images,
         observed_corner=(int(found.observed_corner[0]), int(found.observed_corner[1])),
         observed_wcs=seen.wcs,
     )

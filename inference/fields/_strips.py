@@ -48,14 +48,11 @@ class Strip(NamedTuple):
         The observation of these rows, of the whole width.
     model
         Light of all sources there, ``[B, rows, W]``.
-    fitted
-        The observation as it was fitted: without sky, errors rescaled.
     """
 
     row: int
     seen: Observation
     model: np.ndarray
-    fitted: Observation
 
     @property
     def residual(self) -> np.ndarray:
@@ -69,7 +66,7 @@ def strips(result: Any) -> Iterator[Strip]:
     height, width = result.field.shape
     for row in range(0, height, ROWS):
         box = row, 0, min(ROWS, height - row), width
-        yield Strip(row, result.field.window(*box), result.model(*box), result.fitted(*box))
+        yield Strip(row, result.field.window(*box), result.model(*box))
 
 
 def pixel_noise(field: Any) -> np.ndarray:

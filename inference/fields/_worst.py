@@ -73,7 +73,7 @@ def worst_sources(result: Any, compose: Any, *, number: int = MOST_WORST) -> lis
     catalog, out = result.catalog, []
     for k in worst_rows(catalog, number):
         strip = _cut(result, float(catalog["y"][k]), float(catalog["x"][k]))
-        panels = [compose(strip.fitted.images), compose(strip.model), significance_colors(strip)]
+        panels = [compose(strip.seen.images), compose(strip.model), significance_colors(strip)]
         height = panels[0].shape[0]
         gap = np.full((height, 2, 3), 128, np.uint8)
         row = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], 1)
@@ -86,15 +86,14 @@ def worst_sources(result: Any, compose: Any, *, number: int = MOST_WORST) -> lis
 
 
 def _cut(result: Any, row: float, column: float) -> Strip:
-    """Return the pixels about a place, as far as they are within the field."""
+    """Return the pixels about a place as they were fitted, as far as they are within the field."""
     sizes = [min(_SIDE, size) for size in result.field.shape]
     first = [
         int(np.clip(round(at) - size // 2, 0, whole - size))
         for at, size, whole in zip((row, column), sizes, result.field.shape, strict=True)
     ]
-    box = *first, *sizes
-    seen, model, fitted = (one(*box) for one in (result.field.window, result.model, result.fitted))
-    return Strip(first[0], seen, model, fitted)
+    seen = result.as_fitted(result.field.window(*first, *sizes), *first)
+    return Strip(first[0], seen, result.model(*first, *sizes))
 
 
 def brightness_counts(

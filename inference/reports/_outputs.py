@@ -24,6 +24,7 @@ from scorepriors.inference.deblending._light_curves import light_curves
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
+from scorepriors.inference.deblending._unexplained import unexplained
 from scorepriors.models.data._correlations import correlation_facts
 
 from ._figure import report_figure
@@ -288,6 +289,7 @@ def summary(
         "noise_from_model": list(result.noise_from_model),
         "sky": None if result.sky is None else result.sky.facts(result.observation.bands),
         "down_weighted": result.num_down_weighted,
+        "unexplained": [group.facts() for group in unexplained(result)],
         "model_error": result.error_of_model,
         "noise_correlation": correlation_facts(result.observation),
         "prior": result.prior_name,

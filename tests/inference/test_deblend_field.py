@@ -324,9 +324,10 @@ def test_what_was_subtracted_is_in_the_result(field, folder, tmp_path):
     assert (tile["row"], tile["column"], tile["height"], tile["width"]) == (0, 0, *field.shape)
     again = load_field_result(tmp_path, field=Field.of(with_sky))
     for one in (found, again):
-        fitted = one.fitted(-3, 10, 40, 50)
+        window = one.field.window(-3, 10, 40, 50)
+        fitted = one.as_fitted(window, -3, 10)
         seen = fitted.weights > 0
-        changed = (Field.of(with_sky).window(-3, 10, 40, 50).images - fitted.images)[seen]
+        changed = (window.images - fitted.images)[seen]
         np.testing.assert_allclose(
             np.unique(np.round(changed, 3)).max(), tile["sky"]["g"], atol=1e-3
         )

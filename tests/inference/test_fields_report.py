@@ -120,8 +120,7 @@ def test_weights_that_were_lost_are_a_layer(result, page):
     assert lost[0] - lost[1] > 60
     assert whole.min() > 220
     # A single pixel is seen where blocks are shown.
-    obs = result.field.window(0, 0, 64, 64)
-    strip = Strip(0, obs, result.model(0, 0, 64, 64), obs)
+    strip = Strip(0, result.field.window(0, 0, 64, 64), result.model(0, 0, 64, 64))
     one = np.ones((3, 64, 64))
     one[2, 33, 41] = 0
     colors = kept_colors(strip, one, 8).astype(int)
@@ -274,12 +273,12 @@ def test_large_fields_are_averaged(result):
 def test_the_residual_of_blocks_has_noise_one(result):
     """Colors are those of the significance: as far from white for blocks as for pixels."""
     obs = result.field.window(0, 0, 128, 128)
-    strip = Strip(0, obs, result.model(0, 0, 128, 128), obs)
+    strip = Strip(0, obs, result.model(0, 0, 128, 128))
     spread = [significance_colors(strip, block)[..., 0].std() for block in (1, 2, 4)]
     np.testing.assert_allclose(spread, spread[0], rtol=0.15)
     masked = significance_colors(strip)[45, 105]
     assert masked.tolist() == [52, 52, 60]
-    excess = Strip(0, obs, strip.model - 3, obs)
+    excess = Strip(0, obs, strip.model - 3)
     red, _, blue = significance_colors(excess).mean((0, 1))
     assert red > blue + 50
 

@@ -181,7 +181,7 @@ def test_of_a_field_each_scene_looks_about_its_own_sources(monkeypatch):
         hidden=np.array([[100.0, 214.0, 3.0]]),
     )
     looked = Fitted(None, None, SimpleNamespace(center=center), np.arange(1))
-    found = _tasks._lacks(scene_of, looked)
+    found = _tasks._lacks(scene_of, looked, [])
     # In pixels of the field, with the significance that such a gain is.
     np.testing.assert_allclose(found, [[110.0, 212.0, 4.0]])
     # A fit is dear: what could not stay afterwards is no reason for one.
@@ -189,4 +189,4 @@ def test_of_a_field_each_scene_looks_about_its_own_sources(monkeypatch):
     monkeypatch.setattr(
         _tasks, "missing", lambda obs, fitted, **how: Missing(np.zeros((0, 2)), np.zeros(0))
     )
-    assert _tasks._lacks(scene_of, looked).shape == (0, 3)
+    assert _tasks._lacks(scene_of, looked, []).shape == (0, 3)

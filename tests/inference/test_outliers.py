@@ -14,6 +14,7 @@ from scorepriors.inference.cli import main
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._misfit import kept_weight, model_error, with_model_error
 from scorepriors.inference.deblending._scene_file import save_scene
+from scorepriors.inference.deblending._unexplained import unexplained, unexplained_words
 from scorepriors.inference.reports._figure import report_figure
 from scorepriors.inference.reports._outputs import summary
 from scorepriors.models import Observation, Positions
@@ -126,6 +127,26 @@ def test_clean_data_lose_nothing(clean):
     assert (moved(found, clean) == 0).all()
     assert all(r.kept is None and r.model_error is None for r in found)
     assert summary(found[0])["down_weighted"] == {"band0": 0, "band1": 0}
+
+
+def test_where_pixels_lost_their_weight_is_told(clean):
+    """A source that the catalog lacks is seen in both bands, a cosmic ray in one."""
+    files = [with_light(obs, light) for obs in clean[0][:1] for light in (NEIGHBOR, PIXELS)]
+    lacking, spoilt = deblend_many(files, [STARS] * 2, **OPTIONS)
+    first = unexplained(lacking)[0]
+    assert first.is_like_a_source
+    assert np.hypot(first.x - 12.2, first.y - 21.4) < 1
+    assert first.bands == ("band0", "band1")
+    said = unexplained_words(unexplained(lacking))
+    assert f"at (x, y) = ({first.x:.1f}, {first.y:.1f}) in band0, band1" in said
+    groups = unexplained(spoilt)
+    assert {one.bands for one in groups} == {("band0",)}
+    assert sorted(one.pixels for one in groups) == [1, 3]
+    assert unexplained_words(groups) is None
+    assert summary(spoilt)["unexplained"][0] == {
+        "image": "", "x": pytest.approx(17.7, abs=0.5), "y": pytest.approx(25.3, abs=0.5),
+        "ra": None, "dec": None, "bands": ["band0"], "pixels": 3,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("light", [PIXELS, NEIGHBOR], ids=["pixels", "neighbor"])
