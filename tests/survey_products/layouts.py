@@ -37,6 +37,16 @@ def compressed(data, header=None, name=None, lossy=False, kind="RICE_1"):
     return fits.CompImageHDU(data, header, name=name, compression_type=kind, **options)
 
 
+def compressed_integers(data, header):
+    """Tile-compressed image of scaled integers of two bytes; those without data are `BLANK`."""
+    low, high = float(np.nanmin(data)), float(np.nanmax(data))
+    scale, zero, blank = (high - low) / 65000, (high + low) / 2, -32768
+    stored = np.where(np.isfinite(data), np.round((data - zero) / scale), blank)
+    hdu = compressed(stored.astype(np.int16), header)
+    hdu.header.update({"BSCALE": scale, "BZERO": zero, "BLANK": blank})
+    return hdu
+
+
 def flags(**planes):
     """Bit mask from ``bit=region``."""
     mask = np.zeros(SHAPE, np.int32)
@@ -554,6 +564,7 @@ def _pad(array, size, value):
 
 
 def panstarrs_stack(folder):
+    """Scaled integers, as the archive has them."""
     images, sigma, flux = draw(sigma=150.0, seed=18)
     masked = scene.bad_pixels()
     exposure, offset, softening = 900.0, 12.0, 300.0
@@ -561,7 +572,7 @@ def panstarrs_stack(folder):
     a = 2.5 / np.log(10)
 
     def stored(linear):
-        return (a * np.arcsinh((linear - offset) / (2 * softening))).astype(np.float32)
+        return a * np.arcsinh((linear - offset) / (2 * softening))
 
     header = wcs_cards(0.25)
     header.update({"EXPTIME": exposure, "HIERARCH FPA.FILTERID": "i.00000"})
@@ -570,11 +581,11 @@ def panstarrs_stack(folder):
     stem = "rings.v3.skycell.1266.071.stk.i.unconv"
     header.update(scaling)
     path = folder / f"{stem}.fits"
-    write(path, fits.PrimaryHDU(), compressed(stored(images[0] / unit), header))
+    write(path, fits.PrimaryHDU(), compressed_integers(stored(images[0] / unit), header))
     variance = stored((sigma[0] / unit) ** 2)
     variance[40:42, :2] = np.nan
     masked[0, 40:42, :2] = True
-    write(folder / f"{stem}.wt.fits", fits.PrimaryHDU(), compressed(variance, header))
+    write(folder / f"{stem}.wt.fits", fits.PrimaryHDU(), compressed_integers(variance, header))
     # Suspect pixels are half of a stack.
     mask = flags(b5=BAD, b7=HARMLESS, b14=HARMLESS).astype(np.int16)
     for card in scaling:
