@@ -136,7 +136,7 @@ def test_what_a_row_would_do_is_said_only_where_it_does_it(name, options, senten
 
 def test_a_cutout_with_averaged_pixels_is_refused(tmp_path):
     made = legacy_viewer(tmp_path, scale=0.524)
-    message = "pixels of 0.524 arcsec are averages of the survey's of 0.262, so sums of them would be 0.25"
+    message = "pixels of 0.524 arcsec were averaged from the survey's of 0.262, so sums of them would be 0.25"
     with pytest.raises(InputError, match=message):
         opened(made)
     made.arguments = {"zero_point": 22.5 - 2.5 * np.log10(4)}

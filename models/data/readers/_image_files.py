@@ -451,11 +451,12 @@ class ImageFile:
         share = (side / product.native_side) ** 2
         if abs(np.sqrt(share) - 1) < _SAME_SIDE:
             return
-        averages = f"its pixels of {side:.4g} arcsec are averages of the survey's of {product.native_side:g}"
+        how = "averaged" if share > 1 else "interpolated"
+        made = f"its pixels of {side:.4g} arcsec were {how} from the survey's of {product.native_side:g}"
         if self.options.zero_point is None:
             raise InputError(
-                f"{averages}, so sums of them would be {1 / share:.3g} times the fluxes; leave pixscale out "
+                f"{made}, so sums of them would be {1 / share:.3g} times the fluxes; leave pixscale out "
                 "of the address of the cutout, or say what one unit of a pixel is worth with "
                 "zero_point= (--zero-point)."
             )
-        self._say(f"{averages}: check its noise, and give a PSF on the same pixels.")
+        self._say(f"{made}: check its noise, and give a PSF on the same pixels.")
