@@ -99,6 +99,8 @@ class ImageFile:
         masked = self._masked(number, images.shape, cut)
         masked = masked | self._uncovered(about, masked, cut)
         weights = self._weights(number, images, masked, cut)
+        if self.factor == 1.0:
+            return images, weights
         return images * self.factor, weights / self.factor**2
 
     @property
@@ -173,7 +175,7 @@ class ImageFile:
             if partner is not None:
                 noise, name = partner
                 kind = self.options.noise_kind or own.get(name, "")
-                if product is not None and kind == "exposure" != self.options.noise_kind:
+                if product is not None and not self.options.noise_kind and kind == "exposure":
                     self._say(product.noise_note)
                 return Partner(noise, noise.label, kind or kind_of(name, noise.header, noise.label))
             given = beside(self.path, product.noise_file if product else None)
