@@ -285,7 +285,7 @@ def rewritten(path, **cards):
         ("ZTF exposure", {"GAIN": None}, "the card GAIN is missing"),
         ("SDSS frame", {"CAMCOL": 8}, "an SDSS frame needs its cards FILTER, RUN and CAMCOL"),
         ("SDSS frame", {"FILTER": None}, "an SDSS frame needs its cards FILTER, RUN and CAMCOL"),
-        ("grizli mosaic", {"BUNIT": "lumps"}, "the card BUNIT is 'lumps'"),
+        ("grizli mosaic", {"BUNIT": "Jylumps"}, "the card BUNIT is 'Jylumps'"),
         ("grizli mosaic", {"BUNIT": "Jy/beam"}, "is in 10 nJy and the image in Jy / beam"),
         ("ZTF reference", {"MAGZP": 0.0}, "one unit of a pixel has the AB magnitude 0, which is"),
         ("AllWISE atlas image", {"MAGZP": 1e30}, "has the AB magnitude 1e+30, which is not likely"),
