@@ -12,7 +12,7 @@ from astropy.wcs import WCS
 from scorepriors._errors import InputError
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._warnings import FileWarning
-from scorepriors.models.data.positions._columns import PIXEL_COLUMNS, SKY_COLUMNS
+from scorepriors.models.data.positions._columns import PIXEL_COLUMNS, SKY_COLUMNS, first_pixel
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.data.positions._reading import read_positions
 
@@ -46,7 +46,14 @@ def check(source, obs=OBS, **options):
 
 @pytest.mark.parametrize(("x", "y", "first"), PIXEL_COLUMNS)
 def test_pixel_columns(x, y, first):
+    first = first_pixel(x.upper(), first)
     check(Table({x.upper(): XY[:, 0] + first, y: XY[:, 1] + first}))
+
+
+def test_apertures_of_photutils():
+    aperture = pytest.importorskip("photutils.aperture")
+    table = aperture.aperture_photometry(OBS.images[0], aperture.CircularAperture(XY, 2.0))
+    check(table)
 
 
 @pytest.mark.parametrize(("lon", "lat", "frame"), SKY_COLUMNS)

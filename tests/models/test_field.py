@@ -213,6 +213,46 @@ def test_a_part_on_the_sky_is_a_field(tmp_path):
     assert window.wcs.pixel_to_world(0, 0) == obs.wcs.pixel_to_world(4, 3)
 
 
+def integers(kind, packed):
+    """An image of integers, as surveys store them, and the values that it means."""
+    rng = np.random.default_rng(4)
+    stored = rng.integers(-300, 300, SHAPE).astype(np.int16)
+    cards = wcs(shape=SHAPE).to_header()
+    if kind == "unsigned":
+        # Astropy writes it as BZERO 32768.
+        stored = rng.integers(0, 65000, SHAPE).astype(np.uint16)
+    made = fits.CompImageHDU(stored, cards) if packed else fits.ImageHDU(stored, cards)
+    made.name = "IMAGE"
+    if kind == "scaled":
+        made.header.update({"BSCALE": 1e-3, "BZERO": 0.25})
+        return made, stored * 1e-3 + 0.25
+    if kind == "blank":
+        made.header["BLANK"] = int(stored[30, 40])
+        return made, np.where(stored == stored[30, 40], np.nan, stored.astype(float))
+    return made, stored.astype(float)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["unsigned", "scaled", "blank"])
+def test_parts_of_integers_mean_what_the_whole_does(kind, packed, tmp_path):
+    image, meant = integers(kind, packed)
+    weights = hdu(np.full(SHAPE, 0.5, np.float32), "IVAR")
+    path = write(tmp_path / "field.fits", image, weights, hdu(psf(), "PSF"))
+    about = {"position": (150.0, 2.0), "size": 6.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FileWarning)  # of blank pixels, and of the scatter
+        whole, part = Observation.read(path), Observation.read(path, **about)
+        window = elsewhere(Field.open(path)).window(*part.corner, *part.shape)
+    inside = tuple(
+        slice(start, start + side) for start, side in zip(part.corner, part.shape, strict=True)
+    )
+    good = np.isfinite(meant)
+    np.testing.assert_allclose(whole.images[0][good], meant[good], rtol=1e-6, atol=1e-7)
+    for one in (part, window):
+        np.testing.assert_array_equal(one.images[0], whole.images[0][inside])
+        np.testing.assert_array_equal(one.weights[0], whole.weights[0][inside])
+
+
 def test_psfs_are_those_of_the_place(tmp_path):
     images, *_ = bands_of((200, 300), 1)
     cards = wcs(shape=(200, 300)).to_header()

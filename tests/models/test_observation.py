@@ -181,7 +181,7 @@ def test_flux_unit_and_magnitudes():
         ({"wcs": "here"}, "wcs is of the type str"),
         ({"wcs": WCS(naxis=2)}, "not a position on the sky"),
         ({"psfs": np.ones(5)}, r"psfs have the shape \(5,\); give \[B, P, P\]"),
-        ({"psfs": np.ones((5, 7))}, "must be square"),
+        ({"psfs": np.ones((5, 8))}, "must be square"),
         ({"psfs": at(np.nan, (1, 1), (5, 5))}, r"PSF of band 'g' has 1 NaN"),
         ({"psfs": np.zeros((5, 5))}, "PSF of band 'g' has the sum 0; it must be positive"),
         ({"psfs": psf(21, (3.0, 0.0))}, r"band 'g' peaks at \(row 13, column 10\), far from"),

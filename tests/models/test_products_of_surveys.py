@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from survey_products import scene
-from survey_products.layouts import MAKERS, des_meds, rubin_image_only
+from survey_products.layouts import (
+    COADD_MEAN,
+    MAGGY,
+    MAKERS,
+    VISIT_MEANS,
+    calibrations,
+    des_meds,
+    hsc,
+    photocalib,
+    rubin_image_only,
+)
 from survey_products.measure import measure, nanojanskys
 
 from scorepriors._errors import InputError
@@ -81,6 +91,40 @@ def test_a_coadd_of_cells_without_its_psf_stays_one(tmp_path):
     made.files, made.has_psf = [tmp_path / "a.fits"], False
     obs, _ = opened(made)
     assert measure(made, obs).wrongly_masked == 0
+
+
+def hsc_with(tmp_path, cards, tables):
+    name = "calexp-HSC-R2-9813-4,4.fits"
+    return hsc(tmp_path, name, {"FILTER": "HSC-R2"} | cards, 6, "HSC-R2", 621, tables=tables)
+
+
+def test_a_card_of_the_zero_point_comes_before_calibrations_of_exposures(tmp_path):
+    _, tables = calibrations(VISIT_MEANS[0], VISIT_MEANS)
+    made = hsc_with(tmp_path, {"FLUXMAG0": 6.3095734448e10}, tables)
+    assert opened(made)[0].zero_point == pytest.approx((27.0,), abs=1e-3)
+
+
+@pytest.mark.parametrize("lost", ["PHOTOCALIB_ID", "ARCHIVE_INDEX", "row"])
+def test_calibrations_that_can_not_be_told_apart_are_refused(lost, tmp_path):
+    cards, tables = calibrations(COADD_MEAN, VISIT_MEANS)
+    if lost == "PHOTOCALIB_ID":
+        cards = {}
+    elif lost == "ARCHIVE_INDEX":
+        tables = tables[1:]
+    else:
+        tables[0].data["row0"][-1] = 9
+    made = hsc_with(tmp_path, cards, tables)
+    with pytest.raises(
+        InputError, match=r"has 4 calibrations \(30\.7 to 57\.54 nJy .*--zero-point"
+    ):
+        opened(made)
+    made.arguments = {"zero_point": 27.0}
+    assert np.abs(measure(made, opened(made)[0]).ratio - 1).max() < 0.01
+
+
+def test_calibrations_that_are_all_the_same_need_no_index(tmp_path):
+    made = hsc_with(tmp_path, {}, [photocalib(COADD_MEAN, (COADD_MEAN,) * 2)])
+    assert opened(made)[0].zero_point == pytest.approx((27.0,), abs=1e-3)
 
 
 #: Row of the table of products for each file; that of general rules has none.
@@ -241,7 +285,8 @@ def rewritten(path, **cards):
         ("ZTF exposure", {"GAIN": None}, "the card GAIN is missing"),
         ("SDSS frame", {"CAMCOL": 8}, "an SDSS frame needs its cards FILTER, RUN and CAMCOL"),
         ("SDSS frame", {"FILTER": None}, "an SDSS frame needs its cards FILTER, RUN and CAMCOL"),
-        ("grizli mosaic", {"BUNIT": "Jy/beam"}, "the card BUNIT is 'Jy/beam'"),
+        ("grizli mosaic", {"BUNIT": "Jylumps"}, "the card BUNIT is 'Jylumps'"),
+        ("grizli mosaic", {"BUNIT": "Jy/beam"}, "is in 10 nJy and the image in Jy / beam"),
         ("ZTF reference", {"MAGZP": 0.0}, "one unit of a pixel has the AB magnitude 0, which is"),
         ("AllWISE atlas image", {"MAGZP": 1e30}, "has the AB magnitude 1e+30, which is not likely"),
         ("HSC cutout", {"FLUXMAG0": True}, "the card FLUXMAG0 is True, but what a count is worth"),
@@ -341,6 +386,27 @@ def test_a_missing_noise_file_is_refused_with_the_mend(name, ending, tmp_path):
 def test_a_cutout_without_noise_is_refused_with_the_mend(tmp_path):
     with pytest.raises(InputError, match=r"no noise extension .*found PRIMARY, IMAGE; give it"):
         opened(rubin_image_only(tmp_path))
+
+
+def test_a_zero_point_that_is_given_is_of_the_unit_in_the_file(tmp_path):
+    made = MAKERS["KiDS coadd"](tmp_path)
+    made.arguments = {"zero_point": 0.0}
+    assert np.abs(measure(made, opened(made)[0]).ratio - 1).max() < 0.01
+    made.arguments = {"zero_point": -0.1}
+    assert measure(made, opened(made)[0]).ratio == pytest.approx(10**0.04, rel=0.01)
+
+
+@pytest.mark.parametrize(("kind", "power"), [("deviation", 1), ("variance", 2), ("ivar", -2)])
+def test_noise_of_any_kind_for_pixels_that_are_scaled(kind, power, tmp_path):
+    made = MAKERS["KiDS coadd"](tmp_path)
+    sigma = np.where(made.masked, np.inf, made.sigma)[0] / MAGGY
+    path = tmp_path / "own.fits"
+    fits.PrimaryHDU(sigma**power).writeto(path)
+    made.arguments = {"noise": path, "noise_kind": kind}
+    found = measure(made, opened(made)[0])
+    assert found.noise == pytest.approx(1, abs=0.02)
+    assert found.noise_error < 0.01
+    assert (found.wrongly_masked, found.wrongly_used) == (0, 0)
 
 
 def test_older_names_of_kids(tmp_path):

@@ -265,7 +265,7 @@ def test_tables_are_refused_in_one_sentence(tmp_path):
         ([None, None, None], "the PSF is None"),
         (None, "the PSF is None; give an image, a file, or an object"),
         ({"g": np.ones((3, 3))}, r"no PSF for the band\(s\) r, i"),
-        ([np.ones((3, 3)), np.ones((3, 5)), np.ones((3, 3))], "must be square; that of band 'r'"),
+        ([np.ones((3, 3)), np.ones((3, 8)), np.ones((3, 3))], "must be square; that of band 'r'"),
         ([np.ones((3, 3)), "no.fits", np.ones((3, 3))], "no PSF file at"),
     ],
 )

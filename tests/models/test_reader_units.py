@@ -184,6 +184,38 @@ def test_units_of_the_noise(tmp_path, unit, factor):
     np.testing.assert_allclose(Observation.read(path, psf()).weights, factor**-2, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("image", "name", "unit"),
+    [
+        ("ELECTRONS/S", "ERR", "ELECTRONS"),
+        ("ELECTRONS", "ERR", "ADU"),
+        ("nJy", "VAR", "K"),
+        ("nJy", "ERR", "1/nJy"),
+    ],
+)
+def test_noise_of_another_unit_is_refused(tmp_path, image, name, unit):
+    error = hdu(np.ones(SHAPE), name, {"BUNIT": unit})
+    path = write(tmp_path / "a.fits", hdu(noise(), "SCI", {"BUNIT": image}), error)
+    with pytest.raises(InputError, match=rf"a.fits: {name} is in .* and the image in .*BUNIT"):
+        Observation.read(path, psf())
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "unit"),
+    [
+        ("counts", "ERR", "ADU"),
+        ("DN/s", "VAR", "counts2/s2"),
+        ("DN", "VAR", "adu"),
+        ("nJy", "IVAR", "1/nJy"),
+        ("nJy", "ERR", "UNITLESS"),
+    ],
+)
+def test_loose_units_of_the_noise_go(tmp_path, image, name, unit):
+    error = hdu(np.full(SHAPE, 1.0), name, {"BUNIT": unit})
+    path = write(tmp_path / "a.fits", hdu(noise(), "SCI", {"BUNIT": image}), error)
+    np.testing.assert_allclose(Observation.read(path, psf()).weights, 1.0)
+
+
 def test_noise_with_a_unit_and_an_image_without(tmp_path):
     error = hdu(np.ones(SHAPE), "ERR", {"BUNIT": "uJy"})
     path = write(tmp_path / "a.fits", hdu(noise(), "SCI"), error)

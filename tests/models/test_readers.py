@@ -186,7 +186,7 @@ def test_psfs_of_different_sizes_are_padded(tmp_path, size, expected):
         ({"cards": {"FILTER": "r"}}, "field-r.fits has no MAGZERO card"),
         ({"cards": {"FILTER": "g", "MAGZERO": 1.0}}, r"field-g.fits ...: the band 'g' is named"),
         ({"PSF": None}, "field-r.fits has no PSF extension"),
-        ({"PSF": np.ones((3, 5))}, "PSF images must be square"),
+        ({"PSF": np.ones((3, 8))}, "PSF images must be square"),
     ],
 )
 def test_errors_between_bands(tmp_path, changes, message):

@@ -37,6 +37,16 @@ def compressed(data, header=None, name=None, lossy=False, kind="RICE_1"):
     return fits.CompImageHDU(data, header, name=name, compression_type=kind, **options)
 
 
+def compressed_integers(data, header):
+    """Tile-compressed image of scaled integers of two bytes; those without data are `BLANK`."""
+    low, high = float(np.nanmin(data)), float(np.nanmax(data))
+    scale, zero, blank = (high - low) / 65000, (high + low) / 2, -32768
+    stored = np.where(np.isfinite(data), np.round((data - zero) / scale), blank)
+    hdu = compressed(stored.astype(np.int16), header)
+    hdu.header.update({"BSCALE": scale, "BZERO": zero, "BLANK": blank})
+    return hdu
+
+
 def flags(**planes):
     """Bit mask from ``bit=region``."""
     mask = np.zeros(SHAPE, np.int32)
@@ -64,6 +74,11 @@ RUBIN_PLANES = {
 #: Planes of visit images, which have other ones from 9 on.
 VISIT_PLANES = {name: bit for name, bit in RUBIN_PLANES.items() if bit < 9}
 VISIT_PLANES |= {"CROSSTALK": 9, "ITL_DIP": 10, "NOT_DEBLENDED": 11, "SPIKE": 12}
+
+
+def long_cards(cards):
+    """Header of cards, some with names of more than eight letters."""
+    return fits.Header({f"HIERARCH {c}" if len(c) > 8 else c: v for c, v in cards.items()})
 
 
 def plane_cards(planes):
@@ -208,10 +223,30 @@ HSC_PLANES = RUBIN_PLANES | {
 }
 
 
-def photocalib(mean):
-    """Table of the calibration, nJy of one count."""
-    columns = [fits.Column("calibrationMean", "D", array=[mean])]
+#: nJy of one count of the exposures that went into a coadd, whose own is `COADD_MEAN`.
+VISIT_MEANS, COADD_MEAN = (31.3, 30.7, 33.1), 57.5439937
+
+
+def photocalib(mean, before=()):
+    """Table of the calibration, nJy of one count; in coadds exposures come before."""
+    columns = [fits.Column("calibrationMean", "D", array=[*before, mean])]
     return fits.BinTableHDU.from_columns(columns, name="PhotoCalib")
+
+
+def calibrations(mean, before=()):
+    """What is after the images: an index of all objects, and the tables that hold them."""
+    rest = [*archive_tables()[1:], photocalib(mean, before)]
+    ids = [1, 2, 3, *(100 + i for i in range(len(before) + 1))]
+    of_tables = [1, 2, 3, *[len(rest)] * (len(before) + 1)]
+    columns = [
+        fits.Column("id", "J", array=ids),
+        fits.Column("cat.archive", "J", array=of_tables),
+        fits.Column("cat.persistable", "J", array=[0] * len(ids)),
+        fits.Column("row0", "J", array=[0, 0, 0, *range(len(before) + 1)]),
+        fits.Column("nrows", "J", array=[1] * len(ids)),
+    ]
+    index = fits.BinTableHDU.from_columns(columns, name="ARCHIVE_INDEX")
+    return {"PHOTOCALIB_ID": ids[-1]}, [index, *rest]
 
 
 def hsc(folder, name, primary, seed, band, wave, zero_point=27.0, tables=()):
@@ -224,7 +259,7 @@ def hsc(folder, name, primary, seed, band, wave, zero_point=27.0, tables=()):
         mask |= flags(b2=HARMLESS, b9=HARMLESS, b13=HARMLESS)
     path = write(
         folder / name,
-        fits.PrimaryHDU(header=fits.Header(primary)),
+        fits.PrimaryHDU(header=long_cards(primary)),
         *rubin_hdus(images[0] / unit, mask, (sigma[0] / unit) ** 2, planes, scale=0.168, unit=""),
         *tables,
     )
@@ -238,8 +273,9 @@ def hsc_pdr2_calexp(folder):
 
 
 def hsc_pdr3_calexp(folder):
-    primary = {"FILTER": "HSC-R2", "AR_HDU": 5}
-    tables = [*archive_tables(), photocalib(57.5439937)]
+    """A coadd that holds the calibrations of its exposures as well, before its own."""
+    cards, tables = calibrations(COADD_MEAN, VISIT_MEANS)
+    primary = {"FILTER": "HSC-R2", "AR_HDU": 5} | cards
     return hsc(folder, "calexp-HSC-R2-9813-4,4.fits", primary, 6, "HSC-R2", 621, tables=tables)
 
 
@@ -260,12 +296,12 @@ def hsc_cutout(folder):
 # --- DESI Legacy Surveys --------------------------------------------------------------------
 
 
-def legacy_viewer(folder):
+def legacy_viewer(folder, scale=0.262):
     bands = "griz"
     images, sigma, flux = draw(4, sigma=12.0, seed=8)
     masked = scene.bad_pixels(4)
     unit = flux_of(22.5)
-    header = wcs_cards(0.262)
+    header = wcs_cards(scale)
     header.update({"SURVEY": "DESI Legacy Imaging Surveys", "VERSION": "DR10", "BANDS": bands})
     header.update({f"BAND{i}": band for i, band in enumerate(bands)})
     cards = header.copy()
@@ -280,7 +316,7 @@ def legacy_viewer(folder):
         fits.ImageHDU(invvar.astype(np.float32), cards),
         fits.ImageHDU(mask, bits),
     )
-    return Made([path], tuple(bands), (483, 622, 755, 869), flux, sigma, masked, pixel_scale=0.262)
+    return Made([path], tuple(bands), (483, 622, 755, 869), flux, sigma, masked, pixel_scale=scale)
 
 
 def legacy_brick(folder):
@@ -554,6 +590,7 @@ def _pad(array, size, value):
 
 
 def panstarrs_stack(folder):
+    """Scaled integers, as the archive has them."""
     images, sigma, flux = draw(sigma=150.0, seed=18)
     masked = scene.bad_pixels()
     exposure, offset, softening = 900.0, 12.0, 300.0
@@ -561,7 +598,7 @@ def panstarrs_stack(folder):
     a = 2.5 / np.log(10)
 
     def stored(linear):
-        return (a * np.arcsinh((linear - offset) / (2 * softening))).astype(np.float32)
+        return a * np.arcsinh((linear - offset) / (2 * softening))
 
     header = wcs_cards(0.25)
     header.update({"EXPTIME": exposure, "HIERARCH FPA.FILTERID": "i.00000"})
@@ -570,11 +607,11 @@ def panstarrs_stack(folder):
     stem = "rings.v3.skycell.1266.071.stk.i.unconv"
     header.update(scaling)
     path = folder / f"{stem}.fits"
-    write(path, fits.PrimaryHDU(), compressed(stored(images[0] / unit), header))
+    write(path, fits.PrimaryHDU(), compressed_integers(stored(images[0] / unit), header))
     variance = stored((sigma[0] / unit) ** 2)
     variance[40:42, :2] = np.nan
     masked[0, 40:42, :2] = True
-    write(folder / f"{stem}.wt.fits", fits.PrimaryHDU(), compressed(variance, header))
+    write(folder / f"{stem}.wt.fits", fits.PrimaryHDU(), compressed_integers(variance, header))
     # Suspect pixels are half of a stack.
     mask = flags(b5=BAD, b7=HARMLESS, b14=HARMLESS).astype(np.int16)
     for card in scaling:

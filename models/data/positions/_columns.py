@@ -25,11 +25,15 @@ PIXEL_COLUMNS = (
     ("xpsf_image", "ypsf_image", 1),
     ("xmodel_image", "ymodel_image", 1),
     ("pixel_centroid_x", "pixel_centroid_y", 1),  # SourceXtractor++
-    ("xcenter", "ycenter", 1),  # IRAF
+    ("x_center", "y_center", 0),  # apertures of photutils
+    ("xcenter", "ycenter", 0),  # the same before its version 3; in capitals those of IRAF
     ("bx", "by", 0),  # Tractor: pixels of its brick
     ("col", "row", 0),
     ("column", "row", 0),
 )
+
+#: Columns of these whose first pixel is 1 where they are written in capitals.
+_FROM_ONE_IN_CAPITALS = ("XCENTER",)
 
 #: Columns of positions on the sky, and their frame.
 SKY_COLUMNS = (
@@ -69,6 +73,11 @@ COORDINATE_COLUMNS = ("sky", "coord", "coords", "skycoord", "sky_centroid", "sky
 def by_lower_name(names: Sequence[str]) -> dict[str, str]:
     """Return names of columns by their names in lower case; of equal ones the first."""
     return {name.strip().lower(): name for name in reversed(list(names))}
+
+
+def first_pixel(name: str, usual: int) -> int:
+    """Return the number of the first pixel, for a column as the table writes its name."""
+    return 1 if name.strip() in _FROM_ONE_IN_CAPITALS else usual
 
 
 def first_of(columns: dict[str, str], names: Iterable[str]) -> str | None:

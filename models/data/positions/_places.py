@@ -12,7 +12,7 @@ from scorepriors._errors import InputError
 from scorepriors.models.data._warnings import note
 
 from ._angles import angles
-from ._columns import COORDINATE_COLUMNS, PIXEL_COLUMNS, SKY_COLUMNS, numbers
+from ._columns import COORDINATE_COLUMNS, PIXEL_COLUMNS, SKY_COLUMNS, first_pixel, numbers
 
 #: Largest distance in pixels of two columns' places that makes no difference to a fit.
 _SAME = 0.5
@@ -148,7 +148,7 @@ def _pixel_places(table: Table, columns: dict[str, str], obs) -> list[Places]:
         if x_name in columns and y_name in columns:
             names = columns[x_name], columns[y_name]
             x, y = (numbers(table, name, units.pix) for name in names)
-            row_column = np.stack([y, x], axis=1) - first
+            row_column = np.stack([y, x], axis=1) - first_pixel(names[0], first)
             given = np.isfinite(row_column).all(axis=1)
             found.append(Places(row_column, given, " and ".join(names)))
     return [_from_whole(one, obs) for one in found]

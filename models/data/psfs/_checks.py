@@ -38,7 +38,7 @@ def check_psfs(psfs, bands: tuple[str, ...]) -> np.ndarray:
     bands
         Names of the bands.
     """
-    images = [image.astype(np.float64) for image in _one_per_band(psfs, bands)]
+    images = [_square(image.astype(np.float64)) for image in _one_per_band(psfs, bands)]
     for band, image in zip(bands, images, strict=True):
         _check_image(image, band)
     totals = [image.sum() for image in images]
@@ -115,11 +115,22 @@ def _list_of_images(psfs) -> list[np.ndarray] | None:
     return images if all(image.ndim == 2 for image in images) else None
 
 
+def _square(image: np.ndarray) -> np.ndarray:
+    """Return a PSF with zeros beside its shorter sides, where that keeps its middle.
+
+    Coadds have such PSFs: bounding boxes of several.  One that is far from square is none.
+    """
+    short, long = sorted(image.shape)
+    if (long - short) % 2 or 2 * short < long:
+        return image
+    return np.pad(image, [((long - side) // 2,) * 2 for side in image.shape])
+
+
 def _check_image(image: np.ndarray, band: str) -> None:
     if image.shape[0] != image.shape[1] or image.size == 0:
         raise InputError(
             f"PSF images must be square; that of band {band!r} has the shape {image.shape}: cut "
-            "it, or pad it with zeros."
+            "it, or pad it with zeros, so that its middle stays."
         )
     if not np.isfinite(image).all():
         raise InputError(

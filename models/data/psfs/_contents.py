@@ -1,7 +1,9 @@
 """What files, arrays and objects hold: the PSFs in them, before they are evaluated."""
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,21 @@ def sources_of(psf) -> list[Source]:
             f"the PSF is {what}; give an image, a file, or an object of piff, galsim or photutils."
         )
     return _array_sources(numeric(psf, "psfs"), "psfs")
+
+
+def detector_grids(psf) -> list[str]:
+    """Return the names of the PSFs of detectors among what a user gives, which may be a list of them."""
+    given = psf.values() if isinstance(psf, Mapping) else psf
+    if isinstance(given, str | os.PathLike | fits.HDUList) or not isinstance(given, Iterable):
+        given = [given]
+    found = []
+    for one in given:
+        if isinstance(one, str | os.PathLike) or hasattr(one, "grid_xypos"):
+            # What is wrong with it is said where it is read.
+            with warnings.catch_warnings(), suppress(InputError):
+                warnings.simplefilter("ignore")
+                found += [source.label for source in sources_of(one) if source.of_detector]
+    return list(dict.fromkeys(found))
 
 
 def _array_sources(array: np.ndarray, label: str, names: Sequence[str] = ()) -> list[Source]:

@@ -114,7 +114,7 @@ def grid_source(
         )
         return Stamp(image, oversampling=oversampling, effective=True)
 
-    return Source(label, at, band)
+    return Source(label, at, band, of_detector=True)
 
 
 def _compare_scale(

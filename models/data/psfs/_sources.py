@@ -82,6 +82,8 @@ class Source(NamedTuple):
         Why it can't be used, as a sentence; "" if it can.
     varies
         Whether it may differ from place to place.
+    of_detector
+        Whether its pixels and its orientation are those of a detector.
     """
 
     label: str
@@ -92,6 +94,7 @@ class Source(NamedTuple):
     ordered: bool = False
     refusal: str = ""
     varies: bool = True
+    of_detector: bool = False
 
 
 def constant(label: str, stamp: Stamp, band: str | None = None, name: str = "") -> Source:

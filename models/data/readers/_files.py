@@ -161,7 +161,10 @@ class Extension:
                 return self._blocks.part(box)
             where = (..., *box) if len(self.shape or ()) > 2 else box
             stored = self._hdu.section if self._mapped is None else self._mapped
-            return np.array(stored[where], dtype=stored.dtype.newbyteorder("="))
+            # The type is that of the part: integers that are scaled, or may be blank, come as floats,
+            # of which sections do not know.
+            part = np.array(stored[where])
+            return part.astype(part.dtype.newbyteorder("="), copy=False)
 
     def pixels_of(self, boxes: Sequence[Box]) -> np.ndarray:
         """Read the parts in boxes of the same height, one beside the other, as a new array."""

@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._warnings import note
-from scorepriors.models.data.psfs._contents import sources_in_image
+from scorepriors.models.data.psfs._contents import detector_grids, sources_in_image
 
 from ._bands import BandPart, combine, unit_factor, with_common_units
 from ._cards import given_zero_point, header_bands
@@ -19,7 +19,7 @@ from ._correlations import correlation_in
 from ._files import FITS_ENDINGS, NPZ_ENDINGS, Box, Source, check_file, open_fits, reason
 from ._image_files import ImageFile
 from ._meds import check_same_object
-from ._names import Group, find_images, passed_over
+from ._names import Group, find_images, of_image, passed_over
 from ._options import FileOptions, given_bands
 from ._partners import exact
 from ._products import by_row, recognize
@@ -108,8 +108,6 @@ class FitsFiles:
         path = check_file(self.paths[order], FITS_ENDINGS, "FITS file")
         extensions = self._stack.enter_context(open_fits(path, often=self._often))
         product = recognize(extensions, path)
-        if product is not None and product.note:
-            note(f"{path.name} is a {product.name}: {product.note}")
         groups: list[Group] = []
         if product is not None and product.open is not None:
             useless = {*self.options.given} - {"zero_point", "bands"}
@@ -147,9 +145,15 @@ class FitsFiles:
         psfs: list[Any] = []
         corners: list[tuple[int, int]] = []
         known: list[np.ndarray | None] = []
+        factors: list[float] = []
+        mosaic = ""
         for order, path in enumerate(self.paths):
             own, corner = self._parts(order, boxes)
             known.append(self._correlation(order, own, boxes))
+            product = self.file(order).product
+            factors += [self.file(order).factor] * sum(len(part.images) for part in own)
+            if product is not None and product.resampled:
+                mosaic = mosaic or f"{path.name} is a {product.name}"
             if not self._often:
                 self.close()
             if len(self.paths) > 1 and sum(len(part.images) for part in own) != 1:
@@ -165,6 +169,8 @@ class FitsFiles:
             psfs.append(own[0].psfs)
             parts += own
             corners.append(corner)
+        if mosaic and psf is not None:
+            _say_detectors(mosaic, psf)
         stem = _common_stem(self.paths)
         if self.index is not None:
             check_same_object(parts)
@@ -178,8 +184,13 @@ class FitsFiles:
         if options.bands is not None:
             arguments["bands"] = given_bands(options.bands)
         if options.zero_point is not None:
-            arguments["zero_point"], arguments["unit"] = given_zero_point(
+            given, arguments["unit"] = given_zero_point(
                 options.zero_point, arguments["unit"], len(arguments["images"])
+            )
+            # It is that of one unit in the file.
+            arguments["zero_point"] = tuple(
+                zero + 2.5 * float(np.log10(factor))
+                for zero, factor in zip(given, factors, strict=True)
             )
         arguments["corner"] = corners[0]
         arguments["correlation"] = _joined(known, parts)
@@ -238,7 +249,8 @@ class FitsFiles:
             if row is not None and row.open is not None:
                 own, corner = [by_row(row, row.open, file.path, self.index)], (0, 0)
             else:
-                own, corner = _read_images(file, boxes, self.shape)
+                # Only parts that are read one beside the other must be of one shape already here.
+                own, corner = _read_images(file, boxes, None if boxes is None else self.shape)
         if len(own) == 1 and own[0].bands is None and len(own[0].images) == 1:
             own = [own[0]._replace(bands=(_stem(file.path),))]
         return own, corner
@@ -312,6 +324,17 @@ def _say_masked(
         note(f"{where}: {', '.join(said)} are masked{mend}.")
 
 
+def _say_detectors(mosaic: str, psf: Any) -> None:
+    """Say that PSFs are those of a detector, where the image is a mosaic."""
+    grids = detector_grids(psf)
+    if grids:
+        note(
+            f"{grids[0]} is a grid of PSFs of a detector, and {mosaic}: they were evaluated at the "
+            "mosaic's pixels, and taken in its orientation and for its pixels; give an image of the "
+            "PSF on the mosaic, from its stars or of turned and drizzled models."
+        )
+
+
 def _read_images(
     file: ImageFile, boxes: Sequence[Box] | None, shape: tuple[int, int] | None
 ) -> tuple[list[BandPart], tuple[int, int]]:
@@ -323,8 +346,11 @@ def _read_images(
             )
     parts = [file.part(number, boxes) for number in range(len(file.groups))]
     images = [file.image(number) for number in range(len(file.groups))]
-    if file.product is None and file.options.hdu is None:
-        rest = passed_over(file.extensions, [one for image in images for one in image.used])
+    if file.product is None:
+        alike = file.extensions
+        if file.options.hdu is not None:
+            alike = of_image(alike, file.groups[0])
+        rest = passed_over(alike, [one for image in images for one in image.used])
         if rest:
             note(
                 f"{file.path.name}: {', '.join(rest)} of the size of the image passed over; "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from astropy import units
 from astropy.io import fits
+from astropy.wcs.utils import proj_plane_pixel_area
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import broadcast_mask
@@ -26,15 +27,27 @@ from ._cards import (
 )
 from ._cutouts import Box, Cut, cut_box
 from ._files import Extension, open_fits, split_hdu
-from ._masks import mask_rule
-from ._names import MASK_NAMES, NOISE_NAMES, Group, find_partner, found
+from ._masks import mask_planes, mask_rule
+from ._names import MASK_NAMES, NOISE_NAMES, Group, find_partner, found, is_band
 from ._noise import kind_of, kind_of_file, noise_factor, noise_rule
 from ._options import FileOptions
-from ._partners import Image, Partner, beside, checked_shape, exact, only_image, pixel_side
+from ._partners import (
+    Image,
+    Partner,
+    all_beside,
+    beside,
+    checked_shape,
+    exact,
+    only_image,
+    pixel_side,
+)
 from ._products import Product, by_row
 
 #: Powers of noise that give standard deviations.
 _POWERS = {"variance": 0.5, "deviation": 1.0, "ivar": -0.5}
+
+#: Largest relative difference of sides of pixels that are the same.
+_SAME_SIDE = 0.01
 
 #: Ratio from which two noises in one file contradict each other.
 _OTHER_NOISE = 1.1
@@ -67,6 +80,7 @@ class ImageFile:
         self.decided = decided
         self._stack, self._often = stack, often
         self._images: dict[int, Image] = {}
+        self._said: set[str] = set()
         self._opened: dict[Path, list[Extension]] = {}
 
     def image(self, number: int) -> Image:
@@ -84,7 +98,15 @@ class ImageFile:
         images = self._linear(about, cut)
         masked = self._masked(number, images.shape, cut)
         masked = masked | self._uncovered(about, masked, cut)
-        return images, self._weights(number, images, masked, cut)
+        weights = self._weights(number, images, masked, cut)
+        if self.factor == 1.0:
+            return images, weights
+        return images * self.factor, weights / self.factor**2
+
+    @property
+    def factor(self) -> float:
+        """What the pixels of the file were multiplied by."""
+        return 1.0 if self.product is None else self.product.factor
 
     def part(self, number: int, boxes: Sequence[Box] | None = None) -> BandPart:
         """Return the bands of one image HDU; of boxes in its cut where they are given."""
@@ -153,9 +175,12 @@ class ImageFile:
             if partner is not None:
                 noise, name = partner
                 kind = self.options.noise_kind or own.get(name, "")
+                if product is not None and not self.options.noise_kind and kind == "exposure":
+                    self._say(product.noise_note)
                 return Partner(noise, noise.label, kind or kind_of(name, noise.header, noise.label))
             given = beside(self.path, product.noise_file if product else None)
         if given is None and product is not None and product.variance is not None:
+            self._say(product.noise_note)
             return Partner(None, "the noise", "variance", given=True)
         if given is None:
             if sum(one.name == group.image.name for one in self.extensions) > 1:
@@ -169,8 +194,8 @@ class ImageFile:
                 "--noise-kind variance)."
             )
         path, hdu = split_hdu(given)
-        noise = only_image(self._open(path), hdu, tuple(NOISE_NAMES), path.name)
-        kind = self.options.noise_kind or (product.noise_file_kind if product else "")
+        noise = only_image(self._open(path), hdu, tuple(NOISE_NAMES), path.name, group.image)
+        kind = self.options.noise_kind or self._kind_beside(path)
         kind = kind or kind_of(noise.name, noise.header, noise.label) or kind_of_file(path)
         if not kind:
             raise InputError(
@@ -180,6 +205,19 @@ class ImageFile:
         own_file = path.resolve() == self.path.resolve()
         return Partner(noise, f"{path.name} [{noise.label}]", kind, own_file, given=True)
 
+    def _say(self, sentence: str) -> None:
+        """Say once what the row of the product did, if there is something to say."""
+        if self.product is not None and sentence and sentence not in self._said:
+            self._said.add(sentence)
+            note(f"{self.path.name} is a {self.product.name}: {sentence}")
+
+    def _kind_beside(self, path: Path) -> str:
+        """Return the kind of noise of the product's file beside the image; "" for any other file."""
+        if self.product is None:
+            return ""
+        known = {one.resolve() for one in all_beside(self.path, self.product.noise_file)}
+        return self.product.noise_file_kind if path.resolve() in known else ""
+
     def _find_mask(self, group: Group) -> Partner | None:
         given = self.options.one_of("mask", self.order, self.count)
         product = self.product
@@ -187,7 +225,8 @@ class ImageFile:
             names = (*(product.mask if product else ()), *MASK_NAMES)
             partner = self._partner(group, names)
             if partner is not None:
-                return Partner(partner[0], f"{self.path.name} [{partner[0].label}]")
+                what = f"{self.path.name} [{partner[0].label}]"
+                return Partner(partner[0], what, more=self._more_planes(partner[0]))
             given = beside(self.path, product.mask_file if product else None)
         if given is None:
             if self.options.good is not None or self.options.bad_planes is not None:
@@ -197,9 +236,22 @@ class ImageFile:
                 )
             return None
         path, hdu = split_hdu(given)
-        mask = only_image(self._open(path), hdu, MASK_NAMES, path.name)
+        mask = only_image(self._open(path), hdu, MASK_NAMES, path.name, group.image)
         own_file = path.resolve() == self.path.resolve()
         return Partner(mask, f"{path.name} [{mask.label}]", own=own_file, given=True)
+
+    def _more_planes(self, mask: Extension) -> tuple[Extension, ...]:
+        """Return the HDUs of a mask's planes beyond the 31 that have a bit in its first one.
+
+        Files of lsst-images have them: of the mask's name and shape, with names of planes of their own.
+        """
+        alike = [
+            one
+            for one in self.extensions
+            if one is not mask and one.name == mask.name and one.shape == mask.shape
+        ]
+        named = all("MSKN0000" in one.header or "MSKN0001" in one.header for one in (mask, *alike))
+        return tuple(alike) if named and not self.several else ()
 
     def _open(self, path: Path) -> list[Extension]:
         """Return the HDUs of a file, which stays open as long as this one."""
@@ -287,7 +339,10 @@ class ImageFile:
             alike = other.version == noise.version and other.shape == noise.shape
             if other is noise or not alike or kind not in _POWERS:
                 continue
-            factor = noise_factor(other.header, header_unit(about.header), kind, other.label)
+            try:
+                factor = noise_factor(other.header, header_unit(about.header), kind, other.label)
+            except InputError:
+                continue  # of a unit that can't be compared
             pixels = np.asarray(cut.of(other, other.label), float) * factor
             pixels = pixels[np.isfinite(pixels) & (pixels > 0)]
             ratio = float(np.median(pixels)) ** _POWERS[kind] / own if pixels.size else 1.0
@@ -302,20 +357,35 @@ class ImageFile:
         mask = self.image(number).mask
         if mask is None or mask.extension is None:
             return np.zeros(shape, bool)
-        pixels = cut.of(mask.extension, mask.what)
-        while pixels.ndim > 2 and pixels.shape[0] == 1:
-            pixels = pixels[0]
-        key = f"mask {number}"
-        if key not in self.decided:
-            self.decided[key] = mask_rule(
-                pixels,
-                mask.extension.header,
-                mask.what if cut.boxes is None else f"{mask.what} (a sample of it)",
-                product=self.product,
-                good=self.options.good,
-                bad_planes=self.options.planes,
-            )
-        return broadcast_mask(self.decided[key].excluded(pixels), shape)
+        masked = np.zeros(shape, bool)
+        planes = self._planes_of_each([mask.extension, *mask.more])
+        for order, (extension, own) in enumerate(zip((mask.extension, *mask.more), planes)):
+            what = mask.what if order == 0 else f"{self.path.name} [{extension.label}]"
+            pixels = cut.of(extension, what)
+            while pixels.ndim > 2 and pixels.shape[0] == 1:
+                pixels = pixels[0]
+            key = f"mask {number}" if order == 0 else f"mask {number} {order}"
+            if key not in self.decided:
+                self.decided[key] = mask_rule(
+                    pixels,
+                    extension.header,
+                    what if cut.boxes is None else f"{what} (a sample of it)",
+                    product=self.product,
+                    good=self.options.good,
+                    bad_planes=own,
+                )
+            masked |= broadcast_mask(self.decided[key].excluded(pixels), shape)
+        return masked
+
+    def _planes_of_each(self, masks: Sequence[Extension]) -> list[tuple[str | int, ...] | None]:
+        """Return the bad planes that a user names for each HDU of a mask; bits are of the first."""
+        planes = self.options.planes
+        if planes is None or len(masks) == 1:
+            return [planes] * len(masks)
+        named = [mask_planes(mask.header) for mask in masks]
+        elsewhere = {plane for one in named[1:] for plane in one} - {*named[0]}
+        first = tuple(plane for plane in planes if plane not in elsewhere)
+        return [first, *(tuple(p for p in planes if p in one) for one in named[1:])]
 
     def _uncovered(self, about: Image, masked: np.ndarray, cut: Cut) -> np.ndarray:
         """Return the pixels where a product's map of its coverage is zero."""
@@ -347,15 +417,19 @@ class ImageFile:
             # The primary header's filter is not that of each of several images.
             own = header_bands(group.image.header, num_bands)
             word = group.suffix
+            if own is None and not self.several and not is_band(word):
+                own = header_bands(header, num_bands)  # the name is that of a chip
             if own is not None or not word or word.isdigit():
                 return own
             return (word.lower() if len(word) == 1 and word in "UGRIZ" else word,)
         return header_bands(header, num_bands)
 
     def _zero_point(self, header: fits.Header, num_bands: int, unit: units.UnitBase | None, wcs):
+        product = self.product
+        if product is not None and product.native_side and wcs is not None:
+            self._check_side(product, wcs)
         if self.options.zero_point is not None:
             return None
-        product = self.product
         zero = None
         if product is not None and product.zero_point_in is not None:
             zero = by_row(product, product.zero_point_in, self.extensions)
@@ -363,6 +437,7 @@ class ImageFile:
             found: tuple[float, ...] | None = (float(zero),) * num_bands
         elif product is not None and product.zero_point is not None:
             zero = by_row(product, product.zero_point, header)
+            self._say(product.zero_point_note)
             found = None if zero is None else (float(zero),) * num_bands
         else:
             found = header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
@@ -371,3 +446,19 @@ class ImageFile:
                 # A card that was never set holds 0: one count as bright as Vega.
                 check_plausible(zero, f"the cards of a {product.name}", 5.0)
         return found
+
+    def _check_side(self, product: Product, wcs) -> None:
+        """Refuse pixels that are averages of the survey's, unless the user says what they are worth."""
+        side = 3600 * float(np.sqrt(proj_plane_pixel_area(wcs)))
+        share = (side / product.native_side) ** 2
+        if abs(np.sqrt(share) - 1) < _SAME_SIDE:
+            return
+        how = "averaged" if share > 1 else "interpolated"
+        made = f"its pixels of {side:.4g} arcsec were {how} from the survey's of {product.native_side:g}"
+        if self.options.zero_point is None:
+            raise InputError(
+                f"{made}, so sums of them would be {1 / share:.3g} times the fluxes; leave pixscale out "
+                "of the address of the cutout, or say what one unit of a pixel is worth with "
+                "zero_point= (--zero-point)."
+            )
+        self._say(f"{made}: check its noise, and give a PSF on the same pixels.")

@@ -62,6 +62,7 @@ MASK_NAMES: tuple[str, ...] = (
     "MSK",
     "FLAGS",
     "FLAG",
+    "FLG",  # exposures of Euclid
     "MASKBITS",
     "BPM",
     "BADPIX",
@@ -236,6 +237,20 @@ def find_partner(
         if same and (not several or alone):
             return same[0], name
     return None
+
+
+def of_image(extensions: Sequence[Extension], group: Group) -> list[Extension]:
+    """Return the HDUs that are named as those of one of several images: by its band or its version.
+
+    For an image that stands alone none are.
+    """
+    image, suffix = group.image, group.suffix
+    if suffix:
+        pattern = re.compile(rf"^{re.escape(suffix)}[_\-. ]|[_\-. ]{re.escape(suffix)}$")
+        return [one for one in extensions if pattern.search(one.name)]
+    if sum(one.name == image.name for one in extensions) > 1:
+        return [one for one in extensions if one.version == image.version]
+    return []
 
 
 def passed_over(extensions: Sequence[Extension], used: Sequence[Extension]) -> list[str]:

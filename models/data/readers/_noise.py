@@ -68,7 +68,7 @@ def noise_factor(header: fits.Header, unit: units.UnitBase | None, kind: str, wh
     Raises
     ------
     InputError
-        If the noise has a unit and the image has none, or if they do not go together.
+        If the noise has a unit and the image has none, or if neither can be converted to the other.
     """
     power = {"deviation": 1, "variance": 2, "ivar": -2}.get(kind)
     own = header_unit(header)
@@ -79,16 +79,27 @@ def noise_factor(header: fits.Header, unit: units.UnitBase | None, kind: str, wh
             return 1.0
         raise InputError(f"{what} is in {own}, but the image has no unit; add its card BUNIT.")
     if isinstance(unit, units.UnrecognizedUnit) or own == unit:
-        # Many write the image's unit beside variances as well.
         return 1.0
     if own.is_equivalent(unit**power):
         return float(own.to(unit**power))
-    if own.is_equivalent(unit):
-        raise InputError(
-            f"{what} is in {own} and the image in {unit}: bring both to one unit, the noise to "
-            f"{(unit**power).to_string()}."
-        )
-    return 1.0
+    # Many write the image's unit, or one over it, beside variances and weights as well.
+    usual = [unit**power, unit, *([unit**-1] if kind == "ivar" else [])]
+    if own == units.dimensionless_unscaled or _counts(own) in map(_counts, usual):
+        return 1.0
+    raise InputError(
+        f"{what} is in {own} and the image in {unit}: bring both to one unit, the noise to "
+        f"{(unit**power).to_string()}, or correct the card BUNIT that is wrong."
+    )
+
+
+def _counts(unit: units.UnitBase) -> units.UnitBase:
+    """Return a unit with all that stands for a count of a camera as one unit."""
+    found = unit.decompose()
+    for one in (units.adu, units.DN):
+        if one in found.bases:
+            power = found.powers[found.bases.index(one)]
+            found = (found * units.ct**power / one**power).decompose()
+    return found
 
 
 class NoiseRule(NamedTuple):

@@ -31,6 +31,8 @@ class Partner(NamedTuple):
         Whether it is one of the image's own file.
     given
         Whether it was asked for, or named by a rule: then other noises are not compared.
+    more
+        Further HDUs of a mask, for its planes that had no bit in the first.
     """
 
     extension: Extension | None
@@ -38,6 +40,7 @@ class Partner(NamedTuple):
     kind: str = ""
     own: bool = True
     given: bool = False
+    more: tuple[Extension, ...] = ()
 
 
 class Image(NamedTuple):
@@ -67,6 +70,7 @@ class Image(NamedTuple):
         """HDUs of the image's own file that it takes."""
         partners = [one for one in (self.noise, self.mask) if one is not None and one.own]
         used = [one.extension for one in partners if one.extension is not None]
+        used += [more for one in partners for more in one.more]
         return [self.group.image, *used]
 
 
@@ -100,22 +104,36 @@ def exact(extension: Extension) -> str:
 
 
 def only_image(
-    extensions: Sequence[Extension], hdu: str | None, names: Sequence[str], where: str
+    extensions: Sequence[Extension],
+    hdu: str | None,
+    names: Sequence[str],
+    where: str,
+    image: Extension | None = None,
 ) -> Extension:
-    """Return the image of a file with noise or a mask: by HDU, by name, or the only one."""
+    """Return the image of a file with noise or a mask: by HDU, by name, or the only one.
+
+    Where there are several, as in files of all chips of a camera, the one with the name and version of
+    the `image` belongs to it.
+    """
     if hdu is not None:
         return pointed(extensions, hdu, where)
     images = [one for one in extensions if one.shape is not None and len(one.shape) > 1]
     for name in names:
-        for one in images:
-            if one.name == name:
-                return one
-    if len(images) != 1:
-        raise InputError(
-            f"{where} holds {len(images)} images ({found(extensions)}); say which, as "
-            f"{where}[1] or {where}[NAME]."
-        )
-    return images[0]
+        named = [one for one in images if one.name == name]
+        if named:
+            version = None if image is None else image.version
+            return next((one for one in named if one.version == version), named[0])
+    if len(images) == 1:
+        return images[0]
+    if image is not None and image.name:
+        alike = (image.name, image.version)
+        found_alike = [one for one in images if (one.name, one.version) == alike]
+        if len(found_alike) == 1:
+            return found_alike[0]
+    raise InputError(
+        f"{where} holds {len(images)} images ({found(extensions)}); say which, as "
+        f"{where}[1] or {where}[NAME]."
+    )
 
 
 def beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
@@ -123,21 +141,27 @@ def beside(path: Path, rule: tuple[str, str] | None) -> Path | None:
 
     Of ``*`` in the name anything may stand, and one of both files may be compressed.
     """
+    found = all_beside(path, rule)
+    if len(found) > 1:
+        raise InputError(
+            f"{found[0].name} and {found[1].name} both go with {path.name}; say which with noise= and "
+            "mask= (--noise, --mask)."
+        )
+    return found[0] if found else None
+
+
+def all_beside(path: Path, rule: tuple[str, str] | None) -> list[Path]:
+    """Return the files beside another one that a product's rule may mean."""
     if rule is None:
-        return None
+        return []
     for replacement in rule[1].split("|"):
         name = re.sub(rule[0], replacement, path.name, count=1)
         if name == path.name:
-            return None
+            return []
         bare = name.removesuffix(".gz").removesuffix(".fz")
         for one in (name, f"{name}.gz", f"{name}.fz", bare):
             found = sorted(path.parent.glob(glob.escape(one).replace("[*]", "*")))
             found = [other for other in found if other != path]
-            if len(found) > 1:
-                raise InputError(
-                    f"{found[0].name} and {found[1].name} both go with {path.name}; say which "
-                    "with noise= and mask= (--noise, --mask)."
-                )
             if found:
-                return found[0]
-    return None
+                return found
+    return []

@@ -178,20 +178,58 @@ def hsc_zero_point(header: fits.Header) -> float:
 
 
 def photocalib_zero_point(hdus: Sequence[Any]) -> float | None:
-    """AB magnitude of one count by the table of the calibration, nJy of one count."""
-    for hdu in hdus:
-        if hdu.is_table and hdu.name == "PHOTOCALIB":
-            table = hdu.table()
-            name = next((n for n in table.colnames if n.lower() == "calibrationmean"), None)
-            if name is None or not len(table):
-                return None
-            mean = float(table[name][0])
-            if not (np.isfinite(mean) and mean > 0):
-                raise InputError(
-                    f"the table PhotoCalib has {mean:g} nJy for one count; give zero_point= "
-                    "(--zero-point)."
-                )
-            return NANOJANSKY_ZERO_POINT - 2.5 * float(np.log10(mean))
+    """AB magnitude of one count by the table of the calibration, nJy of one count.
+
+    Coadds have a row of it for each exposure that went in as well.  None where the card `FLUXMAG0`
+    says what a count is worth, or where there is no such table.
+    """
+    if any("FLUXMAG0" in hdu.header for hdu in hdus):
+        return None
+    tables = [hdu for hdu in hdus if hdu.is_table and hdu.name == "PHOTOCALIB"]
+    means = [mean for hdu in tables for mean in _calibration_means(hdu)]
+    if not means:
+        return None
+    mean = _own_calibration(hdus)
+    if mean is None:
+        if min(means) != max(means):
+            raise InputError(
+                f"the table PhotoCalib has {len(means)} calibrations ({min(means):.4g} to "
+                f"{max(means):.4g} nJy for one count), and the file does not say which is the "
+                "image's (PHOTOCALIB_ID, ARCHIVE_INDEX); give zero_point= (--zero-point)."
+            )
+        mean = means[0]
+    if not (np.isfinite(mean) and mean > 0):
+        raise InputError(
+            f"the table PhotoCalib has {mean:g} nJy for one count; give zero_point= (--zero-point)."
+        )
+    return NANOJANSKY_ZERO_POINT - 2.5 * float(np.log10(mean))
+
+
+def _calibration_means(hdu: Any) -> list[float]:
+    table = hdu.table()
+    name = next((n for n in table.colnames if n.lower() == "calibrationmean"), None)
+    return [] if name is None else [float(mean) for mean in table[name]]
+
+
+def _own_calibration(hdus: Sequence[Any]) -> float | None:
+    """Return the image's own row of the calibrations, nJy of one count; None if it can't be found.
+
+    The card `PHOTOCALIB_ID` is the id of objects in the table ARCHIVE_INDEX, which names the table
+    (``cat.archive``, counted from the index, which is 0) and the first row of each.
+    """
+    wanted = next((h.header["PHOTOCALIB_ID"] for h in hdus if "PHOTOCALIB_ID" in h.header), None)
+    index = next((one for one in hdus if one.is_table and one.name == "ARCHIVE_INDEX"), None)
+    if wanted is None or index is None:
+        return None
+    table = index.table()
+    if not {"id", "cat.archive", "row0"}.issubset(table.colnames):
+        return None
+    for entry in table[np.asarray(table["id"]) == wanted]:
+        number = index.number + int(entry["cat.archive"])
+        for hdu in hdus:
+            if hdu.is_table and hdu.number == number and hdu.name == "PHOTOCALIB":
+                means, row = _calibration_means(hdu), int(entry["row0"])
+                return means[row] if 0 <= row < len(means) else None
     return None
 
 
@@ -233,7 +271,8 @@ def twomass_zero_point(header: fits.Header) -> float:
 
 def infrared_zero_point(header: fits.Header) -> float:
     """AB magnitude of one count of VISTA or UKIDSS; `MAGZPT` is Vega's, of one a second."""
-    seconds = 2.5 * float(np.log10(positive(header, "EXPTIME")))
+    card = "EXP_TIME" if "EXPTIME" not in header and "EXP_TIME" in header else "EXPTIME"  # UKIDSS
+    seconds = 2.5 * float(np.log10(positive(header, card)))
     return magnitude(header, "MAGZPT") + seconds + VEGA[infrared_band(header)[0]]
 
 
@@ -321,18 +360,9 @@ def panstarrs_linear(pixels: np.ndarray, header: fits.Header) -> np.ndarray:
     return offset + 2 * softening * np.sinh(scaled)
 
 
-#: nJy of one unit of the AB system, in which images of KiDS are: their zero point is 0.
-_MAGGY = 3631e9
-
-
-def kids_linear(pixels: np.ndarray, header: fits.Header) -> np.ndarray:
-    """Pixels in nJy, for those of KiDS do not go with single precision."""
-    return np.asarray(pixels, np.float64) * _MAGGY
-
-
-def kids_weights(weights: np.ndarray, header: fits.Header) -> np.ndarray:
-    """Inverse variances in 1/nJy squared."""
-    return np.asarray(weights, np.float64) / _MAGGY**2
+#: nJy of one unit of the AB system, in which images of KiDS are: their zero point is 0.  Squares of
+#: such pixels do not go with single precision.
+MAGGY = 3631e9
 
 
 # --- noise that the files leave to be calculated --------------------------------------------

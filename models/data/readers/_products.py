@@ -55,7 +55,8 @@ class Product:
     noise_file, mask_file, noise_file_kind
         Noise and mask in files of their own, beside the image's: pairs of a regular expression
         in the image's file name and its replacement, in which ``*`` stands for anything and ``|``
-        divides several names; and the kind of the noise.
+        divides several names; and the kind of the noise in that file, ``"wht"`` for inverse
+        variances unless they turn out to be exposure times.
     variance
         Function ``(pixels, header, hdus, box)`` that returns the variance of pixels, for files
         that hold none; `box` is the part that was cut out, or None.
@@ -81,10 +82,19 @@ class Product:
         Functions ``(pixels, header)`` that return linear pixels, or noise, from stored ones; the
         header is that of the HDU (with the primary's).  `noise_scaling` comes before the noise
         is understood by its kind.
+    factor
+        What linear pixels are multiplied by in the end, and their noise with them, for those that
+        are too small for single precision: zero points that a user gives are of one unit before it.
     open
         Function ``(path, index)`` that returns a `BandPart`, for files that hold no plain images.
-    note
-        A sentence that the user should read when such a file is opened; "" for none.
+    native_side
+        Arcseconds per pixel of the survey, for archives that also average pixels to other sides
+        and keep their unit; 0 where there are none.
+    resampled
+        Whether it is a mosaic, on pixels and in an orientation of its own.
+    noise_note, zero_point_note
+        Sentences that the user should read where the noise was scaled or calculated by the row, and
+        where the zero point is the row's; "" for none.
     """
 
     name: str
@@ -111,8 +121,12 @@ class Product:
     bad_planes: tuple[str | int, ...] = ()
     scaling: Callable[[np.ndarray, fits.Header], np.ndarray] | None = None
     noise_scaling: Callable[[np.ndarray, fits.Header], np.ndarray] | None = None
+    factor: float = 1.0
     open: Callable[[Path, int | None], BandPart] | None = None
-    note: str = ""
+    native_side: float = 0.0
+    resampled: bool = False
+    noise_note: str = ""
+    zero_point_note: str = ""
 
 
 def recognize(hdus: Sequence[Any], path: Path) -> Product | None:
@@ -214,6 +228,16 @@ def _is_wise(hdus: Sequence[Any], path: Path) -> bool:
     by_name = re.search(r"-w[1-4]-int-\d\w?\.fits", path.name, re.IGNORECASE) is not None
     by_cards = _has_card(hdus, "TELESCOP", "^WISE") and _has_card(hdus, "BAND", "^W?[1-4]$")
     return by_name or by_cards
+
+
+def _is_panstarrs_stack(hdus: Sequence[Any], path: Path) -> bool:
+    """Whether a file is a stack of Pan-STARRS, or what its archive cuts out of one.
+
+    These cutouts are linear, without the cards of the scaling.
+    """
+    by_cards = _has_card(hdus, "BSOFTEN", "") and _has_card(hdus, "BOFFSET", "")
+    cutout = r"^cutout_rings\..*\.stk\.[grizy]\.(unconv|conv)\.fits"
+    return by_cards or re.search(cutout, path.name, re.IGNORECASE) is not None
 
 
 def _is_ztf(hdus: Sequence[Any], path: Path, name: str) -> bool:
@@ -321,6 +345,7 @@ PRODUCTS: tuple[Product, ...] = (
         noise={"IMAGETYP=INVVAR": "ivar"},
         mask=("IMAGETYP=MASKBITS",),
         unit="nanomaggy",
+        native_side=0.262,
         bands=lambda header: tuple(str(header["BANDS"]).strip()),
         planes=rules.LEGACY_PLANES,
         bad_planes=rules.LEGACY_BAD,
@@ -351,6 +376,7 @@ PRODUCTS: tuple[Product, ...] = (
     Product(
         name="Euclid MER mosaic",
         file_name=r"^EUC_MER_(BGSUB-)?MOSAIC-(?!.*-(RMS|FLAG|BKG)_)",
+        resampled=True,
         noise_file=(
             r"^EUC_MER_(?:BGSUB-)?MOSAIC-(.+)_TILE(\d+).*$",
             r"EUC_MER_MOSAIC-\1-RMS_TILE\2-*.fits*|EUC_MER_MOSAIC-\1-RMS_TILE\2.fits*",
@@ -368,6 +394,7 @@ PRODUCTS: tuple[Product, ...] = (
         image=("SCI",),
         noise={"ERR": "deviation"},
         coverage=("WHT",),
+        resampled=True,
     ),
     Product(
         name="JWST exposure",
@@ -384,8 +411,9 @@ PRODUCTS: tuple[Product, ...] = (
         cards={"TELESCOP": "HST"},
         hdus=("SCI", "WHT"),
         image=("SCI",),
-        noise={"WHT": "exposure"},
-        note="WHT was taken as exposure time, and the noise scaled to the scatter of the pixels; "
+        noise={"ERR": "deviation", "WHT": "exposure"},
+        resampled=True,
+        noise_note="WHT was taken as exposure time, and the noise scaled to the scatter of the pixels; "
         "noise_kind='ivar' (--noise-kind ivar) takes it as inverse variance.",
     ),
     Product(
@@ -395,12 +423,15 @@ PRODUCTS: tuple[Product, ...] = (
         noise_file=(r"_sci\.fits", "_wht.fits"),
         noise_file_kind="ivar",
         zero_point=rules.unit_zero_point,
+        resampled=True,
     ),
     Product(
         name="drizzled mosaic",
         file_name=r"_(drc|drz)(_sci)?\.fits",
         noise_file=(r"_(drz|drc)(_sci)?\.fits", r"_*wht.fits"),
-        noise_file_kind="weight",
+        # Compared with the scatter of the pixels, as one that is given by hand.
+        noise_file_kind="wht",
+        resampled=True,
     ),
     Product(
         name="unWISE coadd",
@@ -421,7 +452,7 @@ PRODUCTS: tuple[Product, ...] = (
     # --- From the ground.
     Product(
         name="Pan-STARRS stack",
-        cards={"BSOFTEN": "", "BOFFSET": ""},
+        matches=_is_panstarrs_stack,
         noise_file=(r"\.(unconv|conv)(?=\.fits)", r".\1.wt"),
         noise_file_kind="variance",
         mask_file=(r"\.(unconv|conv)(?=\.fits)", r".\1.mask"),
@@ -441,7 +472,7 @@ PRODUCTS: tuple[Product, ...] = (
         zero_point=rules.magzp,
         planes=rules.ZTF_PLANES,
         bad_planes=rules.ZTF_BAD,
-        note="its pixels hold the sky, and its noise was calculated from GAIN and READNOI.",
+        noise_note="its pixels hold the sky, and its noise was calculated from GAIN and READNOI.",
     ),
     Product(
         name="ZTF reference",
@@ -467,7 +498,7 @@ PRODUCTS: tuple[Product, ...] = (
         image=("#0",),
         variance=rules.sdss_variance,
         unit="nanomaggy",
-        note="its noise was calculated from the gain and the dark variance of its camera column.",
+        noise_note="its noise was calculated from the gain and the dark variance of its camera column.",
     ),
     Product(
         name="KiDS coadd",
@@ -478,8 +509,7 @@ PRODUCTS: tuple[Product, ...] = (
         zero_point=lambda header: NANOJANSKY_ZERO_POINT,
         planes=rules.KIDS_PLANES,
         bad_planes=rules.KIDS_BAD,
-        scaling=rules.kids_linear,
-        noise_scaling=rules.kids_weights,
+        factor=rules.MAGGY,
     ),
     Product(
         name="DECam image",
@@ -501,7 +531,7 @@ PRODUCTS: tuple[Product, ...] = (
         matches=_is_infrared,
         bands=rules.infrared_band,
         zero_point=rules.infrared_zero_point,
-        note="its zero point of Vega was converted to AB magnitudes, without extinction by the "
+        zero_point_note="its zero point of Vega was converted to AB magnitudes, without extinction by the "
         "atmosphere.",
     ),
     Product(
