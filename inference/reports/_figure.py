@@ -243,6 +243,13 @@ def profile_label(result: Deblended) -> str:
     return _PROFILES.get(type(scene["profiles"]).__name__, "parametric")
 
 
+def model_label(result: Deblended, k: int) -> str:
+    """Return what a source was fitted as, in words."""
+    words = {"free-form": "learned prior", "point": "star", "profile": profile_label(result)}
+    model = str(result.free_form.models[k])
+    return words.get(model, model)
+
+
 def _source_row(
     axes, result: Deblended, k: int, compose, words: Sequence[str], *, first: bool
 ) -> None:
@@ -285,7 +292,7 @@ def _source_row(
     flux, error = found.flux[k], found.error[k]
     profile = profiles.flux[k] * factor
     spectrum.plot(
-        bands, profile, "s", color=SOFT, markersize=6, fillstyle="none", label=profile_label(result)
+        bands, profile, "s", color=SOFT, markersize=6, fillstyle="none", label="fit by profiles"
     )
     spectrum.errorbar(
         bands,
@@ -296,7 +303,7 @@ def _source_row(
         markersize=4,
         linewidth=1.2,
         capsize=2,
-        label="learned prior",
+        label="catalog",
     )
     highest = np.nanmax([*flux, *profile, 0.0])
     lowest = np.nanmin([*(flux - error), 0.0])
@@ -312,6 +319,8 @@ def _source_row(
         spectrum.spines[side].set_visible(False)
     label = unit.to_string()
     spectrum.set_ylabel(f"flux [{label}]" if label else "flux", fontsize=8, color=INK)
+    # Sources differ in what they are, and the legend is one for all.
+    spectrum.set_title(model_label(result, k), loc="left", fontsize=8, color=INK, pad=2)
     if _tag(result, k) != result.positions.ids[k]:
         spectrum.set_title(result.positions.ids[k], loc="right", fontsize=8, color=color, pad=2)
     # Within the axes, above the points: the titles are those of the first row.
@@ -329,5 +338,5 @@ def _source_row(
         seen.set_title("as observed", fontsize=9, color=INK)
         model.set_title("model, zoomed", fontsize=9, color=INK)
         spectrum.legend(
-            fontsize=7, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.3)
+            fontsize=7, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.36)
         )

@@ -161,7 +161,15 @@ def _agreement(whole):
         float(np.nanmax([np.nanmax(_known(rhats[n])) for n in group])) if group else np.nan
         for group in (few, many)
     ]
-    return *largest, max(problems)[1] if problems else None
+    if not problems:
+        return *largest, None
+    how = max(problems)[1]
+    # What is furthest beyond its limit need not be the largest, which tables show.
+    top = max(rhats, key=lambda name: np.nanmax(_known(rhats[name])))
+    said = f"{np.nanmax(_known(rhats[top])):.4f}"
+    if f"R-hat {said} " not in how:
+        how += f"; the largest is {said}, of {top}"
+    return *largest, how
 
 
 def _known(rhat):
