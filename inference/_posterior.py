@@ -187,7 +187,7 @@ class Posterior(eqx.Module):
         """Return constrained and deterministic sites at u.
 
         Sites that the density integrates out (exact spectra) or sums over (discrete ones) are
-        drawn, given the rest; see `scorepriors.models.recovery` and `survey`.
+        drawn, given the rest; see `scorepriors._recovery.recover` and `survey`.
 
         Parameters
         ----------

@@ -1,6 +1,7 @@
 """The public names: exported, documented, and enough for every tutorial."""
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -71,6 +72,60 @@ def test_pages_import_from_faces_alone(page):
 
 def test_pages_import_something():
     assert sum(len(list(imports(page))) for page in PAGES) > 20
+
+
+#: Files in whose sentences names of this package may stand; the changelog has those of earlier versions.
+PROSE = [
+    path
+    for folder in ("docs", "models", "inference", "scorepriors", "benchmarks")
+    for ending in ("*.md", "*.py")
+    for path in sorted((ROOT / folder).rglob(ending))
+    if "_build" not in path.parts
+] + [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def dotted(text):
+    """Return the dotted names of this package in a text, but for names of files."""
+    found = re.findall(r"(?<![\w./-])scorepriors(?:\.[A-Za-z_]\w*)+", text)
+    return {one for one in found if not one.endswith((".css", ".pyi"))}
+
+
+@functools.cache
+def exists(name):
+    """Return whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for number in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:number]))
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith("scorepriors"):
+                raise
+            continue
+        for part in parts[number:]:
+            if not hasattr(thing, part):
+                return False
+            thing = getattr(thing, part)
+        return True
+    return False
+
+
+def test_names_in_sentences_exist():
+    unknown = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in PROSE
+        for name in dotted(path.read_text(encoding="utf-8"))
+        if not exists(name)
+    }
+    assert not unknown
+    assert sum(len(dotted(path.read_text(encoding="utf-8"))) for path in PROSE) > 500
+
+
+def test_names_that_do_not_exist_are_found():
+    assert dotted("See `scorepriors.models.blend_sets`, scorepriors.css, ~/.scorepriors.x") == {
+        "scorepriors.models.blend_sets"
+    }
+    assert not exists("scorepriors.models.blend_sets")
+    assert exists("scorepriors.models.Observation.read")
 
 
 FUNCTIONS = [

@@ -5,7 +5,7 @@
     scorepriors evaluate irregular.npz --json irregular.json
 
 ``irregular``: every galaxy has the lumps, twists and free Sersic indices of the irregular ones of
-`scorepriors.training.irregular_lsst_galaxy`.  ``gradients``: the most concentrated component of
+`scorepriors.training._sets.irregular_lsst_galaxy`.  ``gradients``: the most concentrated component of
 a galaxy is redder than the rest by 10 to 50 % over the bands, so that no single spectrum
 describes it.  Shapes of real galaxies: ``scorepriors simulate --galaxies``.
 """

@@ -86,7 +86,7 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
     """Simulate blends of a survey, or a field, with truth, for `evaluate`.
 
     All else equal blend i depends on the seed and i only: a longer set begins with the shorter
-    one.  The layout of the file is described in `scorepriors.models.blend_sets`;
+    one.  The page "Input files" of the documentation describes the layout of the file;
     each blend is an observation as well: scorepriors deblend FILE --index I.
 
     With --field the output is a folder with field.fits, an image whose PSF varies, truth.fits

@@ -195,7 +195,7 @@ def evaluate(
     Parameters
     ----------
     path
-        File of a set in the layout of `scorepriors.models.blend_sets`.
+        File of a set, as `scorepriors.models.write_set` writes it.
     method
         ``"parametric"``: the scene of parametric profiles.  ``"map"``: free-form under the prior.
         ``"annealed"``: the same, after fits at larger noise levels of the prior.

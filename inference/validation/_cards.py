@@ -30,7 +30,7 @@ def write_card(
     name_or_path
         Name of a shipped prior or a ``.safetensors`` file, as for `load_prior`.
     report
-        Result of `scorepriors.validation.validate_prior`; without one the card says that nothing was
+        Result of `scorepriors.inference.validation.validate_prior`; without one the card says that nothing was
         measured.
     figures
         Captions and files of figures to show, the files relative to the card.
@@ -149,7 +149,7 @@ def denoising_figure(report: dict, path: str | Path) -> None:
     Parameters
     ----------
     report
-        Result of `scorepriors.validation.validate_prior`.
+        Result of `scorepriors.inference.validation.validate_prior`.
     path
         File to write; its ending gives the format.
     """
@@ -212,7 +212,7 @@ def _data(info, recipe) -> str:
     data = recipe.data
     if data.set is not None:
         source = (
-            f"simulated population `{data.set}` of `scorepriors.training_sets`, seed {data.seed}"
+            f"simulated population `{data.set}`, a `set` of `scorepriors train`, seed {data.seed}"
         )
     elif data.noisy is not None:
         source = (

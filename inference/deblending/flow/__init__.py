@@ -2,7 +2,7 @@ r"""Draws of scenes in the noise that a prior's probability flow maps to galaxie
 
 A learned density is concentrated near a thin, curved manifold in the space of images: from a
 small galaxy to a large one, every pixel changes by many times the noise sigma0, and a chain of
-small steps mixes very slowly.  The flow of the prior (`scorepriors.diffusion.follow_flow`)
+small steps mixes very slowly.  The flow of the prior (`scorepriors.energies._diffusion.follow_flow`)
 maps Gaussian noise :math:`\xi` to galaxies :math:`T(\xi)`, with the right share of every kind,
 so the posterior is
 
