@@ -1,6 +1,6 @@
 """The command `forced`."""
 
-import sys
+import textwrap
 import warnings
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,9 @@ from scorepriors._errors import InputError
 from . import _common as common
 from ._common import Outcome, with_json, written_summary
 from ._input import correlation_option, reading_options, take_reading
+
+#: Most sources that are printed; the others are in the catalog.
+MOST_SHOWN = 50
 
 
 @click.command()
@@ -69,6 +72,7 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
     check_target(target, force=force, names=FORCED_NAMES)
     common.prepare_jax()
     from scorepriors._progress import unless_quiet
+    from scorepriors.inference.deblending._notes import noise_sentence
     from scorepriors.inference.deblending._result import Deblended
     from scorepriors.inference.forced._forced import forced_photometry
     from scorepriors.inference.forced._outputs import write_forced
@@ -112,7 +116,7 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
     if not said and isinstance(obs, Observation):
         said = correlation_sentence(obs)
     # Windows of a field decide one by one: nothing is said of those that needed no mending.
-    biased = common.noise_sentence(found) if found.noise_from_model or noise == "file" else ""
+    biased = noise_sentence(found) if found.noise_from_model or noise == "file" else ""
     for sentence in filter(None, (said, biased)):
         click.echo(f"scorepriors: {sentence}", err=True)
     paths = write_forced(found, target, force=force, extra={"run": str(folder)})
@@ -123,26 +127,25 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
 
 
 def _print_fluxes(found) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from scorepriors.inference.forced._forced import SHAPES
-    from scorepriors.inference.forced._table import forced_catalog
+    from scorepriors.inference.forced._table import FORCED_SENTENCES, forced_catalog
+    from scorepriors.inference.reports._numbers import value_and_error
+
+    from ._source_tables import WIDTH, flux_title, source_tables
 
     unit, factor = found.flux_unit
-    table = Table(title=f"{len(found.ids)} sources in {found.observation.name}, flux in {unit}")
-    for name in ("id", *found.bands, "chi2", "flags"):
-        table.add_column(name, justify="right")
-    flux, error = found.flux * factor, found.error * factor
-    catalog = forced_catalog(found)
-    for k, identity in enumerate(found.ids[:50]):
-        cells = [
-            "no data" if f != f else f"{f:.4g} ± {e:.2g}"
-            for f, e in zip(flux[k], error[k], strict=True)
-        ]
-        table.add_row(identity, *cells, f"{found.chi2[k]:.2f}", str(catalog["flags"][k]))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-    if len(found.ids) > 50:
-        console.print(f"and {len(found.ids) - 50} more, in the catalog.")
-    console.print(f"{SHAPES[found.shapes]}.", highlight=False)
+    shown = slice(MOST_SHOWN)
+    flux, error = found.flux[shown] * factor, found.error[shown] * factor
+    fluxes = {
+        band: [value_and_error(f, e) for f, e in zip(flux[:, b], error[:, b], strict=True)]
+        for b, band in enumerate(found.bands)
+    }
+    facts = {"chi2": [f"{one:.2f}" for one in found.chi2[shown]]}
+    flags = [str(words) for words in forced_catalog(found)["flags"][shown]]
+    image = found.observation.name
+    title = flux_title(len(found.ids), unit.to_string()) + (f", in {image}" if image else "")
+    click.echo(source_tables(title, found.ids[shown], facts, fluxes, flags, known=FORCED_SENTENCES))
+    left = len(found.ids) - MOST_SHOWN
+    if left > 0:
+        click.echo(f"\nand {left:,} more, in the catalog.")
+    click.echo(f"\n{textwrap.fill(f'{SHAPES[found.shapes]}.', WIDTH)}")

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from scorepriors.inference.deblending._flags import flags_said, worst_first
+from scorepriors.inference.deblending._flags import SENTENCES, flags_said, worst_first
 
 #: Widest line, and the longest name of a source that is not cut.
 WIDTH, LONGEST = 80, 20
@@ -18,6 +18,7 @@ def source_tables(
     facts: Mapping[str, Sequence[str]],
     fluxes: Mapping[str, Sequence[str]],
     flags: Sequence[str],
+    known: Mapping[str, str] = SENTENCES,
 ) -> str:
     """Return tables of sources, and what their flags mean.
 
@@ -33,19 +34,22 @@ def source_tables(
         Cells ``[N]`` by column.
     flags
         Comma-separated flags of the sources, as in the column ``flags`` of catalogs.
+    known
+        Sentences of the flags by word, the worst first.
     """
     names = {"id": [_short(one) for one in ids]}
-    words = [", ".join(worst_first(each)) or "ok" for each in flags]
+    words = [", ".join(worst_first(each, known)) or "ok" for each in flags]
     blocks = [_with_flags([*(names | dict(facts)).items()], words)]
     blocks += [_lines([*names.items(), *part]) for part in _parts(names, fluxes)]
-    said = [
-        textwrap.fill(
-            f"{word}: {sentence}", WIDTH, subsequent_indent="    ", break_on_hyphens=False
-        )
-        for word, sentence in flags_said(flags).items()
-    ]
+    said = [flag_line(word, sentence) for word, sentence in flags_said(flags, known).items()]
     parts = [title, *("\n".join(lines) for lines in blocks), *(["\n".join(said)] if said else [])]
     return "\n\n".join(parts)
+
+
+def flag_line(word: str, sentence: str) -> str:
+    """Return a flag and its sentence, wrapped."""
+    text = f"{word}: {sentence}"
+    return textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def flux_title(number: int, unit: str) -> str:

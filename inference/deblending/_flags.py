@@ -130,6 +130,10 @@ SEVERITY = (
 )  # fmt: skip
 
 
+#: Sentences of all flags by word, in that order.
+SENTENCES = {word: FLAGS[word].sentence for word in SEVERITY}
+
+
 def without_band(word: str) -> str:
     """Return a word without the band that it names.
 
@@ -141,10 +145,11 @@ def without_band(word: str) -> str:
     return word.partition(":")[0]
 
 
-def worst_first(words: str) -> tuple[str, ...]:
+def worst_first(words: str, known: Mapping[str, str] = SENTENCES) -> tuple[str, ...]:
     """Return comma-separated words in the order of `SEVERITY`; none for ``ok``.
 
-    Names of bands, as in ``no_data:g``, stay with their word.
+    Names of bands, as in ``no_data:g``, stay with their word.  `known` has the sentences of other flags
+    by word, the worst first.
 
     Examples
     --------
@@ -152,7 +157,8 @@ def worst_first(words: str) -> tuple[str, ...]:
     (('residual', 'no_data:g', 'edge', 'faint'), ())
     """
     each = [word for word in words.split(",") if word not in ("", "ok")]
-    return tuple(sorted(each, key=lambda word: SEVERITY.index(without_band(word))))
+    order = list(known)
+    return tuple(sorted(each, key=lambda word: order.index(without_band(word))))
 
 
 def is_serious(words: Iterable[str]) -> bool:
@@ -160,16 +166,18 @@ def is_serious(words: Iterable[str]) -> bool:
     return any(without_band(word) in SERIOUS for word in words)
 
 
-def flags_said(words: Iterable[str]) -> dict[str, str]:
+def flags_said(words: Iterable[str], known: Mapping[str, str] = SENTENCES) -> dict[str, str]:
     """Return the sentence of each flag that some source has, by word, the worst first.
 
     Parameters
     ----------
     words
         Comma-separated words of each source, as in the column ``flags``.
+    known
+        Sentences of the flags by word, the worst first.
     """
-    held = {without_band(word) for each in words for word in worst_first(each)}
-    return {word: FLAGS[word].sentence for word in SEVERITY if word in held}
+    held = {without_band(word) for each in words for word in worst_first(each, known)}
+    return {word: sentence for word, sentence in known.items() if word in held}
 
 
 def bits_of(words: str | Iterable[str]) -> int:

@@ -3,7 +3,8 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def write_field_outputs(
     force: bool = False,
     evaluation: Mapping[str, Any] | None = None,
     command: str | None = None,
+    files: Sequence[str | Path] = (),
     extra: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write catalog, images, summary and report of a field; all of them or none.
@@ -58,6 +60,8 @@ def write_field_outputs(
         What `evaluate_field` found, for the report.
     command
         The command of the run, for summary and report.
+    files
+        Files that were read, for the same; those of the field, or its name, if not given.
     extra
         Further entries of the summary.
 
@@ -84,8 +88,11 @@ def write_field_outputs(
     They are written by strips of rows, so that memory does not grow with the height of the field.
     """
     directory = check_field_target(directory, force=force)
-    extra = {"command": command, **(extra or {})} if command else extra
-    summary = json.dumps(field_summary(result, extra=extra), indent=2, allow_nan=False)
+    read = [str(one) for one in files] or _input(result.field)
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    run: dict[str, Any] = {"command": command} if command else {}
+    run |= {"input": read, "date": date, **(extra or {})}
+    summary = json.dumps(field_summary(result, extra=run), indent=2, allow_nan=False)
     titles = {
         "model.fits": "Light of all sources as observed. It is given under masked pixels too.",
         "residual.fits": "Data minus model. NaN where a pixel is masked in its band.",
@@ -109,7 +116,14 @@ def write_field_outputs(
         ),
         "summary.json": lambda path: path.write_text(summary + "\n", encoding="utf-8"),
         "report.html": lambda path: path.write_text(
-            field_page(result, evaluation=evaluation, command=command, folder=str(directory)),
+            field_page(
+                result,
+                evaluation=evaluation,
+                command=command,
+                folder=str(directory),
+                files=read,
+                date=date,
+            ),
             encoding="utf-8",
         ),
     }
@@ -134,6 +148,14 @@ def write_field_outputs(
     return paths
 
 
+def _input(field: Any) -> list[str]:
+    """Return the files that a field was opened from, or else its name, if it has one."""
+    path = (getattr(field, "opened", None) or {}).get("path")
+    if path is None:
+        return [field.name] if field.name else []
+    return [path] if isinstance(path, str) else list(path)
+
+
 def write_field_report(
     result: Any, directory: str | Path, *, evaluation: Mapping[str, Any] | None = None
 ) -> Path:
@@ -155,9 +177,17 @@ def write_field_report(
     """
     directory = Path(directory)
     path = directory / "report.html"
-    command = None
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # no summary, or another's
-        command = json.loads((directory / "summary.json").read_text()).get("command")
-    page = field_page(result, evaluation=evaluation, command=command, folder=str(directory))
+    known: Any = {}
+    with contextlib.suppress(OSError, ValueError):  # none, or no JSON
+        known = json.loads((directory / "summary.json").read_text())
+    known = known if isinstance(known, Mapping) else {}
+    page = field_page(
+        result,
+        evaluation=evaluation,
+        command=known.get("command"),
+        folder=str(directory),
+        files=known.get("input") or _input(result.field),
+        date=known.get("date"),
+    )
     atomic_write(path, page)
     return path

@@ -7,7 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from scorepriors.inference.reports._figure import COLORS, INK, SOFT, scaled_composer
+from scorepriors.inference.deblending._flags import is_serious, worst_first
+from scorepriors.inference.reports._figure import BAD, COLORS, INK, SOFT, scaled_composer
 
 from ._stamps import SourceStamp
 
@@ -41,9 +42,11 @@ def source_figure(stamp: SourceStamp) -> Figure:
     panels = parts[1].subplots(count, 5, squeeze=False)
     for band, row in enumerate(panels):
         _band(row, stamp, band, noise[band], first=band == 0)
-    words = str(stamp.row["flags"][0])
-    flags = "" if words == "ok" else f": {words.replace(',', ', ')}"
-    figure.suptitle(f"source {stamp.id}{flags}", color=INK)
+    words = worst_first(str(stamp.row["flags"][0]))
+    figure.suptitle(
+        f"source {stamp.id}{': ' if words else ''}{', '.join(words)}",
+        color=BAD if is_serious(words) else INK,
+    )
     return figure
 
 

@@ -38,6 +38,13 @@ FORCED_FLAGS = (
 )
 
 
+#: Sentences of these flags by word, the worst first.
+FORCED_SENTENCES = {
+    word: next(flag.sentence for flag in FORCED_FLAGS if flag.word == word)
+    for word in ("misfit", "outside", "no_data", "masked", "blended")
+}
+
+
 def forced_catalog(found: Forced) -> QTable:
     """Return a table of forced photometry, in the order of the catalog.
 

@@ -13,6 +13,7 @@ from turned_sky import FLUX, camera, positions, view
 from scorepriors.inference import deblend, deblend_field, forced_photometry
 from scorepriors.inference.cli import main
 from scorepriors.inference.deblending import _scene_file
+from scorepriors.inference.forced._table import FORCED_SENTENCES
 from scorepriors.inference.reports._outputs import write_outputs
 from scorepriors.models import Observation, Positions, gaussian_psf
 from scorepriors.models.data._field import Field
@@ -57,7 +58,23 @@ def refused(*arguments):
 def test_files_of_a_scene(folder, image, tmp_path):
     done = run(folder, "--on", image, "--output", tmp_path / "out", "--quiet")
     assert done.exit_code == 0, done.output
-    assert "curvature" in done.output
+    assert "curvature" in " ".join(done.output.split())
+    # The tables of `deblend`, with the sentences of these flags.
+    lines = done.stdout.split(str(tmp_path))[0].splitlines()
+    assert lines[0] == "2 sources, flux in nJy, in epoch2"
+    assert max(map(len, lines)) <= 80
+    (head,) = (line for line in lines if "chi2" in line)
+    assert head.split() == ["id", "chi2", "flags"]
+    assert "±" in done.stdout
+    words = {
+        w
+        for each in QTable.read(tmp_path / "out" / "catalog.ecsv")["flags"]
+        for w in each.split(",")
+    }
+    assert words - {"ok"}
+    for word in words - {"ok"}:
+        start = f"{word}: {FORCED_SENTENCES[word][:40]}"
+        assert any(line.startswith(start) for line in lines)
     assert [p for p in FILES if not (tmp_path / "out" / p).exists()] == []
     table = QTable.read(tmp_path / "out" / "catalog.ecsv")
     assert list(table["id"]) == ["a", "b"]

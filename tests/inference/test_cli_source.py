@@ -204,9 +204,18 @@ def test_a_band_without_data(result, tmp_path):
     stamp = source(dark, "source-3")
     assert np.isnan(stamp.alone[0]).all()
     assert "no data" in source_text(stamp)
-    source_figure(stamp).savefig(tmp_path / "s.png")
+    figure = source_figure(stamp)
+    figure.savefig(tmp_path / "s.png")
     stamp.write(tmp_path / "s.fits")
     assert np.isnan(fits.getdata(tmp_path / "s.fits", "RESIDUAL")[0]).all()
+
+
+def test_the_picture_names_the_worst_flag_first(result):
+    stamp = source(result, "source-3")
+    stamp.row["flags"] = ["edge,faint,residual"]
+    assert source_figure(stamp).get_suptitle() == "source source-3: residual, edge, faint"
+    stamp.row["flags"] = ["ok"]
+    assert source_figure(stamp).get_suptitle() == "source source-3"
 
 
 def test_a_field_without_wcs():
