@@ -11,7 +11,7 @@ from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors.models.data._warnings import FileWarning
 
-from ._common import BAD_INPUT, INTERRUPTED
+from ._common import BAD_INPUT, INTERRUPTED, said_sentences
 from ._deblending import deblend
 from ._diagnosis import diagnose
 from ._doctor import doctor
@@ -62,6 +62,7 @@ def _say(show):
     """Return a function that prints warnings about files in one line, and others as `show` does."""
 
     def say(message, category, *rest, **named):
+        said_sentences().add(str(message))
         if issubclass(category, FileWarning):
             click.echo(f"scorepriors: {message}", err=True)
         else:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,14 +144,21 @@ def profile_option():
 
 
 #: Models of galaxies, as in `scorepriors.inference.deblending._options`.
-MODELS = ("simplest", "free-form")
+MODELS = ("simplest", "free-form", "profiles")
+
+
+#: What is wrong with --diagnose where no source has a free form.
+NOTHING_TO_DIAGNOSE = (
+    "--diagnose asks what the learned prior has made up, and --models profiles does without it; leave "
+    "out one of them."
+)
 
 
 def models_option(default: str):
     """Return the option for the models of galaxies; `default` says in words what they are without it."""
     text = (
         "simplest: galaxies keep their bulge and disk unless the data refuse it.  free-form: all are "
-        f"images under the learned prior.  [default: {default}]"
+        f"images under the learned prior.  profiles: none is.  [default: {default}]"
     )
     return click.option("--models", type=click.Choice(MODELS), help=text)
 
@@ -207,32 +214,31 @@ def model_options(command):
     return command
 
 
-def noise_sentence(result) -> str:
-    """Return a sentence on variances that follow the noise of their own pixels; empty if none do."""
-    from scorepriors.models.data._model_noise import bands_with_own_noise
-
-    mended, left = result.noise_from_model, bands_with_own_noise(result.observation)
-    if mended:
-        return (
-            f"the variance in band {', '.join(mended)} follows the noise of its own pixels, which "
-            "biases fluxes low; the noise of sources was taken from the model instead "
-            "(--variances file keeps the file's)."
-        )
-    if left:
-        return (
-            f"the variance in band {', '.join(left)} follows the noise of its own pixels, which "
-            "biases fluxes low; --variances auto takes the noise of sources from the model instead."
-        )
-    return ""
+#: Sentences that were printed, in the metadata of the command's context.
+_SAID = __name__
 
 
-def correlation_words(result) -> str:
-    """Return a sentence on the correlation of the noise: taken into account, or seen; or neither."""
-    from scorepriors.models.data import _correlations as known
+def said_sentences() -> set[str]:
+    """Return the sentences that the running command has printed; change it to add some."""
+    context = click.get_current_context(silent=True)
+    return set() if context is None else context.meta.setdefault(_SAID, set())
 
-    obs = result.observation
-    used = known.known_sentence(known.correlation_facts(obs))
-    return used or known.correlation_sentence(obs, result.positions)
+
+def say_notes(sentences: Iterable[str], which: str = "") -> None:
+    """Print notes on a result, those that were not said while it was made.
+
+    Parameters
+    ----------
+    sentences
+        The notes.
+    which
+        What is put before each, such as the folder of one of several results.
+    """
+    said = said_sentences()
+    for sentence in sentences:
+        if sentence not in said:
+            said.add(sentence)
+            click.echo(f"scorepriors: {which}{sentence}", err=True)
 
 
 def say_start(path: str | Path) -> None:

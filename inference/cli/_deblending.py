@@ -17,10 +17,9 @@ from ._common import (
     NOT_CONVERGED,
     NOT_TRUSTED,
     Outcome,
-    correlation_words,
     model_options,
     models_option,
-    noise_sentence,
+    say_notes,
     scene_options,
     with_json,
     written_summary,
@@ -44,7 +43,11 @@ from ._input import Input, field_options
     help="As a field of many scenes, or as one.  [default: a field beyond 192 x 192 pixels]",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes for a field."
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes for a field; more than one need pip install 'scorepriors[cluster]'.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler of the workers for a field.")
 @click.option("--resume", is_flag=True, help="Go on with a field that was cut short, or start.")
@@ -86,6 +89,8 @@ def deblend(
     run = FieldRun(workers, scheduler, resume)
     # Scenes and fields have defaults of their own.
     options |= {} if models is None else {"models": models}
+    if diagnosed and models == "profiles":
+        raise InputError(common.NOTHING_TO_DIAGNOSE)
     if each and as_field:
         raise InputError("--field takes one field; leave out --each.")
     field = None if each else opened_field(given, as_field)
@@ -189,13 +194,12 @@ def _verdict(results, targets) -> int:
         click.echo(f"scorepriors: interrupted; {kept}.", err=True)
         return INTERRUPTED
     from scorepriors.inference.deblending._doubts import doubts
+    from scorepriors.inference.deblending._notes import notes
 
     code = 0
     for result, target in zip(results, targets, strict=True):
         which = "" if len(results) == 1 else f"{target}: "
-        for sentence in (noise_sentence(result), correlation_words(result)):
-            if sentence:
-                click.echo(f"scorepriors: {which}{sentence}", err=True)
+        say_notes(notes(result), which)
         reasons = doubts(result)
         for sentence in reasons.values():
             click.echo(f"scorepriors: {which}{sentence}", err=True)

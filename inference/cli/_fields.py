@@ -110,7 +110,9 @@ def deblend_as_field(
     from scorepriors.inference.fields._folder import NAME as RUN
     from scorepriors.inference.fields._folder import is_begun
     from scorepriors.inference.fields._outputs import check_field_target, write_field_outputs
+    from scorepriors.models.data._field import field_with_notes
     from scorepriors.models.data._own_noise import NoiseWarning
+    from scorepriors.models.data._warnings import collected
 
     kept = Path(target.output) / RUN
     replace = target.force or (run.resume and is_begun(kept))
@@ -121,7 +123,9 @@ def deblend_as_field(
     with warnings.catch_warnings():
         # Said at the end, with what was done about it.
         warnings.simplefilter("ignore", NoiseWarning)
-        positions = field.positions(given.catalog, margin=given.margin)
+        with collected() as said:
+            positions = field.positions(given.catalog, margin=given.margin)
+    field = field_with_notes(field, said)
     try:
         result = deblend_field(
             field,
@@ -149,6 +153,7 @@ def deblend_as_field(
         force=replace,
         evaluation=evaluation,
         command=shlex.join(["scorepriors", *sys.argv[1:]]),
+        files=given.names(),
         extra=extra,
     )
     _print_summary(result)
@@ -161,10 +166,14 @@ def _print_summary(result) -> None:
     import numpy as np
 
     from scorepriors._progress import duration
+    from scorepriors.inference.deblending._flags import SENTENCES
+    from scorepriors.inference.fields._tables import flag_counts
+
+    from ._source_tables import flag_line
 
     facts, catalog = result.facts, result.catalog
     models = Counter(str(one) for one in catalog["model"]).most_common()
-    flags = Counter(w.partition(":")[0] for words in catalog["flags"] for w in words.split(","))
+    flags = sorted(flag_counts(catalog).items(), key=lambda one: -one[1])
     click.echo(
         f"{len(catalog):,} sources ({', '.join(f'{n:,} {name}' for name, n in models)}), "
         f"{facts['num_added']:,} of them from the residual"
@@ -174,24 +183,16 @@ def _print_summary(result) -> None:
         f"{facts['converged']:,} converged, chi2 per pixel {np.nanmedian(result.scenes['chi2']):.3f} "
         "(median)"
     )
-    click.echo("flags: " + ", ".join(f"{name} {n:,}" for name, n in flags.most_common()))
+    click.echo("" if flags else "no flags")
+    for word, number in flags:
+        click.echo(flag_line(f"{word} ({number:,})", SENTENCES[word]))
 
 
 def _verdict(result) -> int:
     """Print what speaks against the result, and return the exit code."""
-    from scorepriors.models.data._correlations import known_sentence
-
     facts, code = result.facts, 0
-    if facts["noise_from_model"]:
-        click.echo(
-            f"scorepriors: the variance in band {', '.join(facts['noise_from_model'])} follows the "
-            "noise of its own pixels, which biases fluxes low; the noise of sources was taken from "
-            "the model instead (--variances file keeps the file's).",
-            err=True,
-        )
-    known = known_sentence(facts.get("noise_correlation"))
-    if known:
-        click.echo(f"scorepriors: {known}", err=True)
+    # A finished run of an earlier version has none.
+    common.say_notes(facts.get("notes", ()))
     for sentence in facts["doubts"].values():
         click.echo(f"scorepriors: {sentence}", err=True)
         code = NOT_TRUSTED

@@ -1,6 +1,8 @@
 """The input of commands: files, positions, and what files do not tell."""
 
+import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -63,6 +65,14 @@ def input_options(command):
             metavar="FILE",
             help="Another observation of the same sky (other pixels, PSFs, bands), fitted "
             "jointly; may be given again.",
+        ),
+        click.option(
+            "--with-psf",
+            "other_psfs",
+            type=click.Path(),
+            multiple=True,
+            metavar="FILE",
+            help="PSF of the --with image, as --psf is that of FILE; once for each of them, in order.",
         ),
     )
     command = reading_options(command)
@@ -183,6 +193,8 @@ class Input:
         Number of a blend or an object in a file of many.
     others
         Paths of further observations of the same sky.
+    other_psfs
+        Paths of their PSFs, one for each; empty if their files have them.
     reading
         Keywords of `Observation.read`.
     """
@@ -194,6 +206,7 @@ class Input:
     psf: tuple = ()
     index: int | None = None
     others: tuple = ()
+    other_psfs: tuple = ()
     reading: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -203,13 +216,20 @@ class Input:
         Raises
         ------
         InputError
-            Unless there is either a file or the example.
+            Unless there is either a file or the example, and for PSFs that are not as many as the
+            observations that they are of.
         """
         reading = take_reading(options)
         names = [one.name for one in fields(cls) if one.name != "reading"]
         own = {name: options.pop(name) for name in names}
         if own["example"] == bool(own["files"]):
             raise InputError("give either FILE or --example.")
+        others, psfs = len(own["others"]), len(own["other_psfs"])
+        if psfs not in (0, others):
+            raise InputError(
+                f"there {'is' if psfs == 1 else 'are'} {psfs} --with-psf for {others} --with; give one "
+                "for each --with, in their order, or none where the files have their PSFs."
+            )
         return cls(**own, reading=reading)
 
     def names(self) -> list[str]:
@@ -246,7 +266,9 @@ def take_reading(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(given: Input, each: bool) -> Scenes:
+    from scorepriors.models.data._joint import join_observations, noted
     from scorepriors.models.data._observation import Observation
+    from scorepriors.models.data._warnings import collected
     from scorepriors.models.data.positions._reading import read_positions
     from scorepriors.models.simulation._example import load_example
 
@@ -267,15 +289,39 @@ def _read(given: Input, each: bool) -> Scenes:
             for scene, own in zip(scenes, _own_files(given.reading, scenes, each), strict=True)
         ]
     if given.others:
-        from scorepriors.models.data._joint import join_observations
-
-        observations = [join_observations(observations[0], *map(Observation.read, given.others))]
+        others = [
+            _read_other(given, number, Observation.read) for number in range(len(given.others))
+        ]
+        observations = [join_observations(observations[0], *others)]
     sources = [obs.catalog if given.catalog is None else given.catalog for obs in observations]
-    positions = [
-        None if source is None else read_positions(source, obs, margin=given.margin)
-        for source, obs in zip(sources, observations, strict=True)
-    ]
+    positions: list[Any] = []
+    for number, (source, obs) in enumerate(zip(sources, observations, strict=True)):
+        with collected() as said:
+            positions.append(
+                None if source is None else read_positions(source, obs, margin=given.margin)
+            )
+        observations[number] = noted(obs, said)
     return Scenes(observations, positions, truth)
+
+
+def _read_other(given: Input, number: int, read: Callable[..., Any]) -> Any:
+    """Read a further observation, about the place of the first where that is cut out."""
+    from scorepriors.models.data.readers._files import NPZ_ENDINGS
+
+    path = given.others[number]
+    place = {name: given.reading[name] for name in ("position", "size") if name in given.reading}
+    if str(path).lower().endswith(NPZ_ENDINGS) or len(place) < 2:
+        # Sets of blends are no images of the sky that one could cut.
+        place = {}
+    else:
+        # Whatever way its pixels are turned; what lies beyond the first is left out later.
+        place["size"] = place["size"] * 2**0.5
+    psf = given.other_psfs[number] if given.other_psfs else None
+    try:
+        return read(path, psf=psf, **place)
+    except InputError as error:
+        # The option of that name is for FILE.
+        raise InputError(re.sub(r"--psf(?![\w-])", "--with-psf", str(error))) from error
 
 
 def _own_files(reading: dict[str, Any], scenes, each: bool) -> list[dict[str, Any]]:

@@ -14,11 +14,9 @@ from ._common import (
     NOT_TRUSTED,
     REMEDIES,
     Outcome,
-    correlation_words,
     count_option,
     model_options,
     models_option,
-    noise_sentence,
     scene_options,
     with_json,
 )
@@ -107,7 +105,8 @@ def sample(
     from scorepriors._progress import unless_quiet
     from scorepriors.inference._status import record
     from scorepriors.inference.deblending._catalog import flag_words
-    from scorepriors.inference.deblending._doubts import doubts
+    from scorepriors.inference.deblending._doubts import doubts_of_draws
+    from scorepriors.inference.deblending._notes import notes_of_draws
     from scorepriors.inference.deblending._sampling import (
         SCENE_ALGORITHMS,
         default_algorithm,
@@ -121,6 +120,8 @@ def sample(
         raise InputError(f"unknown --algorithm {algorithm!r}; there are {known}.")
     folder = Path(output)
     checkpoint, replace = _checkpoint(folder, SAMPLE_NAMES, force=force, resume=resume)
+    if diagnosed and models == "profiles":
+        raise InputError(common.NOTHING_TO_DIAGNOSE)
     # Only a learned prior can be asked what it has made up.
     models = models or ("free-form" if diagnosed else "simplest")
     result = _deblend_one(
@@ -166,14 +167,13 @@ def sample(
         paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
     for path in dict.fromkeys(paths):
         click.echo(str(path))
-    against = doubts(result)
-    reasons += against.values()
-    facts = models_sentence(tree, models), noise_sentence(result), correlation_words(result)
-    for sentence in [*filter(None, facts), *reasons]:
+    reasons += doubts_of_draws(tree).values()
+    common.say_notes([*filter(None, [models_sentence(tree, models)]), *notes_of_draws(tree)])
+    for sentence in reasons:
         click.echo(f"scorepriors: {sentence}", err=True)
 
     def summary():
-        return {"output": str(folder), **sample_summary(tree), "doubts": against}
+        return {"output": str(folder), **sample_summary(tree)}
 
     if tree.attrs.get("interrupted"):
         click.echo(
@@ -194,14 +194,14 @@ def models_sentence(tree, models: str) -> str:
     tree
         Draws.
     models
-        Models that were asked for: "simplest" or "free-form".
+        Models that were asked for: "simplest", "free-form" or "profiles".
     """
     from scorepriors.inference.sampling._tree import group
 
     known = json.loads(tree.attrs.get("models", "[]"))
     ids = group(tree, "posterior")["source"].values[: len(known)]
     names = [str(name) for name, model in zip(ids, known, strict=True) if model == "profile"]
-    if not names:
+    if not names or models == "profiles":
         return ""
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     what = (

@@ -24,8 +24,9 @@ from scorepriors.inference.fitting._map import MAPResult, fit_map
 from scorepriors.models.data._correlations import warn_of_correlation, with_correlation
 from scorepriors.models.data._detection import detect
 from scorepriors.models.data._field_checks import rescale_noise, subtract_sky, warn_of_field
-from scorepriors.models.data._joint import JointObservation
+from scorepriors.models.data._joint import JointObservation, noted
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._warnings import collected
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.data.positions._reading import read_positions
 from scorepriors.models.scene._blend import blend
@@ -217,23 +218,27 @@ def _prepared(
     """Return blends prepared for fits; where no positions are given their sources are found."""
     each, correlation = [], settings.options.correlation
     for obs, positions in zip(observations, given, strict=True):
-        if positions is None:
-            obs = with_correlation(obs, correlation)
-            found = detect(obs)
-        else:
-            found = (
-                positions if isinstance(positions, Positions) else read_positions(positions, obs)
-            )
-            obs = with_correlation(obs, correlation, found)
-        if settings.options.subtract_sky:
-            obs = subtract_sky(obs, found)
-        if settings.options.rescale_noise:
-            obs = rescale_noise(obs, found)
-        sky, kind = None, kind_of_sky(obs, found, settings.options.sky)
-        if kind is not None:
-            obs, sky = with_level_subtracted(obs, found, kind)
-            if settings.options.sky == "auto":
-                tell_sky(sky, obs.bands)
+        with collected() as said:
+            if positions is None:
+                obs = with_correlation(obs, correlation)
+                found = detect(obs)
+            else:
+                found = (
+                    positions
+                    if isinstance(positions, Positions)
+                    else read_positions(positions, obs)
+                )
+                obs = with_correlation(obs, correlation, found)
+            if settings.options.subtract_sky:
+                obs = subtract_sky(obs, found)
+            if settings.options.rescale_noise:
+                obs = rescale_noise(obs, found)
+            sky, kind = None, kind_of_sky(obs, found, settings.options.sky)
+            if kind is not None:
+                obs, sky = with_level_subtracted(obs, found, kind)
+                if settings.options.sky == "auto":
+                    tell_sky(sky, obs.bands)
+        obs = noted(obs, said)
         warn_of_field(obs, found)
         warn_of_correlation(obs, found)
         each.append((obs, found, sky))
@@ -308,7 +313,7 @@ class Run:
     @property
     def _has_free_forms(self) -> bool:
         """Whether free forms are fitted after the profiles, where galaxies need them."""
-        return bool(self.sizes[1] and self.settings.options.free_form)
+        return bool(self.sizes[1] and self.settings.options.has_free_forms)
 
     def _some(self, blends: Sequence[Blend]) -> list[Deblended | None]:
         clock = time.monotonic()

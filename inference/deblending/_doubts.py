@@ -1,6 +1,8 @@
 """Whether a fitted scene is to be believed: checks that need no truth."""
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +68,14 @@ def doubts(result: Deblended) -> dict[str, str]:
     bright sources that are missing in the catalog.  Single sources with such troubles have flags.
     """
     return said_once(doubts_of_input(result.observation, result.positions) | doubts_of_fit(result))
+
+
+def doubts_of_draws(tree: Any) -> dict[str, str]:
+    """Return what speaks against the scene of draws of `sample_deblended`, in sentences by code.
+
+    Those of earlier versions do not say it: then it is empty.
+    """
+    return json.loads(tree.attrs.get("doubts", "{}"))
 
 
 def said_once(doubts: dict[str, str]) -> dict[str, str]:

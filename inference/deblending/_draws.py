@@ -21,6 +21,7 @@ from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.sources._kinds import group_from
 from scorepriors.models.sources._placement import Placement
 
+from ._doubts import doubts_of_draws
 from ._hdus import covariance_hdu, fits_text, image_header, source_hdu, source_names
 from ._motions import MOTION_TEXTS, columns_of_ways
 from ._seen import has_data, total_seen
@@ -328,6 +329,7 @@ def flux_catalog(tree: Any) -> QTable:
         algorithm=attrs.get("algorithm", ""),
         num_draws=len(draws),
         warnings=said(tree),
+        doubts=list(doubts_of_draws(tree).values()),
         no_data=_without_data(ids, bands, draws[0]),
         seed=attrs.get("seed", ""),
         scorepriors=attrs.get("scorepriors_version", ""),
@@ -487,7 +489,8 @@ def source_images(tree: Any) -> fits.HDUList:
     if "prior_sigma" in attrs:
         primary.header["PRIOR"] = (fits_text(attrs["prior_name"]), "learned prior")
         primary.header["SIGMA0"] = (float(attrs["prior_sigma"]), "noise level of the prior")
-    primary.header["TRUSTED"] = (not said(tree), "whether no check of the draws failed")
+    trusted = not said(tree) and not doubts_of_draws(tree)
+    primary.header["TRUSTED"] = (trusted, "whether no check failed, nor doubts exist")
     wcs = fits.Header.fromstring(attrs["wcs"]) if "wcs" in attrs else None
     bands = found["band"].values
     header = image_header(wcs, bands, attrs["image_unit"])

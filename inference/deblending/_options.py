@@ -33,7 +33,7 @@ PROFILES: dict[str, Callable[..., AbstractSource]] = {
 STARTS = ("profiles", "sed20", "flat", "gaussian", "blobs")
 
 #: Models of galaxies in the final scene (see `Options`).
-MODELS = ("free-form", "simplest")
+MODELS = ("free-form", "simplest", "profiles")
 
 #: Variances of the pixels: those of the file, or with the noise of sources from the model where the
 #: file's follow the noise of their own pixels.
@@ -78,8 +78,9 @@ class Options:
         ``"free-form"``: every galaxy gets a free-form model, except those that no box holds.
         ``"simplest"``: only those whose bulge and disk the data refuse, if they are bright enough
         and a free form explains them better; others keep their profile.
+        ``"profiles"``: none; the parametric scene is the result, and no learned prior is used.
     free_form
-        Whether to fit free-form sources; without, the parametric scene is the result as well.
+        False: the same as ``models="profiles"``, whatever `models` is.
     max_iterations
         Largest number of iterations of each fit.
     tolerance
@@ -185,6 +186,11 @@ class Options:
         if self.timescale is not None and not self.timescale > 0:
             raise InputError(f"`timescale` must be positive, got {self.timescale}.")
         object.__setattr__(self, "correlation", _plain(self.correlation))
+
+    @property
+    def has_free_forms(self) -> bool:
+        """Whether any galaxy may get a free form."""
+        return self.free_form and self.models != "profiles"
 
 
 def _plain(correlation: Any) -> Any:

@@ -1,8 +1,8 @@
 """Learned priors for a deblending, and checks that they match the image."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,15 +87,39 @@ def load_priors(
 
 def compare_pixels(obs, prior: ScorePrior) -> None:
     """Warn if the prior's training images have pixels of another size."""
+    sentence = pixels_sentence(obs, prior)
+    if sentence:
+        # Results say it themselves, if a source was fitted under the prior.
+        note(sentence, PriorWarning, to_results=False)
+
+
+def pixels_sentence(obs: Any, prior: ScorePrior) -> str:
+    """Return a sentence on a prior for pixels of another size; empty if it is for these.
+
+    Parameters
+    ----------
+    obs
+        Observation, joined observations or a field: its pixel scale and its name.
+    prior
+        The prior.
+    """
     image, learned = obs.pixel_scale, prior.pixel_scale
-    if image is None or learned is None or abs(np.log(image / learned)) < SAME_PIXELS:
-        return
+    if image is None or learned is None or _alike(image, learned):
+        return ""
     better = priors_for(image)
-    nearest = prior_info(better[0]).pixel_scale == learned
-    mend = "train one for these pixels" if nearest else f"use {' and '.join(better)}"
-    warnings.warn(
-        f"{obs.name or 'the image'} has pixels of {image:.3g} arcsec, but {prior.name} learned "
-        f"galaxies in pixels of {learned:.3g} arcsec; {mend}.",
-        PriorWarning,
-        stacklevel=5,
+    shipped = prior_info(better[0]).pixel_scale
+    mend = (
+        f"use {' and '.join(better)}"
+        if shipped is not None and _alike(image, shipped)
+        else "no shipped prior is for these pixels: train one for them, or do without "
+        "(models='profiles', --models profiles in the shell)"
     )
+    return (
+        f"{obs.name or 'the image'} has pixels of {image:.3g} arcsec, but {prior.name} learned "
+        f"galaxies in pixels of {learned:.3g} arcsec; {mend}."
+    )
+
+
+def _alike(one: float, other: float) -> bool:
+    """Return whether pixels of two sizes are the same to a prior."""
+    return bool(abs(np.log(one / other)) < SAME_PIXELS)

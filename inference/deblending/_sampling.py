@@ -27,8 +27,10 @@ from scorepriors.models.scene._blend import blend
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.sources._kinds import group_facts
 
+from ._doubts import doubts
 from ._draws import source_draws
 from ._light_curves import epoch_facts
+from ._notes import notes
 from ._quantities import until_measured
 from ._result import Deblended
 from ._seen import seen_share
@@ -140,7 +142,8 @@ def sample_deblended(
         ``large_morphology`` (in larger boxes) ``large_source, large_box_y, large_box_x``,
         ``stars_offset`` ``stars_source, axis``.  Spectra and fluxes, ``source, band``, are those of
         all sources, in the units of the image.  Group ``constant_data`` has the places of the boxes
-        and the conversion of units; attributes are WCS, units and prior.
+        and the conversion of units; attributes are WCS, units and prior, and in JSON ``doubts`` (what
+        speaks against the scene, by code) and ``notes`` (what else bears on it).
 
     Raises
     ------
@@ -317,6 +320,9 @@ def _facts(result: Deblended, scene: Scene) -> dict:
         "width": obs.shape[1],
         "flux_unit": obs.flux_unit[0].to_string(),
         "image_unit": "" if obs.unit is None else obs.unit.to_string(),
+        # Draws of a scene that is wrong can agree with each other: files and reports say both.
+        "doubts": json.dumps(doubts(result)),
+        "notes": json.dumps(notes(result)),
         **epoch_facts(result),
     }
     if result.sigma0 is not None:

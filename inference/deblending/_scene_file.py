@@ -20,7 +20,7 @@ from scorepriors._zoo import lasting_name
 from scorepriors.inference._posterior import posterior
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference.fitting._map import MAPResult
-from scorepriors.models.data._joint import JointObservation
+from scorepriors.models.data._joint import JointObservation, noted
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import View
 from scorepriors.models.data._warnings import said_before
@@ -86,6 +86,7 @@ def save_scene(
         "sigma0": result.sigma0,
         "psf_sigma": result.psf_sigma,
         "noise_from_model": list(result.noise_from_model),
+        "notes": list(obs.notes),
         "variable": list(result.variable),
         "moving": list(result.moving),
         "timescale": getattr(result.parametric.scene.spectra, "timescale", None),
@@ -146,7 +147,7 @@ def load_scene(
     elif facts["priors"]:
         with said_before():  # these names meant what they mean, wherever they are read
             priors = load_priors(facts["priors"], sigma=facts["sigma0"])
-    obs = _observation(arrays, facts)
+    obs = noted(_observation(arrays, facts), facts.get("notes", ()))
     positions = Positions(
         tuple(facts["ids"]), arrays["positions/row_column"], arrays["positions/is_point"]
     )

@@ -176,7 +176,8 @@ def prepare(
     sky
         Sky that the observation is without, and what is left of which is to be fitted; or None.
     """
-    compare_pixels(obs, settings.priors[0])
+    if settings.options.has_free_forms:
+        compare_pixels(obs, settings.priors[0])
     if not len(positions.ids):
         raise InputError("there is no source to fit; give at least one position.")
     file = settings.options.noise == "file"
@@ -281,7 +282,7 @@ def wide_sources(blend: Blend, scene: Scene, found: FittedScene, settings: Setti
     """
     if settings.options.start == "blobs":
         return np.zeros(len(scene.order), bool)
-    box = settings.boxes[0 if settings.options.models == "simplest" else -1]
+    box = settings.boxes[-1 if settings.options.models == "free-form" else 0]
     # A profile in a box too small for it is no measure: the fit in a wide one decides.
     return seen_outside(blend, scene, found, settings, box) > CUT_OFF
 

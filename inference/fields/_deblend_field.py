@@ -23,18 +23,21 @@ from scorepriors._errors import InputError
 from scorepriors._progress import Progress
 from scorepriors.inference.deblending._deblend import settings_of
 from scorepriors.inference.deblending._doubts import said_once
+from scorepriors.inference.deblending._notes import each_once, mended_noise
 from scorepriors.inference.deblending._options import Settings
+from scorepriors.inference.deblending._priors import compare_pixels, pixels_sentence
 from scorepriors.models.data._correlations import (
     correlation_facts,
     field_with_correlation,
+    known_sentence,
     unknown_sentence,
     visible,
     windows_of,
 )
-from scorepriors.models.data._field import Field
+from scorepriors.models.data._field import Field, field_with_notes
 from scorepriors.models.data._field_checks import FieldWarning
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._warnings import note
+from scorepriors.models.data._warnings import collected, note
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.noise._sky import SKIES
 
@@ -115,6 +118,12 @@ def deblend_field(
     InputError
         As `deblend` does; if `output` holds a run already; if there is no source at all.
 
+    Warns
+    -----
+    PriorWarning, FieldWarning
+        As `deblend` does, once for the field.  The facts of the result have these sentences, and those of
+        its scenes, as ``notes``.
+
     Notes
     -----
     Ctrl-C ends the run with a KeyboardInterrupt; what is done is in `output`, and ``resume=True``
@@ -125,10 +134,14 @@ def deblend_field(
     field = _as_field(field)
     known = positions is not None or field.catalog is not None
     if known and not isinstance(positions, Positions):
-        positions = field.positions(positions)
+        with collected() as said:
+            positions = field.positions(positions)
+        field = field_with_notes(field, said)
     subtract, rescale = (bool(options.pop(n, False)) for n in ("subtract_sky", "rescale_noise"))
     field = _with_correlation(field, options.pop("correlation", None))
     settings = settings_of({"models": "simplest"} | options, prior, field.pixel_scale)
+    if settings.options.has_free_forms:
+        compare_pixels(field, settings.priors[0])
     # What scenes fit is what is left of the sky of their tile.
     asked = subtract or settings.options.sky in SKIES
     mend = asked or settings.options.sky == "auto", rescale
@@ -206,6 +219,7 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
         "shape": list(field.shape),
         "bands": list(field.bands),
         "doubts": said_once(survey.doubts | found["doubts"]),
+        "notes": _notes(engine.work, catalog, survey.notes, found, len(rows)),
         "scene_doubts": found["scene_doubts"],
         "failed": found["failed"],
         "noise_from_model": found["noise_from_model"],
@@ -222,12 +236,43 @@ def _run(engine: Engine, positions, started: float, temporary) -> FieldResult:
     }
     said = change_words(found["psf_change"], len(rows))
     if said:
-        note(said, FieldWarning)
+        note(said, FieldWarning, to_results=False)
     settings = engine.work.settings
     result = FieldResult(field, catalog, rows, facts, light, places, temporary, settings, mending)
     save(engine.folder, result)
     finish(engine.folder, {"facts": facts, "opened": field.opened})
     return result
+
+
+def _notes(work: Work, catalog, surveyed: Sequence[str], found, number: int) -> list[str]:
+    """Return what bears on a field and is no doubt about it, one sentence each.
+
+    Parameters
+    ----------
+    work
+        What tasks share.
+    catalog
+        Catalog of the field.
+    surveyed
+        Notes of the survey.
+    found
+        Facts of `collect`.
+    number
+        Number of scenes.
+    """
+    field = work.field
+    learned = work.settings.priors if "free-form" in np.asarray(catalog["model"]) else ()
+    return each_once(
+        field.notes,
+        surveyed,
+        (pixels_sentence(field, prior) for prior in learned),
+        (
+            mended_noise(found["noise_from_model"]),
+            known_sentence(correlation_facts(field)),
+            change_words(found["psf_change"], number),
+        ),
+        found["notes"],
+    )
 
 
 def load_field_result(directory: str | os.PathLike, field: Field | None = None) -> FieldResult:
@@ -292,7 +337,8 @@ def _with_correlation(field: Field, correlation) -> Field:
             factor = visible(windows_of(field))
         said = unknown_sentence(factor, field.bands)
         if said:
-            note(said, FieldWarning)
+            note(said, FieldWarning, to_results=False)
+            field = field_with_notes(field, [said])
     return field
 
 

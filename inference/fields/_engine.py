@@ -50,6 +50,8 @@ class Survey:
         What is subtracted, and what errors are multiplied by, ``[T, B]`` by tile.
     doubts
         Sentences by code.
+    notes
+        What was mended, one sentence each.
     """
 
     census: Census
@@ -57,6 +59,7 @@ class Survey:
     sky: np.ndarray
     noise: np.ndarray
     doubts: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -141,14 +144,17 @@ class Engine:
                 "of a pixel; subtract it, or use subtract_sky=True (--subtract-sky in the shell)."
             )
         doubts = _doubts(records, self.mend)
+        notes: tuple[str, ...] = ()
         if self.mend[0] and not self.asked and sky.any():
-            note(_sky_words(self.work.field.bands, sky), FieldWarning)
+            notes = (_sky_words(self.work.field.bands, sky),)
+            note(notes[0], FieldWarning)
         return Survey(
             census,
             float(max(r.arrays["fwhm"] for r in records)),
             sky if self.mend[0] else np.zeros_like(sky),
             noise if self.mend[1] else np.ones_like(noise),
             doubts,
+            notes,
         )
 
     def profiles(self, survey: Survey, census: Census, name: str) -> tuple[list[Cell], Light]:
@@ -232,7 +238,7 @@ class Engine:
         new = [scene for scene in scenes if f"{label}{scene.name}" not in self.places]
         # Where only some galaxies get a free form, all are profiles first: the same programs as before.
         options = self.work.settings.options
-        network = final and options.free_form and options.models != "simplest"
+        network = final and options.has_free_forms and options.models != "simplest"
         steps = FREE_FORM if network else PROFILES
         numbers = [_padded(*n, steps, final=final) for n in slots(new)]
         bands = len(self.work.field.bands)
@@ -258,7 +264,7 @@ class Engine:
     def _is_structured(self, scene: SceneTask) -> bool:
         """Return whether profiles did not come to rest in a scene that may have free forms."""
         (is_so,) = read_arrays_of(self.profiled[scene.own_name], "is_structured")
-        return bool(is_so) and self.work.settings.options.free_form
+        return bool(is_so) and self.work.settings.options.has_free_forms
 
     def _all(self, step: str, function: Callable, tasks: list, counts: list[int], unit: str):
         """Run the tasks whose parts are not there."""

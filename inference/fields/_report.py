@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -47,6 +47,8 @@ def field_page(
     evaluation: Mapping[str, Any] | None = None,
     command: str | None = None,
     folder: str = "",
+    files: Sequence[str] = (),
+    date: str | None = None,
 ) -> str:
     """Return the report of a field as one HTML document.
 
@@ -60,6 +62,8 @@ def field_page(
         The command of the run; that of `result.facts` if not given.
     folder
         Folder of the results, for the command that shows one source.
+    files, date
+        Files that were read, and when the results were written.
 
     Returns
     -------
@@ -82,7 +86,8 @@ def field_page(
         "columns": page_columns(catalog, field.bands, rows),
         "units": _units(catalog, field.bands),
         "bands": list(field.bands),
-        "flags": {word: [flag.bit, flag.sentence] for word, flag in FLAGS.items()},
+        # In this order the row of a source names its flags.
+        "flags": {word: [FLAGS[word].bit, FLAGS[word].sentence] for word in SEVERITY},
         "serious": SERIOUS_BITS,
         "truth": truth_marks(evaluation),
         "folder": shlex.quote(folder) if folder else "",
@@ -104,6 +109,7 @@ def field_page(
         range=f"{RANGE:g}",
         missed_snr=f"{MISSED_SNR:g}",
         doubts=dict(facts.get("doubts", {})),
+        notes=list(facts.get("notes", [])),
         models=model_counts(catalog),
         flags=_flag_rows(catalog),
         counts=_counts_chart(result),
@@ -112,7 +118,7 @@ def field_page(
         worst=worst_sources(result, mosaic.compose),
         num_worst=MOST_WORST,
         seconds=_seconds(facts.get("seconds", {})),
-        facts=_facts(facts, command),
+        facts=_facts(facts, command, files, date),
         folder=folder,
     )
 
@@ -262,10 +268,12 @@ def _seconds(seconds: Mapping[str, float]) -> list[tuple[str, str, float]]:
     return [(name, said[name], value / total) for name, value in steps.items()]
 
 
-def _facts(facts: Mapping[str, Any], command: str | None) -> list[tuple[str, str]]:
-    """Return command, settings and versions as pairs of names and texts."""
-    command = command or facts.get("command")
-    out = [("command", str(command))] if command else []
+def _facts(
+    facts: Mapping[str, Any], command: str | None, files: Sequence[str], date: str | None
+) -> list[tuple[str, str]]:
+    """Return command, input, date, settings and versions as pairs of names and texts."""
+    run = {"command": command or facts.get("command"), "input": ", ".join(files), "date": date}
+    out = [(name, str(value)) for name, value in run.items() if value]
     for name, value in dict(facts.get("settings", {})).items():
         out.append((str(name), value if isinstance(value, str) else json.dumps(value, default=str)))
     versions = {"scorepriors": __version__} | dict(facts.get("versions", {}))

@@ -1,5 +1,6 @@
 """The result of a field: one catalog, the light of all sources, and each source on demand."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,6 +35,9 @@ from ._tile_mending import TileMending
 
 #: Share of the scenes from which on a doubt about them is one about the field; single ones have flags.
 MANY = 0.02
+
+#: Most sentences of scenes that a field repeats: those that name a place may be as many as scenes.
+MOST_NOTES = 12
 
 #: Name, kind and version of the file that says where the records of a finished run are.
 _NAME, _KIND, _VERSION = "result.npz", "result of a field", 2
@@ -366,7 +370,7 @@ def collect(
     -------
     catalog, scenes, facts, places
         See `FieldResult`; facts are ``doubts``, ``scene_doubts`` (numbers of scenes by code),
-        ``noise_from_model`` and ``psf_change`` (`change_facts`).
+        ``notes`` (of single scenes), ``noise_from_model`` and ``psf_change`` (`change_facts`).
     """
     records = _records(scenes)
     if all(np.isnan(record.arrays["spectrum"]).all() for record in records):
@@ -380,7 +384,7 @@ def collect(
     ids = [name for record in records for name in record.facts["ids"]]
     order = _order(ids, census.ids)
     table = QTable()
-    units, texts = ({k: v for r in records for k, v in r.facts[n].items()} for n in _NOTES)
+    units, texts = ({k: v for r in records for k, v in r.facts[n].items()} for n in _ABOUT)
     for key in _columns(records):
         name = key.removeprefix("column/")
         values = np.concatenate([_column(record, key) for record in records])[order]
@@ -443,6 +447,7 @@ def collect(
         "doubts": said,
         "scene_doubts": counts,
         "failed": len(failed),
+        "notes": _notes(records),
         "noise_from_model": sorted({b for r in records for b in r.facts["noise_from_model"]}),
         "psf_change": change_facts([r.facts["psf_change"] for r in records], field.bands),
     }
@@ -459,7 +464,7 @@ def _text(name: str, bands: Sequence[str]) -> str | None:
 
 
 #: Facts of a record about its columns.
-_NOTES = ("units", "descriptions")
+_ABOUT = ("units", "descriptions")
 
 
 def _columns(records: Sequence[Record]) -> list[str]:
@@ -526,6 +531,15 @@ def _records(scenes: Sequence[SceneTask]) -> list[Record]:
         whole = read_part(part, lambda name: name.startswith(_COLUMNS))
         found |= {k: whole[_place(scenes[k]).number] for k in members}
     return [found[k] for k in range(len(scenes))]
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+    """Return what scenes note, each sentence once, the most frequent first; of many the first few."""
+    # Parts of an earlier version have none.
+    said = Counter(one for r in records for one in r.facts.get("notes", ()))
+    out = [sentence for sentence, _ in said.most_common(MOST_NOTES)]
+    left = len(said) - len(out)
+    return [*out, f"{left} more notes on files are of single scenes."] if left else out
 
 
 def _doubts(records: Sequence[Record], *, given: bool) -> tuple[dict[str, str], dict[str, int]]:

@@ -28,8 +28,9 @@ from scorepriors.inference.deblending._options import Settings
 from scorepriors.inference.deblending._result import Deblended, FittedScene
 from scorepriors.inference.deblending._sky import no_sky
 from scorepriors.inference.deblending._stages import Blend, prepare
-from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._observation import Observation, with_notes
 from scorepriors.models.data._own_noise import mean_of_nine
+from scorepriors.models.data._warnings import collected
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.noise._sky import SKIES
 
@@ -259,7 +260,9 @@ def others_of(scene: SceneTask, light: Light | None) -> np.ndarray:
 
 def _pixels(work: Work, scene: SceneTask) -> Observation:
     size = scene.window.size
-    return work.field.window(scene.window.row, scene.window.column, size, size)
+    with collected() as said:
+        obs = work.field.window(scene.window.row, scene.window.column, size, size)
+    return with_notes(obs, said)
 
 
 def _mended(scene: SceneTask, obs: Observation) -> Observation:
@@ -335,6 +338,7 @@ def _blank(work: Work, scene: SceneTask, light: Light | None, failed: str | None
         "units": {},
         "descriptions": {n: "" for n in ("id", "x", "y", "model", "flags", "flag_bits")},
         "doubts": {},
+        "notes": [],
         "noise_from_model": [],
         "psf_sigma": None,
         "down_weighted": 0,
@@ -426,6 +430,7 @@ def _final_record(
         "descriptions": {n: table[n].info.description for n in table.colnames},
         # Noise, sky and positions are those of the field, which its survey has looked at.
         "doubts": doubts_of_fit(result),
+        "notes": list(result.observation.notes),
         "converged": result.converged,
         "noise_from_model": list(result.noise_from_model),
         "psf_sigma": result.psf_sigma,

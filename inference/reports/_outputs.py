@@ -21,6 +21,7 @@ from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._doubts import doubts
 from scorepriors.inference.deblending._hdus import finite, model_images
 from scorepriors.inference.deblending._light_curves import light_curves
+from scorepriors.inference.deblending._notes import notes
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
@@ -281,6 +282,7 @@ def summary(
         "input": [str(one) for one in files] or [name for name in names if name],
         "converged": result.converged,
         "doubts": doubts(result),
+        "notes": notes(result),
         "iterations": int(fit.num_iterations),
         "expected_gain": finite(fit.expected_gain),
         "chi2": finite(result.free_form.chi2),

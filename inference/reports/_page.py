@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from scorepriors.inference.deblending._catalog import flag_words
+from scorepriors.inference.deblending._doubts import doubts_of_draws
 from scorepriors.inference.deblending._draws import (
     flux_catalog,
     flux_correlation,
@@ -19,6 +20,7 @@ from scorepriors.inference.deblending._draws import (
     source_draws,
 )
 from scorepriors.inference.deblending._flags import SERIOUS, flags_said, worst_first
+from scorepriors.inference.deblending._notes import notes_of_draws
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.sampling._diagnostics import said
 from scorepriors.inference.sampling._tree import group
@@ -70,6 +72,8 @@ def report_page(
             prior=tree.attrs["prior_name"],
             sigma0=f"{float(tree.attrs.get('prior_sigma', 'nan')):.3g}",
             warnings=said(tree),
+            doubts=list(doubts_of_draws(tree).values()),
+            notes=notes_of_draws(tree),
             unit="" if unit is None else unit.to_string(),
             flux_names=[*bands, "total"],
             fluxes=[_flux_row(row, [*bands, "total"]) for row in table],

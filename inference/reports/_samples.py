@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scorepriors.inference.deblending._catalog import catalog
+from scorepriors.inference.deblending._doubts import doubts_of_draws
 from scorepriors.inference.deblending._draws import flux_catalog, source_images
 from scorepriors.inference.deblending._hdus import (
     finite,
@@ -15,6 +16,7 @@ from scorepriors.inference.deblending._hdus import (
     source_names,
 )
 from scorepriors.inference.deblending._light_curves import light_curves
+from scorepriors.inference.deblending._notes import notes_of_draws
 from scorepriors.inference.deblending._result import Deblended
 from scorepriors.inference.deblending._scene_file import NAME as SCENE
 from scorepriors.inference.deblending._scene_file import save_scene
@@ -132,6 +134,8 @@ def sample_summary(tree: Any) -> dict[str, Any]:
         "num_sources": int(posterior.sizes["source"]),
         "bands": [str(band) for band in posterior["band"].values],
         "models": json.loads(tree.attrs.get("models", "[]")),
+        "doubts": doubts_of_draws(tree),
+        "notes": notes_of_draws(tree),
     }
 
 
@@ -144,10 +148,14 @@ def diagnostics(tree: Any, table: Any) -> str:
         rhat = f"{row['flux_rhat']:.4f}" if "flux_rhat" in table.colnames else "(one chain)"
         lines.append(f"{row['id']:28s} {row['flux_ess']:8.0f}   {rhat}")
     lines += ["", stein_sentence(tree.attrs), ""]
-    sentences = said(tree)
-    if sentences:
+    checks, against, noted = said(tree), doubts_of_draws(tree), notes_of_draws(tree)
+    if not checks:
+        end = ", but the scene itself is in doubt." if against else "."
+        lines.append(f"No check of the draws failed{end}")
+    if checks or against:
         lines.append("These draws should not be trusted as they are:")
-        lines += [f"  - {sentence}" for sentence in sentences]
-    else:
-        lines.append("No check of the draws failed.")
+        lines += [f"  - {sentence}" for sentence in (*checks, *against.values())]
+    if noted:
+        lines += ["", "Notes on files, noise and prior:"]
+        lines += [f"  - {sentence}" for sentence in noted]
     return "\n".join(lines) + "\n"

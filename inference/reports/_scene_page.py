@@ -96,6 +96,7 @@ def scene_page(
             title=f"Blend {obs.name}" if obs.name else "A blend",
             about=_about(result, facts),
             doubts=list(facts["doubts"].values()),
+            notes=list(facts["notes"]),
             not_converged=_not_converged(result),
             chi2=f"{result.free_form.chi2:.3f}",
             num_sources=len(ids),

@@ -291,7 +291,7 @@ def warn_of_correlation(
     """Warn if the noise of empty pixels is visibly correlated and the observation does not know."""
     sentence = correlation_sentence(obs, positions)
     if sentence:
-        note(sentence, FieldWarning)
+        note(sentence, FieldWarning, to_results=False)
 
 
 def correlation_sentence(

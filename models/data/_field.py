@@ -1,6 +1,7 @@
 """A field: an image that is larger than a scene, read by windows."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from ._field_files import open_files
 from ._field_positions import field_positions
 from ._observation import Observation, unchecked
 from ._views import Photometry
+from ._warnings import collected
 from .positions._positions import Positions
 from .readers._files import FITS_ENDINGS, NPZ_ENDINGS, check_file
 from .readers._options import FileOptions
@@ -54,6 +56,8 @@ class Field(Photometry):
         it; (0, 0) otherwise.
     correlation
         Correlations of the noise, ``[B, k, k]``, the same everywhere; or None.
+    notes
+        Sentences on what bears on a result: see `Observation.notes`.
     """
 
     shape: tuple[int, int]
@@ -69,6 +73,7 @@ class Field(Photometry):
     _source: Any = field(repr=False)
     opened: dict[str, Any] | None = None
     correlation: np.ndarray | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, obs: Observation) -> "Field":
@@ -96,6 +101,7 @@ class Field(Photometry):
             corner=obs.corner,
             _source=source,
             correlation=obs.correlation,
+            notes=obs.notes,
         )
 
     @classmethod
@@ -131,8 +137,9 @@ class Field(Photometry):
         if len(paths) == 1:
             check_file(path, (*FITS_ENDINGS, *NPZ_ENDINGS), "image file")
         oversampling = options.pop("psf_oversampling", None)
-        found = cls._of(*open_files(path, psf, FileOptions(**options), oversampling))
-        return replace(found, opened=given)
+        with collected() as said:
+            found = cls._of(*open_files(path, psf, FileOptions(**options), oversampling))
+        return field_with_notes(replace(found, opened=given), said)
 
     def window(self, row: int, column: int, height: int, width: int) -> Observation:
         """Read a part of the field.
@@ -222,6 +229,11 @@ class Field(Photometry):
         """Read all of the field at once."""
         obs = self.window(0, 0, *self.shape)
         return unchecked(**{**vars(obs), "corner": self.corner, "catalog": self.catalog})
+
+
+def field_with_notes(known: Field, notes: Iterable[str]) -> Field:
+    """Return a field with further notes, each once."""
+    return replace(known, notes=tuple(dict.fromkeys((*known.notes, *notes))))
 
 
 #: Arguments of `Field.open` that are files.

@@ -192,7 +192,7 @@ def warn_of_field(obs: Observation | JointObservation, positions: Positions | No
             "constant in the shell)."
         )
     for sentence in _sentences(field, obs).values():
-        note(sentence, FieldWarning)
+        note(sentence, FieldWarning, to_results=False)
 
 
 def _measure_all(obs: Observation | JointObservation, positions: Positions | None) -> EmptyPixels:

@@ -34,7 +34,7 @@ def field_positions(catalog, field, margin: float | None = None) -> Positions:
     found = locate(catalog, about, chosen)
     said = [_compared(found, field, *corner) for corner in _places(found, field.shape)]
     if said and all(said):
-        note(f"in a window of the field {said[0]}", PositionsWarning)
+        note(f"in a window of the field {said[0]}", PositionsWarning, to_results=False)
     return found
 
 

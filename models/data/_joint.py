@@ -1,7 +1,7 @@
 """Joint observations: several of one sky, with other pixels, PSFs and bands."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy import units
@@ -14,9 +14,9 @@ from scorepriors.models.rendering._grids import regrid
 from scorepriors.models.rendering._turned import Turned
 
 from ._alignment import align
-from ._observation import Observation
+from ._observation import Observation, with_notes
 from ._views import Photometry, View
-from ._warnings import note
+from ._warnings import collected, note
 from .psfs._checks import FINE, PSFWarning
 
 #: Share of a PSF's power beyond the Nyquist frequency of the reference that gives a warning.
@@ -85,6 +85,11 @@ class JointObservation(Photometry):
         """Positions that came with the first observation."""
         return self.reference.catalog
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes of all observations, each once."""
+        return tuple(dict.fromkeys(one for v in self.views for one in v.observation.notes))
+
     def to_fits(self, path, overwrite: bool = False) -> None:
         """Raise `InputError`: joined observations have no file format."""
         raise InputError("joined observations have no file format; write each on its own.")
@@ -140,9 +145,22 @@ def join_observations(
             views.append(View(obs, obs.psfs, bands))
             continue
         name = obs.name or f"observation {number + 1}"
-        views.append(view_on(reference, obs, name, bands=bands, first=first))
+        with collected() as said:
+            view = view_on(reference, obs, name, bands=bands, first=first)
+        views.append(replace(view, observation=with_notes(view.observation, said)))
     zero_points, unit = _common_unit(observations)
     return JointObservation(tuple(views), names, zero_points, unit)
+
+
+def noted(
+    obs: Observation | JointObservation, notes: Iterable[str]
+) -> Observation | JointObservation:
+    """Return an observation, or joined ones, with further notes, those of the first."""
+    if not isinstance(obs, JointObservation):
+        return with_notes(obs, notes)
+    first, *others = obs.views
+    first = replace(first, observation=with_notes(first.observation, notes))
+    return replace(obs, views=(first, *others))
 
 
 def view_on(

@@ -1,8 +1,9 @@
 """Images of one field in several bands, with weights, PSFs, units and WCS."""
 
+import copy
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from ._checks import (
 )
 from ._own_noise import check_own_noise
 from ._views import Photometry, View
+from ._warnings import collected
 from .psfs._checks import check_fine, check_psfs, one_size
 from .psfs._read import place_of, psfs_for
 from .psfs._sampling import tell_sampling
@@ -91,6 +93,9 @@ class Observation(Photometry):
         The same PSFs at four places per pixel, ``[B, Q, Q]``, the pixel's response included: joint
         fits need them where pixels undersample the PSF.  Known where `from_arrays` is given samples
         finer than half a pixel; None otherwise, and the PSF between pixels is interpolated.
+    notes
+        Sentences on what bears on a result, as warnings said them: what was understood rather than
+        read, and mended.  Summaries and reports of results have them.
 
     Raises
     ------
@@ -120,6 +125,7 @@ class Observation(Photometry):
     time: float | None = None
     correlation: np.ndarray | None = None
     fine_psfs: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         images = numeric(self.images, "images")
@@ -144,6 +150,7 @@ class Observation(Photometry):
             "time": check_time(self.time, self.wcs),
             "correlation": _checked_correlation(self.correlation, len(bands)),
             "fine_psfs": None if fine is None else _freeze(fine),
+            "notes": tuple(self.notes),
         }
         for field, value in checked.items():
             object.__setattr__(self, field, value)
@@ -233,6 +240,25 @@ class Observation(Photometry):
         >>> obs.shape, obs.bands, obs.num_pixels
         ((8, 8), ('g', 'r'), 128)
         """
+        with collected() as said:
+            obs = cls._of_arrays(
+                images,
+                weights,
+                variance,
+                mask,
+                psfs,
+                bands,
+                psf_oversampling,
+                (wcs, unit, zero_point, name, catalog, scale, corner, time, correlation),
+            )
+        return with_notes(obs, said)
+
+    @classmethod
+    def _of_arrays(
+        cls, images, weights, variance, mask, psfs, bands, psf_oversampling, about
+    ) -> "Observation":
+        """Build an observation; `about` are the arguments of `from_arrays` from `wcs` on."""
+        wcs, unit, zero_point, name, catalog, scale, corner, time, correlation = about
         if (weights is None) == (variance is None):
             given = "neither" if weights is None else "both"
             raise InputError(f"give weights or variance: exactly one of them, not {given}.")
@@ -291,8 +317,10 @@ class Observation(Photometry):
         WCS and unit are honored.  Band names come from `bands`, or from FILTER or BAND in
         the metadata.  PSFs are as for `from_arrays`.
         """
-        arguments = read_nddata(images, psfs, bands)
-        return cls.from_arrays(**arguments, psf_oversampling=psf_oversampling)
+        with collected() as said:
+            arguments = read_nddata(images, psfs, bands)
+            obs = cls.from_arrays(**arguments, psf_oversampling=psf_oversampling)
+        return with_notes(obs, said)
 
     @classmethod
     def from_fits(
@@ -357,8 +385,10 @@ class Observation(Photometry):
         options = FileOptions(
             noise, noise_kind, mask, good, bad_planes, zero_point, bands, hdu, position, size
         )
-        arguments = read_fits(path, psf, options, index)
-        return cls._build({**arguments, "psf_oversampling": psf_oversampling}, path)
+        with collected() as said:
+            arguments = read_fits(path, psf, options, index)
+            obs = cls._build({**arguments, "psf_oversampling": psf_oversampling}, path)
+        return with_notes(obs, said)
 
     @classmethod
     def from_npz(
@@ -375,8 +405,10 @@ class Observation(Photometry):
         `psf_oversampling` and further `options` (``good``, ``bad_planes``, ``zero_point``,
         ``bands``) are as for `from_fits`.
         """
-        arguments = read_npz(path, index, psf, FileOptions(**options))
-        return cls._build({**arguments, "psf_oversampling": psf_oversampling}, path)
+        with collected() as said:
+            arguments = read_npz(path, index, psf, FileOptions(**options))
+            obs = cls._build({**arguments, "psf_oversampling": psf_oversampling}, path)
+        return with_notes(obs, said)
 
     @classmethod
     def read(cls, path, psf=None, index: int | None = None, **options) -> "Observation":
@@ -451,6 +483,17 @@ class Observation(Photometry):
         if self.name and self.name.isascii() and self.name.isprintable():
             header["OBJECT"] = self.name
         return header
+
+
+def with_notes(obs: Observation, notes: Iterable[str]) -> Observation:
+    """Return an observation with further notes, each once."""
+    found = tuple(dict.fromkeys((*obs.notes, *notes)))
+    if found == obs.notes:
+        return obs
+    # Nothing that would have to be checked again.
+    other = copy.copy(obs)
+    object.__setattr__(other, "notes", found)
+    return other
 
 
 def unchecked(**values) -> Observation:

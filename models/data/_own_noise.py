@@ -100,6 +100,7 @@ def check_own_noise(images: np.ndarray, weights: np.ndarray, bands: tuple[str, .
             "low: `deblend` takes the noise of sources from its model instead, and for a model of "
             "your own `noise_from_model` does.",
             NoiseWarning,
+            to_results=False,
         )
 
 

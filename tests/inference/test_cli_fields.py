@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from scorepriors import InputError
 from scorepriors.inference import deblend_field
 from scorepriors.inference.cli import main
+from scorepriors.inference.deblending._flags import FLAGS
 from scorepriors.inference.fields import _executors
 from scorepriors.models import Observation, gaussian_psf
 
@@ -83,6 +84,13 @@ def test_a_field_leaves_its_files(finished, files):
     facts = json.loads((output / "summary.json").read_text())
     assert facts["num_sources"] == 4
     assert facts["seed"] == 0
+    assert facts["input"] == [str(files / "field.fits")]
+    # Flags with their sentences, none of which is "ok".
+    lines = found.stderr.splitlines()
+    for word, number in facts["flags"].items():
+        (line,) = (one for one in lines if one.startswith(f"{word} ({number})"))
+        assert FLAGS[word].sentence.startswith(line.partition(": ")[2].strip())
+    assert not any(line.startswith("ok") for line in lines)
     assert json.loads(found.stdout) == {"output": str(output), **facts}
     assert "</html>" in (output / "report.html").read_text()
 
@@ -198,6 +206,7 @@ def test_a_full_disk_without_a_folder_of_the_run(files, monkeypatch):
         (["--workers", 2], "--workers is for fields"),
         (["--scheduler", "tcp://x:1"], "--scheduler is for fields"),
         (["--field", "--diagnose"], "--diagnose is for single scenes"),
+        (["--scene", "--diagnose", "--models", "profiles"], "--models profiles does without it"),
     ],
 )
 def test_options_that_do_not_go_together(files, tmp_path, options, sentence):
@@ -214,7 +223,7 @@ def test_the_example_is_no_field(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["--scene", "--field"])
-@pytest.mark.parametrize("models", [None, "simplest", "free-form"])
+@pytest.mark.parametrize("models", [None, "simplest", "free-form", "profiles"])
 def test_models_are_given_to_scenes_and_fields(files, tmp_path, monkeypatch, kind, models):
     """Without the option each has the default of its own function."""
     given = {}

@@ -1,6 +1,7 @@
 """What the shell says of positions, noise and sky, with its exit codes."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -45,10 +46,12 @@ def noise_of(obs):
     return np.array([np.median(w[w > 0]) ** -0.5 for w in obs.weights])[:, None, None]
 
 
-def test_nothing_is_said_of_a_good_file(deblend):
+def test_nothing_is_said_of_a_good_file(deblend, tmp_path):
     outcome = deblend()
     assert outcome.exit_code == 0, outcome.output
     assert said(outcome) == []
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["notes"] == []
+    assert "nothing speaks against" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_positions_off_by_one_vector(deblend, example, tmp_path):
@@ -67,6 +70,8 @@ def test_rows_outside_are_counted_and_a_margin_keeps_them(deblend, example, tmp_
     Table(places).write(tmp_path / "survey.csv")
     outcome = deblend(catalog=tmp_path / "survey.csv")
     assert any("2 of 6 sources of the catalog are outside" in line for line in said(outcome))
+    (sentence,) = json.loads((tmp_path / "out" / "summary.json").read_text())["notes"]
+    assert "2 of 6 sources of the catalog are outside" in sentence
     outcome = deblend("--margin", 10, catalog=tmp_path / "survey.csv")
     assert any("1 just outside was kept (margin 10 px)" in line for line in said(outcome))
     table = Table.read(tmp_path / "out" / "catalog.ecsv")
@@ -78,7 +83,7 @@ def test_a_margin_is_no_negative_number(deblend):
     assert deblend("--margin", -1).exit_code == BAD_INPUT
 
 
-def test_noise_that_is_not_what_the_file_says(deblend, example):
+def test_noise_that_is_not_what_the_file_says(deblend, example, tmp_path):
     weights = example[0].weights / 64
     outcome = deblend(weights=weights)
     assert outcome.exit_code == NOT_TRUSTED
@@ -89,6 +94,12 @@ def test_noise_that_is_not_what_the_file_says(deblend, example):
     assert outcome.exit_code == 0, outcome.output
     (line,) = said(outcome)
     assert line.startswith("scorepriors: errors were multiplied by 0.12")
+    # It was said once, and is in the files.
+    (sentence,) = json.loads((tmp_path / "out" / "summary.json").read_text())["notes"]
+    assert line == f"scorepriors: {sentence}"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "errors were multiplied by 0.12" in page
+    assert "nothing speaks against" not in page
 
 
 def test_a_sky_that_is_left_in(deblend, example, tmp_path):

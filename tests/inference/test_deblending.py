@@ -244,10 +244,14 @@ def test_a_prior_of_other_pixels_is_said_to_be(result):
     with pytest.warns(
         PriorWarning, match="learned galaxies in pixels of 1.01 arcsec; use lsst-32 and lsst-64"
     ):
-        deblend(obs, read_positions(obs.catalog, obs), prior=prior, free_form=False)
+        deblend(obs, read_positions(obs.catalog, obs), prior=prior, max_iterations=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error", PriorWarning)
-        deblend(obs, read_positions(obs.catalog, obs), free_form=False)
+        # Profiles alone do not ask what the prior has learned.
+        alone = deblend(obs, read_positions(obs.catalog, obs), prior=prior, models="profiles")
+    assert alone.free_form is alone.parametric
+    assert not alone.prior_name
+    assert set(alone.free_form.models) <= {"profile", "point"}
 
 
 def test_no_prior_of_the_same_pixels_is_recommended(result):
@@ -256,8 +260,8 @@ def test_no_prior_of_the_same_pixels_is_recommended(result):
     wcs.wcs.cdelt *= 1.2
     coarse = dataclasses.replace(obs, wcs=wcs)
     where = read_positions(obs.catalog, obs)
-    with pytest.warns(PriorWarning, match="pixels of 0.2 arcsec; train one for these pixels"):
-        deblend(coarse, where, prior="lsst-irregular-32", free_form=False, max_iterations=1)
+    with pytest.warns(PriorWarning, match="pixels of 0.2 arcsec; no shipped prior is"):
+        deblend(coarse, where, prior="lsst-irregular-32", max_iterations=1)
 
 
 def test_pixels_choose_the_prior(result):

@@ -442,6 +442,9 @@ def test_draws_are_of_the_simplest_models_unless_others_are_named():
     assert models(method="posterior") == "simplest"
     assert models(method="posterior", models="free-form") == "free-form"
     assert models(method="map") == models(method="laplace") == "free-form"
+    # As `parametric`, with any of the methods.
+    alone = module.Settings.of(method="map", models="profiles").options
+    assert (alone.models, alone.has_free_forms) == ("profiles", False)
 
 
 #: As few draws as the slow test needs.

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from astropy.io import fits
 from astropy.table import QTable
 from astropy.wcs import WCS
 from field_results import stand_in, window_of
+from html_pages import Page
 
 from scorepriors import InputError
 from scorepriors.inference.deblending._flags import FLAGS
@@ -35,7 +38,8 @@ def result():
 def folder(result, tmp_path_factory):
     directory = tmp_path_factory.mktemp("field") / "results"
     command = "scorepriors deblend x.fits"
-    paths = write_field_outputs(result, directory, command=command, extra={"seed": 3})
+    files = ["a.fits", "b.fits"]
+    paths = write_field_outputs(result, directory, command=command, files=files, extra={"seed": 3})
     assert [path.name for path in paths] == list(FIELD_NAMES)
     assert sorted(os.listdir(directory)) == sorted(FIELD_NAMES)
     return directory
@@ -195,6 +199,11 @@ def test_the_summary_counts(folder):
     assert found["shape"] == [150, 140]
     assert (found["seed"], found["command"]) == (3, "scorepriors deblend x.fits")
     assert found["seconds"]["final"] == 3.1
+    assert found["input"] == ["a.fits", "b.fits"]
+    written = datetime.fromisoformat(found["date"])
+    assert 0 <= (datetime.now(UTC) - written).total_seconds() < 3600
+    page = Page((folder / "report.html").read_text()).said
+    assert re.search(rf"input ?a.fits, b.fits ?date ?{re.escape(found['date'])}", page)
 
 
 def test_numbers_that_json_does_not_know(result):
@@ -272,6 +281,8 @@ def test_the_report_is_written_again_with_the_truth(result, tmp_path):
     others = {name: (tmp_path / name).stat().st_mtime_ns for name in FIELD_NAMES[:-1]}
     path = write_field_report(result, tmp_path, evaluation={"purity": 0.93})
     text = path.read_text()
+    date = json.loads((tmp_path / "summary.json").read_text())["date"]
+    assert date in text
     assert "Compared with the truth" in text
     assert "scorepriors deblend x.fits" in text
     assert others == {name: (tmp_path / name).stat().st_mtime_ns for name in others}

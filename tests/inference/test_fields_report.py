@@ -12,7 +12,7 @@ from field_results import stand_in
 from html_pages import Page
 from PIL import Image
 
-from scorepriors.inference.deblending._flags import FLAGS, write_flags
+from scorepriors.inference.deblending._flags import FLAGS, SEVERITY, write_flags
 from scorepriors.inference.fields import _report
 from scorepriors.inference.fields._layers import (
     Mosaic,
@@ -207,6 +207,10 @@ def test_a_field_of_one_band():
     page = field_page(replace(whole, field=Field.of(one), light=whole.light[1:2]))
     image = picture_of(data_of(page)["layers"]["model"][0]["tiles"][0][0]).astype(int)
     assert np.ptp(image, axis=2).max() < 12  # gray, up to the compression of colors
+
+
+def test_rows_name_the_worst_flag_first():
+    assert list(data_of(field_page(stand_in()))["flags"]) == list(SEVERITY)
 
 
 def test_doubts_and_scenes_that_failed_are_said():

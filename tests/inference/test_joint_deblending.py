@@ -203,6 +203,31 @@ def test_the_command(views, tmp_path):
     (joined,), (places,), _ = Input(paths[:1], others=paths[1:]).read()
     assert joined.bands == ("r", "i", "J")
     assert places is None
+    # A PSF of its own for each image that lacks one.
+    with fits.open(paths[1]) as hdus:
+        psf = np.array(hdus["PSF"].data[:1])
+        alone = tmp_path / "alone.fits"
+        fits.HDUList([hdu for hdu in hdus if hdu.name != "PSF"]).writeto(alone)
+    fits.PrimaryHDU(psf[0]).writeto(tmp_path / "psf.fits")
+    lacking = run(main, ["deblend", paths[0], "--with", str(alone)])
+    assert lacking.exit_code == 2
+    assert "(--with-psf)" in lacking.output
+    given = ["--with-psf", str(tmp_path / "psf.fits")]
+    for command in ("deblend", "sample"):
+        odd = run(main, [command, paths[0], "--with", str(alone), "--with", paths[1], *given])
+        assert odd.exit_code == 2
+        assert "there is 1 --with-psf for 2 --with; give one for each" in odd.output
+        assert run(main, [command, paths[0], *given]).exit_code == 2
+    (again,), _, _ = Input(paths[:1], others=(str(alone),), other_psfs=tuple(given[1:])).read()
+    for one, other in zip(again.views, joined.views, strict=True):
+        np.testing.assert_allclose(one.psfs, other.psfs, atol=1e-6)
+    # A part of the first is a part of the others, whichever way they are turned.
+    at = joined.wcs.pixel_to_world(*(np.array(joined.shape[::-1]) / 2 - 0.5))
+    size = joined.pixel_scale * min(joined.shape) / 2
+    place = {"position": (at.ra.deg, at.dec.deg), "size": size}
+    (part,), _, _ = Input(paths[:1], others=paths[1:], reading=place).read()
+    assert part.shape == (min(joined.shape) // 2,) * 2
+    assert 0 < part.views[1].observation.num_pixels < joined.views[1].observation.num_pixels
     with fits.open(paths[1], mode="update") as hdus:
         hdus["IMAGE"].header["CRVAL1"] = 200.0
     refused = run(main, ["deblend", paths[0], "--with", paths[1], "--output", str(tmp_path / "o")])

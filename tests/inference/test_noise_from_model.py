@@ -80,7 +80,7 @@ def test_the_command_says_what_it_did(tmp_path):
     observation(0).to_fits(tmp_path / "star.fits")
     for more, words, bands in (
         ((), "taken from the model instead", ["g"]),
-        (("--variances", "file"), "--variances auto takes", []),
+        (("--variances", "file"), "--variances auto in the shell", []),
     ):
         arguments = ["deblend", tmp_path / "star.fits", "--output", tmp_path / "out", "--force"]
         outcome = CliRunner().invoke(main, [str(a) for a in (*arguments, *more)])

@@ -23,6 +23,7 @@ from scorepriors.inference.cli._deblending import _verdict
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._doubts import doubts, position_widths, said_once
 from scorepriors.inference.deblending._flags import bands_of, bits_of
+from scorepriors.inference.deblending._result import FittedScene
 from scorepriors.inference.deblending._seen import SEEN, has_data, seen_share, total_seen
 from scorepriors.inference.reports import _outputs
 from scorepriors.inference.reports import _outputs as outputs
@@ -429,6 +430,17 @@ def test_nothing_is_replaced_without_force(tmp_path):
     write_outputs(made(), tmp_path, force=True)
     assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list(tmp_path.iterdir())) == len(NAMES)
+
+
+def test_pictures_say_what_each_source_was_fitted_as(monkeypatch):
+    result = made(3)
+    models = np.array(["free-form", "point", "profile"])
+    monkeypatch.setattr(FittedScene, "models", property(lambda scene: models))
+    titles = [a.get_title(loc="left") for a in report_figure(result, flags=["ok"] * 3).axes]
+    assert [one for one in titles if one] == ["learned prior", "star", "bulge + disk"]
+    legends = [a.get_legend() for a in report_figure(result).axes if a.get_legend()]
+    (said,) = ([one.get_text() for one in legend.get_texts()] for legend in legends)
+    assert said == ["fit by profiles", "catalog"]
 
 
 @pytest.mark.parametrize("stage", ["report_figure", "summary"])

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import warnings
-from html.parser import HTMLParser
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -23,6 +22,7 @@ from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from click.testing import CliRunner
 from conftest import gaussian_prior, small_observation
+from html_pages import Page
 
 from scorepriors import InputError
 from scorepriors.inference import (
@@ -40,7 +40,9 @@ from scorepriors.inference import (
 )
 from scorepriors.inference._status import Check, Finding, RunStatus, record
 from scorepriors.inference.cli._common import BAD_INPUT, INTERRUPTED, NOT_TRUSTED
+from scorepriors.inference.deblending._doubts import doubts
 from scorepriors.inference.deblending._flags import FLAGS
+from scorepriors.inference.deblending._notes import notes
 from scorepriors.inference.deblending._quantities import FLOW_LOOKS
 from scorepriors.inference.deblending._sampling import (
     BRIGHT_ALGORITHM,
@@ -55,7 +57,8 @@ from scorepriors.inference.deblending._sampling import (
 from scorepriors.inference.deblending.reduced import Reduced
 from scorepriors.inference.diagnosis._outputs import COLUMNS, DIAGNOSIS_NAMES
 from scorepriors.inference.reports._numbers import in_digits, value_and_error
-from scorepriors.inference.reports._samples import SAMPLE_NAMES
+from scorepriors.inference.reports._page import report_page
+from scorepriors.inference.reports._samples import SAMPLE_NAMES, diagnostics
 from scorepriors.inference.sampling._tree import group, group_names, make_tree
 from scorepriors.models import blend
 from scorepriors.models.scene._scene import Scene
@@ -455,29 +458,45 @@ def test_the_command_writes_everything_and_says_what_is_wrong(sampled):
         )
 
 
-class Page(HTMLParser):
-    """Tags and attributes of a page."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+def test_draws_of_a_scene_in_doubt_say_so_in_every_file(sampled):
+    _, target, result = sampled
+    tree = load_tree(target / "posterior.nc")
+    # The command has asked the scene that it sampled.
+    assert json.loads(tree.attrs["doubts"]) == doubts(result)
+    assert json.loads(tree.attrs["notes"]) == notes(result)
+    tree.attrs |= {"warnings": "[]", "doubts": "{}", "notes": "[]"}
+    table = flux_catalog(tree)
+    assert diagnostics(tree, table).endswith("\nNo check of the draws failed.\n")
+    assert source_images(tree)[0].header["TRUSTED"]
+    page = Page(report_page(result, tree, table=table)).said
+    assert "No check of the draws failed." in page
+    tree.attrs["notes"] = json.dumps(["a note < 1."])
+    assert "  - a note < 1.\n" in diagnostics(tree, table)
+    page = Page(report_page(result, tree, table=table)).said
+    assert "No check of the draws failed, but what follows bears on them." in page
+    assert "a note < 1." in page
+    tree.attrs["doubts"] = json.dumps({"cancels": "negative sources take away light."})
+    text = diagnostics(tree, table)
+    assert "No check of the draws failed, but the scene itself is in doubt.\n" in text
+    assert "should not be trusted as they are:\n  - negative sources take away light.\n" in text
+    page = Page(report_page(result, tree, table=table)).said
+    assert "should not be trusted" in page
+    assert "negative sources take away light." in page
+    assert not source_images(tree)[0].header["TRUSTED"]
+    assert flux_catalog(tree).meta["doubts"] == ["negative sources take away light."]
 
 
 def test_the_report_needs_nothing_but_itself(sampled):
     text = (sampled[1] / "report.html").read_text()
-    page = Page()
-    page.feed(text)
-    tags = [tag for tag, _ in page.found]
+    page = Page(text)
+    tags = [tag for tag, _ in page.elements]
     assert not {"script", "link", "iframe", "object"} & set(tags)
-    for _, attrs in page.found:
+    for _, attrs in page.elements:
         for name in ("src", "href", "srcset", "data"):
             assert attrs.get(name, "data:").startswith("data:")
     assert "url(" not in text
     assert "@import" not in text
-    pictures = [attrs for tag, attrs in page.found if tag == "img"]
+    pictures = [attrs for tag, attrs in page.elements if tag == "img"]
     assert len(pictures) == 8
     assert all(len(p["alt"]) > 30 for p in pictures)
     assert 'lang="en"' in text
@@ -533,6 +552,8 @@ def test_what_sources_were_sampled_as_is_said():
     assert "--models free-form" in said
     # Asked for all free forms, the rest are those that no box holds.
     assert models_sentence(tree, "free-form").endswith("no box of a learned prior holds the light.")
+    # Who asks for profiles knows.
+    assert not models_sentence(tree, "profiles")
 
 
 def test_python_and_the_command_line_have_the_same_defaults():
@@ -717,12 +738,10 @@ def test_exit_codes_and_going_on(trusted, said, code, scene, tmp_path, monkeypat
         return [folder / "posterior.nc"]
 
     monkeypatch.setattr("scorepriors.inference.cli._sampling._deblend_one", lambda *_, **__: None)
-    for name in ("noise_sentence", "correlation_words"):
-        monkeypatch.setattr(f"scorepriors.inference.cli._sampling.{name}", lambda _: [])
+    tree.attrs |= {"doubts": json.dumps(said), "notes": json.dumps(["a note."])}
     monkeypatch.setattr(
         "scorepriors.inference.deblending._catalog.flag_words", lambda _: ["ok"] * 3
     )
-    monkeypatch.setattr("scorepriors.inference.deblending._doubts.doubts", lambda _: said)
     monkeypatch.setattr("scorepriors.inference.deblending._sampling.sample_deblended", fake)
     monkeypatch.setattr("scorepriors.inference.reports._samples.write_samples", written)
     options = "--algorithm", "hmc", "--output", tmp_path / "out", "--resume", "--json"
@@ -737,6 +756,8 @@ def test_exit_codes_and_going_on(trusted, said, code, scene, tmp_path, monkeypat
     assert found["status"] == tree.attrs["status"]
     assert len(found["warnings"]) == (trusted is False)
     assert found["doubts"] == said
+    assert found["notes"] == ["a note."]
+    assert outcome.stderr.count("scorepriors: a note.") == 1
     assert (found["num_chains"], found["num_sources"], found["bands"]) == (2, 3, ["g", "r"])
     assert (found["draws_kept"], found["output"]) == (50, str(tmp_path / "out"))
     assert "3 sources, flux in nJy" in outcome.stderr

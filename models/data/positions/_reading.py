@@ -95,7 +95,7 @@ def read_positions(
     found = locate(source, obs, margin)
     displaced = displacement(found, obs)
     if displaced:
-        note(displaced, PositionsWarning)
+        note(displaced, PositionsWarning, to_results=False)
     return found
 
 
