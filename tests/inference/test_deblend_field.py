@@ -16,10 +16,11 @@ from astropy.table import Table
 from conftest import gaussian_prior
 from fits_files import hdu, wcs, write
 
-from scorepriors import InputError
+from scorepriors import InputError, ScorePrior
 from scorepriors.inference import catalog as catalog_of
 from scorepriors.inference import deblend, deblend_field, load_field_result
 from scorepriors.inference.deblending._deblend import settings_of
+from scorepriors.inference.deblending._priors import PriorWarning
 from scorepriors.inference.fields import _engine, _executors
 from scorepriors.inference.fields._again import settings_again
 from scorepriors.inference.fields._parts import Place, Record, read_arrays_of, write_part
@@ -195,6 +196,21 @@ def Fieldlike(obs):
     return Field.of(obs)
 
 
+def test_a_prior_for_other_pixels_is_said_before_anything_is_done(result, folder, field):
+    one = gaussian_prior(16)
+    wide = ScorePrior(
+        one.energy, one.stretch, float(one.sigma), sigma_max=5.0, name="wide", pixel_scale=1.01
+    )
+    again = partial(deblend_field, field, positions(), prior=wide, output=folder)
+    with pytest.warns(PriorWarning, match="wide learned galaxies in pixels of 1.01 arcsec"):
+        with pytest.raises(InputError):
+            again()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PriorWarning)
+        with pytest.raises(InputError, match="--force|force"):
+            again(models="profiles")
+
+
 def test_a_source_by_its_name(result, field):
     found = result.source("c")
     assert found.morphology.sum() == pytest.approx(1, abs=1e-3)
@@ -235,6 +251,8 @@ def test_a_sky_is_said_and_subtracted(field):
     with pytest.warns(FieldWarning, match="a sky was left in 1 of 1 tiles .*, and was subtracted"):
         by_itself = deblend_field(with_sky, positions(), free_form=False)
     asked = deblend_field(with_sky, positions(), free_form=False, subtract_sky=True)
+    (sentence,) = by_itself.facts["notes"]
+    assert "a sky was left in 1 of 1 tiles" in sentence
     for mended in (by_itself, asked):
         assert "sky" not in mended.facts["doubts"]
         table = mended.catalog
@@ -416,6 +434,8 @@ def test_a_psf_that_changes_within_scenes_is_said_once(result, field):
     with pytest.warns(FieldWarning, match=r"that of a corner differs by more than 1 %") as said:
         found = deblend_field(wide, positions(), free_form=False)
     assert sum("one PSF in each band" in str(one.message) for one in said) == 1
+    assert sum("one PSF in each band" in one for one in found.facts["notes"]) == 1
+    assert result.facts["notes"] == []
     facts = found.facts["psf_change"]
     assert facts["largest"]["g"] < 1e-6
     assert 0.01 < facts["largest"]["i"] < 0.1

@@ -18,7 +18,8 @@ from scorepriors.inference.deblending import _notes
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._notes import each_once, mended_noise, notes
 from scorepriors.inference.deblending._priors import pixels_sentence
-from scorepriors.inference.fields import _deblend_field, _result
+from scorepriors.inference.fields import _deblend_field, _result, _tasks
+from scorepriors.inference.fields._plan import Window
 from scorepriors.inference.fields._report import field_page
 from scorepriors.inference.reports._outputs import summary
 from scorepriors.inference.reports._scene_page import scene_page
@@ -145,6 +146,19 @@ def test_pages_do_not_say_that_nothing_bears_on_the_result():
     assert "a note < 2." in said
     assert "no check found the whole at fault, but what follows bears on it" in said
     assert "nothing speaks" not in said
+
+
+def test_scenes_of_a_field_keep_what_is_said_of_their_windows():
+    obs = observed(1.0)
+
+    def window(*place):
+        note(f"a stamp near {place} is empty.")
+        return obs
+
+    work = SimpleNamespace(field=SimpleNamespace(window=window))
+    scene = SimpleNamespace(window=Window(2, 3, 24))
+    found = quietly(_tasks._pixels, work, scene)
+    assert found.notes == (*obs.notes, "a stamp near (2, 3, 24, 24) is empty.")
 
 
 def test_a_field_repeats_what_its_scenes_note_once():
