@@ -1,6 +1,6 @@
 """``python -m scorepriors``: the command line."""
 
-from scorepriors.inference.cli import main
-
 if __name__ == "__main__":
+    from scorepriors.inference.cli import main
+
     main(prog_name="scorepriors")

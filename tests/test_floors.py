@@ -24,6 +24,8 @@ def modules_of(root):
 
 
 def floor_of(name):
+    if name.startswith("scorepriors.__main__"):
+        return len(FLOORS) - 1  # what `python -m scorepriors` runs: the door of the command line
     for floor, package in enumerate(reversed(FLOORS.values())):
         if f"{name}.".startswith(f"{package}."):
             return len(FLOORS) - 1 - floor

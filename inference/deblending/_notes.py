@@ -13,6 +13,7 @@ from scorepriors.models.data._model_noise import bands_with_own_noise
 
 from ._priors import pixels_sentence
 from ._result import Deblended
+from ._unexplained import unexplained, unexplained_words
 
 
 def notes(result: Deblended) -> list[str]:
@@ -28,7 +29,8 @@ def notes(result: Deblended) -> list[str]:
     list of str
         What was understood, rather than read, in the files, and mended before the fit
         (`Observation.notes`); a learned prior for pixels of another size; variances that follow the
-        noise of their own pixels; and noise that is correlated, taken into account or only seen.
+        noise of their own pixels; noise that is correlated, taken into account or only seen; and
+        groups of pixels that no source explains.
 
     See Also
     --------
@@ -40,6 +42,7 @@ def notes(result: Deblended) -> list[str]:
         obs.notes,
         (pixels_sentence(obs, prior) for prior in learned),
         (noise_sentence(result), correlation_words(result)),
+        (unexplained_words(unexplained(result)),),
     )
 
 
@@ -48,7 +51,7 @@ def notes_of_draws(tree: Any) -> list[str]:
     return json.loads(tree.attrs.get("notes", "[]"))
 
 
-def each_once(*several: Iterable[str]) -> list[str]:
+def each_once(*several: Iterable[str | None]) -> list[str]:
     """Return sentences in their order, each once and none that is empty."""
     return list(dict.fromkeys(one for each in several for one in each if one))
 
