@@ -102,6 +102,7 @@ def test_a_prior_for_other_pixels_is_a_note_of_scenes_and_fields():
         observation=result.observation,
         positions=result.positions,
         noise_from_model=(),
+        kept=None,
         priors=lambda: {"galaxies": prior, "large": prior},
     )
     assert notes(learned).count(sentence) == 1
