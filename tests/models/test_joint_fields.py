@@ -10,7 +10,6 @@ from fits_files import field as field_of
 from fits_files import wcs
 
 from scorepriors import InputError
-from scorepriors.inference import forced_photometry
 from scorepriors.models import Field, Observation, PSFWarning, join_observations
 from scorepriors.models.data import _field_files
 
