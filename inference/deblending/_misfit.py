@@ -37,6 +37,9 @@ _SMOOTH = 1.0
 #: Errors of the model that are tried, and the gain in nats below which it is zero.
 _SHARES, _GAIN = np.geomspace(2e-3, 0.3, 60), 8.0
 
+#: Fewest pixels without light by whose scatter the noise is known.
+_FEWEST = 100
+
 #: Largest squared deviation that counts for it: single pixels must not decide.
 _LARGEST = 64.0
 
@@ -101,9 +104,12 @@ def _share(residual: Band, weights: Band, model: Band) -> float:
     seen = weights > 0
     light = smooth_light(model)[seen] * np.sqrt(weights[seen])
     squared = residual[seen] ** 2 * weights[seen]
-    # Elsewhere no error that is tried would matter.
+    # Elsewhere no error that is tried would matter: these pixels tell the noise, which may be larger
+    # than the weights say.
     bright = light > 1.0
-    light, squared = light[bright], squared[bright]
+    deviation = residual[seen] * np.sqrt(weights[seen])
+    noise = _scale(deviation, ~bright) ** 2 if (~bright).sum() >= _FEWEST else 1.0
+    light, squared = light[bright] / np.sqrt(noise), squared[bright] / noise
 
     def gain(share: float) -> float:
         wider = 1 + (share * light) ** 2

@@ -730,3 +730,13 @@ def test_scenes_need_the_files_of_the_field(result, folder, field, tmp_path):
     for look in (later.scene, later.source):
         with pytest.raises(InputError, match=r"the files of the field are gone: there is no .*npz"):
             look("c")
+
+
+@pytest.mark.parametrize(
+    "options", [{"variable": "a"}, {"moving": ("a",)}, {"variable": ["a"], "timescale": 3.0}]
+)
+def test_what_varies_or_moves_is_for_scenes(options):
+    with pytest.raises(
+        InputError, match=f"`{next(iter(options))}`.*: what varies or moves is seen"
+    ):
+        deblend_field(observation(), positions(), free_form=False, **options)
