@@ -101,7 +101,7 @@ def source_draws(tree: Any, phase: float | None = None) -> Iterator[Draws]:
     tree
         Result of `sample_deblended`.
     phase
-        Time of the images of stars that move, as in `MovingStar.image_at`; the middle of the times if
+        Time of the images of stars that move, as in `MovingStar.image_at_phase`; the middle of the times if
         not given.
     """
     posterior, constant = scene_groups(tree)
@@ -129,7 +129,7 @@ def source_draws(tree: Any, phase: float | None = None) -> Iterator[Draws]:
         if phase is not None and isinstance(one, MovingStar):
             # One box for all draws, about their mean place.
             steps = np.round(phase * values["way"].mean(0)).astype(int)
-            image = np.asarray(one.image_at(values, phase, steps, np))
+            image = np.asarray(one.image_at_phase(values, phase, steps, np))
             yield Draws(image, corner + steps, spectrum[:, k])
             continue
         image, parts = np.asarray(one.image(values, np)), one.gradient(values, np)

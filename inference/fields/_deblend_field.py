@@ -62,7 +62,7 @@ from ._tasks import Work, quiet
 from ._tile_mending import TileMending
 
 #: What stands for no source that varies or moves, and no timescale.
-_NONE = (None, (), [], "")
+_NONE: tuple[Any, ...] = (None, (), [], "")
 
 
 def deblend_field(

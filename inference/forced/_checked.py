@@ -1,7 +1,7 @@
 """Noise and sky of the image of forced photometry: what its empty pixels say of the file."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -65,7 +65,7 @@ def checked(
     names = tuple(map(str, range(len(places))))
     positions = Positions(names, np.asarray(places, float), np.zeros(len(places), bool))
     if rescale:
-        obs = rescale_noise(obs, positions)
+        obs = cast(Observation, rescale_noise(obs, positions))
     kind, rest, level = kind_of_sky(obs, positions, sky), obs, None
     if kind is not None:
         with said_before():

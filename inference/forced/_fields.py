@@ -59,7 +59,8 @@ def forced_field(
     share, chi2 = np.zeros((count, bands)), np.full(count, np.nan)
     model = np.zeros((bands, *image.shape), np.float32)
     background = None if sky == "none" else np.zeros_like(model)
-    mended, windows = set(), []
+    mended: set[str] = set()
+    windows: list[Checked] = []
     with reporting(progress, "measuring scenes", len(result.scenes)) as report:
         for number, scene in enumerate(result.scenes):
             # What holds for all windows is said of the first, and what does not in numbers, below.

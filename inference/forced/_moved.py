@@ -23,7 +23,7 @@ def phase_at(result: Deblended, time: float | None) -> float | None:
     Returns
     -------
     float or None
-        The phase of `MovingStar.image_at`; None without a time, or if nothing moves.
+        The phase of `MovingStar.image_at_phase`; None without a time, or if nothing moves.
     """
     if time is None or not result.moving:
         return None
@@ -44,7 +44,7 @@ def images_at(group: MovingStar, values: dict, phase: float) -> tuple[np.ndarray
     """Return images ``[K, n, n]`` at a time, and the first pixels ``[K, 2]`` of their boxes."""
     values = {name: np.asarray(value) for name, value in values.items()}
     steps = _steps(values, phase)
-    return group.image_at(values, phase, steps, np), np.asarray(group.at.corner) + steps
+    return group.image_at_phase(values, phase, steps, np), np.asarray(group.at.corner) + steps
 
 
 def slopes_at(found: FittedScene, phase: float) -> dict[int, dict[str, list[np.ndarray]]]:
@@ -60,7 +60,7 @@ def slopes_at(found: FittedScene, phase: float) -> dict[int, dict[str, list[np.n
         steps, slopes = _steps(values, phase), []
         for axis in (0, 1):
             by = _STEP * np.eye(2)[axis]
-            up, down = (group.image_at(values, phase, steps - s * by, np) for s in (1, -1))
+            up, down = (group.image_at_phase(values, phase, steps - s * by, np) for s in (1, -1))
             slopes.append((up - down) / (2 * _STEP))
         for slot, row in enumerate(np.asarray(group.at.index)):
             if row >= 0:

@@ -305,7 +305,8 @@ class Observation(Photometry):
             *(wcs, unit, zero_point, name, catalog, scale, corner, time, correlation),
             found.all_fine if fine_psfs is None else fine_psfs,
         )
-        obs = cls(values, noise, found.images, bands, *about, psf_varies=found.varies)
+        stamps: Any = found.images  # of one size once they are checked
+        obs = cls(values, noise, stamps, bands, *about, psf_varies=found.varies)
         tell_sampling(obs.psfs, obs.bands, obs.pixel_scale)
         return obs
 

@@ -78,7 +78,7 @@ class MovingStar(AbstractParametric):
         place = self.place(values, xp) + self.phase[number] * values["way"]
         return point_image(place, box=self.at.box, psf_sigma=self.psf_sigma, xp=xp)
 
-    def image_at(self, values: dict, phase: float, steps, xp: Any = jnp):
+    def image_at_phase(self, values: dict, phase: float, steps, xp: Any = jnp):
         """Return the model PSF at the positions at any time, in boxes moved by whole pixels.
 
         Parameters

@@ -10,6 +10,7 @@ from fits_files import field as field_of
 from fits_files import wcs
 
 from scorepriors import InputError
+from scorepriors.inference.cli._input import Input
 from scorepriors.models import Field, Observation, PSFWarning, join_observations
 from scorepriors.models.data import _field_files
 
@@ -77,6 +78,21 @@ def test_a_joint_fit_has_the_psf_of_the_place(large, which):
     # PSFs on the reference's pixels, which are those of the file, follow it.
     assert wide(view.psfs[0]) == pytest.approx(wide(there[0]), rel=0.1)
     assert wide(middle[0]) < 0.85 * wide(there[0])
+
+
+def test_the_command_reads_the_part_that_is_seen(large, tmp_path):
+    path, psf = large[:2]
+    with fits.open(path) as image, fits.open(psf) as model:
+        hdus = [one for one in image if one.name != "PSF"]
+        fits.HDUList([*hdus, model["PSF_DATA"]]).writeto(tmp_path / "large.fits")
+    first(path, psf).to_fits(tmp_path / "part.fits")
+    given = Input(files=(tmp_path / "part.fits",), others=(tmp_path / "large.fits",))
+    (joined,) = given.read().observations
+    part = joined.views[1].observation
+    row, column = np.array(part.corner) + (np.array(part.shape) - 1) / 2
+    there = Field.open(path, psf).psfs_at(row, column)
+    np.testing.assert_allclose(part.psfs, there, atol=1e-3)
+    assert max(part.shape) < 100
 
 
 def test_an_image_read_whole_says_that_its_psf_is_of_the_middle(large):
