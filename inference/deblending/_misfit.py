@@ -101,15 +101,13 @@ def smooth_light(model: Band) -> Band:
 
 
 def _share(residual: Band, weights: Band, model: Band) -> float:
-    seen = weights > 0
-    light = smooth_light(model)[seen] * np.sqrt(weights[seen])
-    squared = residual[seen] ** 2 * weights[seen]
+    seen, root = weights > 0, np.sqrt(weights)
+    light, deviation = smooth_light(model) * root, residual * root
     # Elsewhere no error that is tried would matter: these pixels tell the noise, which may be larger
     # than the weights say.
-    bright = light > 1.0
-    deviation = residual[seen] * np.sqrt(weights[seen])
-    noise = _scale(deviation, ~bright) ** 2 if (~bright).sum() >= _FEWEST else 1.0
-    light, squared = light[bright] / np.sqrt(noise), squared[bright] / noise
+    bright, empty = seen & (light > 1.0), seen & (light <= 1.0)
+    scale = _scale(deviation, empty) if empty.sum() >= _FEWEST else 1.0
+    light, squared = light[bright] / scale, (deviation[bright] / scale) ** 2
 
     def gain(share: float) -> float:
         wider = 1 + (share * light) ** 2
