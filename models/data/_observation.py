@@ -304,9 +304,11 @@ class Observation(Photometry):
         about = (
             *(wcs, unit, zero_point, name, catalog, scale, corner, time, correlation),
             found.all_fine if fine_psfs is None else fine_psfs,
+            (),
+            found.varies,
         )
         stamps: Any = found.images  # of one size once they are checked
-        obs = cls(values, noise, stamps, bands, *about, psf_varies=found.varies)
+        obs = cls(values, noise, stamps, bands, *about)
         tell_sampling(obs.psfs, obs.bands, obs.pixel_scale)
         return obs
 
