@@ -4,7 +4,6 @@ import textwrap
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -12,7 +11,7 @@ from scorepriors._errors import InputError
 
 from . import _common as common
 from ._common import Outcome, with_json, written_summary
-from ._input import correlation_option, reading_options, take_reading
+from ._input import SKY, correlation_option, reading_options, take_reading
 
 #: Most sources that are printed; the others are in the catalog.
 MOST_SHOWN = 50
@@ -40,10 +39,16 @@ MOST_SHOWN = 50
 @reading_options
 @click.option(
     "--sky",
-    type=click.Choice(("none", "constant", "plane")),
-    default="none",
+    type=click.Choice(SKY),
+    default="auto",
     show_default=True,
-    help="A sky in each band, of a field in each window, that is fitted with the sources.",
+    help="A sky in each band, of a field in each window, that is fitted with the sources; auto where "
+    "empty pixels show one.",
+)
+@click.option(
+    "--rescale-noise",
+    is_flag=True,
+    help="Rescale errors of bands whose empty pixels scatter by far more or less.",
 )
 @common.noise_option()
 @correlation_option()
@@ -51,7 +56,20 @@ MOST_SHOWN = 50
 @click.option("--force", is_flag=True, help="Replace existing results.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @with_json
-def forced(folder, image, psf, index, sky, noise, correlation, output, force, quiet, **options):
+def forced(
+    folder,
+    image,
+    psf,
+    index,
+    sky,
+    rescale_noise,
+    noise,
+    correlation,
+    output,
+    force,
+    quiet,
+    **options,
+):
     """Measure the sources of a finished run, in DIR, in another image.
 
     Shapes and places stay those of `deblend` or `sample`, of a scene or a field; fluxes are free,
@@ -73,7 +91,6 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
     common.prepare_jax()
     from scorepriors._progress import unless_quiet
     from scorepriors.inference.deblending._notes import noise_sentence
-    from scorepriors.inference.deblending._result import Deblended
     from scorepriors.inference.forced._forced import forced_photometry
     from scorepriors.inference.forced._outputs import write_forced
     from scorepriors.models.data._correlations import (
@@ -81,40 +98,36 @@ def forced(folder, image, psf, index, sky, noise, correlation, output, force, qu
         correlation_sentence,
         field_with_correlation,
         known_sentence,
-        with_correlation,
     )
     from scorepriors.models.data._field import Field
-    from scorepriors.models.data._observation import Observation
     from scorepriors.models.data._own_noise import NoiseWarning
 
     result, draws = opened(folder)
     reading = take_reading(options)
-    read = Observation.read if isinstance(result, Deblended) else Field.open
     with warnings.catch_warnings():
         # `noise_sentence` says it, with what was done about it.
         warnings.simplefilter("ignore", NoiseWarning)
-        opened_image = read(
+        # What sees the sources is read, with the PSF there.
+        image_field = Field.open(
             list(image) if len(image) > 1 else image[0],
             psf=list(psf) if len(psf) > 1 else next(iter(psf), None),
             index=index,
             **reading,
         )
-    obs: Any = (
-        field_with_correlation(opened_image, correlation)
-        if isinstance(opened_image, Field)
-        else with_correlation(opened_image, correlation)
-    )
+    obs = field_with_correlation(image_field, correlation)
     found = forced_photometry(
         result,
         obs,
         draws=draws,
-        sky=None if sky == "none" else sky,
+        sky=sky,
         variances=noise,
+        rescale_noise=rescale_noise,
         progress=unless_quiet("measuring scenes", quiet),
     )
     said = known_sentence(correlation_facts(obs))
-    if not said and isinstance(obs, Observation):
-        said = correlation_sentence(obs)
+    if not said and found.covariance is not None:
+        # Of a scene: its part of the image.
+        said = correlation_sentence(found.observation)
     # Windows of a field decide one by one: nothing is said of those that needed no mending.
     biased = noise_sentence(found) if found.noise_from_model or noise == "file" else ""
     for sentence in filter(None, (said, biased)):

@@ -266,6 +266,7 @@ def take_reading(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(given: Input, each: bool) -> Scenes:
+    from scorepriors.models.data._field import Field
     from scorepriors.models.data._joint import join_observations, noted
     from scorepriors.models.data._observation import Observation
     from scorepriors.models.data._warnings import collected
@@ -289,9 +290,8 @@ def _read(given: Input, each: bool) -> Scenes:
             for scene, own in zip(scenes, _own_files(given.reading, scenes, each), strict=True)
         ]
     if given.others:
-        others = [
-            _read_other(given, number, Observation.read) for number in range(len(given.others))
-        ]
+        # Of a field the part that the first observation sees is read, with the PSFs there.
+        others = [_read_other(given, number, Field.open) for number in range(len(given.others))]
         observations = [join_observations(observations[0], *others)]
     sources = [obs.catalog if given.catalog is None else given.catalog for obs in observations]
     positions: list[Any] = []

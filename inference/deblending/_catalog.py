@@ -22,6 +22,7 @@ from ._motions import MOTION_TEXTS, motion_columns, sky_steps
 from ._options import WIDE_BOX
 from ._result import Deblended, FittedScene, chi2_spread
 from ._seen import only_seen, total_seen
+from ._units import units_of
 
 #: Distance from the border, in pixels, within which a source's light reaches beyond the image.
 EDGE = 8
@@ -275,22 +276,25 @@ def _tests(result: Deblended) -> dict[str, np.ndarray]:
     weights = [view.observation.weights for view in obs.views]
     seen = ~np.isnan(found.flux)
     # Without data in any band there is no flux, and nothing is said about it.
-    flux, other = total_seen(found.flux), np.where(seen, result.parametric.flux, 0.0).sum(1)
-    spread = chi2_spread(found.convolved, weights)
+    unit, light = obs.flux_unit[1], found.light
+    flux = total_seen(found.flux * unit)
+    other = np.where(seen, result.parametric.flux * unit, 0.0).sum(1)
+    spread = chi2_spread(light, weights)
     moved = np.linalg.norm(center - result.positions.row_column, axis=1) > MOVED
-    undone, light = canceled_light(found.convolved)
+    of_first = units_of(found.scene.exposures)[0][:, None, None]
+    undone, whole = canceled_light(light)
     residual = found.source_chi2 > 1 + RESIDUAL * spread
     everywhere = np.ones(len(center), bool)
     return {
         "edge": near | beyond,
-        "masked": _share_on(found.convolved, [w <= 0 for w in weights]) > 0.2,
+        "masked": _share_on(light, [w <= 0 for w in weights]) > 0.2,
         "faint": result.photometry.scaled(obs.flux_unit[1]).snr < 5,
         "negative": flux <= 0,
         "moved": moved,
-        "outshone": _outshone(found.convolved[0], center, weights[0]),
+        "outshone": _outshone(light[0], center, weights[0] / of_first**2),
         "residual": residual,
         "disputed": np.abs(other - flux) > DISPUTED * np.abs(flux),
-        "canceled": undone > CANCELED * light,
+        "canceled": undone > CANCELED * whole,
         "point": result.is_point,
         "not_converged": everywhere & (not result.converged),
         "no_data": ~seen.all(1),
@@ -330,7 +334,7 @@ def _down_weighted(result: Deblended) -> np.ndarray | float:
     """Return the share of the light of each source on pixels that lost their weight, ``[N]``."""
     if result.kept is None:
         return 0.0
-    return _share_on(result.free_form.convolved, [one < 0.5 for one in result.kept])
+    return _share_on(result.free_form.light, [one < 0.5 for one in result.kept])
 
 
 def _share_on(images: Sequence[np.ndarray], where: Sequence[np.ndarray]) -> np.ndarray:

@@ -27,7 +27,7 @@ def explained(found: FittedScene) -> np.ndarray:
     Those whose chi2 is not above that of noise, and those too faint for a learned prior to matter.
     """
     weights = [np.asarray(one.noise.diagonal()) for one in found.scene.exposures]
-    excess = (found.source_chi2 - 1) / np.maximum(chi2_spread(found.convolved, weights), 1e-30)
+    excess = (found.source_chi2 - 1) / np.maximum(chi2_spread(found.light, weights), 1e-30)
     light = np.zeros(len(excess))
     for image, one in zip(found.convolved, found.scene.exposures, strict=True):
         light += np.asarray(one.noise.inner(image, image), float).sum(1)
@@ -42,8 +42,8 @@ def no_better(found: FittedScene, final: FittedScene) -> np.ndarray:
     the border.  Both are taken on the footprint of the profile.
     """
     weights = [np.asarray(one.noise.diagonal()) for one in found.scene.exposures]
-    spread = np.maximum(chi2_spread(found.convolved, weights), 1e-30)
-    left = chi2_on(found.convolved, final)
+    spread = np.maximum(chi2_spread(found.light, weights), 1e-30)
+    left = chi2_on(found.light, final)
     return (left - 1 >= REFUSED * spread) & (found.source_chi2 - left < REFUSED * spread)
 
 

@@ -87,14 +87,15 @@ def doubts_of_fit(result: Deblended) -> dict[str, str]:
     """Return what a fit itself says against a deblended scene: `doubts` without those of the input."""
     found, names = only_seen(result.free_form, result.observation), result.positions.ids
     out: dict[str, str] = {}
-    undone, light = (part.sum() for part in canceled_light(found.convolved))
+    undone, light = (part.sum() for part in canceled_light(found.light))
     if undone > CANCELS * light:
         out["cancels"] = (
             f"negative sources take away {undone / light:.0%} of the light of others, so their fluxes "
             "mean nothing: check that the positions are those of this image, and the PSF."
         )
-    error = np.sqrt(np.nansum(found.flux_error**2, axis=1))
-    below = np.flatnonzero(total_seen(found.flux) < -BELOW * error)
+    unit = result.observation.flux_unit[1]
+    error = np.sqrt(np.nansum((found.flux_error * unit) ** 2, axis=1))
+    below = np.flatnonzero(total_seen(found.flux * unit) < -BELOW * error)
     if below.size:
         out["below_zero"] = (
             f"the flux of {_listed(names, below)} is more than {BELOW:g} errors below zero: check that "
@@ -160,7 +161,7 @@ def canceled_light(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray
     Parameters
     ----------
     images
-        Sources as observed, ``[N, B, H, W]`` of every exposure.
+        Sources as observed, ``[N, B, H, W]`` of every exposure, all bands in one unit of flux.
     """
     undone, light = np.zeros((2, len(images[0])))
     for image in images:
@@ -193,12 +194,12 @@ def left_over(found: FittedScene, obs) -> tuple[np.ndarray, float, float]:
     """
     over, signal = np.zeros((2, len(found.flux)))
     variance = 0.0
-    for view, image in zip(obs.views, found.convolved, strict=True):
+    for view, image, bright in zip(obs.views, found.convolved, found.light, strict=True):
         weights, images = (
             np.asarray(a, float) for a in (view.observation.weights, view.observation.images)
         )
         model = image.sum(0, dtype=float)
-        light = np.maximum(image, 0.0) * (weights > 0)
+        light = np.maximum(bright, 0.0) * (weights > 0)
         # Squares of neighbors that scatter together do so as well.
         known = view.observation.correlation
         alike = 1.0 if known is None else (np.asarray(known, float) ** 2).sum((1, 2))

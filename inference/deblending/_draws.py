@@ -19,6 +19,7 @@ from scorepriors.inference.sampling._rhat import rank_rhat
 from scorepriors.inference.sampling._tree import effective_sizes, group
 from scorepriors.models.rendering._placing import overlap
 from scorepriors.models.sources._kinds import group_from
+from scorepriors.models.sources._moving import MovingStar
 from scorepriors.models.sources._placement import Placement
 
 from ._doubts import doubts_of_draws
@@ -92,13 +93,16 @@ class Draws(NamedTuple):
         return mean, np.sqrt(variance)
 
 
-def source_draws(tree: Any) -> Iterator[Draws]:
+def source_draws(tree: Any, phase: float | None = None) -> Iterator[Draws]:
     """Yield images and spectra of every source, in the order of the catalog.
 
     Parameters
     ----------
     tree
         Result of `sample_deblended`.
+    phase
+        Time of the images of stars that move, as in `MovingStar.image_at_phase`; the middle of the times if
+        not given.
     """
     posterior, constant = scene_groups(tree)
     every = [str(i) for i in posterior["source"].values]
@@ -122,6 +126,12 @@ def source_draws(tree: Any) -> Iterator[Draws]:
             int(facts["box"]),
         )
         one = group_from(_of_one(facts, row), at)
+        if phase is not None and isinstance(one, MovingStar):
+            # One box for all draws, about their mean place.
+            steps = np.round(phase * values["way"].mean(0)).astype(int)
+            image = np.asarray(one.image_at_phase(values, phase, steps, np))
+            yield Draws(image, corner + steps, spectrum[:, k])
+            continue
         image, parts = np.asarray(one.image(values, np)), one.gradient(values, np)
         if parts is None:
             moving = _images_of(one, values) if one.moves else None

@@ -37,6 +37,9 @@ _SMOOTH = 1.0
 #: Errors of the model that are tried, and the gain in nats below which it is zero.
 _SHARES, _GAIN = np.geomspace(2e-3, 0.3, 60), 8.0
 
+#: Fewest pixels without light by whose scatter the noise is known.
+_FEWEST = 100
+
 #: Largest squared deviation that counts for it: single pixels must not decide.
 _LARGEST = 64.0
 
@@ -98,12 +101,13 @@ def smooth_light(model: Band) -> Band:
 
 
 def _share(residual: Band, weights: Band, model: Band) -> float:
-    seen = weights > 0
-    light = smooth_light(model)[seen] * np.sqrt(weights[seen])
-    squared = residual[seen] ** 2 * weights[seen]
-    # Elsewhere no error that is tried would matter.
-    bright = light > 1.0
-    light, squared = light[bright], squared[bright]
+    seen, root = weights > 0, np.sqrt(weights)
+    light, deviation = smooth_light(model) * root, residual * root
+    # Elsewhere no error that is tried would matter: these pixels tell the noise, which may be larger
+    # than the weights say.
+    bright, empty = seen & (light > 1.0), seen & (light <= 1.0)
+    scale = _scale(deviation, empty) if empty.sum() >= _FEWEST else 1.0
+    light, squared = light[bright] / scale, (deviation[bright] / scale) ** 2
 
     def gain(share: float) -> float:
         wider = 1 + (share * light) ** 2

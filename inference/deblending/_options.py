@@ -105,8 +105,8 @@ class Options:
         Names of stars that move from one epoch of a joint observation to the next, on straight lines;
         all that do not vary have one flux per filter.
     timescale
-        Days over which fluxes of variable sources change; those of different epochs are independent
-        if not given.
+        Days over which fluxes of variable sources change, by an amplitude that is found for each; those
+        of different epochs are independent if not given.
     sky
         Sky that is left in, and fitted with the sources: ``"constant"`` in each band, or a
         ``"plane"``, integrated out with the spectra (`scorepriors.models.Sky`); ``"none"`` or None

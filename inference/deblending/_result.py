@@ -22,6 +22,7 @@ from scorepriors.models.spectra._epochs import EpochSpectra
 from ._defaults import MAX_ITERATIONS, TOLERANCE
 from ._seen import has_data, seen_share
 from ._sky import FittedSky
+from ._units import in_one_unit, units_of
 from .photometry._equations import inverse
 from .photometry._photometry import Photometry, photometry
 
@@ -77,6 +78,11 @@ class FittedScene:
         if self.gradient is None or self.moved is None:
             return found
         return found + self.moved[number] * self.gradient[number][:, None, None]
+
+    @property
+    def light(self) -> tuple[np.ndarray, ...]:
+        """`convolved` with all bands in one unit of flux, that of the first."""
+        return in_one_unit(self.convolved, units_of(self.scene.exposures))
 
     @property
     def kinds(self) -> np.ndarray:
@@ -329,7 +335,9 @@ def collect_scene(scene: Scene, fit: MAPResult) -> FittedScene:
         flux_error=error,
         least_squares=np.concatenate(fitted, 1) * area[:, None],
         chi2=float(sum(s.sum() for s in squared) / sum(s.sum() for s in seen)),
-        source_chi2=footprint_chi2(squared, seen, convolved),
+        source_chi2=footprint_chi2(
+            squared, seen, in_one_unit(convolved, units_of(scene.exposures))
+        ),
         bulge_fraction=None if gradient is None else _bulge_fraction(boxes, order, flux, gradient),
         gradient=gradient,
         moved=None if gradient is None else _on_image(moved, shape, unit_flux=False)[order],
@@ -400,7 +408,7 @@ def footprint_chi2(squared, seen, images) -> np.ndarray:
     seen
         Mask ``[B, H, W]`` of every exposure, False where masked.
     images
-        Sources as observed, ``[N, B, H, W]`` of every exposure.
+        Sources as observed, ``[N, B, H, W]`` of every exposure, all bands in one unit of flux.
     """
     weighed, total = 0.0, 0.0
     for square, good, image in zip(squared, seen, images, strict=True):
@@ -411,7 +419,10 @@ def footprint_chi2(squared, seen, images) -> np.ndarray:
 
 
 def chi2_on(images: Sequence[np.ndarray], found: FittedScene) -> np.ndarray:
-    """Return the chi2 of a fit on the footprints of other images of its sources, ``[N]``."""
+    """Return the chi2 of a fit on the footprints of other images of its sources, ``[N]``.
+
+    Their bands are in one unit of flux, as in `FittedScene.light`.
+    """
     exposures = found.scene.exposures
     squared = [
         _squared_residual(one, drawn.sum(0))
@@ -422,7 +433,10 @@ def chi2_on(images: Sequence[np.ndarray], found: FittedScene) -> np.ndarray:
 
 
 def chi2_spread(images: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the standard deviation of each source's chi2 for pure noise, ``[N]``."""
+    """Return the standard deviation of each source's chi2 for pure noise, ``[N]``.
+
+    Images are those of `footprint_chi2`.
+    """
     total, squares = 0.0, 0.0
     for image, weight in zip(images, weights, strict=True):
         share = np.maximum(image, 0.0) * (weight > 0)

@@ -194,7 +194,8 @@ def default_algorithm(result: Deblended) -> str:
     fit = result.free_form
     if reduced_refusal(unpadded(fit.scene, fit.fit)[1].posterior) is None:
         return Reduced.name
-    flux, error = (np.asarray(a, float) for a in (fit.flux, fit.flux_error))
+    unit = result.observation.flux_unit[1]
+    flux, error = (np.asarray(a, float) * unit for a in (fit.flux, fit.flux_error))
     faint = flux.sum(1) < FAINT * np.sqrt(np.sum(error**2, 1))
     serves = refusal(unpadded(fit.scene, fit.fit)[1].posterior) is None
     return FAINT_ALGORITHM if serves and bool(faint.any()) else BRIGHT_ALGORITHM

@@ -30,7 +30,8 @@ def spectra_of(
     Raises
     ------
     InputError
-        If there is no source of the name of a variable one, or bands are of one epoch only.
+        If there is no source of the name of a variable one, if there is one epoch only, or if
+        something varies but no band is seen twice.
     """
     if not variable and not moving:
         return galaxy_spectra(obs, seen)
@@ -42,10 +43,18 @@ def spectra_of(
             f"{', '.join(ids[:10])}{' ...' if len(ids) > 10 else ''}."
         )
     filters = [name for view in obs.views for name in view.observation.bands]
-    if len(set(filters)) == len(filters):
+    if len(obs.views) == 1:
         raise InputError(
             f"the bands {', '.join(filters)} are of one epoch, at which nothing varies or moves; join "
             "observations of several times (join_observations, --with)."
         )
+    if len(set(filters)) == len(filters):
+        if variable:
+            raise InputError(
+                f"each of the bands {', '.join(filters)} is seen once, so that what varies cannot be told "
+                "from its color; join observations of one band at several times."
+            )
+        # A star that moves may be seen in another band each time.
+        return galaxy_spectra(obs, seen)
     varies = np.isin(ids, variable)
     return epoch_spectra(obs, seen, varies, timescale=timescale)

@@ -61,6 +61,9 @@ from ._result import FieldResult, collect, load, save
 from ._tasks import Work, quiet
 from ._tile_mending import TileMending
 
+#: What stands for no source that varies or moves, and no timescale.
+_NONE: tuple[Any, ...] = (None, (), [], "")
+
 
 def deblend_field(
     field: Field | Observation | str | os.PathLike | Sequence,
@@ -131,6 +134,12 @@ def deblend_field(
     of the fits: threads round sums in another order.
     """
     started = time.monotonic()
+    given = [name for name in ("variable", "timescale", "moving") if options.get(name) not in _NONE]
+    if given:
+        raise InputError(
+            f"{', '.join(f'`{name}`' for name in given)}: what varies or moves is seen in several "
+            "observations of one scene; use deblend, with join_observations."
+        )
     field = _as_field(field)
     known = positions is not None or field.catalog is not None
     if known and not isinstance(positions, Positions):

@@ -1,5 +1,6 @@
 """Forced photometry of a whole field: scene by scene, each with the neighbors whose light it holds."""
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,9 @@ from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
 from scorepriors.models.data._field import Field
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._warnings import said_before
 
+from ._checked import Checked, tell_doubts
 from ._forced import Forced, measured
 from ._shear import slopes_of_errors
 from ._sources import Boxes, Fixed
@@ -18,8 +21,9 @@ from ._sources import Boxes, Fixed
 def forced_field(
     result: Any,
     obs: Observation | Field,
-    sky: str | None = None,
+    sky: str = "none",
     variances: str = "auto",
+    rescale: bool = False,
     progress: Progress = None,
 ) -> Forced:
     """Measure fluxes of the sources of a field in another image.
@@ -35,6 +39,8 @@ def forced_field(
         Sky to fit in each window; see `forced_photometry`.
     variances
         Variances of each window; see `forced_photometry`.
+    rescale
+        Whether the errors of windows whose empty pixels deny them are rescaled.
     progress
         See `scorepriors._progress`.
     """
@@ -52,16 +58,19 @@ def forced_field(
     flux, noise, of_shapes, alone = np.full((4, count, bands), np.nan)
     share, chi2 = np.zeros((count, bands)), np.full(count, np.nan)
     model = np.zeros((bands, *image.shape), np.float32)
-    background = None if sky is None else np.zeros_like(model)
-    seen_any, mended = False, set()
+    background = None if sky == "none" else np.zeros_like(model)
+    mended: set[str] = set()
+    windows: list[Checked] = []
     with reporting(progress, "measuring scenes", len(result.scenes)) as report:
         for number, scene in enumerate(result.scenes):
-            found = _scene(result, image, scene, places, shapes, spans, sky, variances)
+            # What holds for all windows is said of the first, and what does not in numbers, below.
+            with said_before() if windows else nullcontext():
+                found = _scene(result, image, scene, places, shapes, spans, sky, variances, rescale)
             report(number + 1, len(result.scenes), "")
             if found is None:
                 continue
-            seen_any = True
             rows, own, one = found
+            windows.append(one.checked)
             mended |= set(one.noise_from_model)
             solved, corner = one.solved, one.view.observation.corner
             flux[rows], share[rows], alone[rows] = (
@@ -74,8 +83,12 @@ def forced_field(
             _add(model, light, corner)
             if background is not None and one.background is not None:
                 _set(background, one.background, corner)
-    if not seen_any:
+    if not windows:
         raise InputError(f"{image.name or 'the image'} does not overlap the field on the sky.")
+    if background is not None and not any(one.kind for one in windows):
+        background = None
+    doubts = _doubts(windows)
+    tell_doubts([*(_sky_fitted(windows) if sky == "auto" else ()), *doubts.values()])
     world = result.field.wcs.pixel_to_world(places[:, 1], places[:, 0])
     column, row = wcs.world_to_pixel(world)  # type: ignore[union-attr]
     return Forced(
@@ -96,7 +109,30 @@ def forced_field(
         shapes="catalog",
         background=background,
         noise_from_model=tuple(band for band in image.bands if band in mended),
+        doubts=doubts,
     )
+
+
+def _doubts(windows: list[Checked]) -> dict[str, str]:
+    """Return sentences on noise and sky by code: in how many windows, and those of the first."""
+    out = {}
+    for code in ("noise", "sky", "gradient"):
+        said = [one.doubts[code] for one in windows if code in one.doubts]
+        if said:
+            out[code] = (
+                f"in {len(said)} of {len(windows)} windows, of which in the first: {said[0]}"
+            )
+    return out
+
+
+def _sky_fitted(windows: list[Checked]) -> list[str]:
+    fitted = sum(one.kind is not None for one in windows)
+    if not fitted:
+        return []
+    return [
+        f"a sky is left in {fitted} of {len(windows)} windows, and is fitted there with the sources; "
+        "sky='none' (--sky none in the shell) leaves it in."
+    ]
 
 
 class _Spans(NamedTuple):
@@ -114,7 +150,7 @@ class _Spans(NamedTuple):
         return cls(first, first + side[:, None], known)
 
 
-def _scene(result, image: Field, scene, places, shapes, spans: _Spans, sky, variances):
+def _scene(result, image: Field, scene, places, shapes, spans: _Spans, sky, variances, rescale):
     """Measure one scene.
 
     Returns
@@ -152,7 +188,7 @@ def _scene(result, image: Field, scene, places, shapes, spans: _Spans, sky, vari
         slopes=slopes_of_errors(boxes, about),
     )
     own = np.flatnonzero(mine[rows])
-    return rows[own], own, measured(fixed, part, sky=sky, variances=variances)
+    return rows[own], own, measured(fixed, part, sky=sky, variances=variances, rescale=rescale)
 
 
 def _window_of(image: Field, window: Observation) -> Observation | None:

@@ -1,6 +1,6 @@
 """Forced photometry of a deblended scene in another image."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,17 +8,22 @@ from astropy import units as u
 from jaxtyping import Float
 
 from scorepriors._errors import InputError
-from scorepriors.inference.deblending._options import NOISES
+from scorepriors.inference.deblending._options import NOISES, SKY
 from scorepriors.inference.deblending._result import Deblended, footprint_chi2
+from scorepriors.inference.deblending._sky import tell_sky
+from scorepriors.inference.deblending._units import in_one_unit
+from scorepriors.models.data._alignment import seen_part
 from scorepriors.models.data._field import Field
 from scorepriors.models.data._joint import JointObservation, view_on
 from scorepriors.models.data._model_noise import bands_with_own_noise, noise_from_model
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._views import Photometry, View
+from scorepriors.models.data._warnings import note
 from scorepriors.models.noise._abstract import AbstractNoise
 from scorepriors.models.noise._sky import Sky
 from scorepriors.models.scene._exposures import exposure_of
 
+from ._checked import Checked, checked, tell_doubts
 from ._solve import Solved, shapes_by_draws, shapes_by_slopes, solve_fluxes, unit_fluxes
 from ._sources import Fixed, fixed_of
 
@@ -45,10 +50,12 @@ class Forced(Photometry):
         Names of the sources, in the order of the catalog.
     observation
         The image, of a scene without what lies far beyond it.
+    first
+        Row and column of the first pixel of `observation` in the image that was given.
     bands, unit, zero_point
         Those of the image.
     pixel
-        Places (row, column) of the sources in the image, ``[N, 2]``.
+        Places (row, column) of the sources in `observation`, ``[N, 2]``.
     sky
         Right ascension and declination in degrees, ``[N, 2]``.
     flux
@@ -72,6 +79,11 @@ class Forced(Photometry):
     noise_from_model
         Bands in which the variances of the file followed the noise of their own pixels, so that the
         noise of sources was taken from the model.
+    lost
+        Names of stars that move, if the image has no time: they have no fluxes.
+    doubts
+        Sentences on noise and sky that the empty pixels deny, by code, as those of
+        `scorepriors.models.check_field`.
     """
 
     ids: tuple[str, ...]
@@ -92,6 +104,9 @@ class Forced(Photometry):
     covariance: Float[np.ndarray, "B N N"] | None = None
     background: Float[np.ndarray, "B H W"] | None = None
     noise_from_model: tuple[str, ...] = ()
+    first: tuple[int, int] = (0, 0)
+    lost: tuple[str, ...] = ()
+    doubts: dict[str, str] = field(default_factory=dict)
 
     @property
     def error(self) -> Float[np.ndarray, "N B"]:
@@ -117,8 +132,9 @@ def forced_photometry(
     *,
     draws: Any = None,
     noise: AbstractNoise | None = None,
-    sky: str | None = None,
+    sky: str | None = "auto",
     variances: str = "auto",
+    rescale_noise: bool = False,
     progress: Any = None,
 ) -> Forced:
     """Measure the fluxes of the sources of a finished run in another image.
@@ -132,8 +148,10 @@ def forced_photometry(
         Result of `deblend` or `deblend_field`, or the folder that the commands ``deblend`` and
         ``sample`` wrote; draws in that folder are used.
     obs
-        Image of the same sky: of another band, telescope or epoch, with any WCS, pixels and PSF;
-        of a field also a `Field`.
+        Image of the same sky: of another band, telescope or epoch, with any WCS, pixels and PSF.
+        Of a `Field` (`Field.open`) only what sees the sources is read, with the PSF there; that of an
+        `Observation` is the one of its middle.  Stars that move are measured where they are at
+        its time, and not at all if it has none.
     draws
         Draws of the scene, from `sample_deblended` or `laplace_deblended`: the scatter of the
         fluxes over them is the error that the shapes make, and the sources have the models that were
@@ -141,15 +159,17 @@ def forced_photometry(
         scene.
     noise
         Model of the noise of the image; its weights, and its correlation if that is known, if not
-        given.
+        given.  Nothing is then said of the noise of the file, and a sky is the model's own.
     sky
         ``"constant"`` or ``"plane"``: a sky in each band, of a field in each window, that is fitted
-        with the sources.
+        with the sources; ``"auto"``: where the empty pixels show one, and with a warning; ``"none"``.
     variances
         ``"auto"``: where the variances of the image follow the noise of their own pixels, which
         biases fluxes low, the noise of sources is taken from the model
         (`scorepriors.models.noise_from_model`).  ``"file"``: always those of the image.  Nothing of
         it holds where `noise` is given.
+    rescale_noise
+        Whether the errors of bands whose empty pixels scatter by far more or less are rescaled.
     progress
         Function for `scorepriors._progress`, called with done and total scenes of a field.
 
@@ -162,7 +182,13 @@ def forced_photometry(
     ------
     InputError
         If the folder holds no result, an image has no WCS or the two do not overlap, for draws of
-        another scene, or for unknown `variances`.
+        another scene, for unknown `variances` or `sky`, or if there is so much sky that fluxes would
+        mean nothing and it is not fitted.
+
+    Warns
+    -----
+    FieldWarning
+        If empty pixels scatter by far more or less than the noise of the file, or a sky is left in.
 
     Examples
     --------
@@ -173,30 +199,52 @@ def forced_photometry(
 
     if variances not in NOISES:
         raise InputError(f"`variances` must be one of {', '.join(NOISES)}, got {variances!r}.")
+    sky = "none" if sky is None else sky
+    if sky not in SKY:
+        raise InputError(f"`sky` must be one of {', '.join(SKY)}, got {sky!r}.")
     result, found = opened(result)
     draws = found if draws is None else draws
     if isinstance(obs, JointObservation):
         raise InputError("the image is several joined ones; give each by itself.")
     if isinstance(result, Deblended):
-        if not isinstance(obs, Observation):
+        if not isinstance(obs, Observation | Field):
             raise InputError(f"the image is a {type(obs).__name__}; give an Observation.")
-        return forced_scene(fixed_of(result, draws), obs, noise, sky, variances)
+        if noise is not None:
+            if isinstance(obs, Field):
+                raise InputError("a model of the noise is that of an Observation; give one.")
+            # Its sky, if any, is its own.
+            sky = "none" if sky == "auto" else sky
+        return forced_scene(
+            fixed_of(result, draws, obs.time), obs, noise, sky, variances, rescale_noise
+        )
     if draws is not None or noise is not None:
         raise InputError("a field has neither draws nor a model of the noise; leave them out.")
     from ._fields import forced_field
 
-    return forced_field(result, obs, sky, variances, progress)
+    return forced_field(result, obs, sky, variances, rescale_noise, progress)
 
 
 def forced_scene(
     fixed: Fixed,
-    obs: Observation,
+    obs: Observation | Field,
     noise: AbstractNoise | None = None,
-    sky: str | None = None,
+    sky: str = "none",
     variances: str = "auto",
+    rescale: bool = False,
 ) -> Forced:
     """Measure fluxes of sources of known shapes in another image."""
-    found = measured(fixed, obs, noise, sky, variances)
+    name = obs.name or "the image"
+    # Of a field what sees the sources is read.
+    whole = seen_part(fixed.reference, obs, name) if isinstance(obs, Field) else obs
+    found = measured(fixed, whole, noise, sky, variances, rescale)
+    if sky == "auto" and found.checked.level is not None:
+        tell_sky(found.checked.level, whole.bands)
+    tell_doubts(found.checked.doubts.values())
+    if fixed.lost:
+        note(
+            f"{', '.join(fixed.lost)}: no flux of what moves, since {name} has no time and nobody knows "
+            "where it was then; give time=MJD, or a card MJD-AVG or MJD-OBS in its header."
+        )
     seen, solved, of_shapes = found.view, found.solved, found.of_shapes
     part = seen.observation
     world = fixed.reference.wcs.pixel_to_world(fixed.center[:, 1], fixed.center[:, 0]).icrs  # type: ignore[union-attr]
@@ -220,6 +268,9 @@ def forced_scene(
         covariance=solved.covariance + of_shapes,
         background=found.background,
         noise_from_model=found.noise_from_model,
+        first=(part.corner[0] - obs.corner[0], part.corner[1] - obs.corner[1]),
+        lost=fixed.lost,
+        doubts=found.checked.doubts,
     )
 
 
@@ -245,6 +296,8 @@ class Measured(NamedTuple):
         Mean squared residual over noise where each source is seen, ``[N]``.
     background
         Fitted sky ``[B, H, W]``; None for none.
+    checked
+        The image as its empty pixels say.
     noise_from_model
         See `Forced`.
     """
@@ -254,6 +307,7 @@ class Measured(NamedTuple):
     of_shapes: Float[np.ndarray, "B N N"]
     chi2: Float[np.ndarray, " N"]
     background: Float[np.ndarray, "B H W"] | None
+    checked: Checked
     noise_from_model: tuple[str, ...] = ()
 
 
@@ -261,33 +315,44 @@ def measured(
     fixed: Fixed,
     obs: Observation,
     noise: AbstractNoise | None = None,
-    sky: str | None = None,
+    sky: str = "none",
     variances: str = "auto",
+    rescale: bool = False,
 ) -> Measured:
     """Solve for the fluxes of sources of known shapes."""
     view = view_on(fixed.reference, obs, obs.name or "the image")
     given = view.observation
     if noise is not None:
         if given is not obs:
-            noise = noise.cut(np.subtract(given.corner, obs.corner), given.shape)
-        return _solved(fixed, view, noise, sky)
-    own = bands_with_own_noise(given) if variances == "auto" else ()
+            noise = _cut(noise, np.subtract(given.corner, obs.corner), given.shape)
+        kind = None if sky == "none" else sky
+        return _solved(fixed, view, noise, Checked(given, kind))
+    about = checked(given, view.pixels(fixed.center), sky, rescale=rescale)
+    view = replace(view, observation=about.observation)
+    own = bands_with_own_noise(about.observation) if variances == "auto" else ()
     if not own:
-        return _solved(fixed, view, None, sky)
-    first = _solved(fixed, _with_noise(view, None), None, sky)
+        return _solved(fixed, view, None, about)
+    first = _solved(fixed, _with_noise(view, None), None, about)
     model = np.einsum("kb,kbyx->byx", np.nan_to_num(first.solved.flux), first.solved.unit)
     if first.background is not None:
         model = model + first.background
-    return _solved(fixed, _with_noise(view, model), None, sky)._replace(noise_from_model=own)
+    return _solved(fixed, _with_noise(view, model), None, about)._replace(noise_from_model=own)
+
+
+def _cut(noise: AbstractNoise, corner: np.ndarray, shape: tuple[int, int]) -> AbstractNoise:
+    """Return the noise of a part of an image, whose sky is of the same kind."""
+    if isinstance(noise, Sky):
+        return noise.cut(corner, shape, noise.kind)
+    return noise.cut(corner, shape)
 
 
 def _with_noise(view: View, model: np.ndarray | None) -> View:
     return replace(view, observation=noise_from_model(view.observation, model))
 
 
-def _solved(fixed: Fixed, view: View, noise: AbstractNoise | None, sky: str | None) -> Measured:
+def _solved(fixed: Fixed, view: View, noise: AbstractNoise | None, about: Checked) -> Measured:
     """Solve with one model of the noise."""
-    part = view.observation
+    part, sky = view.observation, about.kind
     sides = set(fixed.boxes.sides)
     if fixed.slopes is not None:
         sides |= set(fixed.slopes.about.sides)
@@ -309,9 +374,11 @@ def _solved(fixed: Fixed, view: View, noise: AbstractNoise | None, sky: str | No
     light = solved.unit * np.nan_to_num(solved.flux)[:, :, None, None].astype(np.float32)
     residual = np.asarray(exposure.images) - light.sum(0)
     squared = residual * np.asarray(exposure.noise.precision(residual))
-    chi2 = footprint_chi2([squared], [part.weights > 0], [np.abs(light)])
+    unit = part.flux_unit[1]
+    bright = in_one_unit([np.abs(light)], [unit / unit[0]])
+    chi2 = footprint_chi2([squared], [part.weights > 0], bright)
     background = None
     if isinstance(exposure.noise, Sky):
         level, _ = exposure.noise.level(residual)
         background = np.einsum("bk,kyx->byx", level, exposure.noise.templates)
-    return Measured(view, solved, of_shapes, chi2, background)
+    return Measured(view, solved, of_shapes, chi2, background, about)

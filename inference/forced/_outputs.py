@@ -104,8 +104,17 @@ def forced_summary(found: Forced) -> dict[str, Any]:
         "shapes": SHAPES[found.shapes],
         "noise_correlation": correlation_facts(found.observation),
         "noise_from_model": list(found.noise_from_model),
+        "sky": _sky_facts(found),
+        "doubts": found.doubts,
         "versions": {"scorepriors": __version__},
     }
+
+
+def _sky_facts(found: Forced) -> dict[str, float] | None:
+    """Return the mean of the fitted sky by band, image units; None if none was fitted."""
+    if found.background is None:
+        return None
+    return {b: float(one.mean()) for b, one in zip(found.bands, found.background, strict=True)}
 
 
 def _median(values: np.ndarray) -> float | None:

@@ -105,9 +105,25 @@ def shapes_by_draws(
         Mask ``[N, B]`` of sources with data.
     """
     fluxes = np.stack([solve_fluxes(exposure, unit_fluxes(exposure, one)).flux for one in draws])
-    away = np.nan_to_num(fluxes - fluxes.mean(0))
-    found = np.einsum("dkb,dlb->bkl", away, away) / max(len(draws) - 1, 1)
-    return _masked(found, seen)
+    return _masked(scatter_of(fluxes), seen)
+
+
+def scatter_of(fluxes: Float[np.ndarray, "D N B"]) -> Float[np.ndarray, "B N N"]:
+    """Return the covariance of fluxes over draws, from those in which both of a pair have one.
+
+    A source may leave the data in some of the draws, where its flux is NaN; with fewer than two
+    fluxes it has no scatter, which is NaN.
+    """
+    known = ~np.isnan(fluxes)
+    count = known.sum(0)
+    mean = np.nan_to_num(fluxes).sum(0) / np.maximum(count, 1)
+    away = np.where(known, fluxes - mean, 0.0)
+    both = np.einsum("dkb,dlb->bkl", known.astype(float), known.astype(float))
+    found = np.einsum("dkb,dlb->bkl", away, away) / np.maximum(both - 1, 1)
+    enough = (count > 1).T
+    # Pairs that are never seen together tell nothing of each other.
+    found = np.where(both > 1, found, 0.0)
+    return np.where(enough[:, :, None] & enough[:, None, :], found, np.nan)
 
 
 def shapes_by_slopes(

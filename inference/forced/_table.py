@@ -23,6 +23,7 @@ FORCED_FLAGS = (
     Flag(0, "outside", "none of its light falls on the image"),
     Flag(1, "masked", "more than a fifth of its light is on masked pixels or beyond the image"),
     Flag(2, "blended", "neighbors make the error of its flux larger by a fifth and more"),
+    Flag(3, "no_time", "it moves, and the image has no time: nobody knows where it was then"),
     Flag(
         11,
         "no_data",
@@ -64,7 +65,9 @@ def forced_catalog(found: Forced) -> QTable:
     table = QTable()
     table["id"] = np.asarray(found.ids)
     table["ra"], table["dec"] = found.sky.T * u.deg
-    table["x"], table["y"] = found.pixel[:, 1], found.pixel[:, 0]
+    # Of a scene the image was cut to what sees it.
+    row, column = (found.pixel + found.first).T
+    table["x"], table["y"] = column, row
     magnitudes = found.magnitudes(found.flux)
     error, snr = found.error, found.snr
     for b, band in enumerate(found.bands):
@@ -119,11 +122,13 @@ def _tests(found: Forced) -> dict[str, np.ndarray]:
     """Return for each flag whether it holds for the sources, ``[N]``."""
     seen = ~np.isnan(found.flux)
     neighbors = found.noise_error > _BLENDED * found.alone_error
+    lost = np.isin(found.ids, found.lost)
     return {
-        "outside": (found.share < _NOTHING).all(1),
+        "outside": (found.share < _NOTHING).all(1) & ~lost,
         "masked": (found.share < _WHOLE).any(1) & seen.any(1),
         "blended": neighbors.any(1),
-        "no_data": ~seen.all(1),
+        "no_time": lost,
+        "no_data": ~seen.all(1) & ~lost,
         "misfit": found.chi2 > _MISFIT,
     }
 

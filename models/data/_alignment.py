@@ -8,7 +8,10 @@ from astropy.wcs import WCS, NoConvergence
 from scorepriors._errors import InputError
 from scorepriors.models.rendering._turned import Turned, monomials
 
+from ._field import Field
 from ._observation import Observation, unchecked
+from ._warnings import note
+from .psfs._checks import PSFWarning
 
 #: Largest error in pixels of the reference of a straight grid, which is faster than a turned one.
 _STRAIGHT = 0.02
@@ -19,6 +22,13 @@ _PLACE_ERROR, FLUX_ERROR = 0.05, 1e-3
 
 #: Standard deviations in pixels of the model of the light that stands for a star and a galaxy.
 _WIDTHS = (1.5, 4.0)
+
+#: Pixels around the part of a field that is read, beside the PSF: that part is cut again.
+_SPARE = 2
+
+#: Distance of a part from the middle of its image, in units of the longer side of that, from which a
+#: PSF that varies is another one.
+_AWAY = 0.1
 
 #: Places along each axis at which the map is fitted, and is compared with the WCSs.
 _FITTED, _COMPARED = 12, 3
@@ -66,9 +76,7 @@ def align(reference: Observation, obs: Observation, name: str) -> Alignment:
         If one has no WCS, if they do not overlap, or if the map between them is so irregular that
         fluxes would be wrong by more than `FLUX_ERROR`.
     """
-    for one, which in ((reference, "the first observation"), (obs, name)):
-        if one.wcs is None:
-            raise InputError(f"{which} has no WCS: nobody knows where it lies on the sky.")
+    _check_known(reference, obs, name)
     obs = _overlapping(reference, obs, name)
     pixels = _lattice(np.zeros(2), np.array(obs.shape) - 1.0, _FITTED)
     seen = _through(obs.wcs, reference.wcs, pixels, name)
@@ -97,6 +105,43 @@ def align(reference: Observation, obs: Observation, name: str) -> Alignment:
         )
     first = turned.places(np.zeros(2), np)
     return Alignment(obs, (float(first[0]), float(first[1])), scale, turned, slope)
+
+
+def seen_part(reference: Observation, image: Field, name: str) -> Observation:
+    """Return the part of a field that sees the reference, with the PSFs of its middle.
+
+    Parameters
+    ----------
+    reference
+        Observation with the pixels of the model.
+    image
+        The field; only this part of it is read.
+    name
+        What messages call it.
+
+    Returns
+    -------
+    Observation
+        The part, with a margin of its PSF; it may be without any data.  Its `corner` is in pixels of
+        the file.
+
+    Raises
+    ------
+    InputError
+        If one has no WCS, or they do not overlap.
+    """
+    _check_known(reference, image, name)
+    first, last = _box(reference, image, name, image.psf_size + _SPARE)
+    part = image.window(*first, *(last - first))
+    row, column = image.corner
+    corner = part.corner[0] + row, part.corner[1] + column
+    return unchecked(**vars(part) | {"corner": corner, "notes": image.notes})
+
+
+def _check_known(reference: Observation, obs: Observation | Field, name: str) -> None:
+    for one, which in ((reference, "the first observation"), (obs, name)):
+        if one.wcs is None:
+            raise InputError(f"{which} has no WCS: nobody knows where it lies on the sky.")
 
 
 def flux_error(reference: Observation, obs: Observation, turned: Turned, name: str) -> float:
@@ -131,17 +176,18 @@ def _areas(places: np.ndarray) -> np.ndarray:
 
 def _overlapping(reference: Observation, obs: Observation, name: str) -> Observation:
     """Return the part of an observation that sees the reference, with a margin of its PSF."""
-    ends = np.array(reference.shape) - 1.0
-    seen = _through(reference.wcs, obs.wcs, _lattice(np.zeros(2), ends, 9), name)
+    first, last = _box(reference, obs, name, obs.psfs.shape[-1])
     shape = np.array(obs.shape)
-    first, last = np.floor(seen.min(0)), np.ceil(seen.max(0)) + 1
-    if (last <= 0).any() or (first >= shape).any():
-        raise InputError(f"{name} does not overlap the first observation on the sky.")
-    margin = obs.psfs.shape[-1]
-    first = np.maximum(first - margin, 0).astype(int)
-    last = np.minimum(last + margin, shape).astype(int)
     if (first == 0).all() and (last == shape).all():
         return obs
+    away = np.abs((first + last) / 2 - shape / 2).max()
+    if obs.psf_varies and away > _AWAY * shape.max():
+        note(
+            f"the PSFs of {name} change across its image and are those of its middle, {away:.0f} "
+            "pixels from what the first observation sees; open it by Field.open(file), of which the "
+            "part that is needed is read, with the PSFs there.",
+            PSFWarning,
+        )
     part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
     # Of checked arrays; there may be no data in this part.
     return unchecked(
@@ -153,6 +199,20 @@ def _overlapping(reference: Observation, obs: Observation, name: str) -> Observa
             "corner": (obs.corner[0] + int(first[0]), obs.corner[1] + int(first[1])),
         }
     )
+
+
+def _box(
+    reference: Observation, obs: Observation | Field, name: str, margin: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first pixel (row, column) of what sees the reference, and the one beyond the last."""
+    ends = np.array(reference.shape) - 1.0
+    seen = _through(reference.wcs, obs.wcs, _lattice(np.zeros(2), ends, 9), name)
+    shape = np.array(obs.shape)
+    first, last = np.floor(seen.min(0)), np.ceil(seen.max(0)) + 1
+    if (last <= 0).any() or (first >= shape).any():
+        raise InputError(f"{name} does not overlap the first observation on the sky.")
+    first = np.maximum(first - margin, 0).astype(int)
+    return first, np.minimum(last + margin, shape).astype(int)
 
 
 def _through(one: WCS | None, other: WCS | None, pixels: np.ndarray, name: str) -> np.ndarray:

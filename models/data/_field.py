@@ -13,7 +13,6 @@ from astropy.wcs import WCS, Sip
 from scorepriors._errors import InputError
 
 from ._field_files import open_files
-from ._field_positions import field_positions
 from ._observation import Observation, unchecked
 from ._views import Photometry
 from ._warnings import collected
@@ -58,6 +57,8 @@ class Field(Photometry):
         Correlations of the noise, ``[B, k, k]``, the same everywhere; or None.
     notes
         Sentences on what bears on a result: see `Observation.notes`.
+    time
+        Middle of the exposure, MJD; or None.
     """
 
     shape: tuple[int, int]
@@ -74,6 +75,7 @@ class Field(Photometry):
     opened: dict[str, Any] | None = None
     correlation: np.ndarray | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    time: float | None = None
 
     @classmethod
     def of(cls, obs: Observation) -> "Field":
@@ -102,6 +104,7 @@ class Field(Photometry):
             _source=source,
             correlation=obs.correlation,
             notes=obs.notes,
+            time=obs.time,
         )
 
     @classmethod
@@ -173,10 +176,11 @@ class Field(Photometry):
                 slice(box[1].start - column, box[1].stop - column),
             )
             images[inside], weights[inside] = self._source.pixels(box)
+        psfs, fine = self._psfs(row + (height - 1) / 2, column + (width - 1) / 2)
         return unchecked(
             images=images,
             weights=weights,
-            psfs=self.psfs_at(row + (height - 1) / 2, column + (width - 1) / 2),
+            psfs=psfs,
             bands=self.bands,
             wcs=None if self.wcs is None else shifted(self.wcs, row, column, (height, width)),
             unit=self.unit,
@@ -185,7 +189,9 @@ class Field(Photometry):
             catalog=None,
             scale=self.pixel_scale if self.wcs is None else None,
             corner=(row, column),
+            time=self.time,
             correlation=self.correlation,
+            fine_psfs=fine,
         )
 
     def psfs_at(self, row: float, column: float) -> np.ndarray:
@@ -193,6 +199,10 @@ class Field(Photometry):
 
         Beyond the field they are those of the nearest place in it.
         """
+        return self._psfs(row, column)[0]
+
+    def _psfs(self, row: float, column: float) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the PSFs at a place, and `Observation.fine_psfs` there."""
         place = np.clip([row, column], 0, np.array(self.shape) - 1)
         return self._source.psfs(*map(float, place))
 
@@ -222,13 +232,17 @@ class Field(Photometry):
         FileWarning, PositionsWarning
             As `read_positions` does; a large field is compared with the catalog in some windows.
         """
+        # Light at positions is looked for in joint observations too, which have parts of fields.
+        from ._field_positions import field_positions
+
         catalog = self.catalog if catalog is None else catalog
         return None if catalog is None else field_positions(catalog, self, margin)
 
     def whole(self) -> Observation:
         """Read all of the field at once."""
         obs = self.window(0, 0, *self.shape)
-        return unchecked(**{**vars(obs), "corner": self.corner, "catalog": self.catalog})
+        own = {"corner": self.corner, "catalog": self.catalog, "psf_varies": self._source.varies}
+        return unchecked(**vars(obs) | own)
 
 
 def field_with_notes(known: Field, notes: Iterable[str]) -> Field:
@@ -264,13 +278,13 @@ class _Memory:
     """Windows of an image in memory."""
 
     def __init__(self, obs: Observation):
-        self.obs = obs
+        self.obs, self.varies = obs, obs.psf_varies
 
     def pixels(self, box: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
         return self.obs.images[:, *box], self.obs.weights[:, *box]
 
-    def psfs(self, row: float, column: float) -> np.ndarray:
-        return self.obs.psfs
+    def psfs(self, row: float, column: float) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.obs.psfs, self.obs.fine_psfs
 
 
 def shifted(wcs: WCS, row: int, column: int, shape: tuple[int, int]) -> WCS:

@@ -184,15 +184,24 @@ def warn_of_field(obs: Observation | JointObservation, positions: Positions | No
         If there is so much sky that fluxes would mean nothing.
     """
     field = _measure_all(obs, positions)
+    _refuse_hopeless(field, obs.bands)
+    for sentence in _sentences(field, obs).values():
+        note(sentence, FieldWarning, to_results=False)
+
+
+def refuse_hopeless(obs: Observation | JointObservation, positions: Positions | None) -> None:
+    """Raise `InputError` if there is so much sky that fluxes would mean nothing."""
+    _refuse_hopeless(_measure_all(obs, positions), obs.bands)
+
+
+def _refuse_hopeless(field: EmptyPixels, bands: Sequence[str]) -> None:
     hopeless = field.sky_is_hopeless
     if hopeless.any():
         raise InputError(
-            f"the sky is left in: {_by_band(obs.bands, field.sky, hopeless)} per pixel, more than "
+            f"the sky is left in: {_by_band(bands, field.sky, hopeless)} per pixel, more than "
             f"{HOPELESS:g} times the noise; subtract it, or fit it with the sources, sky='constant' (--sky "
             "constant in the shell)."
         )
-    for sentence in _sentences(field, obs).values():
-        note(sentence, FieldWarning, to_results=False)
 
 
 def _measure_all(obs: Observation | JointObservation, positions: Positions | None) -> EmptyPixels:

@@ -19,7 +19,7 @@ from scorepriors._errors import InputError
 from ._checks import check_bands, default_bands, single_precision
 from ._observation import Observation, naming
 from ._warnings import note, said_before
-from .psfs._checks import check_psfs
+from .psfs._checks import check_fine, check_psfs
 from .psfs._read import choose, evaluate, place_at, place_of
 from .psfs._sources import Source
 from .readers._files import Box, find_address
@@ -66,8 +66,8 @@ class FileWindows:
         Those of the field.
     rules
         How its noise and masks are understood.
-    center
-        PSFs ``[B, P, P]`` at the center.
+    center, fine
+        PSFs ``[B, P, P]`` at the center, and their `Observation.fine_psfs`, or None.
     varies
         Whether they differ from place to place.
     states
@@ -86,6 +86,7 @@ class FileWindows:
     corner: tuple[int, int]
     rules: Rules
     center: np.ndarray
+    fine: np.ndarray | None
     varies: bool
     states: tuple[tuple[int, int], ...]
     token: str
@@ -96,15 +97,16 @@ class FileWindows:
         with opened.lock, said_before(), naming(self.paths):
             return single_precision(*opened.files.window(box), self.bands)
 
-    def psfs(self, row: float, column: float) -> np.ndarray:
-        """Return the PSFs ``[B, P, P]`` at a place in pixels of the field."""
+    def psfs(self, row: float, column: float) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the PSFs ``[B, P, P]`` at a place in pixels of the field, and fine ones or None."""
         if not self.varies:
-            return self.center
+            return self.center, self.fine
         opened = self._opened()
         place = place_at(row, column, self.wcs, self.scale, self.corner)
         with opened.lock, said_before(), naming(self.paths):
-            found = check_psfs(evaluate(opened.chosen, place, self.oversampling), self.bands)
-        return _of_side(found, self.center.shape[-1])
+            there = evaluate(opened.chosen, place, self.oversampling)
+            found = check_psfs(there.images, self.bands)
+        return _of_side(found, self.center.shape[-1]), check_fine(there.all_fine, found)
 
     def _opened(self) -> _Opened:
         """Return the open files in this process."""
@@ -160,8 +162,10 @@ def open_files(
             bands = check_bands(arguments["bands"] or default_bands(count), count)
             opened = _Opened(files, arguments["psfs"], bands)
             place = place_of(shape, wcs, scale, corner)
-            images = evaluate(opened.chosen, place, oversampling)
-        sample = Observation._build({**arguments, "psfs": images}, path)
+            there = evaluate(opened.chosen, place, oversampling)
+        fine = arguments.pop("fine_psfs", None)
+        fine = there.all_fine if fine is None else fine
+        sample = Observation._build({**arguments, "psfs": there.images, "fine_psfs": fine}, path)
     except BaseException:
         files.close()
         raise
@@ -178,7 +182,8 @@ def open_files(
         corner=corner,
         rules=files.rules,
         center=sample.psfs,
-        varies=any(source.varies for source in opened.chosen),
+        fine=sample.fine_psfs,
+        varies=there.varies,
         states=tuple(map(_state, paths)),
         token=uuid.uuid4().hex,
     )

@@ -13,7 +13,8 @@ from scorepriors._surveys import ZERO_POINT
 from scorepriors.models.rendering._grids import regrid
 from scorepriors.models.rendering._turned import Turned
 
-from ._alignment import align
+from ._alignment import align, seen_part
+from ._field import Field
 from ._observation import Observation, with_notes
 from ._views import Photometry, View
 from ._warnings import collected, note
@@ -96,7 +97,7 @@ class JointObservation(Photometry):
 
 
 def join_observations(
-    reference: Observation, *others: Observation
+    reference: Observation, *others: Observation | Field
 ) -> Observation | JointObservation:
     """Join observations of the same sky into one, for a joint fit.
 
@@ -112,7 +113,9 @@ def join_observations(
     *others
         Observations of the same sky, with other pixels, PSFs and bands.  Their pixels may have
         another side, start anywhere, and be turned, mirrored or distorted, as their WCSs say.
-        What lies further beyond the reference than the PSF is wide is left out.
+        What lies further beyond the reference than the PSF is wide is left out.  Of a `Field`, which
+        `Field.open` makes of a file, that part alone is read, with the PSFs in its middle; those of an
+        `Observation` stay those of the middle of its whole image.
 
     Returns
     -------
@@ -129,11 +132,19 @@ def join_observations(
     Warns
     -----
     PSFWarning
-        If a PSF is too sharp for the pixels of the reference.
+        If a PSF is too sharp for the pixels of the reference, or changes across an observation that
+        was cut far from its middle.
     """
-    observations = [reference, *others]
-    if len(observations) == 1:
+    if isinstance(reference, Field):
+        raise InputError(
+            "the first observation is a Field; give an Observation, as by its `window`."
+        )
+    if not others:
         return reference
+    observations = [reference]
+    for number, one in enumerate(others, 2):
+        called = one.name or f"observation {number}"
+        observations.append(seen_part(reference, one, called) if isinstance(one, Field) else one)
     if any(isinstance(obs, JointObservation) for obs in observations):
         raise InputError("some of the observations are joined already; join all of them at once.")
     names = _distinct([band for obs in observations for band in obs.bands])

@@ -21,7 +21,7 @@ from scorepriors._errors import InputError
 from scorepriors._files import atomic_path
 from scorepriors.models.data.readers._correlations import CORRELATION
 from scorepriors.models.data.readers._files import FITS_ENDINGS, NPZ_ENDINGS, check_file
-from scorepriors.models.data.readers._fits_files import read_fits
+from scorepriors.models.data.readers._fits_files import FINE_SAMPLES, read_fits
 from scorepriors.models.data.readers._nddata import read_nddata
 from scorepriors.models.data.readers._npz_files import read_npz
 from scorepriors.models.data.readers._options import FileOptions
@@ -44,7 +44,7 @@ from ._checks import (
 from ._own_noise import check_own_noise
 from ._views import Photometry, View
 from ._warnings import collected
-from .psfs._checks import check_fine, check_psfs, one_size
+from .psfs._checks import check_fine, check_psfs
 from .psfs._read import place_of, psfs_for
 from .psfs._sampling import tell_sampling
 
@@ -96,6 +96,8 @@ class Observation(Photometry):
     notes
         Sentences on what bears on a result, as warnings said them: what was understood rather than
         read, and mended.  Summaries and reports of results have them.
+    psf_varies
+        Whether `psfs` are those of the middle of the image, and others hold elsewhere in it.
 
     Raises
     ------
@@ -126,6 +128,7 @@ class Observation(Photometry):
     correlation: np.ndarray | None = None
     fine_psfs: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    psf_varies: bool = False
 
     def __post_init__(self):
         images = numeric(self.images, "images")
@@ -151,6 +154,7 @@ class Observation(Photometry):
             "correlation": _checked_correlation(self.correlation, len(bands)),
             "fine_psfs": None if fine is None else _freeze(fine),
             "notes": tuple(self.notes),
+            "psf_varies": bool(self.psf_varies),
         }
         for field, value in checked.items():
             object.__setattr__(self, field, value)
@@ -198,6 +202,7 @@ class Observation(Photometry):
         time: float | None = None,
         correlation=None,
         psf_oversampling: float | None = None,
+        fine_psfs=None,
     ) -> "Observation":
         """Build an observation from arrays.
 
@@ -222,6 +227,8 @@ class Observation(Photometry):
             Correlations of the noise, ``[B, k, k]``, or ``[k, k]`` for all bands; None if unknown.
         psf_oversampling
             Samples of the PSFs per pixel, along one axis; None for one, or what files say.
+        fine_psfs
+            Attribute of the class, where `psfs` are on pixels; None to take it from `psfs`.
 
         Warns
         -----
@@ -249,7 +256,7 @@ class Observation(Photometry):
                 psfs,
                 bands,
                 psf_oversampling,
-                (wcs, unit, zero_point, name, catalog, scale, corner, time, correlation),
+                (wcs, unit, zero_point, name, catalog, scale, corner, time, correlation, fine_psfs),
             )
         return with_notes(obs, said)
 
@@ -258,7 +265,7 @@ class Observation(Photometry):
         cls, images, weights, variance, mask, psfs, bands, psf_oversampling, about
     ) -> "Observation":
         """Build an observation; `about` are the arguments of `from_arrays` from `wcs` on."""
-        wcs, unit, zero_point, name, catalog, scale, corner, time, correlation = about
+        wcs, unit, zero_point, name, catalog, scale, corner, time, correlation, fine_psfs = about
         if (weights is None) == (variance is None):
             given = "neither" if weights is None else "both"
             raise InputError(f"give weights or variance: exactly one of them, not {given}.")
@@ -293,13 +300,15 @@ class Observation(Photometry):
         zero_point = check_zero_point(zero_point, unit, len(values))
         bands, wcs, scale = check_bands(bands, len(values)), check_wcs(wcs), check_scale(scale)
         place = place_of(values.shape[1:], wcs, scale, corner)
-        psfs, fine = psfs_for(psfs, bands, place, psf_oversampling)
-        known = [one for one in fine if one is not None]
+        found = psfs_for(psfs, bands, place, psf_oversampling)
         about = (
             *(wcs, unit, zero_point, name, catalog, scale, corner, time, correlation),
-            one_size(known) if len(known) == len(fine) else None,
+            found.all_fine if fine_psfs is None else fine_psfs,
+            (),
+            found.varies,
         )
-        obs = cls(values, noise, psfs, bands, *about)
+        stamps: Any = found.images  # of one size once they are checked
+        obs = cls(values, noise, stamps, bands, *about)
         tell_sampling(obs.psfs, obs.bands, obs.pixel_scale)
         return obs
 
@@ -437,7 +446,7 @@ class Observation(Photometry):
         """Write one multi-extension FITS file that `from_fits` reads, atomically.
 
         Extensions: IMAGE, WEIGHT (inverse variances, zero where masked), PSF and, if there
-        are any, CORRELATION (of the noise) and CATALOG.
+        are any, FINE_SAMPLES (`fine_psfs`), CORRELATION (of the noise) and CATALOG.
 
         Raises
         ------
@@ -457,6 +466,8 @@ class Observation(Photometry):
         hdus.append(fits.ImageHDU(self.images, self._header(), name="IMAGE"))
         hdus.append(fits.ImageHDU(self.weights, name="WEIGHT"))
         hdus.append(fits.ImageHDU(self.psfs, name="PSF"))
+        if self.fine_psfs is not None:
+            hdus.append(fits.ImageHDU(self.fine_psfs, name=FINE_SAMPLES))
         if self.correlation is not None:
             hdus.append(fits.ImageHDU(self.correlation, name=CORRELATION))
         if self.catalog is not None:

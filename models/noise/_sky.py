@@ -132,9 +132,14 @@ class Sky(AbstractNoise):
         seen = self.noise.diagonal() > 0
         return jnp.where(seen, self.noise.sample(own) + self._drawn(white), 0.0)
 
-    def cut(self, corner, shape: tuple[int, int]) -> "Sky":
-        """Return the noise of a window, with a constant sky of its own."""
-        return Sky.about(self.noise.cut(corner, shape), self.width[:, 0])
+    @property
+    def kind(self) -> str:
+        """Kind of the sky, a key of `SKIES`."""
+        return next(kind for kind, count in SKIES.items() if count == len(self.templates))
+
+    def cut(self, corner, shape: tuple[int, int], kind: str = "constant") -> "Sky":
+        """Return the noise of a window, with a sky of its own: constant, as in a small one, or of a kind."""
+        return Sky.about(self.noise.cut(corner, shape), self.width[:, 0], kind)
 
     def distribution(self, model: Float[Array, "B H W"]) -> dist.Distribution:
         """Return the distribution of the pixels of each band jointly, sky integrated out."""

@@ -37,11 +37,14 @@ class Band(NamedTuple):
         Effective wavelength, nm; None if not known.
     time
         Time of the exposure, MJD; None if it does not matter.
+    unit
+        Flux of one unit of the image, in a unit that all bands of all exposures share.
     """
 
     name: str
     wavelength: float | None = None
     time: float | None = None
+    unit: float = 1.0
 
 
 class Exposure(eqx.Module):

@@ -92,7 +92,11 @@ def exposure_of(
     if grid is None and not on_model and not _same_pixels(view):
         grid = np.asarray([*view.origin, scale], np.float32)
     own = noise_of(one) if noise is None else noise
-    bands = tuple(Band(name, wavelength(name), one.time) for name in view.bands)
+    # Observations without a zero point are joined only if all have one unit, whose factor is one.
+    bands = tuple(
+        Band(name, wavelength(name), one.time, float(factor))
+        for name, factor in zip(view.bands, one.flux_unit[1], strict=True)
+    )
     return Exposure(one.images, own, kernels, grid, Aside(bands))
 
 

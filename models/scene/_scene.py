@@ -71,7 +71,8 @@ class Scene(eqx.Module):
         spectra
             Prior on the fluxes; that of galaxies in these bands by default.
         noise
-            One model of the noise per exposure; white noise by default.
+            One model of the noise per exposure; by default that of the observation: its weights, and its
+            `correlation` if that is known.
         treatment
             Treatment of the spectra, see the class.
         **groups

@@ -78,6 +78,23 @@ class MovingStar(AbstractParametric):
         place = self.place(values, xp) + self.phase[number] * values["way"]
         return point_image(place, box=self.at.box, psf_sigma=self.psf_sigma, xp=xp)
 
+    def image_at_phase(self, values: dict, phase: float, steps, xp: Any = jnp):
+        """Return the model PSF at the positions at any time, in boxes moved by whole pixels.
+
+        Parameters
+        ----------
+        values
+            Values of the sites.
+        phase
+            The time, in units of that between the first and the last exposure, from their middle.
+        steps
+            Pixels (rows, columns) by which the boxes start later, ``[K, 2]``.
+        xp
+            NumPy or `jax.numpy`.
+        """
+        place = self.place(values, xp) + phase * values["way"] - steps
+        return point_image(place, box=self.at.box, psf_sigma=self.psf_sigma, xp=xp)
+
     def guess(self, width: float):
         """Return the model PSF; `width` does not matter."""
         return super().guess(float(self.psf_sigma))

@@ -18,7 +18,7 @@ from scorepriors._errors import InputError
 from scorepriors._typing import Array
 
 from ._colors import bulge_tilt, color_prior
-from ._priors import GalaxySpectra, Settled, _product, pixel_noise
+from ._priors import FAINTEST, GRID, LISTED, GalaxySpectra, Settled, _climb, _product, pixel_noise
 from ._spectra import SpectrumPrior
 
 #: Scatter of a constant source between epochs as a share of its flux, in covariances.
@@ -30,11 +30,16 @@ FREE = 1e4
 #: Share of the variance of a Gaussian process that each epoch has alone, for single precision.
 ALONE = 1e-3
 
+#: Largest amplitude of a light curve that is tried, in units of its root mean square.
+_ABOVE = 10.0
+
 
 class EpochSpectra(GalaxySpectra):
     """Prior on the fluxes of constant and of variable sources at several times.
 
-    The site ``brightness [K]`` is that of constant sources; that of variable ones stands for nothing.
+    The site ``brightness [K]`` is that of constant sources.  Of variable ones it is, with a
+    `timescale`, the logarithm of the standard deviation of the flux summed over the bands, so that each
+    source has an amplitude of its own; without, it stands for nothing.
 
     Attributes
     ----------
@@ -43,14 +48,16 @@ class EpochSpectra(GalaxySpectra):
     variable
         The same for the K slots of a scene: see `on`.
     width
-        Standard deviation of the fluxes of variable sources in each band, ``[B]``.
+        Standard deviation of the fluxes of variable sources in each band, ``[B]``, without a
+        timescale: far more than any flux.
     correlation
         Correlation of the fluxes of a variable source between bands and times, ``[B, B]``.
     tie
         What relative changes of the flux in each filter, in units of their scatter, do to the fluxes
         relative to their means, ``[B, B]``, the filters first.
     known
-        Precision of these, and of the fluxes of variable sources in units of `width`, ``[2, B, B]``.
+        Precision of these, and of the fluxes of variable sources in units of their standard
+        deviations, ``[2, B, B]``.
     timescale
         Days over which these change; None where those of different times are independent.
     """
@@ -112,7 +119,8 @@ class EpochSpectra(GalaxySpectra):
             the scene, where it is made by hand.
         times, timescale
             Times of the bands, days, and the length (of a Matern process of order 3/2) over which
-            the flux of a variable source in one filter changes; independent fluxes if not given.
+            the flux of a variable source in one filter changes, by an amplitude that its fluxes tell;
+            independent fluxes if not given.
         flat
             Spectrum ``[B]`` flat in f_nu, in the units of the image; ones by default.
         **options
@@ -161,13 +169,17 @@ class EpochSpectra(GalaxySpectra):
     def given(self, brightness: Float[Array, " K"]) -> SpectrumPrior:
         """Return the Gaussian of the fluxes of sources of given brightness."""
         constant = super().given(brightness)
-        free = self.width[:, None] * self.width * self.correlation
+        if self.timescale is None:
+            width = self.width[None]
+        else:
+            width = jnp.exp(brightness)[:, None] * self.mean
+        free = width[:, :, None] * width[:, None, :] * self.correlation
         varies = self.variable[:, None, None]
         tied = self.color_width * constant.mean[:, :, None] * self.tie
         return SpectrumPrior(
             jnp.where(varies[..., 0], 0.0, constant.mean),
             jnp.where(varies, free, constant.covariance),
-            jnp.where(varies, self.width[:, None] * jnp.eye(len(self.width)), tied),
+            jnp.where(varies, width[:, :, None] * jnp.eye(len(self.width)), tied),
             jnp.where(varies, self.known[1], self.known[0]),
             jnp.where(varies[..., 0], 0.0, constant.mean * self.tilt),
         )
@@ -182,10 +194,59 @@ class EpochSpectra(GalaxySpectra):
         """Return mean and covariance of the fluxes of the sources of the catalog."""
         mean, spread = super().moments(flux, covariance, values, noise)
         rows = np.asarray(self.rows)
-        if rows.any():
-            own = np.broadcast_to(self._free(), (int(rows.sum()), *covariance.shape[1:]))
+        if rows.any() and self.timescale is None:
+            width = np.asarray(self.width, float)
+            own = np.broadcast_to(
+                width[:, None] * width * np.asarray(self.correlation, float),
+                (int(rows.sum()), *covariance.shape[1:]),
+            )
             mean[rows], spread[rows] = _product(0.0, own, flux[rows], covariance[rows])
+        elif rows.any():
+            mean[rows], spread[rows] = self._of_process(flux[rows], covariance[rows])
         return mean, spread
+
+    def _of_process(self, flux: np.ndarray, covariance: np.ndarray):
+        """Return mean and covariance of light curves, their amplitudes integrated out on a grid.
+
+        As in `GalaxySpectra.moments`, the prior of the amplitude is flat below the noise.
+        """
+        unit = np.asarray(self.mean, float)
+        own = unit[:, None] * unit * np.asarray(self.correlation, float)
+        variance = np.maximum(np.einsum("kbb->kb", covariance), np.finfo(float).tiny)
+        noise = 1 / np.sqrt(np.sum(unit**2 / variance, 1))
+        top = _ABOVE * np.sqrt(np.mean((flux**2 + variance) / unit**2, 1))
+        grid = np.linspace(np.log(FAINTEST * noise), np.log(top), GRID, axis=1)
+        prior = np.exp(2 * grid)[..., None, None] * own
+        log_weight = self._log_amplitude(grid, prior + covariance[:, None], flux[:, None])
+        log_weight -= np.log1p(LISTED * noise[:, None] * np.exp(-grid))
+        weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
+        weight /= weight.sum(1, keepdims=True)
+        given, spread = _product(0.0, prior, flux[:, None], covariance[:, None])
+        found = np.einsum("kg,kgb->kb", weight, given)
+        about = given - found[:, None]
+        scatter = np.einsum("kg,kgb,kgc->kbc", weight, about, about)
+        return found, np.einsum("kg,kgbc->kbc", weight, spread) + scatter
+
+    def _log_amplitude(self, brightness, total, flux) -> np.ndarray:
+        """Return log-densities of logarithms of amplitudes, given covariances of the fluxes."""
+        solved = np.linalg.solve(total, flux[..., None])[..., 0]
+        usual = np.log(float(self.noise_flux)) + float(self.brightness)
+        chi2 = np.sum(flux * solved, -1) + np.linalg.slogdet(total)[1]
+        return -0.5 * (chi2 + ((brightness - usual) / float(self.brightness_width)) ** 2)
+
+    def _amplitude(self, flux: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Return the logarithms of the amplitudes that light curves ``[K, B]`` have, ``[K]``."""
+        unit = np.asarray(self.mean, float)
+        own = unit[:, None] * unit * np.asarray(self.correlation, float)
+        noise = error[:, :, None] ** 2 * np.eye(len(unit))
+        weight = unit**2 / error**2
+        at = 0.5 * np.log(np.sum((flux**2 + error**2) / error**2, 1) / weight.sum(1))
+        return _climb(
+            lambda bright: self._log_amplitude(
+                bright, np.exp(2 * bright)[:, None, None] * own + noise, flux
+            ),
+            at,
+        )
 
     def start(
         self, flux: np.ndarray, error: np.ndarray, mask: np.ndarray, begin: np.ndarray | None = None
@@ -194,8 +255,11 @@ class EpochSpectra(GalaxySpectra):
         settled = super().start(flux, error, mask, begin)
         varies = np.asarray(self.variable)
         usual = np.log(float(self.noise_flux)) + float(self.brightness)
-        bright = np.where(varies, usual, settled.values["brightness"])
-        width = np.where(varies, float(self.brightness_width), settled.widths["brightness"])
+        own, open_ = (usual, float(self.brightness_width))
+        if self.timescale is not None and varies.any():
+            own, open_ = np.where(varies & mask, self._amplitude(flux, error), usual), 0.3
+        bright = np.where(varies, own, settled.values["brightness"])
+        width = np.where(varies, open_, settled.widths["brightness"])
         significance = np.sqrt(np.sum((flux / error) ** 2, 1))
         return Settled(
             settled.values | {"brightness": bright},
@@ -203,10 +267,6 @@ class EpochSpectra(GalaxySpectra):
             np.where(varies[:, None], flux, settled.flux),
             np.where(varies & mask, np.maximum(significance, 1.0), settled.snr),
         )
-
-    def _free(self) -> np.ndarray:
-        width = np.asarray(self.width, float)
-        return width[:, None] * width * np.asarray(self.correlation, float)
 
 
 def _correlation(which, times, timescale) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`scorepriors forced`: a finished run, of a scene or a field, in another image."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,7 +17,7 @@ from scorepriors.inference.deblending import _scene_file
 from scorepriors.inference.forced import _table
 from scorepriors.inference.forced._table import FORCED_SENTENCES
 from scorepriors.inference.reports._outputs import write_outputs
-from scorepriors.models import Observation, Positions, gaussian_psf
+from scorepriors.models import FieldWarning, Observation, Positions, gaussian_psf
 from scorepriors.models.data._field import Field
 
 FILES = ("catalog.ecsv", "images.fits", "report.png", "summary.json")
@@ -164,6 +165,17 @@ def test_a_field_in_a_turned_image(tmp_path):
     np.testing.assert_allclose(found.flux[:, 0], LIGHT, rtol=0.1)
     assert found.model.shape == (1, 160, 170)
     assert np.std(found.residual) < 1.1
+    lifted = dataclasses.replace(other, images=other.images + np.float32(0.6))
+    with pytest.warns(UserWarning, match="a sky is left in . of . windows, and is fitted there"):
+        mended = forced_photometry(field, lifted)
+    assert (np.abs(mended.flux - found.flux) < mended.error).all()
+    assert found.background is None
+    assert not mended.doubts
+    with pytest.warns(
+        FieldWarning, match="in . of . windows, of which in the first: a sky is left"
+    ):
+        left = forced_photometry(field, lifted, sky="none")
+    assert (left.flux > found.flux + left.error).any()
     path = tmp_path / "turned.fits"
     other.to_fits(path)
     done = run(tmp_path / "field", "--on", path, "--quiet")

@@ -405,6 +405,8 @@ def test_pixels_that_lost_weight_are_kept_in_a_map(result, field, tmp_path):
 class Widening:
     """Windows of an image whose PSF grows along the columns."""
 
+    varies = True
+
     def __init__(self, obs, slope):
         self.obs, self.slope = obs, slope
 
@@ -413,7 +415,7 @@ class Widening:
 
     def psfs(self, row, column):
         width = 1.6 * (1 + self.slope * (column - 68))
-        return np.stack([gaussian_psf(1.6, 25), gaussian_psf(width, 25)])
+        return np.stack([gaussian_psf(1.6, 25), gaussian_psf(width, 25)]), None
 
 
 def test_the_change_of_a_psf_is_the_error_of_a_flux(field):
@@ -730,3 +732,13 @@ def test_scenes_need_the_files_of_the_field(result, folder, field, tmp_path):
     for look in (later.scene, later.source):
         with pytest.raises(InputError, match=r"the files of the field are gone: there is no .*npz"):
             look("c")
+
+
+@pytest.mark.parametrize(
+    "options", [{"variable": "a"}, {"moving": ("a",)}, {"variable": ["a"], "timescale": 3.0}]
+)
+def test_what_varies_or_moves_is_for_scenes(options):
+    with pytest.raises(
+        InputError, match=f"`{next(iter(options))}`.*: what varies or moves is seen"
+    ):
+        deblend_field(observation(), positions(), free_form=False, **options)

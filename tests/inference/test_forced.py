@@ -26,8 +26,17 @@ from scorepriors.inference import (
 from scorepriors.inference.forced._forced import forced_scene
 from scorepriors.inference.forced._outputs import forced_images, forced_summary
 from scorepriors.inference.forced._shear import slopes_of_errors
+from scorepriors.inference.forced._solve import scatter_of
 from scorepriors.inference.forced._sources import Boxes, Fixed, Slopes
-from scorepriors.models import NoiseWarning, Observation, join_observations
+from scorepriors.models import (
+    Diagonal,
+    Field,
+    FieldWarning,
+    NoiseWarning,
+    Observation,
+    Sky,
+    join_observations,
+)
 
 #: Side of the boxes of the fixed sources, pixels.
 BOX = 21
@@ -53,9 +62,9 @@ def fixed(**options):
     return Fixed(("a", "b"), first, galaxies(), CENTER, 0.7, **options)
 
 
-def other(**options):
+def other(shape=(40, 42), **options):
     options = {"turn": 37.0, "mirror": True, **options}
-    return view(0.7, (40, 42), 1.5, ("J", "H"), FLUX[:, [2, 0]], **options)
+    return view(0.7, shape, 1.5, ("J", "H"), FLUX[:, [2, 0]], **options)
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.7, 1.0, 2.2])
@@ -279,11 +288,116 @@ def test_what_is_refused(result):
         forced_photometry(result, np.zeros((3, 3)))
 
 
-def test_a_camera_far_larger_than_the_scene(result):
+def test_places_in_the_catalog_are_those_of_the_image_given(result):
+    image = large_image()
+    found = forced_photometry(result, image)
+    assert found.first != (0, 0)
+    world = result.observation.wcs.pixel_to_world(result.center[:, 1], result.center[:, 0])
+    column, row = image.wcs.world_to_pixel(world)
+    for one in (image, Field.of(image)):
+        table = forced_catalog(forced_photometry(result, one))
+        np.testing.assert_allclose(table["x"], column, atol=0.02)
+        np.testing.assert_allclose(table["y"], row, atol=0.02)
+    # In figures they are those of the part that is drawn.
+    np.testing.assert_allclose(found.pixel[:, 1] + found.first[1], column, atol=0.02)
+    hdus = forced_images(found)
+    assert (hdus["MODEL"].header["ROW0"], hdus["MODEL"].header["COLUMN0"]) == found.first
+    # An image that was cut out of a file before.
+    cut = dataclasses.replace(image, corner=(1000, 2000))
+    again = forced_photometry(result, cut)
+    np.testing.assert_allclose(forced_catalog(again)["x"], column, atol=0.02)
+    assert forced_images(again)["MODEL"].header["ROW0"] == 1000 + found.first[0]
+
+
+def with_sky(image, level, slope=0.0):
+    rows = np.linspace(-1, 1, image.shape[0])[:, None]
+    more = np.float32(level) + np.float32(slope) * rows.astype(np.float32)
+    return dataclasses.replace(image, images=image.images + more)
+
+
+@pytest.mark.parametrize("kind", ["constant", "plane"])
+def test_a_sky_that_is_left_in_is_found_and_fitted(result, kind):
+    clean = other(shape=(60, 62), seed=4)
+    image = with_sky(clean, 0.5, 0.0 if kind == "constant" else 1.0)
+    expected = forced_photometry(result, clean)
+    assert expected.background is None
+    with pytest.warns(UserWarning, match="a sky is left in"):
+        found = forced_photometry(result, image)
+    bias = (found.flux - expected.flux) / found.error
+    assert np.abs(bias).max() < 1
+    assert not found.doubts
+    np.testing.assert_allclose(found.background.mean((1, 2)), 0.5, atol=0.2)
+    assert forced_summary(found)["sky"].keys() == {"J", "H"}
+    asked = forced_photometry(result, image, sky=kind)
+    np.testing.assert_allclose(asked.flux, found.flux, rtol=1e-5)
+    with pytest.warns(FieldWarning, match="a sky is left in that biases fluxes|sky changes across"):
+        left = forced_photometry(result, image, sky="none")
+    assert left.doubts
+    if kind == "constant":
+        assert ((left.flux - expected.flux) / left.error > 1).any()
+
+
+def test_noise_and_sky_that_the_empty_pixels_deny(result):
+    clean = other(shape=(60, 62), seed=4)
+    small = dataclasses.replace(clean, weights=clean.weights * np.float32(9))
+    with pytest.warns(FieldWarning, match="too small in band J"):
+        found = forced_photometry(result, small)
+    assert "noise" in forced_summary(found)["doubts"]
+    with pytest.warns(UserWarning, match="errors were multiplied by"):
+        mended = forced_photometry(result, small, rescale_noise=True)
+    usual = forced_photometry(result, clean)
+    np.testing.assert_allclose(mended.noise_error, usual.noise_error, rtol=0.1)
+    np.testing.assert_allclose(found.noise_error, usual.noise_error / 3, rtol=1e-3)
+    for sky in ("auto", "none"):
+        with pytest.raises(InputError, match="the sky is left in"):
+            forced_photometry(result, with_sky(clean, 50.0), sky=sky)
+    bright = forced_photometry(result, with_sky(clean, 50.0), sky="constant")
+    assert (np.abs(bright.flux - usual.flux) < bright.error).all()
+    with pytest.raises(InputError, match="`sky` must be one of auto"):
+        forced_photometry(result, clean, sky="cubic")
+
+
+def test_a_sky_of_a_model_of_the_noise_keeps_its_kind(result):
+    image = large_image()
+    rows, columns = (np.linspace(-1, 1, n, dtype=np.float32) for n in image.shape)
+    plane = 60 * rows[:, None] - 40 * columns
+    sloped = dataclasses.replace(image, images=image.images + plane)
+    noise = Sky.about(Diagonal(image.weights), np.array([50.0]), "plane")
+    expected = forced_photometry(result, image, noise=noise)
+    found = forced_photometry(result, sloped, noise=noise)
+    assert max(found.observation.shape) < 100
+    assert (np.abs(found.flux - expected.flux) < 0.1 * found.error).all()
+
+
+def test_draws_in_which_a_source_has_no_flux():
+    rng = np.random.default_rng(0)
+    fluxes = rng.normal(size=(200, 2, 1)) * np.array([1.0, 3.0])[:, None]
+    whole = scatter_of(fluxes)
+    fluxes[7, 0, 0] = np.nan
+    found = scatter_of(fluxes)
+    np.testing.assert_allclose(found, whole, rtol=0.1, atol=0.1)
+    assert found[0, 0, 0] > 0.8
+    kept = np.delete(fluxes, 7, 0)[:, :, 0]
+    np.testing.assert_allclose(found[0, 0, 1], np.cov(kept.T)[0, 1], rtol=0.1, atol=5e-3)
+    fluxes[1:, 0, 0] = np.nan
+    alone = scatter_of(fluxes)
+    assert np.isnan(alone[0, 0, 0])
+    np.testing.assert_allclose(alone[0, 1, 1], whole[0, 1, 1])
+
+
+def large_image():
     wcs = camera(0.7, (300, 310), 20.0)
     images = np.random.default_rng(0).normal(size=(1, 300, 310))
-    image = Observation.from_arrays(
+    return Observation.from_arrays(
         images, variance=np.ones_like(images), psfs=other().psfs[:1], bands=("J",), wcs=wcs
     )
+
+
+def test_a_camera_far_larger_than_the_scene(result):
+    image = large_image()
     found = forced_photometry(result, image)
     assert max(found.observation.shape) < 100
+    # Of a field the same part is read.
+    again = forced_photometry(result, Field.of(image))
+    assert again.observation.shape == found.observation.shape
+    np.testing.assert_allclose(again.flux, found.flux, rtol=1e-5)

@@ -45,6 +45,16 @@ def test_the_light_curve_holds_the_truth(epochs, result):
     assert (curve["flux_err"].value < 60).all()
 
 
+def test_a_timescale_does_not_raise_errors(epochs, result):
+    obs = join_observations(*epochs.observations)
+    smooth = deblend(obs, epochs.catalog, variable=["transient"], timescale=20.0, free_form=False)
+    assert smooth.converged
+    curve, free = light_curves(smooth), light_curves(result)
+    pull = (curve["flux"].value - epochs.flux.T.ravel()) / curve["flux_err"].value
+    assert abs(pull).max() < 4.5
+    assert (curve["flux_err"].value < 1.02 * free["flux_err"].value).all()
+
+
 def test_the_host_has_one_flux_per_filter(result):
     host = light_curves(result, "host")
     for band, flux in (("g", 3000), ("r", 5000)):

@@ -9,10 +9,25 @@ import pytest
 from astropy import units as u
 
 from scorepriors import InputError
-from scorepriors.inference import catalog, deblend, flux_catalog, laplace_deblended, load_scene
+from scorepriors.inference import (
+    catalog,
+    deblend,
+    flux_catalog,
+    forced_catalog,
+    forced_photometry,
+    laplace_deblended,
+    load_scene,
+)
 from scorepriors.inference.deblending._scene_file import save_scene
+from scorepriors.inference.forced._moved import slopes_at
 from scorepriors.inference.reports._observed import mean_as_observed
-from scorepriors.models import MovingStar, join_observations, place_sources, simulate_epochs
+from scorepriors.models import (
+    MovingStar,
+    Observation,
+    join_observations,
+    place_sources,
+    simulate_epochs,
+)
 
 TIMES = 60000.0 + 10.0 * np.arange(4)
 #: Pixels per day along rows and columns: 3 and 1.8 pixels in all.
@@ -104,6 +119,34 @@ def test_mistakes(epochs):
         deblend(join_observations(*timeless), epochs.catalog, moving="transient", free_form=False)
 
 
+def test_a_star_may_be_seen_in_another_filter_each_time(epochs):
+    """As in images of two telescopes, years apart."""
+    first, last = (
+        Observation.from_arrays(
+            one.images[band : band + 1],
+            weights=one.weights[band : band + 1],
+            psfs=one.psfs[band : band + 1],
+            bands=one.bands[band : band + 1],
+            wcs=one.wcs,
+            zero_point=one.zero_point[band],
+            time=one.time,
+        )
+        for band, one in ((0, epochs.observations[0]), (1, epochs.observations[3]))
+    )
+    obs = join_observations(first, last)
+    found = deblend(obs, epochs.catalog, moving="transient", free_form=False)
+    table = catalog(found)
+    motion = np.array([table[f"motion_{axis}"][1].value for axis in "yx"])
+    error = np.array([table[f"motion_{axis}_err"][1].value for axis in "yx"])
+    assert (abs(motion - MOTION) < 4 * error).all()
+    assert (error < 0.02).all()
+    with pytest.raises(InputError, match="each of the bands g, r is seen once"):
+        deblend(obs, epochs.catalog, variable="transient", free_form=False)
+    timeless = [dataclasses.replace(one, time=None) for one in (first, last)]
+    with pytest.raises(InputError, match="give time=MJD to each of them"):
+        deblend(join_observations(*timeless), epochs.catalog, moving="transient", free_form=False)
+
+
 def test_draws_know_the_motion(result):
     tree = laplace_deblended(result, key=jax.random.key(2), num_samples=500)
     fitted, table = catalog(result), flux_catalog(tree)
@@ -121,3 +164,47 @@ def test_draws_know_the_motion(result):
     found, wanted = np.transpose(places)
     np.testing.assert_allclose(found, wanted, atol=0.05)
     assert found[-1] - found[0] > 2
+
+
+@pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_forced_photometry_is_where_the_star_is_at_the_time(epochs, result, number, drawn):
+    image = epochs.observations[number]
+    tree = laplace_deblended(result, key=jax.random.key(2), num_samples=60) if drawn else None
+    found = forced_photometry(result, image, draws=tree)
+    pull = (found.flux[1] - [1200, 2000]) / found.error[1]
+    assert abs(pull).max() < 4
+    assert (found.error[1] < 0.1 * found.flux[1]).all()
+    assert (found.shape_error[1] > 0).all()
+    phase = (number - 1.5) / 3
+    way = 30 * MOTION * phase
+    np.testing.assert_allclose(found.pixel[1] - result.center[1], way, atol=0.3)
+    np.testing.assert_allclose(found.pixel[0], result.center[0])
+    # In the middle of its way it would be far fainter.
+    middle = dataclasses.replace(image, time=float(TIMES.mean()))
+    assert (forced_photometry(result, middle, draws=tree).flux[1] < 0.85 * found.flux[1]).all()
+
+
+def test_an_image_without_a_time_has_no_flux_of_what_moves(epochs, result):
+    image = dataclasses.replace(epochs.observations[0], time=None)
+    with pytest.warns(UserWarning, match="transient: no flux of what moves"):
+        found = forced_photometry(result, image)
+    assert found.lost == ("transient",)
+    assert np.isnan(found.flux[1]).all()
+    assert not np.isnan(found.flux[0]).any()
+    table = forced_catalog(found)
+    assert table["flags"][1] == "no_time"
+    assert "no_time" not in table["flags"][0]
+
+
+def test_errors_of_places_follow_the_way(result):
+    """Far from the middle of the times the motion, not the place, is what is not known."""
+    covariance = result.photometry.way_covariance[1]
+    errors = []
+    for phase in (0.0, 5.0):
+        slopes = slopes_at(result.parametric, phase)[1]
+        number = int(np.argmax([np.abs(one).sum() for one in slopes["offset"]]))
+        assert np.abs(slopes["offset"][number].sum()) < 1e-3
+        np.testing.assert_allclose(slopes["way"][number], phase * slopes["offset"][number])
+        errors.append(phase * np.sqrt(covariance[0, 0]))
+    assert errors[1] > errors[0]

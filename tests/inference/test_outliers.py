@@ -12,7 +12,12 @@ from scipy.ndimage import gaussian_filter
 from scorepriors.inference import deblend, deblend_many, load_scene
 from scorepriors.inference.cli import main
 from scorepriors.inference.deblending._catalog import catalog
-from scorepriors.inference.deblending._misfit import kept_weight, model_error, with_model_error
+from scorepriors.inference.deblending._misfit import (
+    kept_weight,
+    model_error,
+    smooth_light,
+    with_model_error,
+)
 from scorepriors.inference.deblending._scene_file import save_scene
 from scorepriors.inference.deblending._unexplained import unexplained, unexplained_words
 from scorepriors.inference.reports._figure import report_figure
@@ -217,3 +222,21 @@ def test_a_psf_that_is_too_wide(clean):
     assert (rms[1] < rms[0]).all()
     assert rms[1][1] < 2
     assert 0.005 < found[0].error_of_model["band0"] < 0.2
+
+
+@pytest.mark.parametrize("true", [0.0, 0.08])
+def test_errors_that_are_too_small_are_no_error_of_the_model(true):
+    """The scatter of pixels without light tells the noise, not the file alone."""
+    rng = np.random.default_rng(4)
+    rows, columns = np.indices((60, 60)) - 29.5
+    light = (400 * np.exp(-(rows**2 + columns**2) / 2 / 6.0**2))[None]
+    found = {}
+    for factor in (1.0, 1.3):
+        noise = factor * rng.normal(size=light.shape)
+        wrong = true * smooth_light(light[0]) * rng.normal(size=light.shape)
+        (found[factor],) = model_error(noise + wrong, np.ones(light.shape), light)
+    if true == 0:
+        assert found == {1.0: 0.0, 1.3: 0.0}
+    else:
+        assert found[1.3] == pytest.approx(found[1.0], rel=0.15)
+        assert found[1.0] == pytest.approx(true, rel=0.25)

@@ -182,3 +182,67 @@ def test_a_scene_of_a_variable_star_has_its_own_fluxes():
     stars = PointSource(place_sources([[15.0, 15.0]], box=15))
     scene = Scene.build(obs, spectra=prior_of(obs, [True]), stars=stars)
     assert scene.num_bands == 4
+
+
+def light_curves(spectra, amplitude, count, rng):
+    """Fluxes of sources that vary as the prior says, noise of one, and its covariance."""
+    unit = np.asarray(spectra.mean, float)
+    own = (
+        amplitude**2 * np.asarray(spectra.correlation, float) * np.outer(unit, unit) / unit[0] ** 2
+    )
+    true = rng.multivariate_normal(np.zeros(len(unit)), own, size=count)
+    measured = true + rng.normal(size=true.shape)
+    return true, measured, np.broadcast_to(np.eye(len(unit)), (count, *own.shape))
+
+
+@pytest.mark.parametrize("amplitude", [0.5, 2.0, 300.0])
+def test_a_timescale_lowers_errors_that_still_hold(amplitude):
+    """Thirty epochs of a source, three of them within the timescale at a time."""
+    count, number = 30, 300
+    options = {
+        "wave": [480.0] * count,
+        "weights": [np.full((4, 4), 1 / 0.2**2)] * count,
+        "filters": ["g"] * count,
+        "variable": np.ones(number, bool),
+        "times": 5.0 * np.arange(count),
+    }
+    spectra = EpochSpectra.of_epochs(timescale=30.0, **options)
+    rng = np.random.default_rng(0)
+    true, measured, covariance = light_curves(spectra, amplitude, number, rng)
+    mean, spread = spectra.moments(measured, covariance, {}, np.full(number, count**0.5))
+    error = np.sqrt(np.einsum("kbb->kb", spread))
+    pull = (mean - true) / error
+    assert 0.95 < pull.std() < 1.05
+    assert 0.66 < (np.abs(pull) < 1).mean() < 0.71
+    if amplitude < 100:
+        assert error.mean() < 0.6
+    # Far above the noise the data decide alone; and each epoch without a timescale.
+    else:
+        assert error.mean() > 0.9
+    alone = EpochSpectra.of_epochs(**options).moments(measured, covariance, {}, np.ones(number))
+    np.testing.assert_allclose(alone[0], measured, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(np.einsum("kbb->kb", alone[1]), 1.0, rtol=1e-3)
+
+
+def test_the_amplitude_of_a_light_curve_is_found():
+    count = 20
+    spectra = EpochSpectra.of_epochs(
+        [480.0, 620.0] * count,
+        [np.full((4, 4), 25.0)] * (2 * count),
+        filters=["g", "r"] * count,
+        variable=[True, False],
+        times=np.repeat(5.0 * np.arange(count), 2),
+        timescale=15.0,
+    ).on(np.array([0, 1]))
+    rng = np.random.default_rng(3)
+    _, flux, _ = light_curves(spectra, 20.0, 2, rng)
+    flux[1] = 100.0
+    settled = spectra.start(flux, np.ones(flux.shape), np.ones(2, bool))
+    found = np.exp(settled.values["brightness"][0]) * float(spectra.mean[0])
+    assert 12 < found < 33
+    # The Gaussian of the fluxes has that amplitude, and its factors are those of its covariance.
+    prior = spectra.given(jnp.asarray(settled.values["brightness"]))
+    assert float(prior.covariance[0, 0, 0]) == pytest.approx(found**2, rel=1e-3)
+    assert np.asarray(prior.mean)[0].max() == 0
+    correlation = np.asarray(prior.covariance[0]) / found**2
+    assert correlation[0, 2] > 0.8

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 
 from scorepriors._moments import shapes
 from scorepriors._surveys import ErrorModel
+from scorepriors.inference.deblending._units import units_of
 from scorepriors.models.scene._scene import Scene
 from scorepriors.models.spectra._epochs import EpochSpectra
 
@@ -64,6 +65,8 @@ class Photometry:
         last time, ``[N, 2, 2]``; NaN for all others, None if nobody asked.
     shape_error
         Standard deviations of size (pixels), e1 and e2 at the model's resolution, ``[N, 3]``.
+    unit
+        Flux of one unit of each band in that of the first, ``[B]``; None if all are the same.
     """
 
     flux: Float[np.ndarray, "N B"]
@@ -74,6 +77,7 @@ class Photometry:
     center_covariance: Float[np.ndarray, "N 2 2"]
     shape_error: Float[np.ndarray, "N 3"]
     way_covariance: Float[np.ndarray, "N 2 2"] | None = None
+    unit: Float[np.ndarray, " B"] | None = None
 
     def scaled(self, factor: Float[np.ndarray, " B"]) -> "Photometry":
         """Return the same with fluxes times a factor per band, for other units."""
@@ -85,6 +89,7 @@ class Photometry:
             covariance=self.covariance * both,
             measured=self.measured * factor,
             measured_covariance=self.measured_covariance * both,
+            unit=None if self.unit is None else self.unit / factor * factor[0],
         )
 
     @property
@@ -99,13 +104,19 @@ class Photometry:
 
     @property
     def total(self) -> Float[np.ndarray, "2 N"]:
-        """Posterior flux summed over the bands with data, and its error, ``[2, N]``."""
-        return _totals(self.flux, self.covariance)
+        """Posterior flux summed over the bands with data, and its error, ``[2, N]``.
+
+        In the unit of the first band.
+        """
+        return _totals(self.flux, self.covariance, self.unit)
 
     @property
     def measured_total(self) -> Float[np.ndarray, "2 N"]:
-        """Measured flux summed over the bands with data, and its error, ``[2, N]``."""
-        return _totals(self.measured, self.measured_covariance)
+        """Measured flux summed over the bands with data, and its error, ``[2, N]``.
+
+        In the unit of the first band.
+        """
+        return _totals(self.measured, self.measured_covariance, self.unit)
 
     @property
     def snr(self) -> Float[np.ndarray, " N"]:
@@ -167,9 +178,11 @@ def photometry(
     final = solve(system, flux_precision=precision)
     alone = np.zeros(len(seen)) if single is None else np.asarray(single, float)
     share = errors.single * alone
-    share /= np.sqrt(np.maximum(_significance(measured, free.covariance[:size, :size]), 1.0))
+    unit = np.concatenate(units_of(scene.exposures))
+    in_one = measured * unit, free.covariance[:size, :size] * _both(unit, len(seen))
+    share /= np.sqrt(np.maximum(_significance(*in_one), 1.0))
     of_model = partial(_model_error, errors, disputed, share)
-    width = errors.scale * _width(measured, free.covariance[:size, :size])
+    width = errors.scale * _width(*in_one)
     if isinstance(scene.spectra, EpochSpectra):
         # It was measured on galaxies; a point that varies has no shape that it could be wrong about.
         width = np.where(scene.spectra.rows, 1.0, width)
@@ -189,7 +202,14 @@ def photometry(
             _model_errors_of_shapes(errors, result.morphology, parametric.morphology),
         ),
         way_covariance=_center_covariance(equations, final.covariance[size:, size:], "way"),
+        unit=None if (unit == 1).all() else unit,
     )
+
+
+def _both(unit: np.ndarray, count: int) -> np.ndarray:
+    """Return the factors ``[N B, N B]`` of a covariance for fluxes in one unit."""
+    each = np.tile(unit, count)
+    return each[:, None] * each
 
 
 def _moments(scene: Scene, values: dict, noise, flux, covariance):
@@ -251,7 +271,9 @@ def _errors(covariance: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("kbkb->kb", covariance))
 
 
-def _totals(flux: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+def _totals(flux: np.ndarray, covariance: np.ndarray, unit: np.ndarray | None) -> np.ndarray:
+    if unit is not None:
+        flux, covariance = flux * unit, covariance * (unit[:, None, None] * unit)
     total = np.nansum(flux, 1)
     variance = np.nansum(np.einsum("kbkc->kbc", covariance), (1, 2))
     nothing = np.isnan(flux).all(1)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.io import fits
@@ -13,7 +13,7 @@ from scorepriors._errors import InputError
 from scorepriors.models.data._checks import numeric
 from scorepriors.models.data._warnings import note
 
-from ._checks import FINE, check_psfs
+from ._checks import FINE, check_psfs, one_size
 from ._contents import sources_of
 from ._matching import match, named_band
 from ._resampling import on_pixels
@@ -67,12 +67,37 @@ def read_psf(
     """
     row, column = (None, None) if place is None else place
     where = Place(row, column, sky, pixel_scale)
-    return check_psfs(psfs_for(psf, tuple(bands), where, oversampling)[0], tuple(bands))
+    return check_psfs(psfs_for(psf, tuple(bands), where, oversampling).images, tuple(bands))
+
+
+class Evaluated(NamedTuple):
+    """PSFs at one place, not yet checked.
+
+    Attributes
+    ----------
+    images
+        Images ``[P, P]`` on the image's pixels, one for each band.
+    fine
+        Images ``[Q, Q]`` at `FINE` places per pixel; None where the source has fewer than two
+        samples per pixel.
+    varies
+        Whether any of them may be another one at another place.
+    """
+
+    images: list[np.ndarray]
+    fine: list[np.ndarray | None]
+    varies: bool
+
+    @property
+    def all_fine(self) -> np.ndarray | None:
+        """Fine images ``[B, Q, Q]``; None unless those of all bands are known."""
+        known = [one for one in self.fine if one is not None]
+        return one_size(known) if len(known) == len(self.fine) else None
 
 
 def psfs_for(
     psf, bands: tuple[str, ...], place: Place, oversampling: float | None = None
-) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+) -> Evaluated:
     """Return PSF images on the image's pixels, one for each band, not yet checked, and fine ones.
 
     Parameters
@@ -85,38 +110,26 @@ def psfs_for(
         Where to evaluate.
     oversampling
         Samples per pixel; None to follow what files say.
-
-    Returns
-    -------
-    psfs, fine
-        Images ``[P, P]``, and at `FINE` places per pixel ``[Q, Q]``, None where the source has fewer
-        than two samples per pixel.
     """
-    chosen = choose(psf, bands)
-    fine: dict[int, np.ndarray] = {}
-    images = evaluate(chosen, place, oversampling, fine)
-    return images, [fine.get(id(source)) for source in chosen]
+    return evaluate(choose(psf, bands), place, oversampling)
 
 
 def evaluate(
-    chosen: Sequence[Source],
-    place: Place,
-    oversampling: float | None = None,
-    fine: dict[int, np.ndarray] | None = None,
-) -> list[np.ndarray]:
-    """Return images on the image's pixels of sources that were chosen, one for each band.
-
-    Fine ones are added to `fine`, if given.
-    """
+    chosen: Sequence[Source], place: Place, oversampling: float | None = None
+) -> Evaluated:
+    """Return images of sources that were chosen, one for each band."""
     if oversampling is not None:
         oversampling = check_oversampling(oversampling)
-    stamps: dict[int, np.ndarray] = {}
+    stamps: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
     for source in chosen:
         if id(source) not in stamps:
-            stamps[id(source)], more = _on_image(source, place, oversampling)
-            if fine is not None and more is not None:
-                fine[id(source)] = more
-    return [stamps[id(source)] for source in chosen]
+            stamps[id(source)] = _on_image(source, place, oversampling)
+    found = [stamps[id(source)] for source in chosen]
+    return Evaluated(
+        [image for image, _ in found],
+        [fine for _, fine in found],
+        any(source.varies for source in chosen),
+    )
 
 
 def place_of(

@@ -20,6 +20,7 @@ the image where names don't tell:
   Or in a file of its own.
 - ``PSF``: ``[B, P, P]``, or ``[P, P]`` for all bands; or ``PSF_<band>`` for each; or in files
   of their own, see `scorepriors.models.data.psfs`.
+- optional ``FINE_SAMPLES``, ``[B, Q, Q]``: the same PSFs at four places per pixel, beside ``PSF``.
 - optional ``CORRELATION``, ``[B, k, k]``: correlations of the noise of pixels by their distance; or
   images ``NOISE_REALIZATIONS/0``, ... of one band, from which they are measured.
 - optional table ``CATALOG`` with positions of sources.

@@ -24,6 +24,9 @@ from ._options import FileOptions, given_bands
 from ._partners import exact
 from ._products import by_row, recognize
 
+#: Name of the HDU with fine PSFs in files of `Observation.to_fits`.
+FINE_SAMPLES = "FINE_SAMPLES"
+
 
 def read_fits(
     source: Source | Sequence[Source],
@@ -145,11 +148,13 @@ class FitsFiles:
         psfs: list[Any] = []
         corners: list[tuple[int, int]] = []
         known: list[np.ndarray | None] = []
+        fine: list[np.ndarray] = []
         factors: list[float] = []
         mosaic = ""
         for order, path in enumerate(self.paths):
             own, corner = self._parts(order, boxes)
             known.append(self._correlation(order, own, boxes))
+            fine += self._fine_samples(order)
             product = self.file(order).product
             factors += [self.file(order).factor] * sum(len(part.images) for part in own)
             if product is not None and product.resampled:
@@ -175,9 +180,13 @@ class FitsFiles:
         if self.index is not None:
             check_same_object(parts)
             stem = f"{stem}-{self.index}"
-        if psf is None:
+        own_psf = psf is None
+        if own_psf:
             psf = psfs[0] if len(self.paths) == 1 else psfs
         arguments = combine(parts, psf, name=stem)
+        if own_psf and len(fine) == len(self.paths) and len({one.shape[1:] for one in fine}) == 1:
+            # Of several files each has one band.
+            arguments["fine_psfs"] = np.concatenate(fine)
         alike = with_common_units(parts)
         self.rules.factors[:] = [unit_factor(part, alike[0]) for part in alike]
         options = self.options
@@ -198,6 +207,13 @@ class FitsFiles:
         where += "" if boxes is None else " (a sample of it)"
         _say_masked(arguments["weights"], arguments["bands"], options, where)
         return arguments
+
+    def _fine_samples(self, order: int) -> list[np.ndarray]:
+        """Return the fine PSFs ``[B, Q, Q]`` that `Observation.to_fits` wrote, as a list of one or none."""
+        file = self.file(order)
+        with _naming(file.path):
+            own = [one for one in file.extensions if one.name == FINE_SAMPLES]
+            return [np.asarray(one.pixels(), float) for one in own[:1]]
 
     def _correlation(
         self, order: int, own: list[BandPart], boxes: Sequence[Box] | None
