@@ -129,7 +129,7 @@ def forced(
         # Of a scene: its part of the image.
         said = correlation_sentence(found.observation)
     # Windows of a field decide one by one: nothing is said of those that needed no mending.
-    biased = noise_sentence(found) if found.noise_from_model or noise == "file" else ""
+    biased = noise_sentence(found, "variances") if found.noise_from_model or noise == "file" else ""
     for sentence in filter(None, (said, biased)):
         click.echo(f"scorepriors: {sentence}", err=True)
     paths = write_forced(found, target, force=force, extra={"run": str(folder)})

@@ -169,6 +169,8 @@ def each_alone(scenes: Sequence[Fitted], settings: Settings) -> list[Alone]:
 
     The stamps of all are fitted in one call: a source has the same stamp whatever the scene.
     """
+    if not scenes:
+        return []
     every = [stamp for one in scenes for stamp in _stamps(one.positions, one.scene, one.rows)]
     # Where a stamp has no data there is no evidence for anything.
     seen = np.array(

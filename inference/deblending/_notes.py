@@ -56,31 +56,33 @@ def each_once(*several: Iterable[str | None]) -> list[str]:
     return list(dict.fromkeys(one for each in several for one in each if one))
 
 
-def noise_sentence(result: Any) -> str:
+def noise_sentence(result: Any, argument: str = "noise") -> str:
     """Return a sentence on variances that follow the noise of their own pixels; empty if none do.
 
     Parameters
     ----------
     result
         Result of `deblend` or of `forced_photometry`.
+    argument
+        Name of the argument in Python that chooses the variances.
     """
     left = bands_with_own_noise(result.observation)
-    return mended_noise(result.noise_from_model) or (
+    return mended_noise(result.noise_from_model, argument) or (
         f"the variance in band {', '.join(left)} follows the noise of its own pixels, which biases fluxes "
-        "low; noise='auto' (--variances auto in the shell) takes the noise of sources from the model "
+        f"low; {argument}='auto' (--variances auto in the shell) takes the noise of sources from the model "
         "instead."
         if left
         else ""
     )
 
 
-def mended_noise(bands: Sequence[str]) -> str:
+def mended_noise(bands: Sequence[str], argument: str = "noise") -> str:
     """Return a sentence on bands whose noise of sources came from the model; empty for none."""
     if not bands:
         return ""
     return (
         f"the variance in band {', '.join(bands)} follows the noise of its own pixels, which biases fluxes "
-        "low; the noise of sources was taken from the model instead (noise='file', or --variances file "
+        f"low; the noise of sources was taken from the model instead ({argument}='file', or --variances file "
         "in the shell, keeps the file's)."
     )
 

@@ -90,6 +90,8 @@ def save_scene(
         "variable": list(result.variable),
         "moving": list(result.moving),
         "timescale": getattr(result.parametric.scene.spectra, "timescale", None),
+        # What their site `brightness` holds with a timescale; it meant nothing before.
+        "amplitudes": True,
         "sky": None if result.sky is None else result.sky.as_json(),
         "model_error": None
         if result.model_error is None
@@ -283,6 +285,10 @@ def _stage(stage, arrays, about, obs, priors, facts, path, sky) -> FittedScene:
     seen = exposures(obs, boxes=boxes, psf_sigma=facts["psf_sigma"], noise=noise)
     variable, timescale = facts.get("variable", ()), facts.get("timescale")
     moving = facts.get("moving", ())
+    if variable and timescale is not None and not facts.get("amplitudes"):
+        raise InputError(
+            "the scene has a timescale and was saved before light curves had an amplitude each; deblend again."
+        )
     spectra = spectra_of(obs, seen, tuple(facts["ids"]), variable, timescale, moving)
     scene = Scene.of(seen, groups, spectra, about["treatment"])
     params, values = (

@@ -20,7 +20,8 @@ class Unexplained(NamedTuple):
     image
         Name of the image.
     x, y
-        Middle of its pixels, each with the number of its bands; pixels of the image, as of the catalog.
+        Middle of its pixels, each with the number of its bands: of the first image in pixels of the
+        catalog, of others in those of their files.
     ra, dec
         The same on the sky (ICRS), degrees; None without a WCS.
     bands
@@ -55,28 +56,26 @@ def unexplained(result: Deblended) -> list[Unexplained]:
     result
         Result of `deblend`.
     """
-    found = []
-    kept = result.kept or ()
-    for view, share in zip(result.observation.views, kept):
+    found: list[Unexplained] = []
+    for number, (view, share) in enumerate(zip(result.observation.views, result.kept or ())):
         obs = view.observation
         lost = np.asarray(share) < LOST
-        number = lost.sum(0)
-        labels, count = ndimage.label(number > 0, structure=np.ones((3, 3)))
-        for label in range(1, count + 1):
-            mine = labels == label
-            row, column = ndimage.center_of_mass(number * mine)
-            sky = None if obs.wcs is None else obs.wcs.pixel_to_world(column, row).icrs
-            found.append(
-                Unexplained(
-                    obs.name,
-                    float(column),
-                    float(row),
-                    None if sky is None else float(sky.ra.deg),
-                    None if sky is None else float(sky.dec.deg),
-                    tuple(b for b, one in zip(view.bands, lost, strict=True) if one[mine].any()),
-                    int(mine.sum()),
-                )
-            )
+        labels, count = ndimage.label(lost.any(0), structure=np.ones((3, 3)))
+        if not count:
+            continue
+        places = np.array(ndimage.center_of_mass(lost.sum(0), labels, range(1, count + 1)))
+        world = None if obs.wcs is None else obs.wcs.pixel_to_world(*places.T[::-1]).icrs
+        sky = None if world is None else np.stack([world.ra.deg, world.dec.deg], 1)
+        # A joined image is the part of its file that the first one sees.
+        corner = (0, 0) if number == 0 else obs.corner
+        for label, box in enumerate(ndimage.find_objects(labels), 1):
+            mine = labels[box] == label
+            own = lost[:, *box] & mine
+            row, column = places[label - 1] + corner
+            ra, dec = (None, None) if sky is None else map(float, sky[label - 1])
+            bands = tuple(b for b, one in zip(view.bands, own, strict=True) if one.any())
+            place = float(column), float(row), ra, dec
+            found.append(Unexplained(obs.name, *place, bands, int(mine.sum())))
     return sorted(found, key=lambda one: (-one.is_like_a_source, -one.pixels, one.y, one.x))
 
 

@@ -61,9 +61,6 @@ from ._result import FieldResult, collect, load, save
 from ._tasks import Work, quiet
 from ._tile_mending import TileMending
 
-#: What stands for no source that varies or moves, and no timescale.
-_NONE: tuple[Any, ...] = (None, (), [], "")
-
 
 def deblend_field(
     field: Field | Observation | str | os.PathLike | Sequence,
@@ -134,7 +131,7 @@ def deblend_field(
     of the fits: threads round sums in another order.
     """
     started = time.monotonic()
-    given = [name for name in ("variable", "timescale", "moving") if options.get(name) not in _NONE]
+    given = [name for name in ("variable", "timescale", "moving") if _is_given(options.get(name))]
     if given:
         raise InputError(
             f"{', '.join(f'`{name}`' for name in given)}: what varies or moves is seen in several "
@@ -319,6 +316,13 @@ def load_field_result(directory: str | os.PathLike, field: Field | None = None) 
             f"{', '.join(facts['bands'])}, which the image is not any more; give field=."
         )
     return load(folder, field, facts)
+
+
+def _is_given(names: Any) -> bool:
+    """Return whether an option names sources, or is a timescale."""
+    return (names is not None and not isinstance(names, str) and np.size(names) > 0) or bool(
+        isinstance(names, str) and names
+    )
 
 
 class _Temporary:

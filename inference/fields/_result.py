@@ -539,7 +539,7 @@ def _notes(records: Sequence[Record]) -> list[str]:
     said = Counter(one for r in records for one in r.facts.get("notes", ()))
     out = [sentence for sentence, _ in said.most_common(MOST_NOTES)]
     left = len(said) - len(out)
-    return [*out, f"{left} more notes on files are of single scenes."] if left else out
+    return [*out, f"{left} more notes are of single scenes."] if left else out
 
 
 def _doubts(records: Sequence[Record], *, given: bool) -> tuple[dict[str, str], dict[str, int]]:

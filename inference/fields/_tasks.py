@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scorepriors._errors import InputError
 from scorepriors._loops import interrupts_at_once
 from scorepriors._threads import one_thread
 from scorepriors.inference.deblending._catalog import catalog
@@ -28,9 +29,13 @@ from scorepriors.inference.deblending._options import Settings
 from scorepriors.inference.deblending._result import Deblended, FittedScene
 from scorepriors.inference.deblending._sky import no_sky
 from scorepriors.inference.deblending._stages import Blend, prepare
-from scorepriors.models.data._observation import Observation, with_notes
+from scorepriors.inference.deblending._unexplained import (
+    Unexplained,
+    unexplained,
+    unexplained_words,
+)
+from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._own_noise import mean_of_nine
-from scorepriors.models.data._warnings import collected
 from scorepriors.models.data.positions._positions import Positions
 from scorepriors.models.noise._sky import SKIES
 
@@ -235,7 +240,7 @@ def _each(fit: Callable, scenes: list[tuple[int, SceneTask, Observation]]) -> di
         return {}
     try:
         records = fit([scene for _, scene, _ in scenes], [obs for *_, obs in scenes])
-    except (ValueError, ArithmeticError) as error:
+    except (np.linalg.LinAlgError, ArithmeticError, InputError) as error:
         if len(scenes) == 1:
             return {scenes[0][0]: str(error)}
         return {k: one for item in scenes for k, one in _each(fit, [item]).items()}
@@ -260,9 +265,7 @@ def others_of(scene: SceneTask, light: Light | None) -> np.ndarray:
 
 def _pixels(work: Work, scene: SceneTask) -> Observation:
     size = scene.window.size
-    with collected() as said:
-        obs = work.field.window(scene.window.row, scene.window.column, size, size)
-    return with_notes(obs, said)
+    return work.field.window(scene.window.row, scene.window.column, size, size)
 
 
 def _mended(scene: SceneTask, obs: Observation) -> Observation:
@@ -430,7 +433,7 @@ def _final_record(
         "descriptions": {n: table[n].info.description for n in table.colnames},
         # Noise, sky and positions are those of the field, which its survey has looked at.
         "doubts": doubts_of_fit(result),
-        "notes": list(result.observation.notes),
+        "notes": list(filter(None, [unexplained_words(_in_field(result, first))])),
         "converged": result.converged,
         "noise_from_model": list(result.noise_from_model),
         "psf_sigma": result.psf_sigma,
@@ -438,6 +441,12 @@ def _final_record(
         "psf_change": change.tolist(),
     }
     return Record(arrays, facts)
+
+
+def _in_field(result: Deblended, first: np.ndarray) -> list[Unexplained]:
+    """Return groups of pixels that no source explains, in pixels of the field."""
+    row, column = map(float, first)
+    return [one._replace(x=one.x + column, y=one.y + row) for one in unexplained(result)]
 
 
 def _facts(scene: SceneTask, fitted: FittedScene, seconds: float) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """The sky that a field's tiles were without when they were fitted, and the factors of their errors."""
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._observation import Observation, unchecked
 from scorepriors.models.data._tiles import tiles
 
 
@@ -55,7 +54,8 @@ class TileMending(NamedTuple):
             seen = weights[:, *part] > 0
             images[:, *part] -= np.where(seen, sky[:, None, None], 0).astype(images.dtype)
             weights[:, *part] /= (noise[:, None, None] ** 2).astype(weights.dtype)
-        return replace(obs, images=images, weights=weights)
+        # A window may be without any data, as the first rows of a mosaic.
+        return unchecked(**vars(obs) | {"images": images, "weights": weights})
 
     def facts(self, bands: tuple[str, ...], shape: tuple[int, int]) -> list[dict[str, Any]]:
         """Return sky and factors by tile for a summary; an empty list if there is nothing to say."""

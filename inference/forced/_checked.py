@@ -40,7 +40,12 @@ class Checked(NamedTuple):
 
 
 def checked(
-    obs: Observation, places: Float[np.ndarray, "N 2"], sky: str, *, rescale: bool = False
+    obs: Observation,
+    places: Float[np.ndarray, "N 2"],
+    sky: str,
+    *,
+    rescale: bool = False,
+    refuse: bool = True,
 ) -> Checked:
     """Compare noise and sky of an image with its empty pixels, as `deblend` does.
 
@@ -54,6 +59,8 @@ def checked(
         ``"auto"``: a sky is fitted where empty pixels show one; or a kind of sky, or ``"none"``.
     rescale
         Whether errors are rescaled where empty pixels scatter by far more or less.
+    refuse
+        Whether a hopeless sky is refused; else it is a doubt like any other.
 
     Raises
     ------
@@ -70,7 +77,8 @@ def checked(
     if kind is not None:
         with said_before():
             rest, level = with_level_subtracted(obs, positions, kind)
-    refuse_hopeless(rest, positions)
+    if refuse:
+        refuse_hopeless(rest, positions)
     return Checked(obs, kind, level, check_field(rest, positions))
 
 

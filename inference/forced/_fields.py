@@ -8,6 +8,7 @@ from astropy.wcs import NoConvergence
 
 from scorepriors._errors import InputError
 from scorepriors._progress import Progress, reporting
+from scorepriors.inference.fields._result import MANY
 from scorepriors.models.data._field import Field
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._warnings import said_before
@@ -114,11 +115,11 @@ def forced_field(
 
 
 def _doubts(windows: list[Checked]) -> dict[str, str]:
-    """Return sentences on noise and sky by code: in how many windows, and those of the first."""
+    """Return sentences on noise and sky by code, where `MANY` windows say so, that of the first."""
     out = {}
     for code in ("noise", "sky", "gradient"):
         said = [one.doubts[code] for one in windows if code in one.doubts]
-        if said:
+        if said and len(said) >= MANY * len(windows):
             out[code] = (
                 f"in {len(said)} of {len(windows)} windows, of which in the first: {said[0]}"
             )
@@ -188,7 +189,9 @@ def _scene(result, image: Field, scene, places, shapes, spans: _Spans, sky, vari
         slopes=slopes_of_errors(boxes, about),
     )
     own = np.flatnonzero(mine[rows])
-    return rows[own], own, measured(fixed, part, sky=sky, variances=variances, rescale=rescale)
+    # The window of a bright galaxy's halo must not end a field.
+    how = {"sky": sky, "variances": variances, "rescale": rescale, "refuse": False}
+    return rows[own], own, measured(fixed, part, **how)
 
 
 def _window_of(image: Field, window: Observation) -> Observation | None:

@@ -318,8 +318,9 @@ def measured(
     sky: str = "none",
     variances: str = "auto",
     rescale: bool = False,
+    refuse: bool = True,
 ) -> Measured:
-    """Solve for the fluxes of sources of known shapes."""
+    """Solve for the fluxes of sources of known shapes; a hopeless sky is refused or a doubt."""
     view = view_on(fixed.reference, obs, obs.name or "the image")
     given = view.observation
     if noise is not None:
@@ -327,7 +328,7 @@ def measured(
             noise = _cut(noise, np.subtract(given.corner, obs.corner), given.shape)
         kind = None if sky == "none" else sky
         return _solved(fixed, view, noise, Checked(given, kind))
-    about = checked(given, view.pixels(fixed.center), sky, rescale=rescale)
+    about = checked(given, view.pixels(fixed.center), sky, rescale=rescale, refuse=refuse)
     view = replace(view, observation=about.observation)
     own = bands_with_own_noise(about.observation) if variances == "auto" else ()
     if not own:

@@ -111,10 +111,15 @@ def forced_summary(found: Forced) -> dict[str, Any]:
 
 
 def _sky_facts(found: Forced) -> dict[str, float] | None:
-    """Return the mean of the fitted sky by band, image units; None if none was fitted."""
+    """Return the mean of the sky where it was fitted, by band, image units; None if none was."""
     if found.background is None:
         return None
-    return {b: float(one.mean()) for b, one in zip(found.bands, found.background, strict=True)}
+    # Of a field it is zero where no window with a sky was.
+    fitted = np.any(found.background != 0, axis=0)
+    if not fitted.any():
+        return dict.fromkeys(found.bands, 0.0)
+    means = found.background[:, fitted].mean(1)
+    return {b: float(one) for b, one in zip(found.bands, means, strict=True)}
 
 
 def _median(values: np.ndarray) -> float | None:

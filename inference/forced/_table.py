@@ -42,7 +42,7 @@ FORCED_FLAGS = (
 #: Sentences of these flags by word, the worst first.
 FORCED_SENTENCES = {
     word: next(flag.sentence for flag in FORCED_FLAGS if flag.word == word)
-    for word in ("misfit", "outside", "no_data", "masked", "blended")
+    for word in ("misfit", "no_time", "outside", "no_data", "masked", "blended")
 }
 
 

@@ -166,8 +166,9 @@ def _agreement(whole):
     how = max(problems)[1]
     # What is furthest beyond its limit need not be the largest, which tables show.
     top = max(rhats, key=lambda name: np.nanmax(_known(rhats[name])))
-    said = f"{np.nanmax(_known(rhats[top])):.4f}"
-    if f"R-hat {said} " not in how:
+    highest = np.nanmax(_known(rhats[top]))
+    said = f"{highest:.4f}"
+    if np.isfinite(highest) and f"R-hat {said} " not in how:
         how += f"; the largest is {said}, of {top}"
     return *largest, how
 

@@ -19,7 +19,7 @@ from scorepriors._errors import InputError
 from ._checks import check_bands, default_bands, single_precision
 from ._observation import Observation, naming
 from ._warnings import note, said_before
-from .psfs._checks import check_fine, check_psfs
+from .psfs._checks import check_psfs, fine_of, own_fine
 from .psfs._read import choose, evaluate, place_at, place_of
 from .psfs._sources import Source
 from .readers._files import Box, find_address
@@ -106,7 +106,7 @@ class FileWindows:
         with opened.lock, said_before(), naming(self.paths):
             there = evaluate(opened.chosen, place, self.oversampling)
             found = check_psfs(there.images, self.bands)
-        return _of_side(found, self.center.shape[-1]), check_fine(there.all_fine, found)
+        return _of_side(found, self.center.shape[-1]), fine_of(there.all_fine, found)
 
     def _opened(self) -> _Opened:
         """Return the open files in this process."""
@@ -164,7 +164,7 @@ def open_files(
             place = place_of(shape, wcs, scale, corner)
             there = evaluate(opened.chosen, place, oversampling)
         fine = arguments.pop("fine_psfs", None)
-        fine = there.all_fine if fine is None else fine
+        fine = own_fine(there.all_fine, there.images) if fine is None else fine
         sample = Observation._build({**arguments, "psfs": there.images, "fine_psfs": fine}, path)
     except BaseException:
         files.close()

@@ -44,7 +44,7 @@ from ._checks import (
 from ._own_noise import check_own_noise
 from ._views import Photometry, View
 from ._warnings import collected
-from .psfs._checks import check_fine, check_psfs
+from .psfs._checks import check_fine, check_psfs, own_fine
 from .psfs._read import place_of, psfs_for
 from .psfs._sampling import tell_sampling
 
@@ -303,7 +303,7 @@ class Observation(Photometry):
         found = psfs_for(psfs, bands, place, psf_oversampling)
         about = (
             *(wcs, unit, zero_point, name, catalog, scale, corner, time, correlation),
-            found.all_fine if fine_psfs is None else fine_psfs,
+            own_fine(found.all_fine, found.images) if fine_psfs is None else fine_psfs,
             (),
             found.varies,
         )

@@ -2,9 +2,10 @@ r"""Spectra at several times: constant sources have one flux per filter, variabl
 
 With the bands of all epochs in one list, a constant source's fluxes in one filter are one number:
 exact spectra are solved for one number per filter.  As a covariance, which must not be singular, every
-epoch has a small scatter of its own (`CONSTANT`).  A variable source knows nothing of
-the colors of galaxies: its fluxes are Gaussian about zero, of a width far beyond the data, so that they
-may be negative, and independent, or correlated in time as a Gaussian process.
+epoch has a small scatter of its own (`CONSTANT`).  Fluxes of a variable source are Gaussian about zero,
+so that they may be negative: independent and of a width far beyond the data, which know nothing of the
+colors of galaxies; or, with a timescale, a Gaussian process of an amplitude that is found for each source,
+in the ratio of a usual galaxy's fluxes between filters.
 """
 
 from collections.abc import Sequence
@@ -38,8 +39,8 @@ class EpochSpectra(GalaxySpectra):
     """Prior on the fluxes of constant and of variable sources at several times.
 
     The site ``brightness [K]`` is that of constant sources.  Of variable ones it is, with a
-    `timescale`, the logarithm of the standard deviation of the flux summed over the bands, so that each
-    source has an amplitude of its own; without, it stands for nothing.
+    `timescale`, the logarithm of the sum over the bands of the standard deviations of the fluxes, so that
+    each source has an amplitude of its own; without, it stands for nothing.
 
     Attributes
     ----------

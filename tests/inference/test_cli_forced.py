@@ -15,7 +15,7 @@ from scorepriors.inference import deblend, deblend_field, forced_photometry
 from scorepriors.inference.cli import main
 from scorepriors.inference.deblending import _scene_file
 from scorepriors.inference.forced import _table
-from scorepriors.inference.forced._table import FORCED_SENTENCES
+from scorepriors.inference.forced._table import FORCED_FLAGS, FORCED_SENTENCES
 from scorepriors.inference.reports._outputs import write_outputs
 from scorepriors.models import FieldWarning, Observation, Positions, gaussian_psf
 from scorepriors.models.data._field import Field
@@ -84,6 +84,10 @@ def test_files_of_a_scene(folder, image, tmp_path):
     assert over.exit_code == 0
     facts["output"] = str(tmp_path / "out")
     assert json.loads(over.stdout).items() >= {n: facts[n] for n in ("output", "measured")}.items()
+
+
+def test_every_flag_of_forced_photometry_has_a_sentence():
+    assert set(FORCED_SENTENCES) == {flag.word for flag in FORCED_FLAGS}
 
 
 def test_flags_of_forced_photometry_have_their_sentences(folder, image, monkeypatch):

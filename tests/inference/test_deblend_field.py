@@ -29,6 +29,7 @@ from scorepriors.inference.fields._progress import FieldProgress
 from scorepriors.inference.fields._psfs import psf_change
 from scorepriors.inference.fields._stamps import source
 from scorepriors.inference.fields._tasks import Work
+from scorepriors.inference.fields._tile_mending import TileMending
 from scorepriors.models import Field, FieldWarning, Observation, Positions, gaussian_psf
 from scorepriors.models.data._tiles import tiles
 
@@ -354,6 +355,18 @@ def test_what_was_subtracted_is_in_the_result(field, folder, tmp_path):
     assert np.nanmean(stamp.data[0] - stamp.alone[0] - stamp.others[0]) == pytest.approx(
         tile["sky"]["g"], abs=1e-3
     )
+
+
+def test_a_window_without_data_is_as_it_was(field):
+    """As the first rows of a mosaic, whose strips the report reads one by one."""
+    mending = TileMending(np.full((1, 2), 0.3), np.full((1, 2), 2.0))
+    beyond = Field.of(field).window(-50, 0, 30, 40)
+    assert not beyond.num_pixels
+    found = mending.of(beyond, -50, 0, field.shape)
+    np.testing.assert_array_equal(found.weights, 0)
+    inside = mending.of(Field.of(field).window(5, 6, 30, 40), 5, 6, field.shape)
+    np.testing.assert_allclose(inside.images, field.images[:, 5:35, 6:46] - 0.3, rtol=1e-5)
+    np.testing.assert_allclose(inside.weights, field.weights[:, 5:35, 6:46] / 4, rtol=1e-5)
 
 
 def test_a_source_of_two_colors_has_both(tmp_path):

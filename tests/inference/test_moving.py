@@ -19,7 +19,6 @@ from scorepriors.inference import (
     load_scene,
 )
 from scorepriors.inference.deblending._scene_file import save_scene
-from scorepriors.inference.forced._moved import slopes_at
 from scorepriors.inference.reports._observed import mean_as_observed
 from scorepriors.models import (
     MovingStar,
@@ -195,16 +194,3 @@ def test_an_image_without_a_time_has_no_flux_of_what_moves(epochs, result):
     table = forced_catalog(found)
     assert table["flags"][1] == "no_time"
     assert "no_time" not in table["flags"][0]
-
-
-def test_errors_of_places_follow_the_way(result):
-    """Far from the middle of the times the motion, not the place, is what is not known."""
-    covariance = result.photometry.way_covariance[1]
-    errors = []
-    for phase in (0.0, 5.0):
-        slopes = slopes_at(result.parametric, phase)[1]
-        number = int(np.argmax([np.abs(one).sum() for one in slopes["offset"]]))
-        assert np.abs(slopes["offset"][number].sum()) < 1e-3
-        np.testing.assert_allclose(slopes["way"][number], phase * slopes["offset"][number])
-        errors.append(phase * np.sqrt(covariance[0, 0]))
-    assert errors[1] > errors[0]

@@ -348,3 +348,19 @@ def test_posterior_intervals_hold_the_truth(faint):
     inside = np.abs(total - truth.sum(-1)) < error
     # Of 72; a binomial scatter of .055.
     assert 0.52 < inside[seen].mean() < 0.85
+
+
+def test_a_source_whose_flux_runs_away_leaves_the_others_alone():
+    """Rounding leaves no variance, or a negative one, of fluxes without end at a wrong place."""
+
+    def moments(center, covariance):
+        spread = 0.5 * covariance
+        spread[0] = -np.eye(2)
+        return 0.5 * center, spread
+
+    flux = np.array([[1e12, 1e12], [4.0, 6.0]])
+    mean, joint, precision = posterior_fluxes(flux, np.eye(4), moments)
+    np.testing.assert_allclose(mean[0], flux[0])
+    np.testing.assert_allclose(mean[1], [2, 3], rtol=1e-3)
+    np.testing.assert_allclose(np.diag(joint), [1, 1, 0.5, 0.5], rtol=1e-3)
+    assert (precision[0] == 0).all()

@@ -54,6 +54,11 @@ def posterior_fluxes(
         cavity = _inverted(rest)
         center = np.einsum("kbc,kc->kb", cavity, away)
         wanted, spread = moments(center, cavity)
+        # Where fluxes run away, as of sources at a wrong place, rounding may leave no variance at all:
+        # what is known of these stays.
+        sound = (np.einsum("kbb->kb", spread) > 0).all(1) & np.isfinite(wanted).all(1)
+        spread = np.where(sound[:, None, None], spread, np.eye(num_bands))
+        wanted, usable = np.where(sound[:, None], wanted, 0.0), usable & sound
         tight = _inverted(spread)
         share = np.where(usable, DAMPING, 0.0)
         known = precision

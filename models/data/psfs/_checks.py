@@ -83,6 +83,25 @@ def check_fine(fine, psfs: np.ndarray) -> np.ndarray | None:
     return found.astype(np.float32)
 
 
+def fine_of(fine: np.ndarray | None, psfs: np.ndarray) -> np.ndarray | None:
+    """Return fine samples that came with PSFs ``[B, P, P]``; None where they are not of these.
+
+    PSFs off their middle are moved there, and the samples are not.
+    """
+    try:
+        return check_fine(fine, psfs)
+    except InputError:
+        return None
+
+
+def own_fine(fine: np.ndarray | None, images: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Return the same for PSFs that are not checked yet, one image for each band."""
+    if fine is None:
+        return None
+    middle = one_size([centered(np.asarray(image, float))[0] for image in images])
+    return fine_of(fine, middle / middle.sum((1, 2), keepdims=True))
+
+
 def sum_is_off(total: float) -> bool:
     """Return whether a PSF's sum differs from one by more than `_MAX_SUM_ERROR`."""
     return bool(abs(total - 1) > _MAX_SUM_ERROR)

@@ -1,7 +1,6 @@
 """What files, arrays and objects hold: the PSFs in them, before they are evaluated."""
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from astropy.io import fits
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import numeric
+from scorepriors.models.data._warnings import said_before
 from scorepriors.models.data.readers._files import (
     FITS_ENDINGS,
     HDU,
@@ -73,8 +73,7 @@ def detector_grids(psf) -> list[str]:
     for one in given:
         if isinstance(one, str | os.PathLike) or hasattr(one, "grid_xypos"):
             # What is wrong with it is said where it is read.
-            with warnings.catch_warnings(), suppress(InputError):
-                warnings.simplefilter("ignore")
+            with said_before(), suppress(InputError):
                 found += [source.label for source in sources_of(one) if source.of_detector]
     return list(dict.fromkeys(found))
 

@@ -163,8 +163,8 @@ class Extension:
             stored = self._hdu.section if self._mapped is None else self._mapped
             # The type is that of the part: integers that are scaled, or may be blank, come as floats,
             # of which sections do not know.
-            part = np.array(stored[where])
-            return part.astype(part.dtype.newbyteorder("="), copy=False)
+            part = np.asarray(stored[where])
+            return part.astype(part.dtype.newbyteorder("="))
 
     def pixels_of(self, boxes: Sequence[Box]) -> np.ndarray:
         """Read the parts in boxes of the same height, one beside the other, as a new array."""

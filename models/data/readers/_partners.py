@@ -127,7 +127,9 @@ def only_image(
         return images[0]
     if image is not None and image.name:
         alike = (image.name, image.version)
-        found_alike = [one for one in images if (one.name, one.version) == alike]
+        found_alike = [
+            one for one in images if one is not image and (one.name, one.version) == alike
+        ]
         if len(found_alike) == 1:
             return found_alike[0]
     raise InputError(
