@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import warnings
@@ -393,6 +394,8 @@ def test_pixels_that_lost_weight_are_kept_in_a_map(result, field, tmp_path):
     assert (result.kept(0, 0, *field.shape) == 1).all()
     images = field.images.copy()
     rays = [(0, 24, 20), (1, 66, 95), (1, 67, 95), (0, 100, 3)]
+    # Too sharp for light, but in both bands.
+    rays += [(band, row, column) for band in (0, 1) for row in (36, 37) for column in (112, 113)]
     for band, row, column in rays:
         images[band, row, column] += 60
     folder = tmp_path / "run"
@@ -402,6 +405,9 @@ def test_pixels_that_lost_weight_are_kept_in_a_map(result, field, tmp_path):
     assert kept.shape == field.images.shape
     for ray in rays[:3]:
         assert kept[ray] < 0.1
+    (said,) = (one for one in found.facts["notes"] if "no source explains" in one)
+    x, y = map(float, re.search(r"at \(x, y\) = \(([\d.]+), ([\d.]+)\) in g, i", said).groups())
+    assert np.hypot(x - 112.5, y - 36.5) < 1
     # Nothing far from the rays lost any.
     lost = np.argwhere(kept < 0.5)
     away = np.linalg.norm(lost[:, None, 1:] - np.array(rays)[:, 1:], axis=-1).min(1)

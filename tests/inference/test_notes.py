@@ -18,8 +18,7 @@ from scorepriors.inference.deblending import _notes
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._notes import each_once, mended_noise, notes
 from scorepriors.inference.deblending._priors import pixels_sentence
-from scorepriors.inference.fields import _deblend_field, _result, _tasks
-from scorepriors.inference.fields._plan import Window
+from scorepriors.inference.fields import _deblend_field, _result
 from scorepriors.inference.fields._report import field_page
 from scorepriors.inference.reports._outputs import summary
 from scorepriors.inference.reports._scene_page import scene_page
@@ -149,19 +148,6 @@ def test_pages_do_not_say_that_nothing_bears_on_the_result():
     assert "nothing speaks" not in said
 
 
-def test_scenes_of_a_field_keep_what_is_said_of_their_windows():
-    obs = observed(1.0)
-
-    def window(*place):
-        note(f"a stamp near {place} is empty.")
-        return obs
-
-    work = SimpleNamespace(field=SimpleNamespace(window=window))
-    scene = SimpleNamespace(window=Window(2, 3, 24))
-    found = quietly(_tasks._pixels, work, scene)
-    assert found.notes == (*obs.notes, "a stamp near (2, 3, 24, 24) is empty.")
-
-
 def test_a_field_repeats_what_its_scenes_note_once():
     records = [
         SimpleNamespace(facts={"notes": ["seldom."] if k == 3 else ["often."]}) for k in range(9)
@@ -171,7 +157,7 @@ def test_a_field_repeats_what_its_scenes_note_once():
     found = _result._notes(many)
     assert found[0] == "often."
     assert len(found) == _result.MOST_NOTES + 1
-    assert found[-1] == f"{100 - _result.MOST_NOTES} more notes on files are of single scenes."
+    assert found[-1] == f"{100 - _result.MOST_NOTES} more notes are of single scenes."
 
 
 def test_sentences_are_once_and_in_their_order():
