@@ -608,7 +608,8 @@ def test_default_depends_on_the_faintest_source(scene, snr, treatment, expected)
     mode = MAPResult(**{f.name: None for f in dataclasses.fields(MAPResult)})
     mode = dataclasses.replace(mode, posterior=bound, values=values)
     fit = SimpleNamespace(scene=whole, fit=mode, flux=flux, flux_error=error)
-    assert default_algorithm(SimpleNamespace(free_form=fit)) == expected
+    result = SimpleNamespace(free_form=fit, observation=scene[1])
+    assert default_algorithm(result) == expected
 
 
 def test_commands_have_words_of_their_own_for_every_check_of_draws():
