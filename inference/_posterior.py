@@ -225,7 +225,9 @@ class Posterior(eqx.Module):
 
         Of the constrained values, without Jacobians, one entry per element of a plate.  With the
         log-likelihoods of `recover` for the same key they add up to the joint density, except for
-        terms of a `numpyro.factor` and of sites that the model integrates out.
+        terms of a `numpyro.factor` and of sites that the model integrates out.  Factors of
+        `numpyro.handlers.scale` (of plates with ``subsample_size`` too) are in the joint density
+        and in neither of these.
         """
         _, trace, missing = self._recovered(key, u)
         return {
@@ -317,12 +319,15 @@ class Posterior(eqx.Module):
     @function
     def unconstrain(self, values: dict) -> dict:
         """Return the parameters u of given site values; every latent site needs one."""
-        args, kwargs = self.arguments
         names = self.sites()
         missing = sorted(set(names) - set(values))
         if missing:
             raise InputError(f"`unconstrain` needs a value of {', '.join(map(repr, missing))}.")
-        given = {n: values[n] for n in names}
+        return self.unconstrain_all({n: floating(values[n]) for n in names})
+
+    def unconstrain_all(self, given: dict) -> dict:
+        """Return `unconstrain` of values that are known to be floats of all sites."""
+        args, kwargs = self.arguments
         try:
             return unconstrain_fn(continuous(self.model), args, kwargs, given)
         except DiscreteSites:
@@ -365,7 +370,7 @@ class Posterior(eqx.Module):
         InputError
             If a value has an unknown name, the wrong shape, or lies outside the support.
         """
-        values = {} if values is None else {n: jnp.asarray(v) for n, v in values.items()}
+        values = {} if values is None else {n: floating(v) for n, v in values.items()}
         shapes = self.sites()
         for name, value in values.items():
             if name not in shapes:
@@ -382,6 +387,12 @@ class Posterior(eqx.Module):
             if not np.isfinite(np.asarray(u[name])).all():
                 raise InputError(f"`init[{name!r}]` holds values outside the site's support.")
         return u
+
+
+def floating(value) -> jax.Array:
+    """Return values of a continuous site as floats: an integer would stay one in every step."""
+    array = jnp.asarray(value)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 def _values(trace) -> dict:
@@ -485,7 +496,12 @@ class _Sites(eqx.Module):
 def _empty_sites(bound: Posterior, values: dict) -> _Sites:
     """Return zeros in the shapes of the latent sites."""
     sites = _latent(bound, values, jax.random.key(0), init_to_feasible())
-    return _Sites(tuple(jnp.zeros(site["fn"].shape()) for site in sites.values()), tuple(sites))
+    return _Sites(tuple(jnp.zeros(_shape(site)) for site in sites.values()), tuple(sites))
+
+
+def _shape(site: dict) -> tuple[int, ...]:
+    # Of the site itself, whatever value was given for it.
+    return site["fn"].shape(site["kwargs"].get("sample_shape", ()))
 
 
 @Kept

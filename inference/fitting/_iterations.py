@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from scorepriors._compat import quick_compilation, unconstrain_fn
+from scorepriors._compat import quick_compilation
 from scorepriors._traces import Kept
 from scorepriors.inference._posterior import Posterior
 
@@ -77,8 +77,7 @@ def unconstrain(bound, values, batch):
     """Return unconstrained parameters for values of every site."""
 
     def one(arrays, values):
-        args, kwargs = with_arrays(bound, arrays).arguments
-        return unconstrain_fn(bound.model, args, kwargs, values)
+        return with_arrays(bound, arrays).unconstrain_all(values)
 
     return mapped(one, batch, axes_of(batch), 0)(bound.arrays, values)
 

@@ -21,7 +21,7 @@ from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
 from scorepriors._programs import make_room_now_and_then
 from scorepriors._progress import Progress, reporting
-from scorepriors.inference._posterior import Posterior, posterior
+from scorepriors.inference._posterior import Posterior, floating, posterior
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference._tracing import refuse_tracing
 
@@ -499,9 +499,9 @@ def _complete(bound: Posterior, init: dict) -> bool:
 
 
 def _batched_start(bound, batch, init, key, size, lanes):
-    init = {} if init is None else init
+    init = {} if init is None else {n: np.asarray(floating(v)) for n, v in init.items()}
     if _complete(
-        members_of(bound, batch, 0), {n: np.asarray(v)[0] for n, v in init.items()}
+        members_of(bound, batch, 0), {n: v[0] for n, v in init.items()}
     ):  # nothing to draw: map the values, compiled once
         take = lambda leaf, i: np.asarray(leaf)[i]  # noqa: E731
         # In groups of one size, so that batches of all lengths share the program.
