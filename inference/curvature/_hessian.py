@@ -22,9 +22,10 @@ from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
 from scorepriors._progress import Progress, reporting
 from scorepriors._traces import Kept
+from scorepriors.inference._checked import check_point
 from scorepriors.inference._enumeration import ENUMERATED
 from scorepriors.inference._lanczos import RitzPairs, ritz_pairs
-from scorepriors.inference._posterior import Posterior, posterior
+from scorepriors.inference._posterior import Posterior, floating, posterior
 from scorepriors.inference.fitting._map import MAPResult
 
 from ._differences import DIFFERENCES, differenced_hessian, is_differentiable
@@ -80,10 +81,17 @@ class _Part(eqx.Module):
                 f"part={self.part!r} is not known apart in a model with discrete sites: the sum "
                 "over them is of prior and likelihood; use part='posterior'."
             )
-        # NumPyro adds the Jacobian of a site's transform under this name.
-        latent = set(u) | {f"_{name}_log_det" for name in u}
-        chosen = [v for n, v in terms.items() if (n in latent) == (self.part == "prior")]
+        chosen = [v for n, v in terms.items() if _is_prior(n, u) == (self.part == "prior")]
         return -sum((jnp.sum(v) for v in chosen), jnp.zeros(()))
+
+
+def _is_prior(term: str, sites) -> bool:
+    """Return whether a term is that of a latent site or of the Jacobian of its transform."""
+    # NumPyro adds the Jacobian as `_{name}_log_det`, with the prefix of a scope in front again.
+    return term in sites or any(
+        term.endswith(own := f"_{name}_log_det") and name.startswith(term[: -len(own)])
+        for name in sites
+    )
 
 
 def hessian_operator(
@@ -118,7 +126,8 @@ def hessian_operator(
     Raises
     ------
     InputError
-        For unknown sites or parts, or a point that is not finite.
+        For unknown sites or parts, or a point that is not finite (which is not looked at inside
+        of `jax.jit`) or has other sites or shapes than the model's parameters.
 
     Warns
     -----
@@ -129,13 +138,16 @@ def hessian_operator(
     """
     bound = posterior(model)
     u = point.params if isinstance(point, MAPResult) else dict(point)
+    u = {name: floating(value) for name, value in u.items()}
+    check_point(bound.shapes(), u, "a Hessian")
     names = tuple(u) if sites is None else (sites,) if isinstance(sites, str) else tuple(sites)
     for name in names:
         if name not in u:
             raise InputError(f"there is no site {name!r}; the sites are {', '.join(u)}.")
     if part not in ("posterior", "prior", "likelihood"):
         raise InputError(f"`part` must be 'posterior', 'prior' or 'likelihood', got {part!r}.")
-    if not all(np.isfinite(np.asarray(value)).all() for value in u.values()):
+    known = [value for value in u.values() if not isinstance(value, jax.core.Tracer)]
+    if not all(np.isfinite(np.asarray(value)).all() for value in known):
         raise InputError("the point of a Hessian must be finite; some values of it are not.")
     rest = {n: v for n, v in u.items() if n not in names}
     function, varied = _Part(bound, rest, part), {n: u[n] for n in names}

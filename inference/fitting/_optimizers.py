@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from numpyro import optim
 
@@ -41,6 +42,24 @@ def as_optax(optimizer: Any) -> optax.GradientTransformationExtraArgs:
             f"`numpyro.optim`, got {optimizer!r}."
         )
     return optax.with_extra_args_support(optimizer)
+
+
+def check_flat(optimizer: optax.GradientTransformation, dimension: int) -> None:
+    """Refuse an optimizer that goes by the names of sites.
+
+    Raises
+    ------
+    InputError
+        If it does not take one flat vector.
+    """
+    try:
+        jax.eval_shape(optimizer.init, jnp.zeros(dimension))
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise InputError(
+            "`optimizer` does not take the parameters as one flat vector, in which sites have no "
+            "names (`optax.multi_transform` and `optax.masked` by site do not work): give "
+            "`scale={site: width}` for steps of different sizes, or leave `optimizer` out."
+        ) from error
 
 
 @lru_cache(maxsize=16)  # programs are kept by the identity of their optimizer
