@@ -1,6 +1,7 @@
 """A model and its data as functions of unconstrained parameters."""
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from scorepriors._errors import InputError
 from scorepriors._recovery import recover
 from scorepriors._traces import Kept
 
+from ._checked import check_point
 from ._enumeration import (
     ENUMERATED,
     DiscreteSites,
@@ -133,7 +135,8 @@ class Posterior(eqx.Module):
         """Return minus the log-density, as for ``numpyro.infer.NUTS(potential_fn=...)``."""
         args, kwargs = self.arguments
         try:
-            return potential_energy(continuous(self.model), args, kwargs, u)
+            with self._at_a_point(u):
+                return potential_energy(continuous(self.model), args, kwargs, u)
         except DiscreteSites:
             trace, _ = traced(self._at(u), args, kwargs)
             with summing():
@@ -151,7 +154,8 @@ class Posterior(eqx.Module):
             sites.update(trace)
 
         try:
-            potential = potential_energy(continuous(watched), args, kwargs, u)
+            with self._at_a_point(u):
+                potential = potential_energy(continuous(watched), args, kwargs, u)
         except DiscreteSites:
             return self.potential_fn(u), self.constrain(u)
         return potential, _values(sites)
@@ -173,10 +177,22 @@ class Posterior(eqx.Module):
         args, kwargs = self.arguments
         try:
             model = continuous(self._at(u))
-            terms, _ = compute_log_probs(model, args, kwargs, {}, sum_log_prob=False)
+            with self._at_a_point(u):
+                terms, _ = compute_log_probs(model, args, kwargs, {}, sum_log_prob=False)
         except DiscreteSites:
             return {ENUMERATED: self.log_density(u)}
         return terms
+
+    @contextmanager
+    def _at_a_point(self, u: dict):
+        """Say in a sentence that a density failed because its point is not one of the model."""
+        try:
+            yield
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            # Only here: on every call it would be one more trace of the model.
+            if not isinstance(error, InputError):
+                check_point(self.shapes(), u, "a density")
+            raise
 
     def _at(self, u: dict) -> Callable:
         """Return the model at u, as in `potential_energy`, which returns only a sum."""
@@ -306,7 +322,8 @@ class Posterior(eqx.Module):
         args, kwargs = self.arguments
         try:
             model = continuous(self.model)
-            return constrain_fn(model, args, kwargs, u, return_deterministic=deterministics)
+            with self._at_a_point(u):
+                return constrain_fn(model, args, kwargs, u, return_deterministic=deterministics)
         except DiscreteSites:
             fixed = self._at(u)
             trace, _ = traced(fixed, args, kwargs)
@@ -346,14 +363,13 @@ class Posterior(eqx.Module):
         found = _empty_sites.shapes(self, {} if values is None else values)
         return {name: site.shape for name, site in zip(found.names, found.sites, strict=True)}
 
+    def masked_sites(self) -> tuple[str, ...]:
+        """Return the names of the continuous latent sites under a mask."""
+        return _empty_sites.shapes(self, {}).masked
+
     def shapes(self) -> dict:
         """Return the shapes of the parameters u, as `jax.eval_shape` does."""
-
-        def draw(bound):
-            sites = _latent(bound, {}, jax.random.key(0), init_to_feasible())
-            return {n: biject_to(s["fn"].support).inv(s["value"]) for n, s in sites.items()}
-
-        return jax.eval_shape(draw, self)
+        return dict(_middle.shapes(self))
 
     def start(self, values: dict | None = None, *, key) -> dict:
         """Return parameters u to start from.
@@ -462,7 +478,7 @@ class without_data(Messenger):
             msg["value"] = None
 
 
-def _latent(bound: Posterior, values: dict, key, other: Callable):
+def latent_trace(bound: Posterior, values: dict, key, other: Callable):
     """Return the trace of the model with `values`, and other sites as set by `other`."""
     args, kwargs = bound.arguments
 
@@ -490,13 +506,22 @@ class _Sites(eqx.Module):
 
     sites: tuple
     names: tuple[str, ...] = eqx.field(static=True)
+    masked: tuple[str, ...] = eqx.field(static=True)
+
+
+@Kept
+def _middle(bound: Posterior) -> dict:
+    """Return parameters in the middle of the supports."""
+    sites = latent_trace(bound, {}, jax.random.key(0), init_to_feasible())
+    return {n: biject_to(s["fn"].support).inv(s["value"]) for n, s in sites.items()}
 
 
 @Kept
 def _empty_sites(bound: Posterior, values: dict) -> _Sites:
     """Return zeros in the shapes of the latent sites."""
-    sites = _latent(bound, values, jax.random.key(0), init_to_feasible())
-    return _Sites(tuple(jnp.zeros(_shape(site)) for site in sites.values()), tuple(sites))
+    sites = latent_trace(bound, values, jax.random.key(0), init_to_feasible())
+    masked = tuple(name for name, site in sites.items() if mask_of(site["fn"]) is not None)
+    return _Sites(tuple(jnp.zeros(_shape(site)) for site in sites.values()), tuple(sites), masked)
 
 
 def _shape(site: dict) -> tuple[int, ...]:
@@ -509,7 +534,7 @@ def _start(bound: Posterior, values: dict, key) -> dict:
     median = init_to_median(num_samples=15)
     return {
         name: biject_to(site["fn"].support).inv(site["value"])
-        for name, site in _latent(bound, values, key, median).items()
+        for name, site in latent_trace(bound, values, key, median).items()
     }
 
 

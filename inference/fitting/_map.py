@@ -21,6 +21,8 @@ from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
 from scorepriors._programs import make_room_now_and_then
 from scorepriors._progress import Progress, reporting
+from scorepriors.inference._checked import check_free
+from scorepriors.inference._masks import check_masks
 from scorepriors.inference._posterior import Posterior, floating, posterior
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference._tracing import refuse_tracing
@@ -31,7 +33,7 @@ from ._iterations import Best, Steering, Task, advance, begin, unconstrain
 from ._lbfgs import flat_lbfgs
 from ._newton import DENSE, refine
 from ._newton import Problem as Newton
-from ._optimizers import as_optax
+from ._optimizers import as_optax, check_flat
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,10 @@ def fit_map(
         site; 1 by default.  They are the units of the search: a rough estimate of the
         posterior widths makes an ill-conditioned fit fast.
     optimizer
-        Any optax optimizer, or one of `numpyro.optim`; L-BFGS by default (`flat_lbfgs`).  Line
-        searches get the values and the function that they need.
+        An optax optimizer of one flat vector, in which all sites are joined, or one of
+        `numpyro.optim`; L-BFGS by default (`flat_lbfgs`).  Line searches get the values and the
+        function that they need.  Optimizers by site (`optax.multi_transform`, `optax.masked`
+        with labels by name) have no names to go by: give `scale`.
     max_iterations
         Largest number of iterations, Newton steps included.
     tolerance
@@ -196,7 +200,8 @@ def fit_map(
     ------
     InputError
         For start values that do not fit the model or where the density is not finite, a
-        `numpyro.param`, an `optimizer` that is none, or a call inside of `jax.jit`, `jax.vmap`
+        `numpyro.param`, a model without a free continuous site, masked elements of a site without
+        any density (`obs_mask`), an `optimizer` that is none or that goes by site, or a call inside of `jax.jit`, `jax.vmap`
         or `jax.grad`.
 
     Notes
@@ -237,7 +242,11 @@ def fit_map(
     instead = ", with `in_axes` for many fits at once"
     refuse_tracing("fit_map", bound, key, init, scale, tolerance, instead=instead)
     make_room_now_and_then()
+    if in_axes is None:
+        check_masks(bound)
     problem = _problem(bound, init, scale, key, tolerance, in_axes, side_by_side)
+    check_free(problem.origin, "fit")
+    check_flat(optimizer, problem.dimension)
     limits = _limits(problem, max_iterations, is_default, verify)
     batch, num_fits = problem.batch, problem.num_fits
     fits = [_Fit() for _ in range(num_fits)]

@@ -18,6 +18,8 @@ from jax.flatten_util import ravel_pytree
 from scorepriors import __version__
 from scorepriors._errors import InputError
 from scorepriors._programs import make_room_now_and_then
+from scorepriors.inference._checked import check_free
+from scorepriors.inference._masks import check_masks
 from scorepriors.inference._moved import moved_keywords
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._status import Check, Finding, record
@@ -135,6 +137,8 @@ def laplace(
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     refuse_tracing("laplace", bound, key)
     make_room_now_and_then()
+    check_free(bound.sites(), "fit")
+    check_masks(bound)
     layout = lay_out(bound, keep)
     fit_key, map_key, probe_key, draw_key, value_key, check_key = jax.random.split(key, 6)
     fit = fit_map(bound, key=fit_key, max_iterations=1000) if best is None else best

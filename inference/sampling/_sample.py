@@ -16,6 +16,8 @@ from scorepriors._errors import InputError
 from scorepriors._loops import deferred_interrupt
 from scorepriors._programs import make_room_now_and_then
 from scorepriors._progress import Progress, reporting
+from scorepriors.inference._checked import check_free
+from scorepriors.inference._masks import check_masks
 from scorepriors.inference._moved import moved_keywords
 from scorepriors.inference._posterior import Posterior, posterior
 from scorepriors.inference._status import Check, Finding, RunStatus, record
@@ -154,10 +156,8 @@ def sample(
     bound = posterior(model, *model_args, model_kwargs=model_kwargs)
     refuse_tracing("sample", bound, key, init)
     make_room_now_and_then()
-    if not bound.sites():
-        raise InputError(
-            "the model has no free site to sample: every site is observed or discrete."
-        )
+    check_free(bound.sites(), "sample")
+    check_masks(bound)
     layout = lay_out(bound, keep)
     start_key, chain_key, draw_key = jax.random.split(key, 3)
     seed = np.asarray(jax.random.key_data(key)).tolist()

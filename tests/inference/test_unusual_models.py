@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 
-from scorepriors.inference import fit_map, laplace, posterior, sample
+from scorepriors._errors import InputError
+from scorepriors.inference import fit_map, hessian_operator, laplace, posterior, sample
+from scorepriors.inference.curvature._hessian import _is_prior
 
 KEY = jax.random.key(0)
 SHORT = {"num_warmup": 20, "num_samples": 10}
@@ -92,3 +95,109 @@ def test_a_model_may_ask_for_a_key():
     best = fit_map(noisy, DATA, key=KEY)
     shift = float(jax.random.normal(jax.random.key(0)))
     np.testing.assert_allclose(best.values["mu"], (DATA - shift).sum() / 3.25, atol=1e-3)
+
+
+def width(y):
+    sigma = numpyro.sample("sigma", dist.HalfNormal(2))
+    numpyro.deterministic("twice", 2 * sigma)
+    numpyro.sample("y", dist.Normal(0, sigma), obs=y)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        {"sigma": jnp.ones(()), "twice": jnp.ones(())},
+        {"sgima": jnp.ones(())},
+        {"sigma": jnp.ones(1)},
+        {},
+    ],
+)
+def test_points_of_hessians_are_those_of_the_model(point):
+    with pytest.raises(InputError, match=r"'sigma' \(\), and got .*give `.params`"):
+        hessian_operator(posterior(width, DATA), point)
+
+
+@pytest.mark.parametrize("name", ["log_density", "potential_and_values", "constrain"])
+def test_a_density_names_the_sites_it_needs(name):
+    method = getattr(posterior(width, DATA), name)
+    for function in (method, jax.jit(method)):
+        with pytest.raises(
+            InputError, match="needs the unconstrained parameters of the sites 'sigma'"
+        ):
+            function({"sgima": jnp.ones(())})
+
+
+def test_hessians_inside_of_jit():
+    bound = posterior(width, DATA)
+
+    @jax.jit
+    def product(u):
+        return hessian_operator(bound, u).mv({"sigma": jnp.ones(())})["sigma"]
+
+    u = {"sigma": jnp.asarray(0.3)}
+    expected = hessian_operator(bound, u).as_matrix()[0, 0]
+    np.testing.assert_allclose(product(u), expected, rtol=1e-5)
+
+
+def test_priors_under_a_scope():
+    def scoped(y):
+        with numpyro.handlers.scope(prefix="b"), numpyro.handlers.scope(prefix="a"):
+            width(y)
+
+    u = {"b/a/sigma": jnp.asarray(0.3)}
+    for part in ("prior", "likelihood"):
+        found = hessian_operator(posterior(scoped, DATA), u, part=part).as_matrix()
+        plain = hessian_operator(posterior(width, DATA), {"sigma": jnp.asarray(0.3)}, part=part)
+        np.testing.assert_allclose(found, plain.as_matrix(), rtol=1e-5)
+    terms = posterior(scoped, DATA).log_density_terms(u)
+    assert {name for name in terms if _is_prior(name, u)} == set(terms) - {"b/a/y"}
+
+
+def nothing_free(y):
+    numpyro.sample("y", dist.Normal(0, 1), obs=y)
+
+
+@pytest.mark.parametrize("function", [fit_map, laplace, sample])
+def test_models_without_a_free_site(function):
+    with pytest.raises(InputError, match="no free site"):
+        function(nothing_free, DATA, key=KEY)
+
+
+def test_a_batch_without_a_free_site():
+    with pytest.raises(InputError, match="no free site"):
+        fit_map(nothing_free, np.stack([DATA, DATA]), key=KEY, in_axes=(0,))
+
+
+def imputed(y, seen):
+    mu = numpyro.sample("mu", dist.Normal(0, 2))
+    with numpyro.plate("row", 3):
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y, obs_mask=seen)
+
+
+@pytest.mark.parametrize("function", [fit_map, laplace, sample])
+def test_observed_elements_of_an_imputation(function):
+    seen = np.asarray([True, False, True])
+    with pytest.raises(InputError, match=r"'y_unobserved' is masked, and 2 of its 3 .*two sites"):
+        function(imputed, DATA, seen, key=KEY)
+
+
+def test_a_mask_over_a_site_with_a_factor():
+    def flat(y):
+        with numpyro.handlers.mask(mask=False):
+            mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    best = fit_map(flat, DATA, key=KEY)
+    np.testing.assert_allclose(best.values["mu"], DATA.mean(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.multi_transform({"a": optax.adam(0.1), "b": optax.sgd(0.1)}, {"mu": "a", "s": "b"}),
+        optax.masked(optax.adam(0.1), {"mu": True, "s": False}),
+    ],
+)
+def test_optimizers_by_site(optimizer):
+    with pytest.raises(InputError, match="one flat vector"):
+        fit_map(level, DATA, key=KEY, optimizer=optimizer)
