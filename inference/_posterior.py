@@ -1,5 +1,6 @@
 """A model and its data as functions of unconstrained parameters."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from scorepriors._recovery import recover
 from scorepriors._traces import Kept
 
 from ._checked import check_point
+from ._constants import NEEDS_VALUES, SENTENCE, Constant, as_numpy, constants, has_tracers
 from ._enumeration import (
     ENUMERATED,
     DiscreteSites,
@@ -102,7 +104,8 @@ class Posterior(eqx.Module):
         Array leaves of the model's arguments: traced, so other data of the same
         shapes reuse the compiled program.
     static
-        Everything else (Python scalars, strings, functions).
+        Everything else (Python scalars, strings, functions), and the arrays of a model that
+        needs their values: see `posterior`.
     model
         The NumPyro model.
     """
@@ -128,7 +131,13 @@ class Posterior(eqx.Module):
     def _with_numbers(self, convert: Callable) -> tuple[tuple, dict]:
         leaves, structure = self.static
         leaves = [convert(leaf.rows) if isinstance(leaf, _Numbers) else leaf for leaf in leaves]
+        leaves = [leaf.array if isinstance(leaf, Constant) else leaf for leaf in leaves]
         return eqx.combine(self.arrays, jax.tree.unflatten(structure, leaves))
+
+    @property
+    def constants(self) -> list:
+        """Arrays of the arguments whose values the model needs: constants of its programs."""
+        return [leaf.array for leaf in self.static[0] if isinstance(leaf, Constant)]
 
     @function
     def potential_fn(self, u: dict) -> jax.Array:
@@ -575,7 +584,7 @@ def _as_tuples(rows):
 
 
 def _rebuild(model, args, kwargs) -> Posterior:
-    return posterior(model, *args, model_kwargs=kwargs)
+    return _with_values(*bind(model, *args, model_kwargs=kwargs))
 
 
 def posterior(
@@ -597,18 +606,72 @@ def posterior(
     ------
     InputError
         For arguments beside a `Posterior`, which has its own.
+
+    Warns
+    -----
+    UserWarning
+        If the model needs the values of its arrays while its program is made
+        (``len(np.unique(group))``, ``int(x.max())``, ``y[mask]``): they are constants then, and
+        other data compile it anew.
+    """
+    bound, whole = bind(model, *model_args, model_kwargs=model_kwargs)
+    settled = bound if whole is None else _with_values(bound, whole)
+    if settled is not bound:
+        warnings.warn(
+            f"{SENTENCE}: all are constants of it, and other data will compile it anew.  To "
+            "spare that, compute the number outside and give it as an argument.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return settled
+
+
+def _with_values(bound: Posterior, whole) -> Posterior:
+    """Return the posterior with all arguments as constants where their values are needed."""
+    if has_tracers(whole) or not needs_values(bound):
+        return bound
+    for one in (whole, as_numpy(whole)):
+        other = _bound(bound.model, constants(one))
+        if not needs_values(other):
+            return other
+    return bound  # which needs values of sites: JAX says where
+
+
+def needs_values(bound: Posterior) -> bool:
+    """Return whether a model can't be traced for want of the values of arrays."""
+    if getattr(bound.model, "__module__", "").partition(".")[0] == "scorepriors":
+        return False  # and so no second trace of a scene
+    try:
+        bound.sites()
+    except NEEDS_VALUES:
+        return True
+    except Exception:  # of another kind, which is raised where the model is used
+        return False
+    return False
+
+
+def bind(
+    model: Callable | Posterior, *model_args: Any, model_kwargs: dict | None = None
+) -> tuple[Posterior, Any]:
+    """Return a model with its arrays traced, as `posterior` does, and all of its arguments.
+
+    The arguments are None beside a `Posterior`, which has its own.
     """
     if isinstance(model, Posterior):
         if model_args or model_kwargs:
             raise InputError("a Posterior already holds its arguments; give it alone.")
-        return model
+        return model, None
     keywords = dict(model_kwargs or {})
     if isinstance(model, partial):
         model_args, keywords = (*model.args, *model_args), {**model.keywords, **keywords}
         model = model.func
     whole = jax.tree.map(listed, (model_args, keywords), is_leaf=lambda x: isinstance(x, list))
     # By `device_put`: a conversion would compile a program for every shape.
-    whole = jax.tree.map(lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else a, whole)
+    traced = jax.tree.map(lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else a, whole)
+    return _bound(model, traced), whole
+
+
+def _bound(model: Callable, whole) -> Posterior:
     arrays, static = eqx.partition(whole, eqx.is_array)
     leaves, structure = jax.tree.flatten(static, is_leaf=lambda x: x is None)
     return Posterior(arrays, (tuple(leaves), structure), model)

@@ -22,8 +22,9 @@ from scorepriors._loops import deferred_interrupt
 from scorepriors._programs import make_room_now_and_then
 from scorepriors._progress import Progress, reporting
 from scorepriors.inference._checked import check_free
+from scorepriors.inference._constants import SENTENCE
 from scorepriors.inference._masks import check_masks
-from scorepriors.inference._posterior import Posterior, floating, posterior
+from scorepriors.inference._posterior import Posterior, bind, floating, needs_values, posterior
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference._tracing import refuse_tracing
 
@@ -238,7 +239,10 @@ def fit_map(
         model_args = listed_batches(model_args, in_axes)
         if isinstance(model, partial):
             in_axes = (None,) * len(model.args) + tuple(in_axes)
-    bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    if in_axes is None:
+        bound = posterior(model, *model_args, model_kwargs=model_kwargs)
+    else:
+        bound, _ = bind(model, *model_args, model_kwargs=model_kwargs)
     instead = ", with `in_axes` for many fits at once"
     refuse_tracing("fit_map", bound, key, init, scale, tolerance, instead=instead)
     make_room_now_and_then()
@@ -285,6 +289,11 @@ def _problem(bound, init, scale, key, tolerance, in_axes, side_by_side) -> "_Pro
     else:
         batch = batch_axes(bound, in_axes)
         num_fits = batch_size(bound, batch)
+        if needs_values(members_of(bound, batch, 0)):
+            raise InputError(
+                f"{SENTENCE}, which is not possible with `in_axes`: compute the number outside "
+                "and give it as an argument, or fit one after the other."
+            )
         lanes = num_fits if side_by_side is None else side_by_side
         origin = _batched_start(bound, batch, init, key, num_fits, lanes)
     return _Problem(bound, batch, origin, _widths(origin, scale), tolerance, num_fits, lanes)

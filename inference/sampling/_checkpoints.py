@@ -22,7 +22,7 @@ _KIND = "checkpoint of a sampling run"
 def fingerprint(bound: Posterior, settings: dict) -> str:
     """Return a digest of a model, its arguments and the settings of a run."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(bound.arrays):
+    for leaf in (*jax.tree.leaves(bound.arrays), *bound.constants):
         array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

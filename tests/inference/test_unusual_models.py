@@ -1,5 +1,8 @@
 """What models and arguments of other people look like, beside those of the pages."""
 
+import pickle
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,3 +204,72 @@ def test_a_mask_over_a_site_with_a_factor():
 def test_optimizers_by_site(optimizer):
     with pytest.raises(InputError, match="one flat vector"):
         fit_map(level, DATA, key=KEY, optimizer=optimizer)
+
+
+def groups(y, group):
+    number = len(np.unique(group))
+    mu = numpyro.sample("mu", dist.Normal(0, 2))
+    scatter = numpyro.sample("scatter", dist.HalfNormal(1))
+    with numpyro.plate("group", number):
+        level = numpyro.sample("level", dist.Normal(mu, scatter))
+    numpyro.sample("y", dist.Normal(level[group], 1), obs=y)
+
+
+def largest(y, group):
+    with numpyro.plate("group", int(group.max()) + 1):
+        level = numpyro.sample("level", dist.Normal(0, 2))
+    numpyro.sample("y", dist.Normal(level[group], 1), obs=y)
+
+
+def selected(y, group):
+    mu = numpyro.sample("mu", dist.Normal(0, 2))
+    numpyro.sample("y", dist.Normal(mu, 1), obs=y[group != 1])
+
+
+def found(y, group):
+    mu = numpyro.sample("mu", dist.Normal(0, 2))
+    numpyro.sample("y", dist.Normal(mu, 1), obs=y[np.nonzero(group)])
+
+
+ROWS = np.asarray([1.0, 1.2, 3.0, 3.3, -2.0, -2.2], np.float32)
+GROUPS = np.asarray([0, 0, 1, 1, 2, 2])
+
+
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize("model", [largest, selected, found])
+def test_models_that_need_values(model, convert):
+    with pytest.warns(UserWarning, match="compile it anew"):
+        best = fit_map(model, convert(ROWS), convert(GROUPS), key=KEY)
+    if model is largest:
+        means = ROWS.reshape(3, 2).sum(1) / 2.25
+        np.testing.assert_allclose(best.values["level"], means, atol=1e-3)
+    else:
+        rows = ROWS[GROUPS != 1] if model is selected else ROWS[GROUPS != 0]
+        np.testing.assert_allclose(best.values["mu"], rows.sum() / 4.25, atol=1e-3)
+
+
+def test_a_hierarchy_that_counts_its_groups():
+    with pytest.warns(UserWarning, match="compile it anew"):
+        bound = posterior(groups, ROWS, GROUPS)
+    with pytest.warns(UserWarning, match="compile it anew"):
+        other = posterior(groups, ROWS[:4], GROUPS[:4])
+    assert bound.sites()["level"] == (3,)
+    assert other.sites()["level"] == (2,)
+    u = bound.start(key=KEY)
+    operator = hessian_operator(bound, u)
+    assert operator.as_matrix().shape == (5, 5)
+    hash(bound.static)
+    again = pickle.loads(pickle.dumps(bound))
+    np.testing.assert_allclose(again.log_density(u), bound.log_density(u))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("function", [laplace, partial(sample, **SHORT)])
+def test_draws_of_a_hierarchy_that_counts_its_groups(function):
+    tree = function(groups, ROWS, GROUPS, key=KEY)
+    assert tree["posterior"]["level"].shape[-1] == 3
+
+
+def test_a_batch_of_models_that_need_values():
+    with pytest.raises(InputError, match="not possible with `in_axes`"):
+        fit_map(largest, np.stack([ROWS, ROWS]), GROUPS, key=KEY, in_axes=(0, None))
