@@ -63,6 +63,12 @@ class FitStatus(Status):
         "gain, which is more than the tolerance",
         'run with `jax.config.update("jax_enable_x64", True)`, or center and scale the data',
     )
+    KINK = (
+        "kink",
+        "the best point is at a kink of the log-density (as of `dist.Laplace` or a ReLU), where the "
+        "slope changes its sign at once: there is no curvature to tell what is left to gain",
+        "take the point as the mode if fits from other `init` end there too, or use `sample`",
+    )
     NO_MODE = (
         "no_mode",
         "the log-density keeps rising towards infinity or the edge of a site's support: it has no "

@@ -16,6 +16,7 @@ Coordinates are equilibrated: rows of the scaled Hessian have unit norm (Ruiz 20
 random probes.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ from scorepriors.inference._lanczos import ritz_pairs_so_far
 from scorepriors.inference._posterior import Posterior
 from scorepriors.inference._status import FitStatus
 
-from ._newton import Outcome, Problem, by_difference, compiled, falls_on
+from ._newton import Outcome, Problem, by_difference, compiled, falls_on, is_kink
 
 #: Products per compiled call, between which the remainder is estimated.
 CHUNK = 25
@@ -216,6 +217,10 @@ def _lowest(lengths: list, ratios: list) -> float:
     return max(float(lowest), 1e-30)
 
 
+def _slope(problem: Problem, flat: np.ndarray) -> np.ndarray:
+    return np.asarray(compiled(_point)(problem.bound, problem.params(flat)).gradient)
+
+
 def refine_large(
     problem: Problem, params: dict, tolerance: float, steps: int, interrupt
 ) -> Outcome:
@@ -249,6 +254,8 @@ def refine_large(
         if moved is None or (weak >= 3 and falls[-1] < noise):
             endless = falls_on(falls, 10, 1.0)
             status = FitStatus.NO_MODE if endless else FitStatus.ROUNDING
+            if is_kink(partial(_slope, problem), flat, found.step, max(noise, tolerance)):
+                status = FitStatus.KINK
             break
         flat, there = moved
         falls.append(float(point.value) - float(there.value))

@@ -274,6 +274,10 @@ class Problem:
         """Return the derivatives at a point."""
         return jax.device_get(self.attempt(_local, self.params(flat), self.signs))
 
+    def gradient(self, flat: np.ndarray) -> np.ndarray:
+        """Return the gradient of the potential at a point ``[d]``."""
+        return np.asarray(self.local(flat).gradient)
+
     def attempt(self, program: Callable, *inputs):
         """Run a program that multiplies with the Hessian, in a way that the model allows."""
         while True:
@@ -419,6 +423,9 @@ def refine(problem: Problem, params: dict, tolerance: float, steps: int, interru
             # At the edge of a funnel a Newton step promises more than there is.
             hollow = here.gain > 10 * (1 + abs(here.value))
             endless = saddle or hollow or falls_on(falls, 10, 1.0)
+            rise = max(10 * here.value_noise, tolerance)
+            if is_kink(problem.gradient, flat, here.to_u @ y, rise):
+                return outcome(FitStatus.KINK)
             return outcome(FitStatus.NO_MODE if endless else FitStatus.ROUNDING)
 
 
@@ -428,6 +435,34 @@ def _is_better(here: Quadratic, there: Quadratic, expected: float) -> bool:
     if expected > noise:
         return fall >= 1e-4 * expected
     return fall >= -noise and there.gain < 0.9 * here.gain
+
+
+def is_kink(gradient: Callable, flat: np.ndarray, step: np.ndarray, rise: float) -> bool:
+    """Return whether a potential has a kink at a point: slopes to both sides, from close on.
+
+    A smooth potential has slopes that grow with the distance, also where those at the point are
+    rounding errors; at a kink they are the same near and far.
+
+    Parameters
+    ----------
+    gradient
+        Gradient as a function of a point.
+    flat
+        The point ``[d]``.
+    step
+        Direction ``[d]`` in which steps are refused.
+    rise
+        Rise of the potential, well above its rounding errors, up to which the kink counts as that
+        of the point, nats.
+    """
+    along = step / np.linalg.norm(step)
+    here = abs(float(gradient(flat) @ along))
+    if not (np.isfinite(along).all() and 0 < here < np.inf):
+        return False
+    near = max(rise / here, 8 * float(np.spacing(np.abs(flat).max())))
+    places = [flat + (t * near * along).astype(flat.dtype) for t in (-4, -1, 1, 4)]
+    left, before, after, right = (float(gradient(place) @ along) for place in places)
+    return before < 0 < after and 2 * before < left < 0 < right < 2 * after
 
 
 def falls_on(falls: list[float], steps: int, least: float) -> bool:
