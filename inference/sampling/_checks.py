@@ -1,11 +1,15 @@
 """Check that the gradient of a density is consistent with its values."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scorepriors._errors import InputError
 from scorepriors._traces import Kept
+
+from ._diagnostics import SamplingWarning
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
@@ -14,13 +18,18 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 _POLYNOMIALS = np.linalg.qr(np.polynomial.legendre.legvander(_NODES, 5))[0]
 _ROUGHNESS = np.eye(len(_NODES)) - _POLYNOMIALS @ _POLYNOMIALS.T
 
+#: Roughness of the values, as a share of what the gradient misses, from which that is jumps.  One
+#: jump of the whole size has 0.2 and more inside of the segment; smooth values have a thousandth.
+JUMPS = 0.06
+
 
 def check_gradient(log_density, position, key, *, segments: int = 5, length: float = 0.5) -> None:
     """Raise InputError for a density whose gradient is not that of its values.
 
     Leapfrog is volume preserving and reversible for any force, so HMC samples
     exp(log_density) even if the gradient is another one: a prior with a score but a constant
-    ``log_prob`` would silently have no effect.  The line integral of the gradient is compared
+    ``log_prob`` would silently have no effect.  Where the two differ because the values jump (a
+    change point), draws are right and steps blind: that is a warning.  The line integral of the gradient is compared
     with the difference of the log-density along random segments; in single precision they may
     differ by the rounding error of either, estimated from their roughness along the segment (a
     bright star: a tenth of a nat).
@@ -39,18 +48,43 @@ def check_gradient(log_density, position, key, *, segments: int = 5, length: flo
     Raises
     ------
     InputError
-        If the two disagree.
+        If the two disagree, and values are smooth.
+
+    Warns
+    -----
+    SamplingWarning
+        If values jump.
     """
-    difference, integral, size, rounding = (
-        np.asarray(a, float) for a in _compare(log_density, position, key, segments, length)
-    )
+    # Segments that leave the support (`Uniform(0, theta)` of data) have nothing to compare: at its
+    # edge short ones are inside.
+    for shorter in (1, 8, 64):
+        found = np.asarray(_compare(log_density, position, key, segments, length / shorter), float)
+        inside = np.isfinite(found[0])
+        if inside.any():
+            break
+    else:
+        return
+    difference, integral, size, rounding, jumps = found[:, inside]
     # In double precision roughness is that of the model, not rounding error.
     if position.dtype != jnp.float32:
         rounding = np.zeros_like(rounding)
     # If a part of the model is missing, the two differ along every segment, by much of `size`.
     excess = np.abs(difference - integral) - (0.02 * size + 0.05 + 5 * rounding)
     middle = int(np.argsort(np.where(np.isnan(excess), np.inf, excess))[len(excess) // 2])
-    if not excess[middle] <= 0:
+    refused = not excess[middle] <= 0
+    # In single precision jumps would pass as rounding errors, which are below a nat.
+    jumping = (jumps > JUMPS) & (np.abs(difference - integral) > 1 + 0.02 * size)
+    if jumping.mean() >= 0.5 or (refused and np.median(jumps[~(excess <= 0)]) > JUMPS):
+        warnings.warn(
+            "the log-density jumps (a change point or a step of a parameter): along a short segment "
+            f"it changes by {difference[middle]:.4g} nats, the line integral of its gradient by "
+            f"{integral[middle]:.4g}.  Draws with a Metropolis test (all algorithms but 'mclmc') "
+            "are of this density, but steps do not see the jumps: write them as smooth steps "
+            "(`jax.nn.sigmoid`), or sum over the place of the jump as a discrete site.",
+            SamplingWarning,
+            stacklevel=2,
+        )
+    elif refused:
         raise InputError(
             "the gradient is not that of the log-density: along a short segment the density "
             f"changes by {difference[middle]:.4g} nats, the line integral of the gradient by "
@@ -80,6 +114,13 @@ def _compare(log_density, position, key, segments, length):
         rounding = jnp.hypot(
             jnp.sqrt(2.0) * roughness(values), jnp.linalg.norm(weights) * roughness(slopes)
         )
-        return difference, weights @ slopes, weights @ jnp.abs(slopes), rounding
+        integral = weights @ slopes
+        # Rounding errors are rough as well: they differ between points next to each other.
+        beside = 1000 * jnp.finfo(nodes.dtype).eps
+        noise = jax.lax.map(along, nodes + beside) - values - beside * slopes
+        rough = roughness(values)
+        rough = jnp.where(rough > 10 * jnp.sqrt(jnp.mean(noise**2)), rough, 0.0)
+        jumps = rough / jnp.abs(difference - integral)
+        return difference, integral, weights @ jnp.abs(slopes), rounding, jumps
 
     return jax.lax.map(one, steps)

@@ -12,8 +12,17 @@ import optax
 import pytest
 
 from scorepriors._errors import InputError
-from scorepriors.inference import fit_map, hessian_operator, laplace, posterior, sample
+from scorepriors.inference import (
+    FitStatus,
+    SamplingWarning,
+    fit_map,
+    hessian_operator,
+    laplace,
+    posterior,
+    sample,
+)
 from scorepriors.inference.curvature._hessian import _is_prior
+from scorepriors.inference.sampling._checks import check_gradient
 
 KEY = jax.random.key(0)
 SHORT = {"num_warmup": 20, "num_samples": 10}
@@ -273,3 +282,73 @@ def test_draws_of_a_hierarchy_that_counts_its_groups(function):
 def test_a_batch_of_models_that_need_values():
     with pytest.raises(InputError, match="not possible with `in_axes`"):
         fit_map(largest, np.stack([ROWS, ROWS]), GROUPS, key=KEY, in_axes=(0, None))
+
+
+TIMES = np.arange(60.0, dtype=np.float32)
+STEP = np.concatenate(
+    [np.random.default_rng(i).normal(3 * i, 1, 30).astype(np.float32) for i in range(2)]
+)
+
+
+def change(t, y):
+    tau = numpyro.sample("tau", dist.Uniform(0, 60))
+    before = numpyro.sample("before", dist.Normal(0, 5))
+    after = numpyro.sample("after", dist.Normal(0, 5))
+    numpyro.sample("y", dist.Normal(jnp.where(t < tau, before, after), 1), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_jumps_are_a_warning():
+    with pytest.warns(SamplingWarning, match="the log-density jumps"):
+        sample(change, TIMES, STEP, key=KEY, **SHORT)
+
+
+def density(name, position):
+    """Return densities of which the gradient misses a part."""
+    smooth = -0.5 * jnp.sum(position**2)
+    if name == "jumps":
+        heights = np.random.default_rng(0).normal(0, 3, (100, 1))
+        return smooth + jnp.sum(
+            jnp.where(position < 0.1 * jnp.arange(-50, 50)[:, None], 0.0, heights)
+        )
+    if name == "edge":
+        return jnp.where((position < 0).any(), -jnp.inf, smooth - 3 * position.sum())
+    missing = jnp.sum(jax.lax.stop_gradient(3 * position + 0.2 * position**3))
+    return smooth + missing + (1e6 if name == "bright" else 0.0)
+
+
+def test_smooth_values_without_their_gradient_are_refused():
+    for name in ("smooth", "bright"):
+        with pytest.raises(InputError, match="not that of the log-density"):
+            check_gradient(jax.tree_util.Partial(partial(density, name)), jnp.ones(3), KEY)
+
+
+def test_segments_outside_of_the_support_are_left_out():
+    for seed in range(5):
+        check_gradient(
+            jax.tree_util.Partial(partial(density, "edge")), jnp.full(3, 0.1), jax.random.key(seed)
+        )
+
+
+def test_many_jumps():
+    with pytest.warns(SamplingWarning, match="the log-density jumps"):
+        check_gradient(jax.tree_util.Partial(partial(density, "jumps")), jnp.ones(3), KEY)
+
+
+def lasso(x, y):
+    b = numpyro.sample("b", dist.Laplace(0, 0.02).expand([x.shape[1]]).to_event(1))
+    numpyro.sample("y", dist.Normal(x @ b, 1), obs=y)
+
+
+@pytest.mark.parametrize("dimension", [1, 3])
+def test_a_mode_at_a_kink(dimension):
+    x = np.random.default_rng(1).normal(size=(20, dimension)).astype(np.float32)
+    y = np.random.default_rng(2).normal(size=20).astype(np.float32)
+    best = fit_map(lasso, x, y, key=KEY, init={"b": np.full(dimension, 0.3)})
+    assert best.status is FitStatus.KINK
+    np.testing.assert_allclose(best.values["b"], 0, atol=1e-3)
+
+
+def test_rounding_is_no_kink():
+    best = fit_map(level, DATA + 3e4, key=KEY, tolerance=1e-9)
+    assert best.status in (FitStatus.ROUNDING, FitStatus.CONVERGED)
