@@ -209,6 +209,8 @@ def test_a_look_inside_a_prior_is_noticed(tmp_path):
 #: Rooms of `scorepriors.inference` that serve any NumPyro model; the others know of scenes.
 LOWER = {
     "_posterior",
+    "_checked",
+    "_constants",
     "_enumeration",
     "_status",
     "_moved",

@@ -30,7 +30,7 @@ class Checked(NamedTuple):
     level
         Level of that sky in the empty pixels; None for none.
     doubts
-        Sentences of `scorepriors.models.check_field` on what is not fitted.
+        Sentences of `check_field` on what is not fitted.
     """
 
     observation: Observation

@@ -83,7 +83,7 @@ class Forced(Photometry):
         Names of stars that move, if the image has no time: they have no fluxes.
     doubts
         Sentences on noise and sky that the empty pixels deny, by code, as those of
-        `scorepriors.models.check_field`.
+        `check_field`.
     """
 
     ids: tuple[str, ...]
