@@ -211,6 +211,7 @@ LOWER = {
     "_posterior",
     "_checked",
     "_constants",
+    "_masks",
     "_enumeration",
     "_status",
     "_moved",
