@@ -33,13 +33,16 @@ class continuous(Messenger):
         if msg["type"] == "control_flow" and msg["kwargs"]["rng_key"] is None:
             # No handler sees into a loop before it has run, and a discrete site draws there.
             msg["kwargs"]["rng_key"] = jax.random.key(0)
-        if msg["type"] == "prng_key" and msg["value"] is None:
-            # A density is a function of its parameters alone: one key for all, as in NumPyro.
-            msg["value"] = jax.random.key(0)
         if msg["type"] == "param":
             raise InputError(param_sentence(msg["name"]))
         if is_discrete(msg):
             raise DiscreteSites(msg["name"])
+
+    def postprocess_message(self, msg):
+        # A density is a function of its parameters alone: one key for all, as in NumPyro.  Where draws
+        # are recovered a handler outside has given each its own.
+        if msg["type"] == "prng_key" and msg["value"] is None:
+            msg["value"] = jax.random.key(0)
 
 
 class _watched(Messenger):

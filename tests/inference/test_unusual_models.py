@@ -352,3 +352,18 @@ def test_a_mode_at_a_kink(dimension):
 def test_rounding_is_no_kink():
     best = fit_map(level, DATA + 3e4, key=KEY, tolerance=1e-9)
     assert best.status in (FitStatus.ROUNDING, FitStatus.CONVERGED)
+
+
+def test_every_draw_has_a_key_of_its_own():
+    """One key for all would give each draw the same noise, as of spectra drawn after a run."""
+
+    def model():
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        noise = jax.random.normal(numpyro.prng_key(), (2,))
+        numpyro.deterministic("y", x + 3 * noise)
+
+    tree = laplace(model, key=jax.random.key(0), num_samples=400)
+    posterior_group = tree["posterior"]
+    noise = np.asarray(posterior_group["y"])[0] - np.asarray(posterior_group["x"])[0][:, None]
+    assert (abs(noise.std(0) - 3) < 0.5).all()
+    assert (abs(noise.mean(0)) < 0.6).all()
