@@ -319,10 +319,8 @@ def load_field_result(directory: str | os.PathLike, field: Field | None = None) 
 
 
 def _is_given(names: Any) -> bool:
-    """Return whether an option names sources, or is a timescale."""
-    return (names is not None and not isinstance(names, str) and np.size(names) > 0) or bool(
-        isinstance(names, str) and names
-    )
+    """Return whether an option names sources, or is a timescale: not None, and not empty."""
+    return names is not None and np.size(names) > 0 and str(names) != ""
 
 
 class _Temporary:
