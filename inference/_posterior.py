@@ -420,6 +420,13 @@ def floating(value) -> jax.Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
+def floating_on_host(value) -> np.ndarray:
+    """Return `floating` of values in host memory, where no shape compiles a program of its own."""
+    array = np.asarray(value)
+    kind = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else float
+    return array.astype(jax.dtypes.canonicalize_dtype(kind))
+
+
 def _values(trace) -> dict:
     """Return values of the latent and the deterministic sites."""
     return {

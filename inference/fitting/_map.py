@@ -24,7 +24,7 @@ from scorepriors._progress import Progress, reporting
 from scorepriors.inference._checked import check_free
 from scorepriors.inference._constants import SENTENCE
 from scorepriors.inference._masks import check_masks
-from scorepriors.inference._posterior import Posterior, bind, floating, needs_values, posterior
+from scorepriors.inference._posterior import Posterior, bind, floating_on_host, needs_values, posterior
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference._tracing import refuse_tracing
 
@@ -517,7 +517,7 @@ def _complete(bound: Posterior, init: dict) -> bool:
 
 
 def _batched_start(bound, batch, init, key, size, lanes):
-    init = {} if init is None else {n: np.asarray(floating(v)) for n, v in init.items()}
+    init = {} if init is None else {n: floating_on_host(v) for n, v in init.items()}
     if _complete(
         members_of(bound, batch, 0), {n: v[0] for n, v in init.items()}
     ):  # nothing to draw: map the values, compiled once

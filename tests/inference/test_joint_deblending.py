@@ -209,15 +209,16 @@ def test_the_command(views, tmp_path):
         alone = tmp_path / "alone.fits"
         fits.HDUList([hdu for hdu in hdus if hdu.name != "PSF"]).writeto(alone)
     fits.PrimaryHDU(psf[0]).writeto(tmp_path / "psf.fits")
-    lacking = run(main, ["deblend", paths[0], "--with", str(alone)])
+    fresh = ["--output", str(tmp_path / "fresh")]  # not what another command left in this folder
+    lacking = run(main, ["deblend", paths[0], "--with", str(alone), *fresh])
     assert lacking.exit_code == 2
     assert "(--with-psf)" in lacking.output
     given = ["--with-psf", str(tmp_path / "psf.fits")]
     for command in ("deblend", "sample"):
-        odd = run(main, [command, paths[0], "--with", str(alone), "--with", paths[1], *given])
+        odd = run(main, [command, paths[0], "--with", str(alone), "--with", paths[1], *given, *fresh])
         assert odd.exit_code == 2
         assert "there is 1 --with-psf for 2 --with; give one for each" in odd.output
-        assert run(main, [command, paths[0], *given]).exit_code == 2
+        assert run(main, [command, paths[0], *given, *fresh]).exit_code == 2
     (again,), _, _ = Input(paths[:1], others=(str(alone),), other_psfs=tuple(given[1:])).read()
     for one, other in zip(again.views, joined.views, strict=True):
         np.testing.assert_allclose(one.psfs, other.psfs, atol=1e-6)
