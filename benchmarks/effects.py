@@ -141,14 +141,18 @@ def run(blends, number: int, spoil, seed: int, options: dict):
 def summary(found, reference) -> dict[str, float]:
     """Return the numbers of one row of the table."""
     flux, error, true, chi2, seconds = found
+    # A band whose pixels are all masked, as under a trail, has no flux.
+    has = np.isfinite(flux) & np.isfinite(reference[0])
+    flux, error, true = (one[has] for one in (flux, error, true))
+    clean_flux, clean_error = (one[has] for one in reference[:2])
     pull = (flux - true) / error
-    moved = (flux - reference[0]) / reference[1]
+    moved = (flux - clean_flux) / clean_error
     return {
         "coverage": float((np.abs(pull) < 1).mean()),
         "bias": float(pull.mean()),
         "shift": float(moved.mean()),
         "moved": float(np.sqrt((moved**2).mean())),
-        "error": float(np.median(error / reference[1])),
+        "error": float(np.median(error / clean_error)),
         "chi2": chi2,
         "seconds": seconds,
     }

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, uniform_filter
+from scipy.signal import fftconvolve
 
 from scorepriors._errors import InputError
 from scorepriors.models.noise._correlation import error_factor
@@ -34,6 +35,10 @@ SKY, SKY_OF_FLUX = 0.15, 1.0
 #: Sky in units of the noise of a pixel with which a fit is refused, and depth of a slope below zero
 #: that matters.
 HOPELESS, TILT = 20.0, 0.4
+
+#: Powers of the distance with which the light of a source may fall off in its outskirts, and how far
+#: it may reach, pixels.
+_HALOES, _HALO_REACH = (2, 3, 4), 100
 
 #: Sky in units of its own error that is no accident.
 SIGNIFICANT = 5.0
@@ -92,6 +97,9 @@ class EmptyPixels(NamedTuple):
     tilt
         How far below zero the darkest quarter of the empty pixels lies by a plane through them, ``[B]``,
         in units of `noise`; zero where its slope is no more than an accident.
+    slope
+        Largest change of the sky across the image, ``[B]``, in units of `noise`, beside light that falls
+        off away from sources; zero where it is no more than an accident.
     area
         Pixels over which a point source is measured, ``[B]``: the sum of one over its squares.
     known
@@ -104,6 +112,7 @@ class EmptyPixels(NamedTuple):
     sky_error: np.ndarray
     noise: np.ndarray
     tilt: np.ndarray
+    slope: np.ndarray
     area: np.ndarray
     known: np.ndarray
 
@@ -122,6 +131,16 @@ class EmptyPixels(NamedTuple):
         least = np.maximum(SKY * self.correlation**2, SKY_OF_FLUX / np.sqrt(2 * self.area))
         with np.errstate(invalid="ignore"):
             return self.sky_is_significant & (np.abs(self.sky) > least * self.noise)
+
+    @property
+    def is_tilted(self) -> np.ndarray:
+        """Mask ``[B]`` of bands in which one side of the sky is below zero by more than matters."""
+        return self.tilt > TILT * self.correlation**2
+
+    @property
+    def is_sloped(self) -> np.ndarray:
+        """Mask ``[B]`` of bands whose sky changes by more than matters from the middle to an edge."""
+        return self.slope / 2 > SKY * self.correlation**2
 
     @property
     def sky_is_hopeless(self) -> np.ndarray:
@@ -166,8 +185,10 @@ _LATEST: list[tuple[Observation, np.ndarray, EmptyPixels]] = []
 
 def _measured(obs: Observation, places: np.ndarray) -> EmptyPixels:
     empty, far = _empty(obs, places)
+    width = psf_fwhm(obs.psfs)
     bands = [
-        _band(*band, empty, far) for band in zip(obs.images, obs.weights, obs.psfs, strict=True)
+        _band(*band, empty, far, width)
+        for band in zip(obs.images, obs.weights, obs.psfs, strict=True)
     ]
     known = np.ones(obs.num_bands) if obs.correlation is None else error_factor(obs.correlation)
     columns = [*np.array(bands, float).T, np.maximum(known, 1.0)]
@@ -314,6 +335,8 @@ def _by_band(bands: Sequence[str], values: np.ndarray, which: np.ndarray) -> str
 
 def _sentences(field: EmptyPixels, obs: Observation | JointObservation) -> dict[str, str]:
     said, factor = {}, field.noise_factor
+    tilted, sloped = field.is_tilted, field.is_sloped
+    kind = "plane" if (tilted | sloped).any() else "constant"
     if (factor != 1).any():
         each = [
             f"{max(f, 1 / f):.2g} times too {'large' if f < 1 else 'small'} in band {b}"
@@ -338,14 +361,19 @@ def _sentences(field: EmptyPixels, obs: Observation | JointObservation) -> dict[
         ]
         said["sky"] = (
             f"a sky is left in that biases fluxes, of galaxies the most: {', '.join(each)}; "
-            "sky='constant' (--sky constant in the shell) fits it with the sources."
+            f"sky='{kind}' (--sky {kind} in the shell) fits it with the sources."
         )
-    tilted = field.tilt > TILT * field.correlation**2
     if tilted.any():
+        where = (
+            f", and is below zero on one side by up to {_by_band(obs.bands, field.tilt, tilted)}"
+        )
+    elif sloped.any():
+        where = f", by {_by_band(obs.bands, field.slope, sloped)}"
+    if kind == "plane":
         said["gradient"] = (
-            "the sky changes across the image, and is below zero on one side, in units of the noise of "
-            f"a pixel by up to {_by_band(obs.bands, field.tilt, tilted)}: sky='plane' (--sky plane in the shell) fits "
-            "it with the sources; or subtract a model of it, for example with sep.Background."
+            f"the sky changes across the image{where}, in units of the noise of a pixel: sky='plane' "
+            "(--sky plane in the shell) fits it with the sources; or subtract a model of it, for "
+            "example with sep.Background."
         )
     return said
 
@@ -379,20 +407,20 @@ def _empty(obs: Observation, places: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return empty, empty & (distance >= np.median(distance[empty]))
 
 
-def _band(image, weights, psf, empty, far) -> tuple[float, ...]:
+def _band(image, weights, psf, empty, far, width: float) -> tuple[float, ...]:
     """Return the fields of `EmptyPixels` for one band."""
     area = 1 / float((np.asarray(psf, float) ** 2).sum())
     good = empty & (weights > 0)
     count = int(good.sum())
     if count < _FEWEST:
-        return (np.nan, 1.0, np.nan, np.nan, np.nan, 0.0, area)
+        return (np.nan, 1.0, np.nan, np.nan, np.nan, 0.0, 0.0, area)
     image, step = _without_steps(np.asarray(image, float), good)
     middle, low = (float(one) for one in np.percentile(image[good], [50, _LOW]))
     in_noise = (image - middle) / _smooth_noise(weights)
     scatter = min(-float(np.percentile(in_noise[good], _LOW)), _scatter_apart(in_noise, good))
     if not (scatter > _NOISELESS and middle > low):
         # Pixels without noise, as of a simulation on purpose.
-        return (np.nan, 1.0, np.nan, np.nan, np.nan, 0.0, area)
+        return (np.nan, 1.0, np.nan, np.nan, np.nan, 0.0, 0.0, area)
     plane, slopes, slope_errors = _plane(in_noise / scatter, good)
     correlation = _correlation(np.clip(in_noise / scatter - plane, -3, 3), good)
     # The median of n normal deviates scatters by 1.25 / sqrt(n).
@@ -407,7 +435,13 @@ def _band(image, weights, psf, empty, far) -> tuple[float, ...]:
     # Light of sources makes one side brighter, but no side darker than nothing.
     quarter = good & (plane <= np.percentile(plane[good], 25))
     tilt = max(-_level(image[quarter]) / noise, 0.0) if real.any() else 0.0
-    return (scatter, correlation, flat, error, noise, tilt, area)
+    # Where light of sources cannot be the reason, neither side needs to be below zero.
+    slope = (
+        _slope_beside_haloes(in_noise / (scatter / own), good, width, correlation)
+        if real.any()
+        else 0.0
+    )
+    return (scatter, correlation, flat, error, noise, tilt, slope, area)
 
 
 def _without_steps(image: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, float]:
@@ -451,11 +485,18 @@ def _flat(image, good, far, noise: float, correlation: float) -> float:
     return sky if falls < _FALLS * error else max(here - falls, 0.0)
 
 
-def _plane(values: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a plane through good pixels, its change across the image along both axes, and errors."""
+def _plane(
+    values: np.ndarray, good: np.ndarray, extra: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a plane through good pixels, its change across the image along both axes, and errors.
+
+    With further templates ``[H, W, K]`` fitted beside it, these are part of what is returned first.
+    """
     height, width = values.shape
     rows, columns = np.indices(values.shape, float)
     design = np.stack([np.ones(values.shape), rows / height - 0.5, columns / width - 0.5], -1)
+    if extra is not None:
+        design = np.concatenate([design, extra], axis=-1)
     plane, found, inverse = np.zeros(values.shape), np.zeros(3), np.zeros((3, 3))
     for _ in range(_ROUNDS):
         # Faint light is above the sky, not below.
@@ -465,7 +506,28 @@ def _plane(values: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray
         inverse = np.linalg.pinv(design[used].T @ design[used])
         found = inverse @ (design[used].T @ values[used])
         plane = design @ found
-    return plane, found[1:], np.sqrt(np.diag(inverse))[1:]
+    return plane, found[1:3], np.sqrt(np.diag(inverse))[1:3]
+
+
+def _slope_beside_haloes(
+    values: np.ndarray, good: np.ndarray, width: float, correlation: float
+) -> float:
+    """Return the larger change across the image that light of sources does not explain; zero for none.
+
+    Such light falls off with distance from where the image is bright, however fast: that is fitted
+    beside the plane.
+    """
+    light = np.where(good, 0.0, np.maximum(values, 0.0))
+    reach = min(max(values.shape), _HALO_REACH)
+    away = np.hypot(*np.ogrid[-reach : reach + 1, -reach : reach + 1]) / width
+    haloes = np.stack(
+        [fftconvolve(light, (1 + away**2) ** (-power / 2), mode="same") for power in _HALOES], -1
+    )
+    largest = haloes.max((0, 1))
+    haloes /= np.where(largest > 0, largest, 1.0)
+    _, slopes, errors = _plane(values, good, haloes)
+    real = np.abs(slopes) > SIGNIFICANT * errors * correlation
+    return float(np.abs(slopes[real]).max(initial=0.0))
 
 
 def _scatter_apart(values: np.ndarray, good: np.ndarray) -> float:

@@ -156,6 +156,19 @@ def test_a_gradient_is_said():
     assert "sky changes across the image" in said["gradient"]
 
 
+@pytest.mark.parametrize("lowest", [0.0, 0.3])
+def test_a_gradient_is_said_though_no_side_is_below_zero(lowest):
+    """Light that falls off away from a galaxy makes slopes as well, and is no sky."""
+    bright = field()
+    wings = 2e4 / (9 + ((np.indices((64, 64)) - PLACES[0][:, None, None]) ** 2).sum(0)) ** 1.5
+    one = dataclasses.replace(bright, images=bright.images + wings.astype(np.float32))
+    assert "gradient" not in check_field(one, AT)
+    slope = lowest + np.linspace(0, 1.2, 64)
+    said = check_field(dataclasses.replace(one, images=one.images + slope * NOISE), AT)
+    assert "sky changes across the image, by 1" in said["gradient"]
+    assert "--sky constant" not in "".join(said.values())
+
+
 def test_the_bias_that_a_sky_makes():
     obs = field(sky=[1.0, 0.0], zero_point=31.4 - 2.5 * np.log10(2))
     sentence = check_field(obs, AT)["sky"]
