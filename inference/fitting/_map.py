@@ -24,7 +24,13 @@ from scorepriors._progress import Progress, reporting
 from scorepriors.inference._checked import check_free
 from scorepriors.inference._constants import SENTENCE
 from scorepriors.inference._masks import check_masks
-from scorepriors.inference._posterior import Posterior, bind, floating_on_host, needs_values, posterior
+from scorepriors.inference._posterior import (
+    Posterior,
+    bind,
+    floating_on_host,
+    needs_values,
+    posterior,
+)
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference._tracing import refuse_tracing
 

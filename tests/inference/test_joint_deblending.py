@@ -215,7 +215,9 @@ def test_the_command(views, tmp_path):
     assert "(--with-psf)" in lacking.output
     given = ["--with-psf", str(tmp_path / "psf.fits")]
     for command in ("deblend", "sample"):
-        odd = run(main, [command, paths[0], "--with", str(alone), "--with", paths[1], *given, *fresh])
+        odd = run(
+            main, [command, paths[0], "--with", str(alone), "--with", paths[1], *given, *fresh]
+        )
         assert odd.exit_code == 2
         assert "there is 1 --with-psf for 2 --with; give one for each" in odd.output
         assert run(main, [command, paths[0], *given, *fresh]).exit_code == 2
