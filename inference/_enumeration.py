@@ -6,6 +6,7 @@ values (Obermeyer et al. 2019, *Tensor variable elimination for plated factor gr
 given the others.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -13,10 +14,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import jax
+import numpy as np
 from numpyro import handlers
 
 from scorepriors._compat import Messenger
 from scorepriors._errors import InputError
+
+#: End of the name under which NumPyro registers the weights of a network.
+NETWORK = "$params"
 
 #: Name of the one term of a density with discrete sites.
 ENUMERATED = "sum over discrete sites"
@@ -33,7 +38,7 @@ class continuous(Messenger):
         if msg["type"] == "control_flow" and msg["kwargs"]["rng_key"] is None:
             # No handler sees into a loop before it has run, and a discrete site draws there.
             msg["kwargs"]["rng_key"] = jax.random.key(0)
-        if msg["type"] == "param":
+        if msg["type"] == "param" and not msg["name"].endswith(NETWORK):
             raise InputError(param_sentence(msg["name"]))
         if is_discrete(msg):
             raise DiscreteSites(msg["name"])
@@ -52,6 +57,36 @@ class _watched(Messenger):
 
     def process_message(self, msg):
         self.found |= msg["type"] == "control_flow"
+
+
+def check_params(trace: dict) -> None:
+    """Refuse what a trace has of `numpyro.param`, but networks of which every weight is a site.
+
+    NumPyro's ``random_flax_module``, ``random_nnx_module`` and ``random_eqx_module`` register the
+    weights and replace them by sites, whose names begin with that of the network.
+
+    Raises
+    ------
+    InputError
+        With the name.
+    """
+    for name, site in trace.items():
+        if site["type"] != "param":
+            continue
+        network = name.removesuffix(NETWORK)
+        if network == name:
+            raise InputError(param_sentence(name))
+        weights = jax.tree.leaves(site["value"], is_leaf=lambda x: hasattr(x, "shape"))
+        drawn = (
+            np.size(one["value"])
+            for other, one in trace.items()
+            if one["type"] == "sample" and other.startswith(network)
+        )
+        if sum(math.prod(one.shape) for one in weights) > sum(drawn):
+            raise InputError(
+                f"weights of the network {network!r} have no prior and so no place in a posterior; "
+                "give one for every weight, as `random_flax_module(..., prior=dist.Normal())` does."
+            )
 
 
 def param_sentence(name: str) -> str:
@@ -110,9 +145,7 @@ def traced(model: Callable, args, kwargs) -> tuple[dict, bool]:
     """
     seen = _watched(handlers.seed(model, jax.random.key(0)))
     trace = handlers.trace(seen).get_trace(*args, **kwargs)
-    for name, site in trace.items():
-        if site["type"] == "param":
-            raise InputError(param_sentence(name))
+    check_params(trace)
     return trace, seen.found
 
 

@@ -34,15 +34,16 @@ from ._enumeration import (
     ENUMERATED,
     DiscreteSites,
     check_enumerable,
+    check_params,
     continuous,
     draw_discrete,
     enumerated,
     is_discrete,
-    param_sentence,
     summing,
     traced,
     untouched,
 )
+from ._reads import reads
 
 AnyMethod = TypeVar("AnyMethod", bound=Callable)
 
@@ -108,11 +109,15 @@ class Posterior(eqx.Module):
         needs their values: see `posterior`.
     model
         The NumPyro model.
+    reads
+        Digest of what the model reads beside its arguments (closure, globals, attributes): other
+        values there are another program.
     """
 
     arrays: Any
     static: Any = eqx.field(static=True)
     model: Callable = eqx.field(static=True)
+    reads: str = eqx.field(static=True)
 
     def __reduce__(self):
         # The tree structure of the arguments can't be pickled, the arguments can.
@@ -504,9 +509,7 @@ def latent_trace(bound: Posterior, values: dict, key, other: Callable):
 
     model = handlers.substitute(handlers.seed(bound.model, key), substitute_fn=fill)
     trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*args, **kwargs)
-    for name, site in trace.items():
-        if site["type"] == "param":
-            raise InputError(param_sentence(name))
+    check_params(trace)
     latent = {
         name: site
         for name, site in trace.items()
@@ -638,7 +641,7 @@ def _with_values(bound: Posterior, whole) -> Posterior:
     if has_tracers(whole) or not needs_values(bound):
         return bound
     for one in (whole, as_numpy(whole)):
-        other = _bound(bound.model, constants(one))
+        other = _bound(bound.model, constants(one), bound.reads)
         if not needs_values(other):
             return other
     return bound  # which needs values of sites: JAX says where
@@ -675,10 +678,10 @@ def bind(
     whole = jax.tree.map(listed, (model_args, keywords), is_leaf=lambda x: isinstance(x, list))
     # By `device_put`: a conversion would compile a program for every shape.
     traced = jax.tree.map(lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else a, whole)
-    return _bound(model, traced), whole
+    return _bound(model, traced, reads(model)), whole
 
 
-def _bound(model: Callable, whole) -> Posterior:
+def _bound(model: Callable, whole, read: str) -> Posterior:
     arrays, static = eqx.partition(whole, eqx.is_array)
     leaves, structure = jax.tree.flatten(static, is_leaf=lambda x: x is None)
-    return Posterior(arrays, (tuple(leaves), structure), model)
+    return Posterior(arrays, (tuple(leaves), structure), model, read)

@@ -262,6 +262,15 @@ class Check(Enum):
         RunStatus.BIASED,
     )
     DIFFERENCES = "differences", "{note}", "", RunStatus.TRUSTED
+    JUMPS = (
+        "jumps",
+        "the log-density jumps (a change point or a step of a parameter). Draws with a Metropolis "
+        "test (all algorithms but 'mclmc') are of this density, but steps do not see the jumps, and "
+        "draws can't be compared with the gradient",
+        "write them as smooth steps (`jax.nn.sigmoid`), or sum over the place of the jump as a "
+        "discrete site",
+        RunStatus.TRUSTED,
+    )
 
 
 class Finding(NamedTuple):

@@ -215,6 +215,7 @@ LOWER = {
     "_enumeration",
     "_status",
     "_moved",
+    "_reads",
     "_tracing",
     "_lanczos",
     "fitting",

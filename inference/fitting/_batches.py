@@ -43,8 +43,9 @@ def batch_axes(bound: Posterior, in_axes: tuple):
     Raises
     ------
     InputError
-        For a wrong number of entries, an axis other than 0 and None, or an entry whose
-        structure is no prefix of its argument's.
+        For a wrong number of entries, an axis other than 0 and None, an entry whose structure is no
+        prefix of its argument's, or a keyword argument that could have a batch axis: keywords are
+        shared by all.
     """
     args, kwargs = bound.arrays
     if len(in_axes) != len(args):
@@ -55,7 +56,16 @@ def batch_axes(bound: Posterior, in_axes: tuple):
         _spread_axes(i, entry, arg)
         for i, (entry, arg) in enumerate(zip(in_axes, args, strict=True))
     )
-    return Axes((axes, jax.tree.map(lambda _: None, kwargs)))
+    found = Axes((axes, jax.tree.map(lambda _: None, kwargs)))
+    size = batch_size(bound, found)
+    for name, value in kwargs.items():
+        if any(np.ndim(one) and one.shape[0] == size for one in jax.tree.leaves(value)):
+            raise InputError(
+                f"the keyword argument {name!r} has an axis of the batch's length: keywords are "
+                "shared by all fits.  Give it by position, with its entry in `in_axes`: 0 for a "
+                "batch axis, None for an array that all share."
+            )
+    return found
 
 
 def _spread_axes(position: int, entry, arg):

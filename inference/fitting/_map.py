@@ -181,7 +181,8 @@ def fit_map(
         Tolerance in nats: converged when the expected gain of a Newton step is smaller.  One
         number, or with ``in_axes`` one per fit.
     in_axes
-        Axes of a batch, as in `jax.vmap`: one entry per positional argument, 0 for a leading
+        Axes of a batch, as in `jax.vmap` (keyword arguments are shared by all fits, and must not
+        have its length): one entry per positional argument, 0 for a leading
         batch axis, None for one shared by all, or a tree of them that is a prefix of the
         argument's.  `init` and `scale` then have the batch axis as well.  Lists of numbers with a
         batch axis are arrays, also those of integers.

@@ -12,6 +12,7 @@ import numpy as np
 from scorepriors._archives import read_archive, write_archive
 from scorepriors._errors import InputError
 from scorepriors.inference._posterior import Posterior
+from scorepriors.inference._reads import digest_of
 
 from ._abstract import Move
 from ._run import Run
@@ -28,6 +29,9 @@ def fingerprint(bound: Posterior, settings: dict) -> str:
         digest.update(np.ascontiguousarray(array).tobytes())
     name = getattr(bound.model, "__qualname__", type(bound.model).__name__)
     digest.update(f"{getattr(bound.model, '__module__', '')}.{name}".encode())
+    # Numbers, strings and functions among the arguments, and what the model reads beside them.
+    leaves, structure = bound.static
+    digest.update(f"{bound.reads}{digest_of(leaves)}{structure}".encode())
     digest.update(json.dumps({n: list(s) for n, s in bound.sites().items()}).encode())
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ import numpy as np
 
 from scorepriors._errors import InputError
 from scorepriors._traces import Kept
+from scorepriors.inference._status import Check, Finding
 
 from ._diagnostics import SamplingWarning
 
@@ -23,7 +24,7 @@ _ROUGHNESS = np.eye(len(_NODES)) - _POLYNOMIALS @ _POLYNOMIALS.T
 JUMPS = 0.06
 
 
-def check_gradient(log_density, position, key, *, segments: int = 5, length: float = 0.5) -> None:
+def check_gradient(log_density, position, key, *, segments: int = 5, length: float = 0.5) -> bool:
     """Raise InputError for a density whose gradient is not that of its values.
 
     Leapfrog is volume preserving and reversible for any force, so HMC samples
@@ -45,6 +46,11 @@ def check_gradient(log_density, position, key, *, segments: int = 5, length: flo
     segments, length
         Number of segments, and their standard deviation per coordinate.
 
+    Returns
+    -------
+    bool
+        Whether values jump.
+
     Raises
     ------
     InputError
@@ -63,7 +69,7 @@ def check_gradient(log_density, position, key, *, segments: int = 5, length: flo
         if inside.any():
             break
     else:
-        return
+        return False
     difference, integral, size, rounding, jumps = found[:, inside]
     # In double precision roughness is that of the model, not rounding error.
     if position.dtype != jnp.float32:
@@ -76,15 +82,13 @@ def check_gradient(log_density, position, key, *, segments: int = 5, length: flo
     jumping = (jumps > JUMPS) & (np.abs(difference - integral) > 1 + 0.02 * size)
     if jumping.mean() >= 0.5 or (refused and np.median(jumps[~(excess <= 0)]) > JUMPS):
         warnings.warn(
-            "the log-density jumps (a change point or a step of a parameter): along a short segment "
-            f"it changes by {difference[middle]:.4g} nats, the line integral of its gradient by "
-            f"{integral[middle]:.4g}.  Draws with a Metropolis test (all algorithms but 'mclmc') "
-            "are of this density, but steps do not see the jumps: write them as smooth steps "
-            "(`jax.nn.sigmoid`), or sum over the place of the jump as a discrete site.",
+            f"along a short segment the log-density changes by {difference[middle]:.4g} nats, the line "
+            f"integral of its gradient by {integral[middle]:.4g}: {Finding(Check.JUMPS).sentence()}",
             SamplingWarning,
             stacklevel=2,
         )
-    elif refused:
+        return True
+    if refused:
         raise InputError(
             "the gradient is not that of the log-density: along a short segment the density "
             f"changes by {difference[middle]:.4g} nats, the line integral of the gradient by "
@@ -92,6 +96,7 @@ def check_gradient(log_density, position, key, *, segments: int = 5, length: flo
             "word.  A prior that only has a score needs a potential: "
             "`ScorePrior.from_score`."
         )
+    return False
 
 
 @Kept

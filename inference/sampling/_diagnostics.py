@@ -219,9 +219,10 @@ def _moving(dataset):
         if not np.issubdtype(array.dtype, np.floating):
             continue
         flat = array.reshape(*array.shape[:2], -1)
-        fixed = np.ptp(flat, axis=1) == 0
+        # Not by differences: those of a constant infinite element are NaN.
+        fixed = (flat == flat[:, :1]).all(1)
         # A constant deterministic site has no mixing, and one with NaN is reported as such.
-        moving = ~fixed.all(0) | (np.ptp(flat[:, 0], axis=0) > 0)
+        moving = ~fixed.all(0) | (flat[:, 0] != flat[0, 0]).any(0)
         moving &= ~np.isnan(flat).any((0, 1))
         if moving.any():
             out[str(name)] = flat if moving.all() else flat[..., moving]

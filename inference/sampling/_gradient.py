@@ -27,7 +27,7 @@ from scorepriors.inference.curvature._spectrum import curvature_spectrum, map_ra
 from ._abstract import AbstractSampler, Counts, Move, Start, Window, traced
 from ._checks import check_gradient
 from ._density import LogDensity, no_refinement, problem_at
-from ._origin import UNIFORM, Origin, elsewhere, origin_of
+from ._origin import UNIFORM, Origin, elsewhere, origin_of, value_at
 
 #: Number of warm-up windows after which the map is refined, and the share of all in the
 #: warm-up.  Before the first and after the last only the step size is tuned.
@@ -48,6 +48,9 @@ MISFIT_BATCHES = 8
 
 #: Words of a start whose curvature is from differences of gradients.
 BY_DIFFERENCES = "curvature from differences of gradients"
+
+#: Words in the origin of chains whose density jumps.
+JUMPING = "the density jumps"
 
 #: Sources of the coordinates of the chains.
 PRECONDITIONERS = ("both", "curvature", "warmup", "none")
@@ -167,8 +170,9 @@ class AbstractGradientSampler(AbstractSampler):
         if curvature is None:
             curvature = self._no_curvature(flat)
             if text.startswith("uniform"):
-                origin = jax.tree.map(jnp.zeros_like, origin)
                 spread = jax.random.uniform(third, shape, flat.dtype, -UNIFORM, UNIFORM)
+                origin = _defined(bound, spread, jax.tree.map(jnp.zeros_like, origin))
+                spread = spread - ravel_pytree(origin)[0]
             else:  # without known widths all chains start at one point
                 spread = jnp.zeros(shape, flat.dtype)
         else:
@@ -176,7 +180,8 @@ class AbstractGradientSampler(AbstractSampler):
         refinement = no_refinement(origin)
         density = LogDensity(problem_at(bound, origin, curvature), refinement)
         positions = _inside(density, spread)
-        check_gradient(density, positions[0], fourth)
+        if check_gradient(density, positions[0], fourth):
+            text = f"{text}; {JUMPING}"
         tuned = Tuned(
             jnp.asarray(self.first_step_size(float(len(flat))), flat.dtype),
             jnp.asarray(np.pi / 2, flat.dtype),
@@ -337,6 +342,19 @@ def begin_tuner(step_size, rate, push=10.0):
     state = init(step_size)
     state = state._replace(mu=jnp.log(step_size * push), log_step_size_avg=jnp.log(step_size))
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), state)
+
+
+def _defined(bound: Posterior, spread, zero: dict) -> dict:
+    """Return zero, or the first of the starts ``[C, d]`` with a density if it has none there.
+
+    As the direction of a vector, or a density of its logarithm: the terms of the density at the
+    origin are taken from those elsewhere.
+    """
+    _, unravel = ravel_pytree(zero)
+    for point in (zero, *map(unravel, spread)):
+        if np.isfinite(float(value_at(bound, point))):
+            return point
+    return zero
 
 
 def _inside(density: LogDensity, spread):

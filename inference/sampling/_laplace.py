@@ -33,6 +33,7 @@ from ._collect import Keep, collect
 from ._diagnostics import SamplingWarning
 from ._gaussian import Gaussian, gaussian_at_mode, largest_khat, log_ratios, pareto_khat
 from ._labels import lay_out
+from ._origin import at_fit
 from ._undefined import undefined
 
 #: Number of draws per call of the model, which limits the memory.
@@ -142,7 +143,7 @@ def laplace(
     layout = lay_out(bound, keep)
     fit_key, map_key, probe_key, draw_key, value_key, check_key = jax.random.split(key, 6)
     fit = fit_map(bound, key=fit_key, max_iterations=1000) if best is None else best
-    point = bound.start({n: fit.values[n] for n in bound.sites()}, key=fit_key)
+    point = at_fit(bound, fit, fit_key)
     flat, _ = ravel_pytree(point)
     gaussian = gaussian_at_mode(bound, point, rank=rank, key=map_key)
     if gaussian is None:

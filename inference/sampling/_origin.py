@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import blackjax
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
@@ -60,8 +61,7 @@ def origin_of(bound: Posterior, init: str | dict | MAPResult, key) -> Origin:
         For an `init` that is none of those.
     """
     if isinstance(init, MAPResult):
-        start = bound.start({n: init.values[n] for n in bound.sites()}, key=key)
-        return Origin(start, "given mode")
+        return Origin(at_fit(bound, init, key), "given mode")
     if isinstance(init, dict):
         return Origin(bound.start(init, key=key), "given values")
     if init == "map":
@@ -113,23 +113,43 @@ def elsewhere(bound: Posterior, mode: Origin, reason: str, key) -> Origin | None
     start = bound.start(key=key)
     flat, unravel = ravel_pytree(start)
     uniform = jax.random.uniform(key, (8, len(flat)), flat.dtype, -UNIFORM, UNIFORM)
-    values = np.nan_to_num([float(_value(bound, unravel(u))) for u in uniform], nan=-np.inf)
-    best = float(_value(bound, mode.point))
+    values = np.nan_to_num([float(value_at(bound, unravel(u))) for u in uniform], nan=-np.inf)
+    best = float(value_at(bound, mode.point))
     # The density at a point that a fit has ended at may be infinite.
     if np.isfinite(best) and best - np.median(values) > FAR_BELOW * len(flat):
         # Pathfinder evaluates thousands of points at once, too many for large models.
         if len(flat) > DENSE:
             return None
         point = _pathfinder(bound, key)
-        if not np.isfinite(float(_value(bound, point))):
+        if not np.isfinite(float(value_at(bound, point))):
             return None
         return Origin(point, f"pathfinder ({reason})")
     return Origin(start, f"uniform ({reason})")
 
 
 @Kept
-def _value(bound: Posterior, point: dict) -> Any:
+def value_at(bound: Posterior, point: dict) -> Any:
+    """Return the log-density at unconstrained parameters."""
     return bound.log_density(point)
+
+
+def at_fit(bound: Posterior, fit: MAPResult, key) -> dict:
+    """Return unconstrained parameters at the end of a fit, by itself or of another model.
+
+    Those of the fit, if its values are theirs: a value that is rounded to the edge of its support
+    has none any more.
+    """
+    names = bound.sites()
+    if fit.params.keys() == names.keys():
+        point = {n: fit.params[n] for n in names}
+        try:
+            values = bound.constrain(point, deterministics=False)
+        except (TypeError, ValueError):  # of other shapes
+            values = {}
+        same = (np.allclose(v, fit.values[n], rtol=1e-4, equal_nan=True) for n, v in values.items())
+        if values and all(same):
+            return {n: jnp.asarray(v) for n, v in point.items()}
+    return bound.start({n: fit.values[n] for n in names}, key=key)
 
 
 def _pathfinder(bound: Posterior, key) -> dict:

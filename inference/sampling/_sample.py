@@ -31,10 +31,10 @@ from ._algorithms import sampler_of
 from ._checkpoints import fingerprint, load_run, save_run
 from ._collect import Keep, collect, prior_facts
 from ._diagnostics import Diagnosis, SamplingWarning, diagnose
-from ._gradient import BY_DIFFERENCES
+from ._gradient import BY_DIFFERENCES, JUMPING
 from ._labels import lay_out
 from ._run import Run, blocks, enough
-from ._stein import stein_check, stein_facts, stein_findings
+from ._stein import SteinCheck, stein_check, stein_facts, stein_findings
 from ._until import Until
 
 #: Seconds between checkpoints.
@@ -90,7 +90,7 @@ def sample(
         Start of the chains.  ``"map"``: spread by the curvature about the mode; where no mode is
         found, or the density about it is not that of its Gaussian, as in a funnel, as under
         ``"uniform"``, or under ``"pathfinder"`` if that is too far from the posterior.
-        ``"pathfinder"``: about the mean of BlackJAX's Pathfinder.  ``"uniform"``: within 2 of
+        ``"pathfinder"``: about the point of BlackJAX's Pathfinder.  ``"uniform"``: within 2 of
         zero in each unconstrained coordinate, without curvature.  Or site values
         (constrained), or a `MAPResult`.
     keep
@@ -198,7 +198,9 @@ def sample(
         stats, own = sampler.results(run.state, every)
         end = sampler.snapshot(run.state)
         points = np.concatenate(run.draws) if end is None else np.stack(run.snapshots or [end])
-        checked = stein_check(sampler, problem, run.state, points, seed)
+        # Stein's identity has a term at every jump, which no gradient knows.
+        jumps = JUMPING in run.start
+        checked = SteinCheck() if jumps else stein_check(sampler, problem, run.state, points, seed)
         tree = collect(problem.coordinates, run.draws, stats, keep, layout, key=draw_key)
     tree.attrs.update(_facts(sampler, counts, seed, run))
     tree.attrs.update(prior_facts(bound) | own | stein_facts(checked))
@@ -269,6 +271,8 @@ def judge(tree, sampler: AbstractSampler, whole, *, cut: bool) -> None:
     said = [*stein_findings(tree.attrs)]
     if BY_DIFFERENCES in tree.attrs["start"]:
         said.append(Finding(Check.DIFFERENCES, {"note": DIFFERENCES}))
+    if JUMPING in tree.attrs["start"]:
+        said.append(Finding(Check.JUMPS))
     found = found._replace(findings=(*found.findings, *said))
     tree.attrs.update(_summary(found) | record(found.findings, cut) | {"interrupted": int(cut)})
     if cut:
@@ -278,8 +282,9 @@ def judge(tree, sampler: AbstractSampler, whole, *, cut: bool) -> None:
             SamplingWarning,
             stacklevel=4,
         )
-    for sentence in found.warnings:
-        warnings.warn(sentence, SamplingWarning, stacklevel=4)
+    for finding in found.findings:
+        if finding.check is not Check.JUMPS:  # which was said before the first draw
+            warnings.warn(finding.sentence(), SamplingWarning, stacklevel=4)
 
 
 def _summary(found: Diagnosis) -> dict:

@@ -82,6 +82,8 @@ def stein_findings(attrs: Mapping[str, Any]) -> list[Finding]:
 def stein_sentence(attrs: Mapping[str, Any]) -> str:
     """Return in words whether the draws agree with the density, from the attributes of a tree."""
     p_value = float(attrs.get("stein_p_value", np.nan))
+    if Check.JUMPS.value in str(attrs.get("findings", "")):
+        return "The draws were not compared with the density, which jumps."
     if not np.isfinite(p_value):
         return (
             "The draws were not compared with the density: that takes at least "
