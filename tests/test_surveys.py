@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from scorepriors import InputError, list_priors
-from scorepriors._surveys import LSST, PIXEL_SCALES, SPACE, SURVEYS, nearest_survey, survey
+from scorepriors._surveys import (
+    LSST,
+    PIXEL_SCALES,
+    SPACE,
+    SURVEYS,
+    nearest_survey,
+    survey,
+    survey_of_pixels,
+)
 from scorepriors.inference.cli._simulation import _SURVEYS
 
 
@@ -52,6 +60,20 @@ def test_nearest_pixels():
         "ztf",
         "ztf",
     ]
+
+
+def test_errors_are_those_of_the_nearest_pixels():
+    """With priors or without: pixels of Euclid and HST have the priors of HSC, not its errors."""
+    scales = (None, 0.2, 0.168, 0.1, 0.05, 1.2)
+    assert [survey_of_pixels(s).name for s in scales] == [
+        "lsst",
+        "lsst",
+        "hsc",
+        "euclid",
+        "hst",
+        "ztf",
+    ]
+    assert survey_of_pixels(0.1).errors.scale > survey_of_pixels(0.168).errors.scale
 
 
 def test_published_cameras():

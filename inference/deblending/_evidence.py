@@ -22,7 +22,7 @@ from jaxtyping import Float
 from scipy.special import expit, logit
 
 from scorepriors._compat import quick_compilation
-from scorepriors._surveys import nearest_survey
+from scorepriors._surveys import survey_of_pixels
 from scorepriors._traces import Kept
 from scorepriors.inference.fitting._lbfgs import flat_lbfgs
 from scorepriors.inference.fitting._map import MAPResult, fit_map
@@ -223,7 +223,7 @@ def weighed(
         The `windows` of the sources, if they are there already.
     """
     point, galaxy = alone
-    odds = nearest_survey(one.obs.pixel_scale).stars if star_share is None else star_share
+    odds = survey_of_pixels(one.obs.pixel_scale).stars if star_share is None else star_share
     others, error = made_up(one.scene, one.rows, parts)
     either = np.logaddexp(math.log(odds) + point, math.log1p(-odds) + galaxy)
     needed = either - others

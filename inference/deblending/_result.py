@@ -7,7 +7,7 @@ import numpy as np
 
 from scorepriors._distribution import ScorePrior
 from scorepriors._errors import InputError
-from scorepriors._surveys import nearest_survey
+from scorepriors._surveys import survey_of_pixels
 from scorepriors.inference._status import FitStatus
 from scorepriors.inference.fitting._map import MAPResult
 from scorepriors.models.data._joint import JointObservation
@@ -205,7 +205,7 @@ class Deblended:
         """Return the result of two fits, with the photometry that follows from them."""
         weights = [view.observation.weights for view in observation.views]
         seen = has_data(seen_share(free_form.convolved, weights, free_form.flux))
-        errors = nearest_survey(observation.pixel_scale).errors
+        errors = survey_of_pixels(observation.pixel_scale).errors
         return cls(
             observation,
             positions,
