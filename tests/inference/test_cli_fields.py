@@ -87,6 +87,7 @@ def test_a_field_leaves_its_files(finished, files):
     assert facts["input"] == [str(files / "field.fits")]
     # Flags with their sentences, none of which is "ok".
     lines = found.stderr.splitlines()
+    assert facts["flags"]
     for word, number in facts["flags"].items():
         (line,) = (one for one in lines if one.startswith(f"{word} ({number})"))
         assert FLAGS[word].sentence.startswith(line.partition(": ")[2].strip())
