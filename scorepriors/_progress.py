@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
+from rich.text import Text
 
 #: Function called with the steps done, their total, and a text to show.
 Report = Callable[[int, int, str], object]
@@ -164,6 +167,72 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
+#: Longest name of a bar that is not cut: numbers have room beside it in 80 columns.
+LONGEST_NAME = 24
+
+
+class _Line:
+    """Words on one line, which are cut to the room that there is, down to one character.
+
+    Parameters
+    ----------
+    words
+        The words; markup of rich is none here.
+    """
+
+    def __init__(self, words: str):
+        self._text = Text(" ".join(words.split()), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(1, self._text.cell_len), self._text.cell_len)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        text = self._text.copy()
+        text.truncate(options.max_width, overflow="ellipsis")
+        yield text
+
+
+class _Words(ProgressColumn):
+    """Words beside a bar, which are cut where the line has no room.
+
+    Parameters
+    ----------
+    words
+        Function that returns them from a task.
+    longest
+        Most characters; as many as there is room for if not given.
+    """
+
+    def __init__(self, words: Callable[[Task], str], longest: int | None = None):
+        # rich takes room from columns that may be wrapped, before it cuts the others.
+        super().__init__(table_column=Column(no_wrap=longest is not None))
+        self._words, self._longest = words, longest
+
+    def render(self, task: Task) -> _Line:
+        """Return the words as one line."""
+        words = self._words(task)
+        if self._longest is not None and len(words) > self._longest:
+            words = f"{words[: self._longest - 1]}…"
+        return _Line(words)
+
+
+def _name_of(task: Task) -> str:
+    return task.description
+
+
+def _text_of(task: Task) -> str:
+    return str(task.fields["text"])
+
+
+class _Speed(ProgressColumn):
+    """Steps per second of late."""
+
+    def render(self, task: Task) -> Text:
+        """Return the speed in words; nothing while it is not known."""
+        rate = task.finished_speed or task.speed
+        return Text("" if not rate else speed(rate), style="progress.data.speed")
+
+
 @contextmanager
 def reporting(progress: Progress, label: str, total: int = 1) -> Iterator[Report]:
     """Yield ``report(done, total, text)`` for a loop; without `progress` it does nothing.
@@ -184,11 +253,12 @@ def reporting(progress: Progress, label: str, total: int = 1) -> Iterator[Report
         yield Lines(name, _MINUTES)
     elif progress:
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            _Words(_name_of, LONGEST_NAME),
+            BarColumn(bar_width=16, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            _Speed(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            _Words(_text_of),
         )
         with Bar(*columns, console=console, transient=True) as bar:
             task = bar.add_task(name, total=total, text="")

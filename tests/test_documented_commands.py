@@ -27,6 +27,7 @@ def known_names(command):
     return {
         name
         for option in command.get_params(click.Context(command))
+        if not getattr(option, "hidden", False)
         for name in (*current_names(option), *option.secondary_opts)
     }
 
@@ -145,7 +146,7 @@ def test_pages_of_the_reference_have_all_options(name, generated):
     described = re.findall(r"^```\{option\} (.*)\n\n(.+)", page, re.M)
     heads = " ".join(head for head, _ in described)
     for option in command.params:
-        if isinstance(option, click.Option):
+        if isinstance(option, click.Option) and not option.hidden:
             names = current_names(option)
             assert all(re.search(rf"(?:^|[\s,]){one}(?![\w-])", heads) for one in names), names
     assert f"commands/{name}.md" in (ROOT / "docs" / "commands.md").read_text()

@@ -98,3 +98,38 @@ def test_lines_tell_rate_and_time_left(log):
 )
 def test_durations_round_up_to_the_next_unit(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("name", ["fit", "simulating pairs of a survey with a very long name"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x" * 200,
+        "potential -1234567.8, 8 of 8 blends, acceptance 0.81, 12 divergences, and further facts",
+        "[red] two\nlines",
+    ],
+)
+def test_a_bar_of_80_columns_keeps_count_speed_and_time_left(monkeypatch, name, text):
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(_progress, "console", console)
+    console.get_time = clock = Clock()
+    with reporting(name, "fit", 3) as report:
+        bar = report.__closure__[0].cell_contents
+        for done in (0, 100_000, 200_000):
+            report(done, 1_234_567, text)
+            clock.now += 10.0
+        (line,) = _lines_of(bar)
+    assert len(line) <= 80
+    assert line.startswith(name[:10])
+    assert " 200000/1234567 10,000/s 0:01:44" in line
+    if text:
+        assert text[:3] in line.partition("0:01:44")[2]
+
+
+def _lines_of(bar):
+    """Return the lines of a bar that is being drawn, on a terminal of its own."""
+    stream = io.StringIO()
+    Console(file=stream, width=80, color_system=None).print(bar.get_renderable())
+    return stream.getvalue().splitlines()

@@ -57,24 +57,54 @@ class Outcome(NamedTuple):
     summary: Callable[[], Any] | None
 
 
-def with_json(command):
-    """Add the option --json to a command that returns an `Outcome`.
+#: What --quiet leaves of what most commands print.
+QUIET = "No progress and no tables: print names of files alone."
 
-    Nothing but the summary goes to stdout then: what the command prints goes to stderr.
+
+def quiet_option(text: str = QUIET):
+    """Return the option --quiet; `text` says what is still printed to stdout."""
+    return click.option("--quiet", is_flag=True, help=text)
+
+
+def for_scripts(quiet: str = QUIET):
+    """Return what adds the options --quiet and --json to a command that returns an `Outcome`.
+
+    With --json nothing but the summary goes to stdout: what the command prints goes to stderr.
+
+    Parameters
+    ----------
+    quiet
+        What --quiet leaves.
     """
 
-    @click.option(
-        "--json", "as_json", is_flag=True, help="Print the summary as JSON, all else on stderr."
-    )
-    @functools.wraps(command)
-    def run(*arguments, as_json, **options):
-        with stdout_for_json(as_json) as show:
-            outcome = command(*arguments, **options)
-            if as_json and outcome.summary is not None:
-                show(outcome.summary())
-        sys.exit(outcome.code)
+    def decorate(command):
+        @quiet_option(quiet)
+        @click.option(
+            "--json", "as_json", is_flag=True, help="Print the summary as JSON, all else on stderr."
+        )
+        @functools.wraps(command)
+        def run(*arguments, as_json, **options):
+            with stdout_for_json(as_json) as show:
+                outcome = command(*arguments, **options)
+                if as_json and outcome.summary is not None:
+                    show(outcome.summary())
+            sys.exit(outcome.code)
 
-    return run
+        return run
+
+    return decorate
+
+
+def is_quiet() -> bool:
+    """Return whether the running command was told to be quiet."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.params.get("quiet"))
+
+
+def echo_table(text: str) -> None:
+    """Print a table, or other words for people, unless the command is to be quiet."""
+    if not is_quiet():
+        click.echo(text)
 
 
 @contextlib.contextmanager
@@ -112,6 +142,30 @@ class OptionOfOldNames(click.Option):
 def count_option(*names, **attributes):
     """Return an option for a number of things, which has had the names after the first."""
     return click.option(*names, cls=OptionOfOldNames, **attributes)
+
+
+class _Renamed(click.Option):
+    """A name of an earlier version that means something else in other commands."""
+
+    def __init__(self, names, *, now: str, **attributes):
+        super().__init__(names, hidden=True, expose_value=False, **attributes)
+        self._now = now
+
+    def process_value(self, ctx, value):
+        """Refuse the name where it is given."""
+        if ctx.get_parameter_source(self.name) is click.core.ParameterSource.COMMANDLINE:
+            raise InputError(f"{self.opts[0]} of {ctx.info_name} is called {self._now} now.")
+        return None
+
+
+def renamed_option(before: str, now: str):
+    """Return an option that says what the option of that name is called now; no help shows it."""
+    return click.option(before, f"renamed_{before.strip('-')}", cls=_Renamed, now=now)
+
+
+def seed_option(text: str = "Of random numbers."):
+    """Return the option for the seed."""
+    return click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=text)
 
 
 def prepare_jax(devices: int = 1) -> None:
@@ -269,13 +323,13 @@ def scene_options(folder: str):
         click.option(
             "--output",
             type=click.Path(),
+            metavar="FOLDER",
             default=folder,
             show_default=True,
             help="Folder for the results.",
         ),
         click.option("--force", is_flag=True, help="Replace existing results."),
-        click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--quiet", is_flag=True, help="No progress bars."),
+        seed_option(),
     )
 
     def decorate(command):

@@ -17,14 +17,15 @@ from ._common import (
     NOT_CONVERGED,
     NOT_TRUSTED,
     Outcome,
+    for_scripts,
     model_options,
     models_option,
     say_notes,
     scene_options,
-    with_json,
     written_summary,
 )
 from ._diagnosis import diagnose_scene
+from ._each import REQUEST, Plan, folders, left_code, planned, those_of
 from ._fields import FieldRun, Target, deblend_as_field, opened_field
 from ._input import Input, field_options
 
@@ -50,8 +51,12 @@ from ._input import Input, field_options
     help="Processes for a field; more than one need pip install 'scorepriors[cluster]'.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler of the workers for a field.")
-@click.option("--resume", is_flag=True, help="Go on with a field that was cut short, or start.")
-@with_json
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with a field, or with the files of --each, that was cut short, or start.",
+)
+@for_scripts()
 def deblend(
     each,
     prior_names,
@@ -73,7 +78,8 @@ def deblend(
     Writes catalog.ecsv, catalog.parquet (with pyarrow), sources.fits, report.html (a page to look at), report.png,
     sources.reg (for DS9), summary.json and scene.npz to the output folder, and
     light_curves.ecsv with --variable.  With --each every FILE is a blend, several are
-    fitted at once, and the results go to one folder per file within the output folder.
+    fitted at once, and the results go to one folder per file within the output folder, as
+    soon as they are there; --resume leaves files that are done, unless they or the options changed.
 
     A large image is a field: it is read by windows and fitted in many scenes, and leaves
     catalog.parquet, catalog.fits, model.fits, residual.fits, kept.fits, summary.json and report.html.
@@ -109,16 +115,17 @@ def deblend(
         raise InputError(
             f"--each goes with files, not with {'--example' if given.example else '--with'}."
         )
-    targets = _folders(given.files, output) if each else [output]
+    targets = folders(given.files, output) if each else [Path(output)]
     common.prepare_jax()
     common.leave_to_doubts()
     from scorepriors.inference.reports._outputs import check_target, write_outputs
 
-    for target in targets:
-        check_target(target, force=force)
     if resume and force:
         raise InputError("give either --force, to start again, or --resume, to go on.")
-    if resume:
+    plan = planned(given.files, targets, resume) if each else Plan([""], [0], set())
+    for number in plan.todo:
+        check_target(targets[number], force=force or number in plan.replaced)
+    if resume and not each:
         click.echo("scorepriors: a scene keeps nothing to go on with; the run starts.", err=True)
     import jax
 
@@ -126,10 +133,44 @@ def deblend(
     from scorepriors.inference.deblending._catalog import flag_words
     from scorepriors.inference.deblending._deblend import deblend_many
     from scorepriors.inference.deblending._priors import load_priors
+    from scorepriors.inference.diagnosis._outputs import DIAGNOSIS_NAMES
 
-    observations, positions, truth = given.read(each=each)
-    pixel_scale = observations[0].pixel_scale
+    done = [target for number, target in enumerate(targets) if number not in plan.todo]
+    if not plan.todo:
+        return Outcome(left_code(done), lambda: [written_summary(one) for one in targets])
+    some = those_of(given, plan.todo) if each else given
+    observations, positions, truth = some.read(each=each)
+    # The priors are those for the pixels of the first file, done or not.
+    first = observations if plan.todo[0] == 0 else those_of(given, [0]).read(each=True).observations
+    pixel_scale = first[0].pixel_scale
     prior = load_priors(prior_names or None, sigma=sigma, pixel_scale=pixel_scale)
+    written = []
+
+    def write(index, result):
+        number = plan.todo[index]
+        target, interrupted = targets[number], result.free_form.fit.interrupted
+        if number in plan.replaced:
+            # A diagnosis is of the results that go.
+            for name in DIAGNOSIS_NAMES:
+                (target / name).unlink(missing_ok=True)
+        paths = write_outputs(
+            result,
+            target,
+            force=force or number in plan.replaced,
+            seed=seed,
+            total_seconds=None if each else time.monotonic() - started,
+            prior=prior_names,
+            command=shlex.join(["scorepriors", *sys.argv[1:]]),
+            files=[given.files[number]] if each else given.names(),
+            extra={REQUEST: None if interrupted else plan.requests[number]} if each else {},
+        )
+        written.append(number)
+        _print_table(result, flag_words(result), truth)
+        if diagnosed:
+            paths += diagnose_scene(target, result, None, seed=seed, quiet=quiet)[1]
+        for path in dict.fromkeys(paths):
+            click.echo(str(path))
+
     results = deblend_many(
         observations,
         positions,
@@ -137,52 +178,22 @@ def deblend(
         key=jax.random.key(seed),
         progress=unless_quiet(True, quiet),
         side_by_side=1 if len(observations) == 1 else None,
+        finished=write,
         **options,
     )
-    seconds = (time.monotonic() - started) / len(observations)
-    written = []
-    read = [[file] for file in given.files] if each else [given.names()]
-    for result, target, names in zip(results, targets, read, strict=True):
-        if result is None:
-            continue
-        paths = write_outputs(
-            result,
-            target,
-            force=force,
-            seed=seed,
-            total_seconds=seconds,
-            prior=prior_names,
-            command=shlex.join(["scorepriors", *sys.argv[1:]]),
-            files=names,
-        )
-        written.append(target)
-        _print_table(result, flag_words(result), truth)
-        if diagnosed:
-            paths += diagnose_scene(target, result, None, seed=seed, quiet=quiet)
-        for path in dict.fromkeys(paths):
-            click.echo(str(path))
 
     def summary():
-        found = [written_summary(target) for target in written]
+        left = [one for n, one in enumerate(targets) if n in written or n not in plan.todo]
+        found = [written_summary(target) for target in left]
         return found if each else found[0]
 
-    return Outcome(_verdict(results, targets), summary if written else None)
+    code = _verdict(results, [targets[number] for number in plan.todo], each)
+    if code != INTERRUPTED:
+        code = max(code, left_code(done))
+    return Outcome(code, summary if written or done else None)
 
 
-def _folders(files, output) -> list[Path]:
-    """Return one folder per file, named after it."""
-    names = [Path(file).name.removesuffix(".gz") for file in files]
-    names = [name.rsplit(".", 1)[0] or name for name in names]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(
-            f"two files are called {twice[0]!r}, and so would be their folders of results; "
-            "rename one."
-        )
-    return [Path(output) / name for name in names]
-
-
-def _verdict(results, targets) -> int:
+def _verdict(results, targets, each: bool) -> int:
     """Print problems of the fits, and return the exit code."""
     finished = [r for r in results if r is not None]
     if len(finished) < len(results) or any(r.free_form.fit.interrupted for r in finished):
@@ -191,7 +202,8 @@ def _verdict(results, targets) -> int:
             if len(results) == 1
             else f"{len(finished)} of {len(results)} blends are done"
         )
-        click.echo(f"scorepriors: interrupted; {kept}.", err=True)
+        more = "; --resume goes on" if each else ""
+        click.echo(f"scorepriors: interrupted; {kept}{more}.", err=True)
         return INTERRUPTED
     from scorepriors.inference.deblending._doubts import doubts
     from scorepriors.inference.deblending._notes import notes
@@ -251,7 +263,7 @@ def _print_table(result, flags, truth=None) -> None:
         for name, flux, error in each
     }
     title = flux_title(len(ids), unit.to_string())
-    click.echo(source_tables(title, ids, facts, fluxes, flags))
+    common.echo_table(source_tables(title, ids, facts, fluxes, flags))
     fit = scene.fit
     state = "converged" if result.converged else "NOT converged"
     prior = (
@@ -261,4 +273,4 @@ def _print_table(result, flags, truth=None) -> None:
         f"{state} in {int(fit.num_iterations)} iterations, chi2 per pixel {scene.chi2:.3f}; "
         f"{prior}errors know shapes, neighbors and model"
     )
-    click.echo(f"\n{textwrap.fill(said, WIDTH)}")
+    common.echo_table(f"\n{textwrap.fill(said, WIDTH)}")

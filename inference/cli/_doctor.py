@@ -1,15 +1,13 @@
 """The command for reports of problems."""
 
-import json
-
 import click
 
 from . import _common as common
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def doctor(as_json):
+@common.for_scripts("Print tests that failed alone.")
+def doctor(quiet):
     """Show versions, devices and caches, and test the installation.
 
     The tests take some twenty seconds, and more the first time, when programs are compiled.  Exit code
@@ -21,20 +19,20 @@ def doctor(as_json):
 
     facts = room.installation()
     found = []
-    if not as_json:
+    if not quiet:
         _show(facts)
     for trial in room.trials():
         found.append(trial)
-        if not as_json:
+        if not (quiet and trial.passed):
             click.echo(f"{'ok    ' if trial.passed else 'FAILED'}  {trial.name}: {trial.text}.")
     passed = all(trial.passed for trial in found)
-    if as_json:
-        tests = [trial._asdict() for trial in found]
-        click.echo(json.dumps({**facts, "tests": tests, "passed": passed}, indent=2))
-    else:
-        click.echo("All tests passed." if passed else "This installation does not compute right.")
-    if not passed:
-        raise click.exceptions.Exit(common.NOT_TRUSTED)
+    common.echo_table(
+        "All tests passed." if passed else "This installation does not compute right."
+    )
+    tests = [trial._asdict() for trial in found]
+    return common.Outcome(
+        0 if passed else common.NOT_TRUSTED, lambda: {**facts, "tests": tests, "passed": passed}
+    )
 
 
 def _show(facts: dict) -> None:

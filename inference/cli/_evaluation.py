@@ -117,7 +117,7 @@ class _Start(click.Choice):
     metavar="HOW",
     help="Correlation of neighbors' noise: measure, lanczos3, drizzle:RATIO.  [default: none]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@common.seed_option("Of the draws.")
 @click.option(
     "--json",
     "json_path",
@@ -141,7 +141,7 @@ class _Start(click.Choice):
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short, or start one.")
 @click.option("--force", is_flag=True, help="Replace existing results; start again.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@common.quiet_option()
 @click.pass_context
 def evaluate(
     context,
@@ -172,8 +172,9 @@ def evaluate(
     al. (2024), eqs. 14-16.  Finished blends are kept beside the JSON: after Ctrl-C, or a
     crash, --resume continues.  Exit codes: 0 done, 2 bad input, 130 interrupted.
     """
-    show = context.with_resource(stdout_for_json(json_path == _STDOUT))
-    json_path = None if json_path == _STDOUT else json_path
+    to_stdout = json_path == _STDOUT
+    show = context.with_resource(stdout_for_json(to_stdout))
+    json_path = None if to_stdout else json_path
     if Path(file).is_dir():
         if json_path is not None:
             raise InputError("--json FILE is for sets of blends; a field's is evaluation.json.")
@@ -182,6 +183,10 @@ def evaluate(
         show(_evaluate_folder(Path(file), results, not no_peers, force, quiet))
         return
     _refuse_given(context, set(context.params) - {"results", "no_peers"}, "folders of fields")
+    if quiet and json_path is None and figure_path is None and not to_stdout:
+        raise InputError(
+            "--quiet prints no table, and nothing is written; give --json or --figure."
+        )
     if force and resume:
         raise InputError("give either --force, to start again, or --resume, to go on.")
     kept = _kept(checkpoint, json_path, resume=resume)
@@ -214,7 +219,7 @@ def evaluate(
         anneal=levels,
         **settings,
     )
-    if result["number"]:
+    if result["number"] and not quiet:
         _print_result(result)
     show(result)
     if result["interrupted"]:
@@ -255,7 +260,8 @@ def _evaluate_folder(directory: Path, results, peers: bool, force: bool, quiet: 
     result = evaluate_directory(
         directory, results=results, peers=peers, progress=unless_quiet("evaluating", quiet)
     )
-    print_field(result)
+    if not quiet:
+        print_field(result)
     atomic_write(outputs[0], json.dumps(result, allow_nan=False) + "\n")
     with atomic_path(outputs[1]) as temporary, open_field(directory) as field:
         field_figure(result, field).savefig(temporary, dpi=120, format="png")

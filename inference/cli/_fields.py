@@ -174,18 +174,18 @@ def _print_summary(result) -> None:
     facts, catalog = result.facts, result.catalog
     models = Counter(str(one) for one in catalog["model"]).most_common()
     flags = sorted(flag_counts(catalog).items(), key=lambda one: -one[1])
-    click.echo(
+    common.echo_table(
         f"{len(catalog):,} sources ({', '.join(f'{n:,} {name}' for name, n in models)}), "
         f"{facts['num_added']:,} of them from the residual"
     )
-    click.echo(
+    common.echo_table(
         f"{facts['num_scenes']:,} scenes in {duration(facts['seconds']['total'])}, "
         f"{facts['converged']:,} converged, chi2 per pixel {np.nanmedian(result.scenes['chi2']):.3f} "
         "(median)"
     )
-    click.echo("" if flags else "no flags")
+    common.echo_table("" if flags else "no flags")
     for word, number in flags:
-        click.echo(flag_line(f"{word} ({number:,})", SENTENCES[word]))
+        common.echo_table(flag_line(f"{word} ({number:,})", SENTENCES[word]))
 
 
 def _verdict(result) -> int:

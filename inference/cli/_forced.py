@@ -10,7 +10,7 @@ import click
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import Outcome, with_json, written_summary
+from ._common import Outcome, for_scripts, written_summary
 from ._input import SKY, correlation_option, reading_options, take_reading
 
 #: Most sources that are printed; the others are in the catalog.
@@ -54,8 +54,7 @@ MOST_SHOWN = 50
 @correlation_option()
 @click.option("--output", type=click.Path(), metavar="FOLDER", help="[default: DIR/forced-FILE]")
 @click.option("--force", is_flag=True, help="Replace existing results.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-@with_json
+@for_scripts()
 def forced(
     folder,
     image,
@@ -157,8 +156,10 @@ def _print_fluxes(found) -> None:
     flags = [str(words) for words in forced_catalog(found)["flags"][shown]]
     image = found.observation.name
     title = flux_title(len(found.ids), unit.to_string()) + (f", in {image}" if image else "")
-    click.echo(source_tables(title, found.ids[shown], facts, fluxes, flags, known=FORCED_SENTENCES))
+    common.echo_table(
+        source_tables(title, found.ids[shown], facts, fluxes, flags, known=FORCED_SENTENCES)
+    )
     left = len(found.ids) - MOST_SHOWN
     if left > 0:
-        click.echo(f"\nand {left:,} more, in the catalog.")
-    click.echo(f"\n{textwrap.fill(f'{SHAPES[found.shapes]}.', WIDTH)}")
+        common.echo_table(f"\nand {left:,} more, in the catalog.")
+    common.echo_table(f"\n{textwrap.fill(f'{SHAPES[found.shapes]}.', WIDTH)}")

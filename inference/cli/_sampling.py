@@ -15,10 +15,10 @@ from ._common import (
     REMEDIES,
     Outcome,
     count_option,
+    for_scripts,
     model_options,
     models_option,
     scene_options,
-    with_json,
 )
 from ._diagnosis import diagnose_scene
 from ._input import Input, field_options
@@ -56,7 +56,7 @@ from ._input import Input, field_options
 @field_options()
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short, or start one.")
 @click.option("--diagnose", "diagnosed", is_flag=True, help="Also what `diagnose` does.")
-@with_json
+@for_scripts()
 def sample(
     prior_names,
     sigma,
@@ -164,7 +164,7 @@ def sample(
     paths = write_samples(result, tree, folder, force=replace, prior=prior_names)
     _print_fluxes(tree, flag_words(result))
     if diagnosed:
-        paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)
+        paths += diagnose_scene(folder, result, tree, seed=seed, quiet=quiet)[1]
     for path in dict.fromkeys(paths):
         click.echo(str(path))
     reasons += doubts_of_draws(tree).values()
@@ -269,4 +269,4 @@ def _print_fluxes(tree, flags) -> None:
     }
     ids = [str(one) for one in flux["source"].values]
     title = flux_title(len(ids), str(flux.attrs["unit"]))
-    click.echo(source_tables(title, ids, {}, fluxes, flags))
+    common.echo_table(source_tables(title, ids, {}, fluxes, flags))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ._common import Outcome, with_json
+from ._common import Outcome, for_scripts
 
 
 @click.command()
@@ -19,8 +19,8 @@ from ._common import Outcome, with_json
     help="Report of `validate-prior`, whose figures the card then has.",
 )
 @click.option("--force", is_flag=True, help="Replace existing files.")
-@with_json
-def card(prior, output, report, force):
+@for_scripts()
+def card(prior, output, report, force, quiet):
     """Write a folder that shares PRIOR: weights, card, recipe, checksums.
 
     PRIOR is a .safetensors file, or anything else that --prior of `deblend` takes.  Whoever has the
@@ -32,6 +32,8 @@ def card(prior, output, report, force):
     paths = share_prior(
         output if output is not None else prior_info(prior).name, prior, report=report, force=force
     )
+    # Names of files are all that is printed, --quiet or not.
+    del quiet
     for path in paths:
         click.echo(str(path))
 

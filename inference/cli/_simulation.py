@@ -6,7 +6,7 @@ import click
 
 from scorepriors._errors import InputError
 
-from ._common import count_option, target_file
+from ._common import Outcome, count_option, for_scripts, renamed_option, seed_option, target_file
 
 _SURVEYS = ("lsst", "hsc", "ztf", "euclid", "hst")
 
@@ -18,7 +18,7 @@ _OF_SETS = {
     "gradient": "--gradient",
 }
 _OF_FIELDS = {
-    "size": "--size",
+    "side": "--side",
     "density": "--density",
     "stars": "--stars",
     "clusters": "--clusters",
@@ -37,7 +37,7 @@ _OF_FIELDS = {
     type=click.IntRange(1),
     help="How many blends.  [required for a set]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@seed_option()
 @click.option("--sources", metavar="MIN:MAX", help="Galaxies per blend.  [default: 2:8]")
 @click.option(
     "--galaxies",
@@ -46,13 +46,13 @@ _OF_FIELDS = {
     help="Shapes of real galaxies, from a catalog in GalSim's format.  [default: bulges, disks]",
 )
 @click.option("--field", is_flag=True, help="One large image in place of a set of blends.")
-@click.option("--size", type=int, metavar="PIXELS", help="Side of the field.  [required for it]")
+@click.option("--side", type=int, metavar="PIXELS", help="Side of the field.  [required for it]")
 @click.option("--density", type=float, help="Galaxies per square arcminute.  [default: 60 of lsst]")
 @click.option("--stars", type=float, help="Stars per square arcminute.  [default: 2]")
 @click.option("--clusters", type=click.IntRange(0), help="Clusters of galaxies.  [default: 0]")
 @click.option("--structured", type=click.IntRange(0), help="Bright spirals.  [default: 0]")
 @click.option(
-    "--sky",
+    "--sky-level",
     type=float,
     help="Sky that is left in, sigma: of blends its level, of a field its change.  [default: 0]",
 )
@@ -63,7 +63,7 @@ _OF_FIELDS = {
     metavar="HOW",
     help="Noise of resampled images: lanczos3 or drizzle:PIXFRAC/SCALE; variances stay.",
 )
-@click.option("--bands", help="Some of the survey's, such as gri.  [default: all]")
+@click.option("--bands", metavar="NAMES", help="Some of the survey's: g,r,i.  [default: all]")
 @click.option(
     "--rotation",
     type=float,
@@ -81,7 +81,9 @@ _OF_FIELDS = {
     "--output", type=click.Path(), required=True, help="The npz file, or the folder of the others."
 )
 @click.option("--force", is_flag=True, help="Replace an existing file, or those in the folder.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@renamed_option("--size", "--side")
+@renamed_option("--sky", "--sky-level")
+@for_scripts()
 def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet, **options):
     """Simulate blends of a survey, or a field, with truth, for `evaluate`.
 
@@ -102,17 +104,12 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
     given = {name: value for name, value in options.items() if value is not None}
     if epochs is not None:
         others = {"field": field, "rotation": rotation, "num_blends": number} | given
-        for path in _simulate_epochs(survey, seed, epochs, output, force, others):
-            click.echo(str(path))
-        return
+        return _ended(_simulate_epochs(survey, seed, epochs, output, force, others), survey, seed)
     if given.pop("lumpy", False):
         raise InputError("--lumpy is for --epochs; give it as well, or leave it out.")
     if rotation is not None:
-        for path in _simulate_pairs(
-            survey, number, seed, field, rotation, output, force, quiet, given
-        ):
-            click.echo(str(path))
-        return
+        pairs = _simulate_pairs(survey, number, seed, field, rotation, output, force, quiet, given)
+        return _ended(pairs, survey, seed)
     wrong = [name for name in given if name in (_OF_SETS if field else _OF_FIELDS)]
     if field and number is not None:
         wrong.insert(0, "number")
@@ -127,10 +124,10 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
 
     progress = unless_quiet(f"simulating {survey}", quiet)
     if field:
-        click.echo(str(_simulate_field(survey, seed, output, force, progress, given)))
-        return
+        path = _simulate_field(survey, seed, output, force, progress, given)
+        return _ended([path], survey, seed)
     if number is None:
-        raise InputError("give --num-blends, how many blends, or --field with --size.")
+        raise InputError("give --num-blends, how many blends, or --field with --side.")
     path = target_file(output, force, ".npz")
     from scorepriors.models.simulation._blend_sets import parse_sources, simulate_set, write_set
 
@@ -140,13 +137,21 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
         seed=seed,
         sources=parse_sources(given.get("sources", "2:8")),
         galaxies=given.get("galaxies"),
-        sky=given.get("sky", 0.0),
+        sky=given.get("sky_level", 0.0),
         gradient=given.get("gradient", 0.0),
         noise_correlation=given.get("noise_correlation"),
         progress=progress,
     )
     write_set(path, arrays)
-    click.echo(str(path))
+    return _ended([path], survey, seed)
+
+
+def _ended(paths, survey: str, seed: int) -> Outcome:
+    """Print the files that were written, and return how the command ended."""
+    files = [str(path) for path in paths]
+    for one in files:
+        click.echo(one)
+    return Outcome(0, lambda: {"survey": survey, "seed": seed, "files": files})
 
 
 def _simulate_epochs(survey, seed, epochs, output, force, others) -> list[Path]:
@@ -172,7 +177,7 @@ def _simulate_pairs(
     from scorepriors._progress import reporting, unless_quiet
     from scorepriors.models.simulation._pairs import check_pairs, write_pairs
 
-    wrong = [{**_OF_SETS, **_OF_FIELDS}[name] for name in given if name != "sources"]
+    wrong = [f"--{name.replace('_', '-')}" for name in given if name != "sources"]
     if field or survey != "lsst":
         wrong.insert(0, "--field" if field else f"--survey {survey}")
     if wrong:
@@ -203,8 +208,9 @@ def _simulate_field(survey, seed, output, force, progress, given) -> Path:
     from scorepriors.models.simulation._fields import simulate_field
     from scorepriors.models.simulation._fields_files import check_folder, write_field
 
-    if "size" not in given:
-        raise InputError("--field needs --size, the side of the field in pixels.")
+    if "side" not in given:
+        raise InputError("--field needs --side, the side of the field in pixels.")
     check_folder(output, overwrite=force)
-    field = simulate_field(survey, given.pop("size"), seed=seed, progress=progress, **given)
+    size, given["sky"] = given.pop("side"), given.pop("sky_level", 0.0)
+    field = simulate_field(survey, size, seed=seed, progress=progress, **given)
     return write_field(field, output, overwrite=force)

@@ -6,7 +6,7 @@ import click
 
 from scorepriors._errors import InputError
 
-from ._common import Outcome, with_json
+from ._common import Outcome, for_scripts
 
 
 @click.command()
@@ -18,8 +18,7 @@ from ._common import Outcome, with_json
 )
 @click.option("--picture", type=click.Path(), metavar="FILE.png", help="Draw it.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
-@click.option("--quiet", is_flag=True, help="Print nothing but the files that were written.")
-@with_json
+@for_scripts()
 def source(folder, id, position, output, picture, force, quiet):
     """Show the source ID of a field that `deblend` wrote to DIR.
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,12 +12,14 @@ from scorepriors import __version__
 from scorepriors._errors import InputError
 
 from . import _common as common
-from ._common import INTERRUPTED, NOT_TRUSTED, Outcome, count_option, with_json
+from ._common import INTERRUPTED, NOT_TRUSTED, Outcome, count_option, for_scripts
 
 
 @click.command()
 @click.argument("config", type=click.Path())
-@click.option("--output", type=click.Path(), help="Run folder.  [default: runs/NAME]")
+@click.option(
+    "--output", type=click.Path(), metavar="FOLDER", help="Run folder.  [default: runs/NAME]"
+)
 @click.option(
     "--from",
     "results",
@@ -31,7 +34,7 @@ from ._common import INTERRUPTED, NOT_TRUSTED, Outcome, count_option, with_json
     show_default=True,
     help="Smallest signal to noise of galaxies of --from.",
 )
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@for_scripts()
 def train(config, output, results, min_snr, quiet):
     """Train a prior with the recipe CONFIG, a TOML file; resume an existing run.
 
@@ -70,14 +73,12 @@ def train(config, output, results, min_snr, quiet):
     )
     if result.rounds[0] < result.rounds[1]:
         done, wanted = result.rounds
-        click.echo(
-            f"stopped in round {done + 1} of {wanted}; the same command resumes from {folder}."
-        )
-        sys.exit(INTERRUPTED)
+        _say_stopped(f"in round {done + 1} of {wanted}", folder)
+        return Outcome(INTERRUPTED, partial(_training_facts, result, folder))
     loss_curve_figure(result.history, recipe.training.block, folder / "loss.png")
     if not result.finished:
-        click.echo(f"stopped at step {result.step}; the same command resumes from {folder}.")
-        sys.exit(INTERRUPTED)
+        _say_stopped(f"at step {result.step}", folder)
+        return Outcome(INTERRUPTED, partial(_training_facts, result, folder))
     weights = save_prior(
         folder / f"{recipe.name}.safetensors",
         result.prior,
@@ -95,6 +96,23 @@ def train(config, output, results, min_snr, quiet):
     samples = np.asarray(prior.sample(jax.random.key(recipe.training.seed), (64,)))
     sample_grid_figure(samples, images, folder / "samples.png", softening=recipe.stretch.softening)
     click.echo(str(weights))
+    return Outcome(0, partial(_training_facts, result, folder, weights))
+
+
+def _say_stopped(where: str, folder: Path) -> None:
+    """Say where a run was stopped, and how it goes on."""
+    click.echo(f"scorepriors: stopped {where}; the same command resumes from {folder}.", err=True)
+
+
+def _training_facts(result, folder: Path, weights: Path | None = None) -> dict:
+    """Return what --json says of a run: its weights are None until it is finished."""
+    return {
+        "output": str(folder),
+        "weights": None if weights is None else str(weights),
+        "finished": weights is not None,
+        "steps": int(result.step),
+        "seconds": round(float(result.seconds), 2),
+    }
 
 
 def _stamps_of_results(results: str, folder: Path, box: int, min_snr: float) -> Path:
@@ -124,8 +142,7 @@ def _stamps_of_results(results: str, folder: Path, box: int, min_snr: float) -> 
 
 
 @click.command()
-@click.option("--quiet", is_flag=True, help="Print names alone, one a line.")
-@with_json
+@for_scripts("Print names alone, one a line.")
 def priors(quiet):
     """List the priors that come with the package."""
     from rich.console import Console
@@ -168,11 +185,13 @@ def priors(quiet):
     help="Samples and held-out images.",
 )
 @click.option("--images", type=click.Path(), help="images.npz of the run; simulated if built in.")
-@click.option("--output", type=click.Path(), help="Folder.  [default: validation-NAME]")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-@with_json
-def validate(name, num, images, output, seed, quiet):
+@click.option(
+    "--output", type=click.Path(), metavar="FOLDER", help="Folder.  [default: validation-NAME]"
+)
+@click.option("--force", is_flag=True, help="Replace existing results.")
+@common.seed_option()
+@for_scripts()
+def validate(name, num, images, output, force, seed, quiet):
     """Compare samples of a prior with held-out images; write its model card.
 
     Exit codes: 0 all criteria are met, 2 bad input, 3 one is not (the card is written), 130
@@ -203,7 +222,10 @@ def validate(name, num, images, output, seed, quiet):
     from scorepriors.training._sets import simulate
 
     prior, recipe = load_prior(name), prior_recipe(name)
-    folder = check_target(output or f"validation-{recipe.name}", force=True, names=())
+    own = [
+        f"{recipe.name}{ending}" for ending in (".json", "-samples.png", "-denoising.png", ".md")
+    ]
+    folder = check_target(output or f"validation-{recipe.name}", force=force, names=own)
     data = recipe.data
     if images is not None:
         archive = read_arrays(images)
@@ -224,21 +246,16 @@ def validate(name, num, images, output, seed, quiet):
     report = validate_prior(
         prior, train_images, held_out, key=key, num=num, progress=unless_quiet("validating", quiet)
     )
-    atomic_write(folder / f"{recipe.name}.json", json.dumps(report, indent=1))
+    atomic_write(folder / own[0], json.dumps(report, indent=1))
     samples = np.asarray(draw_clean_samples(prior, 64, key=key))
-    sample_grid_figure(
-        samples,
-        train_images,
-        folder / f"{recipe.name}-samples.png",
-        softening=recipe.stretch.softening,
-    )
-    denoising_figure(report, folder / f"{recipe.name}-denoising.png")
-    card = folder / f"{recipe.name}.md"
+    sample_grid_figure(samples, train_images, folder / own[1], softening=recipe.stretch.softening)
+    denoising_figure(report, folder / own[2])
+    card = folder / own[3]
     write_card(card, name, report)
     sentences = _failures(report)
     for sentence in sentences:
         click.echo(f"scorepriors: {sentence}", err=True)
-    click.echo(_verdict(report))
+    common.echo_table(_verdict(report))
     click.echo(str(card))
 
     def summary():

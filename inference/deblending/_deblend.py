@@ -5,7 +5,7 @@ prior starts from it, and both results are kept.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,6 +140,7 @@ def deblend_many(
     progress: Progress = False,
     side_by_side: int | None = None,
     chunk: int | None = None,
+    finished: Callable[[int, Deblended], object] | None = None,
     **options: Any,
 ) -> list[Deblended | None]:
     """Deblend many observations, with several free-form fits at once.
@@ -165,6 +166,9 @@ def deblend_many(
     chunk
         Number of blends for which both fits are done before the next ones begin, which limits
         the memory, and the loss at Ctrl-C; 32 on CPUs and 1024 on accelerators if not given.
+    finished
+        Function called as ``finished(number, result)`` for each blend as soon as its chunk is done,
+        as to write files: a process that ends loses no more than a chunk.
     **options
         Options of `deblend`; all blends are padded to the largest number of sources, rounded up
         to a multiple of `padding`.
@@ -198,7 +202,12 @@ def deblend_many(
         group = [prepared[i] for i in members]
         sizes = padded_sizes(group, settings.options.padding)
         run = Run(settings, sizes, side_by_side, chunk, key, progress)
-        for index, result in zip(members, run.all(group), strict=True):
+
+        def done(number, result, members=members):
+            if finished is not None:
+                finished(members[number], result)
+
+        for index, result in zip(members, run.all(group, done), strict=True):
             results[index] = result
         if any(results[i] is None or _stopped(results[i]) for i in members):
             break
@@ -298,14 +307,21 @@ class Run:
         return [collect_scene(scene, fit) for _, scene, fit in self._parametric(blends)]
 
     @one_thread()
-    def all(self, blends: Sequence[Blend]) -> list[Deblended | None]:
-        """Fit all blends in chunks."""
+    def all(
+        self,
+        blends: Sequence[Blend],
+        finished: Callable[[int, Deblended], object] = lambda number, result: None,
+    ) -> list[Deblended | None]:
+        """Fit all blends in chunks; `finished` is called for each at the end of its chunk."""
         make_room_for_programs()
         results: list = [None] * len(blends)
         chunk = chunk_of(self.chunk)
         for first in range(0, len(blends), chunk):
             some = self._some(blends[first : first + chunk])
             results[first : first + chunk] = some
+            for number, result in enumerate(some, first):
+                if result is not None:
+                    finished(number, result)
             if any(map(_stopped, some)):
                 break
         return results

@@ -97,7 +97,12 @@ FITTED = (
 
 #: Flags that a diagnosis adds.
 DIAGNOSED = (
-    Flag(16, "made_up", "the prior holds more than nine tenths of its light, pixel by pixel"),
+    Flag(
+        16,
+        "made_up",
+        "the prior holds over nine tenths of its light, pixel by pixel, and its flux leans on the prior by "
+        "over a tenth",
+    ),
     Flag(
         17, "atypical", "its shape is less usual than 99 % of the prior's galaxies with that light"
     ),

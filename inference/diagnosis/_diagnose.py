@@ -16,8 +16,10 @@ from scorepriors.inference.deblending._simplest import check_sampled
 from ._hallucination import NEIGHBORS, hallucination_map
 from ._typicality import source_typicality
 
-#: Limits of the flags.
-_MADE_UP, _ATYPICAL, _OFF = 0.1, 0.01, 0.2
+#: Limits of the flags.  Light is made up where the data hold less than the first of its pixels, one by
+#: one, and its sum leans on the prior by more than the second: pixels of which each is the prior's may
+#: have a sum that the data know to a per mille, and such a flux is no alarm.
+_MADE_UP, _LEANS, _ATYPICAL, _OFF = 0.1, 0.1, 0.01, 0.2
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def source_flags(diagnosis: SceneDiagnosis) -> dict[str, list[str]]:
     maps, ratio = diagnosis.maps, diagnosis.laplace_ratio
     words: dict[str, list[str]] = {identity: [] for identity in ids}
     for k, identity in enumerate(str(i) for i in maps["source"].values):
-        if float(maps["flux_share"][k]) < _MADE_UP:
+        if float(maps["flux_share"][k]) < _MADE_UP and float(maps["flux_from_prior"][k]) > _LEANS:
             words[identity].append("made_up")
         if diagnosis.typicality[identity] < _ATYPICAL:
             words[identity].append("atypical")
@@ -119,11 +121,12 @@ def in_words(diagnosis: SceneDiagnosis) -> dict[str, str]:
     said = {}
     for k, identity in enumerate(str(i) for i in maps["source"].values):
         share, freedom = float(maps["flux_share"][k]), float(maps["degrees_of_freedom"][k])
+        leans = 100 * float(maps["flux_from_prior"][k])
         p = diagnosis.typicality[identity]
         usual = f"p = {p:.2f}" if p >= _ATYPICAL else f"p < {max(p, 0.004):.3f}, unusual"
         said[identity] = (
             f"{share:.0%} of this source's flux is held by the data alone, pixel by pixel; they "
-            f"determine {freedom:.0f} degrees of freedom of its shape. Among the prior's galaxies "
-            f"with that light: {usual}."
+            f"determine {freedom:.0f} degrees of freedom of its shape. Its sum leans on the prior by "
+            f"{leans:.2g} %. Among the prior's galaxies with that light: {usual}."
         )
     return said

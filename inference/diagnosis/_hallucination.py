@@ -87,6 +87,10 @@ def hallucination_map(
         ``flux_share``
             Per source: mean of ``data_share`` weighted by the light of its pixels, the
             share of its flux that the data alone determine, pixel by pixel.
+        ``flux_from_prior``
+            Per source: by which part of itself the total flux leans on the prior.  It is the error
+            that the flux would have in data without noise, as what they do not tell is the prior's;
+            many pixels of which each is the prior's may have a sum that the data know well.
         ``flux_sd``, ``degrees_of_freedom``
             Per source: standard deviation of its total flux, in units of the image, and
             number of parameters of its image that the data determine; see
@@ -209,6 +213,8 @@ def _at_the_mode(
     delta = diagonals - of_data
     share = aware / np.maximum(aware + np.maximum(diagonals, 0.0), 1e-300)
     light = np.maximum(images, 0.0)
+    total = np.abs(np.asarray(here.spectrum, float).sum(1) * images.sum((1, 2)))
+    filled = np.array([f.flux_from_prior for f in found])
     return {
         "prior_curvature": (PIXELS, diagonals),
         "data_curvature": (PIXELS, of_data),
@@ -222,6 +228,7 @@ def _at_the_mode(
         "gamma": ("source", -np.sum(delta * images, axis=(1, 2))),
         "flux_share": ("source", (share * light).sum((1, 2)) / light.sum((1, 2))),
         "flux_sd": ("source", [f.flux_sd for f in found]),
+        "flux_from_prior": ("source", filled / np.maximum(total, 1e-300)),
         "degrees_of_freedom": ("source", [f.degrees_of_freedom for f in found]),
         "negative_curvatures": ("source", [int((v < 0).sum()) for v in values]),
         "lowest_curvature": ("source", [v.min() for v in values]),

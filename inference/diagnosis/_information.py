@@ -61,6 +61,8 @@ class SourceInformation(NamedTuple):
         Standard deviation of each pixel in z, ``[n n]``.
     flux_sd
         Standard deviation of the total flux.
+    flux_from_prior
+        Part of it that is the width of the priors; the rest, in squares, is noise of the data.
     degrees_of_freedom
         Number of parameters of the image that the data determine.
     """
@@ -68,6 +70,7 @@ class SourceInformation(NamedTuple):
     data_curvature: np.ndarray
     pixel_sd: np.ndarray
     flux_sd: float
+    flux_from_prior: float
     degrees_of_freedom: float
 
 
@@ -81,7 +84,10 @@ def source_information(blocks: SourceBlocks) -> SourceInformation:
 
     Notes
     -----
-    With w the derivative of the total flux its variance is :math:`w^\top H^{-1} w`.
+    With w the derivative of the total flux its variance is :math:`w^\top H^{-1} w`, the sum of
+    :math:`w^\top H^{-1} F H^{-1} w`, the noise of the data, and :math:`w^\top H^{-1} P H^{-1} w`: by
+    so much the flux of a galaxy that is drawn from the prior differs from the one fitted to data
+    without noise, for what the data do not say the prior fills in.
     Degrees of freedom are :math:`\mathrm{tr}(H^{-1} F)` over the image with everything
     else eliminated: the trace of the resolution matrix, n^2 if the data determine everything
     and 0 if they have no information.
@@ -89,18 +95,21 @@ def source_information(blocks: SourceBlocks) -> SourceInformation:
     own, pixels = blocks.own, blocks.pixels
     prior = blocks.image_prior + blocks.flux_prior
     # Eliminating the neighbors leaves the information of the data, and the source's priors.
-    known = _eliminate(blocks.data, blocks.data + prior, own)
+    known, others = _eliminate(blocks.data, blocks.data + prior, own)
     total = known + prior[:own, :own]
     flux = blocks.flux[:own]
-    variance = flux @ cho_solve(_factor(total), flux)
+    response = cho_solve(_factor(total), flux)
+    everywhere = np.concatenate([response, -others @ response])
+    variance, filled = flux @ response, everywhere @ prior @ everywhere
     # The image with its spectrum eliminated: all information except the image's own prior.
     image_prior = blocks.image_prior[:pixels, :pixels]
-    image = _eliminate(total, total, pixels) - image_prior
+    image = _eliminate(total, total, pixels)[0] - image_prior
     covariance = cho_solve(_factor(image + image_prior), np.eye(pixels))
     return SourceInformation(
         np.maximum(np.diagonal(image), 0.0),
         np.sqrt(np.maximum(np.diagonal(covariance), 0.0)),
         float(np.sqrt(variance)),
+        float(np.sqrt(filled)),
         float(np.sum(covariance * image)),
     )
 
@@ -109,14 +118,13 @@ def _eliminate(matrix, with_prior, size):
     """Return the Schur complement: `matrix` with all but the first `size` parameters eliminated.
 
     The rest has the precision `with_prior`, whose coupling to the first is that of
-    `matrix`.
+    `matrix`.  The second array is minus the response of the rest to the first, ``[rest, size]``.
     """
     if size == len(matrix):
-        return matrix
+        return matrix, np.zeros((0, size))
     coupling = with_prior[:size, size:]
-    return matrix[:size, :size] - coupling @ cho_solve(
-        _factor(with_prior[size:, size:]), coupling.T
-    )
+    response = cho_solve(_factor(with_prior[size:, size:]), coupling.T)
+    return matrix[:size, :size] - coupling @ response, response
 
 
 def _factor(matrix):

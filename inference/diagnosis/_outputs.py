@@ -33,6 +33,7 @@ DIAGNOSIS_NAMES = ("hallucination.fits", "hallucination.png")
 COLUMNS = {
     "gamma": "confidence: minus the curvature excess of the prior, weighted by the shape (eq. 18)",
     "data_share": "share of its light that the data hold by themselves, 0 (prior) to 1 (data)",
+    "flux_from_prior": "part of its total flux by which it leans on the prior: its error without noise",
     "degrees_of_freedom": "parameters of the image that the data determine",
     "typicality": "p-value of the shape under the prior among samples with the same light",
     "flux_err_free_total": "standard deviation of the total flux with all shapes free",
@@ -63,6 +64,7 @@ def add_columns(table: QTable, diagnosis: SceneDiagnosis) -> QTable:
     for column, name in (
         ("gamma", "gamma"),
         ("data_share", "flux_share"),
+        ("flux_from_prior", "flux_from_prior"),
         ("degrees_of_freedom", "degrees_of_freedom"),
     ):
         values = np.full(len(ids), np.nan)

@@ -1,5 +1,6 @@
 """Simulated fields: large images of the galaxies of the blends, with truth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +136,7 @@ def simulate_field(
         Correlation of the noise of neighboring pixels, as `with_correlation` takes it by name:
         ``"lanczos3"``, ``"drizzle:RATIO"``.  Variances stay.
     bands
-        Some of the survey's bands; all if not given.
+        Some of the survey's bands, as ``"g,r,i"`` or ``"gri"``; all if not given.
     seed
         Any non-negative integer; the same arguments give the same field.
     progress
@@ -254,8 +255,7 @@ def _check(size: int, numbers: dict[str, float], clusters: int, structured: int,
 def _some_bands(facts: Survey, bands: str | None) -> Camera:
     """Return the camera of sets of blends, with some of its bands."""
     camera = facts.camera()
-    # Names of more than one letter can't be told apart in a text: it is then one band.
-    wanted = camera.bands if bands is None else (bands,) if bands in [*facts.bands] else bands
+    wanted = camera.bands if bands is None else _named(bands, facts)
     unknown = [band for band in wanted if band not in camera.bands]
     if unknown or not wanted or len(set(wanted)) != len(wanted):
         raise InputError(
@@ -264,6 +264,15 @@ def _some_bands(facts: Survey, bands: str | None) -> Camera:
     picks = [camera.bands.index(band) for band in wanted]
     seeing, gain, sky = (x[picks] for x in (camera.seeing, camera.gain, camera.sky_variance))
     return Camera(wanted, camera.scale, seeing, gain, sky, camera.aperture)
+
+
+def _named(bands: str, facts: Survey) -> Sequence[str]:
+    """Return names that are given as letters, as one name of several, or with commas between."""
+    if "," in bands:
+        names = [one.strip() for one in bands.split(",")]
+        return "".join(names) if all(len(one) == 1 for one in names) else tuple(names)
+    # Names of more than one letter can't be told apart without commas: it is then one band.
+    return (bands,) if bands in [*facts.bands] else bands
 
 
 def _bright_enough(

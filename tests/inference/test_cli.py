@@ -12,6 +12,7 @@ from scorepriors import _progress
 from scorepriors._zoo import list_priors, prior_path
 from scorepriors.inference.cli import main
 from scorepriors.inference.cli._common import BAD_INPUT, NOT_CONVERGED
+from scorepriors.inference.deblending import _deblend
 from scorepriors.models import read_positions
 from scorepriors.models.simulation._example import load_example
 
@@ -216,6 +217,89 @@ def test_each_file_a_blend_with_a_folder_of_its_own(blend, tmp_path):
     assert not any(one["converged"] for one in found)
 
 
+def test_files_that_are_done_are_left_when_a_run_goes_on(blend, tmp_path, monkeypatch):
+    """The fits of the second and third file are stopped; then the first file and an option change."""
+    files = [tmp_path / f"{name}.fits" for name in "abc"]
+    for file in files:
+        file.write_bytes(blend.read_bytes())
+    target = tmp_path / "results"
+    fitted = []
+    usual = _deblend.Run._some
+
+    def counted(self, blends):
+        fitted.extend(blends)
+        return usual(self, blends)
+
+    def start(*options, stop_after=None):
+        fitted.clear()
+
+        def stopped(self, blends):
+            if len(fitted) == stop_after:
+                raise KeyboardInterrupt
+            return counted(self, blends)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_deblend.Run, "_some", stopped)
+            patch.setattr(_deblend, "chunk_of", lambda chunk: 1)
+            outcome = run(
+                "deblend", "--each", *files, "--output", target, "--models", "profiles", "--quiet",
+                *options,
+            )  # fmt: skip
+        return outcome, len(fitted)
+
+    def dates():
+        return {
+            name: (target / name / "summary.json").stat().st_mtime_ns
+            for name in "abc"
+            if (target / name).exists()
+        }
+
+    # Whoever is killed loses what was not written: files are, as soon as they are done.
+    outcome, number = start("--resume", stop_after=1)
+    assert (outcome.exit_code, number) == (130, 1)
+    assert f"there is no {target} to go on with; the run starts." in outcome.stderr
+    first = dates()
+    assert first.keys() == {"a"}
+    refused, number = start()
+    assert (refused.exit_code, number) == (BAD_INPUT, 0)
+    outcome, number = start("--resume", "--json")
+    assert (outcome.exit_code, number) == (0, 2), outcome.output
+    assert "1 of 3 blends are done, and left as they are." in outcome.stderr
+    found = json.loads(outcome.stdout)
+    assert [one["output"] for one in found] == [str(target / name) for name in "abc"]
+    second = dates()
+    assert second.keys() == {"a", "b", "c"}
+    assert second["a"] == first["a"]
+    # All are done: nothing is fitted, and the exit code is that of what is there.
+    outcome, number = start("--resume")
+    assert (outcome.exit_code, number, dates()) == (0, 0, second)
+    # A diagnosis of what is replaced goes with it.
+    (target / "a" / "hallucination.png").touch()
+    with fits.open(files[0], mode="update") as hdus:
+        hdus["IMAGE"].data *= 1.01
+    outcome, number = start("--resume")
+    assert (outcome.exit_code, number) == (0, 1)
+    sentence = f"{target / 'a'} is of another input or other options; it is done again."
+    assert sentence in outcome.stderr
+    assert not (target / "a" / "hallucination.png").exists()
+    third = dates()
+    assert [third[name] != second[name] for name in "abc"] == [True, False, False]
+    outcome, number = start("--resume", "--max-iterations", 2)
+    assert (outcome.exit_code, number) == (NOT_CONVERGED, 3)
+    assert outcome.stderr.count("is of another input or other options") == 3
+    # What was not converged stays so when it is left.
+    outcome, number = start("--resume", "--max-iterations", 2)
+    assert (outcome.exit_code, number) == (NOT_CONVERGED, 0)
+    assert outcome.stderr.count("not converged.") == 3
+    # Results that no such run wrote are not for --resume to replace.
+    facts = json.loads((target / "b" / "summary.json").read_text())
+    del facts["request"]
+    (target / "b" / "summary.json").write_text(json.dumps(facts))
+    outcome, number = start("--resume", "--max-iterations", 2)
+    assert (outcome.exit_code, number) == (BAD_INPUT, 0)
+    assert "--force" in outcome.stderr
+
+
 def test_priors_are_listed():
     outcome = run("priors")
     assert outcome.exit_code == 0
@@ -256,3 +340,7 @@ def test_train_writes_weights_and_pictures(tmp_path):
     assert outcome.exit_code == 0, outcome.output
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"mine.safetensors", "loss.png", "samples.png", "checkpoint.npz"} <= names
+    found = json.loads(run("train", recipe, "--output", tmp_path / "run", "--json").stdout)
+    assert found.items() >= {
+        "weights": str(tmp_path / "run" / "mine.safetensors"), "finished": True, "steps": 20,
+    }.items()  # fmt: skip

@@ -18,7 +18,8 @@ from scorepriors.inference.deblending._flags import FLAGS
 from scorepriors.inference.fields import _executors
 from scorepriors.models import Observation, gaussian_psf
 
-PLACES = np.array([[20.0, 24.0], [26.0, 33.0], [70.0, 90.0], [30.0, 110.0]])
+#: The last is so close to the border that it has a flag.
+PLACES = np.array([[20.0, 24.0], [26.0, 33.0], [70.0, 90.0], [30.0, 129.0]])
 FLUXES = np.array([60.0, 50.0, 70.0, 60.0])
 
 
@@ -87,6 +88,7 @@ def test_a_field_leaves_its_files(finished, files):
     assert facts["input"] == [str(files / "field.fits")]
     # Flags with their sentences, none of which is "ok".
     lines = found.stderr.splitlines()
+    assert facts["flags"]["edge"] == 1
     for word, number in facts["flags"].items():
         (line,) = (one for one in lines if one.startswith(f"{word} ({number})"))
         assert FLAGS[word].sentence.startswith(line.partition(": ")[2].strip())

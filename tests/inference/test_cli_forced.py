@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def refused(*arguments):
 
 
 def test_files_of_a_scene(folder, image, tmp_path):
-    done = run(folder, "--on", image, "--output", tmp_path / "out", "--quiet")
+    done = run(folder, "--on", image, "--output", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert "curvature" in " ".join(done.output.split())
     # The tables of `deblend`, with the sentences of these flags.
@@ -94,7 +95,7 @@ def test_flags_of_forced_photometry_have_their_sentences(folder, image, monkeypa
     """The words of `deblend` have other meanings here, and some are not known there."""
     monkeypatch.setattr(_table, "_BLENDED", 0.5)
     monkeypatch.setattr(_table, "_MISFIT", 0.0)
-    done = run(folder, "--on", image, "--output", folder / "flagged", "--quiet")
+    done = run(folder, "--on", image, "--output", folder / "flagged")
     assert done.exit_code == 0, done.output
     said = " ".join(done.stdout.split())
     assert "misfit, blended" in said
@@ -102,7 +103,10 @@ def test_flags_of_forced_photometry_have_their_sentences(folder, image, monkeypa
 
 
 def test_the_folder_beside_the_run_is_the_default(folder, image):
-    assert run(folder, "--on", image, "--quiet").exit_code == 0
+    done = run(folder, "--on", image, "--quiet")
+    assert done.exit_code == 0
+    # Names of files are all that is printed.
+    assert {Path(line).parent for line in done.stdout.splitlines()} == {folder / "forced-epoch2"}
     assert (folder / "forced-epoch2" / "catalog.ecsv").exists()
 
 

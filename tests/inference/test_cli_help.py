@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+from collections import defaultdict
 
+import click
+import pytest
 from click.testing import CliRunner
 
 from scorepriors.inference.cli import main
@@ -32,6 +35,67 @@ def test_help_loads_nothing_heavy():
     text = " ".join(ran.stdout.split())
     for default in ("[default: 300;", "[default: bulge-disk]", "[default: 1,0.4]"):
         assert default in text
+
+
+#: Options that one command takes otherwise, and why.
+EXCEPTIONS = {
+    ("--json", "evaluate"): "takes the name of a file as well; without one it is as in the others",
+    ("--output", "source"): "writes one FITS file",
+    ("--output", "simulate"): "writes one file or several, by what is simulated",
+}
+
+#: Classes of click for a number, with limits or without.
+_KINDS = {"integer range": "integer", "float range": "float", "filename": "path"}
+
+
+def options_of(command):
+    """Return the options that help shows."""
+    return [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_can_be_used_in_scripts(name):
+    options = {one.opts[0]: one for one in options_of(main.commands[name])}
+    assert {"--quiet", "--json"} <= options.keys()
+    assert options["--quiet"].is_flag
+    assert options["--json"].is_flag != (("--json", name) in EXCEPTIONS)
+
+
+def meanings(commands):
+    """Return what each name of an option takes: by name and meaning the commands."""
+    found = defaultdict(lambda: defaultdict(set))
+    for name, command in commands.items():
+        for one in options_of(command):
+            kind = _KINDS.get(one.type.name, one.type.name)
+            choices = tuple(getattr(one.type, "choices", ()))
+            # Old names are the same options.
+            for option in [*one.opts, *one.secondary_opts]:
+                if (option, name) not in EXCEPTIONS:
+                    taken = kind, choices, one.metavar, one.nargs, one.is_flag
+                    found[option][taken].add(name)
+    return found
+
+
+def test_a_name_of_an_option_means_one_thing_in_all_commands():
+    found = meanings(main.commands)
+    assert sum(len(set().union(*taken.values())) > 1 for taken in found.values()) > 30
+    assert {name: dict(taken) for name, taken in found.items() if len(taken) > 1} == {}
+    # What is excepted is there, and is another thing.
+    for option, name in EXCEPTIONS:
+        (own,) = (one for one in options_of(main.commands[name]) if option in one.opts)
+        (usual,) = found[option]
+        assert (own.metavar, own.is_flag) != (usual[2], usual[4])
+
+
+def test_two_meanings_of_a_name_are_found():
+    def command(name, **attributes):
+        return click.Command(name, params=[click.Option(["--size"], **attributes)])
+
+    for other in ({"type": int, "metavar": "PIXELS"}, {"type": float, "metavar": "PIXELS"}):
+        both = {
+            "a": command("a", type=float, metavar="ARCSEC"), "b": command("b", **other),
+        }  # fmt: skip
+        assert len(meanings(both)["--size"]) == 2
 
 
 def test_the_shell_completes_commands_and_options():

@@ -1,6 +1,7 @@
 """`diagnose`: scenes read from files, and results added to folders."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import equinox as eqx
@@ -92,7 +93,7 @@ def test_a_scene_comes_back(weights, folder, tmp_path):
 
 
 def test_the_command_says_what_was_made_up(folder):
-    done = run("diagnose", folder, "--quiet")
+    done = run("diagnose", folder)
     assert done.exit_code == 0, done.output
     table = QTable.read(folder / "catalog.ecsv")
     assert set(COLUMNS) <= set(table.colnames)
@@ -128,7 +129,16 @@ def test_the_command_says_what_was_made_up(folder):
     again = run("diagnose", folder, "--quiet")
     assert again.exit_code == 2
     assert "--force" in again.output
-    assert run("diagnose", folder, "--quiet", "--force").exit_code == 0
+    quiet = run("diagnose", folder, "--quiet", "--force", "--json")
+    assert quiet.exit_code == 0
+    assert {Path(line).parent for line in quiet.stderr.splitlines()} == {folder}
+    found = json.loads(quiet.stdout)
+    assert found["output"] == str(folder)
+    ids = list(table["id"])
+    assert list(found["sources"]) == ids
+    assert found["sources"][ids[1]].keys() == {"flags"}
+    for name in ("gamma", "data_share", "flux_from_prior", "degrees_of_freedom", "typicality"):
+        np.testing.assert_allclose(found["sources"][ids[0]][name], table[name][0], rtol=0.05)
     assert list(QTable.read(folder / "catalog.ecsv")["flags"]) == list(table["flags"])
 
 

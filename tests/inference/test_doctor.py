@@ -24,12 +24,21 @@ def test_json_has_all_of_it(monkeypatch):
     monkeypatch.setattr(_doctor, "trials", lambda: iter([_doctor.Trial("a", True, "b")]))
     ran = CliRunner().invoke(main, ["doctor", "--json"])
     assert ran.exit_code == 0, ran.output
-    found = json.loads(ran.output)
+    found = json.loads(ran.stdout)
+    assert "ok      a: b." in ran.stderr
     assert found["passed"] is True
     assert found["tests"] == [{"name": "a", "passed": True, "text": "b"}]
     assert found["libraries"]["numpy"] == np.__version__
     assert found["cpus"] >= 1
     assert found["devices"]
+
+
+def test_quiet_says_what_failed_alone(monkeypatch):
+    for passed, output in ((True, ""), (False, "FAILED  a: b.\n")):
+        trial = _doctor.Trial("a", passed, "b")
+        monkeypatch.setattr(_doctor, "trials", lambda trial=trial: iter([trial]))
+        ran = CliRunner().invoke(main, ["doctor", "--quiet"])
+        assert (ran.exit_code, ran.output) == (0 if passed else 3, output)
 
 
 def test_a_wrong_number_is_exit_code_3(monkeypatch):

@@ -503,6 +503,11 @@ def test_the_command_writes_json_and_figure_and_compares(path, tmp_path):
     assert "median |e_F|" in compared.stderr
     assert str(figure) in compared.stderr
     assert figure.read_bytes().startswith(b"\x89PNG")
+    quiet = run(path, *options, "--json", target, "--force", "--quiet")
+    assert (quiet.exit_code, quiet.output) == (0, f"{target}\n")
+    nothing = run(path, *options, "--quiet")
+    assert nothing.exit_code == BAD_INPUT
+    assert "give --json or --figure" in nothing.stderr
 
 
 def test_an_interrupted_command_goes_on(path, tmp_path, monkeypatch):

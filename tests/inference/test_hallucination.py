@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 from conftest import DenseNoise, gaussian_prior, small_observation
 from scipy.stats import spearmanr
 
@@ -17,6 +18,7 @@ from scorepriors.energies._gaussian import GaussianEnergy
 from scorepriors.inference import SamplingWarning
 from scorepriors.inference.deblending._deblend import deblend
 from scorepriors.inference.deblending._sampling import laplace_deblended
+from scorepriors.inference.diagnosis._diagnose import SceneDiagnosis, in_words, source_flags
 from scorepriors.inference.diagnosis._galaxies import Galaxies
 from scorepriors.inference.diagnosis._hallucination import hallucination_map
 from scorepriors.inference.diagnosis._information import positive_part, source_information
@@ -138,6 +140,11 @@ def test_information_of_a_joint_gaussian(kind):
     covariance = np.linalg.inv(known + prior + blocks.image_prior)
     found = source_information(blocks)
     np.testing.assert_allclose(found.flux_sd, np.sqrt(gradient @ covariance @ gradient), rtol=1e-6)
+    # What is not the noise of the data, propagated through the fit, is the priors' width.
+    noise = gradient @ covariance @ known @ covariance @ gradient
+    filled = np.sqrt(found.flux_sd**2 - noise)
+    assert 0.01 * found.flux_sd < filled < 0.999 * found.flux_sd
+    np.testing.assert_allclose(found.flux_from_prior, filled, rtol=1e-5)
     own = covariance[:pixels, :pixels]
     np.testing.assert_allclose(found.pixel_sd, np.sqrt(np.diagonal(own)), rtol=1e-6)
     image = np.linalg.inv(own) - priors[0]
@@ -174,6 +181,7 @@ def test_more_exposure_more_data(scene, maps):
     twice = hallucination_map(refit(scene, longer))
     for name in ("flux_share", "degrees_of_freedom"):
         assert (twice[name] > maps[name]).all()
+    assert (twice["flux_from_prior"] < maps["flux_from_prior"]).all()
     # Noise of the spectra aside every pixel gains, where there is light to see.
     lit = maps["data_share"].values > 0.02
     assert (twice["data_share"].values > maps["data_share"].values)[lit].all()
@@ -239,6 +247,26 @@ def test_stars_are_left_out():
     stars = deblended(small_observation(CENTERS), stars="ab")
     with pytest.raises(InputError, match="no source is a free form"):
         hallucination_map(stars)
+
+
+@pytest.mark.parametrize(
+    ("share", "leans", "words"),
+    [(0.05, 0.02, []), (0.05, 0.2, ["made_up"]), (0.3, 0.2, []), (0.3, 0.02, [])],
+)
+def test_a_flux_that_the_data_know_is_not_made_up(scene, maps, share, leans, words):
+    """Every pixel may be the prior's, and their sum the data's."""
+    found = maps.copy()
+    found["flux_share"], found["flux_from_prior"] = (
+        xarray.full_like(maps["flux_share"], value) for value in (share, leans)
+    )
+    found.attrs["negative_curvatures"] = 0
+    usual = dict.fromkeys(scene.positions.ids, 0.5)
+    flags = source_flags(SceneDiagnosis(scene, None, found, usual, None))
+    assert flags == {"a": words, "b": words}
+    assert (
+        f"leans on the prior by {100 * leans:.2g} %"
+        in in_words(SceneDiagnosis(scene, None, found, usual, None))["a"]
+    )
 
 
 def test_negative_curvature_is_counted_not_hidden():

@@ -390,7 +390,6 @@ def sampled(scene, tmp_path_factory):
             8,
             "--output",
             target,
-            "--quiet",
             "--diagnose",
         )
     return outcome, target, found[0]
@@ -499,6 +498,9 @@ def test_the_report_needs_nothing_but_itself(sampled):
     pictures = [attrs for tag, attrs in page.elements if tag == "img"]
     assert len(pictures) == 8
     assert all(len(p["alt"]) > 30 for p in pictures)
+    # The corner of the fluxes, and the map of what the prior made up.
+    for words in ("Histograms of the total flux of each source", "excess of the prior's curvature"):
+        assert sum(words in p["alt"] for p in pictures) == 1
     assert 'lang="en"' in text
     assert 'role="alert"' in text
     assert re.search(r"few effective draws", text)

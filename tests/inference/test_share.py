@@ -184,7 +184,9 @@ def test_the_command(weights, tmp_path, monkeypatch):
     again = command(weights)
     assert again.exit_code == 2
     assert "exists; use --force" in again.output
-    assert command(weights, "--force").exit_code == 0
+    loud, quiet = (command(weights, "--force", *more) for more in ((), ("--quiet",)))
+    assert (loud.exit_code, quiet.exit_code) == (0, 0)
+    assert quiet.output == loud.output
     assert command(weights, "--output", "other").output.split() == [
         f"other/{name}" for name in ("small.safetensors", "README.md", "small.toml", "SHA256SUMS")
     ]

@@ -1,5 +1,7 @@
 """`simulate --epochs`: files that `deblend --variable` opens, with true light curves."""
 
+import json
+
 import numpy as np
 import pytest
 from astropy.table import QTable
@@ -22,6 +24,9 @@ def test_deblend_finds_the_light_curve_of_the_files(tmp_path):
     paths = found.stdout.split()
     names = [*(f"epoch-{count}.fits" for count in (1, 2, 3, 4)), "catalog.ecsv", "truth.ecsv"]
     assert [path.rsplit("/", 1)[1] for path in paths] == names
+    again = ("simulate", "--epochs", 4, "--seed", 3, "--output", tmp_path / "nights", "--force")
+    facts = json.loads(run(*again, "--json").stdout)
+    assert facts == {"survey": "lsst", "seed": 3, "files": paths}
     obs = join_observations(*map(Observation.read, paths[:4]))
     result = deblend(obs, paths[4], variable=["transient"], free_form=False)
     curve = light_curves(result)
@@ -46,7 +51,7 @@ def test_mistakes(tmp_path):
     (tmp_path / "catalog.ecsv").touch()
     with pytest.raises(InputError, match=r"catalog.ecsv exists; use --force"):
         write_epochs(tmp_path, 3)
-    wrong = run("simulate", "--epochs", 3, "--sky", 1, "--output", tmp_path)
-    assert "--sky does not go with --epochs" in wrong.stderr
+    wrong = run("simulate", "--epochs", 3, "--sky-level", 1, "--output", tmp_path)
+    assert "--sky-level does not go with --epochs" in wrong.stderr
     wrong = run("simulate", "--lumpy", "--num-blends", 1, "--output", tmp_path / "a.npz")
     assert "--lumpy is for --epochs" in wrong.stderr

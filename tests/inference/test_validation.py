@@ -15,7 +15,7 @@ from scorepriors import InputError, LogStretch, ScorePrior
 from scorepriors.energies._gaussian import GaussianEnergy
 from scorepriors.energies._wiener import ModeNetwork, WienerEnergy, principal_modes
 from scorepriors.inference.cli import main
-from scorepriors.inference.cli._common import NOT_TRUSTED
+from scorepriors.inference.cli._common import BAD_INPUT, NOT_TRUSTED
 from scorepriors.inference.validation import _cards as cards
 from scorepriors.inference.validation import _chains as chains
 from scorepriors.inference.validation import _comparison as comparison
@@ -352,13 +352,19 @@ def test_the_command_ends_with_a_verdict(report, wiener, tmp_path, monkeypatch):
     verdict, card = outcome.stdout.splitlines()
     assert verdict.startswith(f"tiny fails 1 of {len(criteria(report))} criteria")
     assert card == str(tmp_path / "out" / "tiny.md")
-    good = run(meeting(report))
+    # Nothing is replaced unasked, and what is there stays as it is.
+    before = (tmp_path / "out" / "tiny.json").read_bytes()
+    again = run(meeting(report))
+    assert (again.exit_code, again.stdout) == (BAD_INPUT, "")
+    assert "tiny.json exists; use --force to replace it" in again.stderr
+    assert (tmp_path / "out" / "tiny.json").read_bytes() == before
+    good = run(meeting(report), "--force")
     assert good.exit_code == 0, good.output
     assert "should be" not in good.stderr
     assert good.stdout.startswith(f"tiny meets all {len(criteria(report))} criteria.\n")
     # What can't be computed is not met, and is no number in JSON.
     bad["stein"] = {**bad["stein"], "deviation": float("nan")}
-    found = json.loads(run(bad, "--json").stdout)
+    found = json.loads(run(bad, "--json", "--force").stdout)
     assert (found["prior"], found["passed"]) == ("tiny", False)
     assert found["criteria"].keys() == criteria(report).keys()
     assert [name for name, one in found["criteria"].items() if not one["passed"]] == [
