@@ -1,6 +1,6 @@
 """Kill a run over a field at random moments, resume it, and compare with an undisturbed run.
 
-    scorepriors simulate --field --survey lsst --side 256 --output field
+    scorepriors simulate --field --survey lsst --size 256 --output field
     python benchmarks/kills.py field/field.fits --kills 20 --output kills
 
 Every kill is a SIGKILL, after a time that is drawn between nothing and the seconds that a run

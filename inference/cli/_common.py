@@ -144,25 +144,6 @@ def count_option(*names, **attributes):
     return click.option(*names, cls=OptionOfOldNames, **attributes)
 
 
-class _Renamed(click.Option):
-    """A name of an earlier version that means something else in other commands."""
-
-    def __init__(self, names, *, now: str, **attributes):
-        super().__init__(names, hidden=True, expose_value=False, **attributes)
-        self._now = now
-
-    def process_value(self, ctx, value):
-        """Refuse the name where it is given."""
-        if ctx.get_parameter_source(self.name) is click.core.ParameterSource.COMMANDLINE:
-            raise InputError(f"{self.opts[0]} of {ctx.info_name} is called {self._now} now.")
-        return None
-
-
-def renamed_option(before: str, now: str):
-    """Return an option that says what the option of that name is called now; no help shows it."""
-    return click.option(before, f"renamed_{before.strip('-')}", cls=_Renamed, now=now)
-
-
 def seed_option(text: str = "Of random numbers."):
     """Return the option for the seed."""
     return click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=text)

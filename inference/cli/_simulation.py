@@ -6,7 +6,7 @@ import click
 
 from scorepriors._errors import InputError
 
-from ._common import Outcome, count_option, for_scripts, renamed_option, seed_option, target_file
+from ._common import Outcome, count_option, for_scripts, seed_option, target_file
 
 _SURVEYS = ("lsst", "hsc", "ztf", "euclid", "hst")
 
@@ -18,7 +18,7 @@ _OF_SETS = {
     "gradient": "--gradient",
 }
 _OF_FIELDS = {
-    "side": "--side",
+    "size": "--size",
     "density": "--density",
     "stars": "--stars",
     "clusters": "--clusters",
@@ -46,13 +46,13 @@ _OF_FIELDS = {
     help="Shapes of real galaxies, from a catalog in GalSim's format.  [default: bulges, disks]",
 )
 @click.option("--field", is_flag=True, help="One large image in place of a set of blends.")
-@click.option("--side", type=int, metavar="PIXELS", help="Side of the field.  [required for it]")
+@click.option("--size", type=int, metavar="PIXELS", help="Side of the field.  [required for it]")
 @click.option("--density", type=float, help="Galaxies per square arcminute.  [default: 60 of lsst]")
 @click.option("--stars", type=float, help="Stars per square arcminute.  [default: 2]")
 @click.option("--clusters", type=click.IntRange(0), help="Clusters of galaxies.  [default: 0]")
 @click.option("--structured", type=click.IntRange(0), help="Bright spirals.  [default: 0]")
 @click.option(
-    "--sky-level",
+    "--sky",
     type=float,
     help="Sky that is left in, sigma: of blends its level, of a field its change.  [default: 0]",
 )
@@ -81,8 +81,6 @@ _OF_FIELDS = {
     "--output", type=click.Path(), required=True, help="The npz file, or the folder of the others."
 )
 @click.option("--force", is_flag=True, help="Replace an existing file, or those in the folder.")
-@renamed_option("--size", "--side")
-@renamed_option("--sky", "--sky-level")
 @for_scripts()
 def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet, **options):
     """Simulate blends of a survey, or a field, with truth, for `evaluate`.
@@ -127,7 +125,7 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
         path = _simulate_field(survey, seed, output, force, progress, given)
         return _ended([path], survey, seed)
     if number is None:
-        raise InputError("give --num-blends, how many blends, or --field with --side.")
+        raise InputError("give --num-blends, how many blends, or --field with --size.")
     path = target_file(output, force, ".npz")
     from scorepriors.models.simulation._blend_sets import parse_sources, simulate_set, write_set
 
@@ -137,7 +135,7 @@ def simulate(survey, number, seed, field, rotation, epochs, output, force, quiet
         seed=seed,
         sources=parse_sources(given.get("sources", "2:8")),
         galaxies=given.get("galaxies"),
-        sky=given.get("sky_level", 0.0),
+        sky=given.get("sky", 0.0),
         gradient=given.get("gradient", 0.0),
         noise_correlation=given.get("noise_correlation"),
         progress=progress,
@@ -208,9 +206,9 @@ def _simulate_field(survey, seed, output, force, progress, given) -> Path:
     from scorepriors.models.simulation._fields import simulate_field
     from scorepriors.models.simulation._fields_files import check_folder, write_field
 
-    if "side" not in given:
-        raise InputError("--field needs --side, the side of the field in pixels.")
+    if "size" not in given:
+        raise InputError("--field needs --size, the side of the field in pixels.")
     check_folder(output, overwrite=force)
-    size, given["sky"] = given.pop("side"), given.pop("sky_level", 0.0)
+    size, given["sky"] = given.pop("size"), given.pop("sky", 0.0)
     field = simulate_field(survey, size, seed=seed, progress=progress, **given)
     return write_field(field, output, overwrite=force)

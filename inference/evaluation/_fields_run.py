@@ -166,7 +166,7 @@ def open_field(directory: str | Path) -> Iterator[FieldImages]:
         yield FieldImages(images, hdus["VARIANCE"].data, mask, bands, fwhm)
 
 
-_MADE_BY = "`scorepriors simulate --field --side PIXELS --output DIR` makes such a folder."
+_MADE_BY = "`scorepriors simulate --field --size PIXELS --output DIR` makes such a folder."
 
 
 def _fwhm(path: Path, bands: list[str], header: fits.Header, shape: tuple[int, ...]) -> float:

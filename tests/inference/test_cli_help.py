@@ -42,6 +42,8 @@ EXCEPTIONS = {
     ("--json", "evaluate"): "takes the name of a file as well; without one it is as in the others",
     ("--output", "source"): "writes one FITS file",
     ("--output", "simulate"): "writes one file or several, by what is simulated",
+    ("--size", "simulate"): "the side of the field that it makes, in pixels",
+    ("--sky", "simulate"): "a level, where others choose what is fitted",
 }
 
 #: Classes of click for a number, with limits or without.

@@ -354,7 +354,7 @@ def folder(tmp_path_factory):
     found = CliRunner().invoke(
         main,
         [
-            *("simulate", "--field", "--survey", "lsst", "--bands", "g,r,i", "--side", "192"),
+            *("simulate", "--field", "--survey", "lsst", "--bands", "g,r,i", "--size", "192"),
             *("--structured", "1", "--stars", "20", "--gaps", "--seed", "3", "--output", str(path)),
         ],
     )
@@ -495,12 +495,10 @@ def test_options_of_folders_are_refused_for_sets(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--field"], "--field needs --side"),
-        (["--field", "--side", "64", "--num-blends", "3"], "--num-blends is for sets of blends"),
-        (["--field", "--side", "64", "--sources", "2:3"], "--sources is for sets of blends"),
-        (["--num-blends", "3", "--side", "64"], "--side is for fields"),
-        (["--field", "--size", "64"], "--size of simulate is called --side now."),
-        (["--num-blends", "3", "--sky", "1"], "--sky of simulate is called --sky-level now."),
+        (["--field"], "--field needs --size"),
+        (["--field", "--size", "64", "--num-blends", "3"], "--num-blends is for sets of blends"),
+        (["--field", "--size", "64", "--sources", "2:3"], "--sources is for sets of blends"),
+        (["--num-blends", "3", "--size", "64"], "--size is for fields"),
         (["--num-blends", "3", "--gaps"], "--gaps is for fields"),
         ([], "give --num-blends, how many blends, or --field"),
     ],

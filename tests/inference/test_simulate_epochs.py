@@ -51,7 +51,7 @@ def test_mistakes(tmp_path):
     (tmp_path / "catalog.ecsv").touch()
     with pytest.raises(InputError, match=r"catalog.ecsv exists; use --force"):
         write_epochs(tmp_path, 3)
-    wrong = run("simulate", "--epochs", 3, "--sky-level", 1, "--output", tmp_path)
-    assert "--sky-level does not go with --epochs" in wrong.stderr
+    wrong = run("simulate", "--epochs", 3, "--sky", 1, "--output", tmp_path)
+    assert "--sky does not go with --epochs" in wrong.stderr
     wrong = run("simulate", "--lumpy", "--num-blends", 1, "--output", tmp_path / "a.npz")
     assert "--lumpy is for --epochs" in wrong.stderr

@@ -57,11 +57,11 @@ def test_the_command_writes_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (("--field", "--side", 64), "does not go with --rotation"),
+        (("--field", "--size", 64), "does not go with --rotation"),
         (("--survey", "ztf"), "does not go with --rotation"),
         (("--sources", "2:4"), "one number of galaxies"),
         (("--gaps",), "--gaps does not go"),
-        (("--sky-level", 1), "--sky-level does not go"),
+        (("--sky", 1), "--sky does not go"),
         (("--noise-correlation", "lanczos3"), "--noise-correlation does not go"),
     ],
 )
