@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = [*sorted(DOCS.glob("*.md")), *sorted((DOCS / "surveys").glob("*.md"))]
 #: What makes a picture of a cell.
 DRAWS = re.compile(r"\.subplots\(|_figure\(|\bplot_\w+\(|^figure$", re.M)
 LONGEST = 2000
