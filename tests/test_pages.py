@@ -62,6 +62,13 @@ def test_pictures_without_words_are_found(text):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_cell_shows_its_figure_twice(page):
+    # The inline backend shows figures of pyplot by itself at the end of a cell.
+    for _, code in cells(page.read_text()):
+        assert "plt.subplots(" not in code or code.rstrip().split("\n")[-1] != "figure"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_no_page_is_too_long(page):
     assert len(page.read_text().split()) <= LONGEST
 
