@@ -15,6 +15,7 @@ from scorepriors.inference.cli._common import OptionOfOldNames
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "surveys").glob("*.md")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((ROOT / "scorepriors" / "weights").glob("*.md")),
 ]

@@ -16,7 +16,11 @@ REFERENCE = {
     "scorepriors.models": "docs/api/models.md",
     "scorepriors.inference": "docs/api/inference.md",
 }
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "surveys").glob("*.md")),
+    ROOT / "README.md",
+]
 
 
 def public(face):

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from scorepriors.models.data.readers import _product_rules as rules
+
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = [*sorted(DOCS.glob("*.md")), *sorted((DOCS / "surveys").glob("*.md"))]
 #: What makes a picture of a cell.
 DRAWS = re.compile(r"\.subplots\(|_figure\(|\bplot_\w+\(|^figure$", re.M)
 LONGEST = 2000
+#: Characters of a line of code that fit the column of the pages; those of cells are for the linter.
+WIDEST = 88
 
 
 def cells(text):
@@ -58,5 +62,50 @@ def test_pictures_without_words_are_found(text):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_cell_shows_its_figure_twice(page):
+    # The inline backend shows figures of pyplot by itself at the end of a cell.
+    for _, code in cells(page.read_text()):
+        assert "plt.subplots(" not in code or code.rstrip().split("\n")[-1] != "figure"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_no_page_is_too_long(page):
     assert len(page.read_text().split()) <= LONGEST
+
+
+def code_lines(text):
+    """Return the lines of blocks of code that are shown and not executed."""
+    blocks = re.findall(r"^```\w+\n(.*?)^```", text, re.M | re.S)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_fits_the_column(page):
+    assert [line for line in code_lines(page.read_text()) if len(line) > WIDEST] == []
+
+
+def test_lines_of_code_are_found():
+    text = "```console\n$ one\n$ two\n```\nWords\n```{code-cell} python\nthree\n```\n"
+    assert code_lines(text) == ["$ one", "$ two"]
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("rubin", (*rules.RUBIN_VISIT_BAD, *rules.DP2_VISIT_BAD)),
+        ("hsc", rules.RUBIN_VISIT_BAD),
+        ("legacy-surveys", sorted({word.split("_")[0] for word in rules.LEGACY_BAD})),
+        ("pan-starrs", sorted(set(rules.PANSTARRS_PLANES) - set(rules.PANSTARRS_BAD))),
+        ("others", [f"{less:.3f}" for name, less in rules.VEGA.items() if name[:5] != "2MASS"]),
+    ],
+)
+def test_pages_of_surveys_say_what_the_reader_does(page, words):
+    text = (DOCS / "surveys" / f"{page}.md").read_text()
+    assert [word for word in words if not re.search(rf"\b{re.escape(word)}\b", text)] == []
+
+
+def test_every_survey_with_a_page_is_in_the_table():
+    index = (DOCS / "from-your-survey.md").read_text()
+    names = {page.stem for page in (DOCS / "surveys").glob("*.md")}
+    assert set(re.findall(r"\(surveys/([\w-]+)\.md\)", index)) == names
+    assert set(re.findall(r"^surveys/([\w-]+)$", index, re.M)) == names

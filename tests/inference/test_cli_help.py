@@ -68,14 +68,18 @@ def meanings(commands):
     found = defaultdict(lambda: defaultdict(set))
     for name, command in commands.items():
         for one in options_of(command):
-            kind = _KINDS.get(one.type.name, one.type.name)
-            choices = tuple(getattr(one.type, "choices", ()))
             # Old names are the same options.
             for option in [*one.opts, *one.secondary_opts]:
                 if (option, name) not in EXCEPTIONS:
-                    taken = kind, choices, one.metavar, one.nargs, one.is_flag
-                    found[option][taken].add(name)
+                    found[option][taken_by(one)].add(name)
     return found
+
+
+def taken_by(option):
+    """Return what an option takes."""
+    kind = _KINDS.get(option.type.name, option.type.name)
+    choices = tuple(getattr(option.type, "choices", ()))
+    return kind, choices, option.metavar, option.nargs, option.is_flag
 
 
 def test_a_name_of_an_option_means_one_thing_in_all_commands():
@@ -86,7 +90,7 @@ def test_a_name_of_an_option_means_one_thing_in_all_commands():
     for option, name in EXCEPTIONS:
         (own,) = (one for one in options_of(main.commands[name]) if option in one.opts)
         (usual,) = found[option]
-        assert (own.metavar, own.is_flag) != (usual[2], usual[4])
+        assert taken_by(own) != usual
 
 
 def test_two_meanings_of_a_name_are_found():
