@@ -267,7 +267,7 @@ class Check(Enum):
         "the log-density jumps (a change point or a step of a parameter). Draws with a Metropolis "
         "test (all algorithms but 'mclmc') are of this density, but steps do not see the jumps, and "
         "draws can't be compared with the gradient",
-        "write them as smooth steps (`jax.nn.sigmoid`), or sum over the place of the jump as a "
+        "write them as smooth steps (jax.nn.sigmoid), or sum over the place of the jump as a "
         "discrete site",
         RunStatus.TRUSTED,
     )
