@@ -1,0 +1,135 @@
+"""Files as archives have them: cards that are missing, say something else, or stand elsewhere."""
+
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from survey_products import scene
+from survey_products.layouts import MAKERS
+from survey_products.measure import measure
+
+from scorepriors._errors import InputError
+from scorepriors.models.data._field import Field
+from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._warnings import FileWarning
+
+
+def opened(made):
+    """The observation of a product's files, and the sentences that were said."""
+    files = made.files[0] if len(made.files) == 1 else made.files
+    psf = None if made.has_psf else scene.psf_image()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        obs = Observation.read(files, psf, **made.arguments)
+    return obs, [str(one.message) for one in caught]
+
+
+def with_cards(path, cards, number=None):
+    """Change cards of an image; None takes one out."""
+    with fits.open(path, mode="update") as hdus:
+        number = next(i for i, h in enumerate(hdus) if h.data is not None) if number is None else number
+        for card, value in cards.items():
+            if value is None:
+                hdus[number].header.remove(card, ignore_missing=True)
+            else:
+                hdus[number].header[card] = value
+    return path
+
+
+def simple(path, image=None, cards=None, primary=None, noise=2.0, name="SCI", **others):
+    """A file with an image, its variance and a PSF, without a row of its own."""
+    rng = np.random.default_rng(5)
+    image = rng.normal(size=(20, 24)) if image is None else image
+    header = scene.wcs_cards(0.2)
+    header.update(cards or {})
+    hdus = [fits.PrimaryHDU(header=fits.Header(primary or {}))]
+    hdus.append(fits.ImageHDU(np.asarray(image), header, name))
+    hdus.append(fits.ImageHDU(np.full(np.shape(image), noise**2), name="VARIANCE"))
+    hdus.append(fits.ImageHDU(scene.psf_image(), name="PSF"))
+    hdus += [fits.ImageHDU(data, name=one) for one, data in others.items()]
+    fits.HDUList(hdus).writeto(path, overwrite=True)
+    return path
+
+
+# --- bands ---
+
+
+@pytest.mark.parametrize("filterx", [True, False])
+def test_a_brick_has_the_band_of_its_image_and_not_of_all(filterx, tmp_path):
+    made = MAKERS["Legacy Surveys brick"](tmp_path)
+    if not filterx:
+        for path in made.files:
+            with_cards(path, {"FILTERX": None})
+    assert opened(made)[0].bands == made.bands
+    made.files, made.bands = made.files[1:2], made.bands[1:2]
+    obs = opened(made)[0]
+    assert obs.bands == ("r",)
+    assert not (obs.weights > 0)[:, 40:42, 3:6].any()  # of the mask beside it
+
+
+def test_a_brick_of_another_name_is_no_cutout_of_the_viewer(tmp_path):
+    made = MAKERS["Legacy Surveys brick"](tmp_path)
+    shutil.copy(made.files[1], tmp_path / "mine.fits.fz")
+    noise = str(made.files[1]).replace("-image-", "-invvar-")
+    obs = Observation.read(
+        tmp_path / "mine.fits.fz", scene.psf_image(), noise=noise, noise_kind="ivar"
+    )
+    assert (obs.bands, obs.zero_point) == (("r",), (22.5,))
+
+
+def test_the_viewer_may_write_commas_between_bands(tmp_path):
+    made = MAKERS["Legacy Surveys viewer cutout"](tmp_path)
+    for number in range(3):
+        with_cards(made.files[0], {"BANDS": "g,r,i,z"}, number)
+    obs = opened(made)[0]
+    assert obs.bands == made.bands
+    assert np.abs(measure(made, obs).ratio - 1).max() < 0.01
+
+
+def test_names_of_bands_that_are_given_overrule_cards(tmp_path):
+    made = MAKERS["unWISE coadd"](tmp_path)
+    with_cards(made.files[0], {"BAND": 7})
+    made.arguments = {"bands": "mine", "zero_point": 25.0}
+    assert opened(made)[0].bands == ("mine",)
+
+
+@pytest.mark.parametrize("name", ["unWISE coadd", "AllWISE atlas image"])
+def test_wise_without_a_card_of_the_band(name, tmp_path):
+    made = MAKERS[name](tmp_path)
+    with_cards(made.files[0], {"BAND": None})
+    obs = opened(made)[0]
+    assert obs.bands == made.bands
+    assert np.abs(measure(made, obs).ratio - 1).max() < 0.01
+
+
+def test_a_narrow_band_is_not_the_broad_one_of_its_letter(tmp_path):
+    made = MAKERS["VISTA or UKIDSS image"](tmp_path)
+    cards = {"INSTRUME": "WFCAM", "ESO INS FILT1 NAME": None, "FILTER": "H2"}
+    with_cards(made.files[0], cards)
+    obs, said = opened(made)
+    assert (obs.bands, obs.zero_point) == (("H2",), None)
+    assert any("in the narrow band H2 can't be converted" in one for one in said)
+    assert not any("was converted" in one for one in said)
+    with_cards(made.files[0], {"FILTER": "H"})
+    assert opened(made)[0].bands == ("UKIDSS_H",)
+    with_cards(made.files[0], {"FILTER": "Hello"})
+    with pytest.raises(InputError, match="is 'Hello', but UKIDSS has Z, Y, J, H, K; .*--bands"):
+        opened(made)
+
+
+# --- pixels ---
+
+
+def test_a_small_field_of_scaled_integers(tmp_path):
+    image = 1184 + 1.236 * np.random.default_rng(0).integers(0, 20, (40, 50))
+    path = simple(tmp_path / "a.fits", image)
+    with fits.open(path) as hdus:
+        hdus[1].scale("int16", "", bscale=1.236, bzero=39500.0)
+        hdus.writeto(tmp_path / "b.fits")
+    with fits.open(tmp_path / "b.fits") as hdus:
+        assert hdus[1].header["BITPIX"] == 16
+        expected = np.asarray(hdus[1].data, np.float32)
+    window = Field.open(tmp_path / "b.fits").window(5, 6, 20, 20)
+    np.testing.assert_allclose(window.images[0], expected[5:25, 6:26], rtol=1e-6)
