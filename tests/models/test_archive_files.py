@@ -6,6 +6,8 @@ import warnings
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.nddata import CCDData, StdDevUncertainty
+from astropy.wcs import WCS
 from survey_products import scene
 from survey_products.layouts import MAKERS
 from survey_products.measure import measure
@@ -13,7 +15,6 @@ from survey_products.measure import measure
 from scorepriors._errors import InputError
 from scorepriors.models.data._field import Field
 from scorepriors.models.data._observation import Observation
-from scorepriors.models.data._warnings import FileWarning
 
 
 def opened(made):
@@ -29,7 +30,9 @@ def opened(made):
 def with_cards(path, cards, number=None):
     """Change cards of an image; None takes one out."""
     with fits.open(path, mode="update") as hdus:
-        number = next(i for i, h in enumerate(hdus) if h.data is not None) if number is None else number
+        number = (
+            next(i for i, h in enumerate(hdus) if h.data is not None) if number is None else number
+        )
         for card, value in cards.items():
             if value is None:
                 hdus[number].header.remove(card, ignore_missing=True)
@@ -115,7 +118,7 @@ def test_a_narrow_band_is_not_the_broad_one_of_its_letter(tmp_path):
     with_cards(made.files[0], {"FILTER": "H"})
     assert opened(made)[0].bands == ("UKIDSS_H",)
     with_cards(made.files[0], {"FILTER": "Hello"})
-    with pytest.raises(InputError, match="is 'Hello', but UKIDSS has Z, Y, J, H, K; .*--bands"):
+    with pytest.raises(InputError, match=r"is 'Hello', but UKIDSS has Z, Y, J, H, K; .*--bands"):
         opened(made)
 
 
@@ -133,3 +136,86 @@ def test_a_small_field_of_scaled_integers(tmp_path):
         expected = np.asarray(hdus[1].data, np.float32)
     window = Field.open(tmp_path / "b.fits").window(5, 6, 20, 20)
     np.testing.assert_allclose(window.images[0], expected[5:25, 6:26], rtol=1e-6)
+
+
+# --- times ---
+
+#: Cards of an exposure of a minute whose middle is noon of 2019-04-27 (MJD 58600.5).
+NOON = 58600.5
+HALF = 30 / 86400
+TIMES = [
+    ({"MJD-AVG": NOON, "MJD-OBS": 58600.0}, {}),
+    ({"MJD-OBS": NOON - HALF, "EXPTIME": 60.0}, {}),
+    ({"MJD-OBS": NOON}, {}),
+    ({}, {"MJD-OBS": NOON - HALF, "EXPTIME": 60.0}),
+    ({"EXPTIME": 60.0}, {"OBSMJD": NOON - HALF}),
+    ({"MJD-BEG": NOON - 1, "MJD-END": NOON + 1}, {"MJD-OBS": 58600.0}),
+    ({}, {"EXPSTART": NOON - 1, "EXPEND": NOON + 1, "DATE-OBS": "2019-04-26", "EXPTIME": 9.0}),
+    ({"DATE-OBS": "2019-04-27", "TIME-OBS": "11:59:30"}, {"EXPTIME": 60.0}),
+    ({"DATE-OBS": "2019-04-27T11:59:30.000"}, {"EXPTIME": 60.0}),
+    ({"DATE-AVG": "2019-04-27T12:00:37", "TIMESYS": "TAI", "DATE-OBS": "2019-04-27"}, {}),
+    ({"DATE-OBS": "2019-04-27", "TAIHMS": "12:00:07.00", "EXPTIME": "60"}, {}),
+    ({"DATE-OBS": "2019-04-27", "TAI": 58600.5 * 86400 + 7, "EXPTIME": 60.0}, {}),
+]
+
+
+@pytest.mark.parametrize(("cards", "primary"), TIMES)
+def test_the_time_is_the_middle_of_the_exposure(cards, primary, tmp_path):
+    path = simple(tmp_path / "a.fits", cards=cards, primary=primary)
+    obs = Observation.read(path)
+    assert obs.time == pytest.approx(NOON, abs=1e-6)
+    assert Field.open(path).time == pytest.approx(NOON, abs=1e-6)
+    obs.to_fits(tmp_path / "b.fits")
+    assert Observation.read(tmp_path / "b.fits").time == pytest.approx(NOON, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [{"DATE-OBS": "2019-04-27"}, {"DATE-OBS": "27/04/99"}, {"MJD-OBS": 0.0}, {"DATE-OBS": "soon"}],
+)
+def test_a_day_is_no_time(cards, tmp_path):
+    path = simple(tmp_path / "a.fits", cards=cards)
+    assert Observation.read(path).time is None
+    assert Observation.read(path, time=NOON).time == NOON
+    assert Field.open(path, time=NOON).window(2, 2, 9, 9).time == NOON
+    with pytest.raises(InputError, match="`time` must be an MJD"):
+        Observation.read(path, time="soon")
+
+
+def test_a_wcs_of_a_day_has_no_time(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        header = scene.wcs_cards(0.2)
+        header["DATE-OBS"] = "2019-04-27"
+        wcs = WCS(header)
+        header["DATE-OBS"] = "2019-04-27T12:00:00"
+        full = WCS(header)
+    pixels = {"variance": np.ones((1, 9, 9)), "psfs": np.ones((1, 1))}
+    assert Observation.from_arrays(np.ones((1, 9, 9)), wcs=wcs, **pixels).time is None
+    obs = Observation.from_arrays(np.ones((1, 9, 9)), wcs=full, **pixels)
+    assert obs.time == pytest.approx(NOON)
+
+
+def test_times_of_ccddata_and_archives(tmp_path):
+    rng = np.random.default_rng(0)
+    meta = {"MJD-OBS": NOON - HALF, "EXPTIME": 60.0}
+    ccd = CCDData(
+        rng.normal(size=(9, 9)),
+        uncertainty=StdDevUncertainty(np.ones((9, 9))),
+        unit="nJy",
+        meta=meta,
+    )
+    psf = np.ones((1, 1))
+    assert Observation.from_nddata(ccd, psf).time == pytest.approx(NOON)
+    assert Observation.from_nddata(ccd, psf, time=5e4).time == 5e4
+    np.savez(tmp_path / "a.npz", images=rng.normal(size=(1, 9, 9)), psfs=np.ones((1, 1, 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert Observation.read(tmp_path / "a.npz", time=NOON).time == NOON
+
+
+def test_the_shell_has_an_option_for_the_time():
+    from scorepriors.inference.cli._input import READING, take_reading
+
+    options = dict.fromkeys(READING) | {"noise_files": (), "masks": (), "time": NOON}
+    assert take_reading(options) == {"time": NOON}

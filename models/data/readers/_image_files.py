@@ -13,6 +13,7 @@ from astropy.wcs.utils import proj_plane_pixel_area
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import broadcast_mask
+from scorepriors.models.data._times import middle_of_exposure
 from scorepriors.models.data._warnings import note
 
 from ._bands import BandPart
@@ -128,6 +129,7 @@ class ImageFile:
             catalog=None,
             scale=pixel_side(header) if wcs is None else None,
             whole=about.cut.shape,
+            time=middle_of_exposure(header),
         )
 
     # --- what belongs to an image ---

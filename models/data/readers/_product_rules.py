@@ -342,7 +342,9 @@ def _lettered(survey: str, header: fits.Header, cards: Sequence[str]) -> tuple[s
     said = next((str(header[card]).strip() for card in cards if card in header), "")
     known = [name for name in VEGA if name.startswith(f"{survey}_")]
     for name in known:
-        if said.upper().removesuffix("S") == name.removeprefix(f"{survey}_").upper().removesuffix("S"):
+        if said.upper().removesuffix("S") == name.removeprefix(f"{survey}_").upper().removesuffix(
+            "S"
+        ):
             return (name,)
     letters = ", ".join(name.removeprefix(f"{survey}_") for name in known)
     raise InputError(
