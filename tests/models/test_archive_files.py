@@ -1,5 +1,6 @@
 """Files as archives have them: cards that are missing, say something else, or stand elsewhere."""
 
+import gzip
 import shutil
 import warnings
 
@@ -9,12 +10,13 @@ from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 from survey_products import scene
-from survey_products.layouts import MAKERS
+from survey_products.layouts import MAKERS, flux_of, gzipped
 from survey_products.measure import measure
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._field import Field
 from scorepriors.models.data._observation import Observation
+from scorepriors.models.data._warnings import FileWarning
 
 
 def opened(made):
@@ -219,3 +221,73 @@ def test_the_shell_has_an_option_for_the_time():
 
     options = dict.fromkeys(READING) | {"noise_files": (), "masks": (), "time": NOON}
     assert take_reading(options) == {"time": NOON}
+
+
+# --- mosaics from space ---
+
+
+@pytest.mark.parametrize("kind", ["wht", "err"])
+@pytest.mark.parametrize(
+    ("stem", "band"),
+    [("hlsp_hlf_hst_acs-30mas_goodss_f160w_v2.0", "f160w"), ("abell-f160w", "F160W")],
+)
+def test_noise_beside_an_image_that_is_named_sci(stem, band, kind, tmp_path):
+    made = MAKERS["HST drizzle (CANDELS)"](tmp_path)
+    wht = tmp_path / made.files[0].name.replace("_drz", "_wht")
+    image = gzipped(made.files[0].rename(tmp_path / f"{stem}_sci.fits"))
+    if stem.startswith("hlsp"):
+        image = tmp_path / f"{stem}_sci.fits"
+        image.write_bytes(gzip.decompress((tmp_path / f"{stem}_sci.fits.gz").read_bytes()))
+        with_cards(image, {"FILTER": None})
+        (tmp_path / f"{stem}_sci.fits.gz").unlink()
+        image = gzipped(image)
+    wht = wht.rename(tmp_path / f"{stem}_wht.fits")
+    if kind == "err":
+        with fits.open(wht) as hdus, np.errstate(divide="ignore"):
+            fits.writeto(tmp_path / f"{stem}_err.fits", hdus[0].data ** -0.5)
+        fits.writeto(wht, np.full(scene.SHAPE, 7.0), overwrite=True)
+    gzipped(wht)
+    made.files = [image]
+    obs, _ = opened(made)
+    found = measure(made, obs)
+    assert obs.bands == (band,)
+    assert np.abs(found.ratio - 1).max() < 0.01
+    assert found.noise == pytest.approx(1, abs=0.02)
+
+
+def test_an_rms_comes_before_weights(tmp_path):
+    made = MAKERS["HST drizzle (HAP)"](tmp_path)
+    zero = opened(made)[0].zero_point[0]
+    with fits.open(made.files[0]) as hdus:
+        rms = fits.ImageHDU((made.sigma[0] / flux_of(zero)).astype(np.float32), name="RMS")
+        fits.HDUList([*hdus, rms]).writeto(tmp_path / "egs_f814w_mef.fits")
+    made.files = [tmp_path / "egs_f814w_mef.fits"]
+    obs, said = opened(made)
+    used = obs.weights > 0
+    noise = obs.weights[used] ** -0.5 * flux_of(zero) / made.sigma[used]
+    assert np.abs(noise - 1).max() < 1e-3
+    assert not any("exposure time" in one for one in said)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["JWST i2d", "HST drizzle (HAP)", None])
+def test_the_image_without_its_background_is_taken_and_said(name, tmp_path):
+    if name is None:
+        path = simple(tmp_path / "a.fits")
+    else:
+        path = MAKERS[name](tmp_path).files[0]
+    before = Observation.read(path, scene.psf_image())
+    with fits.open(path) as hdus:
+        sci = hdus["SCI"]
+        other = fits.ImageHDU(sci.data - 0.25, sci.header, "SCI_BKSUB")
+        fits.HDUList([*hdus, other]).writeto(tmp_path / "two.fits")
+    with pytest.warns(FileWarning, match=r"SCI_BKSUB, .* was read and SCI passed over; hdu='SCI'"):
+        obs = Observation.read(tmp_path / "two.fits", scene.psf_image())
+    assert obs.bands == tuple("two" if b == "a" else b for b in before.bands)
+    seen = obs.weights > 0
+    np.testing.assert_allclose(obs.images[seen], before.images[seen] - 0.25, atol=1e-4)
+    whole = Observation.read(tmp_path / "two.fits", scene.psf_image(), hdu="SCI")
+    np.testing.assert_array_equal(whole.images, before.images)
+    one = Observation.read(tmp_path / "two.fits", scene.psf_image(), hdu="SCI_BKSUB")
+    np.testing.assert_array_equal(one.images, obs.images)
+    assert one.bands == obs.bands

@@ -178,8 +178,13 @@ class ImageFile:
         product = self.product
         if given is None:
             own = dict(product.noise) if product else {}
-            names = {name: "" for name in NOISE_NAMES if name not in own}
-            partner = self._partner(group, (*own, *names), shared=False)
+            # Relative weights come after all that is absolute.
+            relative = ("exposure", "weight", "wht")
+            last = [name for name, kind in own.items() if kind in relative]
+            names = [name for name in own if name not in last]
+            names += [n for n, kind in NOISE_NAMES.items() if n not in own and kind not in relative]
+            names += [*last, *(name for name in NOISE_NAMES if name not in (*names, *last))]
+            partner = self._partner(group, names, shared=False)
             if partner is not None:
                 noise, name = partner
                 kind = self.options.noise_kind or own.get(name, "")

@@ -279,6 +279,11 @@ def _has_flux_unit(hdus: Sequence[Any], path: Path) -> bool:
     return _has_card(hdus, "BUNIT", "jansky|jy")
 
 
+def _is_one_image(hdus: Sequence[Any], path: Path) -> bool:
+    """Whether a file holds one image and nothing that could be its noise."""
+    return sum(hdu.shape is not None for hdu in hdus) == 1
+
+
 #: Rows in the order in which they are tried: the more special ones first.
 PRODUCTS: tuple[Product, ...] = (
     # --- Rubin and HSC: the planes of the mask are named by cards.
@@ -403,7 +408,7 @@ PRODUCTS: tuple[Product, ...] = (
     Product(
         name="JWST mosaic",
         hdus=("SCI", "ERR", "CON", "WHT"),
-        image=("SCI",),
+        image=("SCI_BKSUB", "SCI"),
         noise={"ERR": "deviation"},
         coverage=("WHT",),
         resampled=True,
@@ -422,7 +427,7 @@ PRODUCTS: tuple[Product, ...] = (
         name="HST drizzle",
         cards={"TELESCOP": "HST"},
         hdus=("SCI", "WHT"),
-        image=("SCI",),
+        image=("SCI_BKSUB", "SCI"),
         noise={"ERR": "deviation", "WHT": "exposure"},
         resampled=True,
         noise_note="WHT was taken as exposure time, and the noise scaled to the scatter of the pixels; "
@@ -443,6 +448,15 @@ PRODUCTS: tuple[Product, ...] = (
         noise_file=(r"_(drz|drc)(_sci)?\.fits", r"_*wht.fits"),
         # Compared with the scatter of the pixels, as one that is given by hand.
         noise_file_kind="wht",
+        resampled=True,
+    ),
+    Product(
+        name="mosaic of an archive",
+        file_name=r"^hlsp_.*_(hst|jwst)_.*_sci\.fits",
+        matches=_is_one_image,
+        # An error comes before weights, whose kind is that of their name.
+        noise_file=(r"_sci\.fits", "_err.fits|_rms.fits|_wht.fits|_weight.fits"),
+        named={"FILTER": r"_(f\d{3,4}[a-z]+\d?)[_-]"},
         resampled=True,
     ),
     Product(
@@ -554,6 +568,15 @@ PRODUCTS: tuple[Product, ...] = (
         cards={"ORIGIN": "2MASS", "MAGZP": ""},
         bands=rules.twomass_band,
         zero_point=rules.twomass_zero_point,
+    ),
+    Product(
+        name="image beside its noise",
+        file_name=r"_sci\.fits",
+        matches=_is_one_image,
+        noise_file=(
+            r"_sci\.fits",
+            "_err.fits|_rms.fits|_unc.fits|_var.fits|_wht.fits|_weight.fits",
+        ),
     ),
     Product(
         name="CCDData file",
