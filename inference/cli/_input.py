@@ -28,6 +28,7 @@ READING = {
     "hdu": "hdu",
     "position": "position",
     "size": "size",
+    "time": "time",
     "psf_oversampling": "psf_oversampling",
 }
 
@@ -108,6 +109,7 @@ def reading_options(command):
         click.option("--hdu", metavar="HDU", help="HDU of the image: number, name or SCI,2."),
         click.option("--position", nargs=2, metavar="RA DEC", help="Cut about it."),
         click.option("--size", type=float, metavar="ARCSEC", help="Side of the cut."),
+        click.option("--time", type=float, metavar="MJD", help="Middle of the exposure."),
         click.option(
             "--psf-oversampling", type=float, metavar="N", help="Samples of the PSF per pixel."
         ),

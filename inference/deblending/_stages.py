@@ -256,7 +256,8 @@ def _moving_stars(blend: Blend, settings: Settings, at: Placement) -> MovingStar
     times = [view.observation.time for view in blend.obs.views]
     if any(time is None for time in times) or np.ptp(times) == 0:
         raise InputError(
-            "a star moves between observations of different times; give time=MJD to each of them."
+            "a star moves between observations of different times; give time=MJD to each of them "
+            "(--time, or a card MJD-AVG in its header)."
         )
     middle, days = (max(times) + min(times)) / 2, np.ptp(times)
     return MovingStar(

@@ -243,7 +243,7 @@ def forced_scene(
     if fixed.lost:
         note(
             f"{', '.join(fixed.lost)}: no flux of what moves, since {name} has no time and nobody knows "
-            "where it was then; give time=MJD, or a card MJD-AVG or MJD-OBS in its header."
+            "where it was then; give time=MJD (--time), or a card MJD-AVG or MJD-OBS in its header."
         )
     seen, solved, of_shapes = found.view, found.solved, found.of_shapes
     part = seen.observation

@@ -12,6 +12,8 @@ from astropy.wcs import WCS
 from scorepriors._errors import InputError
 from scorepriors._surveys import NANOJANSKY_ZERO_POINT
 
+from ._times import time_of_wcs
+
 #: Largest disagreement in magnitudes between a unit and a zero point, one per cent.
 _ZERO_POINT_TOLERANCE = 0.01
 
@@ -294,8 +296,7 @@ def check_wcs(wcs) -> WCS | None:
 def check_time(time, wcs: WCS | None = None) -> float | None:
     """Return a time in MJD as a number, or that of a WCS; `InputError` if it is none."""
     if time is None:
-        found = () if wcs is None else (wcs.wcs.mjdavg, wcs.wcs.mjdobs)
-        return next((float(one) for one in found if np.isfinite(one)), None)
+        return None if wcs is None else time_of_wcs(wcs)
     if isinstance(time, Time):
         time = time.mjd
     try:

@@ -84,8 +84,8 @@ class Observation(Photometry):
         Row and column of the first pixel in the image of the file, if the observation was cut
         out of it; (0, 0) otherwise.
     time
-        Middle of the exposure, MJD; that of the `wcs` (``MJD-AVG`` or ``MJD-OBS`` in its header) if
-        not given, and None if nobody knows.
+        Middle of the exposure, MJD; by cards of the file, or by the `wcs` (``MJD-AVG``, or ``MJD-OBS``
+        and half of the exposure, in its header) if not given, and None if nobody knows.
     correlation
         Correlations of the noise of pixels by their distance, ``[B, k, k]``, one in the center
         (`with_correlation`); None if it is not known, and pixels are taken as independent.
@@ -319,15 +319,17 @@ class Observation(Photometry):
         psfs,
         bands=None,
         psf_oversampling: float | None = None,
+        time=None,
     ) -> "Observation":
         """Build an observation from one astropy NDData or CCDData per band, or one alone.
 
         Each needs an uncertainty (standard deviation, variance or inverse variance); mask,
         WCS and unit are honored.  Band names come from `bands`, or from FILTER or BAND in
-        the metadata.  PSFs are as for `from_arrays`.
+        the metadata, and `time` (MJD or an astropy Time) from its cards if it is not given.  PSFs are
+        as for `from_arrays`.
         """
         with collected() as said:
-            arguments = read_nddata(images, psfs, bands)
+            arguments = read_nddata(images, psfs, bands, time)
             obs = cls.from_arrays(**arguments, psf_oversampling=psf_oversampling)
         return with_notes(obs, said)
 
@@ -348,6 +350,7 @@ class Observation(Photometry):
         hdu: str | int | None = None,
         position=None,
         size=None,
+        time=None,
         psf_oversampling: float | None = None,
     ) -> "Observation":
         """Read one multi-extension FITS file, or a list of files, one per band.
@@ -383,6 +386,8 @@ class Observation(Photometry):
         position, size
             Cut a square of this side in arcseconds about (RA, Dec) in degrees, or a SkyCoord;
             nothing else of the file is read.
+        time
+            Middle of the exposure, MJD or an astropy Time, instead of what cards say.
         psf_oversampling
             Samples of the PSFs per pixel, along one axis, where files do not say so.
 
@@ -392,7 +397,8 @@ class Observation(Photometry):
             If something in the file bears on the result, and how it was understood.
         """
         options = FileOptions(
-            noise, noise_kind, mask, good, bad_planes, zero_point, bands, hdu, position, size
+            *(noise, noise_kind, mask, good, bad_planes, zero_point, bands, hdu, position, size),
+            time=time,
         )
         with collected() as said:
             arguments = read_fits(path, psf, options, index)
@@ -412,7 +418,7 @@ class Observation(Photometry):
 
         The layouts are described in `scorepriors.models.data.readers`; `psf`,
         `psf_oversampling` and further `options` (``good``, ``bad_planes``, ``zero_point``,
-        ``bands``) are as for `from_fits`.
+        ``bands``, ``time``) are as for `from_fits`.
         """
         with collected() as said:
             arguments = read_npz(path, index, psf, FileOptions(**options))
@@ -486,7 +492,7 @@ class Observation(Photometry):
         if self.wcs is None and self.scale is not None:
             header["PIXSCALE"] = self.scale
         if self.time is not None:
-            header["MJD-AVG"] = self.time
+            header["MJD-AVG"], header["TIMESYS"] = self.time, "UTC"
         if self.unit is not None:
             header["BUNIT"] = self.unit.to_string()
         if self.zero_point is not None:

@@ -327,16 +327,20 @@ def legacy_brick(folder):
     files = []
     for i, band in enumerate(bands):
         header = wcs_cards(0.262)
-        header.update({"BRICK": "1501p022", "FILTER": band, "MAGZERO": 22.5, "IMTYPE": "image"})
+        header.update({"BRICK": "1501p022", "FILTER": f"{band} DECam SDSS c0002 6415.0 1480.0"})
+        header.update({"MAGZERO": 22.5, "IMTYPE": "image", "IMAGETYP": "image", "FILTERX": band})
+        # Those of all images of the brick, as data release 10 has them.
+        header.update({"BANDS": "griz", "NBANDS": 4})
+        header.update({f"BAND{i}": one for i, one in enumerate("griz")})
         image = (images[i] / unit).astype(np.float32)
         files.append(folder / f"legacysurvey-1501p022-image-{band}.fits.fz")
         header["BUNIT"] = "nanomaggy"
         write(files[-1], fits.PrimaryHDU(), compressed(image, header, lossy=True))
-        header.update({"IMTYPE": "invvar", "BUNIT": "1/nanomaggy^2"})
+        header.update({"IMTYPE": "invvar", "IMAGETYP": "invvar", "BUNIT": "1/nanomaggy^2"})
         invvar = np.where(masked[i], 0, (unit / sigma[i]) ** 2).astype(np.float32)
         path = folder / f"legacysurvey-1501p022-invvar-{band}.fits.fz"
         write(path, fits.PrimaryHDU(), compressed(invvar, header))
-    header.update({"IMTYPE": "maskbits"})
+    header.update({"IMTYPE": "maskbits", "IMAGETYP": "maskbits"})
     header.remove("BUNIT")
     satur = (slice(40, 42), slice(3, 6))
     masked[:, *satur] = True

@@ -31,6 +31,8 @@ class BandPart(NamedTuple):
     scale: float | None = None
     #: Height and width of the image, where `images` hold a sample of its pixels.
     whole: tuple[int, int] | None = None
+    #: Middle of the exposure, MJD.
+    time: float | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,6 +90,7 @@ def combine(parts: Sequence[BandPart], psfs: Any, name: str) -> dict[str, Any]:
         "name": name,
         "catalog": next((part.catalog for part in parts if part.catalog is not None), None),
         "scale": first.scale,
+        "time": next((part.time for part in parts if part.time is not None), None),
     }
 
 

@@ -154,6 +154,9 @@ def clean_band(name: str) -> str:
 def header_bands(header: fits.Header, num_bands: int) -> tuple[str, ...] | None:
     """Return names of bands from ``BANDS``, ``BAND1`` ..., or a filter's cards; None if unknown."""
     listed = text(header, "BANDS")
+    own = text(header, "FILTERX") if num_bands == 1 else ""
+    if own:
+        return (own,)  # in bricks of the Legacy Surveys, whose BANDS are those of all files
     if listed:
         return _names_in(listed, num_bands)
     numbered = _numbered(header, "BAND")

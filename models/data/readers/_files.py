@@ -115,6 +115,10 @@ class Extension:
         self.is_table = isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
         shape = () if self.is_table else tuple(getattr(hdu, "shape", ()) or ())
         self.shape = shape or None
+        # Before pixels are read: astropy makes cards of scaled integers those of floats then.
+        header = hdu.header
+        self._stored = None if self.is_table else header.get("BITPIX")
+        self._scaled = any(card in header for card in ("BSCALE", "BZERO", "BLANK"))
 
     @cached_property
     def header(self) -> fits.Header:
@@ -181,15 +185,14 @@ class Extension:
     @cached_property
     def _mapped(self) -> np.ndarray | None:
         """Pixels on disk, where they are stored as they are and many parts are read."""
-        header, about = self._hdu.header, self._hdu.fileinfo()
-        scaled = any(card in header for card in ("BSCALE", "BZERO", "BLANK"))
+        about = self._hdu.fileinfo()
         on_disk = about is not None and isinstance(about["file"].name, str)
         compressed = isinstance(self._hdu, fits.CompImageHDU)
-        if not self._often or scaled or compressed or not on_disk or self.shape is None:
+        if not self._often or self._scaled or compressed or not on_disk or self.shape is None:
             return None
         return np.memmap(
             about["file"].name,
-            dtype=_STORED[header["BITPIX"]],
+            dtype=_STORED[self._stored],
             mode="r",
             offset=about["datLoc"],
             shape=self.shape,

@@ -113,7 +113,7 @@ class FitsFiles:
         product = recognize(extensions, path)
         groups: list[Group] = []
         if product is not None and product.open is not None:
-            useless = {*self.options.given} - {"zero_point", "bands"}
+            useless = {*self.options.given} - {"zero_point", "bands", "time"}
             if useless:
                 raise InputError(
                     f"a {product.name} has its own noise, mask and cutouts; leave out "
@@ -201,6 +201,8 @@ class FitsFiles:
                 zero + 2.5 * float(np.log10(factor))
                 for zero, factor in zip(given, factors, strict=True)
             )
+        if options.time is not None:
+            arguments["time"] = options.time
         arguments["corner"] = corners[0]
         arguments["correlation"] = _joined(known, parts)
         where = f"{self.paths[0].name}{'' if len(self.paths) == 1 else ' ...'}"

@@ -1,5 +1,6 @@
 """One open FITS file: the pixels of its images, with the noise and masks that belong to them."""
 
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from astropy.wcs.utils import proj_plane_pixel_area
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import broadcast_mask
+from scorepriors.models.data._times import middle_of_exposure
 from scorepriors.models.data._warnings import note
 
 from ._bands import BandPart
@@ -127,6 +129,7 @@ class ImageFile:
             catalog=None,
             scale=pixel_side(header) if wcs is None else None,
             whole=about.cut.shape,
+            time=middle_of_exposure(header),
         )
 
     # --- what belongs to an image ---
@@ -144,9 +147,14 @@ class ImageFile:
         wcs = celestial_wcs(self._wcs_headers(image), image.file_hdus, f"{self.path.name}: ")
         cut = cut_box(self.options, wcs, shape[-2:], self.path.name)
         covered = self._partner(group, self.product.coverage if self.product else ())
+        header = merged(primary.header, image.header)
+        for card, pattern in self.product.named.items() if self.product else ():
+            inside = re.search(pattern, self.path.name, re.IGNORECASE)
+            if inside and card not in header:
+                header[card] = inside[1]
         return Image(
             group,
-            merged(primary.header, image.header),
+            header,
             cut,
             self._find_noise(group),
             self._find_mask(group),
@@ -170,8 +178,13 @@ class ImageFile:
         product = self.product
         if given is None:
             own = dict(product.noise) if product else {}
-            names = {name: "" for name in NOISE_NAMES if name not in own}
-            partner = self._partner(group, (*own, *names), shared=False)
+            # Relative weights come after all that is absolute.
+            relative = ("exposure", "weight", "wht")
+            last = [name for name, kind in own.items() if kind in relative]
+            names = [name for name in own if name not in last]
+            names += [n for n, kind in NOISE_NAMES.items() if n not in own and kind not in relative]
+            names += [*last, *(name for name in NOISE_NAMES if name not in (*names, *last))]
+            partner = self._partner(group, names, shared=False)
             if partner is not None:
                 noise, name = partner
                 kind = self.options.noise_kind or own.get(name, "")
@@ -405,6 +418,8 @@ class ImageFile:
 
     def _bands(self, group: Group, header: fits.Header, num_bands: int):
         product = self.product
+        if self.options.bands is not None:
+            product = None  # what the user says goes, and a card that can't be right may stay
         if product is not None and product.bands is not None:
             names = by_row(product, product.bands, header)
             if names is not None and not any(says_nothing(name) for name in names):
@@ -437,7 +452,7 @@ class ImageFile:
             found: tuple[float, ...] | None = (float(zero),) * num_bands
         elif product is not None and product.zero_point is not None:
             zero = by_row(product, product.zero_point, header)
-            self._say(product.zero_point_note)
+            self._say(product.zero_point_note if zero is not None else "")
             found = None if zero is None else (float(zero),) * num_bands
         else:
             found = header_zero_point(header, num_bands, unit, pixel_area(header, wcs))

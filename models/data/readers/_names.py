@@ -6,12 +6,16 @@ from typing import NamedTuple
 
 from scorepriors._errors import InputError
 from scorepriors._filters import wavelength
+from scorepriors.models.data._warnings import note
 
 from ._files import Extension
 from ._products import Product
 
 #: Names of the image's HDU, in the order of preference.
-IMAGE_NAMES = ("IMAGE", "SCI", "SCIENCE", "DATA", "COADD", "SIGNAL", "FLUX")
+IMAGE_NAMES = ("IMAGE", "SCI_BKSUB", "SCI", "SCIENCE", "DATA", "COADD", "SIGNAL", "FLUX")
+
+#: Name of the image without its background, which mosaics of CEERS have beside SCI.
+_WITHOUT_BACKGROUND = "SCI_BKSUB"
 
 #: Names of the noise's HDU, in the order of preference, and their content.  Names of weights
 #: come last, since drizzled images have exposure times in WHT beside a true ERR: ``"weight"`` and
@@ -73,7 +77,7 @@ MASK_NAMES += ("BITMASK", "DQUALITY", "DATAQUALITY", "DATA_QUALITY", "IMAFLAGS_I
 #: HDUs that belong to a known image and do not bear on the fit.
 _HARMLESS = re.compile(
     r"^(CON|CTX|CONTEXT|SEG|SEGM|SEGMENTATION|VAR_\w+|AREA|WAVELENGTH|WMAP|D2IMARR|WCSDVARR|"
-    r"SIP\w*|HDRTAB|ASDF|NOISE_REALIZATIONS.*|MASK_FRACTIONS.*|BACKGROUND|BKG|SKY|NEXP|COVERAGE|"
+    r"SIP\w*|HDRTAB|ASDF|NOISE_REALIZATIONS.*|MASK_FRACTIONS.*|BACKGROUND|BKG|BKGD|SKY|NEXP|COVERAGE|"
     r"CATALOG|CORRELATION|FINE_SAMPLES|ARCHIVE.*|PIXELDQ|GROUPDQ|MDRIZSKY|DEPTH|NIMS?|PSFSIZE|PSF.*|"
     # Truth beside simulated images, as in the embedded example.
     r"TRUTH\w*)$"
@@ -161,17 +165,20 @@ def find_images(
     """
     if hdu is not None:
         one = pointed(extensions, hdu, where)
-        parts = split_suffix(one.name, IMAGE_NAMES)
+        whole = one.name in IMAGE_NAMES
+        parts = None if whole else split_suffix(one.name, IMAGE_NAMES)
         return [Group(one, parts[1] if parts else "")]
     images = [one for one in extensions if one.shape is not None]
     if product is not None:
         for selector in product.image:
             chosen = [one for one in select(images, selector)]
             if chosen:
+                _say_without_background(chosen[0], images, where)
                 return [Group(one) for one in chosen]
     for base in IMAGE_NAMES:
         chosen = [one for one in images if one.name == base]
         if chosen:
+            _say_without_background(chosen[0], images, where)
             return [Group(one) for one in chosen]
     others = (*NOISE_NAMES, *MASK_NAMES, "PSF")
     by_band = []
@@ -198,6 +205,14 @@ def find_images(
         f"no IMAGE extension (nor SCI, nor a primary image); found {found(extensions)}; say "
         "which with hdu= (--hdu)."
     )
+
+
+def _say_without_background(image: Extension, images: Sequence[Extension], where: str) -> None:
+    if image.name == _WITHOUT_BACKGROUND and any(one.name == "SCI" for one in images):
+        note(
+            f"{where}: {_WITHOUT_BACKGROUND}, the image without its background, was read and SCI passed "
+            "over; hdu='SCI' (--hdu SCI) reads that one."
+        )
 
 
 def find_partner(
@@ -257,6 +272,8 @@ def passed_over(extensions: Sequence[Extension], used: Sequence[Extension]) -> l
     """Return HDUs that look like further images of the same field, and were not read."""
     shapes = {(one.shape or ())[-2:] for one in used}
     known = (*NOISE_NAMES, *MASK_NAMES)
+    if any(one.name == _WITHOUT_BACKGROUND for one in used):
+        known += ("SCI",)  # was said already
     return [
         one.label
         for one in extensions

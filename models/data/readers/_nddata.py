@@ -11,6 +11,7 @@ from astropy.wcs import WCS
 
 from scorepriors._errors import InputError
 from scorepriors.models.data._checks import broadcast_mask, numeric, parse_unit
+from scorepriors.models.data._times import middle_of_exposure
 
 from ._bands import BandPart, combine
 from ._cards import header_bands, header_unit, header_zero_point, number, pixel_area
@@ -26,7 +27,7 @@ _KINDS = {
 
 
 def read_nddata(
-    images: NDData | Sequence[NDData], psfs, bands: Sequence[str] | None = None
+    images: NDData | Sequence[NDData], psfs, bands: Sequence[str] | None = None, time=None
 ) -> dict[str, Any]:
     """Return arguments of ``Observation.from_arrays`` from one NDData or CCDData per band."""
     if not isinstance(images, list | tuple):
@@ -39,6 +40,8 @@ def read_nddata(
     arguments = combine(parts, psfs, name="")
     if bands is not None:
         arguments["bands"] = (bands,) if isinstance(bands, str) else tuple(bands)
+    if time is not None:
+        arguments["time"] = time
     return arguments
 
 
@@ -92,6 +95,7 @@ def _nddata_part(order: int, image, alone: bool, bands) -> BandPart:
         ),
         catalog=None,
         scale=number(header, "PIXSCALE") if not celestial else None,
+        time=middle_of_exposure(header),
     )
 
 

@@ -20,7 +20,7 @@ from ._masks import masked_pixels
 from ._options import FileOptions, given_bands
 
 #: Options of `FileOptions` that npz archives take; the others are arrays of the archive.
-NPZ_OPTIONS = ("good", "bad_planes", "zero_point", "bands")
+NPZ_OPTIONS = ("good", "bad_planes", "zero_point", "bands", "time")
 
 
 def read_npz(
@@ -85,6 +85,8 @@ def _said(arguments: dict[str, Any], options: FileOptions) -> dict[str, Any]:
     """Put what was said in the place of what the archive holds."""
     if options.bands is not None:
         arguments["bands"] = given_bands(options.bands)
+    if options.time is not None:
+        arguments["time"] = options.time
     if options.zero_point is not None:
         arguments["zero_point"], arguments["unit"] = given_zero_point(
             options.zero_point, parse_unit(arguments.get("unit")), len(arguments["images"])

@@ -11,6 +11,7 @@ from astropy import units
 from astropy.coordinates import SkyCoord
 
 from scorepriors._errors import InputError
+from scorepriors.models.data._checks import check_time
 
 #: Kinds of noise images: exposure times are relative weights.
 NOISE_KINDS = ("variance", "deviation", "ivar", "exposure")
@@ -30,6 +31,7 @@ class FileOptions:
     hdu: str | int | None = None
     position: Any = None
     size: Any = None
+    time: Any = None
 
     def __post_init__(self):
         if self.noise_kind is not None and self.noise_kind not in NOISE_KINDS:
@@ -43,6 +45,7 @@ class FileOptions:
                 "position= and size= cut a part out of the image; give both (--position RA DEC "
                 "--size ARCSEC)."
             )
+        check_time(self.time)
         if self.position is not None:
             self.center  # noqa: B018 (raises)
             self.side  # noqa: B018

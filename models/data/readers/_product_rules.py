@@ -4,6 +4,7 @@ The rows of `._products` refer to them.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,12 @@ from scipy.ndimage import map_coordinates, uniform_filter
 from scorepriors._errors import InputError
 from scorepriors._surveys import NANOJANSKY_ZERO_POINT
 from scorepriors.models.data._checks import parse_unit
+from scorepriors.models.data._warnings import note
 
 from ._cards import check_plausible
+
+#: Narrow bands of WFCAM and VIRCAM, for which nothing here has the magnitude of Vega.
+_NARROW_INFRARED = re.compile(r"^(H2|BR?-?G(AMMA)?|1-0S1|NB\d+|\d\.\d+(NB)?\w?)$", re.IGNORECASE)
 
 #: Rows and columns of a part of an image.
 Box = tuple[slice, slice]
@@ -269,14 +274,35 @@ def twomass_zero_point(header: fits.Header) -> float:
     return magnitude(header, "MAGZP") + VEGA[twomass_band(header)[0]]
 
 
-def infrared_zero_point(header: fits.Header) -> float:
-    """AB magnitude of one count of VISTA or UKIDSS; `MAGZPT` is Vega's, of one a second."""
+def infrared_zero_point(header: fits.Header) -> float | None:
+    """AB magnitude of one count of VISTA or UKIDSS; `MAGZPT` is Vega's, of one a second.
+
+    None for narrow bands, whose Vega has no known AB magnitude.
+    """
     card = "EXP_TIME" if "EXPTIME" not in header and "EXP_TIME" in header else "EXPTIME"  # UKIDSS
     seconds = 2.5 * float(np.log10(positive(header, card)))
-    return magnitude(header, "MAGZPT") + seconds + VEGA[infrared_band(header)[0]]
+    zero, (band,) = magnitude(header, "MAGZPT"), infrared_band(header)
+    if band not in VEGA:
+        note(
+            f"the magnitudes of Vega in the narrow band {band} can't be converted to AB, so fluxes stay "
+            "in counts; say zero_point= (--zero-point), the AB magnitude of one count."
+        )
+        return None
+    return zero + seconds + VEGA[band]
 
 
 # --- bands ----------------------------------------------------------------------------------
+
+
+def viewer_bands(header: fits.Header) -> tuple[str, ...]:
+    """The letters of `BANDS`, of the viewer of the Legacy Surveys, with or without commas."""
+    return tuple(re.sub(r"[\s,]", "", str(header["BANDS"])))
+
+
+def brick_band(header: fits.Header) -> tuple[str] | None:
+    """The letter of `FILTERX`: `BANDS` of a brick are those of all its images."""
+    letter = str(header.get("FILTERX", "")).strip()
+    return (letter,) if letter else None
 
 
 def panstarrs_band(header: fits.Header) -> tuple[str] | None:
@@ -302,20 +328,29 @@ def twomass_band(header: fits.Header) -> tuple[str]:
 
 
 def infrared_band(header: fits.Header) -> tuple[str]:
-    """``VISTA_J`` and the like, or ``UKIDSS_K``, by the card of the filter."""
+    """``VISTA_J`` and the like, or ``UKIDSS_K``, by the card of the filter; narrow bands by its word."""
     survey = "UKIDSS" if "WFCAM" in str(header.get("INSTRUME", "")).upper() else "VISTA"
-    return _lettered(survey, header, ("HIERARCH ESO INS FILT1 NAME", "FILTER", "FILTNAME"))
+    cards = ("HIERARCH ESO INS FILT1 NAME", "FILTER", "FILTNAME")
+    said = next((str(header[card]).strip() for card in cards if card in header), "")
+    if _NARROW_INFRARED.match(said):
+        return (said,)
+    return _lettered(survey, header, cards)
 
 
 def _lettered(survey: str, header: fits.Header, cards: Sequence[str]) -> tuple[str]:
-    """Name of the band of a survey that begins as the filter's card does."""
+    """Name of the band of a survey, whose filter's card is the letter; K and Ks are the same."""
     said = next((str(header[card]).strip() for card in cards if card in header), "")
     known = [name for name in VEGA if name.startswith(f"{survey}_")]
     for name in known:
-        if said[:1].upper() == name.removeprefix(f"{survey}_")[:1]:
+        if said.upper().removesuffix("S") == name.removeprefix(f"{survey}_").upper().removesuffix(
+            "S"
+        ):
             return (name,)
     letters = ", ".join(name.removeprefix(f"{survey}_") for name in known)
-    raise InputError(f"the card FILTER is {said!r}, but {survey} has {letters}; mend it.")
+    raise InputError(
+        f"the card FILTER is {said!r}, but {survey} has {letters}; mend it, or give bands= and "
+        "zero_point= (--bands, --zero-point)."
+    )
 
 
 def rubin_band(hdus: Sequence[Any]) -> tuple[str] | None:

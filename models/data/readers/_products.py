@@ -73,6 +73,9 @@ class Product:
         Function of the same header that returns the names of the bands, or None.
     bands_in
         The same of the HDUs, for files that do not name the band in a card.
+    named
+        Cards of the image that it may lack, by regular expressions whose group is the value in the
+        name of the file.
     planes
         Bits of the mask by the name of the plane, where the mask's header does not name them.
     bad_planes
@@ -117,6 +120,7 @@ class Product:
     zero_point_in: Callable[[Sequence[Any]], float | None] | None = None
     bands: Callable[[fits.Header], Sequence[str] | None] | None = None
     bands_in: Callable[[Sequence[Any]], Sequence[str] | None] | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
     planes: Mapping[str, int] = field(default_factory=dict)
     bad_planes: tuple[str | int, ...] = ()
     scaling: Callable[[np.ndarray, fits.Header], np.ndarray] | None = None
@@ -213,11 +217,17 @@ def _is_dp2_coadd(hdus: Sequence[Any], path: Path) -> bool:
 
 
 def _is_legacy_cutout(hdus: Sequence[Any], path: Path) -> bool:
-    """Whether a file with BANDS is of the viewer, which counts bands from 0."""
-    if _has_card(hdus, "BAND0", ""):
-        return True
+    """Whether a file with BANDS is of the viewer: a cube of them all, or with its noise and mask.
+
+    Images of bricks have these cards as well, each of one of the bands.
+    """
     kinds = {str(hdu.header.get("IMAGETYP", "")).strip().upper() for hdu in hdus}
-    return not kinds.isdisjoint(("INVVAR", "MASKBITS"))
+    if not kinds.isdisjoint(("INVVAR", "MASKBITS")):
+        return True
+    first = hdus[0]
+    bands = rules.viewer_bands(first.header) if "BANDS" in first.header else ()
+    cube = len(first.shape or ()) == 3 and first.shape[0] == len(bands)
+    return _has_card(hdus, "BAND0", "") and (cube or len(bands) == 1)
 
 
 def _is_des_coadd(hdus: Sequence[Any], path: Path) -> bool:
@@ -267,6 +277,11 @@ def _is_infrared(hdus: Sequence[Any], path: Path) -> bool:
 
 def _has_flux_unit(hdus: Sequence[Any], path: Path) -> bool:
     return _has_card(hdus, "BUNIT", "jansky|jy")
+
+
+def _is_one_image(hdus: Sequence[Any], path: Path) -> bool:
+    """Whether a file holds one image and nothing that could be its noise."""
+    return sum(hdu.shape is not None for hdu in hdus) == 1
 
 
 #: Rows in the order in which they are tried: the more special ones first.
@@ -338,19 +353,6 @@ PRODUCTS: tuple[Product, ...] = (
     ),
     # --- Legacy Surveys, DES.
     Product(
-        name="Legacy Surveys viewer cutout",
-        cards={"BANDS": "^[ugrizY]+$"},
-        matches=_is_legacy_cutout,
-        image=("#0",),
-        noise={"IMAGETYP=INVVAR": "ivar"},
-        mask=("IMAGETYP=MASKBITS",),
-        unit="nanomaggy",
-        native_side=0.262,
-        bands=lambda header: tuple(str(header["BANDS"]).strip()),
-        planes=rules.LEGACY_PLANES,
-        bad_planes=rules.LEGACY_BAD,
-    ),
-    Product(
         name="Legacy Surveys brick",
         file_name=r"^legacysurvey-.*-image-[a-z]\.fits",
         noise_file=("-image-", "-invvar-"),
@@ -358,6 +360,21 @@ PRODUCTS: tuple[Product, ...] = (
         mask=("MASKBITS",),
         mask_file=(r"-image-[a-z]\.", "-maskbits."),
         unit="nanomaggy",
+        named={"FILTERX": r"-image-([a-z])\."},
+        bands=rules.brick_band,
+        planes=rules.LEGACY_PLANES,
+        bad_planes=rules.LEGACY_BAD,
+    ),
+    Product(
+        name="Legacy Surveys viewer cutout",
+        cards={"BANDS": "^[ugrizY](,? *[ugrizY])*$"},
+        matches=_is_legacy_cutout,
+        image=("#0",),
+        noise={"IMAGETYP=INVVAR": "ivar"},
+        mask=("IMAGETYP=MASKBITS",),
+        unit="nanomaggy",
+        native_side=0.262,
+        bands=rules.viewer_bands,
         planes=rules.LEGACY_PLANES,
         bad_planes=rules.LEGACY_BAD,
     ),
@@ -391,7 +408,7 @@ PRODUCTS: tuple[Product, ...] = (
     Product(
         name="JWST mosaic",
         hdus=("SCI", "ERR", "CON", "WHT"),
-        image=("SCI",),
+        image=("SCI_BKSUB", "SCI"),
         noise={"ERR": "deviation"},
         coverage=("WHT",),
         resampled=True,
@@ -410,7 +427,7 @@ PRODUCTS: tuple[Product, ...] = (
         name="HST drizzle",
         cards={"TELESCOP": "HST"},
         hdus=("SCI", "WHT"),
-        image=("SCI",),
+        image=("SCI_BKSUB", "SCI"),
         noise={"ERR": "deviation", "WHT": "exposure"},
         resampled=True,
         noise_note="WHT was taken as exposure time, and the noise scaled to the scatter of the pixels; "
@@ -434,10 +451,21 @@ PRODUCTS: tuple[Product, ...] = (
         resampled=True,
     ),
     Product(
+        name="mosaic of an archive",
+        file_name=r"^hlsp_.*_(hst|jwst)_.*_sci\.fits",
+        matches=_is_one_image,
+        # An error comes before weights, whose kind is that of their name.
+        noise_file=(r"_sci\.fits", "_err.fits|_rms.fits|_wht.fits|_weight.fits"),
+        named={"FILTER": r"_(f\d{3,4}[a-z]+\d?)[_-]"},
+        resampled=True,
+    ),
+    Product(
         name="unWISE coadd",
         file_name=r"^unwise-.*-w[1-4]-img-[mu]\.fits",
         noise_file=("-img-", "-invvar-"),
         noise_file_kind="ivar",
+        # The first data release has no card of the band.
+        named={"BAND": r"-(w[1-4])-img-"},
         bands=rules.wise_band,
         zero_point=rules.unwise_zero_point,
     ),
@@ -446,6 +474,7 @@ PRODUCTS: tuple[Product, ...] = (
         matches=_is_wise,
         noise_file=("-int-", "-unc-"),
         noise_file_kind="deviation",
+        named={"BAND": r"-(w[1-4])-int-"},
         bands=rules.wise_band,
         zero_point=rules.wise_zero_point,
     ),
@@ -539,6 +568,15 @@ PRODUCTS: tuple[Product, ...] = (
         cards={"ORIGIN": "2MASS", "MAGZP": ""},
         bands=rules.twomass_band,
         zero_point=rules.twomass_zero_point,
+    ),
+    Product(
+        name="image beside its noise",
+        file_name=r"_sci\.fits",
+        matches=_is_one_image,
+        noise_file=(
+            r"_sci\.fits",
+            "_err.fits|_rms.fits|_unc.fits|_var.fits|_wht.fits|_weight.fits",
+        ),
     ),
     Product(
         name="CCDData file",
