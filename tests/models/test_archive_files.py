@@ -17,6 +17,7 @@ from scorepriors._errors import InputError
 from scorepriors.models.data._field import Field
 from scorepriors.models.data._observation import Observation
 from scorepriors.models.data._warnings import FileWarning
+from scorepriors.models.data.readers._product_rules import wise_band
 
 
 def opened(made):
@@ -107,6 +108,8 @@ def test_wise_without_a_card_of_the_band(name, tmp_path):
     obs = opened(made)[0]
     assert obs.bands == made.bands
     assert np.abs(measure(made, obs).ratio - 1).max() < 0.01
+    with pytest.raises(InputError, match="the card BAND is None, but WISE has the bands 1 to 4"):
+        wise_band(fits.Header())
 
 
 def test_a_narrow_band_is_not_the_broad_one_of_its_letter(tmp_path):

@@ -276,7 +276,6 @@ def rewritten(path, **cards):
     ("name", "cards", "message"),
     [
         ("unWISE coadd", {"BAND": 7}, "the card BAND is 7, but WISE has the bands 1 to 4"),
-        ("unWISE coadd", {"BAND": None}, "the card BAND is None, but WISE"),
         ("AllWISE atlas image", {"MAGZP": None}, "the card MAGZP is missing"),
         ("AllWISE atlas image", {"MAGZP": "x"}, "the card MAGZP is 'x'"),
         ("HSC PDR2 calexp", {"FLUXMAG0": -1.0}, "the card FLUXMAG0 is -1, not positive"),
