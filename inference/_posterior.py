@@ -30,6 +30,7 @@ from scorepriors._traces import Kept
 
 from ._checked import check_point
 from ._constants import NEEDS_VALUES, SENTENCE, Constant, as_numpy, constants, has_tracers
+from ._containers import plain_arrays, refuse_quantity
 from ._enumeration import (
     ENUMERATED,
     DiscreteSites,
@@ -242,10 +243,26 @@ class Posterior(eqx.Module):
         likelihoods = {n: s["fn"].log_prob(s["value"]) for n, s in observed.items()}
         predictions = {}
         if predictive:
-            # The same values of all unobserved sites, and new data.
-            drawn = {n: s["value"] for n, s in trace.items() if n not in observed}
-            again = handlers.substitute(without_data(self.model, observed), data=drawn)
-            new = _recovered(again, key, args, kwargs)
+            # The same values of all unobserved sites, and new data.  Deterministic sites follow:
+            # those of observed ones are of the new data too.
+            drawn = {
+                n: s["value"]
+                for n, s in trace.items()
+                if n not in observed and s["type"] != "deterministic"
+            }
+            without = without_data(self.model, observed)
+            again = handlers.substitute(without, data=drawn)
+            try:
+                new = _recovered(again, key, args, kwargs)
+            except NotImplementedError as error:
+                if without.last is None:
+                    raise
+                kind = type(_wrapped(observed[without.last]["fn"])).__name__
+                raise InputError(
+                    f"the site {without.last!r} can't be predicted, as its distribution ({kind}) "
+                    "draws no samples: give the distribution a method `sample`, or leave "
+                    "`posterior_predictive` out."
+                ) from error
             predictions = {n: new[n]["value"] for n in observed}
         return values, likelihoods if log_likelihood else {}, predictions
 
@@ -264,6 +281,22 @@ class Posterior(eqx.Module):
             name: site["fn"].log_prob(site["value"])
             for name, site in trace.items()
             if site["type"] == "sample" and not site["is_observed"] and name not in missing
+        }
+
+    @function
+    def observed(self, key, u: dict) -> dict:
+        """Return the values of the observed sites by name, those that the model computes included.
+
+        Parameters
+        ----------
+        key, u
+            As for `recover`.  Values that depend on either are no data.
+        """
+        _, trace, missing = self._recovered(key, u)
+        return {
+            name: jnp.asarray(site["value"])
+            for name, site in observed_sites(trace).items()
+            if name not in missing
         }
 
     @function
@@ -469,6 +502,13 @@ def mask_of(fn: dist.Distribution):
     return None
 
 
+def _wrapped(fn: dist.Distribution) -> dist.Distribution:
+    """Return the distribution of a site without the plates, events and masks about it."""
+    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
 def observed_sites(trace) -> dict:
     """Return observed sites with a distribution, which a `numpyro.factor` is not."""
     return {
@@ -489,6 +529,9 @@ def _recovered(model, key, args, kwargs):
 class without_data(Messenger):
     """Turn observed sites of a model back into sites to draw."""
 
+    #: Name of the last of them that was met.
+    last: str | None = None
+
     def __init__(self, fn, names):
         super().__init__(fn)
         self._names = frozenset(names)
@@ -497,6 +540,7 @@ class without_data(Messenger):
         if msg["type"] == "sample" and msg["name"] in self._names:
             msg["is_observed"] = False
             msg["value"] = None
+            self.last = msg["name"]
 
 
 def latent_trace(bound: Posterior, values: dict, key, other: Callable):
@@ -510,6 +554,9 @@ def latent_trace(bound: Posterior, values: dict, key, other: Callable):
     model = handlers.substitute(handlers.seed(bound.model, key), substitute_fn=fill)
     trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*args, **kwargs)
     check_params(trace)
+    for name, site in trace.items():
+        if site["type"] == "sample":
+            refuse_quantity(site["value"], f"the value of the site {name!r}")
     latent = {
         name: site
         for name, site in trace.items()
@@ -610,12 +657,14 @@ def posterior(
     *model_args, model_kwargs
         Arguments of the model.  Arrays are traced; Python numbers and strings are static.  A
         list of numbers becomes an array: traced if one of them is a float, static (counts or
-        sizes) otherwise.
+        sizes) otherwise.  Series and tables of pandas, xarray and others are taken by their
+        `to_numpy`.
 
     Raises
     ------
     InputError
-        For arguments beside a `Posterior`, which has its own.
+        For arguments beside a `Posterior`, which has its own; for quantities with a unit, arrays
+        with masked elements or without numbers, and integers beyond the type of JAX.
 
     Warns
     -----
@@ -675,7 +724,8 @@ def bind(
     if isinstance(model, partial):
         model_args, keywords = (*model.args, *model_args), {**model.keywords, **keywords}
         model = model.func
-    whole = jax.tree.map(listed, (model_args, keywords), is_leaf=lambda x: isinstance(x, list))
+    plain = plain_arrays(model, model_args, keywords)
+    whole = jax.tree.map(listed, plain, is_leaf=lambda x: isinstance(x, list))
     # By `device_put`: a conversion would compile a program for every shape.
     traced = jax.tree.map(lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else a, whole)
     return _bound(model, traced, reads(model)), whole

@@ -252,6 +252,11 @@ def _draws(result: Deblended, keep: Keep, draw: Callable) -> Any:
     """Return draws by ``draw(bound, mode, keep)`` in the order of the catalog."""
     make_room_for_programs()
     _refuse_profiled(result)
+    if keep.leave_out:
+        raise InputError(
+            "`leave_out` is for `sample` and `laplace`: tables and images of a scene need all of its "
+            "sites."
+        )
     scene, best = unpadded(result.scene, result.free_form.fit)
     obs = result.observation
     coords: dict[str, Any] = {"band": list(obs.bands), "axis": ["y", "x"]}

@@ -59,14 +59,14 @@ def save_run(path: str | Path, run: Run, mark: str) -> None:
         arrays["recorded"] = np.array(
             [n for n, a in run.moves[0]._asdict().items() if a is not None]
         )
-    facts = {"done": int(run.done), "gradients": int(run.gradients)}
+    facts = {"done": int(run.done), "gradients": int(run.gradients), "start": run.start}
     try:
         write_archive(path, arrays, facts, kind=_KIND, version=2, identity=mark)
     except OSError as error:
         raise InputError(f"the checkpoint {str(path)!r} can't be written: {error}.") from error
 
 
-def load_run(path: str | Path, like: Any, mark: str) -> Run:
+def load_run(path: str | Path, like: Any, mark: str, block: int) -> Run:
     """Read a file of `save_run`.
 
     Parameters
@@ -77,6 +77,9 @@ def load_run(path: str | Path, like: Any, mark: str) -> Run:
         Tree of arrays or shapes with the structure of (learned, state).
     mark
         Fingerprint of this run.
+    block
+        Number of draws of a block, as `blocks` makes them: what follows works block by block, and
+        all draws as one would take the memory of all.
 
     Raises
     ------
@@ -94,11 +97,14 @@ def load_run(path: str | Path, like: Any, mark: str) -> Run:
     leaves, structure = jax.tree.flatten(like)
     new = [_like(held[f"leaf{i}"], leaf) for i, leaf in enumerate(leaves)]
     learned, state = jax.tree.unflatten(structure, new)
-    run = Run(learned, state, "checkpoint", facts["done"], facts["gradients"])
+    # Earlier files have no start.
+    start = facts.get("start", "checkpoint")
+    run = Run(learned, state, start, facts["done"], facts["gradients"])
     if "window0" in held:
         run.window = [(held["window0"], held.get("window1"))]
     if "draws0" in held:
-        run.draws = [held["draws0"]]
+        draws = held["draws0"]
+        run.draws = [draws[first : first + block] for first in range(0, len(draws), block)]
         recorded = (str(name) for name in held["recorded"])
         moves: dict[str, Any] = {name: held[f"moves{i}"] for i, name in enumerate(recorded)}
         run.moves = [Move(**moves)]

@@ -39,6 +39,10 @@ class Keep(NamedTuple):
         Whether to keep the log-density of every latent site given the sites above it, for
         sensitivity to the prior by power-scaling (``arviz.psens``, ``psense`` in version 1).
         Of constrained values, without Jacobians; sites that are integrated out have none.
+    leave_out
+        Names of latent and deterministic sites to leave out of the draws, such as large ones that
+        are computed for the likelihood alone; checked before the first draw.  Latent sites are
+        judged by `sample` all the same, deterministic ones are not computed.
     """
 
     log_likelihood: bool = False
@@ -47,6 +51,7 @@ class Keep(NamedTuple):
     coords: Mapping[str, Any] = {}
     constant_data: Mapping[str, Any] = {}
     log_prior: bool = False
+    leave_out: Sequence[str] = ()
 
 
 def collect(
@@ -68,16 +73,25 @@ def collect(
         Names of axes, from `lay_out`.
     key
         Random key for sites that are drawn given the positions.
+
+    Returns
+    -------
+    xarray.DataTree or arviz.InferenceData
+        Unwanted latent sites are still there, to be judged: see `leave_out`.
     """
+    data = observed_data(coordinates, draws[0][0, 0], layout.trace)
     masks = fixed_masks(coordinates, draws[0][0, 0]) if keep.log_likelihood else {}
-    values, likelihoods, predictions, priors = recover_draws(coordinates, draws, key, keep)
+    followed = [n for n in layout.unwanted if layout.trace[n]["type"] == "deterministic"]
+    values, likelihoods, predictions, priors = recover_draws(
+        coordinates, draws, key, keep, frozenset(followed)
+    )
     groups = {
         "posterior": values,
         "sample_stats": stats,
         "log_likelihood": likelihoods,
         "log_prior": priors,
         "posterior_predictive": predictions,
-        "observed_data": observed_data(layout.trace),
+        "observed_data": data,
         "constant_data": dict(keep.constant_data),
     }
     tree = make_tree(groups, dims=layout.dims, coords=dict(keep.coords))
@@ -86,6 +100,15 @@ def collect(
     if layout.left_out:
         tree.attrs["left_out"] = json.dumps(layout.left_out)
     return tree
+
+
+def leave_out(tree: Any, layout: Layout) -> None:
+    """Take the sites that the user does not want out of the draws of a tree, in place."""
+    if not layout.unwanted:
+        return
+    dataset = group(tree, "posterior")
+    names = [plain(name) for name in layout.unwanted if plain(name) in dataset]
+    replace_group(tree, "posterior", _without_idle(dataset.drop_vars(names)))
 
 
 @Kept
@@ -125,25 +148,33 @@ def _leave_masked_out(tree: Any, masks: dict, layout: Layout, coords: Mapping) -
             draws = np.asarray(values)[..., mask]
             dataset[plain(name)] = (("chain", "draw", axis), draws)
             dataset = dataset.assign_coords(where)
-    # Coordinates of axes that no variable has any more.
+    replace_group(tree, "log_likelihood", _without_idle(dataset))
+
+
+def _without_idle(dataset: Any) -> Any:
+    """Return a dataset without the coordinates of axes that no variable has any more."""
     idle = [n for n in dataset.dims if not any(n in v.dims for v in dataset.data_vars.values())]
-    replace_group(tree, "log_likelihood", dataset.drop_vars([n for n in idle if n in dataset]))
+    return dataset.drop_vars([n for n in idle if n in dataset])
 
 
 @Kept
-def _recover_block(coordinates, positions, key, index, log_likelihood, predictive, log_prior):
-    """Return values of draws ``[n, d]`` with numbers ``[n]``."""
+def _recover_block(
+    coordinates, positions, key, index, log_likelihood, predictive, log_prior, unwanted
+):
+    """Return values of draws ``[n, d]`` with numbers ``[n]``, without those of unwanted sites."""
 
     def one(index, q):
         bound, u, own = coordinates.bound, coordinates.params(q), jax.random.fold_in(key, index)
-        found = bound.recover(own, u, log_likelihood=log_likelihood, predictive=predictive)
-        return *found, bound.log_prior_terms(own, u) if log_prior else {}
+        options = {"log_likelihood": log_likelihood, "predictive": predictive}
+        values, *found = bound.recover(own, u, **options)
+        values = {name: value for name, value in values.items() if name not in unwanted}
+        return values, *found, bound.log_prior_terms(own, u) if log_prior else {}
 
     # A few at a time: rendering needs much more memory than its result.
     return jax.lax.map(lambda x: one(*x), (index, positions), batch_size=8)
 
 
-def recover_draws(coordinates, blocks, key, keep: Keep):
+def recover_draws(coordinates, blocks, key, keep: Keep, unwanted: frozenset[str] = frozenset()):
     """Return constrained values ``[C, n, ...]`` of the blocks of a run; the list is emptied."""
     count = sum(len(block) for block in blocks)
     size = max(len(block) for block in blocks)
@@ -164,6 +195,7 @@ def recover_draws(coordinates, blocks, key, keep: Keep):
             keep.log_likelihood,
             keep.posterior_predictive,
             keep.log_prior,
+            tuple(sorted(unwanted)),
         )
         made = jax.tree.map(lambda a: np.asarray(a).reshape(size, chains, *a.shape[1:]), made)
         if out is None:
@@ -174,14 +206,35 @@ def recover_draws(coordinates, blocks, key, keep: Keep):
     return out
 
 
-def observed_data(trace) -> dict:
-    """Return values of the observed sites of a trace, by name."""
-    # Data that the model computes from its arguments are not available here.
-    return {
-        name: np.asarray(site["value"])
-        for name, site in observed_sites(trace).items()
-        if not isinstance(site["value"], jax.core.Tracer)
-    }
+@Kept
+def _observed(coordinates: Coordinates, position, names: tuple[str, ...]) -> dict:
+    found = coordinates.bound.observed(jax.random.key(0), coordinates.params(position))
+    return {name: found[name] for name in names}
+
+
+def observed_data(coordinates: Coordinates, position, trace) -> dict:
+    """Return values of the observed sites of a model, by name.
+
+    Parameters
+    ----------
+    coordinates
+        Coordinates of draws.
+    position
+        Any of them.
+    trace
+        Trace of the model, with shapes where values depend on its arguments.
+    """
+    values = {name: site["value"] for name, site in observed_sites(trace).items()}
+    data = {n: np.asarray(v) for n, v in values.items() if not isinstance(v, jax.core.Tracer)}
+    if len(data) < len(values):  # the model computes them: `y[seen]`, `jnp.log(y)`
+        bound, u = coordinates.bound, jax.eval_shape(coordinates.params, position)
+        given = {"key": jax.eval_shape(lambda: jax.random.key(0)), "u": u}
+        fixed = untouched(lambda at: bound.observed(at["key"], at["u"]), given)
+        names = tuple(sorted(fixed - set(data)))
+        if names:
+            computed = _observed(coordinates, jnp.asarray(position), names)
+            data |= {name: np.asarray(value) for name, value in computed.items()}
+    return {name: data[name] for name in values if name in data}
 
 
 def prior_facts(bound: Posterior) -> dict[str, str]:

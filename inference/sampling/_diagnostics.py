@@ -26,8 +26,9 @@ MANY = 16
 #: Number of elements of a site, those of the largest R-hat, that are compared with chance.
 COMPARED = 64
 
-#: Largest number of elements of a site, chosen at random, whose effective draws are computed.
-SUBSET = 48
+#: Largest number of elements of a site whose effective draws are computed: those of the largest R-hat,
+#: and others at random.
+SUBSET, SUSPECTS = 48, 16
 
 
 class SamplingWarning(UserWarning):
@@ -54,9 +55,11 @@ class Diagnosis(NamedTuple):
     max_pixel_rhat
         Largest R-hat of the other sites; NaN if there are none.
     min_ess
-        Smallest effective sample size of an element.
+        Smallest effective sample size (bulk) of the elements for which it is computed: all of a site
+        with up to `SUBSET`; of larger ones as many, `SUSPECTS` of the largest R-hat (with several
+        chains) and the others at random.  An element that is slow in all chains alike may be missed.
     worst
-        Name of the site with the smallest effective sample size.
+        Name of the site with that effective sample size.
     divergences
         Number of divergent transitions kept.
     min_bfmi
@@ -66,6 +69,9 @@ class Diagnosis(NamedTuple):
         Share of draws whose tree had the largest depth allowed.
     findings
         Checks that failed; empty if none did.
+    min_ess_tail
+        Smallest effective sample size of the tails (the lesser of the 5% and the 95% quantile) of the
+        same elements; no check is made of it.
     """
 
     max_rhat: float
@@ -76,6 +82,7 @@ class Diagnosis(NamedTuple):
     min_bfmi: float
     saturated: float
     findings: tuple[Finding, ...]
+    min_ess_tail: float = np.nan
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -104,14 +111,19 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
         divergences = int(stats["diverging"].sum())
         return Diagnosis(np.inf, np.nan, 0.0, "every site", divergences, np.nan, 0.0, (stop,))
     chains = next(iter(whole.values())).shape[0]
-    ess = trees.effective_sizes(_subset(whole))
-    enough = MIN_ESS * (1 - ESS_ERROR * norm.isf(0.5 / sum(v.size for v in ess.values())))
+    rhats = {name: rank_rhat(draws) for name, draws in whole.items()} if chains > 1 else {}
+    subset = _subset(whole, rhats)
+    ess = trees.effective_sizes(subset)
+    # Of all elements, as the ones with the largest R-hat are taken from all.
+    enough = MIN_ESS * (1 - ESS_ERROR * norm.isf(0.5 / sum(v.shape[-1] for v in whole.values())))
     smallest = {n: np.min(v) if np.isfinite(v).all() else np.nan for n, v in ess.items()}
+    tails = trees.effective_sizes(subset, method="tail").values()
+    min_ess_tail = float(np.min([np.min(v) for v in tails]))  # NaN if one is
     worst = min(smallest, key=lambda n: -np.inf if np.isnan(smallest[n]) else smallest[n])
     min_ess = float(smallest[worst])
     max_rhat, max_pixel_rhat, disagreement = np.nan, np.nan, None
     if chains > 1:
-        max_rhat, max_pixel_rhat, disagreement = _agreement(whole)
+        max_rhat, max_pixel_rhat, disagreement = _agreement(whole, rhats)
     divergences = int(stats["diverging"].sum())
     min_bfmi = np.nan
     if "energy" in stats:  # only Hamiltonian trajectories have an energy
@@ -144,14 +156,12 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
     found += undefined(tree)
     if not sampler.exact:
         found.append(Finding(Check.UNADJUSTED, {"note": sampler.note}))
-    return Diagnosis(
-        max_rhat, max_pixel_rhat, min_ess, worst, divergences, min_bfmi, saturated, tuple(found)
-    )
+    limits = max_rhat, max_pixel_rhat, min_ess, worst, divergences, min_bfmi, saturated
+    return Diagnosis(*limits, tuple(found), min_ess_tail)
 
 
-def _agreement(whole):
+def _agreement(whole, rhats):
     """Return the largest R-hat of small and of large sites, and a finding about the worst."""
-    rhats = {name: rank_rhat(draws) for name, draws in whole.items()}
     few = [name for name, rhat in rhats.items() if rhat.size <= FEW]
     many = [name for name in rhats if name not in few]
     problems = []
@@ -231,14 +241,18 @@ def _moving(dataset):
     return out, stuck
 
 
-def _subset(whole):
-    """Return a Dataset of at most `SUBSET` elements of each site."""
+def _subset(whole, rhats):
+    """Return a Dataset of at most `SUBSET` elements of each site, the suspect ones among them."""
     import xarray
 
     rng = np.random.default_rng(0)
     out = {}
     for name, flat in whole.items():
-        if flat.shape[-1] > SUBSET:
-            flat = flat[..., np.sort(rng.choice(flat.shape[-1], SUBSET, replace=False))]
+        number = flat.shape[-1]
+        if number > SUBSET:
+            suspects = np.argsort(-_known(rhats[name]))[:SUSPECTS] if name in rhats else []
+            rest = np.setdiff1d(np.arange(number), suspects)
+            chosen = rng.choice(rest, SUBSET - len(suspects), replace=False)
+            flat = flat[..., np.sort([*suspects, *chosen])]
         out[name] = (("chain", "draw", f"{name}_element"), flat.astype(float))
     return xarray.Dataset(out)

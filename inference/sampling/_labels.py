@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from scorepriors._errors import InputError
@@ -27,11 +28,14 @@ class Layout(NamedTuple):
         Names of the axes by site, those of constant data included.
     left_out
         Latent and deterministic sites without draws: see `Posterior.survey`.
+    unwanted
+        Latent and deterministic sites that the user leaves out of the result.
     """
 
     trace: dict[str, Any]
     dims: dict[str, list[str]]
     left_out: tuple[str, ...]
+    unwanted: tuple[str, ...] = ()
 
 
 def site_dims(trace: dict[str, Any]) -> dict[str, list[str]]:
@@ -92,13 +96,14 @@ def lay_out(bound: Posterior, keep) -> Layout:
     Raises
     ------
     InputError
-        For names in its `dims`, `coords` and `constant_data` that do not belong to the model, for
-        axes of another number or length, and for names that clash in the result.
+        For names in its `dims`, `coords`, `constant_data` and `leave_out` that do not belong to the
+        model, for axes of another number or length, for names that clash in the result, and for
+        observed sites that can't be predicted.
 
     Warns
     -----
     UserWarning
-        If sites have no draws.
+        If sites have no draws, or a group that is asked for would be empty.
     """
     u = bound.shapes()
     trace, left_out = bound.survey(u)
@@ -125,7 +130,10 @@ def lay_out(bound: Posterior, keep) -> Layout:
             UserWarning,
             stacklevel=4,
         )
-    return Layout(trace, dims, left_out)
+    drawn = [name for name in shapes if name not in observed and name not in left_out]
+    unwanted = _unwanted(keep.leave_out, drawn, observed)
+    _check_wanted(bound, u, keep)
+    return Layout(trace, dims, left_out, unwanted)
 
 
 def unmasked(name: str, axes: list[str], mask: np.ndarray, coords: Mapping) -> tuple[str, dict]:
@@ -266,6 +274,54 @@ def _check_left_out(names: list[str]) -> None:
             "NumPyro does not draw in a model with a scan: leave `log_likelihood` and "
             "`posterior_predictive` out, or write the loop in Python with "
             "`numpyro.contrib.funsor.markov`."
+        )
+
+
+def _unwanted(given: Any, drawn: list[str], observed: Mapping) -> tuple[str, ...]:
+    """Return the user's names of sites to leave out, as the model has them."""
+    if isinstance(given, str):
+        raise InputError(
+            f"`leave_out` must be a list of names, got the string {given!r}: give [{given!r}]."
+        )
+    sites = {plain(name): name for name in (*drawn, *observed)}
+    unknown = [name for name in given if plain(str(name)) not in sites]
+    if unknown:
+        raise InputError(
+            f"`leave_out` names {_listed(unknown)}, no site with draws; those are {_listed(drawn)}."
+        )
+    names = tuple(dict.fromkeys(sites[plain(name)] for name in given))
+    data = [name for name in names if name in observed]
+    if data:
+        raise InputError(
+            f"`leave_out` names {_listed(data)}, which is observed: leave out `log_likelihood` and "
+            "`posterior_predictive` to keep less of it."
+        )
+    if len(names) == len(drawn) > 0:
+        raise InputError("`leave_out` names every site with draws: leave one of them in.")
+    return names
+
+
+def _check_wanted(bound: Posterior, u: dict, keep) -> None:
+    """Trace what will be computed from the draws: what fails there would lose them."""
+    wanted = {n: getattr(keep, n) for n in ("log_likelihood", "posterior_predictive", "log_prior")}
+    if not any(wanted.values()):
+        return
+
+    def compute(u):
+        key = jax.random.key(0)
+        options = {"log_likelihood": keep.log_likelihood, "predictive": keep.posterior_predictive}
+        _, likelihoods, predictions = bound.recover(key, u, **options)
+        return likelihoods, predictions, bound.log_prior_terms(key, u) if keep.log_prior else {}
+
+    found = dict(zip(wanted, jax.eval_shape(compute, u), strict=True))
+    empty = [name for name, asked in wanted.items() if asked and not found[name]]
+    if empty:
+        warnings.warn(
+            f"{' and '.join(f'`{name}`' for name in empty)} will be missing: the model has no "
+            "observed site with a distribution, which a `numpyro.factor` is not; state the data as "
+            "`numpyro.sample(name, distribution, obs=data)`.",
+            UserWarning,
+            stacklevel=5,
         )
 
 

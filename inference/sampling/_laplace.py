@@ -29,7 +29,7 @@ from scorepriors.inference.curvature._spectrum import DENSE, whitening_error
 from scorepriors.inference.fitting._map import MAPResult, fit_map
 
 from ._abstract import Coordinates
-from ._collect import Keep, collect
+from ._collect import Keep, collect, leave_out
 from ._diagnostics import SamplingWarning
 from ._gaussian import Gaussian, gaussian_at_mode, largest_khat, log_ratios, pareto_khat
 from ._labels import lay_out
@@ -181,6 +181,7 @@ def laplace(
         }
         | record(findings)
     )
+    leave_out(tree, layout)
     for finding in findings:
         warnings.warn(finding.sentence(), SamplingWarning, stacklevel=3)
     return tree

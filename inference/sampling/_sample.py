@@ -29,7 +29,7 @@ from . import _tree as trees
 from ._abstract import AbstractSampler, Counts, Move, Start
 from ._algorithms import sampler_of
 from ._checkpoints import fingerprint, load_run, save_run
-from ._collect import Keep, collect, prior_facts
+from ._collect import Keep, collect, leave_out, prior_facts
 from ._diagnostics import Diagnosis, SamplingWarning, diagnose
 from ._gradient import BY_DIFFERENCES, JUMPING
 from ._labels import lay_out
@@ -174,7 +174,8 @@ def sample(
         }
         mark = fingerprint(bound, settings) if checkpoint is not None else ""
         if checkpoint is not None and Path(checkpoint).exists():
-            run = load_run(checkpoint, sampler.shapes(bound, counts.num_chains), mark)
+            like = sampler.shapes(bound, counts.num_chains)
+            run = load_run(checkpoint, like, mark, sampler.block)
         else:
             run = Run(*sampler.init(start_key, bound, Start(init, counts.num_chains, report)))
         problem, run.state = sampler.bind(bound, run.learned, run.state)
@@ -207,6 +208,7 @@ def sample(
     tree.attrs["seconds"] = time.monotonic() - started
     tree.attrs["draws_kept"] = kept
     judge(tree, sampler, trees.group(tree, "posterior"), cut=kept < counts.num_samples)
+    leave_out(tree, layout)
     return tree
 
 
@@ -293,6 +295,7 @@ def _summary(found: Diagnosis) -> dict:
         "max_pixel_rhat": found.max_pixel_rhat,
         "min_ess": found.min_ess,
         "min_ess_site": found.worst,
+        "min_ess_tail": found.min_ess_tail,
         "divergences": found.divergences,
         "min_bfmi": found.min_bfmi,
     }
