@@ -156,8 +156,8 @@ def diagnose(tree, sampler: AbstractSampler | type[AbstractSampler]) -> Diagnosi
     found += undefined(tree)
     if not sampler.exact:
         found.append(Finding(Check.UNADJUSTED, {"note": sampler.note}))
-    limits = max_rhat, max_pixel_rhat, min_ess, worst, divergences, min_bfmi, saturated
-    return Diagnosis(*limits, tuple(found), min_ess_tail)
+    figures = max_rhat, max_pixel_rhat, min_ess, worst, divergences, min_bfmi, saturated
+    return Diagnosis(*figures, tuple(found), min_ess_tail)
 
 
 def _agreement(whole, rhats):
@@ -250,7 +250,8 @@ def _subset(whole, rhats):
     for name, flat in whole.items():
         number = flat.shape[-1]
         if number > SUBSET:
-            suspects = np.argsort(-_known(rhats[name]))[:SUSPECTS] if name in rhats else []
+            worst_first = np.argsort(-_known(rhats[name])) if name in rhats else np.arange(0)
+            suspects = worst_first[:SUSPECTS]
             rest = np.setdiff1d(np.arange(number), suspects)
             chosen = rng.choice(rest, SUBSET - len(suspects), replace=False)
             flat = flat[..., np.sort([*suspects, *chosen])]
