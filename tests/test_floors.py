@@ -216,6 +216,7 @@ LOWER = {
     "_status",
     "_moved",
     "_reads",
+    "_containers",
     "_tracing",
     "_lanczos",
     "fitting",

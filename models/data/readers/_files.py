@@ -117,7 +117,7 @@ class Extension:
         self.shape = shape or None
         # Before pixels are read: astropy makes cards of scaled integers those of floats then.
         header = hdu.header
-        self._stored = None if self.is_table else header.get("BITPIX")
+        self._stored: int = 0 if self.is_table else header.get("BITPIX", 0)
         self._scaled = any(card in header for card in ("BSCALE", "BZERO", "BLANK"))
 
     @cached_property
