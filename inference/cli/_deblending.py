@@ -193,7 +193,7 @@ def deblend(
     return Outcome(code, summary if written or done else None)
 
 
-def _verdict(results, targets, each: bool) -> int:
+def _verdict(results, targets, each: bool = False) -> int:
     """Print problems of the fits, and return the exit code."""
     finished = [r for r in results if r is not None]
     if len(finished) < len(results) or any(r.free_form.fit.interrupted for r in finished):

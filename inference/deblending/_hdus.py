@@ -29,9 +29,8 @@ def model_images(result: Deblended) -> fits.HDUList:
         primary.header["SIGMA0"] = (result.sigma0, "noise level of the prior")
     primary.header["CONVERGD"] = (result.converged, "whether the fit converged")
     primary.header["CHI2"] = (finite(found.chi2), "per unmasked pixel")
-    header = image_header(
-        None if obs.wcs is None else obs.wcs.to_header(relax=True), obs.bands, obs.unit
-    )
+    wcs = None if obs.wcs is None else obs.wcs.to_header(relax=True)
+    header = image_header(wcs, obs.bands, obs.unit, obs.zero_point)
     hdus = [primary]
     names = source_names(result.positions.ids)
     for k, (identity, name) in enumerate(zip(result.positions.ids, names, strict=True)):
@@ -76,12 +75,16 @@ def mending_hdus(result: Deblended, sky: FittedSky | None) -> list[fits.ImageHDU
     return hdus
 
 
-def image_header(wcs: fits.Header | None, bands, unit) -> fits.Header:
-    """Return the header of images: WCS, bands, and unit (None or empty for none)."""
+def image_header(
+    wcs: fits.Header | None, bands, unit, zero_point: Sequence[float] | None = None
+) -> fits.Header:
+    """Return the header of images: WCS, bands, unit, and zero points (None or empty for none)."""
     header = fits.Header() if wcs is None else wcs.copy()
     header["BANDS"] = fits_text(",".join(map(str, bands)))
     if unit is not None and str(unit):
         header["BUNIT"] = u.Unit(unit).to_string()
+    # As `Observation.to_fits` writes them, and readers look for them.
+    header.update({f"MAGZERO{i}": float(zero) for i, zero in enumerate(zero_point or (), 1)})
     return header
 
 
@@ -140,6 +143,8 @@ def image_hdus(
     for cube, (_, number, header) in zip(cubes, _views(obs), strict=True):
         if not unit:
             header.remove("BUNIT", ignore_missing=True)
+            for card in [one for one in header if one.startswith("MAGZERO")]:
+                del header[card]
         hdus.append(fits.ImageHDU(np.asarray(cube, np.float32), header, name=f"{name}{number}"))
     return hdus
 
@@ -149,7 +154,11 @@ def _views(obs):
     for number, view in enumerate(obs.views, 1):
         one = view.observation
         wcs = None if one.wcs is None else one.wcs.to_header(relax=True)
-        header = image_header(wcs, view.bands, obs.unit)
+        zeros = None
+        if obs.zero_point is not None:
+            known = dict(zip(obs.bands, obs.zero_point, strict=True))
+            zeros = [known[band] for band in view.bands]
+        header = image_header(wcs, view.bands, obs.unit, zeros)
         yield one, "" if number == 1 else number, header
 
 

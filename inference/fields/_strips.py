@@ -127,8 +127,10 @@ def write_images(
         fits.HDUList([_primary(field, title, steps)]).writeto(stream)
         wcs = None if field.wcs is None else field.wcs.to_header(relax=True)
         names = source_names(field.bands)  # which differ as names of extensions do
-        for band, one, name in zip(bands, field.bands, names, strict=True):
-            header = image_header(wcs, [one], None if steps is None else field.unit)
+        zeros = field.zero_point or (None,) * len(names)
+        for band, one, zero, name in zip(bands, field.bands, zeros, names, strict=True):
+            about = (None, None) if steps is None else (field.unit, zero and [zero])
+            header = image_header(wcs, [one], *about)
             header["EXTNAME"] = name
             if steps is None or band.step is None:
                 header["BSCALE"] = (1 / SHARE_STEPS, "shares are rounded to this")

@@ -73,7 +73,7 @@ def forced_images(found: Forced) -> fits.HDUList:
     """Return MODEL and RESIDUAL ``[B, H, W]`` as FITS, and the covariance where there is one."""
     obs = found.observation
     wcs = None if obs.wcs is None else obs.wcs.to_header(relax=True)
-    header = image_header(wcs, found.bands, found.unit)
+    header = image_header(wcs, found.bands, found.unit, found.zero_point)
     header["ROW0"] = (obs.corner[0], "row of the first pixel in the file")
     header["COLUMN0"] = (obs.corner[1], "column of the first pixel in the file")
     hdus = [

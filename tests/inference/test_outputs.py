@@ -23,6 +23,7 @@ from scorepriors.inference.cli._deblending import _verdict
 from scorepriors.inference.deblending._catalog import catalog
 from scorepriors.inference.deblending._doubts import doubts, position_widths, said_once
 from scorepriors.inference.deblending._flags import bands_of, bits_of
+from scorepriors.inference.deblending._hdus import model_images
 from scorepriors.inference.deblending._result import FittedScene
 from scorepriors.inference.deblending._seen import SEEN, has_data, seen_share, total_seen
 from scorepriors.inference.reports import _outputs
@@ -100,6 +101,16 @@ def test_a_plain_image_has_neither_sky_nor_magnitudes():
     names = catalog(made(wcs=False)).colnames
     assert not {"ra", "dec", "size_arcsec", "mag_r"} & set(names)
     assert {"flux_r", "flux_err_r", "profile_flux_r"} <= set(names)
+
+
+def test_images_have_the_zero_point_of_the_data(tmp_path):
+    result = made(zero_point=30.4)
+    hdus = model_images(result)
+    for name in ("MODEL", "SOURCE", "RESIDUAL"):
+        header = next(hdu.header for hdu in hdus if hdu.name.startswith(name))
+        zeros = [header[f"MAGZERO{i}"] for i in range(1, len(result.observation.bands) + 1)]
+        assert zeros == list(result.observation.zero_point)
+    assert not any("MAGZERO1" in hdu.header for hdu in model_images(made()))
 
 
 def test_catalog_round_trips(tmp_path):

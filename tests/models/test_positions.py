@@ -128,6 +128,22 @@ def test_fits_prefers_the_catalog_extension(tmp_path):
         read_positions(tmp_path / "d.fits", OBS)
 
 
+def test_catalogs_of_this_package_remember_points():
+    assert read_positions(
+        table(model=["point", "profile", "free-form"]), OBS
+    ).is_point.tolist() == [True, False, False]
+    # Another program's column of that name says nothing of stars.
+    assert not read_positions(table(model=["point", "a", "b"]), OBS).is_point.any()
+
+
+def test_types_of_ned():
+    source = table(type=["*", "QSO", "G"])
+    with pytest.warns(
+        FileWarning, match="of the types qso in the column 'type' are modeled as gal"
+    ):
+        assert read_positions(source, OBS).is_point.tolist() == [True, False, False]
+
+
 def test_types():
     for words, expected in (
         (["star", "galaxy", "Point"], [True, False, True]),

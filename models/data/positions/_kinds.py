@@ -33,11 +33,32 @@ _NO = ("false", "f", "no", "n", "0", "0.0", "galaxy", "gal", "extended", "")
 #: Words for points: Tractor's PSF, NED's *, SDSS's 6.
 _POINT_TYPES = ("star", "point", "psf", "stellar", "pointsource", "point source", "*", "s", "6")
 
+#: NED's words for what is neither star nor galaxy for certain, and SDSS's 0: modeled as galaxies.
+_OTHER_TYPES = (
+    *(
+        "qso",
+        "gpair",
+        "gtrpl",
+        "ggroup",
+        "gclstr",
+        "pofg",
+        "q_lens",
+        "g_lens",
+        "qgroup",
+        "other",
+        "0",
+    ),
+    *("radios", "irs", "uves", "uvs", "viss", "xrays", "gammas", "emls", "emobj", "absls", "absl"),
+)
+
 #: Words for galaxies: Tractor's profiles, NED's G, SDSS's 3.
 _EXTENDED_TYPES = (
     *("galaxy", "gal", "g", "extended", "sersic", "3"),
     *("rex", "exp", "dev", "ser", "comp", "simp"),
 )
+
+#: What the column `model` of this package's catalogs holds.
+_MODELS = ("point", "profile", "free-form")
 
 
 def find_stars(table: Table, columns: dict[str, str], ids: Sequence[str]) -> np.ndarray:
@@ -56,6 +77,10 @@ def find_stars(table: Table, columns: dict[str, str], ids: Sequence[str]) -> np.
         found = _from_types(table, kind, ids)
         if found is not None:
             return found
+    if "model" in columns:
+        models = [word.lower() for word in words(table[columns["model"]])]
+        if set(models) <= set(_MODELS):
+            return np.array([word == "point" for word in models], bool)
     degree = first_of(columns, _DEGREES)
     if degree is not None:
         note(
@@ -84,7 +109,13 @@ def _from_yes_or_no(table: Table, name: str, ids: Sequence[str]) -> np.ndarray:
 def _from_types(table: Table, name: str, ids: Sequence[str]) -> np.ndarray | None:
     """Return which sources are points by words; None where the column holds other things."""
     kinds = [word.lower() for word in words(table[name])]
-    known = (*_POINT_TYPES, *_EXTENDED_TYPES)
+    other = sorted({kind for kind in kinds if kind in _OTHER_TYPES})
+    if other:
+        note(
+            f"sources of the types {', '.join(other)} in the column {name!r} are modeled as galaxies; add "
+            "a column is_star to model some as points."
+        )
+    known = (*_POINT_TYPES, *_EXTENDED_TYPES, *_OTHER_TYPES)
     unknown = [(source, kind) for source, kind in zip(ids, kinds, strict=True) if kind not in known]
     if not unknown:
         return np.array([kind in _POINT_TYPES for kind in kinds], bool)

@@ -53,7 +53,7 @@ def _is_image(hdu: HDU) -> bool:
 
 def band_of_name(name: str) -> str | None:
     """Return what is left of the name of a PSF's HDU without PSF; None if it is no such name."""
-    words = [word for word in re.split(r"[_\-. ]+", name) if word]
+    words = ["PSF" if word == "PSFIMAGE" else word for word in re.split(r"[_\-. ]+", name) if word]
     if "PSF" not in words:
         return None
     return "_".join(word for word in words if word != "PSF")
