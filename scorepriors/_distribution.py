@@ -31,6 +31,7 @@ class _Facts(NamedTuple):
     name: str
     pixel_scale: float | None
     model_psf_sigma: float | None
+    sigma_min: float
 
 
 class ScorePrior(dist.Distribution):
@@ -57,6 +58,9 @@ class ScorePrior(dist.Distribution):
         The noise level sigma0, an array leaf: changing it recompiles nothing.
     sigma_max
         Noise level at which the energy is nearly Gaussian; sampling starts there.
+    sigma_min
+        Least noise level that the energy has learned, if known; `deblend` and `sample` refuse to go
+        below it.
     name
         Name shown in the repr and written to every output.
     pixel_scale
@@ -124,6 +128,7 @@ class ScorePrior(dist.Distribution):
         sigma: float = SIGMA0,
         *,
         sigma_max: float = SIGMA_MAX,
+        sigma_min: float = 0.0,
         name: str = "custom",
         pixel_scale: float | None = None,
         model_psf_sigma: float | None = MODEL_PSF_SIGMA,
@@ -140,7 +145,7 @@ class ScorePrior(dist.Distribution):
         self.stretch = LogStretch() if stretch is None else stretch
         self.sigma = jnp.asarray(sigma, float)
         self.sigma_max = jnp.asarray(sigma_max, float)
-        self._facts = Aside(_Facts(name, pixel_scale, model_psf_sigma))
+        self._facts = Aside(_Facts(name, pixel_scale, model_psf_sigma, sigma_min))
         self.jacobian = jacobian
         box = energy.box
         super().__init__(event_shape=(box, box), validate_args=validate_args)
@@ -182,6 +187,11 @@ class ScorePrior(dist.Distribution):
     def model_psf_sigma(self) -> float | None:
         """Standard deviation in pixels of the PSF of the training images, if they have one."""
         return self._facts.value.model_psf_sigma
+
+    @property
+    def sigma_min(self) -> float:
+        """Least noise level that the energy has learned; zero if it is not known."""
+        return self._facts.value.sigma_min
 
     @property
     def energy(self) -> AbstractEnergy:

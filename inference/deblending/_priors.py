@@ -59,10 +59,12 @@ def load_priors(
     loaded = [load_prior(one) if isinstance(one, str | Path) else one for one in several]
     if sigma is not None:
         for one in loaded:
-            if not 0 < sigma <= float(one.sigma_max):
+            least, most = one.sigma_min, float(one.sigma_max)
+            if not max(least, np.finfo(float).tiny) <= sigma <= most:
+                learned = f"at least {least:g}" if least else "positive"
                 raise InputError(
-                    f"`sigma` must be positive and at most {float(one.sigma_max):g}, the largest noise "
-                    f"{one.name} has learned, got {sigma:g}."
+                    f"`sigma` must be {learned} and at most {most:g}, the noise that {one.name} has "
+                    f"learned, got {sigma:g}."
                 )
         loaded = [one.at(sigma) for one in loaded]
     if not 1 <= len(loaded) <= 2:

@@ -41,6 +41,7 @@ def prior_of(
         LogStretch(recipe.stretch.softening, recipe.stretch.scale),
         recipe.sigma0,
         sigma_max=recipe.training.sigma_max,
+        sigma_min=recipe.training.sigma_min,
         name=recipe.name,
         **(image_facts(recipe.data) if facts is None else facts),
     )

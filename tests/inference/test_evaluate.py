@@ -660,5 +660,8 @@ def test_bad_starts_are_named():
             InputError, match=r"`anneal` must lie above the prior's own, .* learned"
         ):
             deblend(obs, where, prior=prior, anneal=(1.0, level))
-    with pytest.raises(InputError, match="`sigma` must be positive and at most 5, the largest"):
+    with pytest.raises(InputError, match="`sigma` must be positive and at most 5, the noise"):
         load_priors(prior, sigma=1000.0)
+    with pytest.raises(InputError, match=r"at least 0.025 and at most .* lsst-32 has learned"):
+        load_priors("lsst-32", sigma=0.005)
+    assert load_priors("lsst-32", sigma=0.025)[0].sigma == np.float32(0.025)
