@@ -250,6 +250,7 @@ def test_tables_within_arguments_are_arrays():
     table = pandas.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
     bound = posterior(lambda data: None, model_kwargs={"data": {"table": table, "name": "x"}})
     data = bound.arguments[1]["data"]
+    assert isinstance(data["table"], jax.Array)
     np.testing.assert_array_equal(data["table"], [[1, 3], [2, 4]])
     assert data["name"] == "x"
 
