@@ -22,6 +22,9 @@ from scorepriors._traces import KNOWN
 #: Modules whose functions are known by name: their versions do not change within a process.
 _LIBRARIES = {*KNOWN, *sys.stdlib_module_names}
 
+#: How deep objects within objects are looked at: models read numbers, not whole graphs of objects.
+DEEPEST = 20
+
 #: Attributes that change as a model is traced: keys of NumPyro's handlers.
 _CHANGING = ("rng_key",)
 
@@ -49,7 +52,7 @@ def digest_of(value: Any) -> str:
     return mark.hexdigest()
 
 
-def _put(put: Callable, value: Any, seen: set[int]) -> None:
+def _put(put: Callable, value: Any, seen: set[int], depth: int = 0) -> None:
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         put(type(value).__name__, value)
         return
@@ -59,12 +62,12 @@ def _put(put: Callable, value: Any, seen: set[int]) -> None:
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         _put_array(put, value)
         return
-    if id(value) in seen:  # a cycle, or a second way to the same object
+    if id(value) in seen or depth > DEEPEST:  # a cycle, or a second way to the same object
         put("again")
         return
     seen.add(id(value))
     put(type(value).__module__, type(value).__qualname__)
-    rest = functools.partial(_put, put, seen=seen)
+    rest = functools.partial(_put, put, seen=seen, depth=depth + 1)
     if isinstance(value, types.FunctionType):
         _put_function(put, value, rest)
     elif isinstance(value, types.MethodType):
@@ -93,14 +96,23 @@ def _put(put: Callable, value: Any, seen: set[int]) -> None:
     elif isinstance(value, functools.partial):
         for one in (value.func, value.args, value.keywords):
             rest(one)
-    elif hasattr(value, "__dict__"):
+    elif hasattr(value, "__dict__") and not _is_machinery(value):
         for name, one in sorted(vars(value).items()):
             if name not in _CHANGING:
                 put(name)
                 rest(one)
 
 
+def _is_machinery(value: Any) -> bool:
+    """Return whether an object is Python's own (a logger, a file), whose state no model reads."""
+    own = _module(type(value)) in sys.stdlib_module_names
+    return own and not isinstance(value, types.SimpleNamespace)
+
+
 def _put_array(put: Callable, value: Any) -> None:
+    if isinstance(value, jax.Array) and value.is_deleted():
+        put("deleted")
+        return
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     array = np.asarray(value)

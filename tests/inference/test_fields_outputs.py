@@ -153,7 +153,13 @@ def cube_result(cube, weights=None):
 
     bands = tuple("gri"[: len(cube)])
     field = SimpleNamespace(
-        shape=cube.shape[1:], bands=bands, wcs=None, unit=None, name="", window=window
+        shape=cube.shape[1:],
+        bands=bands,
+        wcs=None,
+        unit=None,
+        zero_point=tuple(22.0 + b for b in range(len(bands))),
+        name="",
+        window=window,
     )
     return SimpleNamespace(field=field, model=lambda *box: window_of(cube, *box))
 
@@ -164,6 +170,8 @@ def test_strips_and_tiles_of_any_size(tmp_path, shape):
     cube[:, :, 1] = 0
     write_images(tmp_path / "m.fits", cube_result(cube), lambda s: s.model, steps=16, title="")
     with fits.open(tmp_path / "m.fits") as hdus:
+        # Each band is an image of its own, with its own zero point.
+        assert [hdu.header["MAGZERO1"] for hdu in hdus[1:]] == [22.0, 23.0]
         for hdu, image in zip(hdus[1:], cube, strict=True):
             assert np.abs(hdu.data - image).max() <= 0.5001 / 16
             assert (hdu.data[:, 1] == 0).all()

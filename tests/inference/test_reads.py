@@ -1,8 +1,10 @@
 """Models that read more than their arguments: closures, globals, attributes, code."""
 
 import dataclasses
+import logging
 import types
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +91,26 @@ def test_a_closure_is_read():
     assert mode(model) == pytest.approx(1.5, abs=1e-3)
     width = 10.0
     assert mode(model) == pytest.approx(300 / 101, abs=1e-3)
+
+
+def test_any_object_may_be_there():
+    """What a model could name, though it reads nothing of it: the digest is made and stays."""
+    gone = jnp.ones(3)
+    gone.delete()
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    cycle: dict = {}
+    cycle["self"] = cycle
+    log = logging.getLogger("a model")
+
+    def model(y):
+        return gone, deep, cycle, log, Path, y
+
+    before = reads(model)
+    log.debug("a logger remembers the levels that it was asked for")
+    assert log._cache
+    assert reads(model) == before
 
 
 def test_the_same_values_are_the_same_program():
