@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from fits_files import SHAPE, field, hdu, noise, psf, wcs, write
 
 from scorepriors._errors import InputError
@@ -82,6 +83,40 @@ def test_surface_brightness_by_the_wcs(tmp_path):
     header["BUNIT"] = "MJy/sr"
     obs = Observation.read(field(tmp_path / "a.fits", cards=header))
     np.testing.assert_allclose(obs.flux_unit[1], 0.01 * 2.350443e-11 * 1e15, rtol=1e-3)
+
+
+def test_the_area_on_a_camera_is_not_that_of_a_mosaic(tmp_path):
+    header = wcs(scale=0.03).to_header()
+    header["BUNIT"], header["PIXAR_SR"] = "nJy", 9.3e-14  # of the pixels of NIRCam's long waves
+    assert Observation.read(field(tmp_path / "a.fits", cards=header)).flux_unit == ("nJy", 1.0)
+
+
+def test_maggies_of_vega_are_not_of_ab(tmp_path):
+    path = field(tmp_path / "a.fits", cards={"BUNIT": "nanomaggy", "MAGSYS": "Vega"})
+    with pytest.raises(InputError, match="MAGSYS says 'Vega', so maggies are not those of AB"):
+        Observation.read(path)
+    with pytest.warns(FileWarning, match="contradicts the unit nmgy, which was left out"):
+        assert Observation.read(path, zero_point=25.2).zero_point == (25.2,)
+
+
+@pytest.mark.parametrize(
+    ("cards", "message"),
+    [
+        ({"CTYPE3": "STOKES"}, r"third axis of the image is STOKES \(card CTYPE3\), no bands"),
+        (
+            {"TELESCOP": "JWST", "FILTER": "F444W"},
+            "the 5 planes of this JWST image are integrations",
+        ),
+    ],
+)
+def test_planes_that_are_no_bands(tmp_path, cards, message):
+    path = field(tmp_path / "a.fits", cards=cards)
+    with fits.open(path, mode="update") as hdus:
+        for hdu in hdus:
+            if isinstance(hdu.data, np.ndarray) and hdu.data.ndim >= 2 and hdu.name != "PSF":
+                hdu.data = np.stack([hdu.data.reshape(hdu.data.shape[-2:])] * 5)
+    with pytest.raises(InputError, match=message):
+        Observation.read(path)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,9 @@ _NARROW = re.compile(r"^F\d+[NM]$")
 #: AB magnitudes of one unit of a pixel that cards may mean: from the MJy on.
 _PLAUSIBLE = (-10.0, 60.0)
 
+#: Beginnings of `CTYPE3` of cubes whose planes are no bands.
+_NO_BANDS = ("STOKES", "TIME", "UTC", "TAI", "VRAD", "VOPT", "VELO", "ZOPT", "FELO")
+
 #: Largest disagreement of `PIXAR_SR` and the WCS on the area of a pixel, as a factor; distortion
 #: makes some per cent.
 _AREA_TOLERANCE = 1.2
@@ -192,6 +195,11 @@ def _filter(header: fits.Header) -> str:
 
 def _bands_of_axis(header: fits.Header, num_bands: int) -> tuple[str, ...] | None:
     """Return names of planes: from cards of filters, or wavelengths of the third axis."""
+    if text(header, "TELESCOP").upper() == "JWST" and not text(header, "FILTERS"):
+        raise InputError(
+            f"the {num_bands} planes of this JWST image are integrations, no bands: take its "
+            "_cal.fits or _i2d.fits, which are their mean."
+        )
     for card in ("FILTERS", "FILTER", "BAND"):
         names = _names_in(text(header, card), num_bands)
         if len(names) == num_bands and all(names):
@@ -202,6 +210,11 @@ def _bands_of_axis(header: fits.Header, num_bands: int) -> tuple[str, ...] | Non
         if all(names):
             return names
     kind = text(header, "CTYPE3").upper()
+    if kind.startswith(_NO_BANDS):
+        raise InputError(
+            f"the third axis of the image is {kind} (card CTYPE3), no bands: write a plane of it as an "
+            "image of its own, or the mean of its planes."
+        )
     if header.get("NAXIS3") != num_bands and "ZNAXIS3" not in header:
         return None
     if not kind.startswith(("WAVE", "AWAV", "LAMBDA", "WAVELEN", "FREQ")):
@@ -305,6 +318,11 @@ def header_zero_point(
     for card, value in (known | loose).items():
         check_plausible(value, f"the card {card}")
         _agree(card, (value,), str(unit), meant)
+    if vega and not known and unit is not None and "mgy" in unit.to_string():
+        raise InputError(
+            f"the card {vega} says {header[vega]!r}, so maggies are not those of AB; say zero_point= "
+            "(--zero-point), in AB: 22.5 for nanomaggies and the AB magnitude of Vega in the band."
+        )
     first = next(iter(known.items()), None)
     for card, value in (known | loose).items():
         if first is not None and abs(value - first[1]) > _TOLERANCE:
@@ -521,8 +539,13 @@ def _check_wcs_cards(header: fits.Header) -> None:
         raise InputError(f"the card {missing[0]} is missing")
 
 
-def pixel_area(header: fits.Header, wcs: WCS | None) -> float | None:
-    """Return the area of a pixel in steradians: from ``PIXAR_SR``, ``PIXAR_A2`` or the WCS."""
+def pixel_area(header: fits.Header, wcs: WCS | None, unit: units.UnitBase | None) -> float | None:
+    """Return the area of a pixel in steradians: from ``PIXAR_SR``, ``PIXAR_A2`` or the WCS.
+
+    None for units that are not of an angle: mosaics on other pixels keep a camera's ``PIXAR_SR``.
+    """
+    if unit is None or units.rad not in unit.decompose().bases:
+        return None
     area = number(header, "PIXAR_SR")
     squared = number(header, "PIXAR_A2") if area is None else None
     if squared is not None:

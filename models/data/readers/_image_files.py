@@ -455,7 +455,7 @@ class ImageFile:
             self._say(product.zero_point_note if zero is not None else "")
             found = None if zero is None else (float(zero),) * num_bands
         else:
-            found = header_zero_point(header, num_bands, unit, pixel_area(header, wcs))
+            found = header_zero_point(header, num_bands, unit, pixel_area(header, wcs, unit))
         if product is not None:
             for zero in found or ():
                 # A card that was never set holds 0: one count as bright as Vega.

@@ -91,7 +91,7 @@ def _nddata_part(order: int, image, alone: bool, bands) -> BandPart:
         wcs=wcs if celestial else None,
         unit=unit,
         zero_point=header_zero_point(
-            header, len(images), unit, pixel_area(header, wcs if celestial else None)
+            header, len(images), unit, pixel_area(header, wcs if celestial else None, unit)
         ),
         catalog=None,
         scale=number(header, "PIXSCALE") if not celestial else None,
