@@ -192,7 +192,7 @@ def test_chips_are_no_bands(tmp_path):
             {"CTYPE3": "AWAV", "CUNIT3": "Angstrom", "CRVAL3": 5000.0, "CDELT3": 1.0},
             ("500.0nm", "500.1nm"),
         ),
-        ({"CTYPE3": "VELO"}, ("band0", "band1")),
+        ({"CTYPE3": "PLANE"}, ("band0", "band1")),
     ],
 )
 def test_cube_with_a_wavelength_axis(tmp_path, cards, expected):

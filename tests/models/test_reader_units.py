@@ -102,6 +102,7 @@ def test_maggies_of_vega_are_not_of_ab(tmp_path):
 @pytest.mark.parametrize(
     ("cards", "message"),
     [
+        ({"CTYPE3": "VELO"}, r"third axis of the image is VELO \(card CTYPE3\), no bands"),
         ({"CTYPE3": "STOKES"}, r"third axis of the image is STOKES \(card CTYPE3\), no bands"),
         (
             {"TELESCOP": "JWST", "FILTER": "F444W"},
@@ -117,6 +118,7 @@ def test_planes_that_are_no_bands(tmp_path, cards, message):
                 hdu.data = np.stack([hdu.data.reshape(hdu.data.shape[-2:])] * 5)
     with pytest.raises(InputError, match=message):
         Observation.read(path)
+    assert Observation.read(path, bands=tuple("abcde")).num_bands == 5  # who names them knows
 
 
 @pytest.mark.parametrize(

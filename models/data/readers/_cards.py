@@ -171,6 +171,36 @@ def header_bands(header: fits.Header, num_bands: int) -> tuple[str, ...] | None:
     return None if not name else (name,)
 
 
+def refuse_planes(header: fits.Header, number: int) -> None:
+    """Refuse a cube whose planes are no bands, for a user who does not name them.
+
+    Parameters
+    ----------
+    header
+        Cards of the cube and of the primary header.
+    number
+        Number of planes.
+
+    Raises
+    ------
+    InputError
+        With what they are.
+    """
+    kind = text(header, "CTYPE3").upper()
+    mend = (
+        "write a plane of it, or the mean of its planes, as an image; or name them with bands= "
+        "(--bands)."
+    )
+    if kind.startswith(_NO_BANDS):
+        raise InputError(f"the third axis of the image is {kind} (card CTYPE3), no bands: {mend}")
+    told = any(text(header, card) for card in ("BANDS", "FILTERS", "BAND1", "BAND0", "FILTER1"))
+    if text(header, "TELESCOP").upper() == "JWST" and not told and not kind.startswith("WAVE"):
+        raise InputError(
+            f"the {number} planes of this JWST image are integrations, no bands: take its _cal.fits or "
+            f"_i2d.fits, which are their mean; or {mend}"
+        )
+
+
 def _names_in(listed: str, num_bands: int) -> tuple[str, ...]:
     """Return the names in one text: between commas, blanks, or each letter."""
     names = [name.strip() for name in re.split(r"[,;]", listed)]
@@ -195,11 +225,6 @@ def _filter(header: fits.Header) -> str:
 
 def _bands_of_axis(header: fits.Header, num_bands: int) -> tuple[str, ...] | None:
     """Return names of planes: from cards of filters, or wavelengths of the third axis."""
-    if text(header, "TELESCOP").upper() == "JWST" and not text(header, "FILTERS"):
-        raise InputError(
-            f"the {num_bands} planes of this JWST image are integrations, no bands: take its "
-            "_cal.fits or _i2d.fits, which are their mean."
-        )
     for card in ("FILTERS", "FILTER", "BAND"):
         names = _names_in(text(header, card), num_bands)
         if len(names) == num_bands and all(names):
@@ -210,11 +235,6 @@ def _bands_of_axis(header: fits.Header, num_bands: int) -> tuple[str, ...] | Non
         if all(names):
             return names
     kind = text(header, "CTYPE3").upper()
-    if kind.startswith(_NO_BANDS):
-        raise InputError(
-            f"the third axis of the image is {kind} (card CTYPE3), no bands: write a plane of it as an "
-            "image of its own, or the mean of its planes."
-        )
     if header.get("NAXIS3") != num_bands and "ZNAXIS3" not in header:
         return None
     if not kind.startswith(("WAVE", "AWAV", "LAMBDA", "WAVELEN", "FREQ")):

@@ -25,6 +25,7 @@ from ._cards import (
     header_zero_point,
     merged,
     pixel_area,
+    refuse_planes,
     says_nothing,
 )
 from ._cutouts import Box, Cut, cut_box
@@ -420,6 +421,8 @@ class ImageFile:
         product = self.product
         if self.options.bands is not None:
             product = None  # what the user says goes, and a card that can't be right may stay
+        elif num_bands > 1 and len(group.image.shape or ()) == 3:
+            refuse_planes(header, num_bands)
         if product is not None and product.bands is not None:
             names = by_row(product, product.bands, header)
             if names is not None and not any(says_nothing(name) for name in names):
